@@ -1,0 +1,27 @@
+# Every target does the set-up it needs; the second run starts in seconds.
+.PHONY: demo test check bench soak lock clean setup
+
+setup:
+	@tools/setup.sh
+
+demo: setup
+	@.venv/bin/turnpike demo
+
+test: setup
+	@.venv/bin/python -m pytest
+
+check: setup ## lint and types
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+bench: setup
+	@benchmarks/build_tools.sh >/dev/null
+	@.venv/bin/python -m benchmarks
+
+lock: ## renew requirements.lock from pyproject.toml; the only target that wants uv
+	uv pip compile -q --universal --python-version 3.12 --generate-hashes --extra dev --no-header --no-annotate \
+		pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv .cache build *.egg-info

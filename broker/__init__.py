@@ -1,0 +1,1 @@
+"""What two processes must agree on, and the client that speaks it."""

@@ -1,0 +1,119 @@
+"""Users of the embedded server and the files that hold their credentials. Nothing here is ever printed or logged."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from broker import subjects, topology
+from broker.errors import TurnpikeError
+
+OPERATOR = "operator"
+WORKER = "worker"
+LOCAL = "local"
+
+
+class Account(Struct, frozen=True):
+    """A NATS user. `name` is also the client's name in subjects."""
+
+    name: str
+    role: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Account(name={self.name!r}, role={self.role!r})"
+
+
+class Accounts:
+    """The users in one file, mode 0600, in a folder of mode 0700. The three that every broker has come first."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "accounts.json"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._accounts = self._read()
+
+    def _read(self) -> dict[str, Account]:
+        if not self._path.exists():
+            return {}
+        accounts = msgspec.json.decode(self._path.read_bytes(), type=list[Account])
+        return {account.name: account for account in accounts}
+
+    def ensure_defaults(self) -> None:
+        """Makes the operator's, the workers' and the local producer's account where they are missing."""
+        for name, role in ((OPERATOR, "operator"), (WORKER, "worker"), (LOCAL, "producer")):
+            if name not in self._accounts:
+                self.add(name, role)
+
+    def add(self, name: str, role: str = "producer") -> Account:
+        """A new user with a random password; raises TurnpikeError when the name is taken."""
+        if subjects.token(name, "user") in self._accounts:
+            raise TurnpikeError(f"user {name!r} exists already")
+        if role not in topology.ROLES:
+            raise TurnpikeError(f"role {role!r} is none of {', '.join(topology.ROLES)}")
+        account = Account(name, role, secrets.token_urlsafe(32))
+        self._accounts[name] = account
+        write_private(self._path, msgspec.json.encode(list(self._accounts.values())))
+        return account
+
+    def __getitem__(self, name: str) -> Account:
+        if name not in self._accounts:
+            raise TurnpikeError(f"there is no user {name!r}: add it with `turnpike user add {name}`")
+        return self._accounts[name]
+
+    def server_users(self) -> list[dict[str, object]]:
+        """The `authorization.users` of the server's configuration."""
+        return [
+            {
+                "user": account.name,
+                "password": account.password,
+                "permissions": topology.permissions(account.role, account.name),
+            }
+            for account in self._accounts.values()
+        ]
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replaces a file by one that only its owner can read, whole or not at all."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_credentials(path: Path, url: str, account: Account) -> None:
+    """A credentials file that `--credentials` and TURNPIKE_CREDENTIALS take."""
+    fields = {"url": url, "user": account.name, "password": account.password}
+    write_private(path, json.dumps(fields, indent=1).encode() + b"\n")
+
+
+class Credentials(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a credentials file holds."""
+
+    url: str
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Credentials(url={self.url!r}, user={self.user!r})"
+
+
+def read_credentials(path: Path) -> Credentials:
+    """Raises TurnpikeError in one line that names the file."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Credentials)
+    except OSError as error:
+        raise TurnpikeError(f"credentials file {path}: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise TurnpikeError(f"credentials file {path}: {error}") from None

@@ -1,0 +1,273 @@
+"""The producer's side of the wire: publish a turn, follow its answer as it streams, cancel it, read it later.
+
+::
+
+    async with Client(Address.parse("nats://me:secret@pi:4222")) as client:
+        async for chunk in client.ask("tiny", "How do I restart the node?"):
+            print(chunk.text, end="")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+import nats.errors
+from nats.aio.client import Client as NatsConnection
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from broker import codec, discovery, replies, subjects
+from broker.connection import Address, connect
+from broker.errors import (
+    DuplicateTurn,
+    NotAcknowledged,
+    PayloadTooLarge,
+    PublishError,
+    QueueFull,
+    ServerError,
+    TurnFailed,
+    UnservedModel,
+)
+from broker.messages import Cancel, Chunk, Done, End, Failed, Kind, Message, Priority, Reply, Sampling, Started, Turn, new_id
+
+# A server that republishes nothing for so long may have ended the turn while we were away: then its end is read.
+LOOK_AFTER_SECONDS = 5.0
+PUBLISH_TIMEOUT_SECONDS = 5.0
+
+
+class Client:
+    """A connection of one producer; an async context manager. Its name on the wire is the address's user."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._nc: NatsConnection | None = None
+
+    @property
+    def name(self) -> str:
+        return self._address.user
+
+    @property
+    def nc(self) -> NatsConnection:
+        assert self._nc is not None, "use the client as an async context manager"
+        return self._nc
+
+    async def __aenter__(self) -> Self:
+        self._nc = await connect(self._address, name=f"turnpike-client-{self.name}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.nc.close()
+
+    def ask(
+        self,
+        model: str,
+        messages: str | Sequence[Message],
+        *,
+        sampling: Sampling = Sampling(),
+        conversation: str | None = None,
+        priority: Priority = "interactive",
+        deadline: float | None = None,
+        kind: Kind = "generate",
+        continuations: Sequence[str] = (),
+    ) -> Answer:
+        """One turn. Nothing is sent before the answer is iterated or awaited.
+
+        `messages` is the whole history and ends with the user's message; a text stands for just that. `deadline` is in
+        seconds since the epoch. Raises InvalidMessage and InvalidName here, PublishError and TurnFailed on the way.
+        """
+        if isinstance(messages, str):
+            messages = (Message("user", messages),)
+        turn = Turn(
+            id=new_id(),
+            conversation=subjects.token(conversation or new_id(), "conversation"),
+            messages=tuple(messages),
+            sampling=sampling,
+            deadline=deadline,
+            kind=kind,
+            continuations=tuple(continuations),
+        )
+        return Answer(self, turn, model, priority)
+
+    async def read(self, turn: str) -> End | None:
+        """The end of a turn of this client's, also hours later; None while it has none."""
+        return await replies.read_end(self.nc, self.name, turn)
+
+    async def cancel(self, *, turn: str | None = None, conversation: str | None = None) -> None:
+        """Stops a turn, a conversation's turns, or with neither all of this client's, queued or running."""
+        if turn is not None:
+            subject = subjects.cancel_turn(self.name, turn)
+        elif conversation is not None:
+            subject = subjects.cancel_conversation(self.name, conversation)
+        else:
+            subject = subjects.cancel_all(self.name)
+        await self._publish_cancel(subject, Cancel(sent_at=time.time()))
+
+    async def _publish_cancel(self, subject: str, cancel: Cancel) -> None:
+        try:
+            await self.nc.request(subject, codec.encode(cancel), timeout=PUBLISH_TIMEOUT_SECONDS)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise PublishError(f"the cancel was not acknowledged: {str(error) or type(error).__name__}") from None
+
+    async def workers(self, wait: float = 0.25) -> list[discovery.WorkerInfo]:
+        """Every worker that answers within `wait` seconds."""
+        return await discovery.find_workers(self.nc, wait)
+
+    async def publish(self, turn: Turn, model: str, priority: Priority = "interactive") -> int:
+        """Queues a turn; returns its stream sequence once the server has it on disk. Raises PublishError."""
+        payload = codec.encode(turn)
+        if len(payload) > self.nc.max_payload:
+            raise PayloadTooLarge(len(payload), self.nc.max_payload)
+        subject = subjects.turn(model, priority, self.name, turn.id)
+        headers = {"Nats-Msg-Id": turn.id, codec.CONTENT_TYPE: codec.MSGPACK}
+        try:
+            reply = await self.nc.request(subject, payload, timeout=PUBLISH_TIMEOUT_SECONDS, headers=headers)
+        except nats.errors.NoRespondersError:
+            raise UnservedModel(model) from None
+        except (nats.errors.Error, TimeoutError) as error:
+            raise NotAcknowledged(turn.id, str(error) or type(error).__name__) from None
+        match json.loads(reply.data):
+            case {"error": {"description": reason}}:
+                if "maximum" in reason:
+                    raise QueueFull(model, reason)
+                raise PublishError(f"the server refused the turn: {reason}")
+            case {"duplicate": True}:
+                # Ids are random: somebody else used this one, and what is queued is not ours.
+                raise DuplicateTurn(turn.id)
+            case {"seq": int(sequence)}:
+                return sequence
+            case other:
+                raise PublishError(f"the server's acknowledgement is not understood: {other}")
+
+
+class Answer:
+    """The answer to one turn: an async iterator of its chunks, and `await answer` for its end.
+
+    Iterating yields each token once, in order, and raises TurnFailed when the turn ends as `failed`. A chunk that is
+    lost on the way (a reconnection, a slow reader) is made up for from the end, which holds the whole text.
+    """
+
+    def __init__(self, client: Client, turn: Turn, model: str, priority: Priority) -> None:
+        self._client = client
+        self._model = subjects.token(model, "model")
+        self._priority = priority
+        self._sequence: int | None = None
+        self._subscription: Subscription | None = None
+        self.turn = turn
+        self.end: End | None = None
+        self.started: Started | None = None
+        self.sent_at: float | None = None
+        """When the turn was published, by the monotonic clock."""
+        self.acknowledged_at: float | None = None
+        self.text = ""
+        self._num_tokens = 0
+        self._next_index = 0
+        self._attempt = 0
+        self._restarted = False
+
+    @property
+    def done(self) -> Done:
+        """The end of an answered turn; raises TurnFailed for the other kind."""
+        assert self.end is not None, "the answer has not ended yet"
+        if isinstance(self.end, Failed):
+            raise TurnFailed(self.turn.id, self.end)
+        return self.end
+
+    def __await__(self):  # type: ignore[no-untyped-def]
+        return self._result().__await__()
+
+    async def _result(self) -> Done:
+        async for _ in self:
+            pass
+        return self.done
+
+    async def publish(self) -> None:
+        """Sends the turn, subscribed to its answer first. Iterating does this by itself."""
+        if self._subscription is not None:
+            return
+        nc = self._client.nc
+        self._subscription = await nc.subscribe(
+            subjects.live(self._client.name, self.turn.id), pending_msgs_limit=4096, pending_bytes_limit=16 * 1024 * 1024
+        )
+        self.sent_at = time.perf_counter()
+        try:
+            self._sequence = await self._client.publish(self.turn, self._model, self._priority)
+        except BaseException:
+            await self.close()
+            raise
+        self.acknowledged_at = time.perf_counter()
+
+    async def close(self) -> None:
+        """Stops listening; the turn goes on and can be read later."""
+        if self._subscription is not None:
+            subscription, self._subscription = self._subscription, None
+            with suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+
+    async def cancel(self) -> None:
+        """Stops the turn, queued or running; the answer then ends with the finish reason `cancelled`."""
+        cancel = Cancel(sequence=self._sequence, model=self._model, sent_at=time.time())
+        await self._client._publish_cancel(subjects.cancel_turn(self._client.name, self.turn.id), cancel)
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        await self.publish()
+        try:
+            while self.end is None:
+                for chunk in await self._next():
+                    yield chunk
+        finally:
+            await self.close()
+        if isinstance(self.end, Failed):
+            raise TurnFailed(self.turn.id, self.end)
+
+    async def _next(self) -> list[Chunk]:
+        """Waits for something to arrive and returns what it adds to the answer."""
+        assert self._subscription is not None
+        message: Msg
+        try:
+            message = await self._subscription.next_msg(timeout=LOOK_AFTER_SECONDS)
+        except (nats.errors.TimeoutError, TimeoutError):
+            with suppress(ServerError):  # cut off just now: the next look finds it
+                self.end = await self._client.read(self.turn.id)
+            return self._rest()
+        kind = codec.decode(message.data, Reply | End, message.headers)
+        if isinstance(kind, Done | Failed):
+            self.end = kind
+            return self._rest()
+        return self._take(kind)
+
+    def _take(self, reply: Reply) -> list[Chunk]:
+        if reply.attempt > self._attempt:
+            # Started anew: the reader is told by the chunk's attempt, and drops what it had.
+            self._attempt, self.text, self._num_tokens, self._next_index = reply.attempt, "", 0, reply.index
+        if reply.attempt < self._attempt or reply.index != self._next_index:
+            # Behind a hole nothing can be put in order before the end is here.
+            return []
+        self._next_index += 1
+        if isinstance(reply, Started):
+            self.started = reply
+            return []
+        self.text += reply.text
+        self._num_tokens += len(reply.tokens)
+        return [reply]
+
+    def _rest(self) -> list[Chunk]:
+        """What the end holds beyond the chunks that arrived."""
+        end = self.end
+        if not isinstance(end, Done):
+            return []
+        if not end.text.startswith(self.text):
+            self.text, self._num_tokens = "", 0
+        text, tokens = end.text[len(self.text) :], end.tokens[self._num_tokens :]
+        if not text and not tokens:
+            return []
+        self.text += text
+        self._num_tokens += len(tokens)
+        return [Chunk(max(end.num_chunks, self._next_index), end.attempt, text, tokens)]

@@ -1,0 +1,87 @@
+"""One way to connect: for ever, with a cut link noticed, to a server new enough, with the user's own inbox prefix."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import nats.errors
+from nats.aio.client import Client as NatsConnection
+
+from broker import subjects
+from broker.errors import ServerTooOld, ServerUnavailable
+
+MINIMUM_SERVER = (2, 12, 0)  # persist_mode and the per-subject fences on work queues
+PING_INTERVAL_SECONDS = 5
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the server is and who we are there. `user` is also the client's name in subjects."""
+
+    url: str
+    user: str = "anonymous"
+    password: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, url: str, user: str | None = None) -> Address:
+        """From nats://user:password@host:port; the credentials are taken out of the URL, so that none is logged."""
+        parts = urlsplit(url if "://" in url else f"nats://{url}")
+        host = parts.netloc.rpartition("@")[2]
+        name = unquote(parts.username) if parts.username else user or "anonymous"
+        password = unquote(parts.password) if parts.password else None
+        return cls(urlunsplit(parts._replace(netloc=host)), subjects.token(name, "user"), password)
+
+
+async def connect(address: Address, *, name: str, timeout: float = 5.0) -> NatsConnection:
+    """A connection that reconnects for ever; raises ServerUnavailable when the first attempt fails, ServerTooOld."""
+    nc = NatsConnection()
+    last_error = "no answer"
+
+    async def on_error(error: Exception) -> None:
+        nonlocal last_error
+        last_error = str(error) or type(error).__name__
+        log.debug("nats error=%s", last_error)
+
+    async def on_disconnect() -> None:
+        log.warning("nats disconnected url=%s", address.url)
+
+    async def on_reconnect() -> None:
+        log.warning("nats reconnected url=%s", address.url)
+
+    try:
+        await asyncio.wait_for(
+            nc.connect(
+                servers=[address.url],
+                name=name,
+                user=address.user if address.password is not None else None,
+                password=address.password,
+                inbox_prefix=subjects.inbox(address.user),
+                connect_timeout=2,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=1,
+                ping_interval=PING_INTERVAL_SECONDS,
+                max_outstanding_pings=2,
+                error_cb=on_error,
+                disconnected_cb=on_disconnect,
+                reconnected_cb=on_reconnect,
+            ),
+            timeout,
+        )
+    except (nats.errors.Error, OSError, TimeoutError) as error:
+        reason = str(error) or last_error
+        await nc.close()
+        raise ServerUnavailable(address.url, reason if "Authorization" not in reason else "wrong user or password") from None
+    version = str(nc._server_info.get("version", "0"))
+    if _parse_version(version) < MINIMUM_SERVER:
+        await nc.close()
+        raise ServerTooOld(version, ".".join(map(str, MINIMUM_SERVER)))
+    return nc
+
+
+def _parse_version(version: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else 0 for part in version.partition("-")[0].split(".")[:3])

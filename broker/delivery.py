@@ -1,0 +1,133 @@
+"""Turns as they are handed over: pulled, kept alive, then settled exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import nats.errors
+from nats.aio.client import Client as NatsConnection
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from broker.errors import NotReady
+
+# Behind the server's own expiry: a pull that was lost with its connection is given up after so long.
+GRACE_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class Delivery:
+    """One hand-over of one turn. Settle it once: ack, hand_back or retry."""
+
+    def __init__(self, message: Msg) -> None:
+        self._message = message
+        self._settled = False
+        meta = message.metadata
+        self.subject: str = message.subject
+        self.payload: bytes = message.data
+        self.headers: Mapping[str, str] = message.headers or {}
+        self.stream: str = meta.stream
+        self.sequence: int = meta.sequence.stream
+        self.num_delivered: int = meta.num_delivered
+        self.num_pending: int = meta.num_pending
+        self.stored_at: float = meta.timestamp.timestamp()
+        """Seconds since the epoch, by the server's clock."""
+
+    @property
+    def is_settled(self) -> bool:
+        return self._settled
+
+    async def ack(self) -> None:
+        """The turn has its end: it leaves the queue. Comes back when the server has said so, or after 2 s without."""
+        self._settle()
+        try:
+            # With the server's confirmation, as an ack lost on the wire would have the turn delivered again.
+            await self._message._client.request(self._message.reply, b"+ACK", timeout=2)
+        except (nats.errors.Error, TimeoutError):
+            # A redelivery finds the turn's end and drops it: late, not wrong.
+            log.warning("ack not confirmed subject=%s", self.subject)
+
+    async def hand_back(self) -> None:
+        """Not begun here: another worker may take it at once."""
+        self._settle()
+        await self._message._client.publish(self._message.reply, b"-NAK")
+
+    async def retry(self, delay: float) -> None:
+        """It failed here in a way that may pass: it is delivered again after `delay` seconds."""
+        self._settle()
+        await self._message._client.publish(self._message.reply, f'-NAK {{"delay": {int(delay * 1e9)}}}'.encode())
+
+    def _settle(self) -> None:
+        assert not self._settled, f"{self.subject} settled twice"
+        self._settled = True
+
+    @asynccontextmanager
+    async def kept_alive(self, ack_wait: float) -> AsyncIterator[None]:
+        """Tells the server every third of `ack_wait` seconds that this turn is in work, until the block ends."""
+
+        async def beat() -> None:
+            while not self._settled:
+                await asyncio.sleep(ack_wait / 3)
+                if not self._settled:
+                    await self._message._client.publish(self._message.reply, b"+WPI")
+
+        async with asyncio.TaskGroup() as group:
+            beating = group.create_task(beat())
+            try:
+                yield
+            finally:
+                beating.cancel()
+
+
+class Puller:
+    """Pulls turns from one consumer, one at a time.
+
+    A pull is left to expire and never cancelled: the server would hand a turn to the cancelled one, and it would be
+    lost for a whole ack_wait.
+    """
+
+    def __init__(self, nc: NatsConnection, stream: str, consumer: str) -> None:
+        self._nc = nc
+        self._name = f"{stream}/{consumer}"
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._inbox = nc.new_inbox()
+        self._subscription: Subscription | None = None
+
+    async def start(self) -> None:
+        self._subscription = await self._nc.subscribe(self._inbox)
+
+    async def stop(self) -> None:
+        if self._subscription is not None:
+            await self._subscription.unsubscribe()
+
+    async def pull(self, expires: float) -> Delivery | None:
+        """The next turn, or None when none came within `expires` seconds; 0 asks without waiting."""
+        assert self._subscription is not None
+        if self._subscription.pending_msgs == 0:
+            request = {"batch": 1, "expires": int(expires * 1e9)} if expires else {"batch": 1, "no_wait": True}
+            await self._nc.publish(self._next, json.dumps(request).encode(), reply=self._inbox)
+        try:
+            message = await self._subscription.next_msg(timeout=expires + GRACE_SECONDS)
+        except (nats.errors.TimeoutError, TimeoutError):
+            return None
+        status = (message.headers or {}).get("Status") if not message.data else None
+        if status is None:
+            return Delivery(message)
+        reason = (message.headers or {}).get("Description", "")
+        match status:
+            case "404" | "408":
+                return None
+            case "503":
+                raise NotReady(f"consumer {self._name}")
+            case "409" if "Deleted" in reason:
+                raise NotReady(f"consumer {self._name}")
+            case _:
+                # Leadership changed, server shutting down, too many waiting pulls: worth asking again, not at once.
+                log.warning("pull refused consumer=%s status=%s reason=%s", self._name, status, reason)
+                await asyncio.sleep(1)
+                return None

@@ -1,0 +1,118 @@
+"""Who serves what: workers announce themselves by the NATS services API (ADR-32), producers ask.
+
+A worker is a service named `turnpike-worker`. What does not change is in its metadata, what does is in the data of
+its `state` endpoint's statistics, so one `$SRV.STATS` request and one `$SRV.INFO` request tell all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from nats.aio.client import Client as NatsConnection
+from nats.aio.msg import Msg
+from nats.micro import add_service
+from nats.micro.request import Request
+from nats.micro.service import EndpointConfig, Service
+
+from broker.errors import UnservedModel
+
+SERVICE = "turnpike-worker"
+
+
+class Load(Struct, frozen=True):
+    """What a worker is doing just now."""
+
+    num_slots: int
+    num_active: int
+    num_pending: int
+    """Turns in the model's queue as of the last pull."""
+    expected_wait_seconds: float
+    """Until a turn that is queued now would be seated."""
+    prefill_tokens_per_second: float | None = None
+    decode_tokens_per_second: float | None = None
+
+
+class WorkerInfo(Struct, frozen=True):
+    """A worker as discovery shows it."""
+
+    worker: str
+    model: str
+    model_name: str
+    quantization: str
+    num_ctx: int
+    node: str
+    load: Load
+
+
+async def announce(
+    nc: NatsConnection, *, version: str, metadata: dict[str, str], load: Callable[[], Load]
+) -> Service:
+    """Makes this worker discoverable; `load` is called for each request."""
+    service: Service = await add_service(
+        nc,
+        name=SERVICE,
+        version=version,
+        description="A llama.cpp worker of Turnpike",
+        metadata=metadata,
+        stats_handler=lambda _: msgspec.to_builtins(load()),
+    )
+
+    async def answer(request: Request) -> None:
+        await request.respond(msgspec.json.encode(load()))
+
+    await service.add_endpoint(EndpointConfig(name="state", subject=f"$SRV.STATE.{metadata['worker']}", handler=answer))
+    return service
+
+
+async def find_workers(nc: NatsConnection, wait: float = 0.25) -> list[WorkerInfo]:
+    """Asks all workers and takes the answers that come within `wait` seconds."""
+    info, statistics = await asyncio.gather(
+        _ask_all(nc, f"$SRV.INFO.{SERVICE}", wait), _ask_all(nc, f"$SRV.STATS.{SERVICE}", wait)
+    )
+    loads = {answer["id"]: answer["endpoints"][0].get("data") for answer in statistics if answer.get("endpoints")}
+    workers = []
+    for answer in info:
+        metadata = answer["metadata"]
+        if load := loads.get(answer["id"]):
+            workers.append(
+                WorkerInfo(
+                    worker=metadata["worker"],
+                    model=metadata["model"],
+                    model_name=metadata["model_name"],
+                    quantization=metadata["quantization"],
+                    num_ctx=int(metadata["num_ctx"]),
+                    node=metadata["node"],
+                    load=msgspec.convert(load, Load),
+                )
+            )
+    return sorted(workers, key=lambda worker: (worker.model, worker.worker))
+
+
+async def _ask_all(nc: NatsConnection, subject: str, wait: float) -> list[dict[str, Any]]:
+    answers: list[dict[str, Any]] = []
+
+    async def collect(message: Msg) -> None:
+        with contextlib.suppress(ValueError):
+            answers.append(json.loads(message.data))
+
+    inbox = nc.new_inbox()
+    subscription = await nc.subscribe(inbox, cb=collect)
+    try:
+        await nc.publish(subject, b"", reply=inbox)
+        await asyncio.sleep(wait)
+    finally:
+        await subscription.unsubscribe()
+    return answers
+
+
+def choose_model(workers: list[WorkerInfo]) -> str:
+    """The served model with the shortest expected wait; raises UnservedModel when no worker answers."""
+    if not workers:
+        raise UnservedModel("auto")
+    return min(workers, key=lambda worker: (worker.load.expected_wait_seconds, worker.model)).model

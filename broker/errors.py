@@ -1,0 +1,157 @@
+"""Every error that Turnpike raises on purpose.
+
+::
+
+    TurnpikeError
+    ├── InvalidMessage            bytes or a field that are not what the wire says
+    │   └── UnsupportedVersion    a wire version that this release does not speak
+    ├── InvalidName               a model, client, id … that cannot be one token of a subject
+    ├── SettingsError             every problem of the settings, at once
+    ├── ServerError
+    │   ├── ServerUnavailable     nobody answers at the address
+    │   ├── ServerTooOld          a nats-server that would silently ignore what we ask of it
+    │   └── NotReady              streams or consumers are missing: `turnpike broker ensure`
+    ├── PublishError              the turn was not accepted, so it will not be answered
+    │   ├── UnservedModel         no stream takes turns for this model
+    │   ├── QueueFull             the model's queue is at its bound
+    │   ├── PayloadTooLarge       over the server's max_payload
+    │   ├── DuplicateTurn         this turn id was used before
+    │   └── NotAcknowledged       no acknowledgement came in time: it may or may not be stored
+    ├── TurnFailed                the turn ended as `failed`; `.failed` says why
+    ├── Fenced                    another worker writes this turn's reply now
+    └── TurnRejected              what a worker answers as `failed`: `.code`, `.detail`, `.retryable`
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from broker.messages import Failed
+
+
+class TurnpikeError(Exception):
+    """The base of all of the above."""
+
+
+class InvalidMessage(TurnpikeError):
+    """A message that is not what the wire says. `field` is a path such as `sampling.max_tokens`, or empty."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        self.field = field
+        self.reason = reason
+        super().__init__(f"{field}: {reason}" if field else reason)
+
+
+class UnsupportedVersion(InvalidMessage):
+    def __init__(self, version: object, supported: int) -> None:
+        self.version = version
+        super().__init__("v", f"wire version {version!r} is not spoken here, only {supported}")
+
+
+class InvalidName(TurnpikeError):
+    """A name that cannot stand as one token of a subject."""
+
+    def __init__(self, what: str, value: object) -> None:
+        self.what = what
+        self.value = value
+        super().__init__(f"{what} {str(value)[:80]!r} is not 1 to 64 letters, digits, '_' or '-'")
+
+
+class SettingsError(TurnpikeError):
+    """All the problems of the settings at once, one a line."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(problems))
+
+
+class ServerError(TurnpikeError):
+    """Something about the NATS server as such."""
+
+
+class ServerUnavailable(ServerError):
+    def __init__(self, url: str, reason: str) -> None:
+        self.url = url
+        self.reason = reason
+        super().__init__(f"no NATS server answers at {url}: {reason}. Start one with `turnpike broker`, or set NATS_URL")
+
+
+class ServerTooOld(ServerError):
+    def __init__(self, version: str, minimum: str) -> None:
+        self.version = version
+        self.minimum = minimum
+        super().__init__(f"nats-server {version} is too old: it would silently ignore options that {minimum} knows")
+
+
+class NotReady(ServerError):
+    def __init__(self, missing: str) -> None:
+        self.missing = missing
+        super().__init__(f"{missing} does not exist on this server: run `turnpike broker ensure --model MODEL`")
+
+
+class PublishError(TurnpikeError):
+    """The turn was not accepted."""
+
+
+class UnservedModel(PublishError):
+    def __init__(self, model: str) -> None:
+        self.model = model
+        super().__init__(f"model {model!r} is not served here: no stream takes its turns (see `turnpike top`)")
+
+
+class QueueFull(PublishError):
+    def __init__(self, model: str, reason: str) -> None:
+        self.model = model
+        self.reason = reason
+        super().__init__(f"the queue of model {model!r} is full ({reason}): try again later")
+
+
+class PayloadTooLarge(PublishError):
+    def __init__(self, num_bytes: int, limit: int) -> None:
+        self.num_bytes = num_bytes
+        self.limit = limit
+        super().__init__(f"the turn has {num_bytes:,} bytes, and the server takes at most {limit:,} (max_payload)")
+
+
+class DuplicateTurn(PublishError):
+    def __init__(self, turn: str) -> None:
+        self.turn = turn
+        super().__init__(f"turn id {turn} was published before: use a fresh random one")
+
+
+class NotAcknowledged(PublishError):
+    def __init__(self, turn: str, reason: str) -> None:
+        self.turn = turn
+        self.reason = reason
+        super().__init__(f"the publish of turn {turn} was not acknowledged ({reason}): it may or may not be queued")
+
+
+class TurnFailed(TurnpikeError):
+    """The turn ended as `failed`."""
+
+    def __init__(self, turn: str, failed: Failed) -> None:
+        self.turn = turn
+        self.failed = failed
+        super().__init__(f"{failed.code}: {failed.detail}")
+
+
+class Fenced(TurnpikeError):
+    """A write of a turn's reply was refused: another worker has written since, or the turn has ended."""
+
+    def __init__(self, turn: str) -> None:
+        self.turn = turn
+        super().__init__(f"turn {turn} is written by another worker now")
+
+
+class TurnRejected(TurnpikeError):
+    """What a worker cannot or will not compute; it is told to the producer as `failed`.
+
+    `code` is one of those that docs/protocol.md lists; `retryable` says whether the same turn may work later.
+    """
+
+    def __init__(self, code: str, detail: str, *, retryable: bool = False) -> None:
+        self.code = code
+        self.detail = detail
+        self.retryable = retryable
+        super().__init__(f"{code}: {detail}")

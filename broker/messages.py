@@ -1,0 +1,202 @@
+"""What travels: turns, replies, ends, cancels, dead letters.
+
+Frozen structs with typed, bounded fields. `broker.codec` is the only place where bytes become these, so a value of
+one of these types has been checked.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from broker.errors import InvalidMessage
+
+WIRE_VERSION = 1
+MAX_GRAMMAR_BYTES = 64 * 1024
+
+Role = Literal["system", "user", "assistant"]
+Priority = Literal["interactive", "batch"]
+Kind = Literal["generate", "score"]
+FinishReason = Literal["stop", "length", "cancelled"]
+Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+Count = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+def new_id() -> str:
+    """A random 128-bit id in 32 hexadecimal digits."""
+    return secrets.token_hex(16)
+
+
+class Message(Struct, frozen=True, forbid_unknown_fields=True):
+    """One message of a conversation."""
+
+    role: Role
+    content: str
+
+
+class Sampling(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How tokens are chosen. The defaults are greedy: the most likely token each time."""
+
+    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 500
+    temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    """0 is greedy; the cuts below then have no effect, the penalty has."""
+    top_k: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """Keep the k most likely tokens; 0 keeps all."""
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """Keep the smallest set whose probability reaches p (Holtzman et al. 2020, arXiv 1904.09751)."""
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """Keep tokens at least min_p times as likely as the likeliest (arXiv 2407.01082)."""
+    repeat_penalty: Annotated[float, Meta(gt=0, le=100)] = 1.0
+    """Divides positive, multiplies negative logits of the last 64 tokens (Keskar et al. 2019, arXiv 1909.05858)."""
+    seed: Annotated[int, Meta(ge=0, lt=2**63)] = 0
+    """Token i is drawn with a hash of (seed, i): the same seed gives the same draws on any worker."""
+    stop: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...], Meta(max_length=16)] = ()
+    """The answer ends before the first of these strings."""
+    ignore_eos: bool = False
+    """Go on to max_tokens: the model's end tokens are never chosen. For benchmarks."""
+    grammar: Annotated[str, Meta(min_length=1, max_length=MAX_GRAMMAR_BYTES)] | None = None
+    """A GBNF grammar with a rule `root` that the answer must match."""
+    json_schema: dict[str, Any] | None = None
+    """A JSON schema that the answer must match; not together with `grammar`."""
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    """Return each token's log-probability and those of the n most likely ones."""
+
+    def __post_init__(self) -> None:
+        if self.grammar is not None and self.json_schema is not None:
+            raise InvalidMessage("sampling.grammar", "grammar and json_schema cannot both be given")
+
+
+class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One user message with its whole history."""
+
+    id: Token
+    conversation: Token
+    messages: tuple[Message, ...]
+    sampling: Sampling = Sampling()
+    deadline: Seconds | None = None
+    """Seconds since the epoch, by the producer's wall clock; the turn ends as failed(deadline) after it."""
+    kind: Kind = "generate"
+    continuations: Annotated[tuple[str, ...], Meta(max_length=64)] = ()
+    """For `score`: the texts whose log-probability as the answer is asked for."""
+
+    def __post_init__(self) -> None:
+        if not self.messages:
+            raise InvalidMessage("messages", "must hold at least one message")
+        if self.messages[-1].role != "user":
+            raise InvalidMessage(f"messages[{len(self.messages) - 1}].role", "the last message must be the user's")
+        if (self.kind == "score") != bool(self.continuations):
+            raise InvalidMessage("continuations", "must be given for kind 'score', and only then")
+        if not all(self.continuations):
+            raise InvalidMessage("continuations", "must not be empty texts")
+
+
+class TokenLogprob(Struct, frozen=True):
+    """The natural log-probability of a token before any cut or penalty, and of the likeliest ones there."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Started(Struct, frozen=True, tag_field="type", tag="started"):
+    """A worker has seated the turn. A higher `attempt` than before means: drop the text so far."""
+
+    index: Count
+    attempt: Count
+    worker: Token
+    num_starts: Count = 1
+    """How often this turn has been started without being handed back."""
+
+
+class Chunk(Struct, frozen=True, tag_field="type", tag="chunk", omit_defaults=True):
+    """A piece of the answer. `tokens` are all ids so far not sent, also of text that is still held back."""
+
+    index: Count
+    attempt: Count
+    text: str
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+Reply = Started | Chunk
+
+
+class Usage(Struct, frozen=True):
+    """Token counts. `cached_tokens` of the `prompt_tokens` were not computed again."""
+
+    prompt_tokens: Count
+    cached_tokens: Count
+    completion_tokens: Count
+
+
+class Timings(Struct, frozen=True):
+    """Seconds, by the worker's monotonic clock but for the queue wait, which spans two machines' wall clocks."""
+
+    queue_wait: Seconds
+    prefill: Seconds
+    decode: Seconds
+
+
+class Score(Struct, frozen=True):
+    """The sum of a continuation's token log-probabilities, and whether greedy decoding would have produced it."""
+
+    logprob: float
+    num_tokens: Count
+    is_greedy: bool
+
+
+class Done(Struct, frozen=True, tag_field="type", tag="done", omit_defaults=True):
+    """The end of a turn that was answered, with the whole answer."""
+
+    finish_reason: FinishReason
+    text: str
+    tokens: tuple[int, ...]
+    usage: Usage
+    timings: Timings
+    worker: Token
+    attempt: Count = 0
+    num_chunks: Count = 0
+    """How many reply messages (`started` and chunks) there are: their indices are 0 … num_chunks − 1."""
+    scores: tuple[Score, ...] = ()
+
+
+class Failed(Struct, frozen=True, tag_field="type", tag="failed", omit_defaults=True):
+    """The end of a turn that was not answered. docs/protocol.md lists the codes."""
+
+    code: str
+    detail: str
+    retryable: bool = False
+    worker: Token | None = None
+    attempt: Count = 0
+
+
+End = Done | Failed
+
+
+class Cancel(Struct, frozen=True, omit_defaults=True):
+    """Stop a turn, a conversation or all of a client's: which, the subject says."""
+
+    sequence: Count | None = None
+    """The turn's stream sequence from its publish's acknowledgement, with which a queued one is deleted."""
+    model: Token | None = None
+    sent_at: Seconds | None = None
+
+
+class DeadLetter(Struct, frozen=True):
+    """A turn given up on, with its original bytes."""
+
+    subject: str
+    reason: str
+    attempts: Count
+    payload: bytes
+    content_type: str | None = None
+
+
+class Beacon(Struct, frozen=True):
+    """How far a model's consumer has come: what "about the n-th in line" is computed from."""
+
+    sequence: Count
+    pending: Count

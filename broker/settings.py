@@ -1,0 +1,90 @@
+"""Settings from flags, then TURNPIKE_* environment variables, then a TOML file, as frozen structs.
+
+All problems are reported at once, unknown names included. Nothing here reads the environment by itself: the entry
+point passes it in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from broker.errors import SettingsError
+
+PREFIX = "TURNPIKE_"
+# Read by the set-up and the tests, not by a command.
+OTHER_NAMES = {"TURNPIKE_CMAKE_ARGS", "TURNPIKE_CONFIG"}
+
+S = TypeVar("S", bound=Struct)
+
+
+def load(
+    kind: type[S],
+    *,
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    file: Path | None = None,
+    known: Sequence[type[Struct]] = (),
+) -> S:
+    """The settings of type `kind`. A flag that is None was not given. Raises SettingsError with every problem.
+
+    `known` are the settings of the other commands, whose names in the environment and the file are no mistakes.
+    """
+    problems: list[str] = []
+    names = {field.name for field in msgspec.structs.fields(kind)}
+    every_name = names.union(*({field.name for field in msgspec.structs.fields(other)} for other in known))
+    values: dict[str, tuple[str, Any]] = {}
+
+    for name, value in _read_file(file, problems).items():
+        if name in every_name:
+            values[name] = (f"{file}: {name}", value)
+        else:
+            problems.append(f"{file}: {name}: unknown setting{_suggest(name, every_name)}")
+    for variable, text in environment.items():
+        if not variable.startswith(PREFIX) or variable in OTHER_NAMES:
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name in every_name:
+            values[name] = (variable, text)
+        else:
+            problems.append(f"{variable}: unknown setting{_suggest(name, every_name)}")
+    for name, value in flags.items():
+        if value is not None and name in names:
+            values[name] = (f"--{name.replace('_', '-')}", value)
+
+    converted: dict[str, Any] = {}
+    for field in msgspec.structs.fields(kind):
+        if field.name in values:
+            source, value = values[field.name]
+            try:
+                converted[field.name] = msgspec.convert(value, field.type, strict=False)
+            except msgspec.ValidationError as error:
+                problems.append(f"{source}: {error}")
+        elif field.required:
+            problems.append(f"--{field.name.replace('_', '-')} is missing (or {PREFIX}{field.name.upper()})")
+    if problems:
+        raise SettingsError(problems)
+    return kind(**converted)
+
+
+def _read_file(file: Path | None, problems: list[str]) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        problems.append(f"{file}: {error.strerror}")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"{file}: {error}")
+    return {}
+
+
+def _suggest(name: str, names: set[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

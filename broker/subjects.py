@@ -1,0 +1,116 @@
+"""Every subject, stream and consumer name. Made here, never typed elsewhere; what is not one token is refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from broker.errors import InvalidName
+
+REPLIES = "REPLIES"
+ENDS = "ENDS"
+CANCELS = "CANCELS"
+DEAD = "DEAD"
+PRIORITIES = ("interactive", "batch")
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def token(value: str, what: str = "name") -> str:
+    """`value` itself; raises InvalidName where it could not be one token of a subject."""
+    if not isinstance(value, str) or not _TOKEN.fullmatch(value):
+        raise InvalidName(what, value)
+    return value
+
+
+@dataclass(frozen=True)
+class TurnAddress:
+    """What a turn's subject says."""
+
+    model: str
+    priority: str
+    client: str
+    turn: str
+
+
+def turn(model: str, priority: str, client: str, turn: str) -> str:
+    if priority not in PRIORITIES:
+        raise InvalidName("priority", priority)
+    return f"turn.{token(model, 'model')}.{priority}.{token(client, 'client')}.{token(turn, 'turn')}"
+
+
+def parse_turn(subject: str) -> TurnAddress:
+    """The parts of a turn's subject; raises InvalidName."""
+    match subject.split("."):
+        case ["turn", model, priority, client, turn] if priority in PRIORITIES:
+            return TurnAddress(token(model, "model"), priority, token(client, "client"), token(turn, "turn"))
+    raise InvalidName("subject", subject)
+
+
+def turns(model: str, priority: str | None = None) -> str:
+    """All turns of a model, or of one of its priorities: a filter."""
+    return f"turn.{token(model, 'model')}.{priority}.>" if priority else f"turn.{token(model, 'model')}.>"
+
+
+def turns_stream(model: str) -> str:
+    return f"TURNS-{token(model, 'model')}"
+
+
+def reply(client: str, turn: str) -> str:
+    return f"reply.{token(client, 'client')}.{token(turn, 'turn')}"
+
+
+def end(client: str, turn: str) -> str:
+    return f"end.{token(client, 'client')}.{token(turn, 'turn')}"
+
+
+def live(client: str, turn: str) -> str:
+    """Where the server republishes replies and ends as they are stored."""
+    return f"live.{token(client, 'client')}.{token(turn, 'turn')}"
+
+
+def cancel_turn(client: str, turn: str) -> str:
+    return f"cancel.{token(client, 'client')}.turn.{token(turn, 'turn')}"
+
+
+def cancel_conversation(client: str, conversation: str) -> str:
+    return f"cancel.{token(client, 'client')}.conversation.{token(conversation, 'conversation')}"
+
+
+def cancel_all(client: str) -> str:
+    return f"cancel.{token(client, 'client')}.all"
+
+
+@dataclass(frozen=True)
+class CancelAddress:
+    """Whom a cancel is for: one turn, one conversation, or with neither all of the client's."""
+
+    client: str
+    turn: str | None = None
+    conversation: str | None = None
+
+
+def parse_cancel(subject: str) -> CancelAddress:
+    """The parts of a cancel's subject; raises InvalidName."""
+    match subject.split("."):
+        case ["cancel", client, "turn", turn]:
+            return CancelAddress(token(client, "client"), turn=token(turn, "turn"))
+        case ["cancel", client, "conversation", conversation]:
+            return CancelAddress(token(client, "client"), conversation=token(conversation, "conversation"))
+        case ["cancel", client, "all"]:
+            return CancelAddress(token(client, "client"))
+    raise InvalidName("subject", subject)
+
+
+def dead(model: str) -> str:
+    return f"dead.{token(model, 'model')}"
+
+
+def queue(model: str, priority: str) -> str:
+    """Where workers tell how far their consumer has come."""
+    return f"queue.{token(model, 'model')}.{priority}"
+
+
+def inbox(user: str) -> str:
+    """A user's own inbox prefix: with a shared one, a user could read what another fetched."""
+    return f"_INBOX_{token(user, 'user')}"

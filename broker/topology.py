@@ -1,0 +1,253 @@
+"""Streams, consumers, roles and permissions as data, and `ensure`, which makes a server look like them.
+
+`ensure` is an operator's right: workers and producers never create anything. It is idempotent, and it updates what an
+older release made. The configurations are the server's own JSON (docs.nats.io, JetStream wire API), because the
+options that the promises rest on are newer than nats-py's types.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from nats.aio.client import Client as NatsConnection
+
+from broker import subjects
+from broker.errors import NotReady, ServerError
+
+NANOSECONDS = 1_000_000_000
+ACK_WAIT_SECONDS = 30.0
+MAX_PAYLOAD_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds of what the server stores."""
+
+    max_queued_turns: int = 10_000
+    max_queued_bytes: int = 256 * 1024 * 1024
+    max_reply_bytes: int = 512 * 1024 * 1024
+    max_end_bytes: int = 512 * 1024 * 1024
+    max_dead_bytes: int = 64 * 1024 * 1024
+    ack_wait_seconds: float = ACK_WAIT_SECONDS
+    """A turn whose worker has not been heard of for so long is given to another."""
+
+
+def _seconds(value: float) -> int:
+    return int(value * NANOSECONDS)
+
+
+def streams(models: Iterable[str], limits: Limits = Limits()) -> list[dict[str, Any]]:
+    """The configuration of every stream."""
+    common = {"storage": "file", "num_replicas": 1, "allow_direct": True, "max_msg_size": MAX_PAYLOAD_BYTES}
+    configs: list[dict[str, Any]] = [
+        common
+        | {
+            "name": subjects.turns_stream(model),
+            "subjects": [subjects.turns(model)],
+            "retention": "workqueue",
+            "discard": "new",
+            "max_msgs": limits.max_queued_turns,
+            "max_bytes": limits.max_queued_bytes,
+            "max_consumers": len(subjects.PRIORITIES),
+            "duplicate_window": _seconds(120),
+        }
+        for model in models
+    ]
+    configs.append(
+        common
+        | {
+            "name": subjects.REPLIES,
+            "subjects": ["reply.>"],
+            "retention": "limits",
+            "discard": "old",
+            "max_age": _seconds(3600),
+            "max_bytes": limits.max_reply_bytes,
+            # Chunks are fenced and repeatable, so they need not wait for the disk as turns and ends do.
+            "persist_mode": "async",
+            "republish": {"src": "reply.>", "dest": "live.>"},
+        }
+    )
+    configs.append(
+        common
+        | {
+            "name": subjects.ENDS,
+            "subjects": ["end.>"],
+            "retention": "limits",
+            # One end a turn: the first writer wins, the server refuses a second.
+            "discard": "new",
+            "discard_new_per_subject": True,
+            "max_msgs_per_subject": 1,
+            "max_age": _seconds(24 * 3600),
+            "max_bytes": limits.max_end_bytes,
+            "republish": {"src": "end.>", "dest": "live.>"},
+        }
+    )
+    configs.append(
+        common
+        | {
+            "name": subjects.CANCELS,
+            "subjects": ["cancel.>"],
+            "retention": "limits",
+            "discard": "old",
+            "max_msgs_per_subject": 1,
+            "max_age": _seconds(3600),
+            "max_bytes": 16 * 1024 * 1024,
+        }
+    )
+    configs.append(
+        common
+        | {
+            "name": subjects.DEAD,
+            "subjects": ["dead.>"],
+            "retention": "limits",
+            "discard": "old",
+            "max_bytes": limits.max_dead_bytes,
+            # A letter holds the turn's own bytes and a few fields more.
+            "max_msg_size": -1,
+        }
+    )
+    return configs
+
+
+def consumers(model: str, limits: Limits = Limits()) -> list[dict[str, Any]]:
+    """The two pull consumers of a model, which all its workers share."""
+    return [
+        {
+            "durable_name": priority,
+            "name": priority,
+            "filter_subject": subjects.turns(model, priority),
+            "ack_policy": "explicit",
+            "ack_wait": _seconds(limits.ack_wait_seconds),
+            "deliver_policy": "all",
+            "replay_policy": "instant",
+            # Poison is counted by `started` chunks, not by deliveries, which hand-backs count too.
+            "max_deliver": -1,
+            "max_ack_pending": 1000,
+            "max_waiting": 512,
+        }
+        for priority in subjects.PRIORITIES
+    ]
+
+
+async def ensure(nc: NatsConnection, models: Iterable[str], limits: Limits = Limits()) -> list[str]:
+    """Creates or updates every stream and consumer; returns a line for each one that changed."""
+    models = [subjects.token(model, "model") for model in models]
+    changed = [await _ensure_stream(nc, config) for config in streams(models, limits)]
+    for model in models:
+        stream = subjects.turns_stream(model)
+        changed += [await _ensure_consumer(nc, stream, config) for config in consumers(model, limits)]
+    return [line for line in changed if line]
+
+
+async def _ensure_stream(nc: NatsConnection, config: dict[str, Any]) -> str | None:
+    name = config["name"]
+    found = await api(nc, f"STREAM.INFO.{name}")
+    if found is None:
+        await api(nc, f"STREAM.CREATE.{name}", config)
+        return f"stream {name}: created"
+    if _holds(found["config"], config):
+        return None
+    # What we do not set keeps the operator's value.
+    await api(nc, f"STREAM.UPDATE.{name}", found["config"] | config)
+    return f"stream {name}: updated"
+
+
+async def _ensure_consumer(nc: NatsConnection, stream: str, config: dict[str, Any]) -> str | None:
+    name = config["name"]
+    found = await api(nc, f"CONSUMER.INFO.{stream}.{name}")
+    if found is not None and _holds(found["config"], config):
+        return None
+    subject = f"CONSUMER.CREATE.{stream}.{name}.{config['filter_subject']}"
+    await api(nc, subject, {"stream_name": stream, "config": config})
+    return f"consumer {stream}/{name}: {'created' if found is None else 'updated'}"
+
+
+def _holds(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    # The server leaves out what is at its zero value.
+    return all(found.get(key) == value or (key not in found and not value) for key, value in wanted.items())
+
+
+async def api(nc: NatsConnection, subject: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """The answer of the JetStream API, None for "not found"; raises ServerError with the server's words."""
+    try:
+        reply = await nc.request(f"$JS.API.{subject}", json.dumps(body).encode() if body else b"", timeout=10)
+    except Exception as error:
+        raise ServerError(f"{subject}: {str(error) or type(error).__name__}") from error
+    answer: dict[str, Any] = json.loads(reply.data)
+    if failure := answer.get("error"):
+        if failure.get("code") == 404:
+            return None
+        raise ServerError(f"{subject}: {failure.get('description')} (code {failure.get('err_code')})")
+    return answer
+
+
+async def require(nc: NatsConnection, model: str) -> float:
+    """Checks that the model's stream and consumers exist; returns their ack_wait in seconds. Raises NotReady."""
+    stream = subjects.turns_stream(model)
+    ack_wait = ACK_WAIT_SECONDS
+    for priority in subjects.PRIORITIES:
+        found = await api(nc, f"CONSUMER.INFO.{stream}.{priority}")
+        if found is None:
+            raise NotReady(f"consumer {stream}/{priority}")
+        ack_wait = found["config"]["ack_wait"] / NANOSECONDS
+    return ack_wait
+
+
+# --- Who may do what -------------------------------------------------------------------------------------------------
+
+ROLES = ("operator", "worker", "producer")
+
+
+def permissions(role: str, user: str) -> dict[str, Any]:
+    """A user's permissions in the server's configuration syntax. `user` is the client's name on the wire.
+
+    A producer reads its own replies and ends by direct get, where the subject is part of the API's subject and so can
+    be permitted, and has no right to any consumer, whose filter the server would take from the request's body.
+    """
+    user = subjects.token(user, "user")
+    inbox = f"{subjects.inbox(user)}.>"
+    discovery = ["$SRV.PING.>", "$SRV.INFO.>", "$SRV.STATS.>", "$SRV.PING", "$SRV.INFO", "$SRV.STATS"]
+    match role:
+        case "operator":
+            return {"publish": ">", "subscribe": ">"}
+        case "worker":
+            return {
+                "publish": {
+                    "allow": [
+                        "reply.>",
+                        "end.>",
+                        "dead.>",
+                        "queue.>",
+                        "telemetry.>",
+                        "kv.>",
+                        "$JS.ACK.>",
+                        "$JS.API.CONSUMER.MSG.NEXT.>",
+                        "$JS.API.CONSUMER.INFO.>",
+                        "$JS.API.STREAM.INFO.>",
+                        "$JS.API.STREAM.MSG.DELETE.>",
+                        "$JS.API.DIRECT.GET.>",
+                        *discovery,
+                    ]
+                },
+                "subscribe": {"allow": [inbox, "cancel.>", "queue.>", "kv.>", "$SRV.>"]},
+                # Answers to discovery go to inboxes that this user could not otherwise write to.
+                "allow_responses": {"max": 1, "expires": "1m"},
+            }
+        case "producer":
+            return {
+                "publish": {
+                    "allow": [
+                        f"turn.*.*.{user}.*",
+                        f"cancel.{user}.>",
+                        f"$JS.API.DIRECT.GET.{subjects.REPLIES}.reply.{user}.*",
+                        f"$JS.API.DIRECT.GET.{subjects.ENDS}.end.{user}.*",
+                        "$JS.API.CONSUMER.INFO.*.*",
+                        *discovery,
+                    ]
+                },
+                "subscribe": {"allow": [inbox, f"live.{user}.*", "queue.>"]},
+            }
+    raise ValueError(role)

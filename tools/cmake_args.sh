@@ -1,0 +1,22 @@
+# Sourced by the set-up and by the benchmarks: how llama.cpp is built on this machine, in one place, so that
+# what is compared was compiled alike.
+cmake_args() {
+    case "$(uname -m)" in
+    aarch64)
+        # The aarch64 default lacks dotprod, which the Pi 5 has: a third of the speed.
+        if grep -qw asimddp /proc/cpuinfo; then
+            printf '%s' '-DGGML_NATIVE=OFF -DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16'
+        else
+            printf '%s' '-DGGML_NATIVE=ON'
+        fi ;;
+    *) printf '%s' '-DGGML_NATIVE=ON' ;;
+    esac
+    printf '%s' "${TURNPIKE_CMAKE_ARGS:+ $TURNPIKE_CMAKE_ARGS}"
+}
+
+# Virtual machines may advertise AMX and still fault on its first tile: no model for a Pi needs it.
+no_amx="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+# shellcheck disable=SC2086
+if [ "$(uname -m)" = x86_64 ] && cc $no_amx -x c -c /dev/null -o /dev/null 2>/dev/null; then
+    export CFLAGS="${CFLAGS:+$CFLAGS }$no_amx" CXXFLAGS="${CXXFLAGS:+$CXXFLAGS }$no_amx"
+fi

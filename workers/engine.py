@@ -1,0 +1,107 @@
+"""What the engine loop needs of an engine. workers.llama implements it; so do the tests' fakes, without llama.cpp."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from broker.messages import Sampling, TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive tokens of one slot that a step computes; logits are wanted from `first_output` on (a position)."""
+
+    slot: int
+    start: int
+    tokens: tuple[int, ...]
+    first_output: int
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.tokens)
+
+    @property
+    def num_outputs(self) -> int:
+        return max(0, self.end - max(self.first_output, self.start))
+
+
+class EngineError(Exception):
+    """The base of what an engine's `decode` raises."""
+
+
+class KvCacheFull(EngineError):
+    """No cells for this batch; nothing was computed."""
+
+
+class EngineLost(EngineError):
+    """The context is in an unknown state: the process has to go."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        super().__init__(f"llama_decode returned {code}")
+
+
+class Vocabulary(Protocol):
+    """Text ↔ tokens. Thread-safe."""
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; empty for control tokens."""
+        ...
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends an answer."""
+        ...
+
+    def tokenize(self, text: str, *, template_spans: list[tuple[int, int]], add_bos: bool) -> list[int]:
+        """Tokens of `text`; control tokens are recognised only wholly inside `template_spans`."""
+        ...
+
+
+class TokenSampler(Protocol):
+    """Chooses one sequence's tokens. Belongs to the engine's thread."""
+
+    def sample(self, row: int, index: int) -> int:
+        """The token chosen from the last step's logits `row`, as the answer's token `index`. −1: none is allowed."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """One model in one context. All but `vocabulary` belongs to one thread."""
+
+    num_slots: int
+    num_ctx: int
+    """KV cells, shared by all slots."""
+    max_sequence_tokens: int
+    """The longest sequence that the model was trained for and the context holds."""
+    max_batch_tokens: int
+    max_batch_outputs: int
+    can_remove_part: bool
+    """False for sliding windows and recurrent states: there a sequence can only grow or go."""
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    def decode(self, spans: list[Span]) -> list[list[int]]:
+        """Computes a step; returns for each span the rows of its logits, in order of position. Raises EngineError."""
+        ...
+
+    def sampler(self, sampling: Sampling, prompt: list[int], gbnf: str | None) -> TokenSampler: ...
+
+    def logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:
+        """The token's log-probability in a row of the last step's logits, and the likeliest tokens'."""
+        ...
+
+    def is_likeliest(self, row: int, token: int) -> bool: ...
+
+    def truncate(self, slot: int, num_tokens: int) -> bool:
+        """Forgets a slot's tokens from position `num_tokens` on; False when the memory cannot, and keeps them all."""
+        ...
+
+    def copy(self, source: int, target: int, num_tokens: int) -> None:
+        """Gives an empty slot the first `num_tokens` tokens of another one; the cells are shared, not copied."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,266 @@
+"""One model in one llama.cpp context: the engine. All but the vocabulary belongs to one thread."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+
+from broker.errors import TurnpikeError
+from broker.messages import Sampling, TokenLogprob
+from workers.engine import EngineLost, KvCacheFull, Span
+from workers.llama.sampler import LlamaSampler, Logits
+from workers.llama.vocabulary import LlamaVocabulary
+from workers.memory import KvShape
+
+log = logging.getLogger(__name__)
+
+MAX_OUTPUTS = 32
+_BUFFER = re.compile(r"\s(\S+)\s+(model|compute|KV|output)\s+buffer size =\s+([\d.]+) MiB")
+
+
+class ModelFileError(TurnpikeError):
+    """A GGUF file that is missing, truncated or not one."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"model file {path}: {reason}")
+
+
+class _Messages:
+    """What llama.cpp logs: kept for errors and buffer sizes, not printed."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.buffers: dict[str, float] = {}
+        """Bytes by "device kind", such as "CPU_REPACK model"."""
+        self._callback = lib.llama_log_callback(self._take)
+        lib.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _take(self, level: int, text: bytes, _: Any) -> None:
+        line = text.decode("utf-8", "replace").rstrip()
+        if found := _BUFFER.search(line):
+            key = f"{found[1]} {found[2]}"
+            self.buffers[key] = self.buffers.get(key, 0) + float(found[3]) * 1024 * 1024
+        if level >= 3 and line:  # warnings and errors
+            self.lines = [*self.lines[-20:], line]
+            log.debug("llama.cpp %s", line)
+
+
+_messages: _Messages | None = None
+
+
+def messages() -> _Messages:
+    """llama.cpp has one log a process; it is taken over once."""
+    global _messages
+    if _messages is None:
+        _messages = _Messages()
+        lib.llama_backend_init()
+    return _messages
+
+
+@dataclass(frozen=True)
+class ContextOptions:
+    """How a context is made."""
+
+    num_ctx: int = 8192
+    num_slots: int = 8
+    num_threads: int = 1
+    num_ubatch: int = 256
+    max_batch_tokens: int = 2048
+    flash_attention: bool = True
+
+
+class LlamaModel:
+    """A loaded model file."""
+
+    def __init__(self, path: Path, *, vocab_only: bool = False) -> None:
+        self.path = path
+        if not path.is_file():
+            raise ModelFileError(path, "there is no such file")
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise ModelFileError(path, "is not a GGUF file")
+        found = messages()
+        found.lines.clear()
+        found.buffers.clear()
+        parameters = lib.llama_model_default_params()
+        parameters.vocab_only = vocab_only
+        parameters.n_gpu_layers = 0
+        self.pointer: Any = lib.llama_model_load_from_file(str(path).encode(), parameters)
+        if not self.pointer:
+            reason = next((line for line in found.lines if "error" in line.lower() or "fail" in line.lower()), "")
+            raise ModelFileError(path, f"llama.cpp cannot load it: {reason.partition(': ')[2] or reason or 'no reason given'}")
+        self.buffers = dict(found.buffers)
+        template = lib.llama_model_chat_template(self.pointer, None)
+        self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
+        self.vocabulary = LlamaVocabulary(self.pointer, self.chat_template)
+
+    @property
+    def name(self) -> str:
+        return self._metadata("general.name") or self.path.stem
+
+    @property
+    def quantization(self) -> str:
+        """As llama.cpp describes the file: Q4_0, Q4_K - Medium, …"""
+        buffer = ctypes.create_string_buffer(256)
+        lib.llama_model_desc(self.pointer, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace").rpartition("B ")[2] or "unknown"
+
+    @property
+    def num_ctx_train(self) -> int:
+        return int(lib.llama_model_n_ctx_train(self.pointer))
+
+    @property
+    def is_recurrent(self) -> bool:
+        return bool(lib.llama_model_is_recurrent(self.pointer) or lib.llama_model_is_hybrid(self.pointer))
+
+    @property
+    def sliding_window(self) -> int:
+        return int(lib.llama_model_n_swa(self.pointer))
+
+    @property
+    def kv_shape(self) -> KvShape:
+        """What a token of context costs."""
+        num_layers = lib.llama_model_n_layer(self.pointer)
+        num_heads, num_kv_heads = lib.llama_model_n_head(self.pointer), lib.llama_model_n_head_kv(self.pointer)
+        num_embd = lib.llama_model_n_embd(self.pointer)
+        architecture = self._metadata("general.architecture")
+        head = num_embd // num_heads if num_heads else 0
+        key = int(self._metadata(f"{architecture}.attention.key_length") or head)
+        value = int(self._metadata(f"{architecture}.attention.value_length") or head)
+        return KvShape(
+            num_layers=num_layers,
+            bytes_per_token=num_layers * num_kv_heads * (key + value) * 2,
+            num_embd=num_embd,
+            num_vocab=self.vocabulary.num_tokens,
+            num_heads=num_heads,
+            num_ff=int(self._metadata(f"{architecture}.feed_forward_length") or 4 * num_embd),
+        )
+
+    def _metadata(self, key: str) -> str:
+        buffer = ctypes.create_string_buffer(1024)
+        length = lib.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
+
+    def close(self) -> None:
+        if self.pointer:
+            lib.llama_model_free(self.pointer)
+            self.pointer = None
+
+
+class LlamaEngine:
+    """Implements workers.engine.Engine."""
+
+    def __init__(self, model: LlamaModel, options: ContextOptions) -> None:
+        self._model = model
+        self.vocabulary = model.vocabulary
+        found = messages()
+        found.buffers.clear()
+        parameters = lib.llama_context_default_params()
+        parameters.n_ctx = options.num_ctx
+        parameters.n_batch = options.max_batch_tokens
+        parameters.n_ubatch = min(options.num_ubatch, options.max_batch_tokens)
+        parameters.n_seq_max = options.num_slots
+        parameters.n_threads = options.num_threads
+        parameters.n_threads_batch = options.num_threads
+        # One pool of cells for all: without it a partial copy of a sequence aborts the process.
+        parameters.kv_unified = True
+        parameters.flash_attn_type = (
+            lib.LLAMA_FLASH_ATTN_TYPE_ENABLED if options.flash_attention else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        )
+        parameters.n_outputs_max = MAX_OUTPUTS
+        parameters.swa_full = False
+        parameters.no_perf = True
+        self._context: Any = lib.llama_init_from_model(model.pointer, parameters)
+        if not self._context:
+            raise ModelFileError(model.path, f"llama.cpp cannot make a context of {options.num_ctx} tokens for it")
+        self.buffers = model.buffers | found.buffers
+        self._memory = lib.llama_get_memory(self._context)
+        self.num_slots = options.num_slots
+        self.num_ctx = int(lib.llama_n_ctx(self._context))
+        self.max_sequence_tokens = min(self.num_ctx, model.num_ctx_train or self.num_ctx)
+        self.max_batch_tokens = options.max_batch_tokens
+        self.max_batch_outputs = MAX_OUTPUTS
+        self.can_remove_part = not model.is_recurrent and not model.sliding_window
+        self._batch = lib.llama_batch_init(options.max_batch_tokens, 0, 1)
+
+    def decode(self, spans: list[Span]) -> list[list[int]]:
+        batch = self._batch
+        rows: list[list[int]] = []
+        at = 0
+        for span in spans:
+            outputs = []
+            for position, token in enumerate(span.tokens, span.start):
+                batch.token[at] = token
+                batch.pos[at] = position
+                batch.n_seq_id[at] = 1
+                batch.seq_id[at][0] = span.slot
+                wanted = position >= span.first_output
+                batch.logits[at] = wanted
+                if wanted:
+                    outputs.append(at)
+                at += 1
+            rows.append(outputs)
+        batch.n_tokens = at
+        match lib.llama_decode(self._context, batch):
+            case 0:
+                return rows
+            case 1:
+                raise KvCacheFull
+            case code:
+                raise EngineLost(code)
+
+    def logits(self, row: int) -> Logits:
+        """The logits of one row of the last step: a view into llama.cpp's buffer, valid until the next step."""
+        pointer = lib.llama_get_logits_ith(self._context, row)
+        if not pointer:
+            raise EngineLost(row)
+        return np.ctypeslib.as_array(pointer, shape=(self.vocabulary.num_tokens,))
+
+    def sampler(self, sampling: Sampling, prompt: list[int], gbnf: str | None) -> LlamaSampler:
+        return LlamaSampler(self.vocabulary, self.logits, sampling, prompt, gbnf)
+
+    def logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:
+        logits = self.logits(row).astype(np.float64)
+        peak = logits.max()
+        logprobs = logits - (peak + np.log(np.exp(logits - peak).sum()))
+        top: tuple[tuple[int, float], ...] = ()
+        if num_top:
+            likeliest = np.argpartition(logprobs, -num_top)[-num_top:]
+            likeliest = likeliest[np.argsort(-logprobs[likeliest], kind="stable")]
+            top = tuple((int(candidate), float(logprobs[candidate])) for candidate in likeliest)
+        return TokenLogprob(token, float(logprobs[token]), top)
+
+    def is_likeliest(self, row: int, token: int) -> bool:
+        return int(self.logits(row).argmax()) == token
+
+    def truncate(self, slot: int, num_tokens: int) -> bool:
+        return bool(lib.llama_memory_seq_rm(self._memory, slot, num_tokens, -1))
+
+    def copy(self, source: int, target: int, num_tokens: int) -> None:
+        lib.llama_memory_seq_cp(self._memory, source, target, 0, num_tokens)
+
+    def close(self) -> None:
+        if self._context:
+            lib.llama_batch_free(self._batch)
+            lib.llama_free(self._context)
+            self._context = None
+
+
+def system_info() -> str:
+    """llama.cpp's own words on the CPU features that it was built with."""
+    return str(lib.llama_print_system_info().decode())
+
+
+def missing_features(cpu_flags: set[str], info: str) -> list[str]:
+    """CPU features that this machine has and llama.cpp was built without, of those that make a difference."""
+    wanted = {"asimddp": "DOTPROD", "asimdhp": "FP16_VA", "avx2": "AVX2", "avx512f": "AVX512", "f16c": "F16C", "fma": "FMA"}
+    return [name for flag, name in wanted.items() if flag in cpu_flags and f"{name} = 1" not in info]

@@ -1,0 +1,209 @@
+"""GGUF files with random weights at real dimensions, for tests, benchmarks and a first look. Never in git.
+
+What such a model says is noise, but it costs what a real one of its shape costs, and its tokenizer, chat template and
+special tokens are real. llama.cpp's own quantiser makes the final file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import llama_cpp.llama_cpp as lib
+import numpy as np
+
+from broker.errors import TurnpikeError
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
+UNK, BOS, EOS, IM_START, IM_END = range(5)
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
+_BLOCK = 1 << 20
+
+FTYPES = {
+    "F16": lib.LLAMA_FTYPE_MOSTLY_F16,
+    "Q4_0": lib.LLAMA_FTYPE_MOSTLY_Q4_0,
+    "Q4_K_M": lib.LLAMA_FTYPE_MOSTLY_Q4_K_M,
+    "Q8_0": lib.LLAMA_FTYPE_MOSTLY_Q8_0,
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The dimensions of a model. `sliding_window` makes it a Gemma-3 shape, whose most layers see only so far."""
+
+    name: str
+    num_embd: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    num_ff: int
+    num_vocab: int
+    num_ctx: int
+    sliding_window: int = 0
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        Shape("tiny", 256, 2, 4, 2, 512, 1024, 4096),
+        Shape("tiny-swa", 256, 6, 4, 2, 512, 1024, 4096, sliding_window=64),
+        Shape("TinyLlama-1.1B", 2048, 22, 32, 4, 5632, 32000, 2048),
+        Shape("Llama-3.2-1B", 2048, 16, 32, 8, 8192, 128256, 131072),
+        Shape("Llama-3.2-3B", 3072, 28, 24, 8, 8192, 128256, 131072),
+    )
+}
+
+_WORDS = (
+    "the of and to in is you that it he was for on are as with his they at be this have from or one had by word but "
+    "not what all were we when your can said there use an each which she do how their if will up other about out many "
+    "then them these so some her would make like him into time has look two more write go see number no way could "
+    "people my than first water been call who oil its now find long down day did get come made may part over new sound "
+    "take only little work know place year live me back give most very after thing our just name good sentence man "
+    "think say great where help through much before line right too mean old any same tell boy follow came want show "
+    "also around form three small set put end does another well large must big even such because turn here why ask "
+    "went men read need land different home us move try kind hand picture again change off play spell air away animal "
+    "house point page letter mother answer found study still learn should radio site node alarm power mast antenna "
+    "battery link signal cable board fan clock queue worker token model prompt server system user assistant please "
+    "explain hello yes restart check level temperature network traffic cell edge cluster update"
+).split()
+_ONSETS = ["b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "st", "tr", "br", "cl"]
+_RIMES = ["a", "e", "i", "o", "u", "an", "en", "in", "on", "un", "ar", "er", "or", "al", "el", "ing", "ent", "ist"]
+
+
+def vocabulary(num_vocab: int) -> tuple[list[str], list[float], list[int]]:
+    """Pieces, scores and types of a SentencePiece vocabulary with byte fallback in which every piece can be reached."""
+    pieces = dict.fromkeys(SPECIAL_TOKENS)
+    types = [_UNKNOWN] + [_CONTROL] * (len(SPECIAL_TOKENS) - 1)
+    pieces |= dict.fromkeys(f"<0x{byte:02X}>" for byte in range(256))
+    types += [_BYTE] * 256
+    # Merging goes left to right, so a word needs all its prefixes.
+    characters = [chr(code) for code in range(33, 127)] + list("▁éüñ…–’日本語")
+    words = itertools.chain(
+        _WORDS, ("".join(parts) for n in (1, 2, 3) for parts in itertools.product(*[_ONSETS, _RIMES] * n))
+    )
+    prefixes = ("▁" + word[:end] for word in words for end in range(1, len(word) + 1))
+    for piece in itertools.chain(characters, prefixes):
+        if len(pieces) == num_vocab:
+            break
+        pieces.setdefault(piece)
+    types += [_NORMAL] * (len(pieces) - len(types))
+    scores = [0.0 if kind != _NORMAL else -float(index) for index, kind in enumerate(types)]
+    return list(pieces), scores, types
+
+
+def write_model(path: Path, shape: Shape | str, quantization: str = "Q4_0", *, seed: int = 0) -> Path:
+    """Writes the model to `path` unless it exists; returns `path`. Needs twice the parameters in bytes beside it."""
+    if isinstance(shape, str):
+        shape = SHAPES[shape]
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unquantized = path.with_suffix(f".{os.getpid()}.f16")
+    finished = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        _write_f16(unquantized, shape, np.random.default_rng(seed))
+        _quantize(unquantized, finished, quantization)
+        finished.rename(path)
+    finally:
+        unquantized.unlink(missing_ok=True)
+        finished.unlink(missing_ok=True)
+    return path
+
+
+def _quantize(source: Path, target: Path, quantization: str) -> None:
+    parameters = lib.llama_model_quantize_default_params()
+    parameters.ftype = FTYPES[quantization]
+    parameters.nthread = os.cpu_count() or 1
+    if lib.llama_model_quantize(str(source).encode(), str(target).encode(), parameters) != 0:
+        raise TurnpikeError(f"llama.cpp could not quantise {source} to {quantization}")
+
+
+def _write_f16(path: Path, shape: Shape, rng: np.random.Generator) -> None:
+    arch = "gemma3" if shape.sliding_window else "llama"
+    writer = gguf.GGUFWriter(path, arch, use_temp_file=False)
+    head = shape.num_embd // shape.num_heads
+    writer.add_name(f"{shape.name} (random weights)")
+    writer.add_author("Turnpike")
+    writer.add_license("Apache-2.0")
+    writer.add_context_length(shape.num_ctx)
+    writer.add_embedding_length(shape.num_embd)
+    writer.add_block_count(shape.num_layers)
+    writer.add_feed_forward_length(shape.num_ff)
+    writer.add_head_count(shape.num_heads)
+    writer.add_head_count_kv(shape.num_kv_heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(shape.num_vocab)
+    if shape.sliding_window:
+        writer.add_sliding_window(shape.sliding_window)
+        writer.add_key_length(head)
+        writer.add_value_length(head)
+    else:
+        writer.add_rope_dimension_count(head)
+    writer.add_file_type(FTYPES["F16"])
+    pieces, scores, types = vocabulary(shape.num_vocab)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(pieces)
+    writer.add_token_scores(scores)
+    writer.add_token_types(types)
+    writer.add_bos_token_id(BOS)
+    writer.add_eos_token_id(IM_END)
+    writer.add_unk_token_id(UNK)
+    writer.add_add_bos_token(True)
+    writer.add_chat_template(CHATML)
+
+    block = rng.standard_normal(_BLOCK, dtype=np.float32)
+
+    def matrix(*dimensions: int, scale: float) -> np.ndarray:
+        # One block of noise, rolled and tiled: random enough, and quick at three billion weights.
+        count = int(np.prod(dimensions))
+        noise = np.roll(block, int(rng.integers(_BLOCK))) * scale
+        return np.resize(noise.astype(np.float16), count).reshape(dimensions)
+
+    def ones(count: int) -> np.ndarray:
+        # Gemma's norms are stored plus one by its converter.
+        return np.ones(count, dtype=np.float32)
+
+    specs: list[tuple[str, tuple[int, ...]]] = [("token_embd.weight", (shape.num_vocab, shape.num_embd))]
+    kv = shape.num_kv_heads * head
+    for layer in range(shape.num_layers):
+        block_names = {
+            "attn_norm": (shape.num_embd,),
+            "attn_q": (shape.num_embd, shape.num_embd),
+            "attn_k": (kv, shape.num_embd),
+            "attn_v": (kv, shape.num_embd),
+            "attn_output": (shape.num_embd, shape.num_embd),
+            "ffn_norm": (shape.num_embd,),
+            "ffn_gate": (shape.num_ff, shape.num_embd),
+            "ffn_up": (shape.num_ff, shape.num_embd),
+            "ffn_down": (shape.num_embd, shape.num_ff),
+        }
+        if shape.sliding_window:
+            block_names |= {
+                "attn_q_norm": (head,),
+                "attn_k_norm": (head,),
+                "post_attention_norm": (shape.num_embd,),
+                "post_ffw_norm": (shape.num_embd,),
+            }
+        specs += [(f"blk.{layer}.{name}.weight", dimensions) for name, dimensions in block_names.items()]
+    specs += [("output_norm.weight", (shape.num_embd,)), ("output.weight", (shape.num_vocab, shape.num_embd))]
+
+    for name, dimensions in specs:
+        dtype = np.float32 if len(dimensions) == 1 else np.float16
+        writer.add_tensor_info(name, dimensions, np.dtype(dtype), int(np.prod(dimensions)) * np.dtype(dtype).itemsize)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for _, dimensions in specs:
+        if len(dimensions) == 1:
+            writer.write_tensor_data(ones(dimensions[0]))
+        else:
+            writer.write_tensor_data(matrix(*dimensions, scale=dimensions[-1] ** -0.5))
+    writer.close()

@@ -1,0 +1,151 @@
+"""Text ↔ tokens with the model's own vocabulary."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from functools import cached_property
+from typing import Any
+
+import llama_cpp.llama_cpp as lib
+
+_UNKNOWN = lib.LLAMA_TOKEN_ATTR_UNKNOWN
+_CONTROL = lib.LLAMA_TOKEN_ATTR_CONTROL
+_USER_DEFINED = lib.LLAMA_TOKEN_ATTR_USER_DEFINED
+_LSTRIP = lib.LLAMA_TOKEN_ATTR_LSTRIP
+_RSTRIP = lib.LLAMA_TOKEN_ATTR_RSTRIP
+
+
+class LlamaVocabulary:
+    """The vocabulary of a loaded model. llama.cpp's tokenizer is thread-safe, and so is this."""
+
+    def __init__(self, model: Any, chat_template: str | None) -> None:
+        self._model = model  # a reference: the vocabulary lives as long as the model
+        self._vocab = lib.llama_model_get_vocab(model)
+        self._chat_template = chat_template or ""
+        self._pieces: dict[int, bytes] = {}
+        self.num_tokens = lib.llama_vocab_n_tokens(self._vocab)
+        self.bos = lib.llama_vocab_bos(self._vocab)
+        self.eos = lib.llama_vocab_eos(self._vocab)
+        self.adds_bos = bool(lib.llama_vocab_get_add_bos(self._vocab))
+
+    @property
+    def pointer(self) -> Any:
+        """The `llama_vocab *`, for samplers."""
+        return self._vocab
+
+    def text(self, token: int) -> str:
+        """The token as the vocabulary spells it, control tokens too; empty for −1."""
+        return "" if token < 0 else str(lib.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace"))
+
+    def piece(self, token: int) -> bytes:
+        piece = self._pieces.get(token)
+        if piece is None:
+            buffer = ctypes.create_string_buffer(256)
+            length = lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+            if length < 0:
+                buffer = ctypes.create_string_buffer(-length)
+                length = lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+            piece = self._pieces[token] = buffer.raw[:length]
+        return piece
+
+    def is_end(self, token: int) -> bool:
+        return token in self.end_tokens
+
+    @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        return frozenset(token for token in range(self.num_tokens) if lib.llama_vocab_is_eog(self._vocab, token))
+
+    @cached_property
+    def control_tokens(self) -> dict[str, int]:
+        """Spelling → token of all that a user's text must never become.
+
+        Besides the control tokens proper: end tokens, and user-defined ones that the chat template is written with,
+        as some files mark their turn tokens so.
+        """
+        tokens = {}
+        for token in range(self.num_tokens):
+            attributes = lib.llama_vocab_get_attr(self._vocab, token)
+            text = self.text(token)
+            if not text:
+                continue
+            if attributes & (_CONTROL | _UNKNOWN) or (
+                attributes & _USER_DEFINED and (token in self.end_tokens or text in self._chat_template)
+            ):
+                tokens[text] = token
+        return tokens
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        spellings = sorted(self.control_tokens, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, spellings)) or r"(?!)")
+
+    def tokenize(self, text: str, *, template_spans: list[tuple[int, int]], add_bos: bool) -> list[int]:
+        """As llama.cpp tokenises the whole text, except that control tokens count only inside `template_spans`.
+
+        `add_bos` puts the model's BOS token first where the model wants one and the text does not begin with it;
+        without it the text goes on from what came before.
+        """
+        found = list(self._pattern.finditer(text))
+        own = [match for match in found if any(a <= match.start() and match.end() <= b for a, b in template_spans)]
+        if len(own) == len(found):
+            begins_plain = not add_bos and not (own and own[0].start() == 0)
+            tokens = self._continued(text, parse_special=True) if begins_plain else self._raw(text, parse_special=True)
+        else:
+            tokens = self._between(text, own)
+        if add_bos and self.adds_bos and self.bos >= 0 and tokens[:1] != [self.bos]:
+            tokens.insert(0, self.bos)
+        return tokens
+
+    def _between(self, text: str, specials: list[re.Match[str]]) -> list[int]:
+        tokens: list[int] = []
+        at = 0
+        strip_left = False
+        for match in [*specials, None]:
+            fragment = text[at : match.start() if match else len(text)]
+            token = self.control_tokens[match.group()] if match else -1
+            attributes = lib.llama_vocab_get_attr(self._vocab, token) if match else 0
+            fragment = fragment.lstrip() if strip_left else fragment
+            fragment = fragment.rstrip() if attributes & _LSTRIP else fragment
+            tokens += self._plain(fragment)
+            if match:
+                tokens.append(token)
+                at = match.end()
+                strip_left = bool(attributes & _RSTRIP)
+        return tokens
+
+    def _plain(self, text: str) -> list[int]:
+        """Text in which no control token is recognised, whatever the vocabulary calls it."""
+        if not text:
+            return []
+        tokens = self._raw(text, parse_special=False)
+        controls = self.control_tokens.values()
+        if not any(token in controls for token in tokens):
+            return tokens
+        # llama.cpp recognises user-defined tokens even here: broken after their first character, they are text.
+        pieces: list[str] = []
+        at = 0
+        for match in self._pattern.finditer(text):
+            pieces.append(text[at : match.start() + 1])
+            at = match.start() + 1
+        pieces.append(text[at:])
+        rest = [token for piece in pieces[1:] for token in self._continued(piece, parse_special=False)]
+        return self._raw(pieces[0], parse_special=False) + rest
+
+    def _continued(self, text: str, *, parse_special: bool) -> list[int]:
+        """Tokens of text that follows other text: without the space that some vocabularies put before a fragment."""
+        lead = self._raw("\n", parse_special=False)
+        tokens = self._raw("\n" + text, parse_special=parse_special)
+        return tokens[len(lead) :] if tokens[: len(lead)] == lead else self._raw(text, parse_special=parse_special)
+
+    def _raw(self, text: str, *, parse_special: bool) -> list[int]:
+        data = text.encode()
+        capacity = len(data) + 16
+        buffer = (lib.llama_token * capacity)()
+        count = lib.llama_tokenize(self._vocab, data, len(data), buffer, capacity, False, parse_special)
+        if count < 0:
+            capacity = -count
+            buffer = (lib.llama_token * capacity)()
+            count = lib.llama_tokenize(self._vocab, data, len(data), buffer, capacity, False, parse_special)
+        assert count >= 0, "llama_tokenize needs more tokens than it said"
+        return list(buffer[:count])

@@ -1,0 +1,465 @@
+"""The engine loop: one thread, one context. Takes jobs, runs steps, tells what came of them.
+
+The asyncio side talks to it by `submit` and `cancel` and hears from it by events, a list for each step.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from broker.errors import TurnRejected
+from broker.messages import FinishReason, Sampling, Score, TokenLogprob
+from workers.detokenizer import Detokenizer
+from workers.engine import Engine, EngineLost, KvCacheFull, Span, TokenSampler
+from workers.scheduler import Scheduler, Step
+from workers.sequence import Sequence
+from workers.slots import Slots
+
+WARM_UP_TOKENS = 64
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A turn as the engine sees it: tokens in, tokens out."""
+
+    id: str
+    client: str
+    conversation: str
+    prompt: list[int]
+    max_tokens: int
+    sampling: Sampling = Sampling()
+    gbnf: str | None = None
+    continuations: tuple[tuple[tuple[int, ...], int], ...] = ()
+    """For scoring: all tokens of prompt and continuation, and where the continuation begins."""
+
+
+@dataclass(frozen=True)
+class Seated:
+    job: str
+    num_cached: int
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Tokens were chosen; `text` is what they make sendable."""
+
+    job: str
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The answer is complete. Seconds by the engine's clock; `prefill` is this job's share of the steps' time."""
+
+    job: str
+    reason: FinishReason
+    num_prompt_tokens: int
+    num_cached: int
+    num_generated: int
+    prefill_seconds: float
+    decode_seconds: float
+    tokens: tuple[int, ...] = ()
+    """All known tokens: the prompt's and the answer's."""
+    scores: tuple[Score, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rejected:
+    job: str
+    code: str
+    detail: str
+    retryable: bool = False
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The engine is gone; the process has to follow."""
+
+    reason: str
+
+
+Event = Seated | Generated | Finished | Rejected | Lost
+
+
+@dataclass
+class _Running:
+    """A seated job."""
+
+    job: Job
+    sequence: Sequence
+    sampler: TokenSampler | None
+    detokenizer: Detokenizer
+    prefill_seconds: float = 0.0
+    first_token_at: float = 0.0
+    last_token_at: float = 0.0
+    scores: list[Score] = field(default_factory=list)
+    logprob_sum: float = 0.0
+    is_greedy: bool = True
+
+
+@dataclass(frozen=True)
+class LoopState:
+    """A glimpse of the loop for discovery; may be a step old."""
+
+    num_active: int = 0
+    num_waiting: int = 0
+    num_cells_used: int = 0
+    prefill_tokens_per_second: float | None = None
+    decode_tokens_per_second: float | None = None
+
+
+class EngineLoop:
+    """Owns the engine, the scheduler and the slots from `start` to `stop`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        scheduler: Scheduler,
+        slots: Slots,
+        *,
+        canonical_chunk: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+        on_step: Callable[[Step, float], None] | None = None,
+    ) -> None:
+        self._engine = engine
+        self._scheduler = scheduler
+        self._slots = slots
+        self._canonical_chunk = canonical_chunk
+        self._clock = clock
+        self._on_step = on_step
+        self._changed = threading.Condition()
+        self._submitted: deque[tuple[Job, float]] = deque()
+        self._cancelled: set[str] = set()
+        self._stopping = False
+        self._waiting: deque[tuple[Job, float]] = deque()
+        self._running: dict[str, _Running] = {}
+        self._events: list[Event] = []
+        self._deliver: Callable[[list[Event]], None] = lambda events: None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.state = LoopState()
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
+
+    # --- Called from anywhere ---
+
+    def start(self, deliver: Callable[[list[Event]], None]) -> None:
+        """Starts the thread; `deliver` is called in it after each step."""
+        self._deliver = deliver
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        with self._changed:
+            self._submitted.append((job, self._clock()))
+            self._changed.notify()
+
+    def cancel(self, job: str) -> None:
+        """Ends a job within a step, waiting or seated; it is Finished with the reason `cancelled`."""
+        with self._changed:
+            self._cancelled.add(job)
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Ends the thread after the step that runs; what is seated is dropped."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    # --- The thread ---
+
+    def _run(self) -> None:
+        try:
+            while self._take_orders():
+                self._turn_over()
+        except EngineLost as error:
+            log.error("engine lost reason=%s", error)
+            self._events.append(Lost(str(error)))
+        finally:
+            self._flush()
+
+    def _turn_over(self) -> None:
+        """One round: seat what fits, run a step, tell."""
+        self._seat_waiting()
+        step = self._scheduler.schedule(self._clock())
+        if step:
+            self._run_step(step)
+        self._flush()
+
+    def _take_orders(self) -> bool:
+        """Waits for something to do; False when it is time to stop."""
+        with self._changed:
+            while not (self._stopping or self._submitted or self._cancelled or self._waiting or self._running):
+                self._changed.wait()
+            self._waiting.extend(self._submitted)
+            self._submitted.clear()
+            cancelled, self._cancelled = self._cancelled, set()
+            stopping = self._stopping
+        for job in cancelled:
+            self._cancel(job)
+        return not stopping
+
+    def _cancel(self, job: str) -> None:
+        if running := self._running.get(job):
+            self._finish(running, "cancelled")
+            return
+        for entry in self._waiting:
+            if entry[0].id == job:
+                self._waiting.remove(entry)
+                self._events.append(Finished(job, "cancelled", len(entry[0].prompt), 0, 0, 0.0, 0.0))
+                return
+
+    def _seat_waiting(self) -> None:
+        # In order: a large turn is not overtaken for ever by small ones.
+        while self._waiting:
+            job, arrived_at = self._waiting[0]
+            try:
+                if not self._seat(job, arrived_at):
+                    return
+            except TurnRejected as error:
+                self._events.append(Rejected(job.id, error.code, error.detail, error.retryable))
+            self._waiting.popleft()
+
+    def _seat(self, job: Job, arrived_at: float) -> bool:
+        tokens, first_output = list(job.prompt), -1
+        if job.continuations:
+            known, begin = job.continuations[0]
+            tokens, first_output = list(known), begin - 1
+        num_cells = len(job.prompt) + job.max_tokens
+        seat = self._slots.seat(tokens[: first_output + 1] if job.continuations else tokens, num_cells, job.client, job.conversation)
+        if seat is None:
+            return False
+        for index in seat.evicted:
+            self._engine.truncate(index, 0)
+        num_cached = seat.num_reused
+        if seat.source is not None:
+            self._engine.copy(seat.source, seat.slot, num_cached)
+        elif not self._engine.truncate(seat.slot, num_cached):
+            # A memory that cannot go back to there: all of it is computed again.
+            self._engine.truncate(seat.slot, 0)
+            num_cached = 0
+        self._slots.take(seat, tokens, num_cells, job.client, job.conversation)
+        sequence = Sequence(
+            id=job.id,
+            tokens=tokens,
+            num_prompt_tokens=len(tokens) if job.continuations else len(job.prompt),
+            max_tokens=job.max_tokens,
+            arrived_at=arrived_at,
+            slot=seat.slot,
+            num_computed=num_cached,
+            num_cached=num_cached,
+            first_output=first_output,
+        )
+        sampler = None
+        try:
+            if not job.continuations:
+                sampler = self._engine.sampler(job.sampling, job.prompt, job.gbnf)
+        except TurnRejected:
+            self._slots.release(seat.slot, tokens[:num_cached], 0, self._clock())
+            raise
+        self._scheduler.add(sequence)
+        self._running[job.id] = _Running(job, sequence, sampler, Detokenizer(job.sampling.stop))
+        self._events.append(Seated(job.id, num_cached))
+        return True
+
+    def _run_step(self, step: Step) -> None:
+        started = self._clock()
+        try:
+            rows = self._engine.decode(list(step.spans))
+        except KvCacheFull:
+            self._make_room(step)
+            return
+        num_tokens = step.num_tokens
+        finished: list[tuple[_Running, FinishReason]] = []
+        for sequence, span, outputs in zip(step.sequences, step.spans, rows, strict=True):
+            running = self._running[sequence.id]
+            try:
+                reason = self._take_output(running, span, outputs)
+            except TurnRejected as error:
+                self._reject(running, error)
+            except EngineLost:
+                raise
+            except Exception as error:
+                log.exception("turn failed in the engine turn=%s", sequence.id)
+                self._reject(running, TurnRejected("internal_error", type(error).__name__, retryable=True))
+            else:
+                if reason is not None:
+                    finished.append((running, reason))
+        now = self._clock()
+        seconds = now - started
+        self._scheduler.update(step, seconds, now)
+        if not step.is_decode:
+            for sequence, span in zip(step.sequences, step.spans, strict=True):
+                if running := self._running.get(sequence.id):
+                    running.prefill_seconds += seconds * len(span.tokens) / num_tokens
+        for running, reason in finished:
+            self._finish(running, reason)
+        for running in list(self._running.values()):
+            if running.job.continuations and running.sequence.num_remaining == 0:
+                self._next_continuation(running)
+        if self._on_step is not None:
+            self._on_step(step, seconds)
+
+    def _take_output(self, running: _Running, span: Span, rows: list[int]) -> FinishReason | None:
+        if running.job.continuations:
+            self._score(running, span, rows)
+            return None
+        if span.end < len(running.sequence.tokens):
+            return None
+        return self._choose(running, rows[-1])
+
+    def _choose(self, running: _Running, row: int) -> FinishReason | None:
+        """Samples the next token; the reason to finish, if there is one."""
+        sequence, sampling = running.sequence, running.job.sampling
+        assert running.sampler is not None
+        vocabulary = self._engine.vocabulary
+        token = running.sampler.sample(row, sequence.num_generated)
+        if token < 0 or vocabulary.is_end(token):
+            self._tell(running, running.detokenizer.finish(), (), ())
+            return "stop"
+        logprobs = () if sampling.logprobs is None else (self._engine.logprob(row, token, sampling.logprobs),)
+        sequence.tokens.append(token)
+        running.last_token_at = self._clock()
+        running.first_token_at = running.first_token_at or running.last_token_at
+        text = running.detokenizer.add(vocabulary.piece(token))
+        is_last = sequence.num_generated >= running.job.max_tokens
+        if is_last and not running.detokenizer.stopped:
+            text += running.detokenizer.finish()
+        self._tell(running, text, (token,), logprobs)
+        if running.detokenizer.stopped:
+            return "stop"
+        return "length" if is_last else None
+
+    def _tell(
+        self, running: _Running, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]
+    ) -> None:
+        if text or tokens:
+            self._events.append(Generated(running.job.id, text, tokens, logprobs))
+
+    def _score(self, running: _Running, span: Span, rows: list[int]) -> None:
+        tokens = running.sequence.tokens
+        first = max(span.first_output, span.start)
+        for position, row in enumerate(rows, first):
+            if position + 1 < len(tokens):
+                following = tokens[position + 1]
+                running.logprob_sum += self._engine.logprob(row, following, 0).logprob
+                running.is_greedy = running.is_greedy and self._engine.is_likeliest(row, following)
+
+    def _next_continuation(self, running: _Running) -> None:
+        """Notes a continuation's score and goes back to where the next one leaves the prompt."""
+        sequence, job = running.sequence, running.job
+        known, begin = job.continuations[len(running.scores)]
+        running.scores.append(Score(running.logprob_sum, len(known) - begin, running.is_greedy))
+        running.logprob_sum, running.is_greedy = 0.0, True
+        if len(running.scores) == len(job.continuations):
+            self._finish(running, "stop")
+            return
+        known, begin = job.continuations[len(running.scores)]
+        keep = 0
+        while keep < begin - 1 and sequence.tokens[keep] == known[keep]:
+            keep += 1
+        if self._canonical_chunk:
+            keep -= keep % self._canonical_chunk
+        if not self._engine.truncate(sequence.slot, keep):
+            self._engine.truncate(sequence.slot, 0)
+            keep = 0
+        sequence.tokens = list(known)
+        sequence.num_prompt_tokens = len(known)
+        sequence.num_computed = keep
+        sequence.first_output = begin - 1
+
+    def _finish(self, running: _Running, reason: FinishReason) -> None:
+        sequence = running.sequence
+        if reason == "cancelled":
+            self._tell(running, running.detokenizer.finish(), (), ())
+        num_prompt = len(running.job.prompt)
+        self._events.append(
+            Finished(
+                job=running.job.id,
+                reason=reason,
+                num_prompt_tokens=num_prompt,
+                num_cached=min(sequence.num_cached, num_prompt),
+                num_generated=0 if running.job.continuations else sequence.num_generated,
+                prefill_seconds=running.prefill_seconds,
+                decode_seconds=running.last_token_at - running.first_token_at,
+                tokens=tuple(sequence.tokens),
+                scores=tuple(running.scores),
+            )
+        )
+        self._release(running)
+
+    def _reject(self, running: _Running, error: TurnRejected) -> None:
+        self._events.append(Rejected(running.job.id, error.code, error.detail, error.retryable))
+        self._release(running)
+
+    def _release(self, running: _Running) -> None:
+        sequence = running.sequence
+        self._scheduler.remove(sequence)
+        del self._running[sequence.id]
+        if running.sampler is not None:
+            running.sampler.close()
+        num_canonical = 0
+        if self._canonical_chunk:
+            num_canonical = min(sequence.num_computed, sequence.num_prompt_tokens)
+            num_canonical -= num_canonical % self._canonical_chunk
+        computed = sequence.tokens[: sequence.num_computed]
+        self._slots.release(sequence.slot, computed, num_canonical, self._clock())
+
+    def _make_room(self, step: Step) -> None:
+        """llama.cpp found no cells although they were counted: an idle slot goes, or else the youngest sequence."""
+        idle = [slot for slot in map(self._slots.__getitem__, range(self._engine.num_slots)) if not slot.is_active and slot.tokens]
+        if idle:
+            victim = min(idle, key=lambda slot: slot.used_at)
+            log.warning("cells short, evicted slot=%d tokens=%d", victim.index, len(victim.tokens))
+            self._engine.truncate(victim.index, 0)
+            self._slots.clear(victim.index)
+            return
+        youngest = max(step.sequences, key=lambda sequence: sequence.arrived_at)
+        error = TurnRejected("overloaded", "the KV cache has no room for this turn just now", retryable=True)
+        slot = youngest.slot
+        self._reject(self._running[youngest.id], error)
+        self._engine.truncate(slot, 0)
+        self._slots.clear(slot)
+
+    def _flush(self) -> None:
+        costs = self._scheduler.costs
+        num_active = len(self._running)
+        self.state = LoopState(
+            num_active=num_active,
+            num_waiting=len(self._waiting),
+            num_cells_used=self._slots.num_cells_used,
+            prefill_tokens_per_second=1 / costs.prefill_seconds_per_token,
+            decode_tokens_per_second=1 / costs.decode(1),
+        )
+        if self._events:
+            events, self._events = self._events, []
+            self._deliver(events)
+
+    def warm_up(self) -> None:
+        """Measures what a step costs here, before `start`: the memory is touched, the cost model has its first rates."""
+        vocabulary_size = WARM_UP_TOKENS
+        tokens = tuple(range(vocabulary_size))
+        num_tokens = min(len(tokens), self._engine.max_batch_tokens, self._engine.max_sequence_tokens - 2)
+        costs = self._scheduler.costs
+        for _ in range(2):
+            self._engine.truncate(0, 0)
+            started = self._clock()
+            self._engine.decode([Span(0, 0, tokens[:num_tokens], num_tokens - 1)])
+            middle = self._clock()
+            self._engine.decode([Span(0, num_tokens, tokens[:1], 0)])
+            finished = self._clock()
+            # The second round counts: the first pays for the memory's first touch.
+            costs.prefill_seconds_per_token = max(middle - started, 1e-6) / num_tokens
+            costs.decode_seconds[1] = max(finished - middle, 1e-6)
+        self._engine.truncate(0, 0)

@@ -1,0 +1,101 @@
+"""The memory plan: what a model and a context will take, against what the machine or its cgroup has. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.errors import TurnpikeError
+
+PROCESS_BYTES = 120 * 1024 * 1024
+"""Python, NATS, llama.cpp's code and the child that renders templates."""
+ROUND_CTX = 256
+
+
+@dataclass(frozen=True)
+class KvShape:
+    """What of a model's shape decides about memory."""
+
+    num_layers: int
+    bytes_per_token: int
+    """Of KV cache in f16, over all layers."""
+    num_embd: int
+    num_vocab: int
+    num_heads: int
+    num_ff: int
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes by purpose."""
+
+    weights: int
+    kv: int
+    compute: int
+    process: int = PROCESS_BYTES
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + self.compute + self.process
+
+
+class DoesNotFit(TurnpikeError):
+    """The plan is over what is available; `max_ctx` is the largest context that would fit, 0 if none."""
+
+    def __init__(self, plan: MemoryPlan, available: int, num_ctx: int, max_ctx: int) -> None:
+        self.plan = plan
+        self.available = available
+        self.max_ctx = max_ctx
+        remedy = f"the largest context that fits is {max_ctx}: --num-ctx {max_ctx}" if max_ctx else "no context fits"
+        super().__init__(
+            f"a context of {num_ctx} tokens does not fit: it takes {_mib(plan.total)} MiB (weights {_mib(plan.weights)}, "
+            f"KV cache {_mib(plan.kv)}, computing {_mib(plan.compute)}, process {_mib(plan.process)}) of "
+            f"{_mib(available)} MiB available; {remedy}"
+        )
+
+
+def plan_memory(
+    shape: KvShape, *, file_bytes: int, num_ctx: int, num_ubatch: int, max_outputs: int, flash_attention: bool
+) -> MemoryPlan:
+    """What it will take. An upper bound: weights count once, in the file or repacked, as the other copy can be dropped."""
+    # The widest tensors alive at once in a llama graph: gate and up of the feed-forward, the residual, and attention.
+    activations = num_ubatch * (2 * shape.num_ff + 4 * shape.num_embd) * 4
+    # Without flash attention the scores of a ubatch against the whole context are there in full.
+    attention = num_ubatch * num_ctx * (4 + 2) if flash_attention else num_ubatch * num_ctx * (shape.num_heads * 4 + 4)
+    logits = 2 * max_outputs * shape.num_vocab * 4
+    return MemoryPlan(file_bytes, shape.bytes_per_token * num_ctx, activations + attention + logits)
+
+
+def check_memory(
+    shape: KvShape,
+    *,
+    file_bytes: int,
+    num_ctx: int,
+    num_ubatch: int,
+    max_outputs: int,
+    flash_attention: bool,
+    available: int,
+) -> MemoryPlan:
+    """The plan where it fits into `available` bytes; raises DoesNotFit, which names the largest context that would."""
+
+    def plan(ctx: int) -> MemoryPlan:
+        return plan_memory(
+            shape,
+            file_bytes=file_bytes,
+            num_ctx=ctx,
+            num_ubatch=num_ubatch,
+            max_outputs=max_outputs,
+            flash_attention=flash_attention,
+        )
+
+    wanted = plan(num_ctx)
+    if wanted.total <= available:
+        return wanted
+    low, high = 0, num_ctx // ROUND_CTX
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if plan(middle * ROUND_CTX).total <= available else (low, middle - 1)
+    raise DoesNotFit(wanted, available, num_ctx, low * ROUND_CTX)
+
+
+def _mib(num_bytes: int) -> int:
+    return round(num_bytes / 1024 / 1024)

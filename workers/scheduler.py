@@ -1,0 +1,190 @@
+"""What the next step computes. Pure: no I/O, no model, no clock but the one passed in.
+
+The rules, and the measurements behind them (see ARCHITECTURE.md):
+
+- A step takes at most max(budget, 2 × a decode step), as predicted from the measured rates.
+- Prefill and decode are steps of their own. Mixed into one batch they cost what they cost apart, so mixing saves
+  nothing; large chunks between decode steps do, because a decode step costs nearly the same for one sequence as for
+  eight, and each one taken early is taken with fewer sequences in it.
+- So while a prompt waits, decode steps come as rarely as the promise to the streams allows: no gap between two of
+  their tokens over 2 × the step's bound.
+- Prefill always advances: at least 16 tokens between two decode steps, also where one decode outlasts the budget.
+- Of the waiting prompts the one with the shortest remainder goes first; waiting counts for it second by second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from workers.engine import Span
+from workers.sequence import Sequence
+
+MIN_PREFILL_TOKENS = 16
+GAP_BUDGETS = 2.0
+SAFETY = 0.9
+_SMOOTHING = 0.3
+
+
+@dataclass
+class CostModel:
+    """Seconds of a step, learnt from the steps that ran."""
+
+    prefill_seconds_per_token: float = 0.005
+    decode_seconds: dict[int, float] = field(default_factory=lambda: {1: 0.05})
+    """By the number of sequences in the step."""
+
+    def prefill(self, num_tokens: int) -> float:
+        return num_tokens * self.prefill_seconds_per_token
+
+    def decode(self, num_sequences: int) -> float:
+        """Measured where it was; else from the nearest batch, in proportion for larger, as much for smaller ones."""
+        if num_sequences <= 0:
+            return 0.0
+        nearest = min(self.decode_seconds, key=lambda n: (abs(n - num_sequences), n))
+        return self.decode_seconds[nearest] * max(1.0, num_sequences / nearest)
+
+    def observe_prefill(self, num_tokens: int, seconds: float) -> None:
+        if num_tokens >= MIN_PREFILL_TOKENS // 2:
+            self.prefill_seconds_per_token += _SMOOTHING * (seconds / num_tokens - self.prefill_seconds_per_token)
+
+    def observe_decode(self, num_sequences: int, seconds: float) -> None:
+        known = self.decode_seconds.get(num_sequences, seconds)
+        self.decode_seconds[num_sequences] = known + _SMOOTHING * (seconds - known)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of the engine: spans beside the sequences that they belong to."""
+
+    sequences: tuple[Sequence, ...] = ()
+    spans: tuple[Span, ...] = ()
+    is_decode: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(span.tokens) for span in self.spans)
+
+    def __bool__(self) -> bool:
+        return bool(self.spans)
+
+
+class Scheduler:
+    """Seated sequences, and which of their tokens the next step computes.
+
+    `canonical_chunk` > 0 is the deterministic mode: prompts are cut at multiples of it and nowhere else, so that the
+    same prompt is always computed by the same calls.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget: float,
+        max_batch_tokens: int,
+        max_batch_outputs: int,
+        canonical_chunk: int = 0,
+        costs: CostModel | None = None,
+    ) -> None:
+        self.budget = budget
+        self.costs = costs or CostModel()
+        self._max_batch_tokens = max_batch_tokens
+        self._max_batch_outputs = max_batch_outputs
+        self._canonical_chunk = canonical_chunk
+        self._sequences: dict[str, Sequence] = {}
+        self._decoded_at: float | None = None
+        self._prefill_is_due = False
+
+    @property
+    def sequences(self) -> Iterable[Sequence]:
+        return self._sequences.values()
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def add(self, sequence: Sequence) -> None:
+        assert sequence.id not in self._sequences
+        assert sequence.num_remaining > 0
+        self._sequences[sequence.id] = sequence
+
+    def remove(self, sequence: Sequence) -> None:
+        del self._sequences[sequence.id]
+
+    def step_bound(self) -> float:
+        """Seconds that a step may take now."""
+        num_decoding = sum(sequence.is_decoding for sequence in self._sequences.values())
+        return max(self.budget, 2 * self.costs.decode(num_decoding))
+
+    def schedule(self, now: float) -> Step:
+        """The next step; an empty one when there is nothing to compute."""
+        decoding = [sequence for sequence in self._sequences.values() if sequence.is_decoding]
+        prefilling = [sequence for sequence in self._sequences.values() if not sequence.is_decoding]
+        if not prefilling:
+            return self._decode_step(decoding)
+        seconds = self._prefill_seconds(len(decoding), now)
+        num_tokens = int(seconds / self.costs.prefill_seconds_per_token) if seconds < float("inf") else 1 << 30
+        if decoding and num_tokens < MIN_PREFILL_TOKENS and not self._prefill_is_due:
+            return self._decode_step(decoding)
+        return self._prefill_step(prefilling, max(num_tokens, MIN_PREFILL_TOKENS), now)
+
+    def _prefill_seconds(self, num_decoding: int, now: float) -> float:
+        """How long a prefill step may take now without keeping a stream waiting for too long."""
+        bound = self.step_bound()
+        if num_decoding == 0 or self._decoded_at is None:
+            return bound * SAFETY
+        gap_so_far = now - self._decoded_at
+        return min(bound, GAP_BUDGETS * bound - gap_so_far - self.costs.decode(num_decoding)) * SAFETY
+
+    def _decode_step(self, decoding: list[Sequence]) -> Step:
+        decoding = decoding[: self._max_batch_outputs]
+        spans = tuple(self._span(sequence, 1) for sequence in decoding)
+        return Step(tuple(decoding), spans, is_decode=True)
+
+    def _prefill_step(self, prefilling: list[Sequence], num_tokens: int, now: float) -> Step:
+        num_tokens = min(num_tokens, self._max_batch_tokens)
+        num_outputs = self._max_batch_outputs
+        sequences: list[Sequence] = []
+        spans: list[Span] = []
+        for sequence in sorted(prefilling, key=lambda sequence: self._urgency(sequence, now)):
+            if num_tokens <= 0 or num_outputs <= 0:
+                break
+            span = self._span(sequence, self._cut(sequence, num_tokens), num_outputs)
+            sequences.append(sequence)
+            spans.append(span)
+            num_tokens -= len(span.tokens)
+            num_outputs -= span.num_outputs
+            if self._canonical_chunk:
+                break
+        return Step(tuple(sequences), tuple(spans))
+
+    def _urgency(self, sequence: Sequence, now: float) -> float:
+        return self.costs.prefill(sequence.num_remaining) - (now - sequence.arrived_at)
+
+    def _cut(self, sequence: Sequence, num_tokens: int) -> int:
+        if self._canonical_chunk:
+            return min(sequence.num_remaining, self._canonical_chunk - sequence.num_computed % self._canonical_chunk)
+        if sequence.num_remaining <= num_tokens:
+            return sequence.num_remaining
+        # llama.cpp's kernels take four tokens at a time.
+        return max(num_tokens & ~3, min(num_tokens, 4))
+
+    def _span(self, sequence: Sequence, num_tokens: int, max_outputs: int | None = None) -> Span:
+        start = sequence.num_computed
+        span = Span(sequence.slot, start, tuple(sequence.tokens[start : start + num_tokens]), sequence.first_output)
+        if max_outputs is not None and span.num_outputs > max_outputs:
+            num_silent = len(span.tokens) - span.num_outputs
+            span = Span(span.slot, start, span.tokens[: num_silent + max_outputs], span.first_output)
+        return span
+
+    def update(self, step: Step, seconds: float, now: float) -> None:
+        """Takes note of a step that ran: its tokens are computed, its time teaches the cost model."""
+        for sequence, span in zip(step.sequences, step.spans, strict=True):
+            sequence.num_computed = span.end
+        if step.is_decode:
+            self._decoded_at = now
+            self._prefill_is_due = True
+            self.costs.observe_decode(len(step.spans), seconds)
+        else:
+            self._prefill_is_due = False
+            if not any(sequence.is_decoding for sequence in self._sequences.values()):
+                self._decoded_at = None
+            self.costs.observe_prefill(step.num_tokens, seconds)

@@ -1,0 +1,179 @@
+"""Which slot holds which tokens, and where a new sequence goes. Pure: it decides, the engine loop acts.
+
+A finished turn's tokens stay in their slot until the cells are needed: the conversation's next turn then computes only
+what is new. A prefix that another slot of the same client holds is copied, which shares its cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MIN_COPY_TOKENS = 16
+"""Shorter prefixes are quicker computed than thought about: every prompt of a model begins with the same few."""
+
+
+@dataclass
+class Slot:
+    """A llama.cpp `seq_id` and what is in it."""
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    """Those whose KV state is computed."""
+    client: str = ""
+    conversation: str = ""
+    num_reserved: int = 0
+    """Cells promised to the turn that is seated here; 0 when none is."""
+    num_canonical: int = 0
+    """Of the tokens, those computed in the deterministic mode's fixed chunks."""
+    used_at: float = 0.0
+
+    @property
+    def is_active(self) -> bool:
+        return self.num_reserved > 0
+
+    @property
+    def num_cells(self) -> int:
+        return max(self.num_reserved, len(self.tokens))
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a sequence goes and what it finds there.
+
+    Evict the slots of `evicted`, then keep `num_reused` tokens of `slot`, or copy as many from `source`.
+    """
+
+    slot: int
+    num_reused: int = 0
+    source: int | None = None
+    evicted: tuple[int, ...] = ()
+
+
+def common_prefix(a: list[int], b: list[int]) -> int:
+    """How many leading tokens two lists share. By bisection over slices, which compare at C speed."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class Slots:
+    """All slots of a context, whose cells they share."""
+
+    def __init__(
+        self,
+        num_slots: int,
+        num_ctx: int,
+        *,
+        can_remove_part: bool = True,
+        canonical_chunk: int = 0,
+        share_across_clients: bool = False,
+    ) -> None:
+        self._slots = [Slot(index) for index in range(num_slots)]
+        self._num_ctx = num_ctx
+        self._can_remove_part = can_remove_part
+        self._canonical_chunk = canonical_chunk
+        self._share_across_clients = share_across_clients
+
+    def __getitem__(self, index: int) -> Slot:
+        return self._slots[index]
+
+    @property
+    def num_active(self) -> int:
+        return sum(slot.is_active for slot in self._slots)
+
+    @property
+    def num_cells_used(self) -> int:
+        return sum(slot.num_cells for slot in self._slots)
+
+    def seat(self, tokens: list[int], num_cells: int, client: str, conversation: str) -> Seat | None:
+        """The best seat for a prompt that may grow to `num_cells`; None when it has to wait for a slot or for cells.
+
+        At least the prompt's last token is always computed: its logits choose the first token of the answer.
+        """
+        reusable = {slot.index: self._reusable(slot, tokens, client) for slot in self._slots}
+        own = max(
+            (slot for slot in self._slots if not slot.is_active and slot.conversation == conversation and slot.tokens),
+            key=lambda slot: reusable[slot.index],
+            default=None,
+        )
+        donor = max(self._slots, key=lambda slot: reusable[slot.index])
+        if own is not None and reusable[own.index] and reusable[own.index] >= reusable[donor.index]:
+            return self._with_room(Seat(own.index, reusable[own.index]), num_cells)
+        target = self._emptiest(keep=donor.index if reusable[donor.index] >= MIN_COPY_TOKENS else None)
+        if target is None:
+            return None
+        if target.index == donor.index:
+            return self._with_room(Seat(target.index, reusable[donor.index]), num_cells)
+        if reusable[donor.index] >= MIN_COPY_TOKENS and not self._canonical_chunk:
+            seat = Seat(target.index, reusable[donor.index], donor.index, (target.index,) if target.tokens else ())
+        else:
+            seat = Seat(target.index, 0, None, (target.index,) if target.tokens else ())
+        return self._with_room(seat, num_cells) or self._without_donor(seat, num_cells)
+
+    def _without_donor(self, seat: Seat, num_cells: int) -> Seat | None:
+        """A copy keeps its source resident; where that leaves no room, the prefix is computed instead."""
+        if seat.source is None:
+            return None
+        return self._with_room(Seat(seat.slot, evicted=seat.evicted), num_cells)
+
+    def _reusable(self, slot: Slot, tokens: list[int], client: str) -> int:
+        if not slot.tokens or (slot.client != client and not self._share_across_clients):
+            return 0
+        shared = min(common_prefix(slot.tokens, tokens), len(tokens) - 1)
+        if self._canonical_chunk:
+            # Only what a cold start would have computed by the same calls.
+            return min(shared, slot.num_canonical) // self._canonical_chunk * self._canonical_chunk
+        if not self._can_remove_part and shared < len(slot.tokens):
+            return 0
+        return shared
+
+    def _emptiest(self, keep: int | None) -> Slot | None:
+        """An empty slot, else the idle one that was used longest ago; the donor of a prefix only when no other is."""
+        idle = [slot for slot in self._slots if not slot.is_active]
+        return min(idle, key=lambda slot: (slot.index == keep, bool(slot.tokens), slot.used_at), default=None)
+
+    def _with_room(self, seat: Seat, num_cells: int) -> Seat | None:
+        """The seat with what else must be evicted for it, or None when even that is not enough.
+
+        Shared cells are counted once for each slot that shares them: a bound, not a guess.
+        """
+        staying = [
+            slot for slot in self._slots if slot.index not in (seat.slot, *seat.evicted) and (slot.tokens or slot.is_active)
+        ]
+        used = sum(slot.num_cells for slot in staying)
+        evicted = list(seat.evicted)
+        for slot in sorted(staying, key=lambda slot: slot.used_at):
+            if used + num_cells <= self._num_ctx:
+                break
+            if not slot.is_active and slot.index != seat.source:
+                evicted.append(slot.index)
+                used -= slot.num_cells
+        if used + num_cells > self._num_ctx:
+            return None
+        return Seat(seat.slot, seat.num_reused, seat.source, tuple(evicted))
+
+    def take(self, seat: Seat, tokens: list[int], num_cells: int, client: str, conversation: str) -> None:
+        """Notes that the seat was taken: evictions done, prefix in place."""
+        for index in seat.evicted:
+            self.clear(index)
+        slot = self._slots[seat.slot]
+        assert not slot.is_active
+        slot.tokens = tokens[: seat.num_reused]
+        slot.num_canonical = min(slot.num_canonical, seat.num_reused) if seat.source is None else 0
+        slot.client, slot.conversation, slot.num_reserved = client, conversation, num_cells
+
+    def release(self, index: int, tokens: list[int], num_canonical: int, now: float) -> None:
+        """The turn is over; the slot keeps `tokens`, whose state is computed."""
+        slot = self._slots[index]
+        assert slot.is_active
+        slot.tokens, slot.num_canonical, slot.num_reserved, slot.used_at = tokens, num_canonical, 0, now
+
+    def clear(self, index: int) -> None:
+        self._slots[index] = Slot(index)

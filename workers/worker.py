@@ -1,0 +1,508 @@
+"""The worker: broker ↔ engine loop. Pulls turns, seats them, streams their answers, settles them, drains."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import nats.errors
+from nats.aio.client import Client as NatsConnection
+from nats.aio.msg import Msg
+
+from broker import codec, discovery, replies, subjects, topology
+from broker.delivery import Delivery, Puller
+from broker.errors import Fenced, InvalidMessage, InvalidName, NotReady, ServerError, TurnRejected
+from broker.messages import (
+    Beacon,
+    Cancel,
+    DeadLetter,
+    Done,
+    End,
+    Failed,
+    Sampling,
+    Timings,
+    TokenLogprob,
+    Turn,
+    Usage,
+)
+from broker.replies import ReplyWriter, write_end
+from broker.subjects import CancelAddress, TurnAddress
+from workers.history import History, Prompt
+from workers.loop import EngineLoop, Event, Finished, Generated, Job, Lost, Rejected, Seated
+
+PULL_SECONDS = 2.0
+"""How long a pull stays open: also how long a drain waits for the open one, which must not be cancelled."""
+BEACON_SECONDS = 0.5
+DEATH_STARTS = 3
+_SMOOTHING = 0.2
+
+log = logging.getLogger(__name__)
+
+
+class WorkerLost(ServerError):
+    """The engine died under the worker."""
+
+
+class GrammarCompiler(Protocol):
+    """Checks a turn's grammar and returns it as GBNF. The jail does."""
+
+    async def gbnf(self, sampling: Sampling) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Who a worker is and how it streams."""
+
+    name: str
+    model: str
+    """The token in subjects; `model_name` is for people."""
+    model_name: str = ""
+    quantization: str = ""
+    node: str = "unknown"
+    version: str = "0"
+    coalesce_seconds: float = 0.05
+    """Chunks gather what comes within so long of the one before; 0 sends each token."""
+
+
+@dataclass
+class _Work:
+    """A turn in the worker's hands."""
+
+    delivery: Delivery
+    address: TurnAddress
+    turn: Turn
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    """Bounded by the turn's max_tokens."""
+
+
+class Worker:
+    """One model's worker on one connection."""
+
+    def __init__(
+        self, nc: NatsConnection, loop: EngineLoop, history: History, grammars: GrammarCompiler, options: WorkerOptions
+    ) -> None:
+        self._nc = nc
+        self._loop = loop
+        self._history = history
+        self._grammars = grammars
+        self._options = options
+        self._ack_wait = topology.ACK_WAIT_SECONDS
+        self._work: dict[str, _Work] = {}
+        self._recent_cancels: deque[tuple[CancelAddress, float]] = deque(maxlen=1024)
+        self._num_held = 0
+        self._slot_freed = asyncio.Event()
+        self._num_pending = 0
+        self._mean_seconds = 10.0
+        self._beacon_at = 0.0
+        self._interactive_idle = asyncio.Event()
+        self._lost: str | None = None
+
+    # --- Life ---
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serves until `stop`, then drains: stops pulling, finishes what is seated, hands back the rest.
+
+        Cancelling it hands everything back at once. Raises NotReady, WorkerLost.
+        """
+        self._ack_wait = await topology.require(self._nc, self._options.model)
+        loop = asyncio.get_running_loop()
+
+        def deliver(events: list[Event]) -> None:
+            with contextlib.suppress(RuntimeError):  # the asyncio loop is closed: nobody is left to tell
+                loop.call_soon_threadsafe(self._route, events, stop)
+
+        self._loop.start(deliver)
+        # First the cancels, then the pulls: a cancel that was published before a pull is found in the stream.
+        cancels = await self._nc.subscribe("cancel.>", cb=self._on_cancel)
+        service = await discovery.announce(
+            self._nc, version=self._options.version, metadata=self._metadata(), load=self._load
+        )
+        log.info("serving model=%s worker=%s slots=%d", self._options.model, self._options.name, self._num_slots)
+        try:
+            async with asyncio.TaskGroup() as group:
+                pulls = [group.create_task(self._pull(priority, stop, group)) for priority in subjects.PRIORITIES]
+                await stop.wait()
+                log.info("draining running=%d", len(self._work))
+                await service.stop()
+                await asyncio.gather(*pulls)
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await cancels.unsubscribe()
+            self._loop.stop()
+        if self._lost:
+            raise WorkerLost(f"the engine died: {self._lost}")
+
+    @property
+    def _num_slots(self) -> int:
+        return self._loop.engine.num_slots
+
+    def _metadata(self) -> dict[str, str]:
+        options = self._options
+        return {
+            "worker": options.name,
+            "model": options.model,
+            "model_name": options.model_name,
+            "quantization": options.quantization,
+            "num_ctx": str(self._loop.engine.max_sequence_tokens),
+            "node": options.node,
+        }
+
+    def _load(self) -> discovery.Load:
+        state = self._loop.state
+        queued = self._num_pending + max(0, self._num_held + 1 - self._num_slots)
+        return discovery.Load(
+            num_slots=self._num_slots,
+            num_active=self._num_held,
+            num_pending=self._num_pending,
+            expected_wait_seconds=queued * self._mean_seconds / self._num_slots,
+            prefill_tokens_per_second=state.prefill_tokens_per_second,
+            decode_tokens_per_second=state.decode_tokens_per_second,
+        )
+
+    def _route(self, events: list[Event], stop: asyncio.Event) -> None:
+        for event in events:
+            if isinstance(event, Lost):
+                self._lost = event.reason
+                for work in self._work.values():
+                    work.events.put_nowait(event)
+                stop.set()
+            elif work := self._work.get(event.job):
+                work.events.put_nowait(event)
+
+    # --- Pulling ---
+
+    async def _pull(self, priority: str, stop: asyncio.Event, group: asyncio.TaskGroup) -> None:
+        """Keeps one pull open on a priority's consumer while a slot is free. Batch waits while interactive has turns."""
+        puller = Puller(self._nc, subjects.turns_stream(self._options.model), priority)
+        await puller.start()
+        is_interactive = priority == "interactive"
+        try:
+            while not stop.is_set():
+                if not await self._may_pull(stop, is_interactive):
+                    continue
+                delivery = await self._next(puller, is_interactive)
+                if delivery is None:
+                    continue
+                if stop.is_set() or self._num_held >= self._num_slots:
+                    # The other consumer's pull took the last slot while this one was open.
+                    await delivery.hand_back()
+                    continue
+                self._num_held += 1
+                self._num_pending = delivery.num_pending
+                group.create_task(self._handle(delivery))
+                await self._beacon(priority, delivery)
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await puller.stop()
+
+    async def _may_pull(self, stop: asyncio.Event, is_interactive: bool) -> bool:
+        """Waits until a slot is free, for batch also until interactive has nothing waiting. False: look again."""
+        if self._num_held >= self._num_slots:
+            self._slot_freed.clear()
+            await _first(self._slot_freed, stop)
+            return False
+        if not is_interactive and not self._interactive_idle.is_set():
+            await _first(self._interactive_idle, stop)
+            return False
+        return True
+
+    async def _next(self, puller: Puller, is_interactive: bool) -> Delivery | None:
+        try:
+            # At once what is there; then an open pull, during which the other priority may have the slot.
+            delivery = await puller.pull(0)
+            if delivery is None:
+                if is_interactive:
+                    self._interactive_idle.set()
+                self._num_pending = 0
+                delivery = await puller.pull(PULL_SECONDS)
+        except (nats.errors.Error, NotReady) as error:
+            log.warning("pull failed error=%s", error)
+            await asyncio.sleep(1)
+            return None
+        if delivery is not None and is_interactive:
+            self._interactive_idle.clear()
+        return delivery
+
+    async def _beacon(self, priority: str, delivery: Delivery) -> None:
+        now = time.perf_counter()
+        if now - self._beacon_at >= BEACON_SECONDS:
+            self._beacon_at = now
+            payload = codec.encode(Beacon(delivery.sequence, delivery.num_pending))
+            await self._nc.publish(subjects.queue(self._options.model, priority), payload)
+
+    # --- One turn ---
+
+    async def _handle(self, delivery: Delivery) -> None:
+        """A turn from its delivery to its settlement. Whatever goes wrong here goes wrong for this turn alone."""
+        started = time.perf_counter()
+        try:
+            async with delivery.kept_alive(self._ack_wait):
+                await self._serve(delivery)
+        except asyncio.CancelledError:
+            if not delivery.is_settled:
+                await delivery.hand_back()
+            raise
+        except (nats.errors.Error, ServerError) as error:
+            log.warning("↻ turn left to redelivery subject=%s error=%s", delivery.subject, error)
+        except Exception:
+            log.exception("! turn failed subject=%s", delivery.subject)
+            if not delivery.is_settled:
+                await delivery.retry(delay=2.0)
+        finally:
+            self._num_held -= 1
+            self._slot_freed.set()
+            self._mean_seconds += _SMOOTHING * (time.perf_counter() - started - self._mean_seconds)
+
+    async def _serve(self, delivery: Delivery) -> None:
+        try:
+            address = subjects.parse_turn(delivery.subject)
+        except InvalidName:
+            # Nobody to answer: not a subject that a producer may publish to.
+            log.warning("! turn dropped subject=%r", delivery.subject[:200])
+            await delivery.ack()
+            return
+        if delivery.num_delivered > 1 and await replies.read_end(self._nc, address.client, address.turn):
+            await delivery.ack()
+            return
+        try:
+            turn = codec.decode(delivery.payload, Turn, delivery.headers)
+            if turn.id != address.turn:
+                raise InvalidMessage("id", f"{turn.id!r} is not the subject's turn {address.turn!r}")
+        except InvalidMessage as error:
+            failed = Failed("invalid_message", str(error), worker=self._options.name)
+            await self._dead_letter(delivery, address, failed)
+            await self._settle(delivery, address, failed)
+            return
+        work = _Work(delivery, address, turn)
+        self._work[turn.id] = work
+        try:
+            end = await self._answer(work)
+        except Fenced:
+            log.warning("⊘ turn given up, another worker has it turn=%s", turn.id)
+            await delivery.hand_back()
+            return
+        finally:
+            self._work.pop(turn.id, None)
+            self._loop.cancel(turn.id)
+        if end is None:
+            await delivery.hand_back()
+        else:
+            await self._settle(delivery, address, end)
+
+    async def _answer(self, work: _Work) -> End | None:
+        """Computes and streams; the end to write, or None when the turn is to be handed back."""
+        turn, delivery = work.turn, work.delivery
+        if await self._is_cancelled(work):
+            return self._nothing(work)
+        if turn.deadline is not None and time.time() >= turn.deadline:
+            return self._failed("deadline", "the deadline passed while the turn was queued")
+        try:
+            job, prompt = await self._job(work)
+        except TurnRejected as error:
+            return self._failed(error.code, error.detail, error.retryable)
+        writer = ReplyWriter(self._nc, work.address, self._options.name)
+        started = await writer.start()
+        if started.num_starts > DEATH_STARTS:
+            failed = self._failed("poison", f"the turn was begun {started.num_starts - 1} times and never finished")
+            await self._dead_letter(delivery, work.address, failed)
+            return failed
+        log.info(
+            "→ turn=%s client=%s prompt_tokens=%d attempt=%d", turn.id, work.address.client, len(job.prompt), started.attempt
+        )
+        self._loop.submit(job)
+        return await self._stream(work, prompt, writer)
+
+    async def _job(self, work: _Work) -> tuple[Job, Prompt]:
+        turn, client = work.turn, work.address.client
+        prompt = await self._history.prompt(client, turn)
+        limit = self._loop.engine.max_sequence_tokens
+        if len(prompt.tokens) >= limit:
+            raise TurnRejected("prompt_too_long", f"messages: {len(prompt.tokens)} tokens, and the context holds {limit}")
+        continuations = []
+        for text in turn.continuations:
+            tokens, begin = self._history.continuation(prompt, text)
+            if len(tokens) > limit:
+                raise TurnRejected("prompt_too_long", f"continuations: {len(tokens)} tokens, and the context holds {limit}")
+            continuations.append((tuple(tokens), begin))
+        max_tokens = min(turn.sampling.max_tokens, limit - len(prompt.tokens))
+        if continuations:
+            max_tokens = max(len(tokens) for tokens, _ in continuations) - len(prompt.tokens)
+        job = Job(
+            id=turn.id,
+            client=client,
+            conversation=turn.conversation,
+            prompt=prompt.tokens,
+            max_tokens=max(max_tokens, 1),
+            sampling=turn.sampling,
+            gbnf=await self._grammars.gbnf(turn.sampling),
+            continuations=tuple(continuations),
+        )
+        return job, prompt
+
+    async def _stream(self, work: _Work, prompt: Prompt, writer: ReplyWriter) -> End | None:
+        text: list[str] = []
+        tokens: list[int] = []
+        queue_wait = max(0.0, time.time() - work.delivery.stored_at)
+        async for batch in self._gathered(work):
+            piece = "".join(event.text for event in batch if isinstance(event, Generated))
+            new = tuple(token for event in batch if isinstance(event, Generated) for token in event.tokens)
+            logprobs: tuple[TokenLogprob, ...] = tuple(
+                logprob for event in batch if isinstance(event, Generated) for logprob in event.logprobs
+            )
+            text.append(piece)
+            tokens += new
+            match batch[-1]:
+                case Lost():
+                    return None
+                case Rejected(code=code, detail=detail, retryable=retryable):
+                    return self._failed(code, detail, retryable, writer.attempt)
+                case Seated():
+                    queue_wait = max(0.0, time.time() - work.delivery.stored_at)
+                case _:
+                    pass
+            if piece or new:
+                await writer.write(piece, new, logprobs)
+            if isinstance(end := batch[-1], Finished):
+                answer = "".join(text)
+                if end.reason != "cancelled" and not work.turn.continuations:
+                    self._history.remember(work.address.client, work.turn, prompt, list(end.tokens), answer)
+                return Done(
+                    finish_reason=end.reason,
+                    text=answer,
+                    tokens=tuple(tokens),
+                    usage=Usage(end.num_prompt_tokens, end.num_cached, end.num_generated),
+                    timings=Timings(queue_wait, end.prefill_seconds, end.decode_seconds),
+                    worker=self._options.name,
+                    attempt=writer.attempt,
+                    num_chunks=writer.num_chunks,
+                    scores=end.scores,
+                )
+        raise AssertionError("the events ended without an end")
+
+    async def _gathered(self, work: _Work) -> AsyncIterator[list[Event]]:
+        """Events in batches: the first tokens at once, later ones gathered over the coalescing time."""
+        sent_at: float | None = None
+        while True:
+            async with asyncio.timeout(self._until_deadline(work)) as timeout:
+                batch = [await work.events.get()]
+            if timeout.expired():
+                yield [Rejected(work.turn.id, "deadline", "the deadline passed while the turn was computed")]
+                return
+            if sent_at is not None and not _is_final(batch[-1]):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, sent_at + self._options.coalesce_seconds - time.perf_counter())):
+                        while not _is_final(batch[-1]):
+                            batch.append(await work.events.get())
+            while not work.events.empty() and not _is_final(batch[-1]):
+                batch.append(work.events.get_nowait())
+            if any(isinstance(event, Generated) for event in batch):
+                sent_at = time.perf_counter()
+            yield batch
+            if _is_final(batch[-1]):
+                return
+
+    def _until_deadline(self, work: _Work) -> float | None:
+        return None if work.turn.deadline is None else max(0.0, work.turn.deadline - time.time())
+
+    # --- Ends ---
+
+    async def _settle(self, delivery: Delivery, address: TurnAddress, end: End) -> None:
+        """The end first, the acknowledgement after it: a death between the two costs a redelivery, not an answer."""
+        await write_end(self._nc, address, end)
+        await delivery.ack()
+        match end:
+            case Done(finish_reason=reason, usage=usage):
+                log.info("← turn=%s reason=%s tokens=%d", address.turn, reason, usage.completion_tokens)
+            case Failed(code=code):
+                log.info("! turn=%s code=%s", address.turn, code)
+
+    def _failed(self, code: str, detail: str, retryable: bool = False, attempt: int = 0) -> Failed:
+        return Failed(code, detail, retryable, self._options.name, attempt)
+
+    def _nothing(self, work: _Work) -> Done:
+        """The end of a turn that was cancelled before it was begun."""
+        wait = max(0.0, time.time() - work.delivery.stored_at)
+        return Done("cancelled", "", (), Usage(0, 0, 0), Timings(wait, 0.0, 0.0), self._options.name)
+
+    async def _dead_letter(self, delivery: Delivery, address: TurnAddress, failed: Failed) -> None:
+        letter = DeadLetter(
+            delivery.subject,
+            f"{failed.code}: {failed.detail}",
+            delivery.num_delivered,
+            delivery.payload,
+            delivery.headers.get(codec.CONTENT_TYPE),
+        )
+        payload = codec.encode(letter)
+        if len(payload) > self._nc.max_payload:
+            log.warning("dead letter too large turn=%s", address.turn)
+            return
+        await self._nc.request(subjects.dead(address.model), payload, timeout=5)
+
+    # --- Cancels ---
+
+    async def _on_cancel(self, message: Msg) -> None:
+        try:
+            address = subjects.parse_cancel(message.subject)
+            cancel = codec.decode(message.data, Cancel, message.headers)
+        except (InvalidName, InvalidMessage) as error:
+            log.warning("cancel not understood subject=%r error=%s", message.subject[:200], error)
+            return
+        self._recent_cancels.append((address, time.time()))
+        for work in list(self._work.values()):
+            if _concerns(address, work):
+                log.info("⊘ cancel turn=%s", work.turn.id)
+                self._loop.cancel(work.turn.id)
+        if address.turn is not None and address.turn not in self._work:
+            await self._cancel_queued(address, cancel)
+
+    async def _cancel_queued(self, address: CancelAddress, cancel: Cancel) -> None:
+        """Ends a queued turn without computing it. Every worker hears the cancel; who writes the end deletes the turn."""
+        if address.turn is None or cancel.sequence is None or cancel.model != self._options.model:
+            return
+        try:
+            if await replies.last_stored(self._nc, subjects.REPLIES, subjects.reply(address.client, address.turn)):
+                return  # some worker has begun it, and hears this too
+            turn = TurnAddress(self._options.model, "", address.client, address.turn)
+            done = Done("cancelled", "", (), Usage(0, 0, 0), Timings(0.0, 0.0, 0.0), self._options.name)
+            if await write_end(self._nc, turn, done):
+                stream = subjects.turns_stream(self._options.model)
+                stored = await topology.api(self._nc, f"STREAM.MSG.DELETE.{stream}", {"seq": cancel.sequence})
+                log.info("⊘ queued turn=%s deleted=%s", address.turn, stored is not None)
+        except ServerError as error:
+            log.warning("cancel not carried out turn=%s error=%s", address.turn, error)
+
+    async def _is_cancelled(self, work: _Work) -> bool:
+        """Whether a cancel for this turn is in the stream from before we listened, or has just been heard."""
+        stored_at = work.delivery.stored_at
+        if any(_concerns(address, work) and (address.turn or at >= stored_at) for address, at in self._recent_cancels):
+            return True
+        subject = subjects.cancel_turn(work.address.client, work.turn.id)
+        return await replies.last_stored(self._nc, subjects.CANCELS, subject) is not None
+
+
+def _concerns(address: CancelAddress, work: _Work) -> bool:
+    if address.client != work.address.client:
+        return False
+    if address.turn is not None:
+        return address.turn == work.turn.id
+    return address.conversation is None or address.conversation == work.turn.conversation
+
+
+def _is_final(event: Event) -> bool:
+    return isinstance(event, Finished | Rejected | Lost)
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Waits for whichever is set first."""
+    tasks = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
