@@ -48,7 +48,8 @@ async def connect(address: Address, *, name: str, timeout: float = 5.0) -> NatsC
         log.debug("nats error=%s", last_error)
 
     async def on_disconnect() -> None:
-        log.warning("nats disconnected url=%s", address.url)
+        if nc.is_reconnecting:  # and not our own close
+            log.warning("nats disconnected url=%s", address.url)
 
     async def on_reconnect() -> None:
         log.warning("nats reconnected url=%s", address.url)
@@ -76,12 +77,8 @@ async def connect(address: Address, *, name: str, timeout: float = 5.0) -> NatsC
         reason = str(error) or last_error
         await nc.close()
         raise ServerUnavailable(address.url, reason if "Authorization" not in reason else "wrong user or password") from None
-    version = str(nc._server_info.get("version", "0"))
-    if _parse_version(version) < MINIMUM_SERVER:
+    found = nc.connected_server_version
+    if (found.major, found.minor, found.patch) < MINIMUM_SERVER:
         await nc.close()
-        raise ServerTooOld(version, ".".join(map(str, MINIMUM_SERVER)))
+        raise ServerTooOld(f"{found.major}.{found.minor}.{found.patch}", ".".join(map(str, MINIMUM_SERVER)))
     return nc
-
-
-def _parse_version(version: str) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdigit() else 0 for part in version.partition("-")[0].split(".")[:3])

@@ -51,7 +51,7 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     """Keep tokens at least min_p times as likely as the likeliest (arXiv 2407.01082)."""
     repeat_penalty: Annotated[float, Meta(gt=0, le=100)] = 1.0
     """Divides positive, multiplies negative logits of the last 64 tokens (Keskar et al. 2019, arXiv 1909.05858)."""
-    seed: Annotated[int, Meta(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """Token i is drawn with a hash of (seed, i): the same seed gives the same draws on any worker."""
     stop: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...], Meta(max_length=16)] = ()
     """The answer ends before the first of these strings."""

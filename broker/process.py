@@ -61,11 +61,13 @@ def run(main: Callable[[asyncio.Event], Awaitable[int | None]]) -> int:
                 raise
             return EXIT_INTERRUPTED
 
+    code = EXIT_ERROR
     try:
-        return asyncio.run(supervised())
+        code = asyncio.run(supervised())
     except* TurnpikeError as group:
         report(group)
-        return EXIT_USAGE if group.subgroup(SettingsError) else EXIT_ERROR
+        code = EXIT_USAGE if group.subgroup(SettingsError) else EXIT_ERROR
+    return code
 
 
 def report(error: BaseException) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -152,3 +154,20 @@ class EmbeddedServer:
             if fatal or lines:
                 return re.sub(r"^\[\d+\] \S+ \S+ \[\w+\] ", "", (fatal or lines)[-1])
         return "it left no log"
+
+
+def reload_running(folder: Path) -> str | None:
+    """Has the server that runs in `folder` take up the accounts as they are now; its URL, or None when none runs."""
+    config = folder / "nats-server.conf"
+    for ports in folder.glob("nats-server_*.ports"):
+        pid = int(ports.stem.rpartition("_")[2])
+        with suppress(OSError, ValueError, LookupError):
+            url: str = json.loads(ports.read_text())["nats"][0]
+            settings = json.loads(config.read_text())
+            settings["authorization"]["users"] = Accounts(folder).server_users()
+            # The server refuses a reload that changes its port, and −1 it took for a free one.
+            settings["port"] = int(url.rpartition(":")[2])
+            write_private(config, json.dumps(settings, indent=1).encode())
+            os.kill(pid, signal.SIGHUP)
+            return url
+    return None

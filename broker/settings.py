@@ -10,7 +10,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import msgspec
 from msgspec import Struct
@@ -62,6 +62,8 @@ def load(
     for field in msgspec.structs.fields(kind):
         if field.name in values:
             source, value = values[field.name]
+            if isinstance(value, str) and get_origin(field.type) is tuple:
+                value = value.split(",")  # the environment has no lists
             try:
                 converted[field.name] = msgspec.convert(value, field.type, strict=False)
             except msgspec.ValidationError as error:

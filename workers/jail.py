@@ -34,6 +34,16 @@ class Jail:
         self._lock = asyncio.Lock()
         self._grammars: dict[str, str] = {}
 
+    async def start(self) -> None:
+        """Starts the child and waits until it answers, so that no turn has to."""
+        async with self._lock:
+            process = await self._child()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(b'{"operation": "ready"}\n')
+            async with asyncio.timeout(START_SECONDS):
+                await process.stdout.readline()
+
     async def render(self, messages: tuple[Message, ...], exact: int = -1) -> Rendered:
         """The prompt of a conversation; raises TurnRejected("invalid_template")."""
         if self._template is None:

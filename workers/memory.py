@@ -1,8 +1,10 @@
-"""The memory plan: what a model and a context will take, against what the machine or its cgroup has. Pure."""
+"""The memory plan: what a model and a context will take, against what the machine or its cgroup has. Pure but for `available_bytes`."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 
 from broker.errors import TurnpikeError
 
@@ -99,3 +101,21 @@ def check_memory(
 
 def _mib(num_bytes: int) -> int:
     return round(num_bytes / 1024 / 1024)
+
+
+def available_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """What a new process may take: the machine's MemAvailable, or what the cgroup's limit leaves if that is less."""
+    available = 1 << 62
+    with contextlib.suppress(OSError):
+        for line in (proc / "meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                available = int(line.split()[1]) * 1024
+    for limit_name, usage_name in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            limit = int((cgroup / limit_name).read_text())
+            usage = int((cgroup / usage_name).read_text())
+            available = min(available, max(0, limit - usage))
+    return available

@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import sys
+from collections.abc import Callable
 from typing import Any
 
 MEMORY_BYTES = 2 * 1024 * 1024 * 1024
@@ -68,12 +69,15 @@ _model: Any = None
 
 
 def main() -> None:
+    import workers.llama.template  # noqa: F401  (here, not in the first turn)
+
     # What llama.cpp and a template print must not mix with our answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    operations = {"render": _render, "grammar": _grammar}
+    operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]]
+    operations = {"ready": lambda request: {}, "render": _render, "grammar": _grammar}
     for line in sys.stdin:
         request = json.loads(line)
         try:

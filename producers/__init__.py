@@ -1,0 +1,1 @@
+"""Those who publish turns: people at a terminal and load generators."""

@@ -1,0 +1,71 @@
+"""`turnpike ask`: one turn, streamed to the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import msgspec
+
+from broker.client import Answer, Client
+from broker.connection import Address
+from broker.discovery import choose_model
+from broker.messages import Done, Failed, Sampling
+from broker.process import EXIT_INTERRUPTED
+
+
+async def resolve(client: Client, model: str) -> str:
+    """`auto` → the served model with the shortest expected wait; raises UnservedModel."""
+    return choose_model(await client.workers()) if model == "auto" else model
+
+
+async def ask(
+    address: Address, model: str, text: str, sampling: Sampling, stop: asyncio.Event, *, as_json: bool = False
+) -> int:
+    """Prints the answer as it comes, or its end as JSON. ^C cancels the turn."""
+    async with Client(address) as client:
+        answer = client.ask(await resolve(client, model), text, sampling=sampling)
+        async with asyncio.TaskGroup() as group:
+            stopping = group.create_task(cancel_on(stop, answer))
+            await _show(answer, as_json)
+            stopping.cancel()
+        if as_json:
+            assert answer.end is not None
+            print(msgspec.json.encode(answer.end).decode())  # noqa: T201
+        return EXIT_INTERRUPTED if stop.is_set() else 0
+
+
+async def cancel_on(stop: asyncio.Event, answer: Answer) -> None:
+    """Cancels the turn when `stop` is set."""
+    await stop.wait()
+    await answer.cancel()
+
+
+async def _show(answer: Answer, as_json: bool) -> None:
+    attempt = 0
+    async for chunk in answer:
+        if as_json:
+            continue
+        if chunk.attempt > attempt:
+            attempt = chunk.attempt
+            sys.stdout.write("\n[started again by another worker]\n")
+        sys.stdout.write(chunk.text)
+        sys.stdout.flush()
+    if not as_json:
+        sys.stdout.write("\n")
+        sys.stderr.write(summary(answer) + "\n")
+
+
+def summary(answer: Answer) -> str:
+    """One line of figures."""
+    match answer.end:
+        case Done(usage=usage, timings=timings, finish_reason=reason):
+            rate = (usage.completion_tokens - 1) / timings.decode if timings.decode else 0
+            return (
+                f"[{reason}: {usage.prompt_tokens} prompt tokens, {usage.cached_tokens} of them cached; "
+                f"{usage.completion_tokens} tokens at {rate:.1f}/s; waited {timings.queue_wait * 1000:.0f} ms]"
+            )
+        case Failed(code=code, detail=detail):
+            return f"[{code}: {detail}]"
+        case None:
+            return "[no end]"

@@ -1,0 +1,454 @@
+"""The command `turnpike`: subcommands only, each imports its packages when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from broker.connection import Address
+
+__version__ = "0.1.0"
+
+
+class CommonSettings(Struct, frozen=True, kw_only=True):
+    """What every command knows."""
+
+    data_dir: str = "~/.local/state/turnpike"
+    log_level: str = "INFO"
+    url: str | None = None
+    credentials: str | None = None
+
+
+class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
+    """`turnpike broker`."""
+
+    host: str = "127.0.0.1"
+    port: int = 4222
+    model: tuple[str, ...] = ()
+    max_queued_turns: int = 10_000
+    ack_wait_seconds: float = 30.0
+
+
+class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
+    """`turnpike worker`."""
+
+    model_file: str
+    model: str | None = None
+    """The model's token in subjects; default: made from the file's name."""
+    worker_name: str | None = None
+    node: str | None = None
+    num_ctx: int = 8192
+    num_slots: int = 8
+    threads: int | None = None
+    """Default: one less than the cores."""
+    num_ubatch: int = 256
+    step_budget_seconds: float = 0.25
+    coalesce_seconds: float = 0.05
+    deterministic: bool = False
+    share_prefixes: bool = False
+    """Share KV prefixes across clients too, not only within one."""
+
+
+class LoadSettings(CommonSettings, frozen=True, kw_only=True):
+    """`turnpike load`."""
+
+    model: str
+    num_conversations: int = 50
+    concurrency: int = 4
+    max_tokens: int = 500
+    min_turns: int = 5
+    turns: str = "messages"
+    """What min_turns counts: messages or prompter turns."""
+    max_user_turns: int | None = None
+    dataset: str | None = None
+    """A file of OpenAssistant trees or messages; default: the conversations that Turnpike ships."""
+    language: str = "en"
+    seed: int = 0
+    ignore_eos: bool = False
+    history: str = "generated"
+    """What goes into the next turn's history: the generated answers, or the data set's."""
+
+
+class DemoSettings(CommonSettings, frozen=True, kw_only=True):
+    """`turnpike demo`."""
+
+    num_conversations: int = 4
+    max_tokens: int = 48
+    model_file: str | None = None
+
+
+ALL_SETTINGS: tuple[type[Struct], ...] = (CommonSettings, BrokerSettings, WorkerSettings, LoadSettings, DemoSettings)
+
+
+def settings(kind: type[Any], arguments: argparse.Namespace) -> Any:
+    """The command's settings: flags, then TURNPIKE_* variables, then the TOML file."""
+    from broker.settings import load
+
+    file = arguments.config or os.environ.get("TURNPIKE_CONFIG")
+    flags = {name: value for name, value in vars(arguments).items() if name not in ("run", "config", "command")}
+    return load(kind, flags=flags, environment=os.environ, file=Path(file) if file else None, known=ALL_SETTINGS)
+
+
+def data_dir(options: CommonSettings) -> Path:
+    return Path(options.data_dir).expanduser()
+
+
+def address(options: CommonSettings, user: str) -> Address:
+    """Where to connect: credentials file, else --url or NATS_URL, else the broker that runs on this machine as `user`."""
+    from broker.accounts import read_credentials
+    from broker.connection import Address
+
+    if options.credentials is not None:
+        found = read_credentials(Path(options.credentials).expanduser())
+        return Address(found.url, found.user, found.password)
+    if url := options.url or os.environ.get("NATS_URL"):
+        return Address.parse(url)
+    local = data_dir(options) / f"{user}.credentials"
+    if local.exists():
+        found = read_credentials(local)
+        return Address(found.url, found.user, found.password)
+    return Address("nats://127.0.0.1:4222")
+
+
+# --- Services --------------------------------------------------------------------------------------------------------
+
+
+def run_broker(arguments: argparse.Namespace) -> int:
+    from broker import process
+
+    options = settings(BrokerSettings, arguments)
+    process.set_up_logging(options.log_level)
+    return process.run(lambda stop: _broker(options, stop))
+
+
+async def _broker(options: BrokerSettings, stop: asyncio.Event) -> int:
+    from broker.accounts import LOCAL, OPERATOR, WORKER, write_credentials
+    from broker.errors import ServerError
+    from broker.server import EmbeddedServer
+
+    folder = data_dir(options)
+    server = EmbeddedServer(folder, host=options.host, port=options.port)
+    async with server:
+        for user in (OPERATOR, WORKER, LOCAL):
+            write_credentials(folder / f"{user}.credentials", server.url, server.accounts[user])
+        for line in await server.ensure(list(options.model), _limits(options)):
+            print(line)
+        print(f"nats-server at {server.url}; credentials in {folder}", flush=True)
+        ended = asyncio.ensure_future(server.wait())
+        stopped = asyncio.ensure_future(stop.wait())
+        await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if ended.done():
+            raise ServerError(f"nats-server ended with code {ended.result()}")
+    return 0
+
+
+def _limits(options: BrokerSettings) -> Any:
+    from broker.topology import Limits
+
+    return Limits(max_queued_turns=options.max_queued_turns, ack_wait_seconds=options.ack_wait_seconds)
+
+
+def run_ensure(arguments: argparse.Namespace) -> int:
+    from broker import process, topology
+    from broker.accounts import OPERATOR
+    from broker.connection import connect
+
+    options = settings(BrokerSettings, arguments)
+    process.set_up_logging(options.log_level)
+
+    async def ensure(stop: asyncio.Event) -> int:
+        nc = await connect(address(options, OPERATOR), name="turnpike-ensure")
+        try:
+            lines = await topology.ensure(nc, list(options.model), _limits(options))
+        finally:
+            await nc.close()
+        print("\n".join(lines) or "nothing to change")
+        return 0
+
+    return process.run(ensure)
+
+
+def run_user_add(arguments: argparse.Namespace) -> int:
+    from broker import process
+    from broker.accounts import Accounts, write_credentials
+    from broker.server import reload_running
+
+    options = settings(CommonSettings, arguments)
+
+    async def add(stop: asyncio.Event) -> int:
+        folder = data_dir(options)
+        account = Accounts(folder).add(arguments.name, arguments.role)
+        url = reload_running(folder)
+        path = folder / f"{account.name}.credentials"
+        write_credentials(path, url or "nats://127.0.0.1:4222", account)
+        print(f"{account.role} {account.name}: credentials in {path}" + ("" if url else "; takes effect when the broker starts"))
+        return 0
+
+    return process.run(add)
+
+
+def run_worker(arguments: argparse.Namespace) -> int:
+    # Before libgomp is loaded: waiting threads must not spin while Python and NATS want the core (docs/benchmarks.md).
+    from workers.main import prepare_environment
+
+    options = settings(WorkerSettings, arguments)
+    prepare_environment(options.threads)
+    from broker import process
+    from broker.accounts import WORKER
+    from workers.main import WorkerConfig, serve
+
+    process.set_up_logging(options.log_level)
+    fields = {name: getattr(options, name) for name in WorkerConfig.__struct_fields__ if hasattr(options, name)}
+    config = WorkerConfig(**fields | {"version": __version__})
+    return process.run(lambda stop: serve(address(options, WORKER), config, stop))
+
+
+# --- For people ------------------------------------------------------------------------------------------------------
+
+
+def run_ask(arguments: argparse.Namespace) -> int:
+    from broker import process
+    from producers.ask import ask
+
+    options = settings(CommonSettings, arguments)
+    sampling = _sampling(arguments)
+    process.set_up_logging("WARNING")
+    text = arguments.text if arguments.text != "-" else sys.stdin.read()
+    return process.run(
+        lambda stop: ask(address(options, "local"), arguments.model, text, sampling, stop, as_json=arguments.json)
+    )
+
+
+def run_chat(arguments: argparse.Namespace) -> int:
+    from broker import process
+    from producers.chat import chat
+
+    options = settings(CommonSettings, arguments)
+    sampling = _sampling(arguments)
+    process.set_up_logging("WARNING")
+    return asyncio_run(chat(address(options, "local"), arguments.model, sampling, arguments.system))
+
+
+def asyncio_run(main: Any) -> int:
+    """For commands that handle their signals themselves."""
+    from broker import process
+    from broker.errors import TurnpikeError
+
+    code = process.EXIT_ERROR
+    try:
+        code = asyncio.run(main) or 0
+    except* TurnpikeError as group:
+        process.report(group)
+    except* KeyboardInterrupt:
+        code = process.EXIT_INTERRUPTED
+    return code
+
+
+def _sampling(arguments: argparse.Namespace) -> Any:
+    """The sampling flags, checked as the wire checks them."""
+    import msgspec
+
+    from broker.errors import SettingsError
+    from broker.messages import Sampling
+
+    names = {field.name for field in msgspec.structs.fields(Sampling)}
+    fields = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
+    try:
+        return msgspec.convert(fields, Sampling)
+    except msgspec.ValidationError as error:
+        raise SettingsError([str(error).replace("$.", "--").replace("`", "'")]) from None
+
+
+def run_load(arguments: argparse.Namespace) -> int:
+    from broker import process
+    from producers.load import LoadOptions, run_and_show
+
+    options = settings(LoadSettings, arguments)
+    process.set_up_logging("WARNING")
+    fields = {name: getattr(options, name) for name in LoadOptions.__struct_fields__ if hasattr(options, name)}
+    return process.run(
+        lambda stop: run_and_show(address(options, "local"), LoadOptions(**fields), stop, as_json=arguments.json)
+    )
+
+
+def run_top(arguments: argparse.Namespace) -> int:
+    from broker import process
+    from producers.top import top
+
+    options = settings(CommonSettings, arguments)
+    process.set_up_logging("WARNING")
+    return process.run(lambda stop: top(address(options, "local"), as_json=arguments.json))
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    from broker import process
+
+    options = settings(DemoSettings, arguments)
+    process.set_up_logging("WARNING" if arguments.log_level is None else options.log_level)
+    return process.run(lambda stop: _demo(options, stop, as_json=arguments.json))
+
+
+async def _demo(options: DemoSettings, stop: asyncio.Event, *, as_json: bool) -> int:
+    """Server, worker and a small load in one process tree; nothing is left behind."""
+    from producers.demo import run_demo
+
+    return await run_demo(
+        Path(__file__).absolute(),
+        cache=Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "turnpike",
+        model_file=Path(options.model_file).expanduser() if options.model_file else None,
+        num_conversations=options.num_conversations,
+        max_tokens=options.max_tokens,
+        stop=stop,
+        as_json=as_json,
+    )
+
+
+# --- Flags -----------------------------------------------------------------------------------------------------------
+
+
+def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=help, description=help, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    _common(parser)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("common")
+    group.add_argument("--config", help="a TOML file of settings (or TURNPIKE_CONFIG)")
+    group.add_argument("--data-dir", help="where the broker on this machine keeps its store and credentials")
+    group.add_argument("--url", help="nats://USER:PASSWORD@HOST:PORT (or NATS_URL)")
+    group.add_argument("--credentials", help="a credentials file, as `turnpike user add` writes it")
+    group.add_argument("--log-level", help="DEBUG, INFO, WARNING or ERROR")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--max-tokens", type=int, help="how many tokens the answer may have (default 500)")
+    group.add_argument("--temperature", type=float, help="0, the default, takes the likeliest token each time")
+    group.add_argument("--top-k", type=int)
+    group.add_argument("--top-p", type=float)
+    group.add_argument("--min-p", type=float)
+    group.add_argument("--repeat-penalty", type=float)
+    group.add_argument("--seed", type=int)
+    group.add_argument("--stop", action="append", help="end before this text; can be given several times")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="turnpike",
+        description="A message queue for conversations with small language models.",
+        epilog="Settings come from flags, then TURNPIKE_* variables, then a TOML file. Each command: turnpike COMMAND --help",
+    )
+    parser.add_argument("--version", action="version", version=f"turnpike {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    demo = _add(commands, "demo", run_demo, "server, worker and a small load at once, then a table", "turnpike demo --json")
+    demo.add_argument("--num-conversations", type=int, help="how many conversations (default 4)")
+    demo.add_argument("--max-tokens", type=int, help="tokens of an answer (default 48)")
+    demo.add_argument("--model-file", help="a GGUF file; default: a tiny model with random weights, made on the spot")
+    demo.add_argument("--json", action="store_true", help="the table as JSON")
+
+    broker = _add(commands, "broker", run_broker, "run a nats-server of our own", "turnpike broker --model tiny")
+    broker.add_argument("--host", help="the address to listen on (default 127.0.0.1)")
+    broker.add_argument("--port", type=int, help="the port (default 4222; 0 takes a free one)")
+    _broker_flags(broker)
+    broker_commands = broker.add_subparsers(metavar="[ensure]")
+    ensure = _add(
+        broker_commands,
+        "ensure",
+        run_ensure,
+        "create or update streams and consumers on any server, as the operator",
+        "turnpike broker ensure --model tiny --url nats://operator:secret@pi:4222",
+    )
+    _broker_flags(ensure)
+
+    user = commands.add_parser("user", help="accounts of the broker on this machine")
+    user_commands = user.add_subparsers(metavar="add", required=True)
+    add = _add(user_commands, "add", run_user_add, "a new account and its credentials file", "turnpike user add alice")
+    add.add_argument("name", help="also the client's name on the wire")
+    add.add_argument("--role", default="producer", choices=("producer", "worker", "operator"))
+
+    worker = _add(
+        commands, "worker", run_worker, "compute turns with llama.cpp", "turnpike worker --model-file tiny.gguf --model tiny"
+    )
+    worker.add_argument("--model-file", help="the GGUF file")
+    worker.add_argument("--model", help="the model's name in subjects (default: from the file's name)")
+    worker.add_argument("--worker-name", help="default: the node's name and the process id")
+    worker.add_argument("--node", help="default: the host's name")
+    worker.add_argument("--num-ctx", type=int, help="KV cells, shared by all slots (default 8192)")
+    worker.add_argument("--num-slots", type=int, help="turns at once (default 8)")
+    worker.add_argument("--threads", type=int, help="default: one less than the cores")
+    worker.add_argument("--num-ubatch", type=int, help="tokens that llama.cpp computes at once (default 256)")
+    worker.add_argument("--step-budget-seconds", type=float, help="what a step may take (default 0.25)")
+    worker.add_argument("--coalesce-seconds", type=float, help="chunks gather for so long (default 0.05; 0 sends each token)")
+    worker.add_argument("--deterministic", action="store_true", default=None, help="one turn at a time, repeatable to the bit")
+    worker.add_argument("--share-prefixes", action="store_true", default=None, help="share KV prefixes across clients too")
+
+    ask = _add(commands, "ask", run_ask, "one turn, streamed to the terminal", 'turnpike ask tiny "How are you?"')
+    ask.add_argument("model", help="the model, or auto: the one with the shortest expected wait")
+    ask.add_argument("text", help="the message; - reads it from standard input")
+    ask.add_argument("--json", action="store_true", help="the end as JSON, without streaming")
+    _add_sampling(ask)
+
+    chat = _add(commands, "chat", run_chat, "a conversation; ^C stops an answer, ^D the program", "turnpike chat tiny")
+    chat.add_argument("model", help="the model, or auto")
+    chat.add_argument("--system", help="a system message")
+    _add_sampling(chat)
+
+    load = _add(commands, "load", run_load, "many conversations at once", "turnpike load --model tiny --concurrency 8")
+    load.add_argument("--model")
+    load.add_argument("--num-conversations", type=int, help="how many (default 50)")
+    load.add_argument("--concurrency", type=int, help="how many at once (default 4)")
+    load.add_argument("--max-tokens", type=int, help="tokens of an answer (default 500)")
+    load.add_argument("--dataset", help="OpenAssistant trees or messages, plain or gzip (default: the shipped conversations)")
+    load.add_argument("--min-turns", type=int, help="only conversations of so many turns (default 5)")
+    load.add_argument("--turns", choices=("messages", "prompter"), help="what --min-turns counts (default messages)")
+    load.add_argument("--max-user-turns", type=int, help="cut conversations after so many user messages")
+    load.add_argument("--language", help="the language of OpenAssistant threads (default en)")
+    load.add_argument("--seed", type=int, help="of the order of conversations")
+    load.add_argument("--ignore-eos", action="store_true", default=None, help="every answer has --max-tokens tokens")
+    load.add_argument("--history", choices=("generated", "dataset"), help="whose answers the next turn's history holds")
+    load.add_argument("--json", action="store_true", help="the summary as JSON")
+
+    top = _add(commands, "top", run_top, "who serves what", "turnpike top --json")
+    top.add_argument("--json", action="store_true")
+    return parser
+
+
+def _broker_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", action="append", help="a model to queue turns for; can be given several times")
+    parser.add_argument("--max-queued-turns", type=int, help="the bound of a model's queue (default 10,000)")
+    parser.add_argument("--ack-wait-seconds", type=float, help="a silent worker's turn goes to another (default 30)")
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    from broker.errors import TurnpikeError
+    from broker.process import EXIT_ERROR, EXIT_USAGE, report
+
+    try:
+        run: Callable[[argparse.Namespace], int] = arguments.run
+        return run(arguments)
+    except TurnpikeError as error:
+        from broker.errors import SettingsError
+
+        report(error)
+        return EXIT_USAGE if isinstance(error, SettingsError) else EXIT_ERROR
+    except BrokenPipeError:
+        return EXIT_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""The worker process: from a model file to a worker that serves. Composes; only the entry point imports it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import platform
+import re
+from pathlib import Path
+
+from msgspec import Struct
+
+from broker import subjects
+from broker.connection import Address, connect
+from broker.errors import SettingsError
+
+log = logging.getLogger(__name__)
+
+CANONICAL_CHUNK = 128
+"""Where the deterministic mode cuts prompts."""
+
+
+class WorkerConfig(Struct, frozen=True):
+    """What a worker is started with; `turnpike worker --help` explains."""
+
+    model_file: str
+    model: str | None = None
+    worker_name: str | None = None
+    node: str | None = None
+    num_ctx: int = 8192
+    num_slots: int = 8
+    threads: int | None = None
+    num_ubatch: int = 256
+    step_budget_seconds: float = 0.25
+    coalesce_seconds: float = 0.05
+    deterministic: bool = False
+    share_prefixes: bool = False
+    version: str = "0"
+
+
+def num_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def default_threads() -> int:
+    return max(1, num_cores() - 1)
+
+
+def prepare_environment(threads: int | None) -> None:
+    """How OpenMP's threads wait, which libgomp reads once when it is loaded: call this before llama_cpp is imported.
+
+    With a core to spare they spin, which is quickest. Without, a thread that spins keeps Python, NATS and the sidecar
+    from the core, and they keep it from its share of the next matrix.
+    """
+    if (threads or default_threads()) >= num_cores():
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
+
+def model_token(path: Path) -> str:
+    """A token for subjects made from a file's name: Llama-3.2-1B-Q4_0.gguf → Llama-3_2-1B-Q4_0."""
+    return subjects.token(re.sub(r"[^A-Za-z0-9_-]", "_", path.stem)[:64], "model")
+
+
+async def serve(address: Address, config: WorkerConfig, stop: asyncio.Event) -> int:
+    """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
+    from workers.history import History
+    from workers.jail import Jail
+    from workers.llama.context import MAX_OUTPUTS, ContextOptions, LlamaEngine, LlamaModel, missing_features, system_info
+    from workers.loop import EngineLoop
+    from workers.memory import available_bytes, check_memory
+    from workers.scheduler import Scheduler
+    from workers.slots import Slots
+    from workers.worker import Worker, WorkerOptions
+
+    _check(config)
+    path = Path(config.model_file).expanduser()
+    model_name = subjects.token(config.model, "model") if config.model else model_token(path)
+    threads = config.threads or default_threads()
+    nc = await connect(address, name=f"turnpike-worker-{model_name}")
+    with contextlib.ExitStack() as cleanup:
+        model = await asyncio.to_thread(LlamaModel, path)
+        cleanup.callback(model.close)
+        num_ctx = min(config.num_ctx, model.num_ctx_train) if config.deterministic else config.num_ctx
+        plan = check_memory(
+            model.kv_shape,
+            file_bytes=path.stat().st_size,
+            num_ctx=num_ctx,
+            num_ubatch=config.num_ubatch,
+            max_outputs=MAX_OUTPUTS,
+            flash_attention=not config.deterministic,
+            # The file is mapped by now, and counted in the plan; mapped pages count as available.
+            available=available_bytes(),
+        )
+        options = ContextOptions(
+            num_ctx=num_ctx,
+            # One sequence at a time, in cells that no other's history has shifted.
+            num_slots=1 if config.deterministic else config.num_slots,
+            num_threads=threads,
+            num_ubatch=config.num_ubatch,
+            flash_attention=not config.deterministic,
+        )
+        engine = LlamaEngine(model, options)
+        cleanup.callback(engine.close)
+        _report(system_info(), missing_features(_cpu_flags(), system_info()), plan.total, engine.buffers)
+        canonical = CANONICAL_CHUNK if config.deterministic else 0
+        scheduler = Scheduler(
+            budget=config.step_budget_seconds,
+            max_batch_tokens=engine.max_batch_tokens,
+            max_batch_outputs=engine.max_batch_outputs,
+            canonical_chunk=canonical,
+        )
+        slots = Slots(
+            engine.num_slots,
+            engine.num_ctx,
+            can_remove_part=engine.can_remove_part,
+            canonical_chunk=canonical,
+            share_across_clients=config.share_prefixes,
+        )
+        loop = EngineLoop(engine, scheduler, slots, canonical_chunk=canonical)
+        await asyncio.to_thread(loop.warm_up)
+        vocabulary = model.vocabulary
+        jail = Jail(
+            path,
+            template=model.chat_template,
+            bos_token=vocabulary.text(vocabulary.bos),
+            eos_token=vocabulary.text(vocabulary.eos),
+        )
+        await jail.start()
+        node = config.node or re.sub(r"[^A-Za-z0-9_-]", "-", platform.node())[:64] or "unknown"
+        worker = Worker(
+            nc,
+            loop,
+            History(jail, vocabulary),
+            jail,
+            WorkerOptions(
+                name=config.worker_name or f"{node[:48]}-{os.getpid()}",
+                model=model_name,
+                model_name=model.name,
+                quantization=model.quantization,
+                node=node,
+                version=config.version,
+                coalesce_seconds=config.coalesce_seconds,
+            ),
+        )
+        try:
+            await worker.run(stop)
+        finally:
+            await jail.close()
+            await nc.close()
+    return 0
+
+
+def _check(config: WorkerConfig) -> None:
+    problems = [
+        f"--{name.replace('_', '-')}: must be at least {least}"
+        for name, value, least in (
+            ("num_ctx", config.num_ctx, 256),
+            ("num_slots", config.num_slots, 1),
+            ("num_ubatch", config.num_ubatch, 16),
+            ("threads", config.threads if config.threads is not None else 1, 1),
+        )
+        if value < least
+    ]
+    if config.step_budget_seconds <= 0:
+        problems.append("--step-budget-seconds: must be above 0")
+    if config.coalesce_seconds < 0:
+        problems.append("--coalesce-seconds: must not be negative")
+    if problems:
+        raise SettingsError(problems)
+
+
+def _cpu_flags() -> set[str]:
+    """The CPU's features as Linux names them; empty elsewhere."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return set(line.partition(":")[2].split())
+    return set()
+
+
+def _report(info: str, missing: list[str], planned: int, buffers: dict[str, float]) -> None:
+    log.info("llama.cpp %s", info.strip())
+    if missing:
+        log.warning("llama.cpp was built without what this CPU has: %s", ", ".join(missing))
+    sizes = " ".join(f"{name.replace(' ', '_')}={size / 2**20:.0f}MiB" for name, size in buffers.items())
+    log.info("memory planned=%dMiB %s", planned / 2**20, sizes)
