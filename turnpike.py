@@ -300,13 +300,18 @@ def run_demo(arguments: argparse.Namespace) -> int:
 async def _demo(options: DemoSettings, stop: asyncio.Event, *, as_json: bool) -> int:
     """Server, worker and a small load in one process tree; nothing is left behind."""
     from producers.demo import run_demo
+    from telemetry.resources import process_memory
+
+    def memory_of(pid: int) -> int | None:
+        found = process_memory(pid)
+        return None if found is None else found.pss_bytes or found.rss_bytes
 
     return await run_demo(
         Path(__file__).absolute(),
-        cache=Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "turnpike",
         model_file=Path(options.model_file).expanduser() if options.model_file else None,
         num_conversations=options.num_conversations,
         max_tokens=options.max_tokens,
+        memory_of=memory_of,
         stop=stop,
         as_json=as_json,
     )

@@ -50,6 +50,7 @@ async def _turn(
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, stop.set)
+    failed = False
     answer = client.ask(model, messages, sampling=sampling, conversation=conversation)
     try:
         async with asyncio.TaskGroup() as group:
@@ -59,10 +60,12 @@ async def _turn(
                 sys.stdout.flush()
             stopping.cancel()
     except* TurnFailed:
-        sys.stderr.write(summary(answer) + "\n")
-        return None
+        failed = True
     finally:
         loop.remove_signal_handler(signal.SIGINT)
+    if failed:
+        sys.stderr.write(summary(answer) + "\n")
+        return None
     sys.stdout.write("\n")
     sys.stderr.write(summary(answer) + "\n")
     return answer.text

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -207,3 +208,13 @@ def _write_f16(path: Path, shape: Shape, rng: np.random.Generator) -> None:
         else:
             writer.write_tensor_data(matrix(*dimensions, scale=dimensions[-1] ** -0.5))
     writer.close()
+
+
+def main() -> None:
+    """`python -m workers.llama.random_model SHAPE QUANTIZATION PATH`"""
+    shape, quantization, path = sys.argv[1:]
+    write_model(Path(path), shape, quantization)
+
+
+if __name__ == "__main__":
+    main()
