@@ -165,7 +165,7 @@ class Scheduler:
         if sequence.num_remaining <= num_tokens:
             return sequence.num_remaining
         # llama.cpp's kernels take four tokens at a time.
-        return max(num_tokens & ~3, min(num_tokens, 4))
+        return num_tokens & ~3 if num_tokens >= MIN_PREFILL_TOKENS else num_tokens
 
     def _span(self, sequence: Sequence, num_tokens: int, max_outputs: int | None = None) -> Span:
         start = sequence.num_computed

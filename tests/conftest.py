@@ -1,0 +1,40 @@
+"""What tests share: a real nats-server each, small models made on the spot, skips that say why."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from broker.server import EmbeddedServer
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick ones first: a mistake shows within seconds."""
+    order = {"unit": 0, "integration": 1, "model": 2, "chaos": 3}
+    items.sort(key=lambda item: order.get(item.path.parent.name, 4))
+
+
+@pytest.fixture
+async def nats_server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    """A nats-server with the streams of the model `m`."""
+    async with EmbeddedServer(tmp_path / "server") as server:
+        await server.ensure(["m"])
+        yield server
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def oasst_trees() -> Path:
+    """The real OpenAssistant trees that lie beside a developer's checkout."""
+    path = SHARED / "oasst_en_trees.jsonl"
+    if not path.exists():
+        pytest.skip(f"no OpenAssistant trees at {path.parent}: they are not part of the project")
+    return path

@@ -1,0 +1,126 @@
+"""An engine without llama.cpp: it computes nothing, keeps books like a KV cache, and answers from a rule."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from broker.messages import Message, Sampling, TokenLogprob
+from workers.engine import Span, TokenSampler
+from workers.history import Rendered
+
+END = 0
+FIRST = 3
+
+
+class FakeVocabulary:
+    """A character a token, shifted by FIRST; tokens below are control tokens."""
+
+    def piece(self, token: int) -> bytes:
+        return chr(token - FIRST).encode() if token >= FIRST else b""
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+    def tokenize(self, text: str, *, template_spans: list[tuple[int, int]], add_bos: bool) -> list[int]:
+        return ([1] if add_bos else []) + [ord(character) + FIRST for character in text]
+
+
+class FakeSampler:
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    def sample(self, row: int, index: int) -> int:
+        slot, position = self._engine.rows[row]
+        return self._engine.next_token(self._engine.cells[slot][: position + 1], index)
+
+    def close(self) -> None:
+        self._engine.num_samplers -= 1
+
+
+class FakeEngine:
+    """Implements workers.engine.Engine. Echoes the prompt's last line, a character a step, then ends.
+
+    `gate` holds every step back until it is set: a test decides when time passes.
+    """
+
+    def __init__(self, *, num_slots: int = 4, num_ctx: int = 4096, answer: str | None = None) -> None:
+        self.num_slots = num_slots
+        self.num_ctx = num_ctx
+        self.max_sequence_tokens = num_ctx
+        self.max_batch_tokens = 512
+        self.max_batch_outputs = 32
+        self.can_remove_part = True
+        self.vocabulary = FakeVocabulary()
+        self.cells: list[list[int]] = [[] for _ in range(num_slots)]
+        self.rows: list[tuple[int, int]] = []
+        self.num_samplers = 0
+        self.num_steps = 0
+        self.stepped = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+        self._answer = answer
+
+    def decode(self, spans: list[Span]) -> list[list[int]]:
+        self.stepped.set()
+        self.gate.wait()
+        self.num_steps += 1
+        self.rows = []
+        outputs = []
+        for span in spans:
+            assert len(self.cells[span.slot]) == span.start, "a span that does not continue its slot"
+            self.cells[span.slot] += span.tokens
+            rows = []
+            for position in range(span.start, span.end):
+                if position >= span.first_output:
+                    rows.append(len(self.rows))
+                    self.rows.append((span.slot, position))
+            outputs.append(rows)
+        assert len(self.rows) <= self.max_batch_outputs
+        return outputs
+
+    def next_token(self, tokens: list[int], index: int) -> int:
+        if self._answer is None:
+            text = "".join(chr(token - FIRST) for token in tokens if token >= FIRST)
+            answer = "echo " + text.rpartition("user: ")[2].partition("\n")[0]
+        else:
+            answer = self._answer
+        return ord(answer[index]) + FIRST if index < len(answer) else END
+
+    def sampler(self, sampling: Sampling, prompt: list[int], gbnf: str | None) -> TokenSampler:
+        self.num_samplers += 1
+        return FakeSampler(self)
+
+    def logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:
+        return TokenLogprob(token, -1.0, tuple((token, -1.0) for _ in range(num_top)))
+
+    def is_likeliest(self, row: int, token: int) -> bool:
+        return True
+
+    def truncate(self, slot: int, num_tokens: int) -> bool:
+        del self.cells[slot][num_tokens:]
+        return True
+
+    def copy(self, source: int, target: int, num_tokens: int) -> None:
+        assert not self.cells[target]
+        self.cells[target] = self.cells[source][:num_tokens]
+
+    def close(self) -> None: ...
+
+
+class FakeRenderer:
+    """A template: `role: content` a line, then `assistant: `."""
+
+    async def render(self, messages: tuple[Message, ...], exact: int = -1) -> Rendered:
+        text, contents = "", []
+        for index, message in enumerate(messages):
+            text += f"{message.role}: "
+            contents.append((index, len(text), len(text) + len(message.content)))
+            text += f"{message.content}\n"
+        return Rendered(text + "assistant: ", contents)
+
+
+class NoGrammars:
+    async def gbnf(self, sampling: Sampling) -> str | None:
+        await asyncio.sleep(0)
+        return sampling.grammar

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from broker.messages import Message, Turn
+from tests.fakes import FakeRenderer, FakeVocabulary
+from workers.history import History
+
+
+class Retokenizing(FakeVocabulary):
+    """A vocabulary whose tokenizer merges "ab", which a model may well have generated as "a" and "b"."""
+
+    def tokenize(self, text: str, *, template_spans: list[tuple[int, int]], add_bos: bool) -> list[int]:
+        return super().tokenize(text.replace("ab", "\u00e6"), template_spans=template_spans, add_bos=add_bos)
+
+
+def turn(*contents: str) -> Turn:
+    roles = ("user", "assistant")
+    messages = tuple(Message(roles[index % 2], content) for index, content in enumerate(contents))  # type: ignore[arg-type]
+    return Turn("t", "c", messages)
+
+
+async def test_an_answers_tokens_are_kept_as_they_were_generated() -> None:
+    vocabulary = Retokenizing()
+    history = History(FakeRenderer(), vocabulary)
+    first = await history.prompt("alice", turn("hi"))
+    generated = [ord("a") + 3, ord("b") + 3]
+    history.remember("alice", turn("hi"), first, first.tokens + generated, "ab")
+    second = await history.prompt("alice", turn("hi", "ab", "more"))
+    assert second.tokens[: len(first.tokens) + 2] == first.tokens + generated
+    tail = "".join(chr(token - 3) for token in second.tokens[len(first.tokens) + 2 :])
+    assert tail == "\nuser: more\nassistant: "
+
+
+async def test_another_client_or_another_past_is_tokenised_anew() -> None:
+    history = History(FakeRenderer(), Retokenizing())
+    first = await history.prompt("alice", turn("hi"))
+    history.remember("alice", turn("hi"), first, [*first.tokens, 100, 101], "ab")
+    for client, messages in (("bob", ("hi", "ab", "x")), ("alice", ("hi", "aXb", "x")), ("alice", ("ho", "ab", "x"))):
+        prompt = await history.prompt(client, turn(*messages))
+        assert prompt.tokens[len(first.tokens) : len(first.tokens) + 2] != [100, 101]
+
+
+async def test_old_conversations_are_forgotten_beyond_the_cap() -> None:
+    history = History(FakeRenderer(), Retokenizing(), max_tokens=100)
+    prompt = await history.prompt("alice", turn("hi"))
+    history.remember("alice", turn("hi"), prompt, [*prompt.tokens, 100, 101], "ab")
+    other = Turn("u", "other", (Message("user", "ho"),))
+    history.remember("alice", other, await history.prompt("alice", other), list(range(90)), "long")
+    again = await history.prompt("alice", turn("hi", "ab", "more"))
+    assert [100, 101] != again.tokens[len(prompt.tokens) : len(prompt.tokens) + 2]
+
+
+async def test_a_continuation_begins_where_the_prompt_ends() -> None:
+    history = History(FakeRenderer(), FakeVocabulary())
+    prompt = await history.prompt("alice", turn("hi"))
+    tokens, begin = history.continuation(prompt, "yes")
+    assert begin == len(prompt.tokens)
+    assert tokens == prompt.tokens + [ord(c) + 3 for c in "yes"]

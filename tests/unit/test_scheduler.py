@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workers.scheduler import GAP_BUDGETS, MIN_PREFILL_TOKENS, CostModel, Scheduler, Step
+from workers.sequence import Sequence
+
+
+class Simulation:
+    """Runs a scheduler against given costs; time passes as they say."""
+
+    def __init__(self, prefill: float, decode: float, budget: float = 0.25, num_outputs: int = 32) -> None:
+        self.prefill, self.decode = prefill, decode
+        costs = CostModel(prefill, {1: decode})
+        self.scheduler = Scheduler(budget=budget, max_batch_tokens=512, max_batch_outputs=num_outputs, costs=costs)
+        self.now = 0.0
+        self.steps: list[tuple[Step, float, float]] = []
+        self.token_times: dict[str, list[float]] = {}
+
+    def add(self, name: str, num_prompt: int, max_tokens: int) -> Sequence:
+        slot = len(self.token_times)
+        sequence = Sequence(name, list(range(num_prompt)), num_prompt, max_tokens, self.now, slot=slot)
+        self.scheduler.add(sequence)
+        self.token_times[name] = []
+        return sequence
+
+    def step(self) -> bool:
+        bound = self.scheduler.step_bound()
+        step = self.scheduler.schedule(self.now)
+        if not step:
+            return False
+        if step.is_decode:
+            seconds = self.decode * (1 + 0.1 * len(step.spans))
+        else:
+            seconds = self.prefill * step.num_tokens
+        self.now += seconds
+        ended = []
+        for sequence, span in zip(step.sequences, step.spans, strict=True):
+            assert span.start == sequence.num_computed
+            assert list(span.tokens) == sequence.tokens[span.start : span.end]
+            if span.end == len(sequence.tokens):
+                sequence.tokens.append(7)
+                self.token_times[sequence.id].append(self.now)
+                if sequence.num_generated == sequence.max_tokens:
+                    ended.append(sequence)
+        self.scheduler.update(step, seconds, self.now)
+        for sequence in ended:
+            self.scheduler.remove(sequence)
+        self.steps.append((step, seconds, bound))
+        return True
+
+
+jobs = st.lists(st.tuples(st.integers(1, 900), st.integers(1, 12)), min_size=1, max_size=8)
+rates = st.tuples(st.floats(0.0005, 0.05), st.floats(0.002, 0.9))
+
+
+@settings(deadline=None)
+@given(jobs, rates)
+def test_every_sequence_ends(work: list[tuple[int, int]], rate: tuple[float, float]) -> None:
+    simulation = Simulation(*rate)
+    for index, (num_prompt, max_tokens) in enumerate(work):
+        simulation.add(str(index), num_prompt, max_tokens)
+    for _ in range(100_000):
+        if not simulation.step():
+            break
+    assert len(simulation.scheduler) == 0
+    assert [len(times) for times in simulation.token_times.values()] == [max_tokens for _, max_tokens in work]
+
+
+@settings(deadline=None)
+@given(jobs, rates)
+def test_no_step_is_over_its_bound_but_for_the_least_prefill(work: list[tuple[int, int]], rate: tuple[float, float]) -> None:
+    simulation = Simulation(*rate)
+    for index, (num_prompt, max_tokens) in enumerate(work):
+        simulation.add(str(index), num_prompt, max_tokens)
+        simulation.step()
+    while simulation.step():
+        pass
+    for step, seconds, bound in simulation.steps:
+        assert step.is_decode or seconds <= bound or step.num_tokens <= MIN_PREFILL_TOKENS
+
+
+@settings(deadline=None)
+@given(jobs, rates)
+def test_prefill_advances_by_its_least_between_two_decode_steps(
+    work: list[tuple[int, int]], rate: tuple[float, float]
+) -> None:
+    simulation = Simulation(*rate)
+    for index, (num_prompt, max_tokens) in enumerate(work):
+        simulation.add(str(index), num_prompt, max_tokens)
+    sequences = list(simulation.scheduler.sequences)
+    decodes_in_a_row = 0
+    while True:
+        waiting = sum(s.num_remaining for s in sequences if not s.is_decoding and s.num_computed < s.num_prompt_tokens)
+        if not simulation.step():
+            break
+        step = simulation.steps[-1][0]
+        decodes_in_a_row = decodes_in_a_row + 1 if step.is_decode and waiting else 0
+        assert decodes_in_a_row <= 1
+        if not step.is_decode:
+            assert step.num_tokens >= min(MIN_PREFILL_TOKENS, waiting)
+
+
+def test_no_stream_waits_longer_than_two_bounds_while_a_long_prompt_arrives() -> None:
+    simulation = Simulation(prefill=0.004, decode=0.04)
+    for index in range(4):
+        simulation.add(f"stream {index}", 20, 400)
+    for _ in range(40):
+        simulation.step()
+    simulation.add("long", 1500, 4)
+    while len(simulation.token_times["long"]) < 4:
+        simulation.step()
+    bound = simulation.scheduler.step_bound()
+    for index in range(4):
+        times = simulation.token_times[f"stream {index}"]
+        assert max(b - a for a, b in zip(times[5:], times[6:], strict=False)) <= GAP_BUDGETS * bound
+
+
+def test_the_shortest_prompt_goes_first_and_a_long_one_is_not_passed_for_ever() -> None:
+    simulation = Simulation(prefill=0.005, decode=0.02)
+    simulation.add("long", 800, 2)
+    rng = random.Random(1)
+    for index in range(400):
+        simulation.add(f"short {index}", rng.randrange(40, 60), 1)
+        simulation.step()
+        if simulation.token_times["long"]:
+            break
+    # 800 tokens are 4 s of work: once it has waited as long, no newcomer passes it.
+    assert simulation.token_times["long"]
+    assert simulation.token_times["short 0"][0] < simulation.token_times["long"][0]
+
+
+def test_the_deterministic_mode_cuts_prompts_only_at_multiples() -> None:
+    scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=32, canonical_chunk=128)
+    sequence = Sequence("a", list(range(300)), 300, 1, 0.0, slot=0)
+    scheduler.add(sequence)
+    sizes = []
+    for now in range(3):
+        step = scheduler.schedule(float(now))
+        sizes.append(step.num_tokens)
+        scheduler.update(step, 9.0, float(now))
+    assert sizes == [128, 128, 44]
+
+
+def test_a_span_never_asks_for_more_logits_than_a_batch_may_have() -> None:
+    scheduler = Scheduler(budget=9.0, max_batch_tokens=512, max_batch_outputs=8)
+    sequence = Sequence("score", list(range(40)), 40, 1, 0.0, slot=0, first_output=10)
+    scheduler.add(sequence)
+    while sequence.num_remaining:
+        step = scheduler.schedule(0.0)
+        assert sum(span.num_outputs for span in step.spans) <= 8
+        scheduler.update(step, 0.01, 0.0)
