@@ -40,12 +40,12 @@ class Address:
 async def connect(address: Address, *, name: str, timeout: float = 5.0) -> NatsConnection:
     """A connection that reconnects for ever; raises ServerUnavailable when the first attempt fails, ServerTooOld."""
     nc = NatsConnection()
-    last_error = "no answer"
+    refused = asyncio.Event()
 
     async def on_error(error: Exception) -> None:
-        nonlocal last_error
-        last_error = str(error) or type(error).__name__
-        log.debug("nats error=%s", last_error)
+        log.debug("nats error=%s", error)
+        if "authorization" in str(error).lower():
+            refused.set()
 
     async def on_disconnect() -> None:
         if nc.is_reconnecting:  # and not our own close
@@ -54,29 +54,37 @@ async def connect(address: Address, *, name: str, timeout: float = 5.0) -> NatsC
     async def on_reconnect() -> None:
         log.warning("nats reconnected url=%s", address.url)
 
-    try:
-        await asyncio.wait_for(
-            nc.connect(
-                servers=[address.url],
-                name=name,
-                user=address.user if address.password is not None else None,
-                password=address.password,
-                inbox_prefix=subjects.inbox(address.user),
-                connect_timeout=2,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=1,
-                ping_interval=PING_INTERVAL_SECONDS,
-                max_outstanding_pings=2,
-                error_cb=on_error,
-                disconnected_cb=on_disconnect,
-                reconnected_cb=on_reconnect,
-            ),
-            timeout,
+    connecting = asyncio.ensure_future(
+        nc.connect(
+            servers=[address.url],
+            name=name,
+            user=address.user if address.password is not None else None,
+            password=address.password,
+            inbox_prefix=subjects.inbox(address.user),
+            connect_timeout=2,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=1,
+            ping_interval=PING_INTERVAL_SECONDS,
+            max_outstanding_pings=2,
+            error_cb=on_error,
+            disconnected_cb=on_disconnect,
+            reconnected_cb=on_reconnect,
         )
-    except (nats.errors.Error, OSError, TimeoutError) as error:
-        reason = str(error) or last_error
+    )
+    refusing = asyncio.ensure_future(refused.wait())
+    try:
+        await asyncio.wait({connecting, refusing}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if not connecting.done():
+            raise TimeoutError("no answer in time")
+        await connecting
+    except (nats.errors.Error, OSError) as error:
+        connecting.cancel()
         await nc.close()
-        raise ServerUnavailable(address.url, reason if "Authorization" not in reason else "wrong user or password") from None
+        # The server says why and hangs up, and nats-py raises whichever of the two it meets first.
+        reason = "wrong user or password" if refused.is_set() or "authorization" in str(error).lower() else str(error)
+        raise ServerUnavailable(address.url, reason or type(error).__name__) from None
+    finally:
+        refusing.cancel()
     found = nc.connected_server_version
     if (found.major, found.minor, found.patch) < MINIMUM_SERVER:
         await nc.close()

@@ -85,16 +85,16 @@ class ReplyWriter:
         payload = codec.encode(reply)
         while True:
             answer = await self._publish(self._subject, payload, {FENCE: str(self._sequence)})
-            match answer:
-                case {"seq": sequence}:
-                    self._sequence = sequence
-                    break
+            match answer:  # an error carries a sequence too, zero, so it is looked for first
                 case {"error": {"err_code": code}} if code in WRONG_LAST_SEQUENCE:
                     # Either somebody else's write, or ours, stored while its acknowledgement was lost.
                     stored = await last_stored(self._nc, subjects.REPLIES, self._subject)
                     if stored is None or stored.payload != payload or stored.sequence <= self._sequence:
                         raise Fenced(self._address.turn)
                     self._sequence = stored.sequence
+                    break
+                case {"seq": sequence} if "error" not in answer:
+                    self._sequence = sequence
                     break
                 case _:
                     log.warning("chunk not stored turn=%s answer=%s", self._address.turn, answer)
@@ -119,11 +119,11 @@ async def write_end(nc: NatsConnection, address: TurnAddress, end: End) -> bool:
     while True:
         answer = await _publish(nc, subject, payload, {})
         match answer:
-            case {"seq": _}:
-                return True
             case {"error": {"description": description}} if "per subject" in description:
                 stored = await last_stored(nc, subjects.ENDS, subject)
                 return stored is not None and stored.payload == payload
+            case {"seq": _} if "error" not in answer:
+                return True
             case _:
                 log.warning("end not stored turn=%s answer=%s", address.turn, answer)
                 await asyncio.sleep(RETRY_SECONDS)

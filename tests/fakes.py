@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 from broker.messages import Message, Sampling, TokenLogprob
 from workers.engine import Span, TokenSampler
@@ -44,7 +45,9 @@ class FakeEngine:
     `gate` holds every step back until it is set: a test decides when time passes.
     """
 
-    def __init__(self, *, num_slots: int = 4, num_ctx: int = 4096, answer: str | None = None) -> None:
+    def __init__(
+        self, *, num_slots: int = 4, num_ctx: int = 4096, answer: str | None = None, step_seconds: float = 0.0
+    ) -> None:
         self.num_slots = num_slots
         self.num_ctx = num_ctx
         self.max_sequence_tokens = num_ctx
@@ -60,10 +63,12 @@ class FakeEngine:
         self.gate = threading.Event()
         self.gate.set()
         self._answer = answer
+        self._step_seconds = step_seconds
 
     def decode(self, spans: list[Span]) -> list[list[int]]:
         self.stepped.set()
         self.gate.wait()
+        time.sleep(self._step_seconds)  # what computing would take
         self.num_steps += 1
         self.rows = []
         outputs = []

@@ -37,7 +37,7 @@ class WorkerConfig(Struct, frozen=True):
     coalesce_seconds: float = 0.05
     deterministic: bool = False
     share_prefixes: bool = False
-    version: str = "0"
+    version: str = "0.0.0"
 
 
 def num_cores() -> int:

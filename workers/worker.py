@@ -65,7 +65,7 @@ class WorkerOptions:
     model_name: str = ""
     quantization: str = ""
     node: str = "unknown"
-    version: str = "0"
+    version: str = "0.0.0"
     coalesce_seconds: float = 0.05
     """Chunks gather what comes within so long of the one before; 0 sends each token."""
 
@@ -102,6 +102,8 @@ class Worker:
         self._beacon_at = 0.0
         self._interactive_idle = asyncio.Event()
         self._lost: str | None = None
+        self.is_serving = asyncio.Event()
+        """Set once turns are pulled."""
 
     # --- Life ---
 
@@ -127,6 +129,7 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as group:
                 pulls = [group.create_task(self._pull(priority, stop, group)) for priority in subjects.PRIORITIES]
+                self.is_serving.set()
                 await stop.wait()
                 log.info("draining running=%d", len(self._work))
                 await service.stop()
@@ -389,9 +392,10 @@ class Worker:
         """Events in batches: the first tokens at once, later ones gathered over the coalescing time."""
         sent_at: float | None = None
         while True:
-            async with asyncio.timeout(self._until_deadline(work)) as timeout:
-                batch = [await work.events.get()]
-            if timeout.expired():
+            try:
+                async with asyncio.timeout(self._until_deadline(work)):
+                    batch = [await work.events.get()]
+            except TimeoutError:
                 yield [Rejected(work.turn.id, "deadline", "the deadline passed while the turn was computed")]
                 return
             if sent_at is not None and not _is_final(batch[-1]):

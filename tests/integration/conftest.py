@@ -1,0 +1,71 @@
+"""A worker on a real nats-server with an engine that needs no model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from nats.aio.client import Client as NatsConnection
+
+from broker.accounts import LOCAL, WORKER
+from broker.client import Client
+from broker.connection import connect
+from broker.server import EmbeddedServer
+from tests.fakes import FakeEngine, FakeRenderer, NoGrammars
+from workers.history import History
+from workers.loop import EngineLoop
+from workers.scheduler import Scheduler
+from workers.slots import Slots
+from workers.worker import Worker, WorkerOptions
+
+
+@dataclass
+class Running:
+    """A worker as a test sees it."""
+
+    engine: FakeEngine
+    worker: Worker
+    stop: asyncio.Event
+    task: asyncio.Task[None]
+    nc: NatsConnection
+
+
+StartWorker = Callable[..., AbstractAsyncContextManager[Running]]
+
+
+@pytest.fixture
+def start_worker(nats_server: EmbeddedServer) -> StartWorker:
+    @asynccontextmanager
+    async def start(engine: FakeEngine | None = None, name: str = "w1", model: str = "m") -> AsyncIterator[Running]:
+        engine = engine or FakeEngine()
+        scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=32)
+        loop = EngineLoop(engine, scheduler, Slots(engine.num_slots, engine.num_ctx))
+        nc = await connect(nats_server.address(WORKER), name=name)
+        options = WorkerOptions(name=name, model=model, model_name="Fake", quantization="none", coalesce_seconds=0)
+        worker = Worker(nc, loop, History(FakeRenderer(), engine.vocabulary), NoGrammars(), options)
+        stop = asyncio.Event()
+        task = asyncio.create_task(worker.run(stop))
+        try:
+            serving = asyncio.ensure_future(worker.is_serving.wait())
+            await asyncio.wait({task, serving}, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+            serving.cancel()
+            assert worker.is_serving.is_set(), task
+            yield Running(engine, worker, stop, task, nc)
+        finally:
+            stop.set()
+            engine.gate.set()
+            await asyncio.wait({task}, timeout=10)
+            await nc.close()
+            if task.done() and not task.cancelled():
+                task.result()
+
+    return start
+
+
+@pytest.fixture
+async def client(nats_server: EmbeddedServer) -> AsyncIterator[Client]:
+    async with Client(nats_server.address(LOCAL)) as client:
+        yield client

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from broker import topology
+from broker.accounts import LOCAL, OPERATOR
+from broker.connection import Address, connect
+from broker.errors import ServerError, ServerTooOld, ServerUnavailable
+from broker.server import EmbeddedServer, reload_running
+
+
+async def test_ensuring_twice_changes_nothing(nats_server: EmbeddedServer) -> None:
+    assert await nats_server.ensure(["m"]) == []
+
+
+async def test_a_changed_limit_is_updated_in_place(nats_server: EmbeddedServer) -> None:
+    changed = await nats_server.ensure(["m"], topology.Limits(max_queued_turns=7, ack_wait_seconds=5))
+    assert "stream TURNS-m: updated" in changed
+    assert "consumer TURNS-m/batch: updated" in changed
+    nc = await connect(nats_server.address(OPERATOR), name="test")
+    info = await topology.api(nc, "STREAM.INFO.TURNS-m")
+    assert info is not None
+    assert info["config"]["max_msgs"] == 7
+    assert await topology.require(nc, "m") == 5
+    await nc.close()
+
+
+async def test_an_older_releases_stream_is_brought_up_to_date(tmp_path: Path) -> None:
+    async with EmbeddedServer(tmp_path) as server:
+        nc = await connect(server.address(OPERATOR), name="test")
+        await topology.api(nc, "STREAM.CREATE.ENDS", {"name": "ENDS", "subjects": ["end.>"], "discard": "new"})
+        assert "stream ENDS: updated" in await topology.ensure(nc, ["m"])
+        info = await topology.api(nc, "STREAM.INFO.ENDS")
+        assert info is not None
+        assert info["config"]["discard_new_per_subject"] is True
+        await nc.close()
+
+
+async def test_what_was_queued_survives_a_kill(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path)
+    async with server:
+        await server.ensure(["m"])
+        nc = await connect(server.address(OPERATOR), name="test")
+        await nc.request("turn.m.batch.local.t1", b"x")
+        await nc.close()
+        await server.kill()
+    async with EmbeddedServer(tmp_path) as again:
+        nc = await connect(again.address(OPERATOR), name="test")
+        info = await topology.api(nc, "STREAM.INFO.TURNS-m")
+        assert info is not None
+        assert info["state"]["messages"] == 1
+        await nc.close()
+
+
+async def test_a_port_in_use_is_said_so(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ServerError, match="address already in use"):
+            await EmbeddedServer(tmp_path, port=taken.getsockname()[1]).start()
+
+
+async def test_nobody_at_the_address_is_said_so() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with pytest.raises(ServerUnavailable, match=f"127.0.0.1:{port}"):
+        await connect(Address(f"nats://127.0.0.1:{port}"), name="test", timeout=1)
+
+
+async def test_a_server_that_is_too_old_is_refused() -> None:
+    async def old_server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        info = {"server_id": "x", "version": "2.11.9", "max_payload": 1048576, "headers": True, "proto": 1}
+        writer.write(f"INFO {json.dumps(info)}\r\n".encode())
+        while line := await reader.readline():
+            if line.startswith(b"PING"):
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(old_server, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ServerTooOld, match=r"2\.11\.9"):
+            await connect(Address(f"nats://127.0.0.1:{port}"), name="test")
+
+
+async def test_a_wrong_password_is_said_so_and_not_shown(nats_server: EmbeddedServer) -> None:
+    with pytest.raises(ServerUnavailable, match="wrong user or password") as caught:
+        await connect(Address(nats_server.url, LOCAL, "guessed"), name="test")
+    assert "guessed" not in str(caught.value) + repr(Address(nats_server.url, LOCAL, "guessed"))
+
+
+async def test_files_with_credentials_are_the_owners_alone(nats_server: EmbeddedServer) -> None:
+    for name in ("accounts.json", "nats-server.conf"):
+        assert (nats_server.folder / name).stat().st_mode & 0o777 == 0o600
+    password = nats_server.accounts[LOCAL].password
+    assert password not in repr(nats_server.accounts[LOCAL])
+    assert password not in (nats_server.folder / "nats-server.log").read_text()
+
+
+async def test_a_new_user_can_connect_without_a_restart(nats_server: EmbeddedServer) -> None:
+    account = nats_server.accounts.add("carol")
+    assert reload_running(nats_server.folder) == nats_server.url
+    for _ in range(50):
+        try:
+            nc = await connect(Address(nats_server.url, account.name, account.password), name="test")
+            break
+        except ServerUnavailable:
+            continue  # the server takes a signal when it comes to it
+    else:
+        pytest.fail("the server never took up the new account")
+    await nc.close()
+
+
+async def test_no_process_is_left_when_the_server_has_stopped(tmp_path: Path) -> None:
+    async with EmbeddedServer(tmp_path) as server:
+        pid = server.pid
+    assert not Path(f"/proc/{pid}").exists()

@@ -1,0 +1,401 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+
+import msgpack  # type: ignore[import-untyped]
+import nats.errors
+import pytest
+from nats.aio.client import Client as NatsConnection
+
+from broker import codec, replies, subjects, topology
+from broker.accounts import LOCAL, OPERATOR
+from broker.client import Client
+from broker.connection import connect
+from broker.discovery import choose_model
+from broker.errors import DuplicateTurn, Fenced, PayloadTooLarge, QueueFull, TurnFailed, UnservedModel
+from broker.messages import DeadLetter, Done, End, Failed, Message, Sampling, Turn, new_id
+from broker.server import EmbeddedServer
+from tests.fakes import FakeEngine
+from tests.integration.conftest import StartWorker
+
+
+@pytest.fixture
+async def operator(nats_server: EmbeddedServer) -> AsyncIterator[NatsConnection]:
+    nc = await connect(nats_server.address(OPERATOR), name="operator")
+    yield nc
+    await nc.close()
+
+
+async def end_of(client: Client, turn: str) -> End:
+    """The end of a turn that was published without a reader."""
+    async with asyncio.timeout(10):
+        while (end := await client.read(turn)) is None:
+            pass
+    return end
+
+
+async def num_queued(nc: NatsConnection) -> int:
+    info = await topology.api(nc, "STREAM.INFO.TURNS-m")
+    assert info is not None
+    return int(info["state"]["messages"])
+
+
+async def until_settled(nc: NatsConnection) -> None:
+    async with asyncio.timeout(10):
+        while await num_queued(nc):
+            pass
+
+
+# --- The path of a turn ---
+
+
+async def test_an_answer_streams_back_token_by_token(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker():
+        answer = client.ask("m", "hello")
+        chunks = [chunk async for chunk in answer]
+    assert "".join(chunk.text for chunk in chunks) == "echo hello" == answer.text
+    assert [chunk.index for chunk in chunks] == list(range(1, len(chunks) + 1))
+    assert answer.started is not None
+    done = answer.done
+    assert (done.text, done.finish_reason, done.worker) == ("echo hello", "stop", "w1")
+    assert done.num_chunks == len(chunks) + 1
+    assert [token for chunk in chunks for token in chunk.tokens] == list(done.tokens)
+    assert done.usage.completion_tokens == 10
+    assert done.usage.prompt_tokens == len("user: hello\nassistant: ") + 1
+
+
+async def test_the_end_can_be_read_later_and_the_queue_is_empty_then(
+    client: Client, start_worker: StartWorker, operator: NatsConnection
+) -> None:
+    async with start_worker():
+        done = await client.ask("m", "hello")
+        answer = client.ask("m", "again")
+        await answer.publish()
+        await answer.close()
+        assert isinstance(await end_of(client, answer.turn.id), Done)
+        await until_settled(operator)
+    assert done.text == "echo hello"
+
+
+async def test_many_turns_at_once_are_all_answered(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker():
+        answers = [client.ask("m", f"number {index}", priority=("interactive", "batch")[index % 2]) for index in range(40)]
+        texts = [done.text for done in await asyncio.gather(*map(_result, answers))]
+    assert texts == [f"echo number {index}" for index in range(40)]
+
+
+async def _result(answer: object) -> Done:
+    return await answer  # type: ignore[misc, no-any-return]
+
+
+async def test_a_conversations_next_turn_computes_only_what_is_new(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker() as running:
+        first = await client.ask("m", "hello", conversation="c")
+        history = [Message("user", "hello"), Message("assistant", first.text), Message("user", "more")]
+        second = await client.ask("m", history, conversation="c")
+        other = await client.ask("m", history, conversation="d")
+    assert first.usage.cached_tokens == 0
+    assert second.usage.cached_tokens == first.usage.prompt_tokens + first.usage.completion_tokens
+    assert other.usage.cached_tokens > 16
+    assert running.engine.num_samplers == 0
+
+
+async def test_a_turn_in_json_is_answered(client: Client, start_worker: StartWorker, nats_server: EmbeddedServer) -> None:
+    turn = new_id()
+    payload = json.dumps({"v": 1, "id": turn, "conversation": "c", "messages": [{"role": "user", "content": "hi"}]})
+    async with start_worker():
+        await client.nc.request(
+            subjects.turn("m", "batch", LOCAL, turn), payload.encode(), headers={"Content-Type": "application/json"}
+        )
+        end = await end_of(client, turn)
+    assert isinstance(end, Done)
+    assert end.text == "echo hi"
+
+
+async def test_stop_strings_and_limits_end_an_answer(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker():
+        stopped = await client.ask("m", "one two three", sampling=Sampling(stop=("two",)))
+        cut = await client.ask("m", "one two three", sampling=Sampling(max_tokens=4))
+    assert (stopped.text, stopped.finish_reason) == ("echo one ", "stop")
+    assert (cut.text, cut.finish_reason) == ("echo", "length")
+
+
+async def test_continuations_are_scored(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker():
+        done = await client.ask("m", "which", kind="score", continuations=["yes", "maybe"])
+    assert [(score.logprob, score.num_tokens) for score in done.scores] == [(-3.0, 3), (-5.0, 5)]
+    assert done.text == ""
+
+
+async def test_auto_finds_the_model_that_is_served(client: Client, start_worker: StartWorker) -> None:
+    with pytest.raises(UnservedModel):
+        choose_model(await client.workers(wait=0.05))
+    async with start_worker():
+        (worker,) = await client.workers()
+        assert choose_model([worker]) == "m"
+    assert (worker.worker, worker.model_name, worker.load.num_slots) == ("w1", "Fake", 4)
+
+
+# --- Bad input ---
+
+
+async def test_an_unserved_model_fails_at_once(client: Client) -> None:
+    with pytest.raises(UnservedModel, match="nobody"):
+        await client.ask("nobody", "hello")
+
+
+async def test_a_payload_over_the_servers_limit_fails_at_publish(client: Client) -> None:
+    with pytest.raises(PayloadTooLarge, match="1,048,576"):
+        await client.ask("m", "x" * 2 * 1024 * 1024)
+
+
+async def test_a_full_queue_refuses_at_publish(client: Client, nats_server: EmbeddedServer) -> None:
+    await nats_server.ensure(["m"], topology.Limits(max_queued_turns=2))
+    for _ in range(2):
+        await client.ask("m", "hello").publish()
+    with pytest.raises(QueueFull, match="try again later"):
+        await client.ask("m", "hello").publish()
+
+
+async def test_a_turn_id_that_was_used_before_is_an_error(client: Client) -> None:
+    turn = client.ask("m", "hello").turn
+    await client.publish(turn, "m")
+    with pytest.raises(DuplicateTurn):
+        await client.publish(turn, "m")
+
+
+GOOD = {"v": 1, "conversation": "c", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    [
+        (b"this is not msgpack", "not msgpack"),
+        ({"v": 9}, "wire version 9"),
+        ({"messages": []}, "messages: must hold at least one"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content"),
+        ({"sampling": {"max_tokens": 0}}, "sampling.max_tokens"),
+        ({"sampling": {"max_tokens": -5}}, "sampling.max_tokens"),
+        ({"id": "another"}, "not the subject's turn"),
+    ],
+)
+async def test_a_bad_turn_is_told_what_is_wrong_and_harms_no_other(
+    client: Client, start_worker: StartWorker, operator: NatsConnection, change: bytes | dict[str, object], fragment: str
+) -> None:
+    turn = new_id()
+    payload = change if isinstance(change, bytes) else msgpack.packb({"id": turn} | GOOD | change)
+    async with start_worker() as running:
+        running.engine.gate.clear()
+        other = asyncio.create_task(_result(client.ask("m", "unharmed")))
+        await asyncio.to_thread(running.engine.stepped.wait)
+        await client.nc.request(subjects.turn("m", "interactive", LOCAL, turn), payload)
+        end = await end_of(client, turn)
+        running.engine.gate.set()
+        assert (await other).text == "echo unharmed"
+        await until_settled(operator)
+    assert isinstance(end, Failed)
+    assert end.code == "invalid_message"
+    assert fragment in end.detail
+    stored = await replies.last_stored(operator, "DEAD", "dead.m")
+    assert stored is not None
+    assert codec.decode(stored.payload, DeadLetter).payload == payload
+
+
+async def test_a_prompt_longer_than_the_context_is_told_both_numbers(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker(FakeEngine(num_ctx=256)):
+        with pytest.raises(TurnFailed, match=r"prompt_too_long.*256") as caught:
+            await client.ask("m", "x" * 300)
+        assert not caught.value.failed.retryable
+        assert (await client.ask("m", "short")).text == "echo short"
+
+
+async def test_a_turn_past_its_deadline_is_not_computed(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker() as running:
+        with pytest.raises(TurnFailed, match="deadline"):
+            await client.ask("m", "late", deadline=time.time() - 1)
+        assert running.engine.num_steps == 0
+
+
+async def test_a_turn_that_passes_its_deadline_while_it_runs_ends_then(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker() as running:
+        running.engine.gate.clear()
+        with pytest.raises(TurnFailed, match="deadline"):
+            await client.ask("m", "slow", deadline=time.time() + 0.2)
+
+
+# --- Cancels ---
+
+
+async def test_a_running_turn_is_cancelled_within_a_step(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker(FakeEngine(answer="x" * 100_000, num_ctx=200_000, step_seconds=0.002)):
+        answer = client.ask("m", "go on", sampling=Sampling(max_tokens=100_000))
+        async for _ in answer:
+            await answer.cancel()
+            break
+        await answer.close()
+        end = await end_of(client, answer.turn.id)
+        assert isinstance(end, Done)
+        assert end.finish_reason == "cancelled"
+        assert 0 < len(end.text) < 100_000
+        assert (await client.ask("m", "next", sampling=Sampling(max_tokens=3))).text == "xxx"
+
+
+async def test_a_queued_turn_is_cancelled_without_being_computed(
+    client: Client, start_worker: StartWorker, operator: NatsConnection
+) -> None:
+    async with start_worker(FakeEngine(num_slots=1)) as running:
+        running.engine.gate.clear()
+        busy = asyncio.create_task(_result(client.ask("m", "busy")))
+        await asyncio.to_thread(running.engine.stepped.wait)
+        queued = client.ask("m", "queued")
+        await queued.publish()
+        await queued.cancel()
+        done = await queued
+        assert (done.finish_reason, done.tokens) == ("cancelled", ())
+        running.engine.gate.set()
+        assert (await busy).text == "echo busy"
+        await until_settled(operator)
+
+
+async def test_a_turn_cancelled_before_any_worker_came_is_not_computed(client: Client, start_worker: StartWorker) -> None:
+    answer = client.ask("m", "never")
+    await answer.publish()
+    await answer.cancel()
+    async with start_worker() as running:
+        assert (await answer).finish_reason == "cancelled"
+        assert running.engine.num_steps == 0
+
+
+@pytest.mark.parametrize("scope", ["conversation", "all"])
+async def test_a_conversation_or_all_of_a_clients_turns_can_be_cancelled(
+    client: Client, start_worker: StartWorker, scope: str
+) -> None:
+    async with start_worker(FakeEngine(answer="x" * 100_000, num_ctx=200_000, step_seconds=0.002)):
+        sampling = Sampling(max_tokens=90_000)
+        answers = [client.ask("m", "go on", conversation="c", sampling=sampling) for _ in range(2)]
+        streams = [aiter(answer.__aiter__()) for answer in answers]
+        for stream in streams:
+            await anext(stream)
+        await client.cancel(conversation="c" if scope == "conversation" else None)
+        for answer in answers:
+            end = await end_of(client, answer.turn.id)
+            assert isinstance(end, Done)
+            assert end.finish_reason == "cancelled"
+
+
+# --- Fences, ends, draining ---
+
+
+async def test_the_server_refuses_a_second_end(operator: NatsConnection) -> None:
+    address = subjects.TurnAddress("m", "batch", "c", "t")
+    assert await replies.write_end(operator, address, Failed("first", ""))
+    assert not await replies.write_end(operator, address, Failed("second", ""))
+    end = await replies.read_end(operator, "c", "t")
+    assert isinstance(end, Failed)
+    assert end.code == "first"
+
+
+async def test_a_worker_that_comes_back_is_fenced_off(operator: NatsConnection) -> None:
+    address = subjects.TurnAddress("m", "batch", "c", "t")
+    old, new = (replies.ReplyWriter(operator, address, name) for name in ("old", "new"))
+    await old.start()
+    await old.write("a", (1,))
+    started = await new.start()
+    assert (started.attempt, started.index) == (1, 2)
+    await new.write("b", (2,))
+    with pytest.raises(Fenced):
+        await old.write("c", (3,))
+
+
+async def test_draining_finishes_what_runs_and_leaves_the_rest(
+    client: Client, start_worker: StartWorker, operator: NatsConnection
+) -> None:
+    async with start_worker(FakeEngine(num_slots=1)) as running:
+        running.engine.gate.clear()
+        busy = asyncio.create_task(_result(client.ask("m", "busy")))
+        await asyncio.to_thread(running.engine.stepped.wait)
+        queued = client.ask("m", "queued")
+        await queued.publish()
+        running.stop.set()
+        running.engine.gate.set()
+        assert (await busy).text == "echo busy"
+        await running.task
+    assert await num_queued(operator) == 1
+    async with start_worker(name="w2"):
+        assert (await queued).worker == "w2"
+
+
+async def test_a_forced_stop_hands_its_turns_to_the_next_worker_at_once(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker() as first:
+        first.engine.gate.clear()
+        answer = client.ask("m", "hello")
+        await answer.publish()
+        await asyncio.to_thread(first.engine.stepped.wait)
+        first.task.cancel()
+        first.engine.gate.set()
+        await asyncio.wait({first.task})
+        started = time.perf_counter()
+        async with start_worker(name="w2"):
+            done = await answer
+    assert (done.worker, done.attempt, done.text) == ("w2", 1, "echo hello")
+    assert time.perf_counter() - started < 10  # a hand-back, not the ack_wait of 30 s
+
+
+async def test_a_reader_makes_up_for_lost_chunks_from_the_end(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker() as running:
+        running.engine.gate.clear()
+        answer = client.ask("m", "hello there")
+        await answer.publish()
+        assert answer._subscription is not None
+        running.engine.gate.set()
+        await end_of(client, answer.turn.id)
+        async with asyncio.timeout(5):
+            while answer._subscription.pending_msgs < 3:  # started, a chunk or more, the end
+                await asyncio.sleep(0)
+        queue = answer._subscription._pending_queue
+        arrived = [queue.get_nowait() for _ in range(queue.qsize())]
+        for message in arrived[:1] + arrived[2:]:
+            queue.put_nowait(message)
+        texts = [chunk.text async for chunk in answer]
+    assert "".join(texts) == "echo hello there" == answer.done.text
+
+
+# --- Who may not, cannot ---
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "turn.m.batch.bob.t1",
+        "cancel.bob.turn.t1",
+        "reply.local.t1",
+        "end.local.t1",
+        "$JS.API.DIRECT.GET.ENDS.end.bob.t1",
+        "$JS.API.DIRECT.GET.ENDS",
+        "$JS.API.STREAM.MSG.GET.ENDS",
+        "$JS.API.CONSUMER.CREATE.ENDS",
+        "$JS.API.STREAM.DELETE.ENDS",
+        "$JS.API.CONSUMER.MSG.NEXT.TURNS-m.batch",
+    ],
+)
+async def test_a_producer_reaches_nobody_elses_messages(
+    client: Client, operator: NatsConnection, subject: str
+) -> None:
+    heard = await operator.subscribe(subject)
+    await operator.flush()
+    await client.nc.publish(subject, b"")
+    with pytest.raises(nats.errors.Error, match=r"(?i)permission"):
+        await _permissions_error(client.nc)
+    assert heard.pending_msgs == 0
+
+
+async def _permissions_error(nc: NatsConnection) -> None:
+    await nc.flush()
+    async with asyncio.timeout(5):
+        while nc.last_error is None:
+            await nc.flush()
+    raise nc.last_error
