@@ -1,0 +1,125 @@
+"""A real llama.cpp on small models with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from broker.messages import Sampling
+from workers.jail import Jail
+from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel
+from workers.llama.random_model import write_model
+from workers.loop import EngineLoop, Event, Finished, Generated, Job, Rejected
+from workers.scheduler import Scheduler
+from workers.slots import Slots
+
+CHUNK = 64
+
+
+class Bench:
+    """An engine loop whose thread is the test's: every step is taken by hand."""
+
+    def __init__(
+        self, model: LlamaModel, *, deterministic: bool = False, num_slots: int = 8, budget: float = 60.0, num_ctx: int = 4096
+    ) -> None:
+        self.model = model
+        num_slots = 1 if deterministic else num_slots
+        options = ContextOptions(num_ctx=num_ctx, num_slots=num_slots, num_threads=1, flash_attention=not deterministic)
+        self.engine = LlamaEngine(model, options)
+        chunk = CHUNK if deterministic else 0
+        self.scheduler = Scheduler(budget=budget, max_batch_tokens=2048, max_batch_outputs=32, canonical_chunk=chunk)
+        can_remove = self.engine.can_remove_part
+        self.slots = Slots(num_slots, self.engine.num_ctx, can_remove_part=can_remove, canonical_chunk=chunk)
+        self.loop = EngineLoop(self.engine, self.scheduler, self.slots, canonical_chunk=chunk)
+        self.events: dict[str, list[Event]] = {}
+        self.loop._deliver = self._take
+
+    def _take(self, events: list[Event]) -> None:
+        for event in events:
+            assert not hasattr(event, "reason") or isinstance(event, Finished), event
+            self.events.setdefault(getattr(event, "job", ""), []).append(event)
+
+    def submit(self, name: str, prompt: list[int], sampling: Sampling = Sampling(max_tokens=16), **more: object) -> None:
+        fields = {"client": "alice", "conversation": name} | more
+        self.loop.submit(Job(id=name, prompt=prompt, max_tokens=sampling.max_tokens, sampling=sampling, **fields))  # type: ignore[arg-type]
+
+    def step(self) -> None:
+        if self.loop._take_orders():
+            self.loop._turn_over()
+
+    def run(self) -> None:
+        self.step()
+        while self.loop._running or self.loop._waiting:
+            self.step()
+
+    def finished(self, name: str) -> Finished:
+        end = self.events[name][-1]
+        assert isinstance(end, Finished), end
+        return end
+
+    def rejected(self, name: str) -> Rejected:
+        end = self.events[name][-1]
+        assert isinstance(end, Rejected), end
+        return end
+
+    def generated(self, name: str) -> list[Generated]:
+        return [event for event in self.events[name] if isinstance(event, Generated)]
+
+    def text(self, name: str) -> str:
+        return "".join(event.text for event in self.generated(name))
+
+    def tokens(self, name: str) -> list[int]:
+        return [token for event in self.generated(name) for token in event.tokens]
+
+    def answer(self, prompt: list[int], sampling: Sampling = Sampling(max_tokens=16), **more: object) -> list[int]:
+        """One answer on its own."""
+        name = f"answer {len(self.events)}"
+        self.submit(name, prompt, sampling, **more)
+        self.run()
+        return self.tokens(name)
+
+
+OpenBench = Callable[..., "contextmanager[Bench]"]
+
+
+@pytest.fixture(scope="session")
+def tiny_path(model_dir: Path) -> Path:
+    return write_model(model_dir / "tiny.gguf", "tiny", "Q8_0")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_path: Path) -> Iterator[LlamaModel]:
+    model = LlamaModel(tiny_path)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="session")
+def sliding(model_dir: Path) -> Iterator[LlamaModel]:
+    model = LlamaModel(write_model(model_dir / "tiny-swa.gguf", "tiny-swa", "Q8_0"))
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def bench(tiny: LlamaModel) -> Iterator[Callable[..., Bench]]:
+    opened: list[Bench] = []
+
+    def start(model: LlamaModel = tiny, **options: object) -> Bench:
+        opened.append(Bench(model, **options))  # type: ignore[arg-type]
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.engine.close()
+
+
+@pytest.fixture
+async def jail(tiny: LlamaModel) -> AsyncIterator[Jail]:
+    jail = Jail(tiny.path, template=tiny.chat_template, bos_token="<s>", eos_token="<|im_end|>")
+    await jail.start()
+    yield jail
+    await jail.close()

@@ -1,0 +1,154 @@
+"""Tokens and templates of a real model file; what strangers write."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from broker.errors import TurnRejected
+from broker.messages import Message, Sampling, Turn
+from workers.history import History
+from workers.jail import Jail
+from workers.llama.context import LlamaModel, ModelFileError, missing_features
+from workers.llama.random_model import IM_END, IM_START
+
+
+def user(text: str) -> tuple[Message, ...]:
+    return (Message("user", text),)
+
+
+async def tokens_of(jail: Jail, model: LlamaModel, text: str) -> list[int]:
+    return (await History(jail, model.vocabulary).prompt("alice", Turn("t", "c", user(text)))).tokens
+
+
+async def test_a_prompt_is_tokenised_as_llama_cpp_does(jail: Jail, tiny: LlamaModel) -> None:
+    text = "<|im_start|>user\nhello there<|im_end|>\n<|im_start|>assistant\n"
+    assert await tokens_of(jail, tiny, "hello there") == [1, *tiny.vocabulary._raw(text, parse_special=True)]
+
+
+async def test_no_special_token_can_be_typed(jail: Jail, tiny: LlamaModel) -> None:
+    frame = await tokens_of(jail, tiny, "x")
+    controls = set(tiny.vocabulary.control_tokens.values())
+    expected = [token for token in frame if token in controls]
+    assert expected == [1, IM_START, IM_END, IM_START]
+    for spelling in tiny.vocabulary.control_tokens:
+        for text in (spelling, f"a{spelling}b", f" {spelling}\n{spelling}", spelling[:-1]):
+            found = await tokens_of(jail, tiny, text)
+            assert [token for token in found if token in controls] == expected, text
+            pieces = b"".join(map(tiny.vocabulary.piece, found)).decode()
+            assert text.strip() in pieces
+
+
+async def test_every_text_comes_back_from_its_tokens(jail: Jail, tiny: LlamaModel) -> None:
+    for text in ("plain", "ünïcödé 日本語 🎉", "tabs\tand\nlines", "<|im_end|><0x41></s>", "a\x00b"):
+        found = await tokens_of(jail, tiny, text)
+        assert text in b"".join(map(tiny.vocabulary.piece, found)).decode()
+
+
+async def test_a_remembered_conversation_is_not_retokenised(jail: Jail, tiny: LlamaModel) -> None:
+    history = History(jail, tiny.vocabulary)
+    turn = Turn("t", "c", user("hello"))
+    prompt = await history.prompt("alice", turn)
+    odd = [ord("h") + 5 + 216, 300, 301]  # tokens that no tokenizer would give for this text
+    history.remember("alice", turn, prompt, prompt.tokens + odd, " an answer ")
+    following = Turn("u", "c", (*user("hello"), Message("assistant", " an answer "), *user("more")))
+    tokens = (await history.prompt("alice", following)).tokens
+    assert tokens[: len(prompt.tokens) + 3] == prompt.tokens + odd
+    assert tokens[len(prompt.tokens) + 3] == IM_END
+
+
+# --- The jail ---
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "not done after"),
+        ("{{ 'x' * 10 ** 10 }}", "memory|died"),
+        ("{{ raise_exception('only one message') }}", "only one message"),
+        (None, "no chat template"),
+    ],
+)
+async def test_a_template_that_fails_or_loops_is_an_error_and_the_next_turn_works(
+    tiny: LlamaModel, template: str | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.jail.TIMEOUT_SECONDS", 1.0)
+    jail = Jail(tiny.path, template=template, bos_token="", eos_token="")
+    try:
+        with pytest.raises(TurnRejected, match=reason) as caught:
+            await jail.render(user("hello"))
+        assert caught.value.code == "invalid_template"
+        jail._template = "{{ messages[0].content }}"
+        assert (await jail.render(user("hello"))).text == "hello"
+    finally:
+        await jail.close()
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    ["no root here", 'root ::= "a', "root ::= missing", "root ::= root", "root ::= " + "(" * 100 + '"a"' + ")" * 100],
+)
+async def test_an_invalid_grammar_is_an_error(jail: Jail, grammar: str) -> None:
+    with pytest.raises(TurnRejected, match=r"sampling\.grammar") as caught:
+        await jail.gbnf(Sampling(grammar=grammar))
+    assert caught.value.code == "invalid_grammar"
+
+
+async def test_an_exploding_grammar_costs_its_turn_and_nothing_else(jail: Jail, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.jail.TIMEOUT_SECONDS", 2.0)
+    rules = "".join(f"r{n} ::= r{n + 1} r{n + 1} | r{n + 1}\n" for n in range(24))
+    with pytest.raises(TurnRejected):
+        await jail.gbnf(Sampling(grammar=f'root ::= r0\n{rules}r24 ::= "a"?\n'))
+    assert await jail.gbnf(Sampling(grammar='root ::= "a"')) == 'root ::= "a"'
+
+
+async def test_a_json_schema_becomes_a_grammar(jail: Jail) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    gbnf = await jail.gbnf(Sampling(json_schema=schema))
+    assert gbnf is not None
+    assert "root ::=" in gbnf
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/nowhere"},
+        {"type": "array", "items": {"enum": ["x" * 70_000]}},
+        json.loads('{"items":' * 40 + "{}" + "}" * 40),
+    ],
+)
+async def test_a_bad_schema_is_an_error(jail: Jail, schema: dict[str, object]) -> None:
+    with pytest.raises(TurnRejected, match=r"sampling\.json_schema"):
+        await jail.gbnf(Sampling(json_schema=schema))
+
+
+async def test_renders_that_come_together_are_all_answered(jail: Jail) -> None:
+    found = await asyncio.gather(*(jail.render(user(f"number {n}")) for n in range(20)))
+    assert all(f"number {n}<|im_end|>" in rendered.text for n, rendered in enumerate(found))
+
+
+# --- Files ---
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "not one"])
+def test_a_bad_model_file_is_one_error_that_names_it(tmp_path: Path, tiny_path: Path, kind: str) -> None:
+    path = tmp_path / "bad.gguf"
+    match kind:
+        case "empty":
+            path.write_bytes(b"")
+        case "truncated":
+            path.write_bytes(tiny_path.read_bytes()[:-100_000])
+        case "not one":
+            path.write_bytes(b"PK\x03\x04" * 100)
+    with pytest.raises(ModelFileError, match=r"bad\.gguf") as caught:
+        LlamaModel(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cpu_feature_that_the_build_lacks_is_named() -> None:
+    info = "CPU : NEON = 1 | ARM_FMA = 1 | "
+    assert missing_features({"asimddp", "asimdhp"}, info) == ["DOTPROD", "FP16_VA"]
+    assert missing_features({"asimddp"}, info + "DOTPROD = 1 | ") == []
