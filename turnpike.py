@@ -102,7 +102,7 @@ def data_dir(options: CommonSettings) -> Path:
 
 
 def address(options: CommonSettings, user: str) -> Address:
-    """Where to connect: credentials file, else --url or NATS_URL, else the broker that runs on this machine as `user`."""
+    """Where to connect: a credentials file, --url or NATS_URL, else the broker on this machine, as `user`."""
     from broker.accounts import read_credentials
     from broker.connection import Address
 
@@ -190,7 +190,10 @@ def run_user_add(arguments: argparse.Namespace) -> int:
         url = reload_running(folder)
         path = folder / f"{account.name}.credentials"
         write_credentials(path, url or "nats://127.0.0.1:4222", account)
-        print(f"{account.role} {account.name}: credentials in {path}" + ("" if url else "; takes effect when the broker starts"))
+        print(
+            f"{account.role} {account.name}: credentials in {path}"
+            + ("" if url else "; takes effect when the broker starts")
+        )
         return 0
 
     return process.run(add)
@@ -320,9 +323,15 @@ async def _demo(options: DemoSettings, stop: asyncio.Event, *, as_json: bool) ->
 # --- Flags -----------------------------------------------------------------------------------------------------------
 
 
-def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, example: str) -> argparse.ArgumentParser:
+def _add(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, example: str
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=help, description=help, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter
+        name,
+        help=help,
+        description=help,
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     _common(parser)
@@ -354,12 +363,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="turnpike",
         description="A message queue for conversations with small language models.",
-        epilog="Settings come from flags, then TURNPIKE_* variables, then a TOML file. Each command: turnpike COMMAND --help",
+        epilog="Settings come from flags, then TURNPIKE_* variables, then a TOML file. See turnpike COMMAND --help",
     )
     parser.add_argument("--version", action="version", version=f"turnpike {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    demo = _add(commands, "demo", run_demo, "server, worker and a small load at once, then a table", "turnpike demo --json")
+    demo = _add(
+        commands, "demo", run_demo, "server, worker and a small load at once, then a table", "turnpike demo --json"
+    )
     demo.add_argument("--num-conversations", type=int, help="how many conversations (default 4)")
     demo.add_argument("--max-tokens", type=int, help="tokens of an answer (default 48)")
     demo.add_argument("--model-file", help="a GGUF file; default: a tiny model with random weights, made on the spot")
@@ -386,7 +397,11 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--role", default="producer", choices=("producer", "worker", "operator"))
 
     worker = _add(
-        commands, "worker", run_worker, "compute turns with llama.cpp", "turnpike worker --model-file tiny.gguf --model tiny"
+        commands,
+        "worker",
+        run_worker,
+        "compute turns with llama.cpp",
+        "turnpike worker --model-file tiny.gguf --model tiny",
     )
     worker.add_argument("--model-file", help="the GGUF file")
     worker.add_argument("--model", help="the model's name in subjects (default: from the file's name)")
@@ -397,9 +412,15 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--threads", type=int, help="default: one less than the cores")
     worker.add_argument("--num-ubatch", type=int, help="tokens that llama.cpp computes at once (default 256)")
     worker.add_argument("--step-budget-seconds", type=float, help="what a step may take (default 0.25)")
-    worker.add_argument("--coalesce-seconds", type=float, help="chunks gather for so long (default 0.05; 0 sends each token)")
-    worker.add_argument("--deterministic", action="store_true", default=None, help="one turn at a time, repeatable to the bit")
-    worker.add_argument("--share-prefixes", action="store_true", default=None, help="share KV prefixes across clients too")
+    worker.add_argument(
+        "--coalesce-seconds", type=float, help="chunks gather for so long (default 0.05; 0 sends each token)"
+    )
+    worker.add_argument(
+        "--deterministic", action="store_true", default=None, help="one turn at a time, repeatable to the bit"
+    )
+    worker.add_argument(
+        "--share-prefixes", action="store_true", default=None, help="share KV prefixes across clients too"
+    )
 
     ask = _add(commands, "ask", run_ask, "one turn, streamed to the terminal", 'turnpike ask tiny "How are you?"')
     ask.add_argument("model", help="the model, or auto: the one with the shortest expected wait")
@@ -417,7 +438,9 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--num-conversations", type=int, help="how many (default 50)")
     load.add_argument("--concurrency", type=int, help="how many at once (default 4)")
     load.add_argument("--max-tokens", type=int, help="tokens of an answer (default 500)")
-    load.add_argument("--dataset", help="OpenAssistant trees or messages, plain or gzip (default: the shipped conversations)")
+    load.add_argument(
+        "--dataset", help="OpenAssistant trees or messages, plain or gzip (default: the shipped conversations)"
+    )
     load.add_argument("--min-turns", type=int, help="only conversations of so many turns (default 5)")
     load.add_argument("--turns", choices=("messages", "prompter"), help="what --min-turns counts (default messages)")
     load.add_argument("--max-user-turns", type=int, help="cut conversations after so many user messages")

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -34,7 +33,21 @@ from broker.errors import (
     TurnFailed,
     UnservedModel,
 )
-from broker.messages import Cancel, Chunk, Done, End, Failed, Kind, Message, Priority, Reply, Sampling, Started, Turn, new_id
+from broker.messages import (
+    Cancel,
+    Chunk,
+    Done,
+    End,
+    Failed,
+    Kind,
+    Message,
+    Priority,
+    Reply,
+    Sampling,
+    Started,
+    Turn,
+    new_id,
+)
 
 # A server that republishes nothing for so long may have ended the turn while we were away: then its end is read.
 LOOK_AFTER_SECONDS = 5.0
@@ -194,7 +207,9 @@ class Answer:
             return
         nc = self._client.nc
         self._subscription = await nc.subscribe(
-            subjects.live(self._client.name, self.turn.id), pending_msgs_limit=4096, pending_bytes_limit=16 * 1024 * 1024
+            subjects.live(self._client.name, self.turn.id),
+            pending_msgs_limit=4096,
+            pending_bytes_limit=16 * 1024 * 1024,
         )
         self.sent_at = time.perf_counter()
         try:

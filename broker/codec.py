@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, overload
 
 import msgpack  # type: ignore[import-untyped]
 import msgspec
@@ -34,17 +35,20 @@ def encode(message: msgspec.Struct, content_type: str = MSGPACK) -> bytes:
     return packed
 
 
-def decode(payload: bytes, kind: type[T] | Any, headers: Mapping[str, str] | None = None) -> T:
+@overload
+def decode[T](payload: bytes, kind: type[T], headers: Mapping[str, str] | None = None) -> T: ...
+@overload
+def decode(payload: bytes, kind: UnionType, headers: Mapping[str, str] | None = None) -> Any: ...
+def decode(payload: bytes, kind: Any, headers: Mapping[str, str] | None = None) -> Any:
     """The message of type `kind` in `payload`; raises InvalidMessage, which names the field."""
     fields = _unpack(payload, (headers or {}).get(CONTENT_TYPE, MSGPACK))
     version = fields.pop("v", None)
     if version != WIRE_VERSION or isinstance(version, bool):
         raise UnsupportedVersion(version, WIRE_VERSION)
     try:
-        message: T = msgspec.convert(fields, kind)
+        return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
         raise _invalid(error) from None
-    return message
 
 
 def _unpack(payload: bytes, content_type: str) -> dict[str, Any]:

@@ -50,9 +50,7 @@ class WorkerInfo(Struct, frozen=True):
     load: Load
 
 
-async def announce(
-    nc: NatsConnection, *, version: str, metadata: dict[str, str], load: Callable[[], Load]
-) -> Service:
+async def announce(nc: NatsConnection, *, version: str, metadata: dict[str, str], load: Callable[[], Load]) -> Service:
     """Makes this worker discoverable; `load` is called for each request."""
     service: Service = await add_service(
         nc,

@@ -74,7 +74,9 @@ class ServerUnavailable(ServerError):
     def __init__(self, url: str, reason: str) -> None:
         self.url = url
         self.reason = reason
-        super().__init__(f"no NATS server answers at {url}: {reason}. Start one with `turnpike broker`, or set NATS_URL")
+        super().__init__(
+            f"no NATS server answers at {url}: {reason}. Start one with `turnpike broker`, or set NATS_URL"
+        )
 
 
 class ServerTooOld(ServerError):

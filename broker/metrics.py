@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -18,7 +19,7 @@ def tpot(first_token_at: float, last_token_at: float, num_tokens: int) -> float 
 
 def inter_token_latencies(token_times: Sequence[float]) -> list[float]:
     """The gaps between a turn's tokens; pool them over turns before taking percentiles."""
-    return [later - earlier for earlier, later in zip(token_times, token_times[1:], strict=False)]
+    return [later - earlier for earlier, later in itertools.pairwise(token_times)]
 
 
 def prefill_rate(prompt_tokens: int, cached_tokens: int, seconds: float) -> float | None:

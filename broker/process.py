@@ -83,7 +83,11 @@ def report(error: BaseException) -> None:
 
 
 async def spawn(
-    command: Sequence[str | Path], *, env: dict[str, str] | None = None, stdout: int | None = None, stderr: int | None = None
+    command: Sequence[str | Path],
+    *,
+    env: dict[str, str] | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
 ) -> asyncio.subprocess.Process:
     """Starts a child that the terminal's ^C does not reach (we stop it) and that dies with us (Linux)."""
     return await asyncio.create_subprocess_exec(

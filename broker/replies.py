@@ -48,7 +48,10 @@ async def last_stored(nc: NatsConnection, stream: str, subject: str) -> Stored |
 async def read_end(nc: NatsConnection, client: str, turn: str) -> End | None:
     """The end of a turn, or None while it has none."""
     stored = await last_stored(nc, subjects.ENDS, subjects.end(client, turn))
-    return None if stored is None else codec.decode(stored.payload, End, stored.headers)
+    if stored is None:
+        return None
+    end: End = codec.decode(stored.payload, End, stored.headers)
+    return end
 
 
 class ReplyWriter:
@@ -68,7 +71,7 @@ class ReplyWriter:
         stored = await last_stored(self._nc, subjects.REPLIES, self._subject)
         num_starts = 1
         if stored is not None:
-            last = codec.decode(stored.payload, Reply, stored.headers)
+            last: Reply = codec.decode(stored.payload, Reply, stored.headers)
             self._sequence = stored.sequence
             self.num_chunks = last.index + 1
             self.attempt = last.attempt + 1

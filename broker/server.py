@@ -89,7 +89,9 @@ class EmbeddedServer:
         except BaseException as error:
             await self.stop()
             if isinstance(error, TimeoutError):
-                raise ServerError(f"nats-server was not ready within {READY_SECONDS:g} s: {self._last_words()}") from None
+                raise ServerError(
+                    f"nats-server was not ready within {READY_SECONDS:g} s: {self._last_words()}"
+                ) from None
             raise
 
     async def _ready(self) -> None:

@@ -24,7 +24,7 @@ OTHER_NAMES = {"TURNPIKE_CMAKE_ARGS", "TURNPIKE_CONFIG"}
 S = TypeVar("S", bound=Struct)
 
 
-def load(
+def load[S: Struct](
     kind: type[S],
     *,
     flags: Mapping[str, Any],

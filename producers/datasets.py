@@ -95,7 +95,7 @@ def _own(row: dict[str, Any]) -> Conversation:
 def _grow(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Trees from a flat list of messages, which may come in any order."""
     messages = {row["message_id"]: row | {"replies": []} for row in rows}
-    roots = []
+    roots: list[dict[str, Any]] = []
     for message in messages.values():
         parent = messages.get(message.get("parent_id"))
         (roots if parent is None else parent["replies"]).append(message)
@@ -103,9 +103,7 @@ def _grow(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [root for root in roots if root.get("parent_id") is None]
 
 
-def _threads(
-    roots: Iterable[dict[str, Any]], min_turns: int, unit: str, language: str
-) -> Iterator[Conversation]:
+def _threads(roots: Iterable[dict[str, Any]], min_turns: int, unit: str, language: str) -> Iterator[Conversation]:
     # Prompter and assistant take turns, so n prompter turns are a thread of 2n − 1 messages or more.
     min_messages = min_turns if unit == "messages" else 2 * min_turns - 1
     for root in roots:

@@ -7,9 +7,10 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.columns import Columns
@@ -91,19 +92,26 @@ async def run_demo(
         if model_file is None:
             say("making a tiny model with random weights: what it says is noise, what it costs is real")
             model_file = folder / "tiny.gguf"
-            await _finished([sys.executable, "-m", "workers.llama.random_model", "tiny", "Q8_0", model_file], folder / "model.log")
+            await _finished(
+                [sys.executable, "-m", "workers.llama.random_model", "tiny", "Q8_0", model_file], folder / "model.log"
+            )
         server = await stack.enter_async_context(EmbeddedServer(folder / "server"))
         await server.ensure([MODEL])
         say(f"nats-server at {server.url}")
         write_credentials(folder / "worker.credentials", server.url, server.accounts[WORKER])
         log = folder / "worker.log"
         with log.open("wb") as output:
-            worker = await spawn(
-                [sys.executable, entry, "worker", "--model-file", model_file, "--model", MODEL]
-                + ["--credentials", folder / "worker.credentials", "--worker-name", "demo-worker"],
-                stdout=output.fileno(),
-                stderr=output.fileno(),
-            )
+            command: list[str | Path] = [
+                sys.executable,
+                entry,
+                "worker",
+                "--worker-name",
+                "demo-worker",
+                "--model",
+                MODEL,
+            ]
+            command += ["--model-file", model_file, "--credentials", folder / "worker.credentials"]
+            worker = await spawn(command, stdout=output.fileno(), stderr=output.fileno())
         stack.push_async_callback(terminate, worker)
         client = await stack.enter_async_context(Client(server.address(LOCAL)))
         options = LoadOptions(MODEL, num_conversations, concurrency=NUM_SHOWN, max_tokens=max_tokens)
@@ -112,7 +120,7 @@ async def run_demo(
 
         async def work() -> None:
             await _until_served(client)
-            say(f"worker ready, pid {worker.pid}; {len(conversations)} of {num_found} conversations follow, two at a time")
+            say(f"worker ready, pid {worker.pid}; {len(conversations)} of {num_found} conversations, two at a time")
             progress.started_at = time.perf_counter()
             await run_load(client, options, conversations, stop=stop, progress=progress, on_chunk=streams.take)
 
@@ -147,10 +155,14 @@ async def _until_served(client: Client) -> None:
 
 
 async def _beside(
-    work: asyncio.Future[None] | object, worker: asyncio.subprocess.Process, server: EmbeddedServer, log: Path, stop: asyncio.Event
+    work: Coroutine[Any, Any, None],
+    worker: asyncio.subprocess.Process,
+    server: EmbeddedServer,
+    log: Path,
+    stop: asyncio.Event,
 ) -> None:
     """Awaits the work, unless worker or server end before it, or it is to stop before anything is running."""
-    task = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    task = asyncio.ensure_future(work)
     died = asyncio.ensure_future(worker.wait())
     server_died = asyncio.ensure_future(server.wait())
     stopped = asyncio.ensure_future(_stopped_for(stop, 10.0))

@@ -175,7 +175,9 @@ async def run_and_show(address: Address, options: LoadOptions, stop: asyncio.Eve
     options.check()
     conversations, num_found = select(options)
     console = Console(stderr=True)
-    console.print(f"{num_found} conversations of at least {options.min_turns} {options.turns} found; {len(conversations)} run")
+    console.print(
+        f"{num_found} conversations of at least {options.min_turns} {options.turns} found; {len(conversations)} run"
+    )
     if not conversations:
         return 1
     async with Client(address) as client:
@@ -211,7 +213,9 @@ def progress_table(progress: Progress) -> Table:
     return summary_table(summary, title, num_active=len(progress.active))
 
 
-def summary_table(summary: Summary, title: str, *, num_active: int | None = None, memory_bytes: int | None = None) -> Table:
+def summary_table(
+    summary: Summary, title: str, *, num_active: int | None = None, memory_bytes: int | None = None
+) -> Table:
     """The figures for people."""
     table = Table(title=title, show_header=False)
     table.add_column()

@@ -89,9 +89,7 @@ class History:
     def continuation(self, prompt: Prompt, text: str) -> tuple[list[int], int]:
         """The tokens of prompt and answer `text`, tokenised as one, and at which one the answer begins."""
         rendered = prompt.rendered
-        tokens = self._vocabulary.tokenize(
-            rendered.text + text, template_spans=rendered.template_spans(), add_bos=True
-        )
+        tokens = self._vocabulary.tokenize(rendered.text + text, template_spans=rendered.template_spans(), add_bos=True)
         shared = 0
         for one, other in zip(prompt.tokens, tokens, strict=False):
             if one != other:

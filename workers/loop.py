@@ -237,7 +237,9 @@ class EngineLoop:
             known, begin = job.continuations[0]
             tokens, first_output = list(known), begin - 1
         num_cells = len(job.prompt) + job.max_tokens
-        seat = self._slots.seat(tokens[: first_output + 1] if job.continuations else tokens, num_cells, job.client, job.conversation)
+        seat = self._slots.seat(
+            tokens[: first_output + 1] if job.continuations else tokens, num_cells, job.client, job.conversation
+        )
         if seat is None:
             return False
         for index in seat.evicted:
@@ -301,8 +303,8 @@ class EngineLoop:
         self._scheduler.update(step, seconds, now)
         if not step.is_decode:
             for sequence, span in zip(step.sequences, step.spans, strict=True):
-                if running := self._running.get(sequence.id):
-                    running.prefill_seconds += seconds * len(span.tokens) / num_tokens
+                if seated := self._running.get(sequence.id):
+                    seated.prefill_seconds += seconds * len(span.tokens) / num_tokens
         for running, reason in finished:
             self._finish(running, reason)
         for running in list(self._running.values()):
@@ -341,9 +343,7 @@ class EngineLoop:
             return "stop"
         return "length" if is_last else None
 
-    def _tell(
-        self, running: _Running, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]
-    ) -> None:
+    def _tell(self, running: _Running, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]) -> None:
         if text or tokens:
             self._events.append(Generated(running.job.id, text, tokens, logprobs))
 
@@ -418,7 +418,11 @@ class EngineLoop:
 
     def _make_room(self, step: Step) -> None:
         """llama.cpp found no cells although they were counted: an idle slot goes, or else the youngest sequence."""
-        idle = [slot for slot in map(self._slots.__getitem__, range(self._engine.num_slots)) if not slot.is_active and slot.tokens]
+        idle = [
+            slot
+            for slot in map(self._slots.__getitem__, range(self._engine.num_slots))
+            if not slot.is_active and slot.tokens
+        ]
         if idle:
             victim = min(idle, key=lambda slot: slot.used_at)
             log.warning("cells short, evicted slot=%d tokens=%d", victim.index, len(victim.tokens))
@@ -447,7 +451,7 @@ class EngineLoop:
             self._deliver(events)
 
     def warm_up(self) -> None:
-        """Measures what a step costs here, before `start`: the memory is touched, the cost model has its first rates."""
+        """Measures a step here, before `start`: memory is touched, the cost model has its first rates."""
         vocabulary_size = WARM_UP_TOKENS
         tokens = tuple(range(vocabulary_size))
         num_tokens = min(len(tokens), self._engine.max_batch_tokens, self._engine.max_sequence_tokens - 2)

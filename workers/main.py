@@ -67,7 +67,14 @@ async def serve(address: Address, config: WorkerConfig, stop: asyncio.Event) -> 
     """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
     from workers.history import History
     from workers.jail import Jail
-    from workers.llama.context import MAX_OUTPUTS, ContextOptions, LlamaEngine, LlamaModel, missing_features, system_info
+    from workers.llama.context import (
+        MAX_OUTPUTS,
+        ContextOptions,
+        LlamaEngine,
+        LlamaModel,
+        missing_features,
+        system_info,
+    )
     from workers.loop import EngineLoop
     from workers.memory import available_bytes, check_memory
     from workers.scheduler import Scheduler

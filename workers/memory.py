@@ -1,4 +1,4 @@
-"""The memory plan: what a model and a context will take, against what the machine or its cgroup has. Pure but for `available_bytes`."""
+"""The memory plan: what a model and a context take, against what the machine or its cgroup has."""
 
 from __future__ import annotations
 
@@ -49,8 +49,9 @@ class DoesNotFit(TurnpikeError):
         self.max_ctx = max_ctx
         remedy = f"the largest context that fits is {max_ctx}: --num-ctx {max_ctx}" if max_ctx else "no context fits"
         super().__init__(
-            f"a context of {num_ctx} tokens does not fit: it takes {_mib(plan.total)} MiB (weights {_mib(plan.weights)}, "
-            f"KV cache {_mib(plan.kv)}, computing {_mib(plan.compute)}, process {_mib(plan.process)}) of "
+            f"a context of {num_ctx} tokens does not fit: it takes {_mib(plan.total)} MiB "
+            f"(weights {_mib(plan.weights)}, KV cache {_mib(plan.kv)}, computing {_mib(plan.compute)}, "
+            f"process {_mib(plan.process)}) of "
             f"{_mib(available)} MiB available; {remedy}"
         )
 
@@ -58,7 +59,7 @@ class DoesNotFit(TurnpikeError):
 def plan_memory(
     shape: KvShape, *, file_bytes: int, num_ctx: int, num_ubatch: int, max_outputs: int, flash_attention: bool
 ) -> MemoryPlan:
-    """What it will take. An upper bound: weights count once, in the file or repacked, as the other copy can be dropped."""
+    """An upper bound of what it takes. Weights count once, in the file or repacked: the other copy can be dropped."""
     # The widest tensors alive at once in a llama graph: gate and up of the feed-forward, the residual, and attention.
     activations = num_ubatch * (2 * shape.num_ff + 4 * shape.num_embd) * 4
     # Without flash attention the scores of a ubatch against the whole context are there in full.

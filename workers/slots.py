@@ -145,7 +145,9 @@ class Slots:
         Shared cells are counted once for each slot that shares them: a bound, not a guess.
         """
         staying = [
-            slot for slot in self._slots if slot.index not in (seat.slot, *seat.evicted) and (slot.tokens or slot.is_active)
+            slot
+            for slot in self._slots
+            if slot.index not in (seat.slot, *seat.evicted) and (slot.tokens or slot.is_active)
         ]
         used = sum(slot.num_cells for slot in staying)
         evicted = list(seat.evicted)

@@ -175,13 +175,13 @@ class Worker:
                 for work in self._work.values():
                     work.events.put_nowait(event)
                 stop.set()
-            elif work := self._work.get(event.job):
-                work.events.put_nowait(event)
+            elif (concerned := self._work.get(event.job)) is not None:
+                concerned.events.put_nowait(event)
 
     # --- Pulling ---
 
     async def _pull(self, priority: str, stop: asyncio.Event, group: asyncio.TaskGroup) -> None:
-        """Keeps one pull open on a priority's consumer while a slot is free. Batch waits while interactive has turns."""
+        """Keeps one pull open on a priority's consumer while a slot is free. Batch waits for interactive."""
         puller = Puller(self._nc, subjects.turns_stream(self._options.model), priority)
         await puller.start()
         is_interactive = priority == "interactive"
@@ -316,7 +316,11 @@ class Worker:
             await self._dead_letter(delivery, work.address, failed)
             return failed
         log.info(
-            "→ turn=%s client=%s prompt_tokens=%d attempt=%d", turn.id, work.address.client, len(job.prompt), started.attempt
+            "→ turn=%s client=%s prompt_tokens=%d attempt=%d",
+            turn.id,
+            work.address.client,
+            len(job.prompt),
+            started.attempt,
         )
         self._loop.submit(job)
         return await self._stream(work, prompt, writer)
@@ -326,12 +330,16 @@ class Worker:
         prompt = await self._history.prompt(client, turn)
         limit = self._loop.engine.max_sequence_tokens
         if len(prompt.tokens) >= limit:
-            raise TurnRejected("prompt_too_long", f"messages: {len(prompt.tokens)} tokens, and the context holds {limit}")
+            raise TurnRejected(
+                "prompt_too_long", f"messages: {len(prompt.tokens)} tokens, and the context holds {limit}"
+            )
         continuations = []
         for text in turn.continuations:
             tokens, begin = self._history.continuation(prompt, text)
             if len(tokens) > limit:
-                raise TurnRejected("prompt_too_long", f"continuations: {len(tokens)} tokens, and the context holds {limit}")
+                raise TurnRejected(
+                    "prompt_too_long", f"continuations: {len(tokens)} tokens, and the context holds {limit}"
+                )
             continuations.append((tuple(tokens), begin))
         max_tokens = min(turn.sampling.max_tokens, limit - len(prompt.tokens))
         if continuations:
@@ -400,7 +408,9 @@ class Worker:
                 return
             if sent_at is not None and not _is_final(batch[-1]):
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, sent_at + self._options.coalesce_seconds - time.perf_counter())):
+                    async with asyncio.timeout(
+                        max(0.0, sent_at + self._options.coalesce_seconds - time.perf_counter())
+                    ):
                         while not _is_final(batch[-1]):
                             batch.append(await work.events.get())
             while not work.events.empty() and not _is_final(batch[-1]):
@@ -466,7 +476,7 @@ class Worker:
             await self._cancel_queued(address, cancel)
 
     async def _cancel_queued(self, address: CancelAddress, cancel: Cancel) -> None:
-        """Ends a queued turn without computing it. Every worker hears the cancel; who writes the end deletes the turn."""
+        """Ends a queued turn without computing it. Every worker hears it; who writes the end deletes the turn."""
         if address.turn is None or cancel.sequence is None or cancel.model != self._options.model:
             return
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,13 @@ class Bench:
     """An engine loop whose thread is the test's: every step is taken by hand."""
 
     def __init__(
-        self, model: LlamaModel, *, deterministic: bool = False, num_slots: int = 8, budget: float = 60.0, num_ctx: int = 4096
+        self,
+        model: LlamaModel,
+        *,
+        deterministic: bool = False,
+        num_slots: int = 8,
+        budget: float = 60.0,
+        num_ctx: int = 4096,
     ) -> None:
         self.model = model
         num_slots = 1 if deterministic else num_slots
@@ -42,7 +47,9 @@ class Bench:
             assert not hasattr(event, "reason") or isinstance(event, Finished), event
             self.events.setdefault(getattr(event, "job", ""), []).append(event)
 
-    def submit(self, name: str, prompt: list[int], sampling: Sampling = Sampling(max_tokens=16), **more: object) -> None:
+    def submit(
+        self, name: str, prompt: list[int], sampling: Sampling = Sampling(max_tokens=16), **more: object
+    ) -> None:
         fields = {"client": "alice", "conversation": name} | more
         self.loop.submit(Job(id=name, prompt=prompt, max_tokens=sampling.max_tokens, sampling=sampling, **fields))  # type: ignore[arg-type]
 
@@ -80,9 +87,6 @@ class Bench:
         self.submit(name, prompt, sampling, **more)
         self.run()
         return self.tokens(name)
-
-
-OpenBench = Callable[..., "contextmanager[Bench]"]
 
 
 @pytest.fixture(scope="session")

@@ -25,10 +25,18 @@ from broker.server import EmbeddedServer
 TURNPIKE = [sys.executable, str(Path(__file__).parents[2] / "turnpike.py")]
 
 
-def run(*arguments: str, environment: dict[str, str] | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, environment: dict[str, str] | None = None, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("TURNPIKE_", "NATS_"))}
     return subprocess.run(
-        [*TURNPIKE, *arguments], capture_output=True, text=True, env=clean | (environment or {}), timeout=100, input=stdin, check=False
+        [*TURNPIKE, *arguments],
+        capture_output=True,
+        text=True,
+        env=clean | (environment or {}),
+        timeout=100,
+        input=stdin,
+        check=False,
     )
 
 
@@ -37,7 +45,17 @@ async def worker(server: EmbeddedServer, model: Path, *flags: str) -> AsyncItera
     """A worker process that serves `m`."""
     credentials = server.folder / "worker.credentials"
     write_credentials(credentials, server.url, server.accounts[WORKER])
-    command = [*TURNPIKE, "worker", "--model-file", str(model), "--model", "m", "--credentials", str(credentials), *flags]
+    command = [
+        *TURNPIKE,
+        "worker",
+        "--model-file",
+        str(model),
+        "--model",
+        "m",
+        "--credentials",
+        str(credentials),
+        *flags,
+    ]
     process = await asyncio.to_thread(subprocess.Popen, command, stderr=subprocess.DEVNULL)
     try:
         async with Client(server.address(LOCAL)) as client, asyncio.timeout(60):
@@ -73,7 +91,14 @@ def alive(pid: int) -> bool:
 async def test_the_demo_shows_a_table_and_leaves_nothing_behind(tmp_path: Path) -> None:
     found = run("demo", "--num-conversations", "2", "--max-tokens", "8", environment={"TMPDIR": str(tmp_path)})
     assert found.returncode == 0, found.stderr
-    for row in ("turns", "time to first token", "time per output token", "prefill", "memory of the worker", "from the cache"):
+    for row in (
+        "turns",
+        "time to first token",
+        "time per output token",
+        "prefill",
+        "memory of the worker",
+        "from the cache",
+    ):
         assert row in found.stdout
     assert list(tmp_path.iterdir()) == []
 
@@ -91,7 +116,11 @@ def test_the_demo_speaks_json() -> None:
 def test_nothing_is_left_of_a_demo_that_ends_early(tmp_path: Path, how: str) -> None:
     command = [*TURNPIKE, "demo", "--num-conversations", "50", "--max-tokens", "400"]
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     assert process.stderr is not None
     for line in process.stderr:
@@ -151,8 +180,15 @@ async def test_ask_and_chat_stream_and_remember(nats_server: EmbeddedServer, tin
         assert (await asyncio.to_thread(run, "ask", "nobody", "hello", *login)).returncode == 1
 
 
-async def test_a_schema_a_score_and_a_bad_grammar_on_a_whole_worker(nats_server: EmbeddedServer, tiny_path: Path) -> None:
-    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
+async def test_a_schema_a_score_and_a_bad_grammar_on_a_whole_worker(
+    nats_server: EmbeddedServer, tiny_path: Path
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}},
+        "required": ["ok"],
+        "additionalProperties": False,
+    }
     async with worker(nats_server, tiny_path, "--deterministic"), Client(nats_server.address(LOCAL)) as client:
         done = await client.ask("m", "json please", sampling=Sampling(json_schema=schema, max_tokens=100))
         assert json.loads(done.text)["ok"] in (True, False)
@@ -233,7 +269,9 @@ def test_an_unknown_setting_is_named() -> None:
     assert "TURNPIKE_THREDS: unknown setting (did you mean threads?)" in found.stderr
 
 
-async def test_a_context_that_does_not_fit_names_the_largest_that_would(nats_server: EmbeddedServer, tiny_path: Path) -> None:
+async def test_a_context_that_does_not_fit_names_the_largest_that_would(
+    nats_server: EmbeddedServer, tiny_path: Path
+) -> None:
     credentials = nats_server.folder / "worker.credentials"
     write_credentials(credentials, nats_server.url, nats_server.accounts[WORKER])
     flags = ["--model-file", str(tiny_path), "--num-ctx", "1000000000", "--credentials", str(credentials)]

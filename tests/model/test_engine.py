@@ -24,7 +24,7 @@ def prompt(length: int, seed: int = 0) -> list[int]:
     return [1, *(rng.randrange(300, 1000) for _ in range(length - 1))]
 
 
-def logits_of(bench: Bench, spans: list[list[Span]], row: int = -1) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
+def logits_of(bench: Bench, spans: list[list[Span]], row: int = -1) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     for step in spans:
         rows = bench.engine.decode(step)
     return bench.engine.logits(rows[row][-1]).copy()

@@ -97,7 +97,9 @@ async def test_an_invalid_grammar_is_an_error(jail: Jail, grammar: str) -> None:
     assert caught.value.code == "invalid_grammar"
 
 
-async def test_an_exploding_grammar_costs_its_turn_and_nothing_else(jail: Jail, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_exploding_grammar_costs_its_turn_and_nothing_else(
+    jail: Jail, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("workers.jail.TIMEOUT_SECONDS", 2.0)
     rules = "".join(f"r{n} ::= r{n + 1} r{n + 1} | r{n + 1}\n" for n in range(24))
     with pytest.raises(TurnRejected):

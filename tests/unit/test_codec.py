@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -59,10 +60,8 @@ def test_an_end_survives_the_wire(end: End) -> None:
 @given(st.binary())
 def test_any_bytes_are_a_turn_or_an_invalid_message(payload: bytes) -> None:
     for content_type in (codec.MSGPACK, codec.JSON):
-        try:
+        with contextlib.suppress(InvalidMessage):
             codec.decode(payload, Turn, {"Content-Type": content_type})
-        except InvalidMessage:
-            pass
 
 
 @given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers(-9, 9) | st.text() | st.lists(st.text())))

@@ -11,7 +11,15 @@ from producers.datasets import SHIPPED, DatasetError, load_conversations
 
 
 def message(name: str, parent: str | None, role: str, rank: int | None = None, **more: Any) -> dict[str, Any]:
-    return {"message_id": name, "parent_id": parent, "text": f"text {name}", "role": role, "lang": "en", "rank": rank, **more}
+    return {
+        "message_id": name,
+        "parent_id": parent,
+        "text": f"text {name}",
+        "role": role,
+        "lang": "en",
+        "rank": rank,
+        **more,
+    }
 
 
 FLAT = [

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +20,7 @@ def feed(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str], bo
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
     places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    return [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(places)]
 
 
 @given(st.text(), st.lists(st.integers(0, 999)))
@@ -28,7 +30,11 @@ def test_text_is_whole_however_its_bytes_are_cut(text: str, cuts: list[int]) -> 
     assert all("\ufffd" not in piece for piece in texts) or "\ufffd" in text
 
 
-@given(st.text("abc"), st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3), st.lists(st.integers(0, 99)))
+@given(
+    st.text("abc"),
+    st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3),
+    st.lists(st.integers(0, 99)),
+)
 def test_a_stop_string_ends_the_text_before_its_first_place(text: str, stop: list[str], cuts: list[int]) -> None:
     pieces = split(text.encode(), cuts)
     texts, stopped = feed(pieces, tuple(stop))

@@ -46,7 +46,7 @@ async def test_old_conversations_are_forgotten_beyond_the_cap() -> None:
     other = Turn("u", "other", (Message("user", "ho"),))
     history.remember("alice", other, await history.prompt("alice", other), list(range(90)), "long")
     again = await history.prompt("alice", turn("hi", "ab", "more"))
-    assert [100, 101] != again.tokens[len(prompt.tokens) : len(prompt.tokens) + 2]
+    assert again.tokens[len(prompt.tokens) : len(prompt.tokens) + 2] != [100, 101]
 
 
 async def test_a_continuation_begins_where_the_prompt_ends() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 
 from hypothesis import given, settings
@@ -32,10 +33,7 @@ class Simulation:
         step = self.scheduler.schedule(self.now)
         if not step:
             return False
-        if step.is_decode:
-            seconds = self.decode * (1 + 0.1 * len(step.spans))
-        else:
-            seconds = self.prefill * step.num_tokens
+        seconds = self.decode * (1 + 0.1 * len(step.spans)) if step.is_decode else self.prefill * step.num_tokens
         self.now += seconds
         ended = []
         for sequence, span in zip(step.sequences, step.spans, strict=True):
@@ -72,7 +70,9 @@ def test_every_sequence_ends(work: list[tuple[int, int]], rate: tuple[float, flo
 
 @settings(deadline=None)
 @given(jobs, rates)
-def test_no_step_is_over_its_bound_but_for_the_least_prefill(work: list[tuple[int, int]], rate: tuple[float, float]) -> None:
+def test_no_step_is_over_its_bound_but_for_the_least_prefill(
+    work: list[tuple[int, int]], rate: tuple[float, float]
+) -> None:
     simulation = Simulation(*rate)
     for index, (num_prompt, max_tokens) in enumerate(work):
         simulation.add(str(index), num_prompt, max_tokens)
@@ -116,7 +116,7 @@ def test_no_stream_waits_longer_than_two_bounds_while_a_long_prompt_arrives() ->
     bound = simulation.scheduler.step_bound()
     for index in range(4):
         times = simulation.token_times[f"stream {index}"]
-        assert max(b - a for a, b in zip(times[5:], times[6:], strict=False)) <= GAP_BUDGETS * bound
+        assert max(b - a for a, b in itertools.pairwise(times)) <= GAP_BUDGETS * bound
 
 
 def test_the_shortest_prompt_goes_first_and_a_long_one_is_not_passed_for_ever() -> None:

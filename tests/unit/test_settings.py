@@ -32,7 +32,14 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         load(Example, flags={"budget": "quick"}, environment=environment, file=file)
     text = "\n".join(caught.value.problems)
     assert len(caught.value.problems) == 5
-    for fragment in ("num_slotz", "did you mean num_slots", "TURNPIKE_NUM_SLOTS", "BUDGETT", "--budget", "--model is missing"):
+    for fragment in (
+        "num_slotz",
+        "did you mean num_slots",
+        "TURNPIKE_NUM_SLOTS",
+        "BUDGETT",
+        "--budget",
+        "--model is missing",
+    ):
         assert fragment in text
 
 

@@ -111,7 +111,9 @@ def test_the_deterministic_mode_reuses_only_what_a_cold_start_would_compute_alik
 
 
 actions = st.lists(
-    st.tuples(st.sampled_from(["seat", "release"]), st.integers(0, 5), st.lists(st.integers(0, 1), min_size=1, max_size=40)),
+    st.tuples(
+        st.sampled_from(["seat", "release"]), st.integers(0, 5), st.lists(st.integers(0, 1), min_size=1, max_size=40)
+    ),
     max_size=60,
 )
 

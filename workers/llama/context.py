@@ -97,7 +97,9 @@ class LlamaModel:
         self.pointer: Any = lib.llama_model_load_from_file(str(path).encode(), parameters)
         if not self.pointer:
             reason = next((line for line in found.lines if "error" in line.lower() or "fail" in line.lower()), "")
-            raise ModelFileError(path, f"llama.cpp cannot load it: {reason.partition(': ')[2] or reason or 'no reason given'}")
+            raise ModelFileError(
+                path, f"llama.cpp cannot load it: {reason.partition(': ')[2] or reason or 'no reason given'}"
+            )
         self.buffers = dict(found.buffers)
         template = lib.llama_model_chat_template(self.pointer, None)
         self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
@@ -262,5 +264,12 @@ def system_info() -> str:
 
 def missing_features(cpu_flags: set[str], info: str) -> list[str]:
     """CPU features that this machine has and llama.cpp was built without, of those that make a difference."""
-    wanted = {"asimddp": "DOTPROD", "asimdhp": "FP16_VA", "avx2": "AVX2", "avx512f": "AVX512", "f16c": "F16C", "fma": "FMA"}
+    wanted = {
+        "asimddp": "DOTPROD",
+        "asimdhp": "FP16_VA",
+        "avx2": "AVX2",
+        "avx512f": "AVX512",
+        "f16c": "F16C",
+        "fma": "FMA",
+    }
     return [name for flag, name in wanted.items() if flag in cpu_flags and f"{name} = 1" not in info]

@@ -38,7 +38,12 @@ class LlamaSampler:
     """Chooses one sequence's tokens. Greedy without penalty or grammar is an argmax and nothing else."""
 
     def __init__(
-        self, vocabulary: LlamaVocabulary, logits: Callable[[int], Logits], sampling: Sampling, prompt: list[int], gbnf: str | None
+        self,
+        vocabulary: LlamaVocabulary,
+        logits: Callable[[int], Logits],
+        sampling: Sampling,
+        prompt: list[int],
+        gbnf: str | None,
     ) -> None:
         self._vocabulary = vocabulary
         self._logits = logits

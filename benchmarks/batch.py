@@ -1,0 +1,37 @@
+"""How much of llama-batched-bench's speed do 8 and 16 conversations at once keep?"""
+
+from __future__ import annotations
+
+import asyncio
+
+from benchmarks.harness import CORES, Row, llama_batched_bench, show, system, timed
+
+NUM_TOKENS = 128
+
+
+async def rate(batch: int) -> float:
+    """Tokens per second of all streams while all of them decode, the best of two."""
+    async with system("--threads", CORES, "--num-slots", batch) as running:
+        best = 0.0
+        for attempt in range(2):
+            prompts = [f"{attempt} {index} " + "node " * 30 for index in range(batch)]
+            found = await asyncio.gather(*(timed(running.client, prompt, NUM_TOKENS) for prompt in prompts))
+            begin = max(one.times[0] for one in found)
+            finish = min(one.times[-1] for one in found)
+            tokens = sum(begin < at <= finish for one in found for at in one.times)
+            best = max(best, tokens / (finish - begin))
+        return best
+
+
+def main() -> None:
+    rows = []
+    for batch in (8, 16):
+        before = llama_batched_bench(threads=CORES, batch=batch, generate=NUM_TOKENS)
+        ours = asyncio.run(rate(batch))
+        peer = max(before, llama_batched_bench(threads=CORES, batch=batch, generate=NUM_TOKENS))
+        rows.append(Row(f"decode, {batch} at once", f"{ours:.1f}/s", f"{peer:.1f}/s", ours / peer, 0.95))
+    show("many conversations against llama-batched-bench", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What do bounded steps cost? The same conversations with steps of 250 ms and with unbounded ones, side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from benchmarks.harness import CORES, Row, show, system
+from producers.datasets import load_conversations
+from producers.load import LoadOptions, run_load
+from producers.records import summarize
+from tests.conftest import SHARED
+
+NUM_CONVERSATIONS = 8
+NUM_USER_TURNS = 2
+MAX_TOKENS = 48
+
+
+async def run(budget: float) -> tuple[float, float]:
+    """Wall seconds of the work, and the worst gap between tokens."""
+    trees = SHARED / "oasst_en_trees.jsonl"
+    conversations = load_conversations(trees if trees.exists() else None)[:NUM_CONVERSATIONS]
+    options = LoadOptions(
+        "m",
+        concurrency=NUM_CONVERSATIONS,
+        max_tokens=MAX_TOKENS,
+        max_user_turns=NUM_USER_TURNS,
+        ignore_eos=True,
+        # The same work in both: what was generated differs with where prefills are cut.
+        history="dataset",
+    )
+    async with system("--threads", CORES, "--step-budget-seconds", budget, "--num-ctx", 16384) as running:
+        started = time.perf_counter()
+        records = await run_load(running.client, options, conversations)
+        seconds = time.perf_counter() - started
+    summary = summarize(records, seconds)
+    assert not summary.num_failed
+    return seconds, summary.itl_max_seconds or 0.0
+
+
+def main() -> None:
+    pairs = [(asyncio.run(run(0.25)), asyncio.run(run(1e6))) for _ in range(2)]
+    ratio = sum(bounded[0] for bounded, _ in pairs) / sum(unbounded[0] for _, unbounded in pairs)
+    (bounded, gap), (unbounded, free_gap) = pairs[-1]
+    rows = [
+        Row("wall time, bounded ÷ unbounded", f"{bounded:.1f} s", f"{unbounded:.1f} s", ratio, 1.10, at_most=True),
+        Row("worst gap between tokens, s", f"{gap:.2f} s", f"{free_gap:.2f} s", gap, 0.55, at_most=True),
+    ]
+    show(f"{NUM_CONVERSATIONS} OpenAssistant conversations at once, two pairs of runs", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""What the benchmarks share: the model, the peers, a broker with a worker process, the table."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from broker.accounts import LOCAL, WORKER, write_credentials
+from broker.client import Answer, Client
+from broker.messages import Message, Sampling
+from broker.process import spawn, terminate
+from broker.server import EmbeddedServer
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / ".cache" / "models" / "TinyLlama-1.1B-Q4_0.gguf"
+CORES = len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what was measured, ours, the peer's, their ratio or the value, and the target."""
+
+    question: str
+    ours: str
+    peer: str
+    result: float
+    target: float
+    at_most: bool = False
+
+    @property
+    def is_met(self) -> bool:
+        return self.result <= self.target if self.at_most else self.result >= self.target
+
+
+def show(title: str, rows: list[Row]) -> None:
+    """The table on the terminal, and its rows as JSON lines in .cache/bench.jsonl for `python -m benchmarks`."""
+    table = Table(title=title)
+    for name in ("question", "ours", "peer", "result", "target", "met"):
+        table.add_column(name)
+    for row in rows:
+        bound = f"{'≤' if row.at_most else '≥'} {row.target:g}"
+        table.add_row(row.question, row.ours, row.peer, f"{row.result:.3g}", bound, "yes" if row.is_met else "NO")
+    Console(width=160).print(table)
+    with (ROOT / ".cache" / "bench.jsonl").open("a") as file:
+        for row in rows:
+            file.write(json.dumps({**row.__dict__, "is_met": row.is_met}) + "\n")
+
+
+def machine() -> str:
+    """The machine in one line."""
+    cpu = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith(("model name", "Model"))
+        ),
+        platform.machine(),
+    )
+    return f"{cpu}, {CORES} cores, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def model() -> Path:
+    """The TinyLlama-1.1B shape in Q4_0, made on the spot (1 min, 2.8 GB of disk for the while)."""
+    if not MODEL.exists():
+        command = [sys.executable, "-m", "workers.llama.random_model", "TinyLlama-1.1B", "Q4_0", str(MODEL)]
+        subprocess.run(command, check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
+    return MODEL
+
+
+def tool(name: str) -> Path:
+    """A peer's binary, built by benchmarks/build_tools.sh."""
+    folder = subprocess.run([ROOT / "benchmarks" / "build_tools.sh"], capture_output=True, text=True, check=True)
+    return ROOT / folder.stdout.strip() / name
+
+
+def llama_bench(*, threads: int, prompt: int = 0, generate: int = 0, ubatch: int = 512) -> float:
+    """Tokens per second of llama-bench's one test, the mean of three runs."""
+    command = [tool("llama-bench"), "-m", model(), "-t", threads, "-p", prompt, "-n", generate]
+    command += ["-r", 3, "-ub", ubatch, "-fa", 1, "-o", "json"]
+    found = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    return float(json.loads(found.stdout)[0]["avg_ts"])
+
+
+def llama_batched_bench(*, threads: int, batch: int, prompt: int = 64, generate: int = 64) -> float:
+    """Decoded tokens per second of all sequences together."""
+    command = [
+        tool("llama-batched-bench"),
+        "-m",
+        model(),
+        "-t",
+        threads,
+        "-c",
+        8192,
+        "-b",
+        2048,
+        "-ub",
+        256,
+        "-fa",
+        "on",
+    ]
+    command += ["-npp", prompt, "-ntg", generate, "-npl", batch, "-kvu", "--output-format", "jsonl"]
+    found = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    line = next(line for line in found.stdout.splitlines() if line.startswith("{"))
+    return float(json.loads(line)["speed_tg"])
+
+
+@dataclass
+class System:
+    """A broker and a worker process, with a client on them."""
+
+    client: Client
+    server: EmbeddedServer
+    worker: asyncio.subprocess.Process
+
+
+@asynccontextmanager
+async def system(*flags: str | int | float, entry: list[str] | None = None) -> AsyncIterator[System]:
+    """The whole system on this machine, as `turnpike broker` and `turnpike worker` run it. `entry` replaces turnpike.py."""
+    with TemporaryDirectory(prefix="turnpike-bench-") as folder:
+        async with EmbeddedServer(Path(folder)) as server:
+            await server.ensure(["m"])
+            credentials = Path(folder) / "worker.credentials"
+            write_credentials(credentials, server.url, server.accounts[WORKER])
+            worker = await spawn(
+                [sys.executable, *(entry or [str(ROOT / "turnpike.py")]), "worker", "--model-file", str(model())]
+                + ["--model", "m", "--credentials", str(credentials), "--log-level", "WARNING", *map(str, flags)]
+            )
+            try:
+                async with Client(server.address(LOCAL)) as client:
+                    while not await client.workers():
+                        assert worker.returncode is None, "the worker did not start"
+                    yield System(client, server, worker)
+            finally:
+                await terminate(worker)
+
+
+@dataclass
+class Timed:
+    """An answer with the arrival of each of its tokens."""
+
+    answer: Answer
+    times: list[float]
+
+    @property
+    def decode_rate(self) -> float:
+        """By the client's clock, whose first chunks came at once and whose last came when all was said."""
+        return (len(self.times) - 1) / (self.times[-1] - self.times[0])
+
+    @property
+    def worst_gap(self) -> float:
+        return max(later - earlier for earlier, later in zip(self.times, self.times[1:], strict=False))
+
+
+async def timed(client: Client, messages: str | list[Message], max_tokens: int, **more: Any) -> Timed:
+    """Asks and notes when each token came."""
+    sampling = Sampling(max_tokens=max_tokens, ignore_eos=True)
+    answer = client.ask("m", messages, sampling=sampling, **more)
+    times: list[float] = []
+    async for chunk in answer:
+        times += [time.perf_counter()] * len(chunk.tokens)
+    return Timed(answer, times)
+
+
+def text_of(num_tokens: int, salt: int = 0) -> str:
+    """A message of about so many tokens, unlike those of other salts from its beginning on."""
+    words = ("radio", "node", "alarm", "power", "mast", "antenna", "battery", "link", "signal", "cable")
+    return f"{salt} " + " ".join(words[(index * 7 + salt) % 10] for index in range(num_tokens // 2))

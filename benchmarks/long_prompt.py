@@ -1,0 +1,103 @@
+"""Does a long prompt stall the streams that are running? Ours and llama-server's, on the same work.
+
+Four conversations decode, a prompt of 1,500 tokens arrives; the worst gap between two of their tokens is what counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+
+from benchmarks.harness import CORES, Row, model, show, system, text_of, timed, tool
+from broker.process import spawn, terminate
+
+NUM_STREAMS = 4
+NUM_DECODE = 160
+NUM_PROMPT = 1500
+BUDGET = 0.25
+
+
+async def ours() -> tuple[float, float]:
+    """The worst gap of the streams, and the long prompt's time to first token; seconds."""
+    async with system("--threads", CORES, "--num-ctx", 8192, "--coalesce-seconds", 0) as running:
+        streams = [
+            asyncio.create_task(timed(running.client, text_of(60, index), NUM_DECODE)) for index in range(NUM_STREAMS)
+        ]
+        await asyncio.sleep(3.0)  # they all decode by now: the time is part of the work
+        started = time.perf_counter()
+        long = await timed(running.client, text_of(NUM_PROMPT, 9), 4)
+        found = await asyncio.gather(*streams)
+        # Only the gaps after the arrival: before it, the streams' own prompts come one after another.
+        gaps = [
+            later - earlier
+            for one in found
+            for earlier, later in zip(one.times, one.times[1:], strict=False)
+            if later > started
+        ]
+        return max(gaps), long.times[0] - started
+
+
+async def theirs() -> tuple[float, float]:
+    """The same of llama-server, by its own streaming API on the same loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = await spawn(
+        [tool("llama-server"), "-m", model(), "-t", str(CORES), "-c", "8192", "-np", "8", "-kvu", "-fa", "on"]
+        + ["--port", str(port), "--log-disable"],
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+
+    async def complete(prompt: str, num_tokens: int) -> list[float]:
+        body = json.dumps(
+            {"prompt": prompt, "n_predict": num_tokens, "stream": True, "ignore_eos": True, "temperature": 0}
+        )
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body.encode())
+        times = []
+        while len(times) < num_tokens and (line := await reader.readline()):
+            if line.startswith(b"data:"):
+                times.append(time.perf_counter())
+        writer.close()
+        return times
+
+    try:
+        for _ in range(600):
+            try:
+                if await complete("hello", 1):
+                    break
+            except OSError:
+                pass
+            await asyncio.sleep(0.1)
+        streams = [asyncio.create_task(complete(text_of(60, index), NUM_DECODE)) for index in range(NUM_STREAMS)]
+        await asyncio.sleep(3.0)
+        started = time.perf_counter()
+        long = await complete(text_of(NUM_PROMPT, 9), 4)
+        found = await asyncio.gather(*streams)
+        gaps = [
+            later - earlier for one in found for earlier, later in zip(one, one[1:], strict=False) if later > started
+        ]
+        return max(gaps), long[0] - started
+    finally:
+        await terminate(server)
+
+
+def main() -> None:
+    gap, ttft = asyncio.run(ours())
+    peer_gap, peer_ttft = asyncio.run(theirs())
+    limit = 2 * BUDGET
+    rows = [
+        Row("worst gap of 4 streams, s", f"{gap:.2f} s", f"{peer_gap:.2f} s", gap, limit, at_most=True),
+        Row(
+            "the long prompt's TTFT, ratio", f"{ttft:.1f} s", f"{peer_ttft:.1f} s", ttft / peer_ttft, 1.5, at_most=True
+        ),
+    ]
+    show("a 1,500-token prompt while four streams decode, against llama-server", rows)
+
+
+if __name__ == "__main__":
+    main()
