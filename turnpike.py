@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from broker.connection import Address
 
 __version__ = "0.1.0"
+DEFAULT_URL = "nats://127.0.0.1:4222"
 
 
 class CommonSettings(Struct, frozen=True, kw_only=True):
@@ -107,15 +108,13 @@ def address(options: CommonSettings, user: str) -> Address:
     from broker.connection import Address
 
     if options.credentials is not None:
-        found = read_credentials(Path(options.credentials).expanduser())
-        return Address(found.url, found.user, found.password)
+        return read_credentials(Path(options.credentials).expanduser())
     if url := options.url or os.environ.get("NATS_URL"):
         return Address.parse(url)
     local = data_dir(options) / f"{user}.credentials"
     if local.exists():
-        found = read_credentials(local)
-        return Address(found.url, found.user, found.password)
-    return Address("nats://127.0.0.1:4222")
+        return read_credentials(local)
+    return Address(DEFAULT_URL)
 
 
 # --- Services --------------------------------------------------------------------------------------------------------
@@ -138,7 +137,7 @@ async def _broker(options: BrokerSettings, stop: asyncio.Event) -> int:
     server = EmbeddedServer(folder, host=options.host, port=options.port)
     async with server:
         for user in (OPERATOR, WORKER, LOCAL):
-            write_credentials(folder / f"{user}.credentials", server.url, server.accounts[user])
+            write_credentials(folder / f"{user}.credentials", server.address(user))
         for line in await server.ensure(list(options.model), _limits(options)):
             print(line)
         print(f"nats-server at {server.url}; credentials in {folder}", flush=True)
@@ -180,6 +179,7 @@ def run_ensure(arguments: argparse.Namespace) -> int:
 def run_user_add(arguments: argparse.Namespace) -> int:
     from broker import process
     from broker.accounts import Accounts, write_credentials
+    from broker.connection import Address
     from broker.server import reload_running
 
     options = settings(CommonSettings, arguments)
@@ -189,7 +189,7 @@ def run_user_add(arguments: argparse.Namespace) -> int:
         account = Accounts(folder).add(arguments.name, arguments.role)
         url = reload_running(folder)
         path = folder / f"{account.name}.credentials"
-        write_credentials(path, url or "nats://127.0.0.1:4222", account)
+        write_credentials(path, Address(url or DEFAULT_URL, account.name, account.password))
         print(
             f"{account.role} {account.name}: credentials in {path}"
             + ("" if url else "; takes effect when the broker starts")
@@ -312,6 +312,7 @@ async def _demo(options: DemoSettings, stop: asyncio.Event, *, as_json: bool) ->
     return await run_demo(
         Path(__file__).absolute(),
         model_file=Path(options.model_file).expanduser() if options.model_file else None,
+        nats_url=options.url or os.environ.get("NATS_URL"),
         num_conversations=options.num_conversations,
         max_tokens=options.max_tokens,
         memory_of=memory_of,

@@ -129,16 +129,15 @@ class System:
 
 @asynccontextmanager
 async def system(*flags: str | int | float, entry: list[str] | None = None) -> AsyncIterator[System]:
-    """The whole system on this machine, as `turnpike broker` and `turnpike worker` run it. `entry` replaces turnpike.py."""
+    """The whole system on this machine, as the commands run it. `entry` stands in for turnpike.py."""
     with TemporaryDirectory(prefix="turnpike-bench-") as folder:
         async with EmbeddedServer(Path(folder)) as server:
             await server.ensure(["m"])
             credentials = Path(folder) / "worker.credentials"
-            write_credentials(credentials, server.url, server.accounts[WORKER])
-            worker = await spawn(
-                [sys.executable, *(entry or [str(ROOT / "turnpike.py")]), "worker", "--model-file", str(model())]
-                + ["--model", "m", "--credentials", str(credentials), "--log-level", "WARNING", *map(str, flags)]
-            )
+            write_credentials(credentials, server.address(WORKER))
+            command: list[str | Path] = [sys.executable, *(entry or [str(ROOT / "turnpike.py")]), "worker"]
+            command += ["--model-file", model(), "--model", "m", "--credentials", credentials]
+            worker = await spawn([*command, "--log-level", "WARNING", *map(str, flags)])
             try:
                 async with Client(server.address(LOCAL)) as client:
                     while not await client.workers():

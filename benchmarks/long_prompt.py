@@ -6,6 +6,7 @@ Four conversations decode, a prompt of 1,500 tokens arrives; the worst gap betwe
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 import time
@@ -44,21 +45,18 @@ async def theirs() -> tuple[float, float]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = await spawn(
-        [tool("llama-server"), "-m", model(), "-t", str(CORES), "-c", "8192", "-np", "8", "-kvu", "-fa", "on"]
-        + ["--port", str(port), "--log-disable"],
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
+    command = [tool("llama-server"), "-m", model(), "-t", CORES, "-c", 8192, "-np", 8, "-kvu", "-fa", "on"]
+    quiet = asyncio.subprocess.DEVNULL
+    server = await spawn([*map(str, command), "--port", str(port), "--log-disable"], stdout=quiet, stderr=quiet)
 
     async def complete(prompt: str, num_tokens: int) -> list[float]:
-        body = json.dumps(
-            {"prompt": prompt, "n_predict": num_tokens, "stream": True, "ignore_eos": True, "temperature": 0}
-        )
+        fields = {"prompt": prompt, "n_predict": num_tokens, "stream": True, "ignore_eos": True, "temperature": 0}
+        body = json.dumps(fields)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        head = f"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        head += "Content-Type: application/json\r\n\r\n"
         writer.write(head.encode() + body.encode())
-        times = []
+        times: list[float] = []
         while len(times) < num_tokens and (line := await reader.readline()):
             if line.startswith(b"data:"):
                 times.append(time.perf_counter())
@@ -78,9 +76,7 @@ async def theirs() -> tuple[float, float]:
         started = time.perf_counter()
         long = await complete(text_of(NUM_PROMPT, 9), 4)
         found = await asyncio.gather(*streams)
-        gaps = [
-            later - earlier for one in found for earlier, later in zip(one, one[1:], strict=False) if later > started
-        ]
+        gaps = [later - earlier for one in found for earlier, later in itertools.pairwise(one) if later > started]
         return max(gaps), long[0] - started
     finally:
         await terminate(server)

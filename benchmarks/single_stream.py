@@ -13,47 +13,42 @@ NUM_DECODE = 128
 NUM_PREFILL = 512
 
 
-async def decode_rate(*flags: str | int | float) -> tuple[float, float]:
+async def rates(num_prompt: int, *flags: str | int | float) -> tuple[float, float]:
     """The best of three: tokens per second by the client's clock, and the worker's prefill rate."""
     async with system(*flags) as running:
         decode, prefill = [], []
         for index in range(3):
-            found = await timed(running.client, text_of(NUM_PREFILL, index), NUM_DECODE)
+            found = await timed(running.client, text_of(num_prompt, index), NUM_DECODE)
             done = found.answer.done
             decode.append(found.decode_rate)
             prefill.append((done.usage.prompt_tokens - done.usage.cached_tokens) / done.timings.prefill)
         return max(decode), max(prefill)
 
 
+def decode_rows(threads: int, targets: tuple[float, float]) -> list[Row]:
+    """Decode with chunks of 50 ms and with a chunk a token, between two runs of the peer."""
+    before = llama_bench(threads=threads, generate=NUM_DECODE)
+    coalesced, _ = asyncio.run(rates(32, "--threads", threads))
+    each, _ = asyncio.run(rates(32, "--threads", threads, "--coalesce-seconds", 0))
+    peer = max(before, llama_bench(threads=threads, generate=NUM_DECODE))
+    name = f"{threads} threads"
+    return [
+        Row(f"decode, {name}, 50 ms chunks", f"{coalesced:.1f}/s", f"{peer:.1f}/s", coalesced / peer, targets[0]),
+        Row(f"decode, {name}, a chunk a token", f"{each:.1f}/s", f"{peer:.1f}/s", each / peer, targets[1]),
+    ]
+
+
+def prefill_row(threads: int) -> Row:
+    before = llama_bench(threads=threads, prompt=NUM_PREFILL)
+    _, ours = asyncio.run(rates(NUM_PREFILL // 2, "--threads", threads))
+    peer = max(before, llama_bench(threads=threads, prompt=NUM_PREFILL))
+    return Row(f"prefill, {threads} threads", f"{ours:.0f}/s", f"{peer:.0f}/s", ours / peer, 0.95)
+
+
 def main() -> None:
-    rows = []
-    for threads in sorted({CORES, max(1, CORES - 1)}, reverse=True):
-        before = llama_bench(threads=threads, generate=NUM_DECODE)
-        pp_before = llama_bench(threads=threads, prompt=NUM_PREFILL)
-        coalesced, prefill = asyncio.run(decode_rate("--threads", threads))
-        each, _ = asyncio.run(decode_rate("--threads", threads, "--coalesce-seconds", 0))
-        tg = max(before, llama_bench(threads=threads, generate=NUM_DECODE))
-        pp = max(pp_before, llama_bench(threads=threads, prompt=NUM_PREFILL))
-        all_cores = threads == CORES
-        name = f"{threads} threads"
-        rows += [
-            Row(
-                f"decode, {name}, 50 ms chunks",
-                f"{coalesced:.1f}/s",
-                f"{tg:.1f}/s",
-                coalesced / tg,
-                0.96 if all_cores else 0.98,
-            ),
-            Row(
-                f"decode, {name}, a chunk a token",
-                f"{each:.1f}/s",
-                f"{tg:.1f}/s",
-                each / tg,
-                0.90 if all_cores else 0.98,
-            ),
-        ]
-        if all_cores:
-            rows.append(Row(f"prefill of {NUM_PREFILL}, {name}", f"{prefill:.0f}/s", f"{pp:.0f}/s", prefill / pp, 0.95))
+    rows = [*decode_rows(CORES, (0.96, 0.90)), prefill_row(CORES)]
+    if CORES > 1:
+        rows += decode_rows(CORES - 1, (0.98, 0.98))
     show("one conversation through the whole system against llama-bench", rows)
 
 

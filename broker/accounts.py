@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from broker import subjects, topology
+from broker.connection import Address
 from broker.errors import TurnpikeError
 
 OPERATOR = "operator"
@@ -92,28 +93,24 @@ def write_private(path: Path, content: bytes) -> None:
         raise
 
 
-def write_credentials(path: Path, url: str, account: Account) -> None:
+def write_credentials(path: Path, address: Address) -> None:
     """A credentials file that `--credentials` and TURNPIKE_CREDENTIALS take."""
-    fields = {"url": url, "user": account.name, "password": account.password}
+    fields = {"url": address.url, "user": address.user, "password": address.password}
     write_private(path, json.dumps(fields, indent=1).encode() + b"\n")
 
 
-class Credentials(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a credentials file holds."""
-
+class _Credentials(Struct, frozen=True, forbid_unknown_fields=True):
     url: str
     user: str
-    password: str
-
-    def __repr__(self) -> str:
-        return f"Credentials(url={self.url!r}, user={self.user!r})"
+    password: str | None = None
 
 
-def read_credentials(path: Path) -> Credentials:
-    """Raises TurnpikeError in one line that names the file."""
+def read_credentials(path: Path) -> Address:
+    """Where and as whom a credentials file says to connect; raises TurnpikeError in one line that names the file."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Credentials)
+        found = msgspec.json.decode(path.read_bytes(), type=_Credentials)
     except OSError as error:
         raise TurnpikeError(f"credentials file {path}: {error.strerror}") from None
     except msgspec.DecodeError as error:
         raise TurnpikeError(f"credentials file {path}: {error}") from None
+    return Address(found.url, subjects.token(found.user, "user"), found.password)

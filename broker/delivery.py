@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
@@ -66,22 +65,10 @@ class Delivery:
         assert not self._settled, f"{self.subject} settled twice"
         self._settled = True
 
-    @asynccontextmanager
-    async def kept_alive(self, ack_wait: float) -> AsyncIterator[None]:
-        """Tells the server every third of `ack_wait` seconds that this turn is in work, until the block ends."""
-
-        async def beat() -> None:
-            while not self._settled:
-                await asyncio.sleep(ack_wait / 3)
-                if not self._settled:
-                    await self._message._client.publish(self._message.reply, b"+WPI")
-
-        async with asyncio.TaskGroup() as group:
-            beating = group.create_task(beat())
-            try:
-                yield
-            finally:
-                beating.cancel()
+    async def in_progress(self) -> None:
+        """Tells the server that the turn is in work: its ack_wait begins anew."""
+        if not self._settled:
+            await self._message._client.publish(self._message.reply, b"+WPI")
 
 
 class Puller:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
+import threading
 
 from broker.client import Client
 from broker.connection import Address
 from broker.errors import TurnFailed
 from broker.messages import Message, Sampling, new_id
 from producers.ask import cancel_on, resolve, summary
+
+MAX_LINES_AHEAD = 16
 
 
 async def chat(address: Address, model: str, sampling: Sampling, system: str | None = None) -> int:
@@ -20,10 +24,12 @@ async def chat(address: Address, model: str, sampling: Sampling, system: str | N
     async with Client(address) as client:
         model = await resolve(client, model)
         sys.stderr.write(f"talking to {model}; ^C stops an answer, ^D ends\n")
+        lines = _lines()
         while True:
-            try:
-                text = await asyncio.to_thread(_read)
-            except EOFError:
+            sys.stderr.write("> ")
+            sys.stderr.flush()
+            text = await lines.get()
+            if text is None:
                 sys.stderr.write("\n")
                 return 0
             if not text.strip():
@@ -34,13 +40,25 @@ async def chat(address: Address, model: str, sampling: Sampling, system: str | N
                 messages += [Message("user", text), Message("assistant", answered)]
 
 
-def _read() -> str:
-    sys.stderr.write("> ")
-    sys.stderr.flush()
-    line = sys.stdin.readline()
-    if not line:
-        raise EOFError
-    return line.rstrip("\n")
+def _lines() -> asyncio.Queue[str | None]:
+    """The lines of standard input as they are typed, then None.
+
+    Read by a daemon thread and past Python's own buffer, so that ^C at the prompt ends the program at once.
+    """
+    lines: asyncio.Queue[str | None] = asyncio.Queue(maxsize=MAX_LINES_AHEAD)
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        rest = b""
+        while data := os.read(sys.stdin.fileno(), 65536):
+            *whole, rest = (rest + data).split(b"\n")
+            for line in whole:
+                asyncio.run_coroutine_threadsafe(lines.put(line.decode("utf-8", "replace")), loop).result()
+        for last in (rest.decode("utf-8", "replace"), None):
+            asyncio.run_coroutine_threadsafe(lines.put(last), loop).result()
+
+    threading.Thread(target=read, name="stdin", daemon=True).start()
+    return lines
 
 
 async def _turn(

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from rich.text import Text
 
 from broker.accounts import LOCAL, WORKER, write_credentials
 from broker.client import Answer, Client
+from broker.connection import Address, connect
 from broker.errors import TurnpikeError
 from broker.messages import Chunk
 from broker.process import EXIT_INTERRUPTED, spawn, terminate
 from broker.server import EmbeddedServer
+from broker.topology import ensure
 from producers.load import LoadOptions, Progress, progress_table, run_load, select, showing, summary_table
 from producers.records import TurnRecord, summarize
 
@@ -74,13 +77,17 @@ async def run_demo(
     entry: Path,
     *,
     model_file: Path | None,
+    nats_url: str | None,
     num_conversations: int,
     max_tokens: int,
     memory_of: Callable[[int], int | None],
     stop: asyncio.Event,
     as_json: bool,
 ) -> int:
-    """Runs it all in a temporary folder. `entry` is turnpike.py; `memory_of` gives a process's bytes."""
+    """Runs it all in a temporary folder. `entry` is turnpike.py; `memory_of` gives a process's bytes.
+
+    `nats_url` is a server to use instead of the embedded one, with an operator's rights.
+    """
     console = Console(stderr=True)
 
     def say(text: str) -> None:
@@ -95,10 +102,9 @@ async def run_demo(
             await _finished(
                 [sys.executable, "-m", "workers.llama.random_model", "tiny", "Q8_0", model_file], folder / "model.log"
             )
-        server = await stack.enter_async_context(EmbeddedServer(folder / "server"))
-        await server.ensure([MODEL])
-        say(f"nats-server at {server.url}")
-        write_credentials(folder / "worker.credentials", server.url, server.accounts[WORKER])
+        broker = await _broker(stack, folder, nats_url)
+        say(f"nats-server at {broker.producer.url}")
+        write_credentials(folder / "worker.credentials", broker.worker)
         log = folder / "worker.log"
         with log.open("wb") as output:
             command: list[str | Path] = [
@@ -113,7 +119,7 @@ async def run_demo(
             command += ["--model-file", model_file, "--credentials", folder / "worker.credentials"]
             worker = await spawn(command, stdout=output.fileno(), stderr=output.fileno())
         stack.push_async_callback(terminate, worker)
-        client = await stack.enter_async_context(Client(server.address(LOCAL)))
+        client = await stack.enter_async_context(Client(broker.producer))
         options = LoadOptions(MODEL, num_conversations, concurrency=NUM_SHOWN, max_tokens=max_tokens)
         conversations, num_found = select(options)
         progress, streams = Progress(), Streams(console)
@@ -128,14 +134,37 @@ async def run_demo(
             return Group(streams.render(), progress_table(progress))
 
         if as_json:
-            await _beside(work(), worker, server, log, stop)
+            await _beside(work(), worker, broker, log, stop)
         else:
             with showing(console, picture):
-                await _beside(work(), worker, server, log, stop)
+                await _beside(work(), worker, broker, log, stop)
         seconds = time.perf_counter() - progress.started_at
         if stop.is_set():
             return EXIT_INTERRUPTED
         return _report(progress.records, seconds, memory_of(worker.pid), streams, as_json)
+
+
+@dataclass(frozen=True)
+class _Broker:
+    """Where the demo's server is, and whom its parts are there. `ended` comes when an embedded one has died."""
+
+    producer: Address
+    worker: Address
+    ended: Callable[[], Coroutine[Any, Any, object]]
+
+
+async def _broker(stack: AsyncExitStack, folder: Path, nats_url: str | None) -> _Broker:
+    if nats_url is None:
+        server = await stack.enter_async_context(EmbeddedServer(folder / "server"))
+        await server.ensure([MODEL])
+        return _Broker(server.address(LOCAL), server.address(WORKER), server.wait)
+    address = Address.parse(nats_url)
+    nc = await connect(address, name="turnpike-ensure")
+    try:
+        await ensure(nc, [MODEL])
+    finally:
+        await nc.close()
+    return _Broker(address, address, asyncio.Event().wait)
 
 
 async def _finished(command: list[str | Path], log: Path) -> None:
@@ -157,14 +186,14 @@ async def _until_served(client: Client) -> None:
 async def _beside(
     work: Coroutine[Any, Any, None],
     worker: asyncio.subprocess.Process,
-    server: EmbeddedServer,
+    broker: _Broker,
     log: Path,
     stop: asyncio.Event,
 ) -> None:
     """Awaits the work, unless worker or server end before it, or it is to stop before anything is running."""
     task = asyncio.ensure_future(work)
     died = asyncio.ensure_future(worker.wait())
-    server_died = asyncio.ensure_future(server.wait())
+    server_died = asyncio.ensure_future(broker.ended())
     stopped = asyncio.ensure_future(_stopped_for(stop, 10.0))
     try:
         await asyncio.wait((task, died, server_died, stopped), return_when=asyncio.FIRST_COMPLETED)

@@ -79,6 +79,7 @@ class _Work:
     turn: Turn
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     """Bounded by the turn's max_tokens."""
+    is_cancelled: bool = False
 
 
 class Worker:
@@ -94,6 +95,7 @@ class Worker:
         self._options = options
         self._ack_wait = topology.ACK_WAIT_SECONDS
         self._work: dict[str, _Work] = {}
+        self._deliveries: set[Delivery] = set()
         self._recent_cancels: deque[tuple[CancelAddress, float]] = deque(maxlen=1024)
         self._num_held = 0
         self._slot_freed = asyncio.Event()
@@ -127,13 +129,16 @@ class Worker:
         )
         log.info("serving model=%s worker=%s slots=%d", self._options.model, self._options.name, self._num_slots)
         try:
-            async with asyncio.TaskGroup() as group:
-                pulls = [group.create_task(self._pull(priority, stop, group)) for priority in subjects.PRIORITIES]
-                self.is_serving.set()
-                await stop.wait()
-                log.info("draining running=%d", len(self._work))
-                await service.stop()
-                await asyncio.gather(*pulls)
+            async with asyncio.TaskGroup() as beats:
+                beating = beats.create_task(self._keep_alive())
+                async with asyncio.TaskGroup() as group:
+                    pulls = [group.create_task(self._pull(priority, stop, group)) for priority in subjects.PRIORITIES]
+                    self.is_serving.set()
+                    await stop.wait()
+                    log.info("draining running=%d", len(self._work))
+                    await service.stop()
+                    await asyncio.gather(*pulls)
+                beating.cancel()
         finally:
             with contextlib.suppress(nats.errors.Error):
                 await cancels.unsubscribe()
@@ -177,6 +182,14 @@ class Worker:
                 stop.set()
             elif (concerned := self._work.get(event.job)) is not None:
                 concerned.events.put_nowait(event)
+
+    async def _keep_alive(self) -> None:
+        """Every third of ack_wait, for every turn in hand: a live worker's turn is never given to another."""
+        while True:
+            await asyncio.sleep(self._ack_wait / 3)
+            for delivery in list(self._deliveries):
+                with contextlib.suppress(nats.errors.Error):  # cut off: the next beat may get through
+                    await delivery.in_progress()
 
     # --- Pulling ---
 
@@ -244,9 +257,9 @@ class Worker:
     async def _handle(self, delivery: Delivery) -> None:
         """A turn from its delivery to its settlement. Whatever goes wrong here goes wrong for this turn alone."""
         started = time.perf_counter()
+        self._deliveries.add(delivery)
         try:
-            async with delivery.kept_alive(self._ack_wait):
-                await self._serve(delivery)
+            await self._serve(delivery)
         except asyncio.CancelledError:
             if not delivery.is_settled:
                 await delivery.hand_back()
@@ -258,6 +271,7 @@ class Worker:
             if not delivery.is_settled:
                 await delivery.retry(delay=2.0)
         finally:
+            self._deliveries.discard(delivery)
             self._num_held -= 1
             self._slot_freed.set()
             self._mean_seconds += _SMOOTHING * (time.perf_counter() - started - self._mean_seconds)
@@ -323,6 +337,11 @@ class Worker:
             started.attempt,
         )
         self._loop.submit(job)
+        if work.is_cancelled:
+            # It came before the loop knew the turn.
+            self._loop.cancel(turn.id)
+        if self._lost:
+            return None
         return await self._stream(work, prompt, writer)
 
     async def _job(self, work: _Work) -> tuple[Job, Prompt]:
@@ -471,6 +490,7 @@ class Worker:
         for work in list(self._work.values()):
             if _concerns(address, work):
                 log.info("⊘ cancel turn=%s", work.turn.id)
+                work.is_cancelled = True
                 self._loop.cancel(work.turn.id)
         if address.turn is not None and address.turn not in self._work:
             await self._cancel_queued(address, cancel)
@@ -494,7 +514,9 @@ class Worker:
     async def _is_cancelled(self, work: _Work) -> bool:
         """Whether a cancel for this turn is in the stream from before we listened, or has just been heard."""
         stored_at = work.delivery.stored_at
-        if any(_concerns(address, work) and (address.turn or at >= stored_at) for address, at in self._recent_cancels):
+        if work.is_cancelled or any(
+            _concerns(address, work) and (address.turn or at >= stored_at) for address, at in self._recent_cancels
+        ):
             return True
         subject = subjects.cancel_turn(work.address.client, work.turn.id)
         return await replies.last_stored(self._nc, subjects.CANCELS, subject) is not None

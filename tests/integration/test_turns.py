@@ -16,7 +16,7 @@ from broker.client import Client
 from broker.connection import connect
 from broker.discovery import choose_model
 from broker.errors import DuplicateTurn, Fenced, PayloadTooLarge, QueueFull, TurnFailed, UnservedModel
-from broker.messages import DeadLetter, Done, End, Failed, Message, Sampling, new_id
+from broker.messages import DeadLetter, Done, End, Failed, Message, Sampling, Turn, new_id
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
@@ -321,6 +321,25 @@ async def test_a_worker_that_comes_back_is_fenced_off(operator: NatsConnection) 
     await new.write("b", (2,))
     with pytest.raises(Fenced):
         await old.write("c", (3,))
+
+
+async def test_a_turn_that_kills_its_workers_is_given_up_after_three_starts(
+    client: Client, start_worker: StartWorker, operator: NatsConnection
+) -> None:
+    answer = client.ask("m", "deadly")
+    await answer.publish()
+    for name in ("w1", "w2", "w3"):
+        await replies.ReplyWriter(
+            operator, subjects.TurnAddress("m", "interactive", LOCAL, answer.turn.id), name
+        ).start()
+    async with start_worker(name="w4") as running:
+        with pytest.raises(TurnFailed, match="poison"):
+            await answer
+        assert running.engine.num_steps == 0
+    stored = await replies.last_stored(operator, "DEAD", "dead.m")
+    assert stored is not None
+    letter = codec.decode(stored.payload, DeadLetter)
+    assert codec.decode(letter.payload, Turn) == answer.turn
 
 
 async def test_draining_finishes_what_runs_and_leaves_the_rest(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.accounts import LOCAL, WORKER, write_credentials
+from broker.accounts import LOCAL, OPERATOR, WORKER, write_credentials
 from broker.client import Client
 from broker.errors import TurnFailed
 from broker.messages import Sampling
@@ -44,7 +44,7 @@ def run(
 async def worker(server: EmbeddedServer, model: Path, *flags: str) -> AsyncIterator[subprocess.Popen[bytes]]:
     """A worker process that serves `m`."""
     credentials = server.folder / "worker.credentials"
-    write_credentials(credentials, server.url, server.accounts[WORKER])
+    write_credentials(credentials, server.address(WORKER))
     command = [
         *TURNPIKE,
         "worker",
@@ -103,6 +103,16 @@ async def test_the_demo_shows_a_table_and_leaves_nothing_behind(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_the_demo_uses_the_server_it_is_given(nats_server: EmbeddedServer) -> None:
+    operator = nats_server.address(OPERATOR)
+    url = operator.url.replace("://", f"://{operator.user}:{operator.password}@")
+    arguments = ["demo", "--num-conversations", "1", "--max-tokens", "4", "--json"]
+    found = await asyncio.to_thread(run, *arguments, environment={"NATS_URL": url})
+    assert json.loads(found.stdout)["num_turns"] == 3
+    async with Client(operator) as client:
+        assert (await client.nc.request("$JS.API.STREAM.INFO.TURNS-demo")).data.count(b'"error"') == 0
+
+
 def test_the_demo_speaks_json() -> None:
     found = run("demo", "--num-conversations", "1", "--max-tokens", "4", "--json")
     figures = json.loads(found.stdout)
@@ -158,7 +168,7 @@ def test_nothing_is_left_of_a_demo_that_ends_early(tmp_path: Path, how: str) -> 
 
 async def test_ask_and_chat_stream_and_remember(nats_server: EmbeddedServer, tiny_path: Path, tmp_path: Path) -> None:
     credentials = tmp_path / "local.credentials"
-    write_credentials(credentials, nats_server.url, nats_server.accounts[LOCAL])
+    write_credentials(credentials, nats_server.address(LOCAL))
     login = ["--credentials", str(credentials)]
     async with worker(nats_server, tiny_path):
         asked = await asyncio.to_thread(run, "ask", "auto", "hello", "--max-tokens", "5", *login)
@@ -178,6 +188,39 @@ async def test_ask_and_chat_stream_and_remember(nats_server: EmbeddedServer, tin
         shown = await asyncio.to_thread(run, "top", "--json", *login)
         assert json.loads(shown.stdout)[0]["quantization"] == "Q8_0"
         assert (await asyncio.to_thread(run, "ask", "nobody", "hello", *login)).returncode == 1
+
+
+async def test_an_interrupt_stops_an_answer_and_not_the_chat(
+    nats_server: EmbeddedServer, tiny_path: Path, tmp_path: Path
+) -> None:
+    credentials = tmp_path / "local.credentials"
+    write_credentials(credentials, nats_server.address(LOCAL))
+
+    def talk() -> tuple[str, int]:
+        command = [*TURNPIKE, "chat", "m", "--credentials", str(credentials), "--max-tokens", "4000"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            [*command, "--temperature", "1"], stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0
+        ) as chat:
+            assert chat.stdin is not None
+            assert chat.stdout is not None
+            assert chat.stderr is not None
+            for _ in range(2):
+                chat.stdin.write(b"go on\n")
+                chat.stdout.read(1)
+                chat.send_signal(signal.SIGINT)
+                while b"\n" not in (line := chat.stderr.readline()) or b"[" not in line:
+                    pass
+            chat.stdin.close()
+            rest = line.decode()
+            chat.stdout.read()
+            chat.stderr.read()
+            return rest, chat.wait(20)
+
+    async with worker(nats_server, tiny_path):
+        last, code = await asyncio.to_thread(talk)
+    assert "[cancelled:" in last or "[stop:" in last
+    assert code == 0
 
 
 async def test_a_schema_a_score_and_a_bad_grammar_on_a_whole_worker(
@@ -273,7 +316,7 @@ async def test_a_context_that_does_not_fit_names_the_largest_that_would(
     nats_server: EmbeddedServer, tiny_path: Path
 ) -> None:
     credentials = nats_server.folder / "worker.credentials"
-    write_credentials(credentials, nats_server.url, nats_server.accounts[WORKER])
+    write_credentials(credentials, nats_server.address(WORKER))
     flags = ["--model-file", str(tiny_path), "--num-ctx", "1000000000", "--credentials", str(credentials)]
     found = await asyncio.to_thread(run, "worker", *flags)
     assert found.returncode == 1
