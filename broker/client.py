@@ -261,7 +261,9 @@ class Answer:
     def _take(self, reply: Reply) -> list[Chunk]:
         if reply.attempt > self._attempt:
             # Started anew: the reader is told by the chunk's attempt, and drops what it had.
-            self._attempt, self.text, self._num_tokens, self._next_index = reply.attempt, "", 0, reply.index
+            self._attempt, self.text, self._num_tokens = reply.attempt, "", 0
+            # An attempt begins with `started`; whoever missed that has a hole already.
+            self._next_index = reply.index if isinstance(reply, Started) else -1
         if reply.attempt < self._attempt or reply.index != self._next_index:
             # Behind a hole nothing can be put in order before the end is here.
             return []

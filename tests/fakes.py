@@ -53,6 +53,7 @@ class FakeEngine:
         self.max_sequence_tokens = num_ctx
         self.max_batch_tokens = 512
         self.max_batch_outputs = 32
+        self.min_prefill_tokens = 16
         self.can_remove_part = True
         self.vocabulary = FakeVocabulary()
         self.cells: list[list[int]] = [[] for _ in range(num_slots)]

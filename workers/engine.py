@@ -78,6 +78,8 @@ class Engine(Protocol):
     """The longest sequence that the model was trained for and the context holds."""
     max_batch_tokens: int
     max_batch_outputs: int
+    min_prefill_tokens: int
+    """Fewer prompt tokens at once cost nearly as much as so many."""
     can_remove_part: bool
     """False for sliding windows and recurrent states: there a sequence can only grow or go."""
 

@@ -116,6 +116,7 @@ async def serve(address: Address, config: WorkerConfig, stop: asyncio.Event) -> 
             budget=config.step_budget_seconds,
             max_batch_tokens=engine.max_batch_tokens,
             max_batch_outputs=engine.max_batch_outputs,
+            min_prefill_tokens=engine.min_prefill_tokens,
             canonical_chunk=canonical,
         )
         slots = Slots(

@@ -8,7 +8,8 @@ The rules, and the measurements behind them (see ARCHITECTURE.md):
   eight, and each one taken early is taken with fewer sequences in it.
 - So while a prompt waits, decode steps come as rarely as the promise to the streams allows: no gap between two of
   their tokens over 2 × the step's bound.
-- Prefill always advances: at least 16 tokens between two decode steps, also where one decode outlasts the budget.
+- Prefill always advances: at least `min_prefill_tokens` between two decode steps, also where one decode, or they
+  themselves, outlast the budget. 16 is the promise; the engine may name more where fewer cost as much.
 - Of the waiting prompts the one with the shortest remainder goes first; waiting counts for it second by second.
 """
 
@@ -45,8 +46,7 @@ class CostModel:
         return self.decode_seconds[nearest] * max(1.0, num_sequences / nearest)
 
     def observe_prefill(self, num_tokens: int, seconds: float) -> None:
-        if num_tokens >= MIN_PREFILL_TOKENS // 2:
-            self.prefill_seconds_per_token += _SMOOTHING * (seconds / num_tokens - self.prefill_seconds_per_token)
+        self.prefill_seconds_per_token += _SMOOTHING * (seconds / num_tokens - self.prefill_seconds_per_token)
 
     def observe_decode(self, num_sequences: int, seconds: float) -> None:
         known = self.decode_seconds.get(num_sequences, seconds)
@@ -82,6 +82,7 @@ class Scheduler:
         budget: float,
         max_batch_tokens: int,
         max_batch_outputs: int,
+        min_prefill_tokens: int = MIN_PREFILL_TOKENS,
         canonical_chunk: int = 0,
         costs: CostModel | None = None,
     ) -> None:
@@ -89,6 +90,7 @@ class Scheduler:
         self.costs = costs or CostModel()
         self._max_batch_tokens = max_batch_tokens
         self._max_batch_outputs = max_batch_outputs
+        self._min_prefill_tokens = min_prefill_tokens
         self._canonical_chunk = canonical_chunk
         self._sequences: dict[str, Sequence] = {}
         self._decoded_at: float | None = None
@@ -122,9 +124,9 @@ class Scheduler:
             return self._decode_step(decoding)
         seconds = self._prefill_seconds(len(decoding), now)
         num_tokens = int(seconds / self.costs.prefill_seconds_per_token) if seconds < float("inf") else 1 << 30
-        if decoding and num_tokens < MIN_PREFILL_TOKENS and not self._prefill_is_due:
+        if decoding and num_tokens < self._min_prefill_tokens and not self._prefill_is_due:
             return self._decode_step(decoding)
-        return self._prefill_step(prefilling, max(num_tokens, MIN_PREFILL_TOKENS), now)
+        return self._prefill_step(prefilling, max(num_tokens, self._min_prefill_tokens), now)
 
     def _prefill_seconds(self, num_decoding: int, now: float) -> float:
         """How long a prefill step may take now without keeping a stream waiting for too long."""
@@ -165,7 +167,7 @@ class Scheduler:
         if sequence.num_remaining <= num_tokens:
             return sequence.num_remaining
         # llama.cpp's kernels take four tokens at a time.
-        return num_tokens & ~3 if num_tokens >= MIN_PREFILL_TOKENS else num_tokens
+        return num_tokens & ~3 if num_tokens >= self._min_prefill_tokens else num_tokens
 
     def _span(self, sequence: Sequence, num_tokens: int, max_outputs: int | None = None) -> Span:
         start = sequence.num_computed
@@ -187,4 +189,8 @@ class Scheduler:
             self._prefill_is_due = False
             if not any(sequence.is_decoding for sequence in self._sequences.values()):
                 self._decoded_at = None
-            self.costs.observe_prefill(step.num_tokens, seconds)
+            elif self._decoded_at is None:
+                # The first stream has its first token from this step, and waits for its second from now on.
+                self._decoded_at = now
+            if step.num_tokens >= self._min_prefill_tokens:  # the rest of a prompt says little about a whole chunk
+                self.costs.observe_prefill(step.num_tokens, seconds)

@@ -54,6 +54,24 @@ def test_a_copied_prefix_gives_the_logits_of_a_computed_one(bench: Start) -> Non
     assert np.abs(copied - cold).max() < LOGITS_TOLERANCE
 
 
+def test_a_tile_filled_up_gives_the_same_logits_and_leaves_nothing_behind(bench: Start) -> None:
+    tokens = prompt(330)
+    padded = bench()
+    padded.engine.decode([Span(0, 0, tuple(tokens[:300]), 299)])
+    filled = logits_of(padded, [[Span(0, 300, tuple(tokens[300:]), 329)]])  # 30 tokens: filled up to 64
+    following = logits_of(padded, [[Span(0, 330, (500,), 330)]])
+    plain = bench(deterministic=True)
+    plain.engine.decode([Span(0, 0, tuple(tokens[:300]), 299)])
+    assert np.abs(filled - logits_of(plain, [[Span(0, 300, tuple(tokens[300:]), 329)]])).max() < LOGITS_TOLERANCE
+    assert np.abs(following - logits_of(plain, [[Span(0, 330, (500,), 330)]])).max() < LOGITS_TOLERANCE
+
+
+def test_a_tile_is_not_filled_up_where_there_are_no_cells_for_it(bench: Start) -> None:
+    tight = bench(num_ctx=512)
+    tight.engine.decode([Span(0, 0, tuple(prompt(490)), 489)])
+    assert tight.engine.decode([Span(0, 490, tuple(prompt(20)), 509)]) == [[19]]
+
+
 def test_the_deterministic_mode_repeats_an_answer_to_the_token(bench: Start) -> None:
     one = bench(deterministic=True)
     first = one.answer(prompt(150), Sampling(max_tokens=40, ignore_eos=True))

@@ -119,6 +119,16 @@ def test_no_stream_waits_longer_than_two_bounds_while_a_long_prompt_arrives() ->
         assert max(b - a for a, b in itertools.pairwise(times)) <= GAP_BUDGETS * bound
 
 
+def test_streams_that_begin_while_other_prompts_wait_are_not_stalled_by_them() -> None:
+    simulation = Simulation(prefill=0.004, decode=0.04)
+    for index in range(8):
+        simulation.add(f"stream {index}", 300, 30)
+    while simulation.step():
+        pass
+    gaps = [b - a for times in simulation.token_times.values() for a, b in itertools.pairwise(times)]
+    assert max(gaps) <= GAP_BUDGETS * 0.25
+
+
 def test_the_shortest_prompt_goes_first_and_a_long_one_is_not_passed_for_ever() -> None:
     simulation = Simulation(prefill=0.005, decode=0.02)
     simulation.add("long", 800, 2)

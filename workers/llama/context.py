@@ -18,10 +18,16 @@ from workers.engine import EngineLost, KvCacheFull, Span
 from workers.llama.sampler import LlamaSampler, Logits
 from workers.llama.vocabulary import LlamaVocabulary
 from workers.memory import KvShape
+from workers.scheduler import MIN_PREFILL_TOKENS
 
 log = logging.getLogger(__name__)
 
 MAX_OUTPUTS = 32
+FLASH_TILE = 64
+"""llama.cpp's flash attention computes so many tokens or more by matrix, fewer one by one: 4 times slower a token."""
+PADDED_FROM = 16
+PADDED_CONTEXT = 256
+"""From how many tokens, and with how many before them, filling up a tile is cheaper than doing without."""
 _BUFFER = re.compile(r"\s(\S+)\s+(model|compute|KV|output)\s+buffer size =\s+([\d.]+) MiB")
 
 
@@ -191,34 +197,73 @@ class LlamaEngine:
         self.max_sequence_tokens = min(self.num_ctx, model.num_ctx_train or self.num_ctx)
         self.max_batch_tokens = options.max_batch_tokens
         self.max_batch_outputs = MAX_OUTPUTS
+        self._flash_attention = options.flash_attention
+        self.min_prefill_tokens = FLASH_TILE if options.flash_attention else MIN_PREFILL_TOKENS
         self.can_remove_part = not model.is_recurrent and not model.sliding_window
         self._batch = lib.llama_batch_init(options.max_batch_tokens, 0, 1)
 
     def decode(self, spans: list[Span]) -> list[list[int]]:
+        rows, num_tokens = self._fill(spans)
+        padding = self._padding(spans, num_tokens)
+        code = self._process(num_tokens, spans[-1], padding)
+        if padding and code == 1:
+            # No cells for the padding, which never was needed.
+            code = self._process(num_tokens, spans[-1], 0)
+        match code:
+            case 0:
+                return rows
+            case 1:
+                raise KvCacheFull
+            case _:
+                raise EngineLost(code)
+
+    def _fill(self, spans: list[Span]) -> tuple[list[list[int]], int]:
+        """Writes the spans into the batch; the rows of their logits, and how many tokens there are."""
         batch = self._batch
         rows: list[list[int]] = []
         at = 0
         for span in spans:
             outputs = []
             for position, token in enumerate(span.tokens, span.start):
-                batch.token[at] = token
-                batch.pos[at] = position
-                batch.n_seq_id[at] = 1
-                batch.seq_id[at][0] = span.slot
                 wanted = position >= span.first_output
-                batch.logits[at] = wanted
+                self._put(at, token, position, span.slot, wanted)
                 if wanted:
                     outputs.append(at)
                 at += 1
             rows.append(outputs)
         batch.n_tokens = at
-        match lib.llama_decode(self._context, batch):
-            case 0:
-                return rows
-            case 1:
-                raise KvCacheFull
-            case code:
-                raise EngineLost(code)
+        return rows, at
+
+    def _put(self, at: int, token: int, position: int, slot: int, wanted: bool) -> None:
+        batch = self._batch
+        batch.token[at] = token
+        batch.pos[at] = position
+        batch.n_seq_id[at] = 1
+        batch.seq_id[at][0] = slot
+        batch.logits[at] = wanted
+
+    def _padding(self, spans: list[Span], num_tokens: int) -> int:
+        """How many tokens of no meaning make a small prefill a whole tile, where that is the quicker way."""
+        last = spans[-1]
+        if (
+            not self._flash_attention
+            or not self.can_remove_part
+            or not PADDED_FROM <= num_tokens < FLASH_TILE
+            or len(last.tokens) == 1
+            or last.start < PADDED_CONTEXT
+        ):
+            return 0
+        return FLASH_TILE - num_tokens
+
+    def _process(self, num_tokens: int, last: Span, padding: int) -> int:
+        """llama_decode of the batch and some padding behind its last span, which sees none of it and is rid of it."""
+        for index in range(padding):
+            self._put(num_tokens + index, last.tokens[-1], last.end + index, last.slot, False)
+        self._batch.n_tokens = num_tokens + padding
+        code = int(lib.llama_decode(self._context, self._batch))
+        if padding and code == 0:
+            self.truncate(last.slot, last.end)
+        return code
 
     def logits(self, row: int) -> Logits:
         """The logits of one row of the last step: a view into llama.cpp's buffer, valid until the next step."""
