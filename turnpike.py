@@ -200,11 +200,7 @@ def run_user_add(arguments: argparse.Namespace) -> int:
 
 
 def run_worker(arguments: argparse.Namespace) -> int:
-    # Before libgomp is loaded: waiting threads must not spin while Python and NATS want the core (docs/benchmarks.md).
-    from workers.main import prepare_environment
-
     options = settings(WorkerSettings, arguments)
-    prepare_environment(options.threads)
     from broker import process
     from broker.accounts import WORKER
     from workers.main import WorkerConfig, serve

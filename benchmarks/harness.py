@@ -87,10 +87,10 @@ def tool(name: str) -> Path:
     return ROOT / folder.stdout.strip() / name
 
 
-def llama_bench(*, threads: int, prompt: int = 0, generate: int = 0, ubatch: int = 512) -> float:
-    """Tokens per second of llama-bench's one test, the mean of three runs."""
+def llama_bench(*, threads: int, prompt: int = 0, generate: int = 0, depth: int = 0) -> float:
+    """Tokens per second of llama-bench's one test behind `depth` tokens of context, the mean of two runs."""
     command = [tool("llama-bench"), "-m", model(), "-t", threads, "-p", prompt, "-n", generate]
-    command += ["-r", 3, "-ub", ubatch, "-fa", 1, "-o", "json"]
+    command += ["-r", 2, "-d", depth, "-fa", 1, "-o", "json"]
     found = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     return float(json.loads(found.stdout)[0]["avg_ts"])
 

@@ -9,28 +9,28 @@ import asyncio
 
 from benchmarks.harness import CORES, Row, llama_bench, show, system, text_of, timed
 
-NUM_DECODE = 128
+NUM_DECODE = 64
 NUM_PREFILL = 512
 
 
-async def rates(num_prompt: int, *flags: str | int | float) -> tuple[float, float]:
-    """The best of three: tokens per second by the client's clock, and the worker's prefill rate."""
+async def rates(num_prompt: int, *flags: str | int | float) -> tuple[float, float, int]:
+    """The best of two: tokens per second by the client's clock, the worker's prefill rate; and the prompt's tokens."""
     async with system(*flags) as running:
         decode, prefill = [], []
-        for index in range(3):
+        for index in range(2):
             found = await timed(running.client, text_of(num_prompt, index), NUM_DECODE)
             done = found.answer.done
             decode.append(found.decode_rate)
             prefill.append((done.usage.prompt_tokens - done.usage.cached_tokens) / done.timings.prefill)
-        return max(decode), max(prefill)
+        return max(decode), max(prefill), done.usage.prompt_tokens
 
 
 def decode_rows(threads: int, targets: tuple[float, float]) -> list[Row]:
     """Decode with chunks of 50 ms and with a chunk a token, between two runs of the peer."""
-    before = llama_bench(threads=threads, generate=NUM_DECODE)
-    coalesced, _ = asyncio.run(rates(32, "--threads", threads))
-    each, _ = asyncio.run(rates(32, "--threads", threads, "--coalesce-seconds", 0))
-    peer = max(before, llama_bench(threads=threads, generate=NUM_DECODE))
+    coalesced, _, depth = asyncio.run(rates(32, "--threads", threads))
+    between = llama_bench(threads=threads, generate=NUM_DECODE, depth=depth)
+    each, _, _ = asyncio.run(rates(32, "--threads", threads, "--coalesce-seconds", 0))
+    peer = max(between, llama_bench(threads=threads, generate=NUM_DECODE, depth=depth))
     name = f"{threads} threads"
     return [
         Row(f"decode, {name}, 50 ms chunks", f"{coalesced:.1f}/s", f"{peer:.1f}/s", coalesced / peer, targets[0]),
@@ -40,7 +40,7 @@ def decode_rows(threads: int, targets: tuple[float, float]) -> list[Row]:
 
 def prefill_row(threads: int) -> Row:
     before = llama_bench(threads=threads, prompt=NUM_PREFILL)
-    _, ours = asyncio.run(rates(NUM_PREFILL // 2, "--threads", threads))
+    _, ours, _ = asyncio.run(rates(NUM_PREFILL // 2, "--threads", threads))
     peer = max(before, llama_bench(threads=threads, prompt=NUM_PREFILL))
     return Row(f"prefill, {threads} threads", f"{ours:.0f}/s", f"{peer:.0f}/s", ours / peer, 0.95)
 

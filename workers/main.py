@@ -48,16 +48,6 @@ def default_threads() -> int:
     return max(1, num_cores() - 1)
 
 
-def prepare_environment(threads: int | None) -> None:
-    """How OpenMP's threads wait, which libgomp reads once when it is loaded: call this before llama_cpp is imported.
-
-    With a core to spare they spin, which is quickest. Without, a thread that spins keeps Python, NATS and the sidecar
-    from the core, and they keep it from its share of the next matrix.
-    """
-    if (threads or default_threads()) >= num_cores():
-        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-
-
 def model_token(path: Path) -> str:
     """A token for subjects made from a file's name: Llama-3.2-1B-Q4_0.gguf → Llama-3_2-1B-Q4_0."""
     return subjects.token(re.sub(r"[^A-Za-z0-9_-]", "_", path.stem)[:64], "model")
