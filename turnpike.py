@@ -353,6 +353,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--min-p", type=float)
     group.add_argument("--repeat-penalty", type=float)
     group.add_argument("--seed", type=int)
+    group.add_argument("--ignore-eos", action="store_true", default=None, help="go on to --max-tokens")
     group.add_argument("--stop", action="append", help="end before this text; can be given several times")
 
 
