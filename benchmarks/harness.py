@@ -175,6 +175,6 @@ async def timed(client: Client, messages: str | list[Message], max_tokens: int, 
 
 
 def text_of(num_tokens: int, salt: int = 0) -> str:
-    """A message of about so many tokens, unlike those of other salts from its beginning on."""
+    """A message of so many tokens and one or two more: each word is one token of the random model's vocabulary."""
     words = ("radio", "node", "alarm", "power", "mast", "antenna", "battery", "link", "signal", "cable")
-    return f"{salt} " + " ".join(words[(index * 7 + salt) % 10] for index in range(num_tokens // 2))
+    return f"{salt} " + " ".join(words[(index * 7 + salt) % 10] for index in range(num_tokens))

@@ -40,7 +40,7 @@ def decode_rows(threads: int, targets: tuple[float, float]) -> list[Row]:
 
 def prefill_row(threads: int) -> Row:
     before = llama_bench(threads=threads, prompt=NUM_PREFILL)
-    _, ours, _ = asyncio.run(rates(NUM_PREFILL // 2, "--threads", threads))
+    _, ours, _ = asyncio.run(rates(NUM_PREFILL, "--threads", threads))
     peer = max(before, llama_bench(threads=threads, prompt=NUM_PREFILL))
     return Row(f"prefill, {threads} threads", f"{ours:.0f}/s", f"{peer:.0f}/s", ours / peer, 0.95)
 
