@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+from broker.settings import BrokerSettings, CommonSettings, load
+from producers.settings import DemoSettings, LoadSettings
+from workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
     from broker.connection import Address
@@ -19,80 +21,17 @@ __version__ = "0.1.0"
 DEFAULT_URL = "nats://127.0.0.1:4222"
 
 
-class CommonSettings(Struct, frozen=True, kw_only=True):
-    """What every command knows."""
-
-    data_dir: str = "~/.local/state/turnpike"
-    log_level: str = "INFO"
-    url: str | None = None
-    credentials: str | None = None
-
-
-class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
-    """`turnpike broker`."""
-
-    host: str = "127.0.0.1"
-    port: int = 4222
-    model: tuple[str, ...] = ()
-    max_queued_turns: int = 10_000
-    ack_wait_seconds: float = 30.0
-
-
-class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
-    """`turnpike worker`."""
-
-    model_file: str
-    model: str | None = None
-    """The model's token in subjects; default: made from the file's name."""
-    worker_name: str | None = None
-    node: str | None = None
-    num_ctx: int = 8192
-    num_slots: int = 8
-    threads: int | None = None
-    """Default: one less than the cores."""
-    num_ubatch: int = 256
-    step_budget_seconds: float = 0.25
-    coalesce_seconds: float = 0.05
-    deterministic: bool = False
-    share_prefixes: bool = False
-    """Share KV prefixes across clients too, not only within one."""
-
-
-class LoadSettings(CommonSettings, frozen=True, kw_only=True):
-    """`turnpike load`."""
-
-    model: str
-    num_conversations: int = 50
-    concurrency: int = 4
-    max_tokens: int = 500
-    min_turns: int = 5
-    turns: str = "messages"
-    """What min_turns counts: messages or prompter turns."""
-    max_user_turns: int | None = None
-    dataset: str | None = None
-    """A file of OpenAssistant trees or messages; default: the conversations that Turnpike ships."""
-    language: str = "en"
-    seed: int = 0
-    ignore_eos: bool = False
-    history: str = "generated"
-    """What goes into the next turn's history: the generated answers, or the data set's."""
-
-
-class DemoSettings(CommonSettings, frozen=True, kw_only=True):
-    """`turnpike demo`."""
-
-    num_conversations: int = 4
-    max_tokens: int = 48
-    model_file: str | None = None
-
-
-ALL_SETTINGS: tuple[type[Struct], ...] = (CommonSettings, BrokerSettings, WorkerSettings, LoadSettings, DemoSettings)
+ALL_SETTINGS: tuple[type[CommonSettings], ...] = (
+    CommonSettings,
+    BrokerSettings,
+    WorkerSettings,
+    LoadSettings,
+    DemoSettings,
+)
 
 
 def settings(kind: type[Any], arguments: argparse.Namespace) -> Any:
     """The command's settings: flags, then TURNPIKE_* variables, then the TOML file."""
-    from broker.settings import load
-
     file = arguments.config or os.environ.get("TURNPIKE_CONFIG")
     flags = {name: value for name, value in vars(arguments).items() if name not in ("run", "config", "command")}
     return load(kind, flags=flags, environment=os.environ, file=Path(file) if file else None, known=ALL_SETTINGS)
@@ -203,12 +142,10 @@ def run_worker(arguments: argparse.Namespace) -> int:
     options = settings(WorkerSettings, arguments)
     from broker import process
     from broker.accounts import WORKER
-    from workers.main import WorkerConfig, serve
+    from workers.main import serve
 
     process.set_up_logging(options.log_level)
-    fields = {name: getattr(options, name) for name in WorkerConfig.__struct_fields__ if hasattr(options, name)}
-    config = WorkerConfig(**fields | {"version": __version__})
-    return process.run(lambda stop: serve(address(options, WORKER), config, stop))
+    return process.run(lambda stop: serve(address(options, WORKER), options, __version__, stop))
 
 
 # --- For people ------------------------------------------------------------------------------------------------------
@@ -269,14 +206,11 @@ def _sampling(arguments: argparse.Namespace) -> Any:
 
 def run_load(arguments: argparse.Namespace) -> int:
     from broker import process
-    from producers.load import LoadOptions, run_and_show
+    from producers.load import run_and_show
 
     options = settings(LoadSettings, arguments)
     process.set_up_logging("WARNING")
-    fields = {name: getattr(options, name) for name in LoadOptions.__struct_fields__ if hasattr(options, name)}
-    return process.run(
-        lambda stop: run_and_show(address(options, "local"), LoadOptions(**fields), stop, as_json=arguments.json)
-    )
+    return process.run(lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json))
 
 
 def run_top(arguments: argparse.Namespace) -> int:

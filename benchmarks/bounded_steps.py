@@ -7,8 +7,9 @@ import time
 
 from benchmarks.harness import CORES, Row, show, system
 from producers.datasets import load_conversations
-from producers.load import LoadOptions, run_load
+from producers.load import run_load
 from producers.records import summarize
+from producers.settings import LoadSettings
 from tests.conftest import SHARED
 
 NUM_CONVERSATIONS = 8
@@ -21,8 +22,8 @@ async def run(budget: float) -> tuple[float, float]:
     """Wall seconds of the work, and the worst gap between tokens."""
     trees = SHARED / "oasst_en_trees.jsonl"
     conversations = load_conversations(trees if trees.exists() else None)[:NUM_CONVERSATIONS]
-    options = LoadOptions(
-        "m",
+    options = LoadSettings(
+        model="m",
         concurrency=NUM_CONVERSATIONS,
         max_tokens=MAX_TOKENS,
         max_user_turns=NUM_USER_TURNS,
@@ -45,7 +46,7 @@ def main() -> None:
     (bounded, gap), (unbounded, free_gap) = pairs[-1]
     rows = [
         Row("wall time, bounded ÷ unbounded", f"{bounded:.1f} s", f"{unbounded:.1f} s", ratio, 1.10, at_most=True),
-        Row("worst gap between tokens, s", f"{gap:.2f} s", f"{free_gap:.2f} s", gap, 0.55, at_most=True),
+        Row("worst gap, bounded ÷ unbounded", f"{gap:.2f} s", f"{free_gap:.2f} s", gap / free_gap, 1.0, at_most=True),
     ]
     show(f"{NUM_CONVERSATIONS} OpenAssistant conversations at once, pairs of runs: {NUM_PAIRS}", rows)
 

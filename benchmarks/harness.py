@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -164,13 +163,17 @@ class Timed:
         return max(later - earlier for earlier, later in zip(self.times, self.times[1:], strict=False))
 
 
-async def timed(client: Client, messages: str | list[Message], max_tokens: int, **more: Any) -> Timed:
-    """Asks and notes when each token came."""
+async def timed(
+    client: Client, messages: str | list[Message], max_tokens: int, streaming: asyncio.Event | None = None
+) -> Timed:
+    """Asks and notes when each token came; `streaming` is set by the first."""
     sampling = Sampling(max_tokens=max_tokens, ignore_eos=True)
-    answer = client.ask("m", messages, sampling=sampling, **more)
+    answer = client.ask("m", messages, sampling=sampling)
     times: list[float] = []
     async for chunk in answer:
         times += [time.perf_counter()] * len(chunk.tokens)
+        if streaming is not None:
+            streaming.set()
     return Timed(answer, times)
 
 

@@ -23,10 +23,12 @@ BUDGET = 0.25
 async def ours() -> tuple[float, float]:
     """The worst gap of the streams, and the long prompt's time to first token; seconds."""
     async with system("--threads", CORES, "--num-ctx", 8192, "--coalesce-seconds", 0) as running:
+        streaming = [asyncio.Event() for _ in range(NUM_STREAMS)]
         streams = [
-            asyncio.create_task(timed(running.client, text_of(60, index), NUM_DECODE)) for index in range(NUM_STREAMS)
+            asyncio.create_task(timed(running.client, text_of(60, index), NUM_DECODE, event))
+            for index, event in enumerate(streaming)
         ]
-        await asyncio.sleep(3.0)  # they all decode by now: the time is part of the work
+        await asyncio.gather(*(event.wait() for event in streaming))
         started = time.perf_counter()
         long = await timed(running.client, text_of(NUM_PROMPT, 9), 4)
         found = await asyncio.gather(*streams)
@@ -49,7 +51,7 @@ async def theirs() -> tuple[float, float]:
     quiet = asyncio.subprocess.DEVNULL
     server = await spawn([*map(str, command), "--port", str(port), "--log-disable"], stdout=quiet, stderr=quiet)
 
-    async def complete(prompt: str, num_tokens: int) -> list[float]:
+    async def complete(prompt: str, num_tokens: int, streaming: asyncio.Event | None = None) -> list[float]:
         fields = {"prompt": prompt, "n_predict": num_tokens, "stream": True, "ignore_eos": True, "temperature": 0}
         body = json.dumps(fields)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -60,6 +62,8 @@ async def theirs() -> tuple[float, float]:
         while len(times) < num_tokens and (line := await reader.readline()):
             if line.startswith(b"data:"):
                 times.append(time.perf_counter())
+                if streaming is not None:
+                    streaming.set()
         writer.close()
         return times
 
@@ -71,8 +75,12 @@ async def theirs() -> tuple[float, float]:
             except OSError:
                 pass
             await asyncio.sleep(0.1)
-        streams = [asyncio.create_task(complete(text_of(60, index), NUM_DECODE)) for index in range(NUM_STREAMS)]
-        await asyncio.sleep(3.0)
+        streaming = [asyncio.Event() for _ in range(NUM_STREAMS)]
+        streams = [
+            asyncio.create_task(complete(text_of(60, index), NUM_DECODE, event))
+            for index, event in enumerate(streaming)
+        ]
+        await asyncio.gather(*(event.wait() for event in streaming))
         started = time.perf_counter()
         long = await complete(text_of(NUM_PROMPT, 9), 4)
         found = await asyncio.gather(*streams)

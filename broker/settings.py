@@ -10,7 +10,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, get_origin
 
 import msgspec
 from msgspec import Struct
@@ -21,7 +21,24 @@ PREFIX = "TURNPIKE_"
 # Read by the set-up and the tests, not by a command.
 OTHER_NAMES = {"TURNPIKE_CMAKE_ARGS", "TURNPIKE_CONFIG"}
 
-S = TypeVar("S", bound=Struct)
+
+class CommonSettings(Struct, frozen=True, kw_only=True):
+    """What every command knows."""
+
+    data_dir: str = "~/.local/state/turnpike"
+    log_level: str = "INFO"
+    url: str | None = None
+    credentials: str | None = None
+
+
+class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
+    """`turnpike broker`."""
+
+    host: str = "127.0.0.1"
+    port: int = 4222
+    model: tuple[str, ...] = ()
+    max_queued_turns: int = 10_000
+    ack_wait_seconds: float = 30.0
 
 
 def load[S: Struct](

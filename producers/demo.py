@@ -27,8 +27,9 @@ from broker.messages import Chunk
 from broker.process import EXIT_INTERRUPTED, spawn, terminate
 from broker.server import EmbeddedServer
 from broker.topology import ensure
-from producers.load import LoadOptions, Progress, progress_table, run_load, select, showing, summary_table
+from producers.load import Progress, progress_table, run_load, select, showing, summary_table
 from producers.records import TurnRecord, summarize
+from producers.settings import LoadSettings
 
 MODEL = "demo"
 START_SECONDS = 120.0
@@ -120,7 +121,9 @@ async def run_demo(
             worker = await spawn(command, stdout=output.fileno(), stderr=output.fileno())
         stack.push_async_callback(terminate, worker)
         client = await stack.enter_async_context(Client(broker.producer))
-        options = LoadOptions(MODEL, num_conversations, concurrency=NUM_SHOWN, max_tokens=max_tokens)
+        options = LoadSettings(
+            model=MODEL, num_conversations=num_conversations, concurrency=NUM_SHOWN, max_tokens=max_tokens
+        )
         conversations, num_found = select(options)
         progress, streams = Progress(), Streams(console)
 

@@ -12,50 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 
 from broker.client import Answer, Client
 from broker.connection import Address
-from broker.errors import PublishError, SettingsError, TurnFailed
+from broker.errors import PublishError, TurnFailed
 from broker.messages import Chunk, Failed, Message, Sampling, new_id
 from broker.process import EXIT_INTERRUPTED
 from producers.ask import resolve
 from producers.datasets import Conversation, load_conversations
 from producers.records import Summary, TurnRecord, summarize
-
-
-class LoadOptions(Struct, frozen=True):
-    """A run; `turnpike load --help` explains."""
-
-    model: str
-    num_conversations: int = 50
-    concurrency: int = 4
-    max_tokens: int = 500
-    min_turns: int = 5
-    turns: str = "messages"
-    max_user_turns: int | None = None
-    dataset: str | None = None
-    language: str = "en"
-    seed: int = 0
-    ignore_eos: bool = False
-    history: str = "generated"
-
-    def check(self) -> None:
-        """Raises SettingsError with every problem."""
-        problems = [
-            f"--{name.replace('_', '-')}: must be at least 1"
-            for name in ("num_conversations", "concurrency", "max_tokens", "min_turns")
-            if getattr(self, name) < 1
-        ]
-        if self.turns not in ("messages", "prompter"):
-            problems.append(f"--turns: {self.turns!r} is neither messages nor prompter")
-        if self.history not in ("generated", "dataset"):
-            problems.append(f"--history: {self.history!r} is neither generated nor dataset")
-        if problems:
-            raise SettingsError(problems)
+from producers.settings import LoadSettings
 
 
 @dataclass
@@ -74,7 +43,7 @@ OnChunk = Callable[[str, Answer, Chunk], None]
 
 async def run_load(
     client: Client,
-    options: LoadOptions,
+    options: LoadSettings,
     conversations: list[Conversation],
     *,
     stop: asyncio.Event | None = None,
@@ -110,7 +79,7 @@ async def run_load(
 
 async def _converse(
     client: Client,
-    options: LoadOptions,
+    options: LoadSettings,
     conversation: Conversation,
     progress: Progress,
     stop: asyncio.Event,
@@ -161,7 +130,7 @@ async def _record(conversation: str, answer: Answer, on_chunk: OnChunk | None) -
     return TurnRecord(conversation, answer.turn.id, sent_at, time.perf_counter(), answer.end, tuple(times))
 
 
-def select(options: LoadOptions) -> tuple[list[Conversation], int]:
+def select(options: LoadSettings) -> tuple[list[Conversation], int]:
     """The run's conversations, in an order drawn from the seed, and how many there were to choose from."""
     path = Path(options.dataset).expanduser() if options.dataset else None
     found = load_conversations(path, min_turns=options.min_turns, unit=options.turns, language=options.language)
@@ -170,7 +139,7 @@ def select(options: LoadOptions) -> tuple[list[Conversation], int]:
     return chosen[: options.num_conversations], len(found)
 
 
-async def run_and_show(address: Address, options: LoadOptions, stop: asyncio.Event, *, as_json: bool) -> int:
+async def run_and_show(address: Address, options: LoadSettings, stop: asyncio.Event, *, as_json: bool) -> int:
     """A run with a live table on stderr, then the figures on stdout."""
     options.check()
     conversations, num_found = select(options)

@@ -10,34 +10,14 @@ import platform
 import re
 from pathlib import Path
 
-from msgspec import Struct
-
 from broker import subjects
 from broker.connection import Address, connect
-from broker.errors import SettingsError
+from workers.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
 CANONICAL_CHUNK = 128
 """Where the deterministic mode cuts prompts."""
-
-
-class WorkerConfig(Struct, frozen=True):
-    """What a worker is started with; `turnpike worker --help` explains."""
-
-    model_file: str
-    model: str | None = None
-    worker_name: str | None = None
-    node: str | None = None
-    num_ctx: int = 8192
-    num_slots: int = 8
-    threads: int | None = None
-    num_ubatch: int = 256
-    step_budget_seconds: float = 0.25
-    coalesce_seconds: float = 0.05
-    deterministic: bool = False
-    share_prefixes: bool = False
-    version: str = "0.0.0"
 
 
 def num_cores() -> int:
@@ -53,7 +33,7 @@ def model_token(path: Path) -> str:
     return subjects.token(re.sub(r"[^A-Za-z0-9_-]", "_", path.stem)[:64], "model")
 
 
-async def serve(address: Address, config: WorkerConfig, stop: asyncio.Event) -> int:
+async def serve(address: Address, config: WorkerSettings, version: str, stop: asyncio.Event) -> int:
     """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
     from workers.history import History
     from workers.jail import Jail
@@ -71,7 +51,7 @@ async def serve(address: Address, config: WorkerConfig, stop: asyncio.Event) -> 
     from workers.slots import Slots
     from workers.worker import Worker, WorkerOptions
 
-    _check(config)
+    config.check()
     path = Path(config.model_file).expanduser()
     model_name = subjects.token(config.model, "model") if config.model else model_token(path)
     threads = config.threads or default_threads()
@@ -138,7 +118,7 @@ async def serve(address: Address, config: WorkerConfig, stop: asyncio.Event) -> 
                 model_name=model.name,
                 quantization=model.quantization,
                 node=node,
-                version=config.version,
+                version=version,
                 coalesce_seconds=config.coalesce_seconds,
             ),
         )
@@ -148,25 +128,6 @@ async def serve(address: Address, config: WorkerConfig, stop: asyncio.Event) -> 
             await jail.close()
             await nc.close()
     return 0
-
-
-def _check(config: WorkerConfig) -> None:
-    problems = [
-        f"--{name.replace('_', '-')}: must be at least {least}"
-        for name, value, least in (
-            ("num_ctx", config.num_ctx, 256),
-            ("num_slots", config.num_slots, 1),
-            ("num_ubatch", config.num_ubatch, 16),
-            ("threads", config.threads if config.threads is not None else 1, 1),
-        )
-        if value < least
-    ]
-    if config.step_budget_seconds <= 0:
-        problems.append("--step-budget-seconds: must be above 0")
-    if config.coalesce_seconds < 0:
-        problems.append("--coalesce-seconds: must not be negative")
-    if problems:
-        raise SettingsError(problems)
 
 
 def _cpu_flags() -> set[str]:

@@ -1,0 +1,45 @@
+"""What a worker is started with; `turnpike worker --help` explains."""
+
+from __future__ import annotations
+
+from broker.errors import SettingsError
+from broker.settings import CommonSettings
+
+
+class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
+    """`turnpike worker`."""
+
+    model_file: str
+    model: str | None = None
+    """The model's token in subjects; default: made from the file's name."""
+    worker_name: str | None = None
+    node: str | None = None
+    num_ctx: int = 8192
+    num_slots: int = 8
+    threads: int | None = None
+    """Default: one less than the cores."""
+    num_ubatch: int = 256
+    step_budget_seconds: float = 0.25
+    coalesce_seconds: float = 0.05
+    deterministic: bool = False
+    share_prefixes: bool = False
+    """Share KV prefixes across clients too, not only within one."""
+
+    def check(self) -> None:
+        """Raises SettingsError with every problem."""
+        problems = [
+            f"--{name.replace('_', '-')}: must be at least {least}"
+            for name, value, least in (
+                ("num_ctx", self.num_ctx, 256),
+                ("num_slots", self.num_slots, 1),
+                ("num_ubatch", self.num_ubatch, 16),
+                ("threads", self.threads if self.threads is not None else 1, 1),
+            )
+            if value < least
+        ]
+        if self.step_budget_seconds <= 0:
+            problems.append("--step-budget-seconds: must be above 0")
+        if self.coalesce_seconds < 0:
+            problems.append("--coalesce-seconds: must not be negative")
+        if problems:
+            raise SettingsError(problems)
