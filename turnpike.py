@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from broker.settings import BrokerSettings, CommonSettings, load
+from broker.settings import BrokerSettings, CommonSettings, ModelSettings, load
 from producers.settings import DemoSettings, LoadSettings
 from workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
+    from broker.catalogue import Entry
     from broker.connection import Address
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ DEFAULT_URL = "nats://127.0.0.1:4222"
 
 ALL_SETTINGS: tuple[type[CommonSettings], ...] = (
     CommonSettings,
+    ModelSettings,
     BrokerSettings,
     WorkerSettings,
     LoadSettings,
@@ -146,6 +148,55 @@ def run_worker(arguments: argparse.Namespace) -> int:
 
     process.set_up_logging(options.log_level)
     return process.run(lambda stop: serve(address(options, WORKER), options, __version__, stop))
+
+
+def run_models(arguments: argparse.Namespace) -> int:
+    from broker import process
+    from producers import models
+
+    options = settings(ModelSettings, arguments)
+    match arguments.models_command:
+        case "list":
+            return models.list_models(options, _largest_context(), as_json=arguments.json)
+        case "lock":
+            return models.lock_models(
+                options,
+                arguments.names,
+                revision=arguments.revision,
+                repository=arguments.repository,
+                file=arguments.file,
+            )
+        case "pull":
+            return process.run(lambda stop: models.pull_models(options, arguments.names, stop))
+        case _:
+            return models.verify_models(options, arguments.names)
+
+
+def _largest_context() -> Callable[[Entry], int]:
+    """By the worker's own memory plan and settings."""
+    from workers.engine import MAX_OUTPUTS
+    from workers.memory import KvShape, available_bytes, largest_ctx, plan_memory
+
+    available = available_bytes()
+    defaults = WorkerSettings()
+
+    def largest(entry: Entry) -> int:
+        num_layers, num_embd, num_heads, num_ff, num_vocab = entry.shape
+        shape = KvShape(num_layers, entry.kv_bytes_per_token, num_embd, num_vocab, num_heads, num_ff)
+        return largest_ctx(
+            lambda num_ctx: plan_memory(
+                shape,
+                file_bytes=entry.size_bytes,
+                num_ctx=num_ctx,
+                num_ubatch=defaults.num_ubatch,
+                max_outputs=MAX_OUTPUTS,
+                flash_attention=True,
+            ),
+            entry.context,
+            available,
+        )
+
+    return largest
 
 
 # --- For people ------------------------------------------------------------------------------------------------------
@@ -335,7 +386,8 @@ def _parser() -> argparse.ArgumentParser:
         "compute turns with llama.cpp",
         "turnpike worker --model-file tiny.gguf --model tiny",
     )
-    worker.add_argument("--model-file", help="the GGUF file")
+    worker.add_argument("--model-file", help="the GGUF file; default: the locked one of --model, else the demo model")
+    _model_flags(worker)
     worker.add_argument("--model", help="the model's name in subjects (default: from the file's name)")
     worker.add_argument("--worker-name", help="default: the node's name and the process id")
     worker.add_argument("--node", help="default: the host's name")
@@ -382,9 +434,33 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--history", choices=("generated", "dataset"), help="whose answers the next turn's history holds")
     load.add_argument("--json", action="store_true", help="the summary as JSON")
 
+    models = commands.add_parser("models", help="the models by name, and their files")
+    models_commands = models.add_subparsers(dest="models_command", metavar="COMMAND", required=True)
+    for name, help, example in (
+        ("list", "the catalogue, and what of it fits this machine", "turnpike models list"),
+        ("lock", "write down what names stand for: revision and SHA-256", "turnpike models lock llama-3-2-1b oasst1"),
+        ("pull", "fetch and verify what the lock file names", "turnpike models pull llama-3-2-1b"),
+        ("verify", "read every byte of what is here", "turnpike models verify"),
+    ):
+        command = _add(models_commands, name, run_models, help, example)
+        _model_flags(command)
+        if name == "list":
+            command.add_argument("--json", action="store_true")
+        else:
+            command.add_argument("names", nargs="+" if name == "lock" else "*", metavar="NAME")
+        if name == "lock":
+            command.add_argument("--revision", default="main", help="a branch, tag or commit (default main)")
+            command.add_argument("--repository", help="for a model that is not in the catalogue, with --file")
+            command.add_argument("--file", help="the file in that repository")
+
     top = _add(commands, "top", run_top, "who serves what", "turnpike top --json")
     top.add_argument("--json", action="store_true")
     return parser
+
+
+def _model_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--lock-file", help="which bytes a name stands for (default turnpike.models.lock)")
+    parser.add_argument("--models-dir", help="where the files lie (default ~/.local/share/turnpike/models)")
 
 
 def _broker_flags(parser: argparse.ArgumentParser) -> None:

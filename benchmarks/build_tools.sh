@@ -6,7 +6,9 @@ set -eu
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
 version=$($python -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')
-work=.cache/llama-tools/$version
+. tools/cmake_args.sh
+# A folder for each set of flags, or a change of them would compare with what was built before.
+work=.cache/llama-tools/$version-$(printf '%s %s' "$(cmake_args)" "${CFLAGS:-}" | cksum | cut -d' ' -f1)
 if [ ! -x "$work/build/bin/llama-server" ]; then
     mkdir -p "$work"
     echo "fetching llama-cpp-python $version's source" >&2
@@ -14,7 +16,6 @@ if [ ! -x "$work/build/bin/llama-server" ]; then
     sed -n "/^llama-cpp-python==/,/^[^ ]/p" requirements.lock | sed '$d' >"$work/lock"
     $python -m pip download -q --no-deps --no-binary :all: --require-hashes -d "$work" -r "$work/lock" >&2
     tar -xzf "$work"/llama_cpp_python-*.tar.gz -C "$work" --strip-components=1
-    . tools/cmake_args.sh
     # shellcheck disable=SC2086
     $python -m cmake --version >/dev/null 2>&1 && cmake="$python -m cmake" || cmake=cmake
     $cmake -S "$work/vendor/llama.cpp" -B "$work/build" -DCMAKE_BUILD_TYPE=Release $(cmake_args) \

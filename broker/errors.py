@@ -18,6 +18,12 @@
     │   ├── DuplicateTurn         this turn id was used before
     │   └── NotAcknowledged       no acknowledgement came in time: it may or may not be stored
     ├── TurnFailed                the turn ended as `failed`; `.failed` says why
+    ├── CatalogueError            a catalogue or lock file that cannot be read
+    ├── UnknownModel              a name that neither has
+    ├── FileError                 a model's file that cannot be had as it should be
+    │   ├── Missing               not on this node
+    │   ├── WrongHash             not the bytes of the lock file
+    │   └── HubError              the hub did not give it; DiskFull: there is no room for it
     ├── Fenced                    another worker writes this turn's reply now
     └── TurnRejected              what a worker answers as `failed`: `.code`, `.detail`, `.retryable`
 """

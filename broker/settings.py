@@ -31,6 +31,13 @@ class CommonSettings(Struct, frozen=True, kw_only=True):
     credentials: str | None = None
 
 
+class ModelSettings(CommonSettings, frozen=True, kw_only=True):
+    """`turnpike models`, and whoever wants a model by its name: which bytes, and where they lie."""
+
+    lock_file: str = "turnpike.models.lock"
+    models_dir: str = "~/.local/share/turnpike/models"
+
+
 class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
     """`turnpike broker`."""
 

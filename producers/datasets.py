@@ -14,6 +14,8 @@ from broker.errors import TurnpikeError
 from broker.messages import Message
 
 SHIPPED = Path(__file__).parent / "data" / "radio_site.jsonl"
+DEMO_CONVERSATIONS = SHIPPED.with_name("demo.jsonl")
+"""A few that the shipped model can follow."""
 _ROLES: dict[str, Literal["user", "assistant"]] = {"prompter": "user", "assistant": "assistant"}
 
 

@@ -11,12 +11,18 @@ cmake_args() {
         fi ;;
     *) printf '%s' '-DGGML_NATIVE=ON' ;;
     esac
-    printf '%s' "${TURNPIKE_CMAKE_ARGS:+ $TURNPIKE_CMAKE_ARGS}"
+    # llama.cpp's own threads wait politely where OpenMP's spin: with as many threads as cores, beside Python and NATS,
+    # a conversation keeps 0.98 of llama-bench's speed instead of 0.93 (docs/benchmarks.md).
+    printf '%s' " -DGGML_OPENMP=OFF${TURNPIKE_CMAKE_ARGS:+ $TURNPIKE_CMAKE_ARGS}"
 }
 
 # Virtual machines may advertise AMX and still fault on its first tile: no model for a Pi needs it.
 no_amx="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
-# shellcheck disable=SC2086
-if [ "$(uname -m)" = x86_64 ] && cc $no_amx -x c -c /dev/null -o /dev/null 2>/dev/null; then
-    export CFLAGS="${CFLAGS:+$CFLAGS }$no_amx" CXXFLAGS="${CXXFLAGS:+$CXXFLAGS }$no_amx"
-fi
+case "$(uname -m) ${CFLAGS:-}" in
+*"$no_amx"*) ;; # sourced before
+x86_64*)
+    # shellcheck disable=SC2086
+    if cc $no_amx -x c -c /dev/null -o /dev/null 2>/dev/null; then
+        export CFLAGS="${CFLAGS:+$CFLAGS }$no_amx" CXXFLAGS="${CXXFLAGS:+$CXXFLAGS }$no_amx"
+    fi ;;
+esac

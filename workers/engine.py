@@ -7,6 +7,8 @@ from typing import Protocol
 
 from broker.messages import Sampling, TokenLogprob
 
+MAX_OUTPUTS = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Span:

@@ -11,7 +11,9 @@ import re
 from pathlib import Path
 
 from broker import subjects
+from broker.catalogue import entry_of, read_lock, verify
 from broker.connection import Address, connect
+from workers.models import DEMO
 from workers.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -33,12 +35,22 @@ def model_token(path: Path) -> str:
     return subjects.token(re.sub(r"[^A-Za-z0-9_-]", "_", path.stem)[:64], "model")
 
 
+def model_path(config: WorkerSettings) -> Path:
+    """The file that the settings mean, verified where its hash is known. Raises TurnpikeError."""
+    if config.model_file is not None:
+        return Path(config.model_file).expanduser()
+    if config.model in (None, DEMO.token):
+        return DEMO.verified()
+    locked = entry_of(config.model, read_lock(Path(config.lock_file)), config.lock_file)
+    return verify(config.model, locked, Path(config.models_dir).expanduser())
+
+
 async def serve(address: Address, config: WorkerSettings, version: str, stop: asyncio.Event) -> int:
     """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
+    from workers.engine import MAX_OUTPUTS
     from workers.history import History
     from workers.jail import Jail
     from workers.llama.context import (
-        MAX_OUTPUTS,
         ContextOptions,
         LlamaEngine,
         LlamaModel,
@@ -52,7 +64,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
     from workers.worker import Worker, WorkerOptions
 
     config.check()
-    path = Path(config.model_file).expanduser()
+    path = await asyncio.to_thread(model_path, config)
     model_name = subjects.token(config.model, "model") if config.model else model_token(path)
     threads = config.threads or default_threads()
     nc = await connect(address, name=f"turnpike-worker-{model_name}")

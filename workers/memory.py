@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,11 +94,16 @@ def check_memory(
     wanted = plan(num_ctx)
     if wanted.total <= available:
         return wanted
-    low, high = 0, num_ctx // ROUND_CTX
+    raise DoesNotFit(wanted, available, num_ctx, largest_ctx(plan, num_ctx, available))
+
+
+def largest_ctx(plan: Callable[[int], MemoryPlan], max_ctx: int, available: int) -> int:
+    """The largest context up to `max_ctx`, in steps of ROUND_CTX, whose plan fits into `available` bytes; 0 if none."""
+    low, high = 0, max_ctx // ROUND_CTX
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if plan(middle * ROUND_CTX).total <= available else (low, middle - 1)
-    raise DoesNotFit(wanted, available, num_ctx, low * ROUND_CTX)
+    return low * ROUND_CTX
 
 
 def _mib(num_bytes: int) -> int:

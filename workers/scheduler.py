@@ -24,7 +24,14 @@ from workers.sequence import Sequence
 MIN_PREFILL_TOKENS = 16
 GAP_BUDGETS = 2.0
 SAFETY = 0.9
+STRETCH = 1.25
+"""How much longer the least prefill may be, where that saves a small rest."""
 _SMOOTHING = 0.3
+
+
+def _evenly(num_tokens: int, num_chunks: int) -> int:
+    """The size of each chunk; llama.cpp's kernels take four tokens at a time."""
+    return -(-num_tokens // (4 * num_chunks)) * 4
 
 
 @dataclass
@@ -166,8 +173,15 @@ class Scheduler:
             return min(sequence.num_remaining, self._canonical_chunk - sequence.num_computed % self._canonical_chunk)
         if sequence.num_remaining <= num_tokens:
             return sequence.num_remaining
-        # llama.cpp's kernels take four tokens at a time.
-        return num_tokens & ~3 if num_tokens >= self._min_prefill_tokens else num_tokens
+        if num_tokens < self._min_prefill_tokens:
+            return num_tokens
+        # Chunks of one size, or the last would be a small rest that costs as much as a whole one.
+        num_chunks = -(-sequence.num_remaining // num_tokens)
+        even = _evenly(sequence.num_remaining, num_chunks)
+        if self._min_prefill_tokens <= even <= num_tokens:
+            return even
+        fewer = _evenly(sequence.num_remaining, num_chunks - 1)
+        return fewer if fewer <= STRETCH * self._min_prefill_tokens else num_tokens & ~3
 
     def _span(self, sequence: Sequence, num_tokens: int, max_outputs: int | None = None) -> Span:
         start = sequence.num_computed

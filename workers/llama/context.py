@@ -14,7 +14,7 @@ import numpy as np
 
 from broker.errors import TurnpikeError
 from broker.messages import Sampling, TokenLogprob
-from workers.engine import EngineLost, KvCacheFull, Span
+from workers.engine import MAX_OUTPUTS, EngineLost, KvCacheFull, Span
 from workers.llama.sampler import LlamaSampler, Logits
 from workers.llama.vocabulary import LlamaVocabulary
 from workers.memory import KvShape
@@ -22,7 +22,6 @@ from workers.scheduler import MIN_PREFILL_TOKENS
 
 log = logging.getLogger(__name__)
 
-MAX_OUTPUTS = 32
 FLASH_TILE = 64
 """llama.cpp's flash attention computes so many tokens or more by matrix, fewer one by one: 4 times slower a token."""
 PADDED_FROM = 16

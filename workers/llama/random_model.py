@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def write_model(path: Path, shape: Shape | str, quantization: str = "Q4_0", *, s
     finished = path.with_suffix(f".{os.getpid()}.part")
     try:
         _write_f16(unquantized, shape, np.random.default_rng(seed))
-        _quantize(unquantized, finished, quantization)
+        quantize(unquantized, finished, quantization)
         finished.rename(path)
     finally:
         unquantized.unlink(missing_ok=True)
@@ -118,7 +119,8 @@ def write_model(path: Path, shape: Shape | str, quantization: str = "Q4_0", *, s
     return path
 
 
-def _quantize(source: Path, target: Path, quantization: str) -> None:
+def quantize(source: Path, target: Path, quantization: str) -> None:
+    """llama.cpp's own quantiser."""
     parameters = lib.llama_model_quantize_default_params()
     parameters.ftype = FTYPES[quantization]
     parameters.nthread = os.cpu_count() or 1
@@ -126,13 +128,10 @@ def _quantize(source: Path, target: Path, quantization: str) -> None:
         raise TurnpikeError(f"llama.cpp could not quantise {source} to {quantization}")
 
 
-def _write_f16(path: Path, shape: Shape, rng: np.random.Generator) -> None:
-    arch = "gemma3" if shape.sliding_window else "llama"
-    writer = gguf.GGUFWriter(path, arch, use_temp_file=False)
+def new_writer(path: Path, shape: Shape) -> gguf.GGUFWriter:
+    """A GGUF file that has its dimensions, and wants its vocabulary, its tensors in f16 and who made it."""
+    writer = gguf.GGUFWriter(path, "gemma3" if shape.sliding_window else "llama", use_temp_file=False)
     head = shape.num_embd // shape.num_heads
-    writer.add_name(f"{shape.name} (random weights)")
-    writer.add_author("Turnpike")
-    writer.add_license("Apache-2.0")
     writer.add_context_length(shape.num_ctx)
     writer.add_embedding_length(shape.num_embd)
     writer.add_block_count(shape.num_layers)
@@ -149,7 +148,11 @@ def _write_f16(path: Path, shape: Shape, rng: np.random.Generator) -> None:
     else:
         writer.add_rope_dimension_count(head)
     writer.add_file_type(FTYPES["F16"])
-    pieces, scores, types = vocabulary(shape.num_vocab)
+    return writer
+
+
+def add_vocabulary(writer: gguf.GGUFWriter, pieces: list[str], scores: list[float], types: list[int]) -> None:
+    """A SentencePiece vocabulary that begins with SPECIAL_TOKENS, and the chat template that is written with them."""
     writer.add_tokenizer_model("llama")
     writer.add_token_list(pieces)
     writer.add_token_scores(scores)
@@ -160,19 +163,48 @@ def _write_f16(path: Path, shape: Shape, rng: np.random.Generator) -> None:
     writer.add_add_bos_token(True)
     writer.add_chat_template(CHATML)
 
+
+def write_tensors(
+    writer: gguf.GGUFWriter, shapes: dict[str, tuple[int, ...]], make: Callable[[str], np.ndarray]
+) -> None:
+    """Writes the file; `make` gives one tensor after the other, so that one at a time is in memory."""
+    for name, dimensions in shapes.items():
+        dtype = np.dtype(np.float32 if len(dimensions) == 1 else np.float16)
+        writer.add_tensor_info(name, dimensions, dtype, int(np.prod(dimensions)) * dtype.itemsize)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for name in shapes:
+        writer.write_tensor_data(make(name))
+    writer.close()
+
+
+def piece_type(piece: str) -> int:
+    """Control, byte or plain, by its spelling."""
+    if piece in SPECIAL_TOKENS:
+        return _UNKNOWN if piece == SPECIAL_TOKENS[UNK] else _CONTROL
+    return _BYTE if len(piece) == 6 and piece.startswith("<0x") else _NORMAL
+
+
+def _write_f16(path: Path, shape: Shape, rng: np.random.Generator) -> None:
+    writer = new_writer(path, shape)
+    writer.add_name(f"{shape.name} (random weights)")
+    writer.add_author("Turnpike")
+    writer.add_license("Apache-2.0")
+    add_vocabulary(writer, *vocabulary(shape.num_vocab))
+    head = shape.num_embd // shape.num_heads
+
     block = rng.standard_normal(_BLOCK, dtype=np.float32)
 
-    def matrix(*dimensions: int, scale: float) -> np.ndarray:
+    def tensor(name: str) -> np.ndarray:
+        dimensions = shapes[name]
+        if len(dimensions) == 1:
+            return np.ones(dimensions, dtype=np.float32)  # Gemma's norms are stored plus one by its converter
         # One block of noise, rolled and tiled: random enough, and quick at three billion weights.
-        count = int(np.prod(dimensions))
-        noise = np.roll(block, int(rng.integers(_BLOCK))) * scale
-        return np.resize(noise.astype(np.float16), count).reshape(dimensions)
+        noise = np.roll(block, int(rng.integers(_BLOCK))) * dimensions[-1] ** -0.5
+        return np.resize(noise.astype(np.float16), int(np.prod(dimensions))).reshape(dimensions)
 
-    def ones(count: int) -> np.ndarray:
-        # Gemma's norms are stored plus one by its converter.
-        return np.ones(count, dtype=np.float32)
-
-    specs: list[tuple[str, tuple[int, ...]]] = [("token_embd.weight", (shape.num_vocab, shape.num_embd))]
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (shape.num_vocab, shape.num_embd)}
     kv = shape.num_kv_heads * head
     for layer in range(shape.num_layers):
         block_names = {
@@ -193,21 +225,9 @@ def _write_f16(path: Path, shape: Shape, rng: np.random.Generator) -> None:
                 "post_attention_norm": (shape.num_embd,),
                 "post_ffw_norm": (shape.num_embd,),
             }
-        specs += [(f"blk.{layer}.{name}.weight", dimensions) for name, dimensions in block_names.items()]
-    specs += [("output_norm.weight", (shape.num_embd,)), ("output.weight", (shape.num_vocab, shape.num_embd))]
-
-    for name, dimensions in specs:
-        dtype = np.float32 if len(dimensions) == 1 else np.float16
-        writer.add_tensor_info(name, dimensions, np.dtype(dtype), int(np.prod(dimensions)) * np.dtype(dtype).itemsize)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for _, dimensions in specs:
-        if len(dimensions) == 1:
-            writer.write_tensor_data(ones(dimensions[0]))
-        else:
-            writer.write_tensor_data(matrix(*dimensions, scale=dimensions[-1] ** -0.5))
-    writer.close()
+        shapes |= {f"blk.{layer}.{name}.weight": dimensions for name, dimensions in block_names.items()}
+    shapes |= {"output_norm.weight": (shape.num_embd,), "output.weight": (shape.num_vocab, shape.num_embd)}
+    write_tensors(writer, shapes, tensor)
 
 
 def main() -> None:

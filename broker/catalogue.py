@@ -1,0 +1,161 @@
+"""The models that Turnpike knows by name, and the lock file that says which bytes they are.
+
+The catalogue names them; `lock` (broker/hub.py) turns names into a full revision and a SHA-256; what a node runs is
+what its lock file says, until somebody locks again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from broker import subjects
+from broker.errors import TurnpikeError
+
+CATALOGUE = Path(__file__).with_name("catalogue.toml")
+LOCK_NAME = "turnpike.models.lock"
+_HEADER = "# Written by `turnpike models lock`: what each name stands for, to the byte.\n"
+
+Memory = Literal["full", "sliding-window", "recurrent"]
+
+
+class UnknownModel(TurnpikeError):
+    """A name that neither catalogue nor lock file has."""
+
+    def __init__(self, token: str, where: str, known: list[str]) -> None:
+        self.token = token
+        super().__init__(f"{token} is not in {where}, which has: {', '.join(known) or 'nothing'}")
+
+
+class CatalogueError(TurnpikeError):
+    """A catalogue or lock file that cannot be read."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{path}: {reason}")
+
+
+class FileError(TurnpikeError):
+    """A model's or data set's file that cannot be had as it should be."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
+        self.reason = reason
+        super().__init__(f"{what}: {reason}")
+
+
+class Missing(FileError):
+    """A file that is not on this node and may not be fetched."""
+
+
+class WrongHash(FileError):
+    """Bytes that are not those of the lock file; they were removed."""
+
+    def __init__(self, what: str, expected: str, found: str) -> None:
+        self.expected = expected
+        self.found = found
+        super().__init__(what, f"has SHA-256 {found}, the lock file says {expected}: removed")
+
+
+class Entry(Struct, frozen=True, forbid_unknown_fields=True):
+    """A model of the catalogue; broker/catalogue.toml says what the fields mean."""
+
+    name: str
+    family: str
+    repository: str
+    file: str
+    quantization: str
+    context: int
+    size_bytes: int
+    kv_bytes_per_token: int
+    shape: tuple[int, int, int, int, int]
+    """Layers, embedding, heads, feed-forward, vocabulary."""
+    memory: Memory
+    template: str
+    licence: str
+    checked: str
+
+
+class Locked(Struct, frozen=True, forbid_unknown_fields=True):
+    """A file, to the byte. `revision` is a full commit hash; `kind` tells a model's repository from a data set's."""
+
+    repository: str
+    revision: str
+    file: str
+    sha256: str
+    size_bytes: int
+    kind: Literal["model", "dataset"] = "model"
+
+    def path_in(self, folder: Path, token: str) -> Path:
+        """Where the file lies in a node's folder: its name says what it is, so two versions do not meet."""
+        return folder / f"{token}-{self.sha256[:12]}{''.join(Path(self.file).suffixes[-1:])}"
+
+
+def read_catalogue(path: Path = CATALOGUE) -> dict[str, Entry]:
+    """Token → entry, in the file's order. Raises CatalogueError."""
+    return _read(path, Entry)
+
+
+def read_lock(path: Path) -> dict[str, Locked]:
+    """Token → locked file. Raises CatalogueError, also when there is no such file."""
+    return _read(path, Locked)
+
+
+def write_lock(path: Path, locked: dict[str, Locked]) -> None:
+    """Writes the lock file whole, or not at all."""
+    lines = [_HEADER]
+    for token, entry in sorted(locked.items()):
+        lines.append(f"[{token}]")
+        for name, value in msgspec.to_builtins(entry).items():
+            lines.append(f"{name} = {value if isinstance(value, int) else msgspec.json.encode(value).decode()}")
+        lines.append("")
+    part = path.with_name(f"{path.name}.part")
+    part.write_text("\n".join(lines))
+    part.replace(path)
+
+
+def verify(token: str, wanted: Locked, folder: Path) -> Path:
+    """The file's path where its bytes are those of the lock file; raises Missing, and WrongHash having removed it."""
+    path = wanted.path_in(folder, token)
+    if not path.exists():
+        raise Missing(token, f"{path.name} is not in {folder}: turnpike models pull {token}")
+    found = sha256_of(path)
+    if found != wanted.sha256:
+        path.unlink()
+        raise WrongHash(token, wanted.sha256, found)
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """In pieces: a file is larger than a Pi's memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def entry_of[T](token: str, entries: dict[str, T], where: str) -> T:
+    """Raises UnknownModel."""
+    if token not in entries:
+        raise UnknownModel(token, where, list(entries))
+    return entries[token]
+
+
+def _read[T: Struct](path: Path, kind: type[T]) -> dict[str, T]:
+    try:
+        rows = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise CatalogueError(path, error.strerror or str(error)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CatalogueError(path, str(error)) from None
+    found = {}
+    for token, row in rows.items():
+        try:
+            found[subjects.token(token, "model")] = msgspec.convert(row, kind)
+        except (msgspec.ValidationError, TurnpikeError) as error:
+            raise CatalogueError(path, f"{token}: {error}") from None
+    return found

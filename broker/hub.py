@@ -1,0 +1,221 @@
+"""Files from the Hugging Face hub, at a pinned revision, verified. The only importer of huggingface_hub.
+
+Names, addresses, tokens and errors are the library's, the transfer is ours: the library's own drops what it has when it
+fails, where this goes on, also in another process (`….part`), and Xet's keeps hundreds of megabytes in flight, which a
+Pi does not have to spare.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+from broker.catalogue import FileError, Locked, Missing, WrongHash, sha256_of, verify
+
+KEEP_FREE_BYTES = 512 * 1024 * 1024
+MAX_TRIES = 12
+"""Without a byte of progress; each that brings some starts the count again."""
+FIRST_WAIT_SECONDS = 0.5
+MAX_WAIT_SECONDS = 30.0
+MAX_PATIENCE_SECONDS = 300.0
+"""The longest Retry-After that is followed."""
+
+OnProgress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all."""
+
+
+class HubError(FileError):
+    """The hub did not give what was asked for."""
+
+
+class DiskFull(HubError):
+    """Not enough room."""
+
+    def __init__(self, what: str, needed: int, free: int, folder: Path) -> None:
+        self.needed = needed
+        self.free = free
+        super().__init__(
+            what,
+            f"needs {needed / 1e9:.2f} GB and {KEEP_FREE_BYTES / 1e9:.1f} to spare, "
+            f"{folder} has {free / 1e9:.2f} GB free",
+        )
+
+
+def lock(
+    repository: str, file: str, *, revision: str = "main", kind: str = "model", endpoint: str | None = None
+) -> Locked:
+    """What the hub has under that name just now: full revision, SHA-256 and size. Raises HubError."""
+    what = f"{repository}/{file}"
+    api = HfApi(endpoint=endpoint)
+    ask: Callable[..., Any] = api.dataset_info if kind == "dataset" else api.model_info
+    try:
+        with _explained(what):
+            info = ask(repository, revision=revision, files_metadata=True)
+    except _Retry as error:  # the library has tried again by itself
+        raise HubError(what, error.reason) from None
+    for sibling in info.siblings or []:
+        if sibling.rfilename == file:
+            if sibling.lfs is None:
+                raise HubError(what, "is not a large file of the hub's, which alone have a SHA-256 there")
+            return Locked(
+                repository,
+                info.sha,
+                file,
+                sibling.lfs["sha256"],
+                sibling.lfs["size"],
+                "dataset" if kind == "dataset" else "model",
+            )
+    raise HubError(what, f"the repository has no such file at {revision}")
+
+
+def pull(
+    token: str,
+    wanted: Locked,
+    folder: Path,
+    *,
+    endpoint: str | None = None,
+    on_progress: OnProgress = lambda done, total: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Path:
+    """The file, fetched unless it is there, and verified; its path. No request is made when it is.
+
+    Raises DiskFull before the first byte, WrongHash after the last, Missing when offline, HubError for all else.
+    """
+    path = wanted.path_in(folder, token)
+    if path.exists():
+        return verify(token, wanted, folder)
+    if constants.is_offline_mode():
+        raise Missing(token, f"{path.name} is not in {folder} and HF_HUB_OFFLINE forbids to fetch it")
+    folder.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    have = part.stat().st_size if part.exists() else 0
+    free = shutil.disk_usage(folder).free
+    if have < wanted.size_bytes and wanted.size_bytes - have + KEEP_FREE_BYTES > free:
+        raise DiskFull(token, wanted.size_bytes - have, free, folder)
+    _fetch(token, wanted, part, endpoint, on_progress, sleep)
+    found = sha256_of(part)
+    if found != wanted.sha256:
+        part.unlink()
+        raise WrongHash(token, wanted.sha256, found)
+    part.replace(path)
+    return path
+
+
+class _Retry(Exception):
+    """What may be better a moment later; `after` is the server's own word on when."""
+
+    def __init__(self, reason: str, after: float | None = None) -> None:
+        self.reason = reason
+        self.after = after
+        super().__init__(reason)
+
+
+def _fetch(
+    token: str,
+    wanted: Locked,
+    part: Path,
+    endpoint: str | None,
+    on_progress: OnProgress,
+    sleep: Callable[[float], None],
+) -> None:
+    """Brings `part` to its full size, through cuts, refusals and silences."""
+    repo_type = "dataset" if wanted.kind == "dataset" else None
+    url = hf_hub_url(wanted.repository, wanted.file, revision=wanted.revision, repo_type=repo_type, endpoint=endpoint)
+    tries, wait = 0, FIRST_WAIT_SECONDS
+    while True:
+        have = _size(part)
+        if have > wanted.size_bytes:
+            part.unlink()  # it is of something else
+            have = 0
+        if have == wanted.size_bytes:
+            return
+        try:
+            with _explained(token):
+                _get(url, part, have, wanted.size_bytes, on_progress)
+            retry = _Retry("the transfer ended early")
+        except _Retry as error:
+            retry = error
+        if _size(part) > have:
+            tries, wait = 0, FIRST_WAIT_SECONDS
+            continue
+        tries += 1
+        if tries >= MAX_TRIES:
+            raise HubError(token, f"gave up after {tries} tries without a byte: {retry.reason}")
+        sleep(wait if retry.after is None else min(retry.after, MAX_PATIENCE_SECONDS))
+        wait = min(2 * wait, MAX_WAIT_SECONDS)
+
+
+def _get(url: str, part: Path, have: int, size: int, on_progress: OnProgress) -> None:
+    """One request for what is missing; what arrives is written at once, so that a cut costs nothing."""
+    headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
+        if response.status_code == 416:
+            part.unlink(missing_ok=True)
+            raise _Retry("the server has fewer bytes than we do")
+        hf_raise_for_status(response)
+        is_rest = response.status_code == 206
+        have = have if is_rest else 0
+        with part.open("ab" if is_rest else "wb", buffering=0) as file:
+            for data in response.iter_bytes():
+                if have + len(data) > size:
+                    raise _Retry("the server sent more than the lock file says")
+                file.write(data)
+                have += len(data)
+                on_progress(have, size)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """The library's errors as one sentence, and as `_Retry` where another try may help."""
+    try:
+        yield
+    except OfflineModeIsEnabled:
+        raise Missing(what, "HF_HUB_OFFLINE forbids to ask the hub") from None
+    except GatedRepoError:
+        raise HubError(what, "is gated: accept its licence on its page and set HF_TOKEN") from None
+    except RevisionNotFoundError:
+        raise HubError(what, "the hub no longer has this revision: lock again") from None
+    except RepositoryNotFoundError:
+        raise HubError(what, "the hub has no such repository, or it is private: set HF_TOKEN") from None
+    except EntryNotFoundError:
+        raise HubError(what, "the repository has no such file") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (408, 429) or status >= 500:
+            raise _Retry(f"HTTP {status}", _seconds(error.response.headers.get("Retry-After"))) from None
+        raise HubError(what, f"the hub refuses: HTTP {status}") from None
+    except httpx2.TransportError as error:
+        raise _Retry(f"{type(error).__name__} {error}".strip()) from None
+    except OSError as error:
+        raise HubError(what, str(error)) from None
+
+
+def _seconds(header: str | None) -> float | None:
+    """Retry-After in seconds; its other form, a date, is left to our own patience."""
+    try:
+        return max(0.0, float(header)) if header is not None else None
+    except ValueError:
+        return None

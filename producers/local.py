@@ -1,0 +1,138 @@
+"""A server and a worker of our own for as long as somebody needs them, with nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from broker.accounts import LOCAL, WORKER, write_credentials
+from broker.client import Client
+from broker.connection import Address, connect
+from broker.errors import TurnpikeError
+from broker.process import spawn, terminate
+from broker.server import EmbeddedServer
+from broker.topology import ensure
+
+START_SECONDS = 120.0
+WORKER_NAME = f"local-{os.getpid()}"
+STOP_SECONDS = 10.0
+
+
+class LocalSystemFailed(TurnpikeError):
+    """A part of the system ended early; says which, and its last words."""
+
+
+@dataclass(frozen=True)
+class _Broker:
+    """Where the server is, and whom the parts are there. `ended` comes when an embedded one has died."""
+
+    producer: Address
+    worker: Address
+    ended: Callable[[], Coroutine[Any, Any, object]]
+
+
+@dataclass(frozen=True)
+class LocalSystem:
+    """A client on a broker that a worker serves."""
+
+    client: Client
+    worker: asyncio.subprocess.Process
+    _broker: _Broker
+    _log: Path
+
+    @property
+    def url(self) -> str:
+        return self._broker.producer.url
+
+    async def beside(self, work: Coroutine[Any, Any, None], stop: asyncio.Event | None = None) -> None:
+        """Awaits the work, unless worker or server end before it, or `stop` is set and the work does not follow.
+
+        Raises LocalSystemFailed with the last words of what ended.
+        """
+        task = asyncio.ensure_future(work)
+        died = asyncio.ensure_future(self.worker.wait())
+        server_died = asyncio.ensure_future(self._broker.ended())
+        stopped = asyncio.ensure_future(_stopped_for(stop or asyncio.Event(), STOP_SECONDS))
+        try:
+            await asyncio.wait((task, died, server_died, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                await task
+            elif died.done():
+                raise LocalSystemFailed(f"the worker ended with code {died.result()}: {last_line(self._log)}")
+            elif server_died.done():
+                raise LocalSystemFailed(f"nats-server ended with code {server_died.result()}")
+        finally:
+            for future in (task, died, server_died, stopped):
+                future.cancel()
+            await asyncio.gather(task, died, server_died, stopped, return_exceptions=True)
+
+    async def until_served(self) -> None:
+        """Returns when the worker answers; TimeoutError after START_SECONDS."""
+        async with asyncio.timeout(START_SECONDS):
+            while not any(found.worker == WORKER_NAME for found in await self.client.workers()):
+                pass
+
+
+@asynccontextmanager
+async def local_system(
+    entry: Path,
+    folder: Path,
+    *,
+    model: str,
+    model_file: Path | None = None,
+    nats_url: str | None = None,
+    flags: Sequence[str] = (),
+    wait: bool = True,
+) -> AsyncIterator[LocalSystem]:
+    """Server and worker in `folder`, which the caller removes. `entry` is turnpike.py.
+
+    Without a `model_file` the worker takes the model that Turnpike ships. `nats_url` is a server to use instead of the
+    embedded one, with an operator's rights. Without `wait` the worker may still be loading.
+    """
+    async with AsyncExitStack() as stack:
+        broker = await _broker(stack, folder, model, nats_url)
+        write_credentials(folder / "worker.credentials", broker.worker)
+        command: list[str | Path] = [sys.executable, entry, "worker", "--worker-name", WORKER_NAME]
+        command += ["--model", model, "--credentials", folder / "worker.credentials", *flags]
+        if model_file is not None:
+            command += ["--model-file", model_file]
+        log = folder / "worker.log"
+        with log.open("wb") as output:
+            worker = await spawn(command, stdout=output.fileno(), stderr=output.fileno())
+        stack.push_async_callback(terminate, worker)
+        client = await stack.enter_async_context(Client(broker.producer))
+        system = LocalSystem(client, worker, broker, log)
+        if wait:
+            await system.beside(system.until_served())
+        yield system
+
+
+async def _broker(stack: AsyncExitStack, folder: Path, model: str, nats_url: str | None) -> _Broker:
+    if nats_url is None:
+        server = await stack.enter_async_context(EmbeddedServer(folder / "server"))
+        await server.ensure([model])
+        return _Broker(server.address(LOCAL), server.address(WORKER), server.wait)
+    address = Address.parse(nats_url)
+    nc = await connect(address, name="turnpike-ensure")
+    try:
+        await ensure(nc, [model])
+    finally:
+        await nc.close()
+    return _Broker(address, address, asyncio.Event().wait)
+
+
+async def _stopped_for(stop: asyncio.Event, seconds: float) -> None:
+    """Comes back so long after `stop`: time for the cancelled turns to end."""
+    await stop.wait()
+    await asyncio.sleep(seconds)
+
+
+def last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("turnpike: ") if lines else "it said nothing"

@@ -1,0 +1,126 @@
+"""`turnpike models` as a user runs it, against a hub on the loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.catalogue import read_lock
+from tests.hub_server import COMMIT, FILE, REPOSITORY, Hub, Zeros, serving
+
+ROOT = Path(__file__).parents[2]
+CONTENT = random.Random(0).randbytes(2_000_000)
+MAX_RSS = "import resource; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+
+
+@pytest.fixture
+def server() -> Iterator[Hub]:
+    with serving(CONTENT) as hub:
+        yield hub
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    where = ["--lock-file", str(folder / "lock"), "--models-dir", str(folder / "models")]
+    return [sys.executable, str(ROOT / "turnpike.py"), "models", *arguments, *where]
+
+
+def models(folder: Path, server: Hub, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"HF_ENDPOINT": server.url, "HF_HOME": str(folder / "hf")} | environment
+    return subprocess.run(command(folder, *arguments), capture_output=True, text=True, env=env, timeout=100)
+
+
+def lock(folder: Path, server: Hub) -> None:
+    found = models(folder, server, "lock", "test", "--repository", REPOSITORY, "--file", FILE)
+    assert found.returncode == 0, found.stderr
+
+
+def test_locked_pulled_verified_and_used_offline(server: Hub, tmp_path: Path) -> None:
+    lock(tmp_path, server)
+    assert read_lock(tmp_path / "lock")["test"].revision == COMMIT
+    pulled = models(tmp_path, server, "pull")
+    assert Path(pulled.stdout.strip()).read_bytes() == CONTENT
+    num_requests = server.num_requests
+    again = models(tmp_path, server, "pull", "test", HF_HUB_OFFLINE="1")
+    assert (again.returncode, again.stdout) == (0, pulled.stdout)
+    assert "as locked" in models(tmp_path, server, "verify").stdout
+    assert server.num_requests == num_requests
+
+
+def test_offline_for_the_first_time_is_one_sentence(server: Hub, tmp_path: Path) -> None:
+    lock(tmp_path, server)
+    found = models(tmp_path, server, "pull", HF_HUB_OFFLINE="1")
+    assert found.returncode == 1
+    assert "HF_HUB_OFFLINE forbids to fetch it" in " ".join(found.stderr.split())
+    assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("pull",), "No such file"),
+        (("lock", "mistral"), "mistral is not in the catalogue"),
+        (("lock", "llama-3-2-1b"), "the hub has no such repository"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(
+    server: Hub, tmp_path: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
+    found = models(tmp_path, server, *arguments)
+    assert found.returncode == 1
+    assert sentence in found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1
+
+
+def test_a_killed_pull_goes_on_where_it_was(tmp_path: Path) -> None:
+    size = 400_000_000
+    with serving(Zeros(size), hashlib.sha256(bytes(size)).hexdigest()) as server:
+        lock(tmp_path, server)
+        env = os.environ | {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "hf")}
+        pulling = subprocess.Popen(command(tmp_path, "pull"), env=env, stderr=subprocess.DEVNULL)
+        while server.num_bytes_sent < size // 4:
+            assert pulling.poll() is None
+        pulling.send_signal(signal.SIGKILL)
+        pulling.wait()
+        (part,) = (tmp_path / "models").iterdir()
+        have = part.stat().st_size
+        assert 0 < have < size
+        sent = server.num_bytes_sent
+        found = models(tmp_path, server, "pull")
+        assert found.returncode == 0, found.stderr
+        assert Path(found.stdout.strip()).stat().st_size == size
+        assert server.num_bytes_sent - sent <= size - have + (1 << 20)
+
+
+def test_two_gigabytes_pass_through_little_memory(tmp_path: Path) -> None:
+    size = 2_000_000_000
+    digest = hashlib.sha256()
+    for _ in range(2000):
+        digest.update(bytes(1_000_000))
+    with serving(Zeros(size), digest.hexdigest()) as server:
+        lock(tmp_path, server)
+        pulling = f"import subprocess; subprocess.run({command(tmp_path, 'pull')!r}, check=True, stdout=2); {MAX_RSS}"
+        env = os.environ | {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "hf")}
+        found = subprocess.run([sys.executable, "-c", pulling], capture_output=True, text=True, env=env, timeout=110)
+    assert found.returncode == 0, found.stderr
+    assert int(found.stdout) * 1024 < 200_000_000
+    (path,) = (tmp_path / "models").iterdir()
+    assert path.stat().st_size == size
+    path.unlink()  # pytest keeps the folders of its last runs
+
+
+def test_the_list_says_what_fits_and_what_is_here(server: Hub, tmp_path: Path) -> None:
+    found = json.loads(models(tmp_path, server, "list", "--json").stdout)
+    by_token = {entry["token"]: entry for entry in found}
+    assert by_token["smollm2-360m"]["largest_context"] > 0
+    shown = models(tmp_path, server, "list").stdout
+    assert re.search(r"tinyllama-1-1b\* .* 23 MB .* 2,048 ", shown)
