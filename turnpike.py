@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,9 +211,12 @@ def run_ask(arguments: argparse.Namespace) -> int:
     sampling = _sampling(arguments)
     process.set_up_logging("WARNING")
     text = arguments.text if arguments.text != "-" else sys.stdin.read()
-    return process.run(
-        lambda stop: ask(address(options, "local"), arguments.model, text, sampling, stop, as_json=arguments.json)
-    )
+
+    async def ask_there(stop: asyncio.Event) -> int:
+        async with _broker_or_own(options, arguments.model) as there:
+            return await ask(there, arguments.model, text, sampling, stop, as_json=arguments.json)
+
+    return process.run(ask_there)
 
 
 def run_chat(arguments: argparse.Namespace) -> int:
@@ -222,7 +226,21 @@ def run_chat(arguments: argparse.Namespace) -> int:
     options = settings(CommonSettings, arguments)
     sampling = _sampling(arguments)
     process.set_up_logging("WARNING")
-    return asyncio_run(chat(address(options, "local"), arguments.model, sampling, arguments.system))
+
+    async def chat_there() -> int:
+        async with _broker_or_own(options, arguments.model) as there:
+            return await chat(there, arguments.model, sampling, arguments.system)
+
+    return asyncio_run(chat_there())
+
+
+def _broker_or_own(options: CommonSettings, model: str) -> AbstractAsyncContextManager[Address]:
+    """The broker that is meant; for the demo model, where none is named and none runs here, one for the while."""
+    from producers.local import address_or_own
+
+    is_named = options.url or options.credentials or os.environ.get("NATS_URL")
+    entry = Path(__file__).absolute() if model == "demo" and not is_named else None
+    return address_or_own(address(options, "local"), entry, model)
 
 
 def asyncio_run(main: Any) -> int:

@@ -29,6 +29,7 @@ from broker.errors import (
     PayloadTooLarge,
     PublishError,
     QueueFull,
+    ReplayUnavailable,
     ServerError,
     TurnFailed,
     UnservedModel,
@@ -42,6 +43,8 @@ from broker.messages import (
     Kind,
     Message,
     Priority,
+    Replay,
+    ReplayRequest,
     Reply,
     Sampling,
     Started,
@@ -51,6 +54,8 @@ from broker.messages import (
 
 # A server that republishes nothing for so long may have ended the turn while we were away: then its end is read.
 LOOK_AFTER_SECONDS = 5.0
+REPLAY_SECONDS = 2.0
+ASK_AGAIN_SECONDS = 1.0
 PUBLISH_TIMEOUT_SECONDS = 5.0
 
 
@@ -129,6 +134,23 @@ class Client:
         except (nats.errors.Error, TimeoutError) as error:
             raise PublishError(f"the cancel was not acknowledged: {str(error) or type(error).__name__}") from None
 
+    def follow(self, turn: str) -> Answer:
+        """The answer to a turn that was published before, by this client or by another process of its name.
+
+        Iterating it yields all of the answer from the start, then goes on as it comes, without a gap or a repeat.
+        """
+        return _Followed(self, turn)
+
+    async def _replay(self, turn: str, index: int) -> Replay:
+        """What is stored of a turn's reply from an index on; raises ReplayUnavailable when no worker answers."""
+        try:
+            reply = await self.nc.request(
+                subjects.replay(self.name, turn), codec.encode(ReplayRequest(index)), timeout=REPLAY_SECONDS
+            )
+        except (nats.errors.Error, TimeoutError) as error:
+            raise ReplayUnavailable(turn, str(error) or type(error).__name__) from None
+        return codec.decode(reply.data, Replay, reply.headers)
+
     async def workers(self, wait: float = 0.25) -> list[discovery.WorkerInfo]:
         """Every worker that answers within `wait` seconds."""
         return await discovery.find_workers(self.nc, wait)
@@ -163,8 +185,8 @@ class Client:
 class Answer:
     """The answer to one turn: an async iterator of its chunks, and `await answer` for its end.
 
-    Iterating yields each token once, in order, and raises TurnFailed when the turn ends as `failed`. A chunk that is
-    lost on the way (a reconnection, a slow reader) is made up for from the end, which holds the whole text.
+    Iterating yields each token once, in order, and raises TurnFailed when the turn ends as `failed`. What is lost on
+    the way (a reconnection, a slow reader) is asked of the workers, or made up for from the end, which holds all of it.
     """
 
     def __init__(self, client: Client, turn: Turn, model: str, priority: Priority) -> None:
@@ -183,7 +205,8 @@ class Answer:
         self._num_tokens = 0
         self._next_index = 0
         self._attempt = 0
-        self._restarted = False
+        self._num_reconnects = 0
+        self._may_ask_at = 0.0
 
     @property
     def done(self) -> Done:
@@ -205,12 +228,7 @@ class Answer:
         """Sends the turn, subscribed to its answer first. Iterating does this by itself."""
         if self._subscription is not None:
             return
-        nc = self._client.nc
-        self._subscription = await nc.subscribe(
-            subjects.live(self._client.name, self.turn.id),
-            pending_msgs_limit=4096,
-            pending_bytes_limit=16 * 1024 * 1024,
-        )
+        await self._subscribe()
         self.sent_at = time.perf_counter()
         try:
             self._sequence = await self._client.publish(self.turn, self._model, self._priority)
@@ -218,6 +236,14 @@ class Answer:
             await self.close()
             raise
         self.acknowledged_at = time.perf_counter()
+
+    async def _subscribe(self) -> None:
+        self._num_reconnects = self._client.nc.stats["reconnects"]
+        self._subscription = await self._client.nc.subscribe(
+            subjects.live(self._client.name, self.turn.id),
+            pending_msgs_limit=4096,
+            pending_bytes_limit=16 * 1024 * 1024,
+        )
 
     async def close(self) -> None:
         """Stops listening; the turn goes on and can be read later."""
@@ -231,10 +257,15 @@ class Answer:
         cancel = Cancel(sequence=self._sequence, model=self._model, sent_at=time.time())
         await self._client._publish_cancel(subjects.cancel_turn(self._client.name, self.turn.id), cancel)
 
+    @property
+    def _has_more(self) -> bool:
+        """Whether there is something to yield although the end is known."""
+        return False
+
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         await self.publish()
         try:
-            while self.end is None:
+            while self.end is None or self._has_more:
                 for chunk in await self._next():
                     yield chunk
         finally:
@@ -245,31 +276,58 @@ class Answer:
     async def _next(self) -> list[Chunk]:
         """Waits for something to arrive and returns what it adds to the answer."""
         assert self._subscription is not None
-        message: Msg
         try:
-            message = await self._subscription.next_msg(timeout=LOOK_AFTER_SECONDS)
+            message: Msg = await self._subscription.next_msg(timeout=LOOK_AFTER_SECONDS)
         except (nats.errors.TimeoutError, TimeoutError):
-            with suppress(ServerError):  # cut off just now: the next look finds it
-                self.end = await self._client.read(self.turn.id)
+            return await self._look_after()
+        arrived = codec.decode(message.data, Reply | End, message.headers)
+        if isinstance(arrived, Done | Failed):
+            self.end = arrived
             return self._rest()
-        kind = codec.decode(message.data, Reply | End, message.headers)
-        if isinstance(kind, Done | Failed):
-            self.end = kind
+        if arrived.index > self._next_index:
+            return await self._fill()  # it is among what is missing
+        return self._take(arrived)
+
+    async def _look_after(self) -> list[Chunk]:
+        """Nothing came for a while: the end may have been lost, and when the connection was cut, anything."""
+        with suppress(ServerError):  # cut off just now: the next look finds it
+            self.end = await self._client.read(self.turn.id)
+        if self.end is not None:
             return self._rest()
-        return self._take(kind)
+        num_reconnects = self._client.nc.stats["reconnects"]
+        if num_reconnects == self._num_reconnects:
+            return []
+        self._num_reconnects = num_reconnects
+        return await self._fill()
+
+    async def _fill(self) -> list[Chunk]:
+        """Asks the workers for what is stored and was missed; what nobody can tell is made up for from the end."""
+        now = time.perf_counter()
+        if now < self._may_ask_at:
+            return []
+        found: list[Chunk] = []
+        is_whole = False
+        while not is_whole:
+            try:
+                replay = await self._client._replay(self.turn.id, self._next_index)
+            except ReplayUnavailable:
+                self._may_ask_at = time.perf_counter() + ASK_AGAIN_SECONDS
+                break
+            for payload in replay.messages:
+                found += self._take(codec.decode(payload, Reply))
+            is_whole = replay.is_whole or not replay.messages
+        return found
 
     def _take(self, reply: Reply) -> list[Chunk]:
+        if reply.index != self._next_index:
+            return []  # known already; or behind a hole that could not be filled
+        self._next_index += 1
         if reply.attempt > self._attempt:
             # Started anew: the reader is told by the chunk's attempt, and drops what it had.
             self._attempt, self.text, self._num_tokens = reply.attempt, "", 0
-            # An attempt begins with `started`; whoever missed that has a hole already.
-            self._next_index = reply.index if isinstance(reply, Started) else -1
-        if reply.attempt < self._attempt or reply.index != self._next_index:
-            # Behind a hole nothing can be put in order before the end is here.
-            return []
-        self._next_index += 1
         if isinstance(reply, Started):
             self.started = reply
+        if not isinstance(reply, Chunk):
             return []
         self.text += reply.text
         self._num_tokens += len(reply.tokens)
@@ -288,3 +346,30 @@ class Answer:
         self.text += text
         self._num_tokens += len(tokens)
         return [Chunk(max(end.num_chunks, self._next_index), end.attempt, text, tokens)]
+
+
+class _Followed(Answer):
+    """The answer to a turn that is queued already."""
+
+    def __init__(self, client: Client, turn: str) -> None:
+        known = Turn(subjects.token(turn, "turn"), turn, (Message("user", ""),))
+        super().__init__(client, known, "unknown", "interactive")
+        self._early: list[Chunk] = []
+
+    async def publish(self) -> None:
+        """Only listens, and reads what there is."""
+        if self._subscription is not None:
+            return
+        await self._subscribe()
+        self.end = await self._client.read(self.turn.id)
+        self._early = self._rest() if self.end is not None else await self._fill()
+
+    @property
+    def _has_more(self) -> bool:
+        return bool(self._early)
+
+    async def _next(self) -> list[Chunk]:
+        if self._early:
+            early, self._early = self._early, []
+            return early
+        return await super()._next()

@@ -17,6 +17,7 @@
     │   ├── PayloadTooLarge       over the server's max_payload
     │   ├── DuplicateTurn         this turn id was used before
     │   └── NotAcknowledged       no acknowledgement came in time: it may or may not be stored
+    ├── ReplayUnavailable         no worker answers a reader that missed something
     ├── TurnFailed                the turn ended as `failed`; `.failed` says why
     ├── CatalogueError            a catalogue or lock file that cannot be read
     ├── UnknownModel              a name that neither has
@@ -133,6 +134,12 @@ class NotAcknowledged(PublishError):
         self.turn = turn
         self.reason = reason
         super().__init__(f"the publish of turn {turn} was not acknowledged ({reason}): it may or may not be queued")
+
+
+class ReplayUnavailable(TurnpikeError):
+    def __init__(self, turn: str, reason: str) -> None:
+        self.turn = turn
+        super().__init__(f"what is stored of turn {turn} cannot be read: {reason}")
 
 
 class TurnFailed(TurnpikeError):

@@ -109,6 +109,8 @@ class Started(Struct, frozen=True, tag_field="type", tag="started"):
     worker: Token
     num_starts: Count = 1
     """How often this turn has been started without being handed back."""
+    model: str = ""
+    """A fingerprint of the model file: a worker with another one cannot go on where this one stopped."""
 
 
 class Chunk(Struct, frozen=True, tag_field="type", tag="chunk", omit_defaults=True):
@@ -121,7 +123,27 @@ class Chunk(Struct, frozen=True, tag_field="type", tag="chunk", omit_defaults=Tr
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-Reply = Started | Chunk
+class HandedBack(Struct, frozen=True, tag_field="type", tag="handed_back"):
+    """The worker gave the turn back before its end, of its own will: this start is no crash."""
+
+    index: Count
+    attempt: Count
+
+
+Reply = Started | Chunk | HandedBack
+
+
+class ReplayRequest(Struct, frozen=True):
+    """A reader wants the stored replies of its turn again, from this index on."""
+
+    index: Count = 0
+
+
+class Replay(Struct, frozen=True):
+    """Stored replies, as their payloads were; `is_whole` unless more follow, which did not fit into one message."""
+
+    messages: tuple[bytes, ...]
+    is_whole: bool
 
 
 class Usage(Struct, frozen=True):

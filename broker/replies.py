@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import nats.errors
 from msgspec import Struct
 from nats.aio.client import Client as NatsConnection
+from nats.aio.subscription import Subscription
 
 from broker import codec, subjects
 from broker.errors import Fenced, ServerError
-from broker.messages import Chunk, Done, End, Failed, Reply, Started, TokenLogprob
+from broker.messages import Chunk, Done, End, Failed, HandedBack, Reply, Started, TokenLogprob
 from broker.subjects import TurnAddress
 
 FENCE = "Nats-Expected-Last-Subject-Sequence"
 WRONG_LAST_SEQUENCE = (10071, 10164)
 RETRY_SECONDS = 1.0
+BATCH = 256
+"""Messages of one batched direct get."""
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +34,15 @@ class Stored(Struct, frozen=True):
     payload: bytes
     sequence: int
     headers: dict[str, str]
+
+
+@dataclass(frozen=True)
+class StoredReply:
+    """A message of a turn's reply as REPLIES holds it."""
+
+    reply: Reply
+    sequence: int
+    payload: bytes
 
 
 async def last_stored(nc: NatsConnection, stream: str, subject: str) -> Stored | None:
@@ -54,6 +68,41 @@ async def read_end(nc: NatsConnection, client: str, turn: str) -> End | None:
     return end
 
 
+async def read_replies(nc: NatsConnection, client: str, turn: str) -> list[StoredReply]:
+    """All that is stored of a turn's reply, in order. A worker's right; raises ServerError."""
+    subject = subjects.reply(client, turn)
+    inbox = nc.new_inbox()
+    subscription = await nc.subscribe(inbox)
+    found: list[StoredReply] = []
+    try:
+        while True:
+            request = {"seq": found[-1].sequence + 1 if found else 1, "next_by_subj": subject, "batch": BATCH}
+            await nc.publish(f"$JS.API.DIRECT.GET.{subjects.REPLIES}", json.dumps(request).encode(), reply=inbox)
+            num_before = len(found)
+            while (status := await _next_of_batch(subscription, found)) is None:
+                pass
+            if status == "404" or len(found) - num_before < BATCH:
+                return found
+    except (nats.errors.Error, TimeoutError) as error:
+        raise ServerError(f"direct get of {subject}: {str(error) or type(error).__name__}") from error
+    finally:
+        with contextlib.suppress(nats.errors.Error):
+            await subscription.unsubscribe()
+
+
+async def _next_of_batch(subscription: Subscription, found: list[StoredReply]) -> str | None:
+    """Appends the next message of a batched direct get; the status that ends the batch, or None."""
+    message = await subscription.next_msg(timeout=5)
+    headers = dict(message.headers or {})
+    status = headers.get("Status")
+    if status in ("404", "204"):  # no such message; the end of the batch
+        return status
+    if "Nats-Sequence" not in headers:
+        raise ServerError(f"direct get: {status} {headers.get('Description')}")
+    found.append(StoredReply(codec.decode(message.data, Reply, headers), int(headers["Nats-Sequence"]), message.data))
+    return None
+
+
 class ReplyWriter:
     """Writes one turn's reply for one worker. Each write is refused once another worker has written (Fenced)."""
 
@@ -65,20 +114,37 @@ class ReplyWriter:
         self._sequence = 0
         self.num_chunks = 0
         self.attempt = 0
+        self.resumed_text = ""
+        self.resumed_tokens: tuple[int, ...] = ()
+        """What an earlier worker has sent of this attempt: the answer goes on behind it."""
 
-    async def start(self) -> Started:
-        """Says that the turn is seated. After an earlier worker's chunks the attempt is one higher."""
-        stored = await last_stored(self._nc, subjects.REPLIES, self._subject)
+    async def start(self, model: str = "", *, can_resume: bool = True) -> Started:
+        """Says that the turn is seated, to go on where an earlier worker stopped, or anew with the next attempt.
+
+        It goes on when that worker had the same `model`, a fingerprint, and what it sent is all there.
+        """
+        stored = await read_replies(self._nc, self._address.client, self._address.turn)
         num_starts = 1
-        if stored is not None:
-            last: Reply = codec.decode(stored.payload, Reply, stored.headers)
-            self._sequence = stored.sequence
-            self.num_chunks = last.index + 1
-            self.attempt = last.attempt + 1
-            num_starts = self.attempt + 1
-        started = Started(index=self.num_chunks, attempt=self.attempt, worker=self._worker, num_starts=num_starts)
+        if stored:
+            self._sequence = stored[-1].sequence
+            earlier = [one.reply for one in stored]
+            self.num_chunks, self.attempt = earlier[-1].index + 1, earlier[-1].attempt
+            num_starts += sum(isinstance(reply, Started) for reply in earlier)
+            num_starts -= sum(isinstance(reply, HandedBack) for reply in earlier)
+            current = [reply for reply in earlier if reply.attempt == self.attempt]
+            chunks = [reply for reply in current if isinstance(reply, Chunk)]
+            if can_resume and _is_whole(current, model):
+                self.resumed_text = "".join(chunk.text for chunk in chunks)
+                self.resumed_tokens = tuple(token for chunk in chunks for token in chunk.tokens)
+            else:
+                self.attempt += 1
+        started = Started(self.num_chunks, self.attempt, self._worker, max(1, num_starts), model)
         await self._write(started)
         return started
+
+    async def hand_back(self) -> None:
+        """Says that this start was no crash."""
+        await self._write(HandedBack(self.num_chunks, self.attempt))
 
     async def write(self, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] = ()) -> None:
         """Sends the next chunk; comes back when it is stored."""
@@ -110,6 +176,17 @@ class ReplyWriter:
 
     async def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> dict[str, Any]:
         return await _publish(self._nc, subject, payload, headers)
+
+
+def _is_whole(attempt: list[Reply], model: str) -> bool:
+    """Whether a worker with this model can go on with what is stored of an attempt."""
+    starts = [reply for reply in attempt if isinstance(reply, Started)]
+    indices = [reply.index for reply in attempt]
+    return (
+        isinstance(attempt[0], Started)
+        and all(start.model == model for start in starts)
+        and indices == list(range(indices[0], indices[0] + len(indices)))
+    )
 
 
 async def write_end(nc: NatsConnection, address: TurnAddress, end: End) -> bool:

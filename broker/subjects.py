@@ -69,6 +69,19 @@ def live(client: str, turn: str) -> str:
     return f"live.{token(client, 'client')}.{token(turn, 'turn')}"
 
 
+def replay(client: str, turn: str) -> str:
+    """Where a reader asks the workers for what it missed."""
+    return f"replay.{token(client, 'client')}.{token(turn, 'turn')}"
+
+
+def parse_replay(subject: str) -> tuple[str, str]:
+    """Client and turn of a replay's subject; raises InvalidName."""
+    match subject.split("."):
+        case ["replay", client, turn]:
+            return token(client, "client"), token(turn, "turn")
+    raise InvalidName("subject", subject)
+
+
 def cancel_turn(client: str, turn: str) -> str:
     return f"cancel.{token(client, 'client')}.turn.{token(turn, 'turn')}"
 

@@ -232,7 +232,7 @@ def permissions(role: str, user: str) -> dict[str, Any]:
                         *discovery,
                     ]
                 },
-                "subscribe": {"allow": [inbox, "cancel.>", "queue.>", "kv.>", "$SRV.>"]},
+                "subscribe": {"allow": [inbox, "cancel.>", "replay.>", "queue.>", "kv.>", "$SRV.>"]},
                 # Answers to discovery go to inboxes that this user could not otherwise write to.
                 "allow_responses": {"max": 1, "expires": "1m"},
             }
@@ -242,6 +242,7 @@ def permissions(role: str, user: str) -> dict[str, Any]:
                     "allow": [
                         f"turn.*.*.{user}.*",
                         f"cancel.{user}.>",
+                        f"replay.{user}.*",
                         f"$JS.API.DIRECT.GET.{subjects.REPLIES}.reply.{user}.*",
                         f"$JS.API.DIRECT.GET.{subjects.ENDS}.end.{user}.*",
                         "$JS.API.CONSUMER.INFO.*.*",

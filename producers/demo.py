@@ -103,7 +103,7 @@ async def run_demo(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turnpike-demo-")))
         parts = local_system(entry, folder, model=MODEL, model_file=model_file, nats_url=nats_url, wait=False)
         system = await stack.enter_async_context(parts)
-        say(f"nats-server at {system.url}")
+        say(f"nats-server at {system.address.url}")
 
         async def work() -> None:
             await system.until_served()

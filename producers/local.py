@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 from broker.accounts import LOCAL, WORKER, write_credentials
 from broker.client import Client
 from broker.connection import Address, connect
-from broker.errors import TurnpikeError
+from broker.errors import ServerUnavailable, TurnpikeError
 from broker.process import spawn, terminate
 from broker.server import EmbeddedServer
 from broker.topology import ensure
@@ -47,8 +48,9 @@ class LocalSystem:
     _log: Path
 
     @property
-    def url(self) -> str:
-        return self._broker.producer.url
+    def address(self) -> Address:
+        """A producer's."""
+        return self._broker.producer
 
     async def beside(self, work: Coroutine[Any, Any, None], stop: asyncio.Event | None = None) -> None:
         """Awaits the work, unless worker or server end before it, or `stop` is set and the work does not follow.
@@ -111,6 +113,28 @@ async def local_system(
         if wait:
             await system.beside(system.until_served())
         yield system
+
+
+@asynccontextmanager
+async def address_or_own(address: Address, entry: Path | None, model: str) -> AsyncIterator[Address]:
+    """`address`; or where nobody answers there and `entry` is given, that of a system of our own.
+
+    So a newcomer's first question needs no broker. Whoever named a broker gets that one or its error: `entry` is None.
+    """
+    try:
+        await (await connect(address, name="turnpike-probe")).close()
+    except ServerUnavailable:
+        if entry is None:
+            raise
+    else:
+        yield address
+        return
+    sys.stderr.write(
+        "no broker runs on this machine: starting one, and a worker with the demo model, for as long as this\n"
+    )
+    with tempfile.TemporaryDirectory(prefix="turnpike-local-") as folder:
+        async with local_system(entry, Path(folder), model=model) as system:
+            yield system.address
 
 
 async def _broker(stack: AsyncExitStack, folder: Path, model: str, nats_url: str | None) -> _Broker:

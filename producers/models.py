@@ -60,8 +60,8 @@ def list_models(options: ModelSettings, largest_context: LargestContext, *, as_j
     console = Console()
     is_wide = console.width >= WIDE
     table = Table(
-        caption="KV: the cache of 1,000 tokens. Fits: the largest context, of all turns together, that this machine has "
-        "memory for. *: its name at the hub could not be checked."
+        caption="KV: the cache of 1,000 tokens. Fits: the largest context, of all turns together, that this machine "
+        "has memory for. *: its name at the hub could not be checked."
     )
     for column in ("name", "size", "KV", "memory", "fits", *(("model", "licence") if is_wide else ()), ""):
         table.add_column(column, justify="right" if column in ("size", "KV", "fits") else "left", no_wrap=True)

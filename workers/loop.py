@@ -38,6 +38,8 @@ class Job:
     gbnf: str | None = None
     continuations: tuple[tuple[tuple[int, ...], int], ...] = ()
     """For scoring: all tokens of prompt and continuation, and where the continuation begins."""
+    resumed: tuple[int, ...] = ()
+    """The answer's tokens that an earlier worker has sent: known, to be computed, not to be told again."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,15 @@ class EngineLoop:
             self._waiting.popleft()
 
     def _seat(self, job: Job, arrived_at: float) -> bool:
-        tokens, first_output = list(job.prompt), -1
+        detokenizer = Detokenizer(job.sampling.stop)
+        if (reason := self._replay(job, detokenizer)) is not None:
+            # All was sent, and only the end was not written.
+            self._events.append(
+                Finished(job.id, reason, len(job.prompt), 0, len(job.resumed), 0.0, 0.0, (*job.prompt, *job.resumed))
+            )
+            return True
+        tokens = [*job.prompt, *job.resumed]
+        first_output = len(tokens) - 1 if job.resumed else -1
         if job.continuations:
             known, begin = job.continuations[0]
             tokens, first_output = list(known), begin - 1
@@ -266,14 +276,22 @@ class EngineLoop:
         sampler = None
         try:
             if not job.continuations:
-                sampler = self._engine.sampler(job.sampling, job.prompt, job.gbnf)
+                sampler = self._engine.sampler(job.sampling, tokens, job.gbnf)
         except TurnRejected:
             self._slots.release(seat.slot, tokens[:num_cached], 0, self._clock())
             raise
         self._scheduler.add(sequence)
-        self._running[job.id] = _Running(job, sequence, sampler, Detokenizer(job.sampling.stop))
+        self._running[job.id] = _Running(job, sequence, sampler, detokenizer)
         self._events.append(Seated(job.id, num_cached))
         return True
+
+    def _replay(self, job: Job, detokenizer: Detokenizer) -> FinishReason | None:
+        """Brings the detokenizer to where the earlier worker's was; the reason why nothing is left to choose."""
+        for token in job.resumed:
+            detokenizer.add(self._engine.vocabulary.piece(token))
+            if detokenizer.stopped:
+                return "stop"
+        return "length" if job.resumed and len(job.resumed) >= job.max_tokens else None
 
     def _run_step(self, step: Step) -> None:
         started = self._clock()

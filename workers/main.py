@@ -131,6 +131,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 quantization=model.quantization,
                 node=node,
                 version=version,
+                fingerprint=model.fingerprint,
                 coalesce_seconds=config.coalesce_seconds,
             ),
         )

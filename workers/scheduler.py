@@ -170,7 +170,10 @@ class Scheduler:
 
     def _cut(self, sequence: Sequence, num_tokens: int) -> int:
         if self._canonical_chunk:
-            return min(sequence.num_remaining, self._canonical_chunk - sequence.num_computed % self._canonical_chunk)
+            if sequence.num_computed >= sequence.num_prompt_tokens:
+                return 1  # an answer that is resumed, computed as it was the first time: token by token
+            end = sequence.num_prompt_tokens - sequence.num_computed
+            return min(end, self._canonical_chunk - sequence.num_computed % self._canonical_chunk)
         if sequence.num_remaining <= num_tokens:
             return sequence.num_remaining
         if num_tokens < self._min_prefill_tokens:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 from collections import deque
@@ -25,6 +26,8 @@ from broker.messages import (
     Done,
     End,
     Failed,
+    Replay,
+    ReplayRequest,
     Sampling,
     Timings,
     TokenLogprob,
@@ -36,10 +39,10 @@ from broker.subjects import CancelAddress, TurnAddress
 from workers.history import History, Prompt
 from workers.loop import EngineLoop, Event, Finished, Generated, Job, Lost, Rejected, Seated
 
-PULL_SECONDS = 2.0
-"""How long a pull stays open: also how long a drain waits for the open one, which must not be cancelled."""
 BEACON_SECONDS = 0.5
 DEATH_STARTS = 3
+HAND_BACK_SECONDS = 1.0
+REPLAY_MARGIN_BYTES = 4096
 _SMOOTHING = 0.2
 
 log = logging.getLogger(__name__)
@@ -66,8 +69,12 @@ class WorkerOptions:
     quantization: str = ""
     node: str = "unknown"
     version: str = "0.0.0"
+    fingerprint: str = ""
+    """Of the model file."""
     coalesce_seconds: float = 0.05
     """Chunks gather what comes within so long of the one before; 0 sends each token."""
+    pull_seconds: float = 2.0
+    """How long a pull stays open: also how long a drain waits for the open one, which must not be cancelled."""
 
 
 @dataclass
@@ -124,6 +131,7 @@ class Worker:
         self._loop.start(deliver)
         # First the cancels, then the pulls: a cancel that was published before a pull is found in the stream.
         cancels = await self._nc.subscribe("cancel.>", cb=self._on_cancel)
+        replays = await self._nc.subscribe("replay.>", queue="workers", cb=self._on_replay)
         service = await discovery.announce(
             self._nc, version=self._options.version, metadata=self._metadata(), load=self._load
         )
@@ -142,6 +150,7 @@ class Worker:
         finally:
             with contextlib.suppress(nats.errors.Error):
                 await cancels.unsubscribe()
+                await replays.unsubscribe()
             self._loop.stop()
         if self._lost:
             raise WorkerLost(f"the engine died: {self._lost}")
@@ -236,7 +245,7 @@ class Worker:
                 if is_interactive:
                     self._interactive_idle.set()
                 self._num_pending = 0
-                delivery = await puller.pull(PULL_SECONDS)
+                delivery = await puller.pull(self._options.pull_seconds)
         except (nats.errors.Error, NotReady) as error:
             log.warning("pull failed error=%s", error)
             await asyncio.sleep(1)
@@ -324,16 +333,21 @@ class Worker:
         except TurnRejected as error:
             return self._failed(error.code, error.detail, error.retryable)
         writer = ReplyWriter(self._nc, work.address, self._options.name)
-        started = await writer.start()
+        sampling = turn.sampling
+        # A grammar's state is not in the chunks: with one, the answer starts anew.
+        can_resume = turn.kind == "generate" and sampling.grammar is None and sampling.json_schema is None
+        started = await writer.start(self._options.fingerprint, can_resume=can_resume)
+        job = dataclasses.replace(job, resumed=writer.resumed_tokens)
         if started.num_starts > DEATH_STARTS:
             failed = self._failed("poison", f"the turn was begun {started.num_starts - 1} times and never finished")
             await self._dead_letter(delivery, work.address, failed)
             return failed
         log.info(
-            "→ turn=%s client=%s prompt_tokens=%d attempt=%d",
+            "→ turn=%s client=%s prompt_tokens=%d resumed_tokens=%d attempt=%d",
             turn.id,
             work.address.client,
             len(job.prompt),
+            len(job.resumed),
             started.attempt,
         )
         self._loop.submit(job)
@@ -342,7 +356,12 @@ class Worker:
             self._loop.cancel(turn.id)
         if self._lost:
             return None
-        return await self._stream(work, prompt, writer)
+        try:
+            return await self._stream(work, prompt, writer)
+        except asyncio.CancelledError:
+            with contextlib.suppress(nats.errors.Error, ServerError, Fenced, TimeoutError):
+                await asyncio.wait_for(writer.hand_back(), HAND_BACK_SECONDS)
+            raise
 
     async def _job(self, work: _Work) -> tuple[Job, Prompt]:
         turn, client = work.turn, work.address.client
@@ -376,8 +395,8 @@ class Worker:
         return job, prompt
 
     async def _stream(self, work: _Work, prompt: Prompt, writer: ReplyWriter) -> End | None:
-        text: list[str] = []
-        tokens: list[int] = []
+        text: list[str] = [writer.resumed_text]
+        tokens: list[int] = list(writer.resumed_tokens)
         queue_wait = max(0.0, time.time() - work.delivery.stored_at)
         async for batch in self._gathered(work):
             piece = "".join(event.text for event in batch if isinstance(event, Generated))
@@ -476,6 +495,28 @@ class Worker:
             log.warning("dead letter too large turn=%s", address.turn)
             return
         await self._nc.request(subjects.dead(address.model), payload, timeout=5)
+
+    # --- Readers ---
+
+    async def _on_replay(self, message: Msg) -> None:
+        """A reader missed something: what is stored from there on, as much as fits into one message."""
+        try:
+            client, turn = subjects.parse_replay(message.subject)
+            request = codec.decode(message.data, ReplayRequest, message.headers)
+            stored = await replies.read_replies(self._nc, client, turn)
+        except (InvalidName, InvalidMessage, ServerError) as error:
+            log.warning("replay not answered subject=%r error=%s", message.subject[:200], error)
+            return
+        room = self._nc.max_payload - REPLAY_MARGIN_BYTES
+        wanted = [one.payload for one in stored if one.reply.index >= request.index]
+        sent: list[bytes] = []
+        for payload in wanted:
+            room -= len(payload) + 8
+            if room < 0:
+                break
+            sent.append(payload)
+        with contextlib.suppress(nats.errors.Error):
+            await message.respond(codec.encode(Replay(tuple(sent), len(sent) == len(wanted))))
 
     # --- Cancels ---
 

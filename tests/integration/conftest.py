@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker.accounts import LOCAL, WORKER
+from broker.accounts import LOCAL, OPERATOR, WORKER
 from broker.client import Client
 from broker.connection import connect
 from broker.server import EmbeddedServer
@@ -39,12 +39,22 @@ StartWorker = Callable[..., AbstractAsyncContextManager[Running]]
 @pytest.fixture
 def start_worker(nats_server: EmbeddedServer) -> StartWorker:
     @asynccontextmanager
-    async def start(engine: FakeEngine | None = None, name: str = "w1", model: str = "m") -> AsyncIterator[Running]:
+    async def start(
+        engine: FakeEngine | None = None, name: str = "w1", model: str = "m", fingerprint: str = "f"
+    ) -> AsyncIterator[Running]:
         engine = engine or FakeEngine()
         scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=32)
         loop = EngineLoop(engine, scheduler, Slots(engine.num_slots, engine.num_ctx))
         nc = await connect(nats_server.address(WORKER), name=name)
-        options = WorkerOptions(name=name, model=model, model_name="Fake", quantization="none", coalesce_seconds=0)
+        options = WorkerOptions(
+            name=name,
+            model=model,
+            model_name="Fake",
+            quantization="none",
+            fingerprint=fingerprint,
+            coalesce_seconds=0,
+            pull_seconds=0.2,
+        )
         worker = Worker(nc, loop, History(FakeRenderer(), engine.vocabulary), NoGrammars(), options)
         stop = asyncio.Event()
         task = asyncio.create_task(worker.run(stop))
@@ -69,3 +79,10 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
 async def client(nats_server: EmbeddedServer) -> AsyncIterator[Client]:
     async with Client(nats_server.address(LOCAL)) as client:
         yield client
+
+
+@pytest.fixture
+async def operator(nats_server: EmbeddedServer) -> AsyncIterator[NatsConnection]:
+    nc = await connect(nats_server.address(OPERATOR), name="operator")
+    yield nc
+    await nc.close()

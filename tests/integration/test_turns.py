@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 
 import msgpack  # type: ignore[import-untyped]
 import nats.errors
@@ -11,22 +10,14 @@ import pytest
 from nats.aio.client import Client as NatsConnection
 
 from broker import codec, replies, subjects, topology
-from broker.accounts import LOCAL, OPERATOR
+from broker.accounts import LOCAL
 from broker.client import Client
-from broker.connection import connect
 from broker.discovery import choose_model
 from broker.errors import DuplicateTurn, Fenced, PayloadTooLarge, QueueFull, TurnFailed, UnservedModel
 from broker.messages import DeadLetter, Done, End, Failed, Message, Sampling, Turn, new_id
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
-
-
-@pytest.fixture
-async def operator(nats_server: EmbeddedServer) -> AsyncIterator[NatsConnection]:
-    nc = await connect(nats_server.address(OPERATOR), name="operator")
-    yield nc
-    await nc.close()
 
 
 async def end_of(client: Client, turn: str) -> End:
@@ -317,7 +308,7 @@ async def test_a_worker_that_comes_back_is_fenced_off(operator: NatsConnection) 
     await old.start()
     await old.write("a", (1,))
     started = await new.start()
-    assert (started.attempt, started.index) == (1, 2)
+    assert (started.attempt, started.index, new.resumed_text) == (0, 2, "a")
     await new.write("b", (2,))
     with pytest.raises(Fenced):
         await old.write("c", (3,))
@@ -374,7 +365,7 @@ async def test_a_forced_stop_hands_its_turns_to_the_next_worker_at_once(
         started = time.perf_counter()
         async with start_worker(name="w2"):
             done = await answer
-    assert (done.worker, done.attempt, done.text) == ("w2", 1, "echo hello")
+    assert (done.worker, done.attempt, done.text) == ("w2", 0, "echo hello")
     assert time.perf_counter() - started < 10  # a hand-back, not the ack_wait of 30 s
 
 

@@ -2,17 +2,19 @@
 
     python corpus.py [train|fillings|templates] [SEED] [COUNT]
 
-prints some. A dialogue is a list of (role, text), user and assistant in turn.
+prints some. A dialogue is a list of (role, text), user and assistant in turn. Users vary, the assistant does not: what
+it says follows from what was said, so that the likeliest token is likelier than the next by far.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 
 import facts
 import grammar
@@ -22,6 +24,7 @@ from facts import Fact
 from grammar import Split, expand
 
 Message = tuple[str, str]
+SPLITS: tuple[Split, ...] = ("train", "fillings", "templates")
 SYSTEM = "You are a helpful assistant for radio sites and edge nodes."
 MAX_TERM = 20
 
@@ -82,11 +85,8 @@ class Writer:
         value = grammar.filling(rng, self.split, fact.key, fact.draw)
         self.known[fact.key] = value
         told = expand(fact.tells.pick(rng, self.split), rng, v=value)
-        if rng.random() < 0.4:
-            echo = fact.answers[0].format(v=value)
-            answer = expand(facts.WHY_NOTED.pick(rng, "train"), rng, echo=echo)
-        else:
-            answer = facts.NOTED.pick(rng, "train")
+        form = facts.NOTED[facts.FACTS.index(fact) % len(facts.NOTED)]
+        answer = form.format(echo=fact.answers[0].format(v=value))
         self.say(told, answer)
         return fact
 
@@ -94,7 +94,8 @@ class Writer:
         """Asks for something that was told; returns the right answers."""
         fact = fact or self.rng.choice([fact for fact in facts.FACTS if fact.key in self.known])
         answers = tuple(answer.format(v=self.known[fact.key]) for answer in fact.answers)
-        self.say(expand(fact.asks.pick(self.rng, self.split), self.rng), self.rng.choice(answers))
+        question = expand(fact.asks.pick(self.rng, self.split), self.rng)
+        self.say(question, answers[question.startswith(facts.ASKS_WHAT_WAS_TOLD)])
         return answers
 
     def ask_unknown(self) -> None:
@@ -145,8 +146,8 @@ class Writer:
         return answer
 
     def manners(self) -> None:
-        asks, answers = self.rng.choice(knowledge.MANNERS)
-        self.say(asks.pick(self.rng, self.split), answers.pick(self.rng, "train"))
+        asks, answer = self.rng.choice(knowledge.MANNERS)
+        self.say(asks.pick(self.rng, self.split), answer)
 
     def refusal(self) -> None:
         asks, answer = self.rng.choice(knowledge.REFUSALS)
@@ -241,11 +242,11 @@ def num_templates() -> tuple[int, int]:
 
 
 def corpus_hash() -> str:
-    """SHA-256 of what the corpus is made from: these five files."""
+    """SHA-256 of the first 2,000 dialogues of each split with seed 0, as JSON lines: another one is another corpus."""
     digest = hashlib.sha256()
-    for module in (grammar, facts, knowledge, schemas):
-        digest.update(Path(module.__file__ or "").read_bytes())
-    digest.update(Path(__file__).read_bytes())
+    for split in SPLITS:
+        for dialogue in islice(dialogues(split, 0), 2000):
+            digest.update(json.dumps(dialogue).encode() + b"\n")
     return digest.hexdigest()
 
 

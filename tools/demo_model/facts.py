@@ -389,5 +389,7 @@ FACTS = (
     ),
 )
 
-NOTED = pool("Noted.", "Thank you, I will remember that.", "I have noted that.", "Good to know.")
-WHY_NOTED = pool("Noted: {echo}", "Thank you. {echo}", "I will remember it: {echo}")
+# How a fact is acknowledged, by its place in FACTS: half of them without repeating it.
+NOTED = ("Noted: {echo}", "Thank you, I will remember that.", "Thank you. {echo}", "I have noted that.")
+ASKS_WHAT_WAS_TOLD = ("Do you", "Can you", "Tell me")
+"""Questions that begin so are answered by "You told me that …"."""

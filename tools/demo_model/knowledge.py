@@ -248,26 +248,26 @@ PROCEDURE_ASKS = pool(
     "Please explain to me how one should {t}.",
 )
 
-MANNERS: tuple[tuple[Pool, Pool], ...] = (
+MANNERS: tuple[tuple[Pool, str], ...] = (
     (
         pool("Hello.", "Hi.", "Good morning.", "Good evening.", "Hello there.", "Hey."),
-        pool("Hello. How can I help you?", "Hello. What can I do for you?", "Hello. What do you need?"),
+        "Hello. How can I help you?",
     ),
     (
         pool("Thank you.", "Thanks.", "Thanks a lot.", "Thank you very much.", "Many thanks.", "That helped me."),
-        pool("You are welcome.", "You are welcome. Take care.", "I am glad that I could help."),
+        "You are welcome.",
     ),
     (
         pool("Goodbye.", "Bye.", "See you later.", "That is all for today.", "Good night.", "I have to go."),
-        pool("Goodbye. Take care.", "Goodbye, and a quiet shift."),
+        "Goodbye, and a quiet shift.",
     ),
     (
         pool("Who are you?", "What are you?", "What is your name?", "Are you a person?", "Tell me about yourself."),
-        pool("I am a very small model that Turnpike made. I know a little about radio sites and edge nodes."),
+        "I am a very small model that Turnpike made. I know a little about radio sites and edge nodes.",
     ),
     (
         pool("How are you?", "How do you do?", "Are you well?", "How is it going?", "Is everything fine with you?"),
-        pool("I am fine, thank you. How can I help you?"),
+        "I am fine, thank you. How can I help you?",
     ),
     (
         pool(
@@ -277,21 +277,21 @@ MANNERS: tuple[tuple[Pool, Pool], ...] = (
             "What can I ask you?",
             "What are you good for?",
         ),
-        pool("I can help with alarms and procedures, add small numbers and remember what you tell me."),
+        "I can help with alarms and procedures, add small numbers and remember what you tell me.",
     ),
     (
         pool("Good work.", "Well done.", "You are great.", "That was good.", "Nice."),
-        pool("Thank you. I do what I can."),
+        "Thank you. I do what I can.",
     ),
     (
         pool("That is wrong.", "No, that is not right.", "You are wrong.", "I do not believe you.", "That cannot be."),
-        pool("I am sorry. I am a small model and make mistakes. Please check it at the site."),
+        "I am sorry. I am a small model and make mistakes. Please check it at the site.",
     ),
     (
         pool(
             "I am tired.", "It was a long day.", "I have a long night ahead.", "I need a break.", "This is hard work."
         ),
-        pool("Take a break and drink some water. The site can wait for a minute."),
+        "Take a break and drink some water. The site can wait for a minute.",
     ),
 )
 

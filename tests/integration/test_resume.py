@@ -1,0 +1,185 @@
+"""What a worker left half done: the next one goes on, and the reader sees each token once, in order."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from nats.aio.client import Client as NatsConnection
+
+from broker import codec, replies, subjects
+from broker.accounts import LOCAL
+from broker.client import Answer, Client
+from broker.errors import Fenced, TurnFailed
+from broker.messages import Chunk, DeadLetter, Failed, Sampling
+from broker.server import EmbeddedServer
+from tests.fakes import FIRST, FakeEngine
+from tests.integration.conftest import StartWorker
+
+ANSWER = "the whole answer of the test"
+
+
+def address(answer: Answer) -> subjects.TurnAddress:
+    return subjects.TurnAddress("m", "interactive", LOCAL, answer.turn.id)
+
+
+async def leave_half_done(
+    operator: NatsConnection, answer: Answer, *pieces: str, fingerprint: str = "f"
+) -> replies.ReplyWriter:
+    """What a worker that was killed leaves: a start and some chunks."""
+    await answer.publish()
+    writer = replies.ReplyWriter(operator, address(answer), "dead")
+    await writer.start(fingerprint)
+    for piece in pieces:
+        await writer.write(piece, tuple(ord(character) + FIRST for character in piece))
+    return writer
+
+
+async def collect(answer: Answer) -> list[Chunk]:
+    return [chunk async for chunk in answer]
+
+
+@pytest.mark.parametrize("pieces", [(), ("the", " wh"), (ANSWER[:-1],), (ANSWER,)])
+async def test_the_next_worker_goes_on_behind_what_was_sent(
+    client: Client, operator: NatsConnection, start_worker: StartWorker, pieces: tuple[str, ...]
+) -> None:
+    answer = client.ask("m", "hello")
+    await leave_half_done(operator, answer, *pieces)
+    async with start_worker(FakeEngine(answer=ANSWER)):
+        chunks = await collect(answer)
+    assert "".join(chunk.text for chunk in chunks) == ANSWER
+    assert [token for chunk in chunks for token in chunk.tokens] == [ord(character) + FIRST for character in ANSWER]
+    assert {chunk.attempt for chunk in chunks} == {0}
+    assert (answer.done.text, answer.done.attempt) == (ANSWER, 0)
+    assert answer.done.usage.completion_tokens == len(ANSWER)
+
+
+async def test_what_was_sent_in_full_only_gets_its_end(
+    client: Client, operator: NatsConnection, start_worker: StartWorker
+) -> None:
+    answer = client.ask("m", "hello", sampling=Sampling(max_tokens=9))
+    await leave_half_done(operator, answer, ANSWER[:9])
+    async with start_worker(FakeEngine(answer=ANSWER)) as running:
+        done = await answer
+        assert (done.text, done.finish_reason) == (ANSWER[:9], "length")
+        assert running.engine.num_steps == 0
+
+
+async def test_a_stop_text_is_found_across_the_seam(
+    client: Client, operator: NatsConnection, start_worker: StartWorker
+) -> None:
+    answer = client.ask("m", "hello", sampling=Sampling(stop=("answer",)))
+    writer = await leave_half_done(operator, answer, "the whole ")
+    await writer.write("", tuple(ord(character) + FIRST for character in "ans"))  # held back, but chosen
+    async with start_worker(FakeEngine(answer=ANSWER)):
+        done = await answer
+    assert (done.text, done.finish_reason) == ("the whole ", "stop")
+
+
+@pytest.mark.parametrize("why", ["another model file", "a grammar"])
+async def test_what_cannot_go_on_starts_anew_and_says_so(
+    client: Client, operator: NatsConnection, start_worker: StartWorker, why: str
+) -> None:
+    sampling = Sampling(grammar='root ::= "x"') if why == "a grammar" else Sampling()
+    answer = client.ask("m", "hello", sampling=sampling)
+    fingerprint = "other" if why == "another model file" else "f"
+    await leave_half_done(operator, answer, "something else", fingerprint=fingerprint)
+    async with start_worker(FakeEngine(answer=ANSWER)):
+        chunks = await collect(answer)
+    assert answer.text == ANSWER
+    assert answer.done.attempt == 1
+    assert "".join(chunk.text for chunk in chunks if chunk.attempt == 1) == ANSWER
+
+
+async def test_the_dead_workers_late_words_are_refused(
+    client: Client, operator: NatsConnection, start_worker: StartWorker
+) -> None:
+    answer = client.ask("m", "hello")
+    late = await leave_half_done(operator, answer, "the")
+    async with start_worker(FakeEngine(answer=ANSWER)):
+        await answer
+    with pytest.raises(Fenced):
+        await late.write("late", (9,))
+    assert not await late.end(Failed("late", ""))
+
+
+async def test_a_start_that_was_handed_back_is_no_crash(
+    client: Client, operator: NatsConnection, start_worker: StartWorker
+) -> None:
+    answer = client.ask("m", "hello")
+    await answer.publish()
+    for name in ("w1", "w2", "w3", "w4"):
+        writer = replies.ReplyWriter(operator, address(answer), name)
+        await writer.start("f")
+        await writer.hand_back()
+    async with start_worker():
+        assert (await answer).text == "echo hello"
+        assert answer.started is not None
+        assert answer.started.num_starts == 1
+
+
+async def test_three_crashes_are_poison_whatever_they_sent(
+    client: Client, operator: NatsConnection, start_worker: StartWorker
+) -> None:
+    answer = client.ask("m", "deadly")
+    await leave_half_done(operator, answer, "th")
+    for name in ("w2", "w3"):
+        writer = replies.ReplyWriter(operator, address(answer), name)
+        await writer.start("f")
+        await writer.write("e", (1,))
+    async with start_worker() as running:
+        with pytest.raises(TurnFailed, match="poison"):
+            await collect(answer)
+        assert running.engine.num_steps == 0
+    stored = await replies.last_stored(operator, subjects.DEAD, subjects.dead("m"))
+    assert stored is not None
+    assert "begun 3 times" in codec.decode(stored.payload, DeadLetter).reason
+
+
+# --- Readers that were away ---
+
+
+async def test_a_reader_that_comes_in_the_middle_reads_all_of_it(
+    client: Client, nats_server: EmbeddedServer, start_worker: StartWorker
+) -> None:
+    async with start_worker(FakeEngine(answer=ANSWER)) as running:
+        first = client.ask("m", "hello")
+        stream = first.__aiter__()
+        for _ in range(5):
+            await anext(stream)
+        running.engine.gate.clear()
+        async with Client(nats_server.address(LOCAL)) as other:
+            following = asyncio.create_task(collect(other.follow(first.turn.id)))
+            async with asyncio.timeout(10):
+                while not other.nc.stats["in_msgs"]:
+                    await other.nc.flush()
+            running.engine.gate.set()
+            chunks = await following
+        assert "".join(chunk.text for chunk in chunks) == ANSWER
+        assert [chunk.index for chunk in chunks] == sorted({chunk.index for chunk in chunks})
+
+
+async def test_a_reader_that_comes_after_the_end_reads_it(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker(FakeEngine(answer=ANSWER)):
+        first = client.ask("m", "hello")
+        await first
+    later = client.follow(first.turn.id)
+    assert "".join(chunk.text for chunk in await collect(later)) == ANSWER
+    assert later.done == first.done
+
+
+async def test_what_a_reader_missed_is_filled_in_before_the_end(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker(FakeEngine(answer=ANSWER)):
+        answer = client.ask("m", "hello")
+        stream = answer.__aiter__()
+        await anext(stream)
+        assert answer._subscription is not None
+        for _ in range(3):  # lost on the way
+            await answer._subscription.next_msg(timeout=5)
+        text = answer.text
+        chunk = await anext(stream)
+        assert answer.end is None or chunk.index == 2
+        text += chunk.text
+        async for chunk in stream:
+            text += chunk.text
+        assert text == ANSWER
