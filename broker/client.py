@@ -13,18 +13,20 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from broker import codec, discovery, replies, subjects
+from broker import codec, discovery, replies, subjects, topology
 from broker.connection import Address, connect
 from broker.errors import (
     DuplicateTurn,
+    InvalidMessage,
     NotAcknowledged,
     PayloadTooLarge,
     PublishError,
@@ -35,6 +37,7 @@ from broker.errors import (
     UnservedModel,
 )
 from broker.messages import (
+    Beacon,
     Cancel,
     Chunk,
     Done,
@@ -182,6 +185,35 @@ class Client:
                 raise PublishError(f"the server's acknowledgement is not understood: {other}")
 
 
+@dataclass(frozen=True)
+class PlaceInLine:
+    """About where a waiting turn is: `turns_ahead` before it, and when it may begin, if turns were seen to move."""
+
+    turns_ahead: int
+    seconds: float | None
+
+
+class _Place:
+    """Reckons a place from the consumer's progress: rank at the start, less what was taken since."""
+
+    def __init__(self, sequence: int, base: int, rank: int) -> None:
+        self._sequence, self._base, self._rank = sequence, base, max(0, rank - 1)
+        self._progress = base
+        self._started_at = time.perf_counter()
+
+    async def on_beacon(self, message: Msg) -> None:
+        with suppress(InvalidMessage):
+            self._progress = max(self._progress, codec.decode(message.data, Beacon, message.headers).sequence)
+
+    def now(self) -> PlaceInLine:
+        span = max(1, self._sequence - self._base)
+        share = min(1.0, max(0, self._progress - self._base) / span)
+        ahead = round(self._rank * (1 - share))
+        taken = self._rank - ahead
+        seconds = (time.perf_counter() - self._started_at) / taken * ahead if taken else None
+        return PlaceInLine(ahead, seconds)
+
+
 class Answer:
     """The answer to one turn: an async iterator of its chunks, and `await answer` for its end.
 
@@ -207,6 +239,9 @@ class Answer:
         self._attempt = 0
         self._num_reconnects = 0
         self._may_ask_at = 0.0
+        self._is_late = False
+        self._place: _Place | None = None
+        self._beacons: Subscription | None = None
 
     @property
     def done(self) -> Done:
@@ -237,6 +272,23 @@ class Answer:
             raise
         self.acknowledged_at = time.perf_counter()
 
+    async def place(self) -> PlaceInLine | None:
+        """About the how manieth in line the turn is, and how long that takes; None once a worker has it.
+
+        The first call asks the server (0.2 ms), later ones reckon from what workers tell as they take turns.
+        """
+        if self.started is not None or self.end is not None or self._sequence is None:
+            return None
+        if self._place is None:
+            stream = subjects.turns_stream(self._model)
+            info = await topology.api(self._client.nc, f"CONSUMER.INFO.{stream}.{self._priority}")
+            if info is None:
+                return None
+            self._place = _Place(self._sequence, info["delivered"]["stream_seq"], info["num_pending"])
+            subject = subjects.queue(self._model, self._priority)
+            self._beacons = await self._client.nc.subscribe(subject, cb=self._place.on_beacon)
+        return self._place.now()
+
     async def _subscribe(self) -> None:
         self._num_reconnects = self._client.nc.stats["reconnects"]
         self._subscription = await self._client.nc.subscribe(
@@ -251,10 +303,14 @@ class Answer:
             subscription, self._subscription = self._subscription, None
             with suppress(nats.errors.Error):
                 await subscription.unsubscribe()
+        if self._beacons is not None:
+            beacons, self._beacons = self._beacons, None
+            with suppress(nats.errors.Error):
+                await beacons.unsubscribe()
 
-    async def cancel(self) -> None:
+    async def cancel(self, reason: Literal["cancelled", "deadline"] = "cancelled") -> None:
         """Stops the turn, queued or running; the answer then ends with the finish reason `cancelled`."""
-        cancel = Cancel(sequence=self._sequence, model=self._model, sent_at=time.time())
+        cancel = Cancel(sequence=self._sequence, model=self._model, sent_at=time.time(), reason=reason)
         await self._client._publish_cancel(subjects.cancel_turn(self._client.name, self.turn.id), cancel)
 
     @property
@@ -277,8 +333,13 @@ class Answer:
         """Waits for something to arrive and returns what it adds to the answer."""
         assert self._subscription is not None
         try:
-            message: Msg = await self._subscription.next_msg(timeout=LOOK_AFTER_SECONDS)
+            message: Msg = await self._subscription.next_msg(timeout=self._patience())
         except (nats.errors.TimeoutError, TimeoutError):
+            if self.turn.deadline is not None and not self._is_late and time.time() >= self.turn.deadline:
+                self._is_late = True
+                with suppress(PublishError):  # then a worker notices by itself
+                    await self.cancel(reason="deadline")
+                return []
             return await self._look_after()
         arrived = codec.decode(message.data, Reply | End, message.headers)
         if isinstance(arrived, Done | Failed):
@@ -287,6 +348,11 @@ class Answer:
         if arrived.index > self._next_index:
             return await self._fill()  # it is among what is missing
         return self._take(arrived)
+
+    def _patience(self) -> float:
+        if self.turn.deadline is None or self._is_late:
+            return LOOK_AFTER_SECONDS
+        return min(LOOK_AFTER_SECONDS, max(0.0, self.turn.deadline - time.time()) + 0.001)
 
     async def _look_after(self) -> list[Chunk]:
         """Nothing came for a while: the end may have been lost, and when the connection was cut, anything."""

@@ -160,6 +160,8 @@ class Timings(Struct, frozen=True):
     queue_wait: Seconds
     prefill: Seconds
     decode: Seconds
+    cancel: Seconds = 0.0
+    """From hearing a cancel to the slot that it freed."""
 
 
 class Score(Struct, frozen=True):
@@ -193,6 +195,8 @@ class Failed(Struct, frozen=True, tag_field="type", tag="failed", omit_defaults=
     retryable: bool = False
     worker: Token | None = None
     attempt: Count = 0
+    retry_after: Seconds | None = None
+    """When asking again may be worth while, in seconds from now."""
 
 
 End = Done | Failed
@@ -205,6 +209,8 @@ class Cancel(Struct, frozen=True, omit_defaults=True):
     """The turn's stream sequence from its publish's acknowledgement, with which a queued one is deleted."""
     model: Token | None = None
     sent_at: Seconds | None = None
+    reason: Literal["cancelled", "deadline"] = "cancelled"
+    """A turn that is stopped at its deadline ends as `failed`."""
 
 
 class DeadLetter(Struct, frozen=True):

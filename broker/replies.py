@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import nats.errors
@@ -34,6 +35,13 @@ class Stored(Struct, frozen=True):
     payload: bytes
     sequence: int
     headers: dict[str, str]
+
+    @property
+    def stored_at(self) -> float:
+        """Seconds since the epoch, by the server's clock."""
+        # Nanoseconds, of which Python's parser takes six digits.
+        whole, _, fraction = self.headers["Nats-Time-Stamp"].rstrip("Z").partition(".")
+        return datetime.fromisoformat(f"{whole}.{fraction[:6] or 0}+00:00").timestamp()
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,11 @@ def turns(model: str, priority: str | None = None) -> str:
     return f"turn.{token(model, 'model')}.{priority}.>" if priority else f"turn.{token(model, 'model')}.>"
 
 
+def turns_of(model: str, client: str) -> str:
+    """All turns of one client in a model's queue: a filter."""
+    return f"turn.{token(model, 'model')}.*.{token(client, 'client')}.*"
+
+
 def turns_stream(model: str) -> str:
     return f"TURNS-{token(model, 'model')}"
 

@@ -46,6 +46,8 @@ class Prompt:
 
     rendered: Rendered
     tokens: list[int]
+    num_known: int = 0
+    """Of these, those of the conversation's last turn here: likely still in the cache."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class History:
         tail = self._vocabulary.tokenize(
             rendered.text[rest:], template_spans=rendered.template_spans(rest), add_bos=False
         )
-        return Prompt(rendered, known.tokens + tail)
+        return Prompt(rendered, known.tokens + tail, len(known.tokens))
 
     def _tokenized(self, rendered: Rendered) -> Prompt:
         spans = rendered.template_spans()

@@ -42,6 +42,8 @@ from workers.loop import EngineLoop, Event, Finished, Generated, Job, Lost, Reje
 BEACON_SECONDS = 0.5
 DEATH_STARTS = 3
 HAND_BACK_SECONDS = 1.0
+BATCH_EVERY = 8
+"""Batch's share: of so many turns, one is a batch turn where both wait."""
 REPLAY_MARGIN_BYTES = 4096
 _SMOOTHING = 0.2
 
@@ -86,7 +88,13 @@ class _Work:
     turn: Turn
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     """Bounded by the turn's max_tokens."""
-    is_cancelled: bool = False
+    cancel: Cancel | None = None
+    cancelled_at: float = 0.0
+    """By the monotonic clock."""
+
+    def cancelled_by(self, cancel: Cancel) -> None:
+        if self.cancel is None:
+            self.cancel, self.cancelled_at = cancel, time.perf_counter()
 
 
 class Worker:
@@ -103,11 +111,17 @@ class Worker:
         self._ack_wait = topology.ACK_WAIT_SECONDS
         self._work: dict[str, _Work] = {}
         self._deliveries: set[Delivery] = set()
-        self._recent_cancels: deque[tuple[CancelAddress, float]] = deque(maxlen=1024)
+        self._recent_cancels: deque[tuple[CancelAddress, Cancel, float]] = deque(maxlen=1024)
         self._num_held = 0
         self._slot_freed = asyncio.Event()
         self._num_pending = 0
         self._mean_seconds = 10.0
+        self._mean_tokens: float | None = None
+        self._num_in_a_row = 0
+        self._batch_is_due = asyncio.Event()
+        self._batch_is_open = False
+        self._interactive_may = asyncio.Event()
+        self._interactive_may.set()
         self._beacon_at = 0.0
         self._interactive_idle = asyncio.Event()
         self._lost: str | None = None
@@ -131,6 +145,9 @@ class Worker:
         self._loop.start(deliver)
         # First the cancels, then the pulls: a cancel that was published before a pull is found in the stream.
         cancels = await self._nc.subscribe("cancel.>", cb=self._on_cancel)
+        # Queued turns are looked for by one worker of the model, running ones by each in its own hands.
+        group_name = f"cancels-{self._options.model}"
+        queued = await self._nc.subscribe("cancel.>", queue=group_name, cb=self._on_cancel_queued)
         replays = await self._nc.subscribe("replay.>", queue="workers", cb=self._on_replay)
         service = await discovery.announce(
             self._nc, version=self._options.version, metadata=self._metadata(), load=self._load
@@ -149,8 +166,8 @@ class Worker:
                 beating.cancel()
         finally:
             with contextlib.suppress(nats.errors.Error):
-                await cancels.unsubscribe()
-                await replays.unsubscribe()
+                for subscription in (cancels, queued, replays):
+                    await subscription.unsubscribe()
             self._loop.stop()
         if self._lost:
             raise WorkerLost(f"the engine died: {self._lost}")
@@ -220,36 +237,59 @@ class Worker:
                     continue
                 self._num_held += 1
                 self._num_pending = delivery.num_pending
+                self._count_turns(is_interactive)
                 group.create_task(self._handle(delivery))
                 await self._beacon(priority, delivery)
         finally:
             with contextlib.suppress(nats.errors.Error):
                 await puller.stop()
 
+    def _count_turns(self, is_interactive: bool) -> None:
+        """After BATCH_EVERY − 1 interactive turns in a row, batch is asked first, unless its pull is open anyway."""
+        self._num_in_a_row = self._num_in_a_row + 1 if is_interactive else 0
+        if self._num_in_a_row >= BATCH_EVERY - 1 and not self._batch_is_open:
+            self._batch_is_due.set()
+            self._interactive_may.clear()
+
     async def _may_pull(self, stop: asyncio.Event, is_interactive: bool) -> bool:
-        """Waits until a slot is free, for batch also until interactive has nothing waiting. False: look again."""
+        """Waits until a slot is free and it is this priority's turn. False: look again.
+
+        Batch waits until interactive has nothing waiting, but for its share.
+        """
         if self._num_held >= self._num_slots:
             self._slot_freed.clear()
             await _first(self._slot_freed, stop)
             return False
-        if not is_interactive and not self._interactive_idle.is_set():
-            await _first(self._interactive_idle, stop)
+        if is_interactive and not self._interactive_may.is_set():
+            await _first(self._interactive_may, stop)
+            return False
+        if not is_interactive and not (self._interactive_idle.is_set() or self._batch_is_due.is_set()):
+            await _first(self._interactive_idle, self._batch_is_due, stop)
             return False
         return True
 
     async def _next(self, puller: Puller, is_interactive: bool) -> Delivery | None:
+        is_due = not is_interactive and self._batch_is_due.is_set()
         try:
             # At once what is there; then an open pull, during which the other priority may have the slot.
             delivery = await puller.pull(0)
-            if delivery is None:
+            if delivery is None and not is_due:
                 if is_interactive:
                     self._interactive_idle.set()
                 self._num_pending = 0
+                self._batch_is_open = self._batch_is_open or not is_interactive
                 delivery = await puller.pull(self._options.pull_seconds)
         except (nats.errors.Error, NotReady) as error:
             log.warning("pull failed error=%s", error)
             await asyncio.sleep(1)
             return None
+        finally:
+            if not is_interactive:
+                self._batch_is_open = False
+            if is_due:
+                self._num_in_a_row = 0
+                self._batch_is_due.clear()
+                self._interactive_may.set()
         if delivery is not None and is_interactive:
             self._interactive_idle.clear()
         return delivery
@@ -324,14 +364,16 @@ class Worker:
     async def _answer(self, work: _Work) -> End | None:
         """Computes and streams; the end to write, or None when the turn is to be handed back."""
         turn, delivery = work.turn, work.delivery
-        if await self._is_cancelled(work):
-            return self._nothing(work)
+        if (cancel := await self._cancel_of(work)) is not None:
+            return self._stopped(cancel, max(0.0, time.time() - delivery.stored_at))
         if turn.deadline is not None and time.time() >= turn.deadline:
             return self._failed("deadline", "the deadline passed while the turn was queued")
         try:
             job, prompt = await self._job(work)
         except TurnRejected as error:
             return self._failed(error.code, error.detail, error.retryable)
+        if (late := self._too_late(turn, prompt)) is not None:
+            return late
         writer = ReplyWriter(self._nc, work.address, self._options.name)
         sampling = turn.sampling
         # A grammar's state is not in the chunks: with one, the answer starts anew.
@@ -351,7 +393,7 @@ class Worker:
             started.attempt,
         )
         self._loop.submit(job)
-        if work.is_cancelled:
+        if work.cancel is not None:
             # It came before the loop knew the turn.
             self._loop.cancel(turn.id)
         if self._lost:
@@ -418,7 +460,13 @@ class Worker:
             if piece or new:
                 await writer.write(piece, new, logprobs)
             if isinstance(end := batch[-1], Finished):
+                if work.cancel is not None and work.cancel.reason == "deadline" and end.reason == "cancelled":
+                    return self._failed(
+                        "deadline", "the deadline passed while the turn was computed", False, writer.attempt
+                    )
                 answer = "".join(text)
+                self._note_tokens(len(tokens))
+                cancel = time.perf_counter() - work.cancelled_at if work.cancel is not None else 0.0
                 if end.reason != "cancelled" and not work.turn.continuations:
                     self._history.remember(work.address.client, work.turn, prompt, list(end.tokens), answer)
                 return Done(
@@ -426,7 +474,7 @@ class Worker:
                     text=answer,
                     tokens=tuple(tokens),
                     usage=Usage(end.num_prompt_tokens, end.num_cached, end.num_generated),
-                    timings=Timings(queue_wait, end.prefill_seconds, end.decode_seconds),
+                    timings=Timings(queue_wait, end.prefill_seconds, end.decode_seconds, cancel),
                     worker=self._options.name,
                     attempt=writer.attempt,
                     num_chunks=writer.num_chunks,
@@ -459,6 +507,26 @@ class Worker:
             if _is_final(batch[-1]):
                 return
 
+    def _too_late(self, turn: Turn, prompt: Prompt) -> Failed | None:
+        """Says at once that the deadline cannot be met, by the measured rates and the length of answers lately."""
+        state = self._loop.state
+        if turn.deadline is None or not state.prefill_tokens_per_second or not state.decode_tokens_per_second:
+            return None
+        num_tokens = min(turn.sampling.max_tokens, self._mean_tokens if self._mean_tokens is not None else 1.0)
+        needed = (len(prompt.tokens) - prompt.num_known) / state.prefill_tokens_per_second
+        needed += num_tokens / state.decode_tokens_per_second
+        left = turn.deadline - time.time()
+        if needed <= left:
+            return None
+        detail = f"the answer would take about {needed:.1f} s, and the deadline is in {max(0.0, left):.1f} s"
+        retry_after = self._load().expected_wait_seconds
+        return Failed("overloaded", detail, True, self._options.name, retry_after=retry_after)
+
+    def _note_tokens(self, num_tokens: int) -> None:
+        if self._mean_tokens is None:
+            self._mean_tokens = float(num_tokens)
+        self._mean_tokens += _SMOOTHING * (num_tokens - self._mean_tokens)
+
     def _until_deadline(self, work: _Work) -> float | None:
         return None if work.turn.deadline is None else max(0.0, work.turn.deadline - time.time())
 
@@ -477,10 +545,11 @@ class Worker:
     def _failed(self, code: str, detail: str, retryable: bool = False, attempt: int = 0) -> Failed:
         return Failed(code, detail, retryable, self._options.name, attempt)
 
-    def _nothing(self, work: _Work) -> Done:
-        """The end of a turn that was cancelled before it was begun."""
-        wait = max(0.0, time.time() - work.delivery.stored_at)
-        return Done("cancelled", "", (), Usage(0, 0, 0), Timings(wait, 0.0, 0.0), self._options.name)
+    def _stopped(self, cancel: Cancel, queue_wait: float) -> End:
+        """The end of a turn that was stopped before it was begun."""
+        if cancel.reason == "deadline":
+            return self._failed("deadline", "the deadline passed while the turn was queued")
+        return Done("cancelled", "", (), Usage(0, 0, 0), Timings(queue_wait, 0.0, 0.0), self._options.name)
 
     async def _dead_letter(self, delivery: Delivery, address: TurnAddress, failed: Failed) -> None:
         letter = DeadLetter(
@@ -520,55 +589,95 @@ class Worker:
 
     # --- Cancels ---
 
-    async def _on_cancel(self, message: Msg) -> None:
+    def _understood(self, message: Msg) -> tuple[CancelAddress, Cancel] | None:
         try:
-            address = subjects.parse_cancel(message.subject)
-            cancel = codec.decode(message.data, Cancel, message.headers)
+            return subjects.parse_cancel(message.subject), codec.decode(message.data, Cancel, message.headers)
         except (InvalidName, InvalidMessage) as error:
             log.warning("cancel not understood subject=%r error=%s", message.subject[:200], error)
+            return None
+
+    async def _on_cancel(self, message: Msg) -> None:
+        """Stops what is in our own hands."""
+        if (understood := self._understood(message)) is None:
             return
-        self._recent_cancels.append((address, time.time()))
+        address, cancel = understood
+        self._recent_cancels.append((address, cancel, time.time()))
         for work in list(self._work.values()):
-            if _concerns(address, work):
+            if _concerns(address, work.address.client, work.turn):
                 log.info("⊘ cancel turn=%s", work.turn.id)
-                work.is_cancelled = True
+                work.cancelled_by(cancel)
                 self._loop.cancel(work.turn.id)
-        if address.turn is not None and address.turn not in self._work:
-            await self._cancel_queued(address, cancel)
 
-    async def _cancel_queued(self, address: CancelAddress, cancel: Cancel) -> None:
-        """Ends a queued turn without computing it. Every worker hears it; who writes the end deletes the turn."""
-        if address.turn is None or cancel.sequence is None or cancel.model != self._options.model:
+    async def _on_cancel_queued(self, message: Msg) -> None:
+        """Ends what is still queued, without computing it, also while every worker is busy."""
+        if (understood := self._understood(message)) is None:
             return
+        address, cancel = understood
         try:
-            if await replies.last_stored(self._nc, subjects.REPLIES, subjects.reply(address.client, address.turn)):
-                return  # some worker has begun it, and hears this too
-            turn = TurnAddress(self._options.model, "", address.client, address.turn)
-            done = Done("cancelled", "", (), Usage(0, 0, 0), Timings(0.0, 0.0, 0.0), self._options.name)
-            if await write_end(self._nc, turn, done):
-                stream = subjects.turns_stream(self._options.model)
-                stored = await topology.api(self._nc, f"STREAM.MSG.DELETE.{stream}", {"seq": cancel.sequence})
-                log.info("⊘ queued turn=%s deleted=%s", address.turn, stored is not None)
+            if address.turn is None:
+                await self._cancel_all_queued(address, cancel)
+            elif cancel.sequence is not None and cancel.model == self._options.model:
+                await self._cancel_queued(address.client, address.turn, cancel.sequence, cancel)
         except ServerError as error:
-            log.warning("cancel not carried out turn=%s error=%s", address.turn, error)
+            log.warning("cancel not carried out subject=%s error=%s", message.subject, error)
 
-    async def _is_cancelled(self, work: _Work) -> bool:
-        """Whether a cancel for this turn is in the stream from before we listened, or has just been heard."""
-        stored_at = work.delivery.stored_at
-        if work.is_cancelled or any(
-            _concerns(address, work) and (address.turn or at >= stored_at) for address, at in self._recent_cancels
+    async def _cancel_all_queued(self, address: CancelAddress, cancel: Cancel) -> None:
+        """Looks through the client's queued turns of this model for those that the cancel concerns."""
+        stream = subjects.turns_stream(self._options.model)
+        found: dict[str, int] = {}
+        while True:
+            query = {"subjects_filter": subjects.turns_of(self._options.model, address.client), "offset": len(found)}
+            info = await topology.api(self._nc, f"STREAM.INFO.{stream}", query)
+            page = (info or {}).get("state", {}).get("subjects") or {}
+            found |= page
+            if not page or len(found) >= (info or {}).get("total", 0):
+                break
+        for subject in found:
+            stored = await replies.last_stored(self._nc, stream, subject)
+            if stored is None:
+                continue  # taken meanwhile: whoever has it has heard the cancel too
+            try:
+                turn = codec.decode(stored.payload, Turn, stored.headers)
+            except InvalidMessage:
+                continue  # answered as such when it is pulled
+            if _concerns(address, address.client, turn):
+                await self._cancel_queued(address.client, turn.id, stored.sequence, cancel)
+
+    async def _cancel_queued(self, client: str, turn: str, sequence: int, cancel: Cancel) -> None:
+        if turn in self._work or await replies.last_stored(self._nc, subjects.REPLIES, subjects.reply(client, turn)):
+            return  # some worker has begun it, and hears this too
+        address = TurnAddress(self._options.model, "", client, turn)
+        if await write_end(self._nc, address, self._stopped(cancel, 0.0)):
+            stream = subjects.turns_stream(self._options.model)
+            deleted = await topology.api(self._nc, f"STREAM.MSG.DELETE.{stream}", {"seq": sequence})
+            log.info("⊘ queued turn=%s deleted=%s", turn, deleted is not None)
+
+    async def _cancel_of(self, work: _Work) -> Cancel | None:
+        """The cancel that concerns a turn: just heard, or in the stream from before we listened."""
+        if work.cancel is not None:
+            return work.cancel
+        client, stored_at = work.address.client, work.delivery.stored_at
+        for address, cancel, at in self._recent_cancels:
+            if _concerns(address, client, work.turn) and (address.turn or at >= stored_at):
+                return cancel
+        for subject in (
+            subjects.cancel_turn(client, work.turn.id),
+            subjects.cancel_conversation(client, work.turn.conversation),
+            subjects.cancel_all(client),
         ):
-            return True
-        subject = subjects.cancel_turn(work.address.client, work.turn.id)
-        return await replies.last_stored(self._nc, subjects.CANCELS, subject) is not None
+            stored = await replies.last_stored(self._nc, subjects.CANCELS, subject)
+            # A conversation goes on after its cancel: only what was queued before is meant.
+            if stored is not None and (stored.stored_at >= stored_at or ".turn." in subject):
+                return codec.decode(stored.payload, Cancel, stored.headers)
+        return None
 
 
-def _concerns(address: CancelAddress, work: _Work) -> bool:
-    if address.client != work.address.client:
+def _concerns(address: CancelAddress, client: str, turn: Turn) -> bool:
+    if address.client != client:
         return False
     if address.turn is not None:
-        return address.turn == work.turn.id
-    return address.conversation is None or address.conversation == work.turn.conversation
+        return address.turn == turn.id
+    return address.conversation is None or address.conversation == turn.conversation
 
 
 def _is_final(event: Event) -> bool:

@@ -1,0 +1,168 @@
+"""Waiting in line: shares, cancels of what is queued, deadlines, one's place."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from nats.aio.client import Client as NatsConnection
+
+from broker import subjects, topology
+from broker.accounts import LOCAL
+from broker.client import Answer, Client
+from broker.errors import TurnFailed
+from broker.messages import Done, Failed, Priority, Sampling
+from broker.server import EmbeddedServer
+from tests.fakes import FakeEngine
+from tests.integration.conftest import Running, StartWorker
+from workers.worker import BATCH_EVERY
+
+
+async def queue_up(client: Client, count: int, priority: Priority = "interactive") -> list[Answer]:
+    answers = [client.ask("m", f"{priority} {index}", priority=priority) for index in range(count)]
+    for answer in answers:
+        await answer.publish()
+    return answers
+
+
+async def busy_worker(running: Running, client: Client) -> Answer:
+    """Fills the one slot and holds it."""
+    running.engine.gate.clear()
+    answer = client.ask("m", "busy")
+    await answer.publish()
+    await asyncio.to_thread(running.engine.stepped.wait)
+    return answer
+
+
+async def num_queued(nc: NatsConnection) -> int:
+    info = await topology.api(nc, f"STREAM.INFO.{subjects.turns_stream('m')}")
+    assert info is not None
+    return int(info["state"]["messages"])
+
+
+async def test_batch_has_its_share_while_interactive_waits(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker(FakeEngine(num_slots=1)) as running:
+        busy = await busy_worker(running, client)
+        batch = await queue_up(client, 3, "batch")
+        interactive = await queue_up(client, 4 * BATCH_EVERY)
+        order: list[str] = []
+
+        async def note(answer: Answer, name: str) -> None:
+            await answer
+            order.append(name)
+
+        running.engine.gate.set()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(note(busy, "busy"))
+            for answer in batch:
+                group.create_task(note(answer, "batch"))
+            for answer in interactive:
+                group.create_task(note(answer, "interactive"))
+    places = [index for index, name in enumerate(order) if name == "batch"]
+    assert places[-1] < 3 * BATCH_EVERY + 2, order
+    assert places[0] >= BATCH_EVERY - 3, "interactive goes first"
+
+
+@pytest.mark.parametrize("scope", ["conversation", "all"])
+async def test_queued_turns_are_cancelled_while_every_worker_is_busy(
+    client: Client, start_worker: StartWorker, operator: NatsConnection, nats_server: EmbeddedServer, scope: str
+) -> None:
+    async with start_worker(FakeEngine(num_slots=1)) as running:
+        busy = await busy_worker(running, client)
+        mine = [client.ask("m", f"turn {index}", conversation="c") for index in range(5)]
+        other = client.ask("m", "another conversation", conversation="d")
+        for answer in (*mine, other):
+            await answer.publish()
+        await client.cancel(conversation="c" if scope == "conversation" else None)
+        for answer in mine:
+            done = await answer
+            assert (done.finish_reason, done.tokens) == ("cancelled", ())
+        if scope == "conversation":
+            assert await num_queued(operator) == 2  # the busy one and the other conversation's
+        running.engine.gate.set()
+        if scope == "conversation":
+            assert (await other).text == "echo another conversation"
+            assert (await busy).text == "echo busy"
+        else:
+            assert {(await other).finish_reason, (await busy).finish_reason} == {"cancelled"}
+
+
+@pytest.mark.parametrize("scope", ["conversation", "all"])
+async def test_a_cancel_from_before_a_worker_came_is_found(
+    client: Client, start_worker: StartWorker, scope: str
+) -> None:
+    before = client.ask("m", "before", conversation="c")
+    await before.publish()
+    await client.cancel(conversation="c" if scope == "conversation" else None)
+    after = client.ask("m", "after", conversation="c")
+    await after.publish()
+    async with start_worker():
+        assert (await before).finish_reason == "cancelled"
+        assert (await after).text == "echo after", "the conversation goes on after its cancel"
+
+
+async def test_the_time_from_a_cancel_to_the_freed_slot_is_told(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker(FakeEngine(answer="x" * 100_000, num_ctx=200_000, step_seconds=0.002)):
+        answer = client.ask("m", "go on", sampling=Sampling(max_tokens=90_000))
+        stream = answer.__aiter__()
+        await anext(stream)
+        await answer.cancel()
+        async for _ in stream:
+            pass
+        assert 0 < answer.done.timings.cancel < 1
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+async def test_a_turn_past_its_deadline_fails_at_once(
+    client: Client, start_worker: StartWorker, operator: NatsConnection, state: str
+) -> None:
+    engine = FakeEngine(num_slots=1, answer="x" * 100_000, num_ctx=200_000, step_seconds=0.002)
+    async with start_worker(engine) as running:
+        sampling = Sampling(max_tokens=90_000)
+        if state == "queued":
+            running.engine.gate.clear()
+            await client.ask("m", "busy", sampling=sampling).publish()
+            await asyncio.to_thread(running.engine.stepped.wait)
+        deadline = time.time() + 0.5
+        answer = client.ask("m", "late", sampling=sampling, deadline=deadline)
+        with pytest.raises(TurnFailed, match="deadline"):
+            await answer
+        assert time.time() - deadline < 2
+        if state == "queued":
+            assert await num_queued(operator) == 1
+            running.engine.gate.set()
+            await client.cancel()
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_with_a_hint(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker(FakeEngine(step_seconds=0.05)):
+        for _ in range(3):
+            await client.ask("m", "how long do these take, about")
+        answer = client.ask("m", "x " * 2000, deadline=time.time() + 0.2)
+        with pytest.raises(TurnFailed) as error:
+            await answer
+        failed = error.value.failed
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.retryable) == ("overloaded", True)
+        assert failed.retry_after is not None
+
+
+async def test_a_waiting_client_learns_about_its_place(
+    client: Client, start_worker: StartWorker, nats_server: EmbeddedServer
+) -> None:
+    async with start_worker(FakeEngine(num_slots=1)) as running, Client(nats_server.address(LOCAL)) as other:
+        busy = await busy_worker(running, client)
+        ahead = await queue_up(other, 10)
+        last = client.ask("m", "last")
+        await last.publish()
+        place = await last.place()
+        assert place is not None
+        assert place.turns_ahead == 10
+        running.engine.gate.set()
+        for answer in ahead:
+            await answer
+        end = await last
+        assert isinstance(end, Done)
+        assert await last.place() is None
+        await busy
