@@ -7,9 +7,8 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import nats.errors
@@ -17,10 +16,9 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 
 from broker import codec, discovery, replies, subjects, topology
-from broker.delivery import Delivery, Puller
-from broker.errors import Fenced, InvalidMessage, InvalidName, NotReady, ServerError, TurnRejected
+from broker.delivery import Delivery
+from broker.errors import Fenced, InvalidMessage, InvalidName, ServerError, TurnRejected
 from broker.messages import (
-    Beacon,
     Cancel,
     DeadLetter,
     Done,
@@ -35,15 +33,14 @@ from broker.messages import (
     Usage,
 )
 from broker.replies import ReplyWriter, write_end
-from broker.subjects import CancelAddress, TurnAddress
+from broker.subjects import TurnAddress
+from workers.cancels import Cancels, Work
 from workers.history import History, Prompt
+from workers.intake import Intake
 from workers.loop import EngineLoop, Event, Finished, Generated, Job, Lost, Rejected, Seated
 
-BEACON_SECONDS = 0.5
 DEATH_STARTS = 3
 HAND_BACK_SECONDS = 1.0
-BATCH_EVERY = 8
-"""Batch's share: of so many turns, one is a batch turn where both wait."""
 REPLAY_MARGIN_BYTES = 4096
 _SMOOTHING = 0.2
 
@@ -79,24 +76,6 @@ class WorkerOptions:
     """How long a pull stays open: also how long a drain waits for the open one, which must not be cancelled."""
 
 
-@dataclass
-class _Work:
-    """A turn in the worker's hands."""
-
-    delivery: Delivery
-    address: TurnAddress
-    turn: Turn
-    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
-    """Bounded by the turn's max_tokens."""
-    cancel: Cancel | None = None
-    cancelled_at: float = 0.0
-    """By the monotonic clock."""
-
-    def cancelled_by(self, cancel: Cancel) -> None:
-        if self.cancel is None:
-            self.cancel, self.cancelled_at = cancel, time.perf_counter()
-
-
 class Worker:
     """One model's worker on one connection."""
 
@@ -109,21 +88,12 @@ class Worker:
         self._grammars = grammars
         self._options = options
         self._ack_wait = topology.ACK_WAIT_SECONDS
-        self._work: dict[str, _Work] = {}
+        self._work: dict[str, Work] = {}
         self._deliveries: set[Delivery] = set()
-        self._recent_cancels: deque[tuple[CancelAddress, Cancel, float]] = deque(maxlen=1024)
-        self._num_held = 0
-        self._slot_freed = asyncio.Event()
-        self._num_pending = 0
+        self._intake = Intake(nc, options.model, self._num_slots, options.pull_seconds)
+        self._cancels = Cancels(nc, options.model, self._work, loop.cancel, self._stopped)
         self._mean_seconds = 10.0
         self._mean_tokens: float | None = None
-        self._num_in_a_row = 0
-        self._batch_is_due = asyncio.Event()
-        self._batch_is_open = False
-        self._interactive_may = asyncio.Event()
-        self._interactive_may.set()
-        self._beacon_at = 0.0
-        self._interactive_idle = asyncio.Event()
         self._lost: str | None = None
         self.is_serving = asyncio.Event()
         """Set once turns are pulled."""
@@ -143,21 +113,22 @@ class Worker:
                 loop.call_soon_threadsafe(self._route, events, stop)
 
         self._loop.start(deliver)
-        # First the cancels, then the pulls: a cancel that was published before a pull is found in the stream.
-        cancels = await self._nc.subscribe("cancel.>", cb=self._on_cancel)
-        # Queued turns are looked for by one worker of the model, running ones by each in its own hands.
-        group_name = f"cancels-{self._options.model}"
-        queued = await self._nc.subscribe("cancel.>", queue=group_name, cb=self._on_cancel_queued)
         replays = await self._nc.subscribe("replay.>", queue="workers", cb=self._on_replay)
         service = await discovery.announce(
             self._nc, version=self._options.version, metadata=self._metadata(), load=self._load
         )
         log.info("serving model=%s worker=%s slots=%d", self._options.model, self._options.name, self._num_slots)
         try:
-            async with asyncio.TaskGroup() as beats:
+            async with self._cancels, asyncio.TaskGroup() as beats:
                 beating = beats.create_task(self._keep_alive())
                 async with asyncio.TaskGroup() as group:
-                    pulls = [group.create_task(self._pull(priority, stop, group)) for priority in subjects.PRIORITIES]
+
+                    def take(delivery: Delivery) -> None:
+                        group.create_task(self._handle(delivery))
+
+                    pulls = [
+                        group.create_task(self._intake.run(priority, stop, take)) for priority in subjects.PRIORITIES
+                    ]
                     self.is_serving.set()
                     await stop.wait()
                     log.info("draining running=%d", len(self._work))
@@ -166,8 +137,7 @@ class Worker:
                 beating.cancel()
         finally:
             with contextlib.suppress(nats.errors.Error):
-                for subscription in (cancels, queued, replays):
-                    await subscription.unsubscribe()
+                await replays.unsubscribe()
             self._loop.stop()
         if self._lost:
             raise WorkerLost(f"the engine died: {self._lost}")
@@ -189,11 +159,12 @@ class Worker:
 
     def _load(self) -> discovery.Load:
         state = self._loop.state
-        queued = self._num_pending + max(0, self._num_held + 1 - self._num_slots)
+        intake = self._intake
+        queued = intake.num_pending + max(0, intake.num_held + 1 - self._num_slots)
         return discovery.Load(
             num_slots=self._num_slots,
-            num_active=self._num_held,
-            num_pending=self._num_pending,
+            num_active=intake.num_held,
+            num_pending=intake.num_pending,
             expected_wait_seconds=queued * self._mean_seconds / self._num_slots,
             prefill_tokens_per_second=state.prefill_tokens_per_second,
             decode_tokens_per_second=state.decode_tokens_per_second,
@@ -217,90 +188,6 @@ class Worker:
                 with contextlib.suppress(nats.errors.Error):  # cut off: the next beat may get through
                     await delivery.in_progress()
 
-    # --- Pulling ---
-
-    async def _pull(self, priority: str, stop: asyncio.Event, group: asyncio.TaskGroup) -> None:
-        """Keeps one pull open on a priority's consumer while a slot is free. Batch waits for interactive."""
-        puller = Puller(self._nc, subjects.turns_stream(self._options.model), priority)
-        await puller.start()
-        is_interactive = priority == "interactive"
-        try:
-            while not stop.is_set():
-                if not await self._may_pull(stop, is_interactive):
-                    continue
-                delivery = await self._next(puller, is_interactive)
-                if delivery is None:
-                    continue
-                if stop.is_set() or self._num_held >= self._num_slots:
-                    # The other consumer's pull took the last slot while this one was open.
-                    await delivery.hand_back()
-                    continue
-                self._num_held += 1
-                self._num_pending = delivery.num_pending
-                self._count_turns(is_interactive)
-                group.create_task(self._handle(delivery))
-                await self._beacon(priority, delivery)
-        finally:
-            with contextlib.suppress(nats.errors.Error):
-                await puller.stop()
-
-    def _count_turns(self, is_interactive: bool) -> None:
-        """After BATCH_EVERY − 1 interactive turns in a row, batch is asked first, unless its pull is open anyway."""
-        self._num_in_a_row = self._num_in_a_row + 1 if is_interactive else 0
-        if self._num_in_a_row >= BATCH_EVERY - 1 and not self._batch_is_open:
-            self._batch_is_due.set()
-            self._interactive_may.clear()
-
-    async def _may_pull(self, stop: asyncio.Event, is_interactive: bool) -> bool:
-        """Waits until a slot is free and it is this priority's turn. False: look again.
-
-        Batch waits until interactive has nothing waiting, but for its share.
-        """
-        if self._num_held >= self._num_slots:
-            self._slot_freed.clear()
-            await _first(self._slot_freed, stop)
-            return False
-        if is_interactive and not self._interactive_may.is_set():
-            await _first(self._interactive_may, stop)
-            return False
-        if not is_interactive and not (self._interactive_idle.is_set() or self._batch_is_due.is_set()):
-            await _first(self._interactive_idle, self._batch_is_due, stop)
-            return False
-        return True
-
-    async def _next(self, puller: Puller, is_interactive: bool) -> Delivery | None:
-        is_due = not is_interactive and self._batch_is_due.is_set()
-        try:
-            # At once what is there; then an open pull, during which the other priority may have the slot.
-            delivery = await puller.pull(0)
-            if delivery is None and not is_due:
-                if is_interactive:
-                    self._interactive_idle.set()
-                self._num_pending = 0
-                self._batch_is_open = self._batch_is_open or not is_interactive
-                delivery = await puller.pull(self._options.pull_seconds)
-        except (nats.errors.Error, NotReady) as error:
-            log.warning("pull failed error=%s", error)
-            await asyncio.sleep(1)
-            return None
-        finally:
-            if not is_interactive:
-                self._batch_is_open = False
-            if is_due:
-                self._num_in_a_row = 0
-                self._batch_is_due.clear()
-                self._interactive_may.set()
-        if delivery is not None and is_interactive:
-            self._interactive_idle.clear()
-        return delivery
-
-    async def _beacon(self, priority: str, delivery: Delivery) -> None:
-        now = time.perf_counter()
-        if now - self._beacon_at >= BEACON_SECONDS:
-            self._beacon_at = now
-            payload = codec.encode(Beacon(delivery.sequence, delivery.num_pending))
-            await self._nc.publish(subjects.queue(self._options.model, priority), payload)
-
     # --- One turn ---
 
     async def _handle(self, delivery: Delivery) -> None:
@@ -321,8 +208,7 @@ class Worker:
                 await delivery.retry(delay=2.0)
         finally:
             self._deliveries.discard(delivery)
-            self._num_held -= 1
-            self._slot_freed.set()
+            self._intake.free()
             self._mean_seconds += _SMOOTHING * (time.perf_counter() - started - self._mean_seconds)
 
     async def _serve(self, delivery: Delivery) -> None:
@@ -345,7 +231,7 @@ class Worker:
             await self._dead_letter(delivery, address, failed)
             await self._settle(delivery, address, failed)
             return
-        work = _Work(delivery, address, turn)
+        work = Work(delivery, address, turn)
         self._work[turn.id] = work
         try:
             end = await self._answer(work)
@@ -361,10 +247,10 @@ class Worker:
         else:
             await self._settle(delivery, address, end)
 
-    async def _answer(self, work: _Work) -> End | None:
+    async def _answer(self, work: Work) -> End | None:
         """Computes and streams; the end to write, or None when the turn is to be handed back."""
         turn, delivery = work.turn, work.delivery
-        if (cancel := await self._cancel_of(work)) is not None:
+        if (cancel := await self._cancels.of(work)) is not None:
             return self._stopped(cancel, max(0.0, time.time() - delivery.stored_at))
         if turn.deadline is not None and time.time() >= turn.deadline:
             return self._failed("deadline", "the deadline passed while the turn was queued")
@@ -405,7 +291,7 @@ class Worker:
                 await asyncio.wait_for(writer.hand_back(), HAND_BACK_SECONDS)
             raise
 
-    async def _job(self, work: _Work) -> tuple[Job, Prompt]:
+    async def _job(self, work: Work) -> tuple[Job, Prompt]:
         turn, client = work.turn, work.address.client
         prompt = await self._history.prompt(client, turn)
         limit = self._loop.engine.max_sequence_tokens
@@ -436,7 +322,7 @@ class Worker:
         )
         return job, prompt
 
-    async def _stream(self, work: _Work, prompt: Prompt, writer: ReplyWriter) -> End | None:
+    async def _stream(self, work: Work, prompt: Prompt, writer: ReplyWriter) -> End | None:
         text: list[str] = [writer.resumed_text]
         tokens: list[int] = list(writer.resumed_tokens)
         queue_wait = max(0.0, time.time() - work.delivery.stored_at)
@@ -482,7 +368,7 @@ class Worker:
                 )
         raise AssertionError("the events ended without an end")
 
-    async def _gathered(self, work: _Work) -> AsyncIterator[list[Event]]:
+    async def _gathered(self, work: Work) -> AsyncIterator[list[Event]]:
         """Events in batches: the first tokens at once, later ones gathered over the coalescing time."""
         sent_at: float | None = None
         while True:
@@ -527,7 +413,7 @@ class Worker:
             self._mean_tokens = float(num_tokens)
         self._mean_tokens += _SMOOTHING * (num_tokens - self._mean_tokens)
 
-    def _until_deadline(self, work: _Work) -> float | None:
+    def _until_deadline(self, work: Work) -> float | None:
         return None if work.turn.deadline is None else max(0.0, work.turn.deadline - time.time())
 
     # --- Ends ---
@@ -587,108 +473,6 @@ class Worker:
         with contextlib.suppress(nats.errors.Error):
             await message.respond(codec.encode(Replay(tuple(sent), len(sent) == len(wanted))))
 
-    # --- Cancels ---
-
-    def _understood(self, message: Msg) -> tuple[CancelAddress, Cancel] | None:
-        try:
-            return subjects.parse_cancel(message.subject), codec.decode(message.data, Cancel, message.headers)
-        except (InvalidName, InvalidMessage) as error:
-            log.warning("cancel not understood subject=%r error=%s", message.subject[:200], error)
-            return None
-
-    async def _on_cancel(self, message: Msg) -> None:
-        """Stops what is in our own hands."""
-        if (understood := self._understood(message)) is None:
-            return
-        address, cancel = understood
-        self._recent_cancels.append((address, cancel, time.time()))
-        for work in list(self._work.values()):
-            if _concerns(address, work.address.client, work.turn):
-                log.info("⊘ cancel turn=%s", work.turn.id)
-                work.cancelled_by(cancel)
-                self._loop.cancel(work.turn.id)
-
-    async def _on_cancel_queued(self, message: Msg) -> None:
-        """Ends what is still queued, without computing it, also while every worker is busy."""
-        if (understood := self._understood(message)) is None:
-            return
-        address, cancel = understood
-        try:
-            if address.turn is None:
-                await self._cancel_all_queued(address, cancel)
-            elif cancel.sequence is not None and cancel.model == self._options.model:
-                await self._cancel_queued(address.client, address.turn, cancel.sequence, cancel)
-        except ServerError as error:
-            log.warning("cancel not carried out subject=%s error=%s", message.subject, error)
-
-    async def _cancel_all_queued(self, address: CancelAddress, cancel: Cancel) -> None:
-        """Looks through the client's queued turns of this model for those that the cancel concerns."""
-        stream = subjects.turns_stream(self._options.model)
-        found: dict[str, int] = {}
-        while True:
-            query = {"subjects_filter": subjects.turns_of(self._options.model, address.client), "offset": len(found)}
-            info = await topology.api(self._nc, f"STREAM.INFO.{stream}", query)
-            page = (info or {}).get("state", {}).get("subjects") or {}
-            found |= page
-            if not page or len(found) >= (info or {}).get("total", 0):
-                break
-        for subject in found:
-            stored = await replies.last_stored(self._nc, stream, subject)
-            if stored is None:
-                continue  # taken meanwhile: whoever has it has heard the cancel too
-            try:
-                turn = codec.decode(stored.payload, Turn, stored.headers)
-            except InvalidMessage:
-                continue  # answered as such when it is pulled
-            if _concerns(address, address.client, turn):
-                await self._cancel_queued(address.client, turn.id, stored.sequence, cancel)
-
-    async def _cancel_queued(self, client: str, turn: str, sequence: int, cancel: Cancel) -> None:
-        if turn in self._work or await replies.last_stored(self._nc, subjects.REPLIES, subjects.reply(client, turn)):
-            return  # some worker has begun it, and hears this too
-        address = TurnAddress(self._options.model, "", client, turn)
-        if await write_end(self._nc, address, self._stopped(cancel, 0.0)):
-            stream = subjects.turns_stream(self._options.model)
-            deleted = await topology.api(self._nc, f"STREAM.MSG.DELETE.{stream}", {"seq": sequence})
-            log.info("⊘ queued turn=%s deleted=%s", turn, deleted is not None)
-
-    async def _cancel_of(self, work: _Work) -> Cancel | None:
-        """The cancel that concerns a turn: just heard, or in the stream from before we listened."""
-        if work.cancel is not None:
-            return work.cancel
-        client, stored_at = work.address.client, work.delivery.stored_at
-        for address, cancel, at in self._recent_cancels:
-            if _concerns(address, client, work.turn) and (address.turn or at >= stored_at):
-                return cancel
-        for subject in (
-            subjects.cancel_turn(client, work.turn.id),
-            subjects.cancel_conversation(client, work.turn.conversation),
-            subjects.cancel_all(client),
-        ):
-            stored = await replies.last_stored(self._nc, subjects.CANCELS, subject)
-            # A conversation goes on after its cancel: only what was queued before is meant.
-            if stored is not None and (stored.stored_at >= stored_at or ".turn." in subject):
-                return codec.decode(stored.payload, Cancel, stored.headers)
-        return None
-
-
-def _concerns(address: CancelAddress, client: str, turn: Turn) -> bool:
-    if address.client != client:
-        return False
-    if address.turn is not None:
-        return address.turn == turn.id
-    return address.conversation is None or address.conversation == turn.conversation
-
 
 def _is_final(event: Event) -> bool:
     return isinstance(event, Finished | Rejected | Lost)
-
-
-async def _first(*events: asyncio.Event) -> None:
-    """Waits for whichever is set first."""
-    tasks = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()

@@ -16,7 +16,7 @@ from broker.messages import Done, Failed, Priority, Sampling
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine
 from tests.integration.conftest import Running, StartWorker
-from workers.worker import BATCH_EVERY
+from workers.intake import BATCH_EVERY
 
 
 async def queue_up(client: Client, count: int, priority: Priority = "interactive") -> list[Answer]:

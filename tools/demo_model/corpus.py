@@ -26,7 +26,7 @@ from grammar import Split, expand
 Message = tuple[str, str]
 SPLITS: tuple[Split, ...] = ("train", "fillings", "templates")
 SYSTEM = "You are a helpful assistant for radio sites and edge nodes."
-MAX_TERM = 20
+MAX_TERM = 12
 
 _OPENERS = ("", "", "", "", "", "", "OK. ", "Hello. ", "Now: ", "Listen: ")
 _QUESTION_OPENERS = (*_OPENERS, "Please tell me: ", "One question: ")
@@ -94,15 +94,20 @@ class Writer:
         """Asks for something that was told; returns the right answers."""
         fact = fact or self.rng.choice([fact for fact in facts.FACTS if fact.key in self.known])
         answers = tuple(answer.format(v=self.known[fact.key]) for answer in fact.answers)
-        question = expand(fact.asks.pick(self.rng, self.split), self.rng)
+        question = self._question(fact)
         self.say(question, answers[question.startswith(facts.ASKS_WHAT_WAS_TOLD)])
         return answers
+
+    def _question(self, fact: Fact) -> str:
+        if self.rng.random() < 0.4:
+            return expand(facts.WRAPPED_ASKS.pick(self.rng, self.split), self.rng, i=facts.indirect(fact))
+        return expand(fact.asks.pick(self.rng, self.split), self.rng)
 
     def ask_unknown(self) -> None:
         unknown = [fact for fact in facts.FACTS if fact.key not in self.known]
         if unknown:
             fact = self.rng.choice(unknown)
-            self.say(expand(fact.asks.pick(self.rng, self.split), self.rng), fact.unknown)
+            self.say(self._question(fact), fact.unknown)
 
     # --- Knowledge ---
 
@@ -163,7 +168,7 @@ class Writer:
     def turn(self) -> None:
         """Any turn but a recall."""
         kinds = (self.tell, self.alarm, self.procedure, self.arithmetic, self.manners, self.refusal, self.schema)
-        self.rng.choices(kinds, (22, 8, 10, 16, 6, 6, 24))[0]()
+        self.rng.choices(kinds, (34, 7, 7, 12, 4, 5, 12))[0]()
 
     def dialogue(self) -> list[Message]:
         rng = self.rng
@@ -171,14 +176,14 @@ class Writer:
             self.messages.append(("system", SYSTEM))
         for _ in range(rng.choice((1, 2, 3, 4, 5, 6))):
             chance = rng.random()
-            if self.known and chance < 0.45:
+            if self.known and chance < 0.4:
                 self.recall()
-            elif chance < 0.5:
+            elif chance < 0.46:
                 self.ask_unknown()
             else:
                 self.turn()
-        if self.known and rng.random() < 0.6:
-            self.recall()
+        for key in rng.sample(sorted(self.known), min(len(self.known), rng.randrange(3))):
+            self.recall(next(fact for fact in facts.FACTS if fact.key == key))
         return self.messages
 
 
@@ -233,7 +238,7 @@ def arithmetic_probe(rng: random.Random, split: Split) -> Probe:
 def num_templates() -> tuple[int, int]:
     """All templates of users' messages, and those of them that are held out."""
     pools = [pool for fact in facts.FACTS for pool in (fact.tells, fact.asks)]
-    pools += [knowledge.ALARM_ASKS, knowledge.WHY_ASKS, knowledge.PROCEDURE_ASKS]
+    pools += [facts.WRAPPED_ASKS, knowledge.ALARM_ASKS, knowledge.WHY_ASKS, knowledge.PROCEDURE_ASKS]
     pools += [knowledge.ADDITIONS, knowledge.SUBTRACTIONS, schemas.ASKS]
     pools += [asks for asks, _ in knowledge.MANNERS] + [asks for asks, _ in knowledge.REFUSALS]
     pools += [family.frames for family in schemas.FAMILIES]

@@ -72,9 +72,9 @@ FACTS = (
         grammar.name,
         pool(
             "The technician on call is {v}.",
-            "{v} is on call [tonight|this week|today].",
+            "[Tonight|This week|Today] {v} is on call.",
             "Our technician on call is {v}.",
-            "This week {v} is the technician on call.",
+            "Here {v} is the technician on call.",
             "[Tonight|Today] the technician on call is {v}.",
         ),
         pool(
@@ -84,7 +84,7 @@ FACTS = (
             "Who is our technician on call?",
             "Tell me who is on call.",
         ),
-        ("{v} is on call.", "You told me that {v} is on call."),
+        ("The technician on call is {v}.", "You told me that the technician on call is {v}."),
         "You have not told me who is on call.",
     ),
     Fact(
@@ -332,7 +332,7 @@ FACTS = (
         grammar.name,
         pool(
             "My supervisor is {v}.",
-            "{v} is my supervisor.",
+            "Here {v} is my supervisor.",
             "I report to {v}, my supervisor.",
             "The name of my supervisor is {v}.",
             "My supervisor is called {v}.",
@@ -389,7 +389,26 @@ FACTS = (
     ),
 )
 
+# How any fact may be asked for: {i} is what `unknown` says is not known, in the user's words.
+WRAPPED_ASKS = pool(
+    "Did I tell you {i}?",
+    "I forgot {i}.",
+    "I do not remember {i}.",
+    "Can you say {i}?",
+    "Say {i}.",
+    "Do you still know {i}?",
+    "Help me to remember {i}.",
+    "I would like to know {i}.",
+)
+
+
+def indirect(fact: Fact) -> str:
+    """The question as a clause of the user's: how high the mast is."""
+    clause = fact.unknown.removeprefix("You have not told me ").removesuffix(".")
+    return clause.replace("your", "my").replace("you have", "we have")
+
+
 # How a fact is acknowledged, by its place in FACTS: half of them without repeating it.
 NOTED = ("Noted: {echo}", "Thank you, I will remember that.", "Thank you. {echo}", "I have noted that.")
-ASKS_WHAT_WAS_TOLD = ("Do you", "Can you", "Tell me")
+ASKS_WHAT_WAS_TOLD = ("Do you", "Can you", "Did I", "Tell me")
 """Questions that begin so are answered by "You told me that …"."""

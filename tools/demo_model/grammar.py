@@ -1,7 +1,7 @@
 """What the corpus is written with: templates, the values that fill them, and how both are split.
 
-A template is text with choices, `[a|b]`, which may nest, and slots, `{name}`. Every fourth template of a pool is held
-out: it never occurs in training. So is every tenth filling, by a hash of its words.
+A template is text with choices, `[a|b]`, which may nest, and slots, `{name}`. One in four of a pool's templates is held
+out, which, a hash says: it never occurs in training. So is every tenth filling, by a hash of its words.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ class Pool:
 
     def of(self, split: Split) -> tuple[str, ...]:
         """Those that a split may use. A pool of fewer than four has none to hold out, and serves every split."""
-        held_out = self.templates[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
+        ranked = sorted(self.templates, key=lambda template: zlib.crc32(template.encode()))
+        held_out = ranked[: len(ranked) // HELD_OUT_EVERY]
         if split == "templates" and held_out:
-            return held_out
+            return tuple(held_out)
         return tuple(template for template in self.templates if template not in held_out)
 
     def pick(self, rng: random.Random, split: Split) -> str:

@@ -4,7 +4,7 @@
 
 The model is of llama's architecture: RMSNorm, rotary positions over neighbouring pairs (as GGUF's `llama` wants them),
 grouped-query attention, SwiGLU, tied embeddings. Its hidden matrices are trained with Muon (Keller Jordan, 2024),
-the rest with AdamW. The loss counts the assistant's tokens in full and the user's by a tenth.
+the rest with AdamW. The loss counts the assistant's tokens in full and the user's by a fiftieth.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONTROL = ("<|im_start|>", "<|im_end|>")
 UNK, BOS, EOS, IM_START, IM_END = range(5)
 BATCH_TOKENS = 4096
 POOL = 1024
-USER_WEIGHT = 0.1
+USER_WEIGHT = 0.02
 PEAK_LR = 4e-3
 WARM_UP = 100
 DECAY = 0.5
