@@ -200,6 +200,42 @@ def _largest_context() -> Callable[[Entry], int]:
     return largest
 
 
+def run_dead(arguments: argparse.Namespace) -> int:
+    from broker import process
+    from broker.accounts import OPERATOR
+    from producers import dead
+
+    where = address(settings(CommonSettings, arguments), OPERATOR)
+    match arguments.dead_command:
+        case "list":
+            work = dead.list_letters(where, arguments.model, as_json=arguments.json)
+        case "show":
+            work = dead.show_letter(where, arguments.numbers[0])
+        case "replay":
+            work = dead.replay_letters(where, arguments.numbers)
+        case _:
+            work = dead.purge_letters(where, arguments.numbers)
+
+    async def run(stop: asyncio.Event) -> int:
+        return await work
+
+    return process.run(run)
+
+
+def run_cancel(arguments: argparse.Namespace) -> int:
+    from broker import process
+    from broker.client import Client
+
+    where = address(settings(CommonSettings, arguments), "local")
+
+    async def cancel(stop: asyncio.Event) -> int:
+        async with Client(where) as client:
+            await client.cancel(turn=arguments.turn, conversation=arguments.conversation)
+        return 0
+
+    return process.run(cancel)
+
+
 # --- For people ------------------------------------------------------------------------------------------------------
 
 
@@ -470,6 +506,27 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--revision", default="main", help="a branch, tag or commit (default main)")
             command.add_argument("--repository", help="for a model that is not in the catalogue, with --file")
             command.add_argument("--file", help="the file in that repository")
+
+    dead = commands.add_parser("dead", help="turns that were given up on")
+    dead_commands = dead.add_subparsers(dest="dead_command", metavar="COMMAND", required=True)
+    for name, help, example in (
+        ("list", "which there are, and why", "turnpike dead list --model tiny"),
+        ("show", "all of one, as JSON", "turnpike dead show 3"),
+        ("replay", "queue them again, as new turns", "turnpike dead replay 3 4"),
+        ("purge", "forget them; without numbers all", "turnpike dead purge 3"),
+    ):
+        command = _add(dead_commands, name, run_dead, help, example)
+        if name == "list":
+            command.add_argument("--model")
+            command.add_argument("--json", action="store_true")
+        else:
+            command.add_argument("numbers", type=int, nargs="*" if name == "purge" else "+", metavar="NUMBER")
+
+    cancel = _add(commands, "cancel", run_cancel, "stop turns, queued or running", "turnpike cancel --conversation c1")
+    which = cancel.add_mutually_exclusive_group(required=True)
+    which.add_argument("--turn")
+    which.add_argument("--conversation")
+    which.add_argument("--all", action="store_true", help="all of this account's turns")
 
     top = _add(commands, "top", run_top, "who serves what", "turnpike top --json")
     top.add_argument("--json", action="store_true")

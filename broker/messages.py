@@ -221,6 +221,8 @@ class DeadLetter(Struct, frozen=True):
     attempts: Count
     payload: bytes
     content_type: str | None = None
+    workers: tuple[str, ...] = ()
+    """Who began the turn, in order."""
 
 
 class Beacon(Struct, frozen=True):

@@ -76,21 +76,22 @@ async def read_end(nc: NatsConnection, client: str, turn: str) -> End | None:
     return end
 
 
-async def read_replies(nc: NatsConnection, client: str, turn: str) -> list[StoredReply]:
-    """All that is stored of a turn's reply, in order. A worker's right; raises ServerError."""
-    subject = subjects.reply(client, turn)
+async def read_stored(nc: NatsConnection, stream: str, subject: str, limit: int | None = None) -> list[Stored]:
+    """All messages of a subject or filter, in order, up to `limit`. Not a producer's right; raises ServerError."""
     inbox = nc.new_inbox()
     subscription = await nc.subscribe(inbox)
-    found: list[StoredReply] = []
+    found: list[Stored] = []
     try:
-        while True:
-            request = {"seq": found[-1].sequence + 1 if found else 1, "next_by_subj": subject, "batch": BATCH}
-            await nc.publish(f"$JS.API.DIRECT.GET.{subjects.REPLIES}", json.dumps(request).encode(), reply=inbox)
+        while limit is None or len(found) < limit:
+            size = BATCH if limit is None else min(BATCH, limit - len(found))
+            request = {"seq": found[-1].sequence + 1 if found else 1, "next_by_subj": subject, "batch": size}
+            await nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
             num_before = len(found)
             while (status := await _next_of_batch(subscription, found)) is None:
                 pass
-            if status == "404" or len(found) - num_before < BATCH:
-                return found
+            if status == "404" or len(found) - num_before < size:
+                break
+        return found
     except (nats.errors.Error, TimeoutError) as error:
         raise ServerError(f"direct get of {subject}: {str(error) or type(error).__name__}") from error
     finally:
@@ -98,7 +99,7 @@ async def read_replies(nc: NatsConnection, client: str, turn: str) -> list[Store
             await subscription.unsubscribe()
 
 
-async def _next_of_batch(subscription: Subscription, found: list[StoredReply]) -> str | None:
+async def _next_of_batch(subscription: Subscription, found: list[Stored]) -> str | None:
     """Appends the next message of a batched direct get; the status that ends the batch, or None."""
     message = await subscription.next_msg(timeout=5)
     headers = dict(message.headers or {})
@@ -107,8 +108,16 @@ async def _next_of_batch(subscription: Subscription, found: list[StoredReply]) -
         return status
     if "Nats-Sequence" not in headers:
         raise ServerError(f"direct get: {status} {headers.get('Description')}")
-    found.append(StoredReply(codec.decode(message.data, Reply, headers), int(headers["Nats-Sequence"]), message.data))
+    found.append(Stored(message.data, int(headers["Nats-Sequence"]), headers))
     return None
+
+
+async def read_replies(nc: NatsConnection, client: str, turn: str) -> list[StoredReply]:
+    """All that is stored of a turn's reply, in order. A worker's right; raises ServerError."""
+    return [
+        StoredReply(codec.decode(one.payload, Reply, one.headers), one.sequence, one.payload)
+        for one in await read_stored(nc, subjects.REPLIES, subjects.reply(client, turn))
+    ]
 
 
 class ReplyWriter:
@@ -125,6 +134,8 @@ class ReplyWriter:
         self.resumed_text = ""
         self.resumed_tokens: tuple[int, ...] = ()
         """What an earlier worker has sent of this attempt: the answer goes on behind it."""
+        self.workers: tuple[str, ...] = ()
+        """Who started the turn before, in order."""
 
     async def start(self, model: str = "", *, can_resume: bool = True) -> Started:
         """Says that the turn is seated, to go on where an earlier worker stopped, or anew with the next attempt.
@@ -137,6 +148,7 @@ class ReplyWriter:
             self._sequence = stored[-1].sequence
             earlier = [one.reply for one in stored]
             self.num_chunks, self.attempt = earlier[-1].index + 1, earlier[-1].attempt
+            self.workers = tuple(reply.worker for reply in earlier if isinstance(reply, Started))
             num_starts += sum(isinstance(reply, Started) for reply in earlier)
             num_starts -= sum(isinstance(reply, HandedBack) for reply in earlier)
             current = [reply for reply in earlier if reply.attempt == self.attempt]

@@ -120,8 +120,9 @@ def parse_cancel(subject: str) -> CancelAddress:
     raise InvalidName("subject", subject)
 
 
-def dead(model: str) -> str:
-    return f"dead.{token(model, 'model')}"
+def dead(model: str | None = None) -> str:
+    """Where the turns of a model that were given up on lie; of all models without one, a filter."""
+    return f"dead.{token(model, 'model')}" if model is not None else "dead.>"
 
 
 def queue(model: str, priority: str) -> str:

@@ -104,9 +104,9 @@ class Cancels:
             return
         address, cancel = understood
         try:
-            if address.turn is None:
+            if address.turn is None or cancel.sequence is None:
                 await self._cancel_all_queued(address, cancel)
-            elif cancel.sequence is not None and cancel.model == self._model:
+            elif cancel.model == self._model:
                 await self._cancel_queued(address.client, address.turn, cancel.sequence, cancel)
         except ServerError as error:
             log.warning("cancel not carried out subject=%s error=%s", message.subject, error)

@@ -268,7 +268,7 @@ class Worker:
         job = dataclasses.replace(job, resumed=writer.resumed_tokens)
         if started.num_starts > DEATH_STARTS:
             failed = self._failed("poison", f"the turn was begun {started.num_starts - 1} times and never finished")
-            await self._dead_letter(delivery, work.address, failed)
+            await self._dead_letter(delivery, work.address, failed, writer.workers)
             return failed
         log.info(
             "→ turn=%s client=%s prompt_tokens=%d resumed_tokens=%d attempt=%d",
@@ -437,13 +437,16 @@ class Worker:
             return self._failed("deadline", "the deadline passed while the turn was queued")
         return Done("cancelled", "", (), Usage(0, 0, 0), Timings(queue_wait, 0.0, 0.0), self._options.name)
 
-    async def _dead_letter(self, delivery: Delivery, address: TurnAddress, failed: Failed) -> None:
+    async def _dead_letter(
+        self, delivery: Delivery, address: TurnAddress, failed: Failed, workers: tuple[str, ...] = ()
+    ) -> None:
         letter = DeadLetter(
             delivery.subject,
             f"{failed.code}: {failed.detail}",
             delivery.num_delivered,
             delivery.payload,
             delivery.headers.get(codec.CONTENT_TYPE),
+            workers,
         )
         payload = codec.encode(letter)
         if len(payload) > self._nc.max_payload:

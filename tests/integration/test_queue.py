@@ -35,10 +35,14 @@ async def busy_worker(running: Running, client: Client) -> Answer:
     return answer
 
 
-async def num_queued(nc: NatsConnection) -> int:
-    info = await topology.api(nc, f"STREAM.INFO.{subjects.turns_stream('m')}")
-    assert info is not None
-    return int(info["state"]["messages"])
+async def until_queued(nc: NatsConnection, count: int) -> None:
+    """The end of a queued turn comes before its message goes."""
+    async with asyncio.timeout(10):
+        while True:
+            info = await topology.api(nc, f"STREAM.INFO.{subjects.turns_stream('m')}")
+            assert info is not None
+            if info["state"]["messages"] == count:
+                return
 
 
 async def test_batch_has_its_share_while_interactive_waits(client: Client, start_worker: StartWorker) -> None:
@@ -79,7 +83,7 @@ async def test_queued_turns_are_cancelled_while_every_worker_is_busy(
             done = await answer
             assert (done.finish_reason, done.tokens) == ("cancelled", ())
         if scope == "conversation":
-            assert await num_queued(operator) == 2  # the busy one and the other conversation's
+            await until_queued(operator, 2)  # the busy one and the other conversation's
         running.engine.gate.set()
         if scope == "conversation":
             assert (await other).text == "echo another conversation"
@@ -100,6 +104,19 @@ async def test_a_cancel_from_before_a_worker_came_is_found(
     async with start_worker():
         assert (await before).finish_reason == "cancelled"
         assert (await after).text == "echo after", "the conversation goes on after its cancel"
+
+
+async def test_a_queued_turn_is_cancelled_by_its_id_alone(
+    client: Client, start_worker: StartWorker, operator: NatsConnection
+) -> None:
+    async with start_worker(FakeEngine(num_slots=1)) as running:
+        busy = await busy_worker(running, client)
+        queued = (await queue_up(client, 1))[0]
+        await client.cancel(turn=queued.turn.id)
+        assert (await queued).finish_reason == "cancelled"
+        await until_queued(operator, 1)
+        running.engine.gate.set()
+        await busy
 
 
 async def test_the_time_from_a_cancel_to_the_freed_slot_is_told(client: Client, start_worker: StartWorker) -> None:
@@ -130,7 +147,7 @@ async def test_a_turn_past_its_deadline_fails_at_once(
             await answer
         assert time.time() - deadline < 2
         if state == "queued":
-            assert await num_queued(operator) == 1
+            await until_queued(operator, 1)
             running.engine.gate.set()
             await client.cancel()
 
