@@ -238,6 +238,7 @@ class Answer:
         self._next_index = 0
         self._attempt = 0
         self._num_reconnects = 0
+        self._starts: set[Started] = set()
         self._may_ask_at = 0.0
         self._is_late = False
         self._place: _Place | None = None
@@ -385,6 +386,10 @@ class Answer:
         return found
 
     def _take(self, reply: Reply) -> list[Chunk]:
+        if isinstance(reply, Started) and reply not in self._starts:
+            self._starts.add(reply)
+            # A server that was killed may have lost chunks that we saw; the next worker goes on before them.
+            self._next_index = min(self._next_index, reply.index)
         if reply.index != self._next_index:
             return []  # known already; or behind a hole that could not be filled
         self._next_index += 1
@@ -393,11 +398,19 @@ class Answer:
             self._attempt, self.text, self._num_tokens = reply.attempt, "", 0
         if isinstance(reply, Started):
             self.started = reply
-        if not isinstance(reply, Chunk):
-            return []
-        self.text += reply.text
-        self._num_tokens += len(reply.tokens)
-        return [reply]
+        return self._added(reply) if isinstance(reply, Chunk) else []
+
+    def _added(self, chunk: Chunk) -> list[Chunk]:
+        """The chunk, less what of it was seen before."""
+        text = chunk.text[max(0, len(self.text) - chunk.text_offset) :]
+        tokens = chunk.tokens[max(0, self._num_tokens - chunk.token_offset) :]
+        if len(tokens) < len(chunk.tokens):
+            logprobs = chunk.logprobs[len(chunk.logprobs) - len(tokens) :] if tokens else ()
+            offsets = len(self.text), self._num_tokens
+            chunk = Chunk(chunk.index, chunk.attempt, text, tokens, logprobs, *offsets)
+        self.text += text
+        self._num_tokens += len(tokens)
+        return [chunk] if text or tokens else []
 
     def _rest(self) -> list[Chunk]:
         """What the end holds beyond the chunks that arrived."""
@@ -411,7 +424,8 @@ class Answer:
             return []
         self.text += text
         self._num_tokens += len(tokens)
-        return [Chunk(max(end.num_chunks, self._next_index), end.attempt, text, tokens)]
+        offsets = len(end.text) - len(text), len(end.tokens) - len(tokens)
+        return [Chunk(max(end.num_chunks, self._next_index), end.attempt, text, tokens, (), *offsets)]
 
 
 class _Followed(Answer):

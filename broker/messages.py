@@ -121,6 +121,10 @@ class Chunk(Struct, frozen=True, tag_field="type", tag="chunk", omit_defaults=Tr
     text: str
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    text_offset: Count = 0
+    """How many characters of this attempt's text come before."""
+    token_offset: Count = 0
+    """How many of its tokens come before."""
 
 
 class HandedBack(Struct, frozen=True, tag_field="type", tag="handed_back"):

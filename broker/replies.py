@@ -129,6 +129,8 @@ class ReplyWriter:
         self._worker = worker
         self._subject = subjects.reply(address.client, address.turn)
         self._sequence = 0
+        self._text_offset = 0
+        self._token_offset = 0
         self.num_chunks = 0
         self.attempt = 0
         self.resumed_text = ""
@@ -156,6 +158,7 @@ class ReplyWriter:
             if can_resume and _is_whole(current, model):
                 self.resumed_text = "".join(chunk.text for chunk in chunks)
                 self.resumed_tokens = tuple(token for chunk in chunks for token in chunk.tokens)
+                self._text_offset, self._token_offset = len(self.resumed_text), len(self.resumed_tokens)
             else:
                 self.attempt += 1
         started = Started(self.num_chunks, self.attempt, self._worker, max(1, num_starts), model)
@@ -168,7 +171,10 @@ class ReplyWriter:
 
     async def write(self, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] = ()) -> None:
         """Sends the next chunk; comes back when it is stored."""
-        await self._write(Chunk(self.num_chunks, self.attempt, text, tokens, logprobs))
+        offsets = self._text_offset, self._token_offset
+        await self._write(Chunk(self.num_chunks, self.attempt, text, tokens, logprobs, *offsets))
+        self._text_offset += len(text)
+        self._token_offset += len(tokens)
 
     async def _write(self, reply: Reply) -> None:
         payload = codec.encode(reply)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import codec, replies, subjects
+from broker import codec, replies, subjects, topology
 from broker.accounts import LOCAL
 from broker.client import Answer, Client
 from broker.errors import Fenced, TurnFailed
@@ -183,3 +183,20 @@ async def test_what_a_reader_missed_is_filled_in_before_the_end(client: Client, 
         async for chunk in stream:
             text += chunk.text
         assert text == ANSWER
+
+
+async def test_what_a_killed_server_lost_after_a_reader_saw_it_is_not_read_twice(
+    client: Client, operator: NatsConnection, start_worker: StartWorker
+) -> None:
+    answer = client.ask("m", "hello")
+    await leave_half_done(operator, answer, "the", " wh", "ole an")
+    stream = answer.__aiter__()
+    seen = [await anext(stream) for _ in range(3)]
+    # The last chunk is gone from the stream, as after a power cut.
+    last = await replies.last_stored(operator, subjects.REPLIES, subjects.reply(LOCAL, answer.turn.id))
+    assert last is not None
+    await topology.api(operator, f"STREAM.MSG.DELETE.{subjects.REPLIES}", {"seq": last.sequence})
+    async with start_worker(FakeEngine(answer=ANSWER)):
+        seen += [chunk async for chunk in stream]
+    assert "".join(chunk.text for chunk in seen) == ANSWER == answer.done.text
+    assert [token for chunk in seen for token in chunk.tokens] == list(answer.done.tokens)
