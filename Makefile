@@ -1,5 +1,5 @@
 # Every target does the set-up it needs; the second run starts in seconds.
-.PHONY: demo test check bench lock clean setup
+.PHONY: demo test check bench chaos lock clean setup
 
 setup:
 	@tools/setup.sh
@@ -14,6 +14,9 @@ check: setup ## lint and types
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+
+chaos: setup ## 20 minutes of faults, and an account of every turn
+	@.venv/bin/python -m tests.chaos
 
 bench: setup
 	@benchmarks/build_tools.sh >/dev/null

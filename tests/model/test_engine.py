@@ -13,6 +13,7 @@ from tests.model.conftest import CHUNK, Bench
 from workers.detokenizer import Detokenizer
 from workers.engine import Span
 from workers.llama.context import LlamaModel
+from workers.loop import Finished
 
 Start = Callable[..., Bench]
 LOGITS_TOLERANCE = 0.25
@@ -327,3 +328,34 @@ def test_a_cancelled_waiting_turn_never_gets_a_slot(bench: Start) -> None:
     one.loop.cancel("second")
     one.run()
     assert (one.finished("second").reason, one.finished("second").num_generated) == ("cancelled", 0)
+
+
+# --- Resuming ---
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(max_tokens=60, ignore_eos=True),
+        Sampling(max_tokens=60, ignore_eos=True, temperature=0.9, top_k=40, top_p=0.95, seed=7),
+        Sampling(max_tokens=60, ignore_eos=True, repeat_penalty=1.3),
+    ],
+    ids=["greedy", "drawn", "with a penalty"],
+)
+def test_a_resumed_answer_is_the_same_answer_to_the_bit_in_deterministic_mode(
+    bench: Callable[..., Bench], sampling: Sampling
+) -> None:
+    prompt = list(range(300, 300 + 150))
+    whole = bench(deterministic=True).answer(prompt, sampling)
+    assert len(whole) == 60
+    for num_sent in (1, 17, 59):
+        other = bench(deterministic=True)
+        assert other.answer(prompt, sampling, resumed=tuple(whole[:num_sent])) == whole[num_sent:]
+
+
+def test_a_resumed_answer_that_was_complete_computes_nothing(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    assert one.answer([300, 301], Sampling(max_tokens=3), resumed=(310, 311, 312)) == []
+    end = next(iter(one.events.values()))[-1]
+    assert isinstance(end, Finished)
+    assert (end.reason, end.num_generated, end.tokens) == ("length", 3, (300, 301, 310, 311, 312))

@@ -18,6 +18,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from broker.errors import TurnpikeError
+from workers.llama.context import messages
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -120,7 +121,8 @@ def write_model(path: Path, shape: Shape | str, quantization: str = "Q4_0", *, s
 
 
 def quantize(source: Path, target: Path, quantization: str) -> None:
-    """llama.cpp's own quantiser."""
+    """llama.cpp's own quantiser, without its page of output."""
+    messages()
     parameters = lib.llama_model_quantize_default_params()
     parameters.ftype = FTYPES[quantization]
     parameters.nthread = os.cpu_count() or 1

@@ -1,0 +1,295 @@
+"""Breaks things at random, from a seed, and accounts for every turn at the end.
+
+Producers, workers and the server are processes. The workers run in the deterministic mode on a model with random
+weights, so every answer is known to the token beforehand, whoever computes it and however often it is resumed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from nats.aio.client import Client as NatsConnection
+
+from broker import codec, subjects
+from broker.accounts import LOCAL, OPERATOR, WORKER, read_credentials
+from broker.client import Client
+from broker.connection import Address, connect
+from broker.errors import ServerError, TurnpikeError
+from broker.messages import Done, End, Started
+from broker.process import spawn, terminate
+from broker.replies import read_replies, read_stored
+from tests.chaos.producer import MODEL, NUM_CASES, case
+
+ROOT = Path(__file__).parents[2]
+ACK_WAIT_SECONDS = 3.0
+NUM_WORKERS = 2
+NUM_PRODUCERS = 2
+SETTLE_SECONDS = 90.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+HEADER = """| seed | time | faults | turns | ends | lost | doubled | wrong | longest silence | resumed | begun anew |
+|---|---|---|---|---|---|---|---|---|---|---|"""
+
+
+@dataclass
+class Account:
+    """What became of the turns."""
+
+    seed: int
+    seconds: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
+    num_acknowledged: int = 0
+    num_done: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    """By code."""
+    num_tokens: int = 0
+    lost: list[str] = field(default_factory=list)
+    """Acknowledged, and without an end."""
+    doubled: list[str] = field(default_factory=list)
+    """More than one end, or a reader that saw a token twice or not at all."""
+    wrong: list[str] = field(default_factory=list)
+    """Another text than the undisturbed run's."""
+    longest_silence: float = 0.0
+    """Seconds between two tokens of one turn, as a reader saw them."""
+    num_starts: int = 0
+    num_restarts: int = 0
+
+    def markdown(self) -> str:
+        """A row of HEADER's table."""
+        faults = ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items()))
+        failed = "".join(f" {count} {code}" for code, count in sorted(self.failed.items()))
+        cells = (
+            self.seed,
+            f"{self.seconds:.0f} s",
+            f"{sum(self.faults.values())}: {faults}",
+            self.num_acknowledged,
+            f"{self.num_done} done{', failed:' if failed else ''}{failed}",
+            len(self.lost),
+            len(self.doubled),
+            len(self.wrong),
+            f"{self.longest_silence:.1f} s",
+            self.num_starts - self.num_acknowledged,
+            self.num_restarts,
+        )
+        return f"| {' | '.join(map(str, cells))} |"
+
+
+class Chaos:
+    """One run in one folder."""
+
+    def __init__(self, folder: Path, model_file: Path, seed: int) -> None:
+        self._folder = folder
+        self._model_file = model_file
+        self._rng = random.Random(seed)
+        self._port = free_port()
+        self._broker: asyncio.subprocess.Process | None = None
+        self._workers: list[asyncio.subprocess.Process] = []
+        self._producers: list[asyncio.subprocess.Process] = []
+        self._num_workers_started = 0
+        self.account = Account(seed)
+
+    # --- The parts ---
+
+    async def _start_broker(self) -> None:
+        command: list[str | Path] = [
+            sys.executable,
+            ROOT / "turnpike.py",
+            "broker",
+            "--data-dir",
+            self._folder / "data",
+        ]
+        command += ["--port", str(self._port), "--model", MODEL, "--ack-wait-seconds", str(ACK_WAIT_SECONDS)]
+        log = (self._folder / "broker.log").open("ab")
+        self._broker = await spawn([*command, "--log-level", "WARNING"], stdout=log.fileno(), stderr=log.fileno())
+        log.close()
+        async with asyncio.timeout(30):
+            while True:
+                with suppress(TurnpikeError, OSError):
+                    await (await connect(self._address(OPERATOR), name="probe", timeout=1)).close()
+                    return
+                await asyncio.sleep(0.05)
+
+    def _credentials(self, user: str) -> Path:
+        return self._folder / "data" / f"{user}.credentials"
+
+    def _address(self, user: str) -> Address:
+        return read_credentials(self._credentials(user))
+
+    async def _start_worker(self) -> asyncio.subprocess.Process:
+        self._num_workers_started += 1
+        name = f"w{self._num_workers_started}"
+        command: list[str | Path] = [sys.executable, ROOT / "turnpike.py", "worker", "--model-file", self._model_file]
+        command += ["--model", MODEL, "--credentials", self._credentials(WORKER), "--worker-name", name]
+        command += ["--deterministic", "--threads", "1", "--log-level", "WARNING"]
+        with (self._folder / f"{name}.log").open("ab") as log:
+            return await spawn(command, stdout=log.fileno(), stderr=log.fileno())
+
+    async def _start_producer(self, index: int) -> asyncio.subprocess.Process:
+        command: list[str | Path] = [sys.executable, "-m", "tests.chaos.producer", self._credentials(LOCAL)]
+        command += [self._folder / f"producer{index}.jsonl", f"{self.account.seed}/{index}/{time.time()}"]
+        with (self._folder / f"producer{index}.log").open("ab") as log:
+            return await spawn(command, stdout=log.fileno(), stderr=log.fileno(), env={"PYTHONPATH": str(ROOT)})
+
+    # --- Faults ---
+
+    async def _kill_worker(self) -> None:
+        index = self._rng.randrange(len(self._workers))
+        self._workers[index].kill()
+        await self._workers[index].wait()
+        self._workers[index] = await self._start_worker()
+
+    async def _drain_worker(self) -> None:
+        index = self._rng.randrange(len(self._workers))
+        await terminate(self._workers[index], grace=30)
+        self._workers[index] = await self._start_worker()
+
+    async def _freeze_worker(self) -> None:
+        """Longer than its turns wait for it: when it wakes up, they are another's."""
+        worker = self._rng.choice(self._workers)
+        worker.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(ACK_WAIT_SECONDS * self._rng.uniform(0.5, 2.5))
+        worker.send_signal(signal.SIGCONT)
+
+    async def _kill_server(self) -> None:
+        assert self._broker is not None
+        self._broker.kill()  # nats-server goes with it
+        await self._broker.wait()
+        await asyncio.sleep(self._rng.uniform(0.0, 3.0))
+        await self._start_broker()
+
+    async def _kill_producer(self) -> None:
+        index = self._rng.randrange(len(self._producers))
+        self._producers[index].kill()
+        await self._producers[index].wait()
+        self._producers[index] = await self._start_producer(index)
+
+    # --- The run ---
+
+    async def run(self, seconds: float, between: tuple[float, float] = (0.5, 4.0)) -> Account:
+        """Breaks something every now and then for so long, lets it settle, and accounts."""
+        faults: dict[str, Callable[[], Awaitable[None]]] = {
+            "worker killed": self._kill_worker,
+            "worker frozen": self._freeze_worker,
+            "worker drained": self._drain_worker,
+            "server killed": self._kill_server,
+            "producer killed": self._kill_producer,
+        }
+        weights = (4, 2, 1, 2, 1)
+        await self._start_broker()
+        try:
+            expected = await self._undisturbed()
+            self._workers += [await self._start_worker() for _ in range(NUM_WORKERS - 1)]
+            self._producers = [await self._start_producer(index) for index in range(NUM_PRODUCERS)]
+            started = time.perf_counter()
+            while time.perf_counter() - started < seconds:
+                await asyncio.sleep(self._rng.uniform(*between))
+                name = self._rng.choices(list(faults), weights)[0]
+                self.account.faults[name] += 1
+                await faults[name]()
+            for producer in self._producers:
+                producer.terminate()
+            async with asyncio.timeout(SETTLE_SECONDS):
+                codes = await asyncio.gather(*(producer.wait() for producer in self._producers))
+            assert set(codes) == {0}, f"producers ended with {codes}"
+            self.account.seconds = time.perf_counter() - started
+            await self._settle_accounts(expected)
+        finally:
+            for process in (*self._producers, *self._workers, self._broker):
+                if process is not None and process.returncode is None:
+                    with suppress(ProcessLookupError):
+                        os.kill(process.pid, signal.SIGCONT)
+                    process.kill()
+                    await process.wait()
+        return self.account
+
+    async def _undisturbed(self) -> list[list[int]]:
+        """Every case's tokens, computed once in peace by the first worker."""
+        self._workers = [await self._start_worker()]
+        async with Client(self._address(LOCAL)) as client:
+            async with asyncio.timeout(60):
+                while not await client.workers():
+                    assert self._workers[0].returncode is None, "the worker did not start"
+            found = []
+            for number in range(NUM_CASES):
+                text, sampling = case(number)
+                found.append(list((await client.ask(MODEL, text, sampling=sampling)).tokens))
+        return found
+
+    async def _settle_accounts(self, expected: list[list[int]]) -> None:
+        account = self.account
+        cases: dict[str, int] = {}
+        sessions: dict[tuple[str, str], list[dict[str, object]]] = {}
+        for index in range(NUM_PRODUCERS):
+            for line in (self._folder / f"producer{index}.jsonl").read_text().splitlines():
+                with suppress(json.JSONDecodeError):
+                    entry = json.loads(line)
+                    if entry["event"] == "acknowledged":
+                        cases[entry["turn"]] = entry["case"]
+                    sessions.setdefault((entry["turn"], entry["session"]), []).append(entry)
+        account.num_acknowledged = len(cases)
+        for (turn, _), seen in sessions.items():
+            if turn in cases:
+                self._account_reader(turn, seen, expected[cases[turn]])
+        nc = await connect(self._address(OPERATOR), name="account")
+        try:
+            for turn, number in cases.items():
+                await self._account_turn(nc, turn, expected[number])
+        finally:
+            await nc.close()
+
+    def _account_reader(self, turn: str, seen: list[dict[str, object]], expected: list[int]) -> None:
+        """What one reader saw of a turn, up to its death or the end: each token once, in order."""
+        tokens: list[int] = []
+        attempt, last_at = 0, None
+        for entry in seen:
+            if entry["event"] != "chunk":
+                continue
+            if entry["attempt"] != attempt:
+                attempt, tokens = int(str(entry["attempt"])), []
+                self.account.num_restarts += 1
+            tokens += cast(list[int], entry["tokens"])
+            at = float(str(entry["at"]))
+            if last_at is not None:
+                self.account.longest_silence = max(self.account.longest_silence, at - last_at)
+            last_at = at
+        is_whole = seen[-1]["event"] == "done"
+        if tokens != expected[: len(tokens)] or (is_whole and len(tokens) != len(expected)):
+            self.account.doubled.append(turn)
+
+    async def _account_turn(self, nc: NatsConnection, turn: str, expected: list[int]) -> None:
+        ends = await read_stored(nc, subjects.ENDS, subjects.end(LOCAL, turn))
+        if not ends:
+            self.account.lost.append(turn)
+            return
+        if len(ends) > 1:
+            self.account.doubled.append(turn)
+        with suppress(ServerError):
+            stored = await read_replies(nc, LOCAL, turn)
+            self.account.num_starts += sum(isinstance(one.reply, Started) for one in stored)
+        end = codec.decode(ends[0].payload, End, ends[0].headers)
+        if not isinstance(end, Done):
+            self.account.failed[end.code] += 1
+            return
+        self.account.num_done += 1
+        self.account.num_tokens += len(end.tokens)
+        if list(end.tokens) != expected:
+            self.account.wrong.append(turn)

@@ -1,0 +1,116 @@
+"""A producer process for the chaos runs: asks, writes down what it sees, and after a death follows what it had asked.
+
+    python -m tests.chaos.producer CREDENTIALS FILE SEED
+
+FILE gets a JSON line for each thing seen. SIGTERM: no new turns, wait for the ends of the old ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from broker.accounts import read_credentials
+from broker.client import Answer, Client
+from broker.errors import PublishError, TurnFailed
+from broker.messages import Sampling
+
+MODEL = "chaos"
+CONCURRENCY = 4
+WORDS = ("radio", "node", "alarm", "power", "mast", "antenna", "battery", "link", "signal", "cable", "fan", "clock")
+NUM_CASES = 12
+
+
+def case(number: int) -> tuple[str, Sampling]:
+    """One of NUM_CASES questions; some are sampled, all of them run to their full length."""
+    rng = random.Random(number)
+    text = " ".join(rng.choice(WORDS) for _ in range(rng.randrange(20, 200)))
+    temperature = 0.8 if number % 3 == 2 else 0.0
+    return text, Sampling(
+        max_tokens=rng.randrange(200, 1200), ignore_eos=True, temperature=temperature, top_k=40, seed=number
+    )
+
+
+class Log:
+    """What was seen, on disk before anything else happens."""
+
+    def __init__(self, file: IO[str], session: str) -> None:
+        self._file = file
+        self._session = session
+
+    def note(self, event: str, turn: str, **fields: object) -> None:
+        line = {"event": event, "turn": turn, "session": self._session, "at": time.time(), **fields}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+async def read(answer: Answer, log: Log) -> None:
+    """Writes down each token as it comes, then the end."""
+    turn = answer.turn.id
+    try:
+        async for chunk in answer:
+            log.note("chunk", turn, attempt=chunk.attempt, tokens=chunk.tokens)
+    except TurnFailed as error:
+        log.note("failed", turn, code=error.failed.code)
+        return
+    log.note("done", turn, attempt=answer.done.attempt)
+
+
+async def ask(client: Client, number: int, log: Log) -> None:
+    text, sampling = case(number)
+    answer = client.ask(MODEL, text, sampling=sampling)
+    try:
+        await answer.publish()
+    except PublishError as error:
+        log.note("unsure", answer.turn.id, reason=str(error))
+        await asyncio.sleep(0.5)  # the server is away
+        return
+    log.note("acknowledged", answer.turn.id, case=number)
+    await read(answer, log)
+
+
+def unfinished(path: Path) -> list[str]:
+    """Turns of earlier lives that were acknowledged and not seen to end."""
+    turns: dict[str, None] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # cut off by the kill
+        if entry["event"] == "acknowledged":
+            turns[entry["turn"]] = None
+        elif entry["event"] in ("done", "failed"):
+            turns.pop(entry["turn"], None)
+    return list(turns)
+
+
+async def main(credentials: Path, left: list[str], log: Log, rng: random.Random) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with Client(read_credentials(credentials)) as client, asyncio.TaskGroup() as group:
+        for turn in left:
+            group.create_task(read(client.follow(turn), log))
+
+        async def keep_asking() -> None:
+            while not stop.is_set():
+                await ask(client, rng.randrange(NUM_CASES), log)
+
+        for _ in range(CONCURRENCY):
+            group.create_task(keep_asking())
+
+
+def run() -> None:
+    credentials, path, seed = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    left = unfinished(path)
+    with path.open("a") as file:
+        asyncio.run(main(credentials, left, Log(file, f"{time.time():.6f}"), random.Random(seed)))
+
+
+if __name__ == "__main__":
+    run()
