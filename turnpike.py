@@ -80,7 +80,7 @@ async def _broker(options: BrokerSettings, stop: asyncio.Event) -> int:
     async with server:
         for user in (OPERATOR, WORKER, LOCAL):
             write_credentials(folder / f"{user}.credentials", server.address(user))
-        for line in await server.ensure(list(options.model), _limits(options)):
+        for line in await server.ensure(list(options.model) or ["demo"], _limits(options)):
             print(line)
         print(f"nats-server at {server.url}; credentials in {folder}", flush=True)
         ended = asyncio.ensure_future(server.wait())
@@ -539,7 +539,9 @@ def _model_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _broker_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", action="append", help="a model to queue turns for; can be given several times")
+    parser.add_argument(
+        "--model", action="append", help="a model to queue turns for; can be given several times (broker: default demo)"
+    )
     parser.add_argument("--max-queued-turns", type=int, help="the bound of a model's queue (default 10,000)")
     parser.add_argument("--ack-wait-seconds", type=float, help="a silent worker's turn goes to another (default 30)")
 

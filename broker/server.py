@@ -45,10 +45,11 @@ class EmbeddedServer:
     free one; `url` says which.
     """
 
-    def __init__(self, folder: Path, *, port: int = 0, host: str = "127.0.0.1") -> None:
+    def __init__(self, folder: Path, *, port: int = 0, host: str = "127.0.0.1", sync_interval: str = "always") -> None:
         self.folder = folder.absolute()
         self._port = port
         self._host = host
+        self._sync_interval = sync_interval
         self.url = ""
         self.monitoring_url = ""
         self.accounts = Accounts(self.folder)
@@ -143,8 +144,8 @@ class EmbeddedServer:
             "max_payload": MAX_PAYLOAD_BYTES,
             "jetstream": {
                 "store_dir": str(self.folder / "jetstream"),
-                # Acknowledged means on the disk; the default of two minutes would lose turns to a power cut.
-                "sync_interval": "always",
+                # Acknowledged means on the disk; the server's default of two minutes loses turns to a power cut.
+                "sync_interval": self._sync_interval,
             },
             "authorization": {"users": self.accounts.server_users(), "timeout": 5},
         }

@@ -1,0 +1,43 @@
+"""A process of workers whose engine computes nothing: what is left is the cost of the queue.
+
+python -m benchmarks.queue_workers CREDENTIALS COUNT NAME
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from broker.accounts import read_credentials
+from broker.connection import connect
+from tests.fakes import FakeEngine, FakeRenderer, NoGrammars
+from workers.history import History
+from workers.loop import EngineLoop
+from workers.scheduler import Scheduler
+from workers.slots import Slots
+from workers.worker import Worker, WorkerOptions
+
+
+async def serve(credentials: Path, name: str, stop: asyncio.Event) -> None:
+    engine = FakeEngine(answer="an answer")
+    scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=32)
+    loop = EngineLoop(engine, scheduler, Slots(engine.num_slots, engine.num_ctx))
+    nc = await connect(read_credentials(credentials), name=name)
+    options = WorkerOptions(name=name, model="m", model_name="fake", quantization="none")
+    await Worker(nc, loop, History(FakeRenderer(), engine.vocabulary), NoGrammars(), options).run(stop)
+    await nc.close()
+
+
+async def main() -> None:
+    credentials, count, name = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with asyncio.TaskGroup() as group:
+        for index in range(count):
+            group.create_task(serve(credentials, f"{name}-{index}", stop))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
