@@ -13,6 +13,8 @@ from broker.discovery import choose_model
 from broker.messages import Done, Failed, Sampling
 from broker.process import EXIT_INTERRUPTED
 
+PLACE_SECONDS = 2.0
+
 
 async def resolve(client: Client, model: str) -> str:
     """`auto` → the served model with the shortest expected wait; raises UnservedModel."""
@@ -27,8 +29,11 @@ async def ask(
         answer = client.ask(await resolve(client, model), text, sampling=sampling)
         async with asyncio.TaskGroup() as group:
             stopping = group.create_task(cancel_on(stop, answer))
+            waiting = group.create_task(_tell_place(answer)) if sys.stderr.isatty() and not as_json else None
             await _show(answer, as_json)
             stopping.cancel()
+            if waiting is not None:
+                waiting.cancel()
         if as_json:
             assert answer.end is not None
             print(msgspec.json.encode(answer.end).decode())  # noqa: T201
@@ -39,6 +44,15 @@ async def cancel_on(stop: asyncio.Event, answer: Answer) -> None:
     """Cancels the turn when `stop` is set."""
     await stop.wait()
     await answer.cancel()
+
+
+async def _tell_place(answer: Answer) -> None:
+    """While the turn waits, about where it is in line."""
+    while answer.end is None and answer.started is None:
+        await asyncio.sleep(PLACE_SECONDS)
+        if (place := await answer.place()) is not None:
+            when = "" if place.seconds is None else f", about {place.seconds:.0f} s"
+            sys.stderr.write(f"[{place.turns_ahead} turns ahead{when}]\n")
 
 
 async def _show(answer: Answer, as_json: bool) -> None:
