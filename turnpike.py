@@ -18,6 +18,7 @@ from workers.settings import WorkerSettings
 if TYPE_CHECKING:
     from broker.catalogue import Entry
     from broker.connection import Address
+    from broker.server import Tls
 
 __version__ = "0.1.0"
 DEFAULT_URL = "nats://127.0.0.1:4222"
@@ -52,7 +53,7 @@ def address(options: CommonSettings, user: str) -> Address:
     if options.credentials is not None:
         return read_credentials(Path(options.credentials).expanduser())
     if url := options.url or os.environ.get("NATS_URL"):
-        return Address.parse(url)
+        return Address.parse(url, ca=options.tls_ca)
     local = data_dir(options) / f"{user}.credentials"
     if local.exists():
         return read_credentials(local)
@@ -76,7 +77,7 @@ async def _broker(options: BrokerSettings, stop: asyncio.Event) -> int:
     from broker.server import EmbeddedServer
 
     folder = data_dir(options)
-    server = EmbeddedServer(folder, host=options.host, port=options.port)
+    server = EmbeddedServer(folder, host=options.host, port=options.port, tls=_tls(options))
     async with server:
         for user in (OPERATOR, WORKER, LOCAL):
             write_credentials(folder / f"{user}.credentials", server.address(user))
@@ -90,6 +91,18 @@ async def _broker(options: BrokerSettings, stop: asyncio.Event) -> int:
         if ended.done():
             raise ServerError(f"nats-server ended with code {ended.result()}")
     return 0
+
+
+def _tls(options: BrokerSettings) -> Tls | None:
+    from broker.errors import SettingsError
+    from broker.server import Tls
+
+    match options.tls_cert, options.tls_key, options.tls_ca:
+        case None, None, _:
+            return None
+        case str(cert), str(key), str(ca):
+            return Tls(Path(cert).expanduser(), Path(key).expanduser(), Path(ca).expanduser())
+    raise SettingsError(["--tls-cert, --tls-key and --tls-ca: TLS wants all three"])
 
 
 def _limits(options: BrokerSettings) -> Any:
@@ -380,6 +393,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--data-dir", help="where the broker on this machine keeps its store and credentials")
     group.add_argument("--url", help="nats://USER:PASSWORD@HOST:PORT (or NATS_URL)")
     group.add_argument("--credentials", help="a credentials file, as `turnpike user add` writes it")
+    group.add_argument("--tls-ca", help="the certificates that a tls:// server is trusted by (default: the system's)")
     group.add_argument("--log-level", help="DEBUG, INFO, WARNING or ERROR")
 
 
@@ -415,6 +429,8 @@ def _parser() -> argparse.ArgumentParser:
 
     broker = _add(commands, "broker", run_broker, "run a nats-server of our own", "turnpike broker --model tiny")
     broker.add_argument("--host", help="the address to listen on (default 127.0.0.1)")
+    broker.add_argument("--tls-cert", help="this server's certificate: turns TLS on, with --tls-key and --tls-ca")
+    broker.add_argument("--tls-key", help="its key")
     broker.add_argument("--port", type=int, help="the port (default 4222; 0 takes a free one)")
     _broker_flags(broker)
     broker_commands = broker.add_subparsers(metavar="[ensure]")
@@ -431,7 +447,7 @@ def _parser() -> argparse.ArgumentParser:
     user_commands = user.add_subparsers(metavar="add", required=True)
     add = _add(user_commands, "add", run_user_add, "a new account and its credentials file", "turnpike user add alice")
     add.add_argument("name", help="also the client's name on the wire")
-    add.add_argument("--role", default="producer", choices=("producer", "worker", "operator"))
+    add.add_argument("--role", default="producer", choices=("producer", "worker", "sidecar", "operator"))
 
     worker = _add(
         commands,

@@ -94,15 +94,19 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def write_credentials(path: Path, address: Address) -> None:
-    """A credentials file that `--credentials` and TURNPIKE_CREDENTIALS take."""
+    """A credentials file that `--credentials` and TURNPIKE_CREDENTIALS take, and the `nats` tool as a context."""
     fields = {"url": address.url, "user": address.user, "password": address.password}
+    fields |= {"inbox_prefix": subjects.inbox(address.user)} | ({"ca": address.ca} if address.ca else {})
     write_private(path, json.dumps(fields, indent=1).encode() + b"\n")
 
 
-class _Credentials(Struct, frozen=True, forbid_unknown_fields=True):
+class _Credentials(Struct, frozen=True):
+    """What of a context of the `nats` tool is used; its other fields are ignored."""
+
     url: str
     user: str
     password: str | None = None
+    ca: str | None = None
 
 
 def read_credentials(path: Path) -> Address:
@@ -113,4 +117,4 @@ def read_credentials(path: Path) -> Address:
         raise TurnpikeError(f"credentials file {path}: {error.strerror}") from None
     except msgspec.DecodeError as error:
         raise TurnpikeError(f"credentials file {path}: {error}") from None
-    return Address(found.url, subjects.token(found.user, "user"), found.password)
+    return Address(found.url, subjects.token(found.user, "user"), found.password, found.ca or None)

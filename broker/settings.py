@@ -29,6 +29,8 @@ class CommonSettings(Struct, frozen=True, kw_only=True):
     log_level: str = "INFO"
     url: str | None = None
     credentials: str | None = None
+    tls_ca: str | None = None
+    """The certificates that a tls:// server is trusted by; default: the system's."""
 
 
 class ModelSettings(CommonSettings, frozen=True, kw_only=True):
@@ -44,6 +46,9 @@ class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 4222
     model: tuple[str, ...] = ()
+    tls_cert: str | None = None
+    """The broker's own certificate, with `tls_key` and, for its clients, `tls_ca`."""
+    tls_key: str | None = None
     max_queued_turns: int = 10_000
     ack_wait_seconds: float = 30.0
 

@@ -198,7 +198,7 @@ async def require(nc: NatsConnection, model: str) -> float:
 
 # --- Who may do what -------------------------------------------------------------------------------------------------
 
-ROLES = ("operator", "worker", "producer")
+ROLES = ("operator", "worker", "producer", "sidecar")
 
 
 def permissions(role: str, user: str) -> dict[str, Any]:
@@ -250,5 +250,12 @@ def permissions(role: str, user: str) -> dict[str, Any]:
                     ]
                 },
                 "subscribe": {"allow": [inbox, f"live.{user}.*", "queue.>"]},
+            }
+        case "sidecar":
+            # Writes points, and looks at what queues hold; it has no business with turns and replies.
+            watched = ["$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.INFO.*.*"]
+            return {
+                "publish": {"allow": ["telemetry.>", *watched, *discovery]},
+                "subscribe": {"allow": [inbox, "queue.>"]},
             }
     raise ValueError(role)
