@@ -1,5 +1,5 @@
 # Every target does the set-up it needs; the second run starts in seconds.
-.PHONY: demo test check bench chaos lock clean setup
+.PHONY: demo test check bench chaos soak lock clean setup
 
 setup:
 	@tools/setup.sh
@@ -17,6 +17,9 @@ check: setup ## lint and types
 
 chaos: setup ## 20 minutes of faults, and an account of every turn
 	@.venv/bin/python -m tests.chaos
+
+soak: setup ## an hour at full load: memory, descriptors and streams stay flat
+	@.venv/bin/python -m tests.chaos.soak
 
 bench: setup
 	@benchmarks/build_tools.sh >/dev/null
