@@ -54,7 +54,7 @@ def _lines() -> asyncio.Queue[str | None]:
             *whole, rest = (rest + data).split(b"\n")
             for line in whole:
                 asyncio.run_coroutine_threadsafe(lines.put(line.decode("utf-8", "replace")), loop).result()
-        for last in (rest.decode("utf-8", "replace"), None):
+        for last in (*([rest.decode("utf-8", "replace")] if rest else []), None):
             asyncio.run_coroutine_threadsafe(lines.put(last), loop).result()
 
     threading.Thread(target=read, name="stdin", daemon=True).start()

@@ -147,7 +147,7 @@ async def test_a_fact_of_turn_one_is_known_in_turn_three_whichever_worker_answer
     facts = [
         ("Our mast is {} metres high.", "How high is our mast?", "The mast is {} metres high.", ("37", "81")),
         ("The router is in rack {}.", "Where is the router?", "The router is in rack {}.", ("K14", "S38")),
-        ("The technician on call is {}.", "Who is on call?", "{} is on call.", ("Tolvik", "Brandar")),
+        ("The technician on call is {}.", "Who is on call?", "The technician on call is {}.", ("Tolvik", "Brandar")),
     ]
     async with AsyncExitStack() as stack:
         for name in ("w1", "w2"):

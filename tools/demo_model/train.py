@@ -217,7 +217,7 @@ def save(folder: Path, model: Model, shape: Shape, **facts: object) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="trains the demo model; see convert.py for the rest")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)

@@ -37,4 +37,6 @@ class ShippedModel(Struct, frozen=True):
         return self.path
 
 
-DEMO = ShippedModel("demo", Path(__file__).with_name("demo.gguf"), "")
+DEMO = ShippedModel(
+    "demo", Path(__file__).with_name("demo.gguf"), "37536626cceff56a0308eceb6ceb81789e6c3d7bf78c572a8132ac9ada5c079a"
+)
