@@ -67,7 +67,7 @@ def test_offline_for_the_first_time_is_one_sentence(server: Hub, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("pull",), "No such file"),
+        (("pull",), "there is no such file: turnpike models lock"),
         (("lock", "mistral"), "mistral is not in the catalogue"),
         (("lock", "llama-3-2-1b"), "the hub has no such repository"),
     ],

@@ -19,7 +19,7 @@ import pytest
 from broker.accounts import LOCAL, OPERATOR, WORKER, write_credentials
 from broker.client import Client
 from broker.errors import TurnFailed
-from broker.messages import Sampling
+from broker.messages import Done, Sampling
 from broker.server import EmbeddedServer
 
 TURNPIKE = [sys.executable, str(Path(__file__).parents[2] / "turnpike.py")]
@@ -258,8 +258,8 @@ async def test_a_killed_workers_turn_is_finished_by_the_next_one(nats_server: Em
             async with asyncio.timeout(60):
                 while (end := await client.read(answer.turn.id)) is None:
                     pass
-    assert end.worker == "second"
-    assert end.attempt == 1
+    assert isinstance(end, Done)
+    assert (end.worker, end.attempt, end.finish_reason) == ("second", 0, "length")
 
 
 async def test_a_sigterm_drains_and_a_second_one_forces(nats_server: EmbeddedServer, tiny_path: Path) -> None:
@@ -287,7 +287,10 @@ async def test_a_sigterm_drains_and_a_second_one_forces(nats_server: EmbeddedSer
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        (("worker",), "--model-file is missing"),
+        (
+            ("worker", "--model", "nobody", "--lock-file", "nowhere"),
+            "nowhere: there is no such file: turnpike models lock",
+        ),
         (("worker", "--model-file", "x.gguf", "--num-ctx", "5", "--threads", "0"), "--num-ctx: must be at least 256"),
         (("ask", "m", "x", "--max-tokens", "0"), "max_tokens"),
         (("ask", "m", "x", "--url", "nats://127.0.0.1:1"), "no NATS server answers at nats://127.0.0.1:1"),

@@ -70,7 +70,7 @@ def test_a_bad_lock_file_names_what_is_wrong(tmp_path: Path, text: str, reason: 
 
 
 def test_a_missing_lock_file_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(CatalogueError, match="No such file"):
+    with pytest.raises(CatalogueError, match="there is no such file: turnpike models lock"):
         read_lock(tmp_path / "lock")
 
 
