@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks.harness import ROOT, machine, model
 
-QUESTIONS = ("queue", "latency", "footprint", "single_stream", "batch", "long_prompt", "bounded_steps")
+QUESTIONS = ("latency", "footprint", "single_stream", "batch", "long_prompt", "bounded_steps", "queue")
 
 
 def main() -> int:
