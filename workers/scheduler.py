@@ -25,7 +25,7 @@ MIN_PREFILL_TOKENS = 16
 GAP_BUDGETS = 2.0
 SAFETY = 0.9
 STRETCH = 1.25
-"""How much longer the least prefill may be, where that saves a small rest."""
+"""How much longer the least prefill may be, where that saves a small rest and no stream waits for it."""
 _SMOOTHING = 0.3
 
 
@@ -184,7 +184,10 @@ class Scheduler:
         if self._min_prefill_tokens <= even <= num_tokens:
             return even
         fewer = _evenly(sequence.num_remaining, num_chunks - 1)
-        return fewer if fewer <= STRETCH * self._min_prefill_tokens else num_tokens & ~3
+        keeps_nobody_waiting = not any(other.is_decoding for other in self._sequences.values())
+        if keeps_nobody_waiting and fewer <= STRETCH * self._min_prefill_tokens:
+            return fewer
+        return num_tokens & ~3
 
     def _span(self, sequence: Sequence, num_tokens: int, max_outputs: int | None = None) -> Span:
         start = sequence.num_computed
