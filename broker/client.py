@@ -401,7 +401,9 @@ class Answer:
         return self._added(reply) if isinstance(reply, Chunk) else []
 
     def _added(self, chunk: Chunk) -> list[Chunk]:
-        """The chunk, less what of it was seen before."""
+        """The chunk, less what of it was seen before; none behind a hole, which the end or a new attempt fills."""
+        if chunk.token_offset > self._num_tokens or chunk.text_offset > len(self.text):
+            return []
         text = chunk.text[max(0, len(self.text) - chunk.text_offset) :]
         tokens = chunk.tokens[max(0, self._num_tokens - chunk.token_offset) :]
         if len(tokens) < len(chunk.tokens):

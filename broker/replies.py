@@ -208,6 +208,13 @@ def _is_whole(attempt: list[Reply], model: str) -> bool:
     """Whether a worker with this model can go on with what is stored of an attempt."""
     starts = [reply for reply in attempt if isinstance(reply, Started)]
     indices = [reply.index for reply in attempt]
+    num_tokens = 0
+    for reply in attempt:
+        if isinstance(reply, Chunk):
+            # A killed server that lost a chunk gives its sequence again, and with it a fence that a worker still holds.
+            if reply.token_offset != num_tokens:
+                return False
+            num_tokens += len(reply.tokens)
     return (
         isinstance(attempt[0], Started)
         and all(start.model == model for start in starts)

@@ -200,3 +200,19 @@ async def test_what_a_killed_server_lost_after_a_reader_saw_it_is_not_read_twice
         seen += [chunk async for chunk in stream]
     assert "".join(chunk.text for chunk in seen) == ANSWER == answer.done.text
     assert [token for chunk in seen for token in chunk.tokens] == list(answer.done.tokens)
+
+
+async def test_chunks_with_tokens_missing_between_them_are_not_built_upon(
+    client: Client, operator: NatsConnection, start_worker: StartWorker
+) -> None:
+    answer = client.ask("m", "hello")
+    writer = await leave_half_done(operator, answer, "the")
+    # A chunk was lost with a killed server, and its sequence given to another start: the fence of before holds again.
+    writer._token_offset += 4
+    writer._text_offset += 4
+    await writer.write(" answer", tuple(ord(character) + FIRST for character in " answer"))
+    async with start_worker(FakeEngine(answer=ANSWER)):
+        chunks = await collect(answer)
+    assert (answer.text, answer.done.text, answer.done.attempt) == (ANSWER, ANSWER, 1)
+    assert "".join(chunk.text for chunk in chunks if chunk.attempt == 1) == ANSWER
+    assert "".join(chunk.text for chunk in chunks if chunk.attempt == 0) == "the"
