@@ -72,14 +72,14 @@ def run_broker(arguments: argparse.Namespace) -> int:
 
 
 async def _broker(options: BrokerSettings, stop: asyncio.Event) -> int:
-    from broker.accounts import LOCAL, OPERATOR, WORKER, write_credentials
+    from broker.accounts import DEFAULTS, write_credentials
     from broker.errors import ServerError
     from broker.server import EmbeddedServer
 
     folder = data_dir(options)
     server = EmbeddedServer(folder, host=options.host, port=options.port, tls=_tls(options))
     async with server:
-        for user in (OPERATOR, WORKER, LOCAL):
+        for user, _ in DEFAULTS:
             write_credentials(folder / f"{user}.credentials", server.address(user))
         for line in await server.ensure(list(options.model) or ["demo"], _limits(options)):
             print(line)
@@ -129,6 +129,22 @@ def run_ensure(arguments: argparse.Namespace) -> int:
         return 0
 
     return process.run(ensure)
+
+
+def run_secret(arguments: argparse.Namespace) -> int:
+    import json
+
+    from broker.accounts import Accounts, write_private
+    from broker.server import kubernetes_secret
+
+    options = settings(BrokerSettings, arguments)
+    accounts = Accounts(data_dir(options))
+    accounts.ensure_defaults()
+    out = Path(arguments.out)
+    url = options.url or "nats://nats:4222"
+    write_private(out, json.dumps(kubernetes_secret(accounts, arguments.name, url), indent=1).encode() + b"\n")
+    print(f"{out}: apply it with `kubectl apply -f {out}`, and keep it out of git")
+    return 0
 
 
 def run_user_add(arguments: argparse.Namespace) -> int:
@@ -433,7 +449,7 @@ def _parser() -> argparse.ArgumentParser:
     broker.add_argument("--tls-key", help="its key")
     broker.add_argument("--port", type=int, help="the port (default 4222; 0 takes a free one)")
     _broker_flags(broker)
-    broker_commands = broker.add_subparsers(metavar="[ensure]")
+    broker_commands = broker.add_subparsers(metavar="[ensure|secret]")
     ensure = _add(
         broker_commands,
         "ensure",
@@ -442,6 +458,16 @@ def _parser() -> argparse.ArgumentParser:
         "turnpike broker ensure --model tiny --url nats://operator:secret@pi:4222",
     )
     _broker_flags(ensure)
+
+    secret = _add(
+        broker_commands,
+        "secret",
+        run_secret,
+        "the server's configuration and every account's credentials as a Kubernetes Secret",
+        "turnpike broker secret --out secret.json --url nats://nats:4222",
+    )
+    secret.add_argument("--out", required=True, help="the file to write, mode 0600")
+    secret.add_argument("--name", default="turnpike-nats", help="the Secret's name (default turnpike-nats)")
 
     user = commands.add_parser("user", help="accounts of the broker on this machine")
     user_commands = user.add_subparsers(metavar="add", required=True)

@@ -12,7 +12,17 @@ from rich.table import Table
 
 from benchmarks.harness import ROOT, machine, model
 
-QUESTIONS = ("latency", "footprint", "single_stream", "batch", "long_prompt", "bounded_steps", "queue")
+QUESTIONS = (
+    "latency",
+    "footprint",
+    "single_stream",
+    "batch",
+    "long_prompt",
+    "bounded_steps",
+    "durable_replies",
+    "slow_disk",
+    "queue",
+)
 
 
 def main() -> int:

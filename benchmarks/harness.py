@@ -127,16 +127,19 @@ class System:
 
 
 @asynccontextmanager
-async def system(*flags: str | int | float, entry: list[str] | None = None) -> AsyncIterator[System]:
+async def system(
+    *flags: str | int | float, entry: list[str] | None = None, user: str = WORKER
+) -> AsyncIterator[System]:
     """The whole system on this machine, as the commands run it. `entry` stands in for turnpike.py."""
     with TemporaryDirectory(prefix="turnpike-bench-") as folder:
         async with EmbeddedServer(Path(folder)) as server:
             await server.ensure(["m"])
             credentials = Path(folder) / "worker.credentials"
-            write_credentials(credentials, server.address(WORKER))
+            write_credentials(credentials, server.address(user))
             command: list[str | Path] = [sys.executable, *(entry or [str(ROOT / "turnpike.py")]), "worker"]
             command += ["--model-file", model(), "--model", "m", "--credentials", credentials]
-            worker = await spawn([*command, "--log-level", "WARNING", *map(str, flags)])
+            env = {"PYTHONPATH": str(ROOT)}
+            worker = await spawn([*command, "--log-level", "WARNING", *map(str, flags)], env=env)
             try:
                 async with Client(server.address(LOCAL)) as client:
                     while not await client.workers():

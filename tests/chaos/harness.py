@@ -1,6 +1,7 @@
 """Breaks things at random, from a seed, and accounts for every turn at the end.
 
-Producers, workers and the server are processes. The workers run in the deterministic mode on a model with random
+Producers, workers and the server are processes; each producer and worker has a wall clock of its own, and where this
+user may lay one, the first worker is behind a cable that can be pulled out. The workers run in the deterministic mode on a model with random
 weights, so every answer is known to the token beforehand, whoever computes it and however often it is resumed.
 """
 
@@ -12,6 +13,7 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -31,6 +33,7 @@ from broker.errors import ServerError, TurnpikeError
 from broker.messages import Done, End, Started
 from broker.process import spawn, terminate
 from broker.replies import read_replies, read_stored
+from tests.chaos.cable import Cable
 from tests.chaos.producer import MODEL, NUM_CASES, case
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +41,14 @@ ACK_WAIT_SECONDS = 3.0
 NUM_WORKERS = 2
 NUM_PRODUCERS = 2
 SETTLE_SECONDS = 90.0
+
+
+def build_clock(folder: Path) -> Path:
+    """The library that gives a process a wall clock of its own."""
+    library = folder / "clock.so"
+    source = Path(__file__).with_name("clock.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source, "-ldl"], check=True)
+    return library
 
 
 def free_port() -> int:
@@ -96,8 +107,13 @@ class Account:
 class Chaos:
     """One run in one folder."""
 
-    def __init__(self, folder: Path, model_file: Path, seed: int) -> None:
+    def __init__(
+        self, folder: Path, model_file: Path, seed: int, cable: Cable | None = None, max_cut_seconds: float = 30.0
+    ) -> None:
         self._folder = folder
+        self._cable = cable
+        self._max_cut_seconds = max_cut_seconds
+        self._clock = build_clock(folder)
         self._model_file = model_file
         self._rng = random.Random(seed)
         self._port = free_port()
@@ -118,6 +134,7 @@ class Chaos:
             self._folder / "data",
         ]
         command += ["--port", str(self._port), "--model", MODEL, "--ack-wait-seconds", str(ACK_WAIT_SECONDS)]
+        command += ["--host", self._cable.address if self._cable else "127.0.0.1"]
         log = (self._folder / "broker.log").open("ab")
         self._broker = await spawn([*command, "--log-level", "WARNING"], stdout=log.fileno(), stderr=log.fileno())
         log.close()
@@ -134,20 +151,26 @@ class Chaos:
     def _address(self, user: str) -> Address:
         return read_credentials(self._credentials(user))
 
-    async def _start_worker(self) -> asyncio.subprocess.Process:
+    def _own_clock(self, name: str) -> dict[str, str]:
+        return {"LD_PRELOAD": str(self._clock), "STEPPED_CLOCK": str(self._folder / f"{name}.clock")}
+
+    async def _start_worker(self, index: int) -> asyncio.subprocess.Process:
         self._num_workers_started += 1
         name = f"w{self._num_workers_started}"
-        command: list[str | Path] = [sys.executable, ROOT / "turnpike.py", "worker", "--model-file", self._model_file]
+        command: list[str | Path] = [*(self._cable.inside if self._cable and index == 0 else ())]
+        command += [sys.executable, ROOT / "turnpike.py", "worker", "--model-file", self._model_file]
         command += ["--model", MODEL, "--credentials", self._credentials(WORKER), "--worker-name", name]
         command += ["--deterministic", "--threads", "1", "--log-level", "WARNING"]
         with (self._folder / f"{name}.log").open("ab") as log:
-            return await spawn(command, stdout=log.fileno(), stderr=log.fileno())
+            env = self._own_clock(f"worker{index}")
+            return await spawn(command, stdout=log.fileno(), stderr=log.fileno(), env=env)
 
     async def _start_producer(self, index: int) -> asyncio.subprocess.Process:
         command: list[str | Path] = [sys.executable, "-m", "tests.chaos.producer", self._credentials(LOCAL)]
         command += [self._folder / f"producer{index}.jsonl", f"{self.account.seed}/{index}/{time.time()}"]
         with (self._folder / f"producer{index}.log").open("ab") as log:
-            return await spawn(command, stdout=log.fileno(), stderr=log.fileno(), env={"PYTHONPATH": str(ROOT)})
+            env = {"PYTHONPATH": str(ROOT)} | self._own_clock(f"producer{index}")
+            return await spawn(command, stdout=log.fileno(), stderr=log.fileno(), env=env)
 
     # --- Faults ---
 
@@ -155,12 +178,12 @@ class Chaos:
         index = self._rng.randrange(len(self._workers))
         self._workers[index].kill()
         await self._workers[index].wait()
-        self._workers[index] = await self._start_worker()
+        self._workers[index] = await self._start_worker(index)
 
     async def _drain_worker(self) -> None:
         index = self._rng.randrange(len(self._workers))
         await terminate(self._workers[index], grace=30)
-        self._workers[index] = await self._start_worker()
+        self._workers[index] = await self._start_worker(index)
 
     async def _freeze_worker(self) -> None:
         """Longer than its turns wait for it: when it wakes up, they are another's."""
@@ -175,6 +198,18 @@ class Chaos:
         await self._broker.wait()
         await asyncio.sleep(self._rng.uniform(0.0, 3.0))
         await self._start_broker()
+
+    async def _cut_link(self) -> None:
+        assert self._cable is not None
+        self._cable.pull_out()
+        await asyncio.sleep(self._rng.uniform(2.0, self._max_cut_seconds))
+        self._cable.plug_in()
+
+    async def _step_clock(self) -> None:
+        """Of one worker or producer, by up to a day either way."""
+        names = [f"worker{index}" for index in range(NUM_WORKERS)] + [f"producer{i}" for i in range(NUM_PRODUCERS)]
+        step = self._rng.choice((-1, 1)) * round(10 ** self._rng.uniform(0, 4.9))
+        (self._folder / f"{self._rng.choice(names)}.clock").write_text(str(step))
 
     async def _kill_producer(self) -> None:
         index = self._rng.randrange(len(self._producers))
@@ -192,12 +227,16 @@ class Chaos:
             "worker drained": self._drain_worker,
             "server killed": self._kill_server,
             "producer killed": self._kill_producer,
+            "clock stepped": self._step_clock,
         }
-        weights = (4, 2, 1, 2, 1)
+        weights = [4, 2, 1, 2, 1, 1]
+        if self._cable:
+            faults["link cut"] = self._cut_link
+            weights.append(1)
         await self._start_broker()
         try:
             expected = await self._undisturbed()
-            self._workers += [await self._start_worker() for _ in range(NUM_WORKERS - 1)]
+            self._workers += [await self._start_worker(index) for index in range(1, NUM_WORKERS)]
             self._producers = [await self._start_producer(index) for index in range(NUM_PRODUCERS)]
             started = time.perf_counter()
             while time.perf_counter() - started < seconds:
@@ -223,7 +262,7 @@ class Chaos:
 
     async def _undisturbed(self) -> list[list[int]]:
         """Every case's tokens, computed once in peace by the first worker."""
-        self._workers = [await self._start_worker()]
+        self._workers = [await self._start_worker(0)]
         async with Client(self._address(LOCAL)) as client:
             async with asyncio.timeout(60):
                 while not await client.workers():

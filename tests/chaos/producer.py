@@ -19,7 +19,7 @@ from typing import IO
 from broker.accounts import read_credentials
 from broker.client import Answer, Client
 from broker.errors import PublishError, TurnFailed
-from broker.messages import Sampling
+from broker.messages import Sampling, new_id
 
 MODEL = "chaos"
 CONCURRENCY = 4
@@ -45,7 +45,7 @@ class Log:
         self._session = session
 
     def note(self, event: str, turn: str, **fields: object) -> None:
-        line = {"event": event, "turn": turn, "session": self._session, "at": time.time(), **fields}
+        line = {"event": event, "turn": turn, "session": self._session, "at": time.monotonic(), **fields}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
@@ -109,7 +109,7 @@ def run() -> None:
     credentials, path, seed = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     left = unfinished(path)
     with path.open("a") as file:
-        asyncio.run(main(credentials, left, Log(file, f"{time.time():.6f}"), random.Random(seed)))
+        asyncio.run(main(credentials, left, Log(file, new_id()), random.Random(seed)))
 
 
 if __name__ == "__main__":

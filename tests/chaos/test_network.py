@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,59 +17,20 @@ from broker.messages import Sampling
 from broker.process import spawn
 from broker.server import EmbeddedServer
 from broker.topology import Limits
+from tests.chaos.cable import WHY_NO_CABLES, Cable, can_lay_cables, lay_cable
 from workers.llama.random_model import write_model
 
 ROOT = Path(__file__).parents[2]
 NOTICED_SECONDS = 15.0
-_NUMBERS = itertools.count()
 SAMPLING = Sampling(max_tokens=3000, ignore_eos=True)
 
-pytestmark = [
-    pytest.mark.timeout(200),
-    pytest.mark.skipif(
-        os.geteuid() != 0 or shutil.which("ip") is None,
-        reason="a network namespace needs root and `ip` (Debian: iproute2)",
-    ),
-]
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
-
-
-@dataclass(frozen=True)
-class Cable:
-    """Between this host and a namespace; pulled out and plugged in again."""
-
-    namespace: str
-    device: str
-    address: str
-
-    def pull_out(self) -> None:
-        ip("link", "set", self.device, "down")
-
-    def plug_in(self) -> None:
-        ip("link", "set", self.device, "up")
+pytestmark = [pytest.mark.timeout(200), pytest.mark.skipif(not can_lay_cables(), reason=WHY_NO_CABLES)]
 
 
 @pytest.fixture
 def cable() -> Iterator[Cable]:
-    # A name of its own for each: the kernel takes a namespace's devices away in its own time.
-    number = next(_NUMBERS)
-    name = f"tp{os.getpid() % 100000}n{number}"
-    address = f"10.203.{(os.getpid() + number) % 250}"
-    cable = Cable(name, f"{name}a", f"{address}.1")
-    ip("netns", "add", name)
-    try:
-        ip("link", "add", cable.device, "type", "veth", "peer", "name", f"{name}b", "netns", name)
-        ip("addr", "add", f"{cable.address}/24", "dev", cable.device)
-        ip("link", "set", cable.device, "up")
-        ip("-n", name, "addr", "add", f"{address}.2/24", "dev", f"{name}b")
-        ip("-n", name, "link", "set", f"{name}b", "up")
-        yield cable
-    finally:
-        subprocess.run(["ip", "link", "del", cable.device], check=False, capture_output=True)
-        ip("netns", "del", name)
+    with lay_cable() as laid:
+        yield laid
 
 
 @asynccontextmanager

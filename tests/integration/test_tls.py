@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,11 +13,14 @@ import nats.errors
 import pytest
 import trustme
 
-from broker.accounts import LOCAL, read_credentials, write_credentials
+from broker.accounts import DEFAULTS, LOCAL, read_credentials, write_credentials
 from broker.client import Client
 from broker.connection import Address, connect
 from broker.errors import ServerUnavailable
-from broker.server import EmbeddedServer, Tls
+from broker.process import spawn, terminate
+from broker.server import MAX_SUBSCRIPTIONS, EmbeddedServer, Tls, find_server
+from broker.topology import MAX_PAYLOAD_BYTES
+from tests.chaos.harness import ROOT, free_port
 
 
 @pytest.fixture
@@ -88,3 +93,41 @@ async def test_a_sidecar_writes_points_and_nothing_else(tmp_path: Path, subject:
         assert isinstance(nc.last_error, nats.errors.Error)
         assert "permission" in str(nc.last_error).lower()
         await nc.close()
+
+
+async def test_a_kubernetes_secret_holds_a_server_and_its_accounts(tmp_path: Path) -> None:
+    out = tmp_path / "secret.json"
+    command = [sys.executable, str(ROOT / "turnpike.py"), "broker", "secret", "--out", str(out)]
+    port = free_port()
+    arguments = ["--url", f"nats://127.0.0.1:{port}", "--data-dir", str(tmp_path / "accounts")]
+    shown = subprocess.run([*command, *arguments], check=True, capture_output=True, text=True).stdout
+    secret = json.loads(out.read_text())
+    assert (secret["kind"], secret["metadata"]["name"]) == ("Secret", "turnpike-nats")
+    assert out.stat().st_mode & 0o777 == 0o600
+    files = secret["stringData"]
+    assert all(json.loads(files[f"{name}.credentials"])["password"] not in shown for name, _ in DEFAULTS)
+    # The pod's volume and addresses, moved to this machine.
+    config = tmp_path / "nats-server.conf"
+    config.write_text(files["nats-server.conf"].replace('"/data"', json.dumps(str(tmp_path / "data"))))
+    flags = ["--config", config, "--addr", "127.0.0.1", "--port", port, "--http_port", "0"]
+    server = await spawn([find_server(), *map(str, flags)], stderr=asyncio.subprocess.DEVNULL)
+    try:
+        for name, _ in DEFAULTS:
+            path = tmp_path / f"{name}.credentials"
+            path.write_text(files[path.name])
+            nc = await connect(read_credentials(path), name="test", timeout=10)
+            assert nc.max_payload == MAX_PAYLOAD_BYTES
+            await nc.close()
+    finally:
+        await terminate(server)
+
+
+async def test_one_connection_cannot_fill_the_server_with_subscriptions(nats_server: EmbeddedServer) -> None:
+    nc = await connect(nats_server.address(LOCAL), name="greedy")
+    for _ in range(MAX_SUBSCRIPTIONS + 1):
+        await nc.subscribe(nc.new_inbox())
+    async with asyncio.timeout(10):
+        while nc.last_error is None:
+            await nc.flush()
+    assert "maximum subscriptions" in str(nc.last_error).lower()
+    await nc.close()
