@@ -1,8 +1,9 @@
 """Breaks things at random, from a seed, and accounts for every turn at the end.
 
-Producers, workers and the server are processes; each producer and worker has a wall clock of its own, and where this
-user may lay one, the first worker is behind a cable that can be pulled out. The workers run in the deterministic mode on a model with random
-weights, so every answer is known to the token beforehand, whoever computes it and however often it is resumed.
+Producers, workers and the server are processes. Each producer and worker has a wall clock of its own; where this user
+may lay one, the first worker is behind a cable that can be pulled out. The workers run in the deterministic mode on a
+model with random weights, so every answer is known to the token beforehand, whoever computes it and however often it
+is resumed.
 """
 
 from __future__ import annotations

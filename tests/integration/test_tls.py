@@ -100,7 +100,7 @@ async def test_a_kubernetes_secret_holds_a_server_and_its_accounts(tmp_path: Pat
     command = [sys.executable, str(ROOT / "turnpike.py"), "broker", "secret", "--out", str(out)]
     port = free_port()
     arguments = ["--url", f"nats://127.0.0.1:{port}", "--data-dir", str(tmp_path / "accounts")]
-    shown = subprocess.run([*command, *arguments], check=True, capture_output=True, text=True).stdout
+    shown = await asyncio.to_thread(subprocess.check_output, [*command, *arguments], text=True)
     secret = json.loads(out.read_text())
     assert (secret["kind"], secret["metadata"]["name"]) == ("Secret", "turnpike-nats")
     assert out.stat().st_mode & 0o777 == 0o600
