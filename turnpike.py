@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.settings import BrokerSettings, CommonSettings, ModelSettings, load
 from producers.settings import DemoSettings, LoadSettings
+from telemetry.settings import SidecarSettings, TelemetrySettings
 from workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ ALL_SETTINGS: tuple[type[CommonSettings], ...] = (
     WorkerSettings,
     LoadSettings,
     DemoSettings,
+    SidecarSettings,
 )
 
 
@@ -38,7 +40,12 @@ def settings(kind: type[Any], arguments: argparse.Namespace) -> Any:
     """The command's settings: flags, then TURNPIKE_* variables, then the TOML file."""
     file = arguments.config or os.environ.get("TURNPIKE_CONFIG")
     flags = {name: value for name, value in vars(arguments).items() if name not in ("run", "config", "command")}
-    return load(kind, flags=flags, environment=os.environ, file=Path(file) if file else None, known=ALL_SETTINGS)
+    environment = dict(os.environ)
+    for name in ("INFLUX_URL", "INFLUX_TOKEN", "INFLUX_ORG"):
+        # As everyone else names them; ours, where it is set too, is meant more.
+        if name in environment:
+            environment.setdefault(f"TURNPIKE_{name}", environment[name])
+    return load(kind, flags=flags, environment=environment, file=Path(file) if file else None, known=ALL_SETTINGS)
 
 
 def data_dir(options: CommonSettings) -> Path:
@@ -178,6 +185,33 @@ def run_worker(arguments: argparse.Namespace) -> int:
 
     process.set_up_logging(options.log_level)
     return process.run(lambda stop: serve(address(options, WORKER), options, __version__, stop))
+
+
+def run_sidecar(arguments: argparse.Namespace) -> int:
+    options = settings(SidecarSettings, arguments)
+    from broker import process
+    from broker.accounts import SIDECAR
+    from telemetry.sidecar import serve
+
+    process.set_up_logging(options.log_level)
+    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ
+    return process.run(lambda stop: serve(address(options, SIDECAR), options, stop, in_pod=in_pod))
+
+
+def run_telemetry_init(arguments: argparse.Namespace) -> int:
+    options = settings(TelemetrySettings, arguments)
+    from broker.errors import SettingsError
+    from telemetry.database import init
+    from telemetry.influx import Influx, InfluxAddress
+
+    if not options.influx_url or options.influx_url.startswith("file:"):
+        raise SettingsError(["--influx-url: which InfluxDB? (or INFLUX_URL=http://HOST:8086/turnpike)"])
+    influx = Influx(InfluxAddress.parse(options.influx_url, options.influx_token, options.influx_org))
+    try:
+        print("\n".join(init(influx)) or "nothing to change")
+    finally:
+        influx.close()
+    return 0
 
 
 def run_models(arguments: argparse.Namespace) -> int:
@@ -530,6 +564,31 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--history", choices=("generated", "dataset"), help="whose answers the next turn's history holds")
     load.add_argument("--json", action="store_true", help="the summary as JSON")
 
+    sidecar = _add(
+        commands,
+        "sidecar",
+        run_sidecar,
+        "telemetry of this node and its workers, into InfluxDB",
+        "turnpike sidecar --influx-url http://pi:8086/turnpike",
+    )
+    _influx_flags(sidecar)
+    sidecar.add_argument("--node", help="default: the host's name, as its workers have it")
+    sidecar.add_argument("--sample-seconds", type=float, help="how often (default 1)")
+    sidecar.add_argument("--root", help="where /proc and /sys are found (default /)")
+    sidecar.add_argument("--vcgencmd", help="the Raspberry Pi's firmware command (default vcgencmd)")
+    sidecar.add_argument("--monitor-url", help="the nats-server's monitoring address, http://HOST:8222")
+
+    telemetry = commands.add_parser("telemetry", help="the database of telemetry")
+    telemetry_commands = telemetry.add_subparsers(metavar="init", required=True)
+    init = _add(
+        telemetry_commands,
+        "init",
+        run_telemetry_init,
+        "create database or bucket, retention and downsampling",
+        "turnpike telemetry init --influx-url http://pi:8086/turnpike",
+    )
+    _influx_flags(init)
+
     models = commands.add_parser("models", help="the models by name, and their files")
     models_commands = models.add_subparsers(dest="models_command", metavar="COMMAND", required=True)
     for name, help, example in (
@@ -573,6 +632,12 @@ def _parser() -> argparse.ArgumentParser:
     top = _add(commands, "top", run_top, "who serves what", "turnpike top --json")
     top.add_argument("--json", action="store_true")
     return parser
+
+
+def _influx_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--influx-url", help="http://USER:PASSWORD@HOST:8086/DATABASE or file:PATH (or INFLUX_URL)")
+    parser.add_argument("--influx-token", help="of InfluxDB 2 and 3 (or INFLUX_TOKEN, which no process list shows)")
+    parser.add_argument("--influx-org", help="of InfluxDB 2 (or INFLUX_ORG)")
 
 
 def _model_flags(parser: argparse.ArgumentParser) -> None:

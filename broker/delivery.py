@@ -41,9 +41,12 @@ class Delivery:
     def is_settled(self) -> bool:
         return self._settled
 
-    async def ack(self) -> None:
+    async def ack(self, *, confirm: bool = True) -> None:
         """The turn has its end: it leaves the queue. Comes back when the server has said so, or after 2 s without."""
         self._settle()
+        if not confirm:
+            await self._message._client.publish(self._message.reply, b"+ACK")
+            return
         try:
             # With the server's confirmation, as an ack lost on the wire would have the turn delivered again.
             await self._message._client.request(self._message.reply, b"+ACK", timeout=2)

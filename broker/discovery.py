@@ -48,6 +48,8 @@ class WorkerInfo(Struct, frozen=True):
     num_ctx: int
     node: str
     load: Load
+    pid: int | None = None
+    """Its process on the node, for the sidecar."""
 
 
 async def announce(nc: NatsConnection, *, version: str, metadata: dict[str, str], load: Callable[[], Load]) -> Service:
@@ -87,6 +89,7 @@ async def find_workers(nc: NatsConnection, wait: float = 0.25) -> list[WorkerInf
                     num_ctx=int(metadata["num_ctx"]),
                     node=metadata["node"],
                     load=msgspec.convert(load, Load),
+                    pid=int(metadata["pid"]) if "pid" in metadata else None,
                 )
             )
     return sorted(workers, key=lambda worker: (worker.model, worker.worker))

@@ -81,6 +81,8 @@ class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     kind: Kind = "generate"
     continuations: Annotated[tuple[str, ...], Meta(max_length=64)] = ()
     """For `score`: the texts whose log-probability as the answer is asked for."""
+    run: Token | None = None
+    """The load run that it belongs to: a tag in telemetry."""
 
     def __post_init__(self) -> None:
         if not self.messages:
@@ -234,3 +236,32 @@ class Beacon(Struct, frozen=True):
 
     sequence: Count
     pending: Count
+
+
+FieldValue = float | int | bool | str
+
+
+class Point(Struct, frozen=True, array_like=True):
+    """One point of a time series. `broker.points` says which measurements, tags and fields there are."""
+
+    measurement: Annotated[str, Meta(min_length=1, max_length=64)]
+    tags: Annotated[dict[str, Annotated[str, Meta(min_length=1, max_length=256)]], Meta(max_length=16)]
+    fields: Annotated[dict[str, FieldValue], Meta(min_length=1, max_length=64)]
+    time: int
+    """Nanoseconds since the epoch."""
+
+
+MAX_BATCH_POINTS = 5000
+
+
+class Points(Struct, frozen=True):
+    """What a worker or sidecar measured within about a second."""
+
+    points: Annotated[tuple[Point, ...], Meta(max_length=MAX_BATCH_POINTS)]
+
+
+class Watts(Struct, frozen=True):
+    """What a node draws just now, from its sidecar to its workers."""
+
+    watts: Annotated[float, Meta(ge=0)]
+    is_estimated: bool = False

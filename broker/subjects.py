@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 from broker.errors import InvalidName
 
+TURNS_PREFIX = "TURNS-"
 REPLIES = "REPLIES"
 ENDS = "ENDS"
 CANCELS = "CANCELS"
 DEAD = "DEAD"
+TELEMETRY = "TELEMETRY"
+WRITER = "writer"
+"""The one consumer of TELEMETRY, which all sidecars share."""
 PRIORITIES = ("interactive", "batch")
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -58,7 +62,7 @@ def turns_of(model: str, client: str) -> str:
 
 
 def turns_stream(model: str) -> str:
-    return f"TURNS-{token(model, 'model')}"
+    return f"{TURNS_PREFIX}{token(model, 'model')}"
 
 
 def reply(client: str, turn: str) -> str:
@@ -128,6 +132,16 @@ def dead(model: str | None = None) -> str:
 def queue(model: str, priority: str) -> str:
     """Where workers tell how far their consumer has come."""
     return f"queue.{token(model, 'model')}.{priority}"
+
+
+def telemetry(node: str) -> str:
+    """Where the points of a node's workers and sidecar go."""
+    return f"telemetry.{token(node, 'node')}"
+
+
+def watts(node: str) -> str:
+    """Where a node's sidecar tells its workers what the node draws."""
+    return f"watts.{token(node, 'node')}"
 
 
 def inbox(user: str) -> str:

@@ -31,6 +31,7 @@ class Limits:
     max_reply_bytes: int = 512 * 1024 * 1024
     max_end_bytes: int = 512 * 1024 * 1024
     max_dead_bytes: int = 64 * 1024 * 1024
+    max_telemetry_bytes: int = 256 * 1024 * 1024
     ack_wait_seconds: float = ACK_WAIT_SECONDS
     """A turn whose worker has not been heard of for so long is given to another."""
 
@@ -109,7 +110,36 @@ def streams(models: Iterable[str], limits: Limits = Limits()) -> list[dict[str, 
             "max_msg_size": -1,
         }
     )
+    configs.append(
+        common
+        | {
+            "name": subjects.TELEMETRY,
+            "subjects": ["telemetry.>"],
+            "retention": "limits",
+            "discard": "old",
+            "max_age": _seconds(24 * 3600),
+            "max_bytes": limits.max_telemetry_bytes,
+            "persist_mode": "async",
+        }
+    )
     return configs
+
+
+def telemetry_consumer() -> dict[str, Any]:
+    """The consumer that all sidecars share: each batch of points is written by one of them."""
+    return {
+        "durable_name": subjects.WRITER,
+        "name": subjects.WRITER,
+        "filter_subject": "telemetry.>",
+        "ack_policy": "explicit",
+        "ack_wait": _seconds(30),
+        "deliver_policy": "all",
+        "replay_policy": "instant",
+        "max_deliver": -1,
+        # What a database that is away may hold up: the rest stays in the stream.
+        "max_ack_pending": 256,
+        "max_waiting": 512,
+    }
 
 
 def consumers(model: str, limits: Limits = Limits()) -> list[dict[str, Any]]:
@@ -136,6 +166,7 @@ async def ensure(nc: NatsConnection, models: Iterable[str], limits: Limits = Lim
     """Creates or updates every stream and consumer; returns a line for each one that changed."""
     models = [subjects.token(model, "model") for model in models]
     changed = [await _ensure_stream(nc, config) for config in streams(models, limits)]
+    changed.append(await _ensure_consumer(nc, subjects.TELEMETRY, telemetry_consumer()))
     for model in models:
         stream = subjects.turns_stream(model)
         changed += [await _ensure_consumer(nc, stream, config) for config in consumers(model, limits)]
@@ -232,7 +263,7 @@ def permissions(role: str, user: str) -> dict[str, Any]:
                         *discovery,
                     ]
                 },
-                "subscribe": {"allow": [inbox, "cancel.>", "replay.>", "queue.>", "kv.>", "$SRV.>"]},
+                "subscribe": {"allow": [inbox, "cancel.>", "replay.>", "queue.>", "kv.>", "watts.*", "$SRV.>"]},
                 # Answers to discovery go to inboxes that this user could not otherwise write to.
                 "allow_responses": {"max": 1, "expires": "1m"},
             }
@@ -253,9 +284,11 @@ def permissions(role: str, user: str) -> dict[str, Any]:
             }
         case "sidecar":
             # Writes points, and looks at what queues hold; it has no business with turns and replies.
-            watched = ["$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.INFO.*.*"]
+            watched = ["$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.INFO.*.*"]
+            taken = f"{subjects.TELEMETRY}.{subjects.WRITER}"
+            written = [f"$JS.API.CONSUMER.MSG.NEXT.{taken}", f"$JS.ACK.{taken}.>"]
             return {
-                "publish": {"allow": ["telemetry.>", *watched, *discovery]},
-                "subscribe": {"allow": [inbox, "queue.>"]},
+                "publish": {"allow": ["telemetry.>", "watts.*", *written, *watched, *discovery]},
+                "subscribe": {"allow": [inbox, "queue.>", "telemetry.*"]},
             }
     raise ValueError(role)

@@ -22,6 +22,7 @@ from broker.messages import Cancel, End, Turn
 from broker.replies import write_end
 from broker.subjects import CancelAddress, TurnAddress
 from workers.loop import Event
+from workers.meter import TurnNotes
 
 MAX_RECENT = 1024
 
@@ -40,6 +41,7 @@ class Work:
     cancel: Cancel | None = None
     cancelled_at: float = 0.0
     """By the monotonic clock."""
+    notes: TurnNotes = field(default_factory=TurnNotes)
 
     def cancelled_by(self, cancel: Cancel) -> None:
         if self.cancel is None:

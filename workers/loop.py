@@ -72,6 +72,8 @@ class Finished:
     tokens: tuple[int, ...] = ()
     """All known tokens: the prompt's and the answer's."""
     scores: tuple[Score, ...] = ()
+    joules: float | None = None
+    """Its share of what the node drew; None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class _Running:
     sampler: TokenSampler | None
     detokenizer: Detokenizer
     prefill_seconds: float = 0.0
+    joules: float | None = None
     first_token_at: float = 0.0
     last_token_at: float = 0.0
     scores: list[Score] = field(default_factory=list)
@@ -130,14 +133,16 @@ class EngineLoop:
         *,
         canonical_chunk: int = 0,
         clock: Callable[[], float] = time.perf_counter,
-        on_step: Callable[[Step, float], None] | None = None,
     ) -> None:
         self._engine = engine
         self._scheduler = scheduler
         self._slots = slots
         self._canonical_chunk = canonical_chunk
         self._clock = clock
-        self._on_step = on_step
+        self.on_step: Callable[[Step, float], None] | None = None
+        """Told of each step and its seconds, in this loop's thread."""
+        self.watts: float | None = None
+        """What the node draws just now, where somebody knows."""
         self._changed = threading.Condition()
         self._submitted: deque[tuple[Job, float]] = deque()
         self._cancelled: set[str] = set()
@@ -319,17 +324,21 @@ class EngineLoop:
         now = self._clock()
         seconds = now - started
         self._scheduler.update(step, seconds, now)
-        if not step.is_decode:
-            for sequence, span in zip(step.sequences, step.spans, strict=True):
-                if seated := self._running.get(sequence.id):
-                    seated.prefill_seconds += seconds * len(span.tokens) / num_tokens
+        watts = self.watts
+        for sequence, span in zip(step.sequences, step.spans, strict=True):
+            if seated := self._running.get(sequence.id):
+                share = seconds * len(span.tokens) / num_tokens
+                if not step.is_decode:
+                    seated.prefill_seconds += share
+                if watts is not None:
+                    seated.joules = (seated.joules or 0.0) + watts * share
         for running, reason in finished:
             self._finish(running, reason)
         for running in list(self._running.values()):
             if running.job.continuations and running.sequence.num_remaining == 0:
                 self._next_continuation(running)
-        if self._on_step is not None:
-            self._on_step(step, seconds)
+        if self.on_step is not None:
+            self.on_step(step, seconds)
 
     def _take_output(self, running: _Running, span: Span, rows: list[int]) -> FinishReason | None:
         if running.job.continuations:
@@ -413,6 +422,7 @@ class EngineLoop:
                 decode_seconds=running.last_token_at - running.first_token_at,
                 tokens=tuple(sequence.tokens),
                 scores=tuple(running.scores),
+                joules=running.joules,
             )
         )
         self._release(running)

@@ -59,6 +59,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
     )
     from workers.loop import EngineLoop
     from workers.memory import available_bytes, check_memory
+    from workers.meter import Shape, copy_bandwidth
     from workers.scheduler import Scheduler
     from workers.slots import Slots
     from workers.worker import Worker, WorkerOptions
@@ -68,6 +69,8 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
     model_name = subjects.token(config.model, "model") if config.model else model_token(path)
     threads = config.threads or default_threads()
     nc = await connect(address, name=f"turnpike-worker-{model_name}")
+    # Before the model is there, which needs the memory.
+    peak = await asyncio.to_thread(copy_bandwidth, threads)
     with contextlib.ExitStack() as cleanup:
         model = await asyncio.to_thread(LlamaModel, path)
         cleanup.callback(model.close)
@@ -133,6 +136,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 version=version,
                 fingerprint=model.fingerprint,
                 coalesce_seconds=config.coalesce_seconds,
+                shape=Shape(path.stat().st_size, model.kv_shape.bytes_per_token, peak),
             ),
         )
         try:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -31,20 +32,30 @@ from broker.messages import (
     TokenLogprob,
     Turn,
     Usage,
+    Watts,
 )
+from broker.recorder import Recorder
 from broker.replies import ReplyWriter, write_end
 from broker.subjects import TurnAddress
 from workers.cancels import Cancels, Work
 from workers.history import History, Prompt
 from workers.intake import Intake
 from workers.loop import EngineLoop, Event, Finished, Generated, Job, Lost, Rejected, Seated
+from workers.meter import Meter, Shape, TurnNotes
 
 DEATH_STARTS = 3
 HAND_BACK_SECONDS = 1.0
 REPLAY_MARGIN_BYTES = 4096
+WATTS_SECONDS = 10.0
+"""How long what the sidecar said of the node's power holds."""
+LAST_POINTS_SECONDS = 1.0
+"""How long a worker that stops waits for a server that does not take its last points."""
 _SMOOTHING = 0.2
 
 log = logging.getLogger(__name__)
+
+
+_NO_SHAPE = Shape()
 
 
 class WorkerLost(ServerError):
@@ -74,6 +85,7 @@ class WorkerOptions:
     """Chunks gather what comes within so long of the one before; 0 sends each token."""
     pull_seconds: float = 2.0
     """How long a pull stays open: also how long a drain waits for the open one, which must not be cancelled."""
+    shape: Shape = _NO_SHAPE
 
 
 class Worker:
@@ -92,6 +104,16 @@ class Worker:
         self._deliveries: set[Delivery] = set()
         self._intake = Intake(nc, options.model, self._num_slots, options.pull_seconds)
         self._cancels = Cancels(nc, options.model, self._work, loop.cancel, self._stopped)
+        self._recorder = Recorder(nc, options.node)
+        tags = {
+            "node": options.node,
+            "model": options.model,
+            "quantization": options.quantization or "unknown",
+            "worker": options.name,
+        }
+        self._meter = Meter(tags, self._num_slots, loop.engine.num_ctx, options.shape)
+        loop.on_step = self._meter.on_step
+        self._watts_at = 0.0
         self._mean_seconds = 10.0
         self._mean_tokens: float | None = None
         self._lost: str | None = None
@@ -114,13 +136,15 @@ class Worker:
 
         self._loop.start(deliver)
         replays = await self._nc.subscribe("replay.>", queue="workers", cb=self._on_replay)
+        watts = await self._nc.subscribe(subjects.watts(self._options.node), cb=self._on_watts)
         service = await discovery.announce(
             self._nc, version=self._options.version, metadata=self._metadata(), load=self._load
         )
         log.info("serving model=%s worker=%s slots=%d", self._options.model, self._options.name, self._num_slots)
         try:
             async with self._cancels, asyncio.TaskGroup() as beats:
-                beating = beats.create_task(self._keep_alive())
+                beating = [beats.create_task(work) for work in (self._keep_alive(), self._tell_seconds())]
+                self._record_event("worker started")
                 async with asyncio.TaskGroup() as group:
 
                     def take(delivery: Delivery) -> None:
@@ -134,10 +158,14 @@ class Worker:
                     log.info("draining running=%d", len(self._work))
                     await service.stop()
                     await asyncio.gather(*pulls)
-                beating.cancel()
+                for task in beating:
+                    task.cancel()
         finally:
-            with contextlib.suppress(nats.errors.Error):
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
                 await replays.unsubscribe()
+                await watts.unsubscribe()
+                self._record_event("worker stopped")
+                await asyncio.wait_for(self._recorder.flush(), LAST_POINTS_SECONDS)
             self._loop.stop()
         if self._lost:
             raise WorkerLost(f"the engine died: {self._lost}")
@@ -155,6 +183,7 @@ class Worker:
             "quantization": options.quantization,
             "num_ctx": str(self._loop.engine.max_sequence_tokens),
             "node": options.node,
+            "pid": str(os.getpid()),
         }
 
     def _load(self) -> discovery.Load:
@@ -187,6 +216,27 @@ class Worker:
             for delivery in list(self._deliveries):
                 with contextlib.suppress(nats.errors.Error):  # cut off: the next beat may get through
                     await delivery.in_progress()
+
+    # --- Telemetry ---
+
+    async def _tell_seconds(self) -> None:
+        """A point for each second of the engine, and all points on their way."""
+        while True:
+            await asyncio.sleep(1)
+            if time.perf_counter() - self._watts_at > WATTS_SECONDS:
+                self._loop.watts = None
+            self._recorder.record(self._meter.second(self._loop.state, self._recorder.num_dropped))
+            await self._recorder.flush()
+
+    def _record_event(self, kind: str) -> None:
+        options = self._options
+        text = f"{options.name} with {options.model_name or options.model} on {options.node}"
+        self._recorder.record(self._meter.event(self._recorder.unique(time.time_ns()), kind, text))
+
+    async def _on_watts(self, message: Msg) -> None:
+        with contextlib.suppress(InvalidMessage):
+            self._loop.watts = codec.decode(message.data, Watts, message.headers).watts
+            self._watts_at = time.perf_counter()
 
     # --- One turn ---
 
@@ -229,7 +279,7 @@ class Worker:
         except InvalidMessage as error:
             failed = Failed("invalid_message", str(error), worker=self._options.name)
             await self._dead_letter(delivery, address, failed)
-            await self._settle(delivery, address, failed)
+            await self._settle(delivery, address, failed, None, TurnNotes())
             return
         work = Work(delivery, address, turn)
         self._work[turn.id] = work
@@ -245,7 +295,7 @@ class Worker:
         if end is None:
             await delivery.hand_back()
         else:
-            await self._settle(delivery, address, end)
+            await self._settle(delivery, address, end, turn, work.notes)
 
     async def _answer(self, work: Work) -> End | None:
         """Computes and streams; the end to write, or None when the turn is to be handed back."""
@@ -266,6 +316,7 @@ class Worker:
         can_resume = turn.kind == "generate" and sampling.grammar is None and sampling.json_schema is None
         started = await writer.start(self._options.fingerprint, can_resume=can_resume)
         job = dataclasses.replace(job, resumed=writer.resumed_tokens)
+        work.notes.num_resumed_tokens = len(writer.resumed_tokens)
         if started.num_starts > DEATH_STARTS:
             failed = self._failed("poison", f"the turn was begun {started.num_starts - 1} times and never finished")
             await self._dead_letter(delivery, work.address, failed, writer.workers)
@@ -344,8 +395,10 @@ class Worker:
                 case _:
                     pass
             if piece or new:
+                work.notes.first_token_at = work.notes.first_token_at or time.time()
                 await writer.write(piece, new, logprobs)
             if isinstance(end := batch[-1], Finished):
+                work.notes.joules = end.joules
                 if work.cancel is not None and work.cancel.reason == "deadline" and end.reason == "cancelled":
                     return self._failed(
                         "deadline", "the deadline passed while the turn was computed", False, writer.attempt
@@ -418,9 +471,13 @@ class Worker:
 
     # --- Ends ---
 
-    async def _settle(self, delivery: Delivery, address: TurnAddress, end: End) -> None:
+    async def _settle(
+        self, delivery: Delivery, address: TurnAddress, end: End, turn: Turn | None, notes: TurnNotes
+    ) -> None:
         """The end first, the acknowledgement after it: a death between the two costs a redelivery, not an answer."""
-        await write_end(self._nc, address, end)
+        if await write_end(self._nc, address, end):
+            now = self._recorder.unique(time.time_ns())
+            self._recorder.record(self._meter.turn(now, delivery, turn, end, notes))
         await delivery.ack()
         match end:
             case Done(finish_reason=reason, usage=usage):

@@ -1,0 +1,204 @@
+"""The board: heat, fans, frequency, firmware, watts, wear. By sysfs; by `vcgencmd` where the firmware has no file."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from broker import points
+from broker.messages import Point
+from telemetry.files import number, text
+
+VCGENCMD_TIMEOUT_SECONDS = 2.0
+FIRMWARE_EVERY_SECONDS = 5.0
+"""How often `vcgencmd` is forked, where it must be."""
+THROTTLED_FILES = ("sys/devices/platform/soc/*firmware/get_throttled", "sys/devices/platform/*/*firmware/get_throttled")
+THROTTLED_BITS = ("undervoltage", "frequency_capped", "throttled", "soft_temperature_limit")
+SINCE_BOOT = 16
+
+_RAIL = re.compile(r"^\s*(?P<rail>\w+)_(?P<kind>[AV])\s+(?:current|volt)(?:\(\d+\))?=(?P<value>[0-9.]+)[AV]", re.M)
+_THROTTLED = re.compile(r"^(?:throttled=)?(?:0x)?([0-9a-fA-F]+)$")
+
+
+def pmic_watts(output: str) -> float | None:
+    """The sum of volts × amperes of all rails of `vcgencmd pmic_read_adc` that have both; None when none has.
+
+    The board's own total is higher: rails without a sensor, and what the regulators lose, are not in it.
+    """
+    volts, amperes = dict[str, float](), dict[str, float]()
+    for match in _RAIL.finditer(output):
+        into = volts if match["kind"] == "V" else amperes
+        into[match["rail"]] = float(match["value"])
+    rails = volts.keys() & amperes.keys()
+    return sum(volts[rail] * amperes[rail] for rail in rails) if rails else None
+
+
+def throttled_bits(output: str) -> int | None:
+    """From `throttled=0x50005` of vcgencmd, or the bare hexadecimal number of the sysfs file."""
+    match = _THROTTLED.match(output.strip())
+    return int(match[1], 16) if match else None
+
+
+class Vcgencmd:
+    """The Raspberry Pi's firmware by its command, asked at most every few seconds as each answer is a fork."""
+
+    def __init__(self, command: str | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = shutil.which(command) if command else None
+        self._clock = clock
+        self._asked_at = dict[str, float]()
+
+    def ask(self, *arguments: str) -> str | None:
+        """Its answer; None where it is not to be had, or was asked just now."""
+        if self._path is None:
+            return None
+        now = self._clock()
+        if now - self._asked_at.get(arguments[0], -FIRMWARE_EVERY_SECONDS) < FIRMWARE_EVERY_SECONDS:
+            return None
+        self._asked_at[arguments[0]] = now
+        try:
+            done = subprocess.run(
+                [self._path, *arguments], capture_output=True, text=True, timeout=VCGENCMD_TIMEOUT_SECONDS, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout if done.returncode == 0 else None
+
+
+class Board:
+    """The sensors under `root`, looked for once: a board does not grow any."""
+
+    def __init__(self, root: Path, node: str, vcgencmd: Vcgencmd, clock: Callable[[], float] = time.monotonic) -> None:
+        self._node = node
+        self._vcgencmd = vcgencmd
+        self._clock = clock
+        self._temperatures = _temperatures(root)
+        self._fans = _fans(root)
+        self._coolers = [
+            folder
+            for folder in _glob(root, "sys/class/thermal/cooling_device*")
+            if "fan" in (text(folder / "type") or "")
+        ]
+        self._throttled_file = next((path for glob in THROTTLED_FILES for path in _glob(root, glob)), None)
+        self._rapl = [
+            folder
+            for folder in _glob(root, "sys/class/powercap/intel-rapl:*")
+            if (text(folder / "name") or "").startswith("package")
+        ]
+        self._joules: dict[Path, tuple[float, int]] = {}
+        self._cards = _glob(root, "sys/block/mmcblk*")
+        self.watts: float | None = None
+        """What the node drew as of the last sample that knew."""
+        self.is_estimated = False
+
+    def points(self, now: int) -> list[Point | None]:
+        """All that this board tells, at `now`, nanoseconds since the epoch."""
+        found = [
+            points.TEMPERATURE.point(now, self._tags(sensor=sensor), {"celsius": _scaled(number(path), 1e-3)})
+            for sensor, path in self._temperatures.items()
+        ]
+        found += [
+            points.FAN.point(now, self._tags(fan=fan), {"rpm": _scaled(number(path), 1.0)})
+            for fan, path in self._fans.items()
+        ]
+        for folder in self._coolers:
+            state, most = number(folder / "cur_state"), number(folder / "max_state")
+            level = state / most if state is not None and most else None
+            found.append(
+                points.FAN.point(now, self._tags(fan=text(folder / "type") or folder.name), {"level_ratio": level})
+            )
+        return [*found, self._throttling(now), *self._power(now), *self._wear(now)]
+
+    def _tags(self, **tags: str) -> dict[str, str]:
+        return {"node": self._node, **tags}
+
+    def _throttling(self, now: int) -> Point | None:
+        output = text(self._throttled_file) if self._throttled_file else self._vcgencmd.ask("get_throttled")
+        bits = throttled_bits(output) if output else None
+        if bits is None:
+            return None
+        fields: dict[str, int | bool] = {"bits": bits}
+        for bit, name in enumerate(THROTTLED_BITS):
+            fields[name] = bool(bits >> bit & 1)
+            fields[f"{name}_since_boot"] = bool(bits >> bit + SINCE_BOOT & 1)
+        return points.THROTTLING.point(now, self._tags(), fields)
+
+    def _power(self, now: int) -> list[Point | None]:
+        found: list[Point | None] = []
+        output = self._vcgencmd.ask("pmic_read_adc")
+        if output is not None and (watts := pmic_watts(output)) is not None:
+            self.watts, self.is_estimated = watts, True
+            found.append(points.POWER.point(now, self._tags(source="pmic"), {"watts": watts, "is_estimated": True}))
+        drawn = [watts for folder in self._rapl if (watts := self._rapl_watts(folder)) is not None]
+        if drawn:
+            self.watts, self.is_estimated = sum(drawn), False
+            fields = {"watts": self.watts, "is_estimated": False}
+            found.append(points.POWER.point(now, self._tags(source="rapl"), fields))
+        return found
+
+    def _rapl_watts(self, folder: Path) -> float | None:
+        """The mean since the last call, by the package's counter of microjoules, which wraps."""
+        microjoules, now = number(folder / "energy_uj"), self._clock()
+        if microjoules is None:
+            return None
+        before = self._joules.get(folder)
+        self._joules[folder] = now, microjoules
+        if before is None or now <= before[0]:
+            return None
+        drawn = microjoules - before[1]
+        if drawn < 0:
+            drawn += number(folder / "max_energy_range_uj") or 0
+        return drawn * 1e-6 / (now - before[0]) if drawn >= 0 else None
+
+    def _wear(self, now: int) -> list[Point | None]:
+        found = []
+        for card in self._cards:
+            lives = [int(part, 16) for part in (text(card / "device/life_time") or "").split()]
+            # Tenths of the life used, as JEDEC's eMMC 5.0 has it; 0 is "not defined".
+            used = max(lives, default=0) / 10
+            level = number(card / "device/pre_eol_info", 16)
+            fields = {"used_ratio": used or None, "pre_end_of_life": level or None}
+            found.append(points.WEAR.point(now, self._tags(device=card.name), fields))
+        return found
+
+
+def _glob(root: Path, pattern: str) -> list[Path]:
+    return sorted(root.glob(pattern))
+
+
+def _temperatures(root: Path) -> dict[str, Path]:
+    """By the sensor's name, a number behind it where several share one."""
+    found = dict[str, Path]()
+    for zone in _glob(root, "sys/class/thermal/thermal_zone*"):
+        _add(found, text(zone / "type") or zone.name, zone / "temp")
+    for path in _glob(root, "sys/class/hwmon/hwmon*/temp*_input"):
+        _add(found, _monitored(path, "_input"), path)
+    return found
+
+
+def _fans(root: Path) -> dict[str, Path]:
+    found = dict[str, Path]()
+    for path in _glob(root, "sys/class/hwmon/hwmon*/fan*_input"):
+        _add(found, _monitored(path, "_input"), path)
+    return found
+
+
+def _monitored(path: Path, suffix: str) -> str:
+    """`nvme/Composite`: the chip's name and the input's label."""
+    stem = path.name.removesuffix(suffix)
+    return f"{text(path.parent / 'name') or path.parent.name}/{text(path.parent / f'{stem}_label') or stem}"
+
+
+def _add(into: dict[str, Path], name: str, path: Path) -> None:
+    number_of = 2
+    unique = name
+    while unique in into:
+        unique, number_of = f"{name}-{number_of}", number_of + 1
+    into[unique] = path
+
+
+def _scaled(value: int | None, unit: float) -> float | None:
+    return None if value is None else value * unit

@@ -1,0 +1,192 @@
+"""The sidecar: samples the node once a second, tells its workers the watts, and writes its share of all points."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import platform
+import re
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import nats.errors
+from nats.aio.client import Client as NatsConnection
+from nats.aio.msg import Msg
+
+from broker import codec, points, subjects
+from broker.connection import Address, connect
+from broker.errors import InvalidMessage, ServerError
+from broker.messages import Point, Points, Watts
+from broker.recorder import Recorder
+from telemetry.board import THROTTLED_BITS, Board, Vcgencmd
+from telemetry.cgroup import Cgroup
+from telemetry.queues import EVERY_SECONDS, Queues
+from telemetry.resources import Resources
+from telemetry.settings import SidecarSettings
+from telemetry.writer import Writer
+
+LAST_POINTS_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
+
+
+def node_name(name: str | None) -> str:
+    """A token for subjects: the setting, or the host's name made into one."""
+    return subjects.token(name or re.sub(r"[^A-Za-z0-9_-]", "-", platform.node())[:64] or "unknown", "node")
+
+
+async def serve(address: Address, options: SidecarSettings, stop: asyncio.Event, *, in_pod: bool = False) -> int:
+    """Connects and samples until `stop`. Raises TurnpikeError in one line for what is wrong."""
+    options.check()
+    node = node_name(options.node)
+    nc = await connect(address, name=f"turnpike-sidecar-{node}")
+    writer = None
+    recorder = Recorder(nc, node)
+    if options.influx_url:
+        from telemetry.influx import sink
+
+        writer = Writer(nc, sink(options.influx_url, options.influx_token, options.influx_org), recorder, node)
+    try:
+        await Sidecar(nc, node, options, recorder, writer, in_pod=in_pod).run(stop)
+    finally:
+        await nc.close()
+    return 0
+
+
+class Sidecar:
+    """One node's."""
+
+    def __init__(
+        self,
+        nc: NatsConnection,
+        node: str,
+        options: SidecarSettings,
+        recorder: Recorder,
+        writer: Writer | None,
+        *,
+        in_pod: bool = False,
+    ) -> None:
+        self._nc = nc
+        self._node = node
+        self._options = options
+        self._recorder = recorder
+        self._writer = writer
+        self._scope = "pod" if in_pod else "node"
+        self._root = Path(options.root)
+        self._resources = Resources(self._root, node, Path(options.data_dir).expanduser())
+        self._board = Board(self._root, node, Vcgencmd(options.vcgencmd))
+        self._queues = Queues(nc, options.monitor_url)
+        self._pids: dict[str, int] = {}
+        """Of the workers on this node, by name."""
+        self._stopped: set[str] = set()
+        self._throttled: frozenset[str] = frozenset()
+        self._cost_before: tuple[float, float] | None = None
+        self._sample_seconds: float | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Samples until `stop`, then sends what is left."""
+        heard = await self._nc.subscribe(subjects.telemetry(self._node), cb=self._on_points)
+        log.info("sampling node=%s every=%gs writing=%s", self._node, self._options.sample_seconds, bool(self._writer))
+        async with asyncio.TaskGroup() as group:
+            work = [self._sample_for_ever(), self._watch_for_ever(), self._recorder.run()]
+            for_ever = [group.create_task(one) for one in work]
+            writing = group.create_task(self._writer.run(stop)) if self._writer is not None else None
+            await stop.wait()
+            for task in for_ever:
+                task.cancel()
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                await heard.unsubscribe()
+                await asyncio.wait_for(self._recorder.flush(), LAST_POINTS_SECONDS)
+            if writing is not None:
+                await writing
+
+    async def _sample_for_ever(self) -> None:
+        async for _ in _every(self._options.sample_seconds):
+            started = time.perf_counter()
+            # In a thread: a firmware command or a slow /sys file holds up no one.
+            self._recorder.record(*await asyncio.to_thread(self._sample))
+            self._sample_seconds = time.perf_counter() - started
+            self._recorder.record(self._own_cost())
+            if self._board.watts is not None:
+                watts = Watts(self._board.watts, self._board.is_estimated)
+                with contextlib.suppress(nats.errors.Error):
+                    await self._nc.publish(subjects.watts(self._node), codec.encode(watts))
+
+    def _sample(self) -> list[Point | None]:
+        now = time.time_ns()
+        found = [*self._resources.points(now), *self._board.points(now)]
+        for worker, pid in list(self._pids.items()):
+            process = self._resources.process(now, pid, worker)
+            found.append(process)
+            if process is not None:
+                found += Cgroup(self._root, pid).points(now, self._node, worker, self._scope)
+                continue
+            del self._pids[worker]
+            if worker not in self._stopped:
+                found.append(self._event("worker lost", f"{worker} ended without a word", worker))
+        return [*found, *self._throttling_events(found)]
+
+    def _throttling_events(self, found: list[Point | None]) -> list[Point | None]:
+        """One for each thing that the firmware has begun to hold back since the sample before."""
+        for point in found:
+            if point is not None and point.measurement == points.THROTTLING.name:
+                now = frozenset(name for name in THROTTLED_BITS if point.fields.get(name))
+                begun, self._throttled = now - self._throttled, now
+                return [self._event("throttling began", name.replace("_", " ")) for name in sorted(begun)]
+        return []
+
+    def _event(self, kind: str, text: str, worker: str = "-") -> Point | None:
+        tags = {"node": self._node, "kind": kind, "worker": worker, "run": points.NO_RUN}
+        return points.EVENT.point(self._recorder.unique(time.time_ns()), tags, {"text": text})
+
+    def _own_cost(self) -> Point | None:
+        now, spent = time.perf_counter(), time.process_time()
+        before, self._cost_before = self._cost_before, (now, spent)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        writer = self._writer
+        return points.SIDECAR.point(
+            time.time_ns(),
+            {"node": self._node},
+            {
+                "cpu_ratio": (spent - before[1]) / (now - before[0]) if before else None,
+                "rss_bytes": pages * os.sysconf("SC_PAGE_SIZE"),
+                "sample_seconds": self._sample_seconds,
+                "num_sent": self._recorder.num_sent,
+                "num_dropped": self._recorder.num_dropped,
+                "num_written": writer.num_written if writer else None,
+                "num_rejected": writer.num_rejected if writer else None,
+                "num_expired": self._queues.num_expired,
+                "write_seconds": writer.write_seconds if writer else None,
+            },
+        )
+
+    async def _watch_for_ever(self) -> None:
+        async for _ in _every(EVERY_SECONDS):
+            try:
+                self._recorder.record(*await self._queues.points())
+            except (ServerError, nats.errors.Error) as error:
+                log.warning("queues not seen error=%s", error)
+                continue
+            for worker in self._queues.workers:
+                if worker.node == self._node and worker.pid is not None:
+                    self._pids[worker.worker] = worker.pid
+                    self._stopped.discard(worker.worker)
+
+    async def _on_points(self, message: Msg) -> None:
+        """The node's workers say when they stop of their own will."""
+        with contextlib.suppress(InvalidMessage):
+            for point in codec.decode(message.data, Points, message.headers).points:
+                if point.measurement == points.EVENT.name and point.tags.get("kind") == "worker stopped":
+                    self._stopped.add(point.tags["worker"])
+
+
+async def _every(seconds: float) -> AsyncIterator[None]:
+    """At whole multiples of `seconds` by the monotonic clock; what a slow round missed is left out."""
+    due = time.monotonic()
+    while True:
+        yield
+        due = max(due + seconds, time.monotonic())
+        await asyncio.sleep(due - time.monotonic())
