@@ -401,7 +401,14 @@ def run_demo(arguments: argparse.Namespace) -> int:
 async def _demo(options: DemoSettings, stop: asyncio.Event, *, as_json: bool) -> int:
     """Server, worker and a small load in one process tree; nothing is left behind."""
     from producers.demo import run_demo
+    from telemetry.database import init
+    from telemetry.influx import Influx, InfluxAddress
     from telemetry.resources import process_memory
+
+    influx_url = options.influx_url or f"file:{data_dir(options) / 'demo.lp'}"
+    if not influx_url.startswith("file:"):
+        token, org = os.environ.get("INFLUX_TOKEN"), os.environ.get("INFLUX_ORG")
+        await asyncio.to_thread(init, Influx(InfluxAddress.parse(influx_url, token, org)))
 
     def memory_of(pid: int) -> int | None:
         found = process_memory(pid)
@@ -413,6 +420,7 @@ async def _demo(options: DemoSettings, stop: asyncio.Event, *, as_json: bool) ->
         nats_url=options.url or os.environ.get("NATS_URL"),
         num_conversations=options.num_conversations,
         max_tokens=options.max_tokens,
+        influx_url=influx_url,
         memory_of=memory_of,
         stop=stop,
         as_json=as_json,
@@ -475,6 +483,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--num-conversations", type=int, help="how many conversations (default 4)")
     demo.add_argument("--max-tokens", type=int, help="tokens of an answer (default 48)")
     demo.add_argument("--model-file", help="a GGUF file; default: a tiny model with random weights, made on the spot")
+    demo.add_argument("--influx-url", help="where its telemetry goes (or INFLUX_URL; default: a file, demo.lp)")
     demo.add_argument("--json", action="store_true", help="the table as JSON")
 
     broker = _add(commands, "broker", run_broker, "run a nats-server of our own", "turnpike broker --model tiny")

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Delivery:
-    """One hand-over of one turn. Settle it once: ack, hand_back or retry."""
+    """One hand-over of one turn. Settle it once: ack, hand_back, retry or forget."""
 
     def __init__(self, message: Msg) -> None:
         self._message = message
@@ -58,6 +58,10 @@ class Delivery:
         """Not begun here: another worker may take it at once."""
         self._settle()
         await self._message._client.publish(self._message.reply, b"-NAK")
+
+    def forget(self) -> None:
+        """It is another worker's by now, who settles it: a word from here would have it delivered a third time."""
+        self._settle()
 
     async def retry(self, delay: float) -> None:
         """It failed here in a way that may pass: it is delivered again after `delay` seconds."""

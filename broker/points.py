@@ -7,8 +7,10 @@ included. A field that was not to be had is left out: absent is not zero. docs/t
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from broker.messages import FieldValue, Point
@@ -419,3 +421,13 @@ def reference() -> str:
         ]
         lines.append("")
     return "\n".join(lines)
+
+
+def renew(path: Path) -> None:
+    """Writes the tables behind the mark in a page."""
+    head, mark, _ = path.read_text().partition("<!-- reference: python -m broker.points -->\n")
+    path.write_text(head + mark + reference())
+
+
+if __name__ == "__main__":
+    renew(Path(sys.argv[1]))

@@ -71,6 +71,7 @@ async def run_demo(
     nats_url: str | None,
     num_conversations: int,
     max_tokens: int,
+    influx_url: str,
     memory_of: Callable[[int], int | None],
     stop: asyncio.Event,
     as_json: bool,
@@ -78,7 +79,7 @@ async def run_demo(
     """Runs it all in a temporary folder. `entry` is turnpike.py; `memory_of` gives a process's bytes.
 
     Without a `model_file` it is the shipped model, on conversations of its kind. `nats_url` is a server to use instead
-    of the embedded one, with an operator's rights.
+    of the embedded one, with an operator's rights. Telemetry goes to `influx_url`.
     """
     console = Console(stderr=True)
     options = LoadSettings(
@@ -101,7 +102,9 @@ async def run_demo(
 
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turnpike-demo-")))
-        parts = local_system(entry, folder, model=MODEL, model_file=model_file, nats_url=nats_url, wait=False)
+        parts = local_system(
+            entry, folder, model=MODEL, model_file=model_file, nats_url=nats_url, wait=False, influx_url=influx_url
+        )
         system = await stack.enter_async_context(parts)
         say(f"nats-server at {system.address.url}")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from broker.accounts import LOCAL, WORKER, write_credentials
+from broker.accounts import LOCAL, SIDECAR, WORKER, write_credentials
 from broker.client import Client
 from broker.connection import Address, connect
 from broker.errors import ServerUnavailable, TurnpikeError
@@ -35,6 +35,8 @@ class _Broker:
 
     producer: Address
     worker: Address
+    sidecar: Address
+    monitor_url: str | None
     ended: Callable[[], Coroutine[Any, Any, object]]
 
 
@@ -91,14 +93,19 @@ async def local_system(
     nats_url: str | None = None,
     flags: Sequence[str] = (),
     wait: bool = True,
+    influx_url: str | None = None,
 ) -> AsyncIterator[LocalSystem]:
     """Server and worker in `folder`, which the caller removes. `entry` is turnpike.py.
+
+    With an `influx_url` there is a sidecar beside the worker, which writes there.
 
     Without a `model_file` the worker takes the model that Turnpike ships. `nats_url` is a server to use instead of the
     embedded one, with an operator's rights. Without `wait` the worker may still be loading.
     """
     async with AsyncExitStack() as stack:
         broker = await _broker(stack, folder, model, nats_url)
+        if influx_url is not None:
+            await _sidecar(stack, entry, folder, broker, influx_url)
         write_credentials(folder / "worker.credentials", broker.worker)
         command: list[str | Path] = [sys.executable, entry, "worker", "--worker-name", WORKER_NAME]
         command += ["--model", model, "--credentials", folder / "worker.credentials", *flags]
@@ -141,14 +148,29 @@ async def _broker(stack: AsyncExitStack, folder: Path, model: str, nats_url: str
     if nats_url is None:
         server = await stack.enter_async_context(EmbeddedServer(folder / "server"))
         await server.ensure([model])
-        return _Broker(server.address(LOCAL), server.address(WORKER), server.wait)
+        producer, worker, sidecar = (server.address(user) for user in (LOCAL, WORKER, SIDECAR))
+        return _Broker(producer, worker, sidecar, server.monitoring_url, server.wait)
     address = Address.parse(nats_url)
     nc = await connect(address, name="turnpike-ensure")
     try:
         await ensure(nc, [model])
     finally:
         await nc.close()
-    return _Broker(address, address, asyncio.Event().wait)
+    return _Broker(address, address, address, None, asyncio.Event().wait)
+
+
+async def _sidecar(stack: AsyncExitStack, entry: Path, folder: Path, broker: _Broker, influx_url: str) -> None:
+    """Started before the worker, so that it ends after it and has its last points too."""
+    credentials, log = folder / "sidecar.credentials", folder / "sidecar.log"
+    write_credentials(credentials, broker.sidecar)
+    command: list[str | Path] = [sys.executable, entry, "sidecar", "--credentials", credentials]
+    if broker.monitor_url is not None:
+        command += ["--monitor-url", broker.monitor_url]
+    with log.open("wb") as output:
+        # By the environment: an address may hold a password, and process lists show flags.
+        environment = {"TURNPIKE_INFLUX_URL": influx_url}
+        process = await spawn(command, env=environment, stdout=output.fileno(), stderr=output.fileno())
+    stack.push_async_callback(terminate, process)
 
 
 async def _stopped_for(stop: asyncio.Event, seconds: float) -> None:

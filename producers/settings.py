@@ -43,6 +43,8 @@ class LoadSettings(CommonSettings, frozen=True, kw_only=True):
 class DemoSettings(CommonSettings, frozen=True, kw_only=True):
     """`turnpike demo`."""
 
+    influx_url: str | None = None
+    """Where its telemetry goes; default: INFLUX_URL, else a file beside the broker's data."""
     num_conversations: int = 4
     max_tokens: int = 48
     model_file: str | None = None

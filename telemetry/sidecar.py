@@ -93,15 +93,16 @@ class Sidecar:
         async with asyncio.TaskGroup() as group:
             work = [self._sample_for_ever(), self._watch_for_ever(), self._recorder.run()]
             for_ever = [group.create_task(one) for one in work]
-            writing = group.create_task(self._writer.run(stop)) if self._writer is not None else None
+            all_sent = asyncio.Event()
+            if self._writer is not None:
+                group.create_task(self._writer.run(all_sent))
             await stop.wait()
             for task in for_ever:
                 task.cancel()
             with contextlib.suppress(nats.errors.Error, TimeoutError):
                 await heard.unsubscribe()
                 await asyncio.wait_for(self._recorder.flush(), LAST_POINTS_SECONDS)
-            if writing is not None:
-                await writing
+            all_sent.set()
 
     async def _sample_for_ever(self) -> None:
         async for _ in _every(self._options.sample_seconds):

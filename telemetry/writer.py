@@ -19,7 +19,7 @@ from telemetry.influx import Rejected, Sink, SinkUnavailable
 
 WRITE_POINTS = 5000
 """What one write gathers at most from what waits."""
-PULL_SECONDS = 2.0
+PULL_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 10.0
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 15.0
@@ -41,13 +41,15 @@ class Writer:
         self.write_seconds: float | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Writes until `stop`, then what it holds, if the database takes it at once; else hands it back."""
+        """Writes until `stop`, then what waits, if the database takes it at once; else it is handed back."""
         puller = Puller(self._nc, subjects.TELEMETRY, subjects.WRITER)
         await puller.start()
         keeping = asyncio.create_task(self._keep_alive())
         try:
-            while not stop.is_set():
-                gathered = await self._gather(puller)
+            is_last = False
+            while not is_last:
+                is_last = stop.is_set()
+                gathered = await self._gather(puller, 0 if is_last else PULL_SECONDS)
                 if self._held:
                     await self._write(gathered, stop)
         finally:
@@ -57,10 +59,9 @@ class Writer:
                     await delivery.hand_back()
                 await puller.stop()
 
-    async def _gather(self, puller: Puller) -> list[Point]:
-        """What waits, up to a write's worth; waits for the first of it."""
+    async def _gather(self, puller: Puller, expires: float) -> list[Point]:
+        """What waits, up to a write's worth; waits `expires` seconds for the first of it."""
         gathered: list[Point] = []
-        expires = PULL_SECONDS
         while len(gathered) < WRITE_POINTS:
             try:
                 delivery = await puller.pull(expires)

@@ -25,6 +25,8 @@ from workers.loop import Event
 from workers.meter import TurnNotes
 
 MAX_RECENT = 1024
+STORED_SECONDS = 0.2
+"""By when a cancel that was heard is also in its stream."""
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ class Work:
     delivery: Delivery
     address: TurnAddress
     turn: Turn
+    job: str
+    """What the engine knows it by: a turn can come back here while its first delivery is still being given up."""
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     """Bounded by the turn's max_tokens."""
     cancel: Cancel | None = None
@@ -51,7 +55,8 @@ class Work:
 class Cancels:
     """Listens for cancels as long as it is entered; first this, then the pulls, or one could fall between the two.
 
-    `held` are the turns in the worker's hands, `stop` ends one of them, `end_of` is the end of one that was not begun.
+    `held` are the turns in the worker's hands by their jobs, `stop` ends one of them, `end_of` is the end of one that
+    was not begun.
     """
 
     def __init__(
@@ -93,12 +98,12 @@ class Cancels:
         if (understood := self._understood(message)) is None:
             return
         address, cancel = understood
-        self._recent.append((address, cancel, time.time()))
+        self._recent.append((address, cancel, time.perf_counter()))
         for work in list(self._held.values()):
             if _concerns(address, work.address.client, work.turn):
                 log.info("⊘ cancel turn=%s", work.turn.id)
                 work.cancelled_by(cancel)
-                self._stop(work.turn.id)
+                self._stop(work.job)
 
     async def _on_cancel_queued(self, message: Msg) -> None:
         """Ends what is still queued, without computing it, also while every worker is busy."""
@@ -136,7 +141,8 @@ class Cancels:
                 await self._cancel_queued(address.client, turn.id, stored.sequence, cancel)
 
     async def _cancel_queued(self, client: str, turn: str, sequence: int, cancel: Cancel) -> None:
-        if turn in self._held or await replies.last_stored(self._nc, subjects.REPLIES, subjects.reply(client, turn)):
+        is_held = any(work.turn.id == turn for work in self._held.values())
+        if is_held or await replies.last_stored(self._nc, subjects.REPLIES, subjects.reply(client, turn)):
             return  # some worker has begun it, and hears this too
         address = TurnAddress(self._model, "", client, turn)
         if await write_end(self._nc, address, self._end_of(cancel, 0.0)):
@@ -149,9 +155,14 @@ class Cancels:
         if work.cancel is not None:
             return work.cancel
         client, stored_at = work.address.client, work.delivery.stored_at
-        for address, cancel, at in self._recent:
-            if _concerns(address, client, work.turn) and (address.turn or at >= stored_at):
+        for address, cancel, heard_at in self._recent:
+            if not _concerns(address, client, work.turn):
+                continue
+            if address.turn:
                 return cancel
+            if time.perf_counter() - heard_at < STORED_SECONDS:
+                # Whether it was queued before the cancel the server's stamps tell, once the cancel is stored.
+                await asyncio.sleep(STORED_SECONDS)
         for subject in (
             subjects.cancel_turn(client, work.turn.id),
             subjects.cancel_conversation(client, work.turn.conversation),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import time
@@ -101,6 +102,7 @@ class Worker:
         self._options = options
         self._ack_wait = topology.ACK_WAIT_SECONDS
         self._work: dict[str, Work] = {}
+        self._jobs = itertools.count()
         self._deliveries: set[Delivery] = set()
         self._intake = Intake(nc, options.model, self._num_slots, options.pull_seconds)
         self._cancels = Cancels(nc, options.model, self._work, loop.cancel, self._stopped)
@@ -281,17 +283,19 @@ class Worker:
             await self._dead_letter(delivery, address, failed)
             await self._settle(delivery, address, failed, None, TurnNotes())
             return
-        work = Work(delivery, address, turn)
-        self._work[turn.id] = work
+        # Not the turn's id: a worker that was frozen finds its turn delivered anew, to itself among others, before
+        # the fence tells it that it has lost it.
+        work = Work(delivery, address, turn, job=f"{turn.id}/{next(self._jobs)}")
+        self._work[work.job] = work
         try:
             end = await self._answer(work)
         except Fenced:
             log.warning("⊘ turn given up, another worker has it turn=%s", turn.id)
-            await delivery.hand_back()
+            delivery.forget()
             return
         finally:
-            self._work.pop(turn.id, None)
-            self._loop.cancel(turn.id)
+            del self._work[work.job]
+            self._loop.cancel(work.job)
         if end is None:
             await delivery.hand_back()
         else:
@@ -332,7 +336,7 @@ class Worker:
         self._loop.submit(job)
         if work.cancel is not None:
             # It came before the loop knew the turn.
-            self._loop.cancel(turn.id)
+            self._loop.cancel(work.job)
         if self._lost:
             return None
         try:
@@ -362,7 +366,7 @@ class Worker:
         if continuations:
             max_tokens = max(len(tokens) for tokens, _ in continuations) - len(prompt.tokens)
         job = Job(
-            id=turn.id,
+            id=work.job,
             client=client,
             conversation=turn.conversation,
             prompt=prompt.tokens,
@@ -429,7 +433,7 @@ class Worker:
                 async with asyncio.timeout(self._until_deadline(work)):
                     batch = [await work.events.get()]
             except TimeoutError:
-                yield [Rejected(work.turn.id, "deadline", "the deadline passed while the turn was computed")]
+                yield [Rejected(work.job, "deadline", "the deadline passed while the turn was computed")]
                 return
             if sent_at is not None and not _is_final(batch[-1]):
                 with contextlib.suppress(TimeoutError):

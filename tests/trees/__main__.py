@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+
+from tests.trees import record
+
+with Path(sys.argv[1]).open("w") as file:
+    file.write(f"# Recorded on {platform.machine()}, Linux {platform.release()}\n")
+    file.writelines(record(Path("/")))
