@@ -571,6 +571,7 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--seed", type=int, help="of the order of conversations")
     load.add_argument("--ignore-eos", action="store_true", default=None, help="every answer has --max-tokens tokens")
     load.add_argument("--history", choices=("generated", "dataset"), help="whose answers the next turn's history holds")
+    load.add_argument("--run", help="the run's name in telemetry (default: made from the time)")
     load.add_argument("--json", action="store_true", help="the summary as JSON")
 
     sidecar = _add(

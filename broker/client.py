@@ -49,6 +49,7 @@ from broker.messages import (
     Replay,
     ReplayRequest,
     Reply,
+    RunEvent,
     Sampling,
     Started,
     Turn,
@@ -98,6 +99,7 @@ class Client:
         deadline: float | None = None,
         kind: Kind = "generate",
         continuations: Sequence[str] = (),
+        run: str | None = None,
     ) -> Answer:
         """One turn. Nothing is sent before the answer is iterated or awaited.
 
@@ -114,6 +116,7 @@ class Client:
             deadline=deadline,
             kind=kind,
             continuations=tuple(continuations),
+            run=None if run is None else subjects.token(run, "run"),
         )
         return Answer(self, turn, model, priority)
 
@@ -153,6 +156,11 @@ class Client:
         except (nats.errors.Error, TimeoutError) as error:
             raise ReplayUnavailable(turn, str(error) or type(error).__name__) from None
         return codec.decode(reply.data, Replay, reply.headers)
+
+    async def tell_run(self, run: str, kind: Literal["run began", "run ended"], text: str = "") -> None:
+        """Tells sidecars of a load run, for their dashboards; nobody has to be listening."""
+        event = RunEvent(subjects.token(run, "run"), kind, time.time_ns(), text)
+        await self.nc.publish(subjects.runs(self.name), codec.encode(event))
 
     async def workers(self, wait: float = 0.25) -> list[discovery.WorkerInfo]:
         """Every worker that answers within `wait` seconds."""

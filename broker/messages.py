@@ -265,3 +265,13 @@ class Watts(Struct, frozen=True):
 
     watts: Annotated[float, Meta(ge=0)]
     is_estimated: bool = False
+
+
+class RunEvent(Struct, frozen=True):
+    """A load run began or ended: for annotations in Grafana."""
+
+    run: Token
+    kind: Literal["run began", "run ended"]
+    at: int
+    """Nanoseconds since the epoch, by the producer's clock."""
+    text: Annotated[str, Meta(max_length=2000)] = ""

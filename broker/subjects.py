@@ -144,6 +144,15 @@ def watts(node: str) -> str:
     return f"watts.{token(node, 'node')}"
 
 
+RUNS = "run.*"
+"""What sidecars listen to."""
+
+
+def runs(client: str) -> str:
+    """Where a load generator tells that a run begins or ends."""
+    return f"run.{token(client, 'client')}"
+
+
 def inbox(user: str) -> str:
     """A user's own inbox prefix: with a shared one, a user could read what another fetched."""
     return f"_INBOX_{token(user, 'user')}"

@@ -274,6 +274,7 @@ def permissions(role: str, user: str) -> dict[str, Any]:
                         f"turn.*.*.{user}.*",
                         f"cancel.{user}.>",
                         f"replay.{user}.*",
+                        f"run.{user}",
                         f"$JS.API.DIRECT.GET.{subjects.REPLIES}.reply.{user}.*",
                         f"$JS.API.DIRECT.GET.{subjects.ENDS}.end.{user}.*",
                         "$JS.API.CONSUMER.INFO.*.*",
@@ -289,6 +290,6 @@ def permissions(role: str, user: str) -> dict[str, Any]:
             written = [f"$JS.API.CONSUMER.MSG.NEXT.{taken}", f"$JS.ACK.{taken}.>"]
             return {
                 "publish": {"allow": ["telemetry.>", "watts.*", *written, *watched, *discovery]},
-                "subscribe": {"allow": [inbox, "queue.>", "telemetry.*"]},
+                "subscribe": {"allow": [inbox, "queue.>", "run.*", "telemetry.*"]},
             }
     raise ValueError(role)

@@ -68,13 +68,22 @@ async def run_load(
         for answer in list(progress.active.values()):
             await answer.cancel()
 
+    options = msgspec.structs.replace(options, run=options.run or new_run())
+    assert options.run is not None
+    await client.tell_run(options.run, "run began", f"{options.model}, {len(conversations)} conversations")
     async with asyncio.TaskGroup() as group:
         cancelling = group.create_task(cancel_all())
         async with asyncio.TaskGroup() as loops:
             for _ in range(min(options.concurrency, len(conversations))):
                 loops.create_task(one_after_another())
         cancelling.cancel()
+    await client.tell_run(options.run, "run ended", f"{len(progress.records)} turns")
     return progress.records
+
+
+def new_run() -> str:
+    """A name for a run, short enough for a legend."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{new_id()[:4]}"
 
 
 async def _converse(
@@ -99,7 +108,7 @@ async def _converse(
             return
         num_turns += 1
         history.append(message)
-        answer = client.ask(options.model, history, sampling=sampling, conversation=key)
+        answer = client.ask(options.model, history, sampling=sampling, conversation=key, run=options.run)
         progress.active[conversation.id] = answer
         try:
             progress.records.append(await _record(conversation.id, answer, on_chunk))

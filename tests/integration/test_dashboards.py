@@ -1,0 +1,166 @@
+"""Every query of every dashboard and alert, on a real InfluxDB that a real worker and sidecar filled."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker import points
+from broker.accounts import LOCAL, SIDECAR
+from broker.client import Client
+from broker.connection import connect
+from broker.messages import Message, Sampling
+from broker.recorder import Recorder
+from broker.server import EmbeddedServer
+from producers.datasets import Conversation
+from producers.load import run_load
+from producers.settings import LoadSettings
+from telemetry.board import Board
+from telemetry.dashboards import PAGES
+from telemetry.database import init
+from telemetry.grafana import DATASOURCE, alert_rules, build, files
+from telemetry.influx import Influx, InfluxAddress
+from tests.fakes import FakeEngine
+from tests.influx_server import InfluxServer, eventually, needs_influxdb
+from tests.integration.conftest import StartWorker
+from tests.integration.test_telemetry import sidecar
+from tests.trees import plant
+from tests.unit.test_board import PMIC, firmware
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "k3s" / "dashboards"
+KNOWN_UNITS = {
+    "none", "s", "watt", "celsius", "percentunit", "bytes", "Bps", "hertz", "joule", "suffix: tokens/s", None
+}  # fmt: skip
+
+
+def queries_of(page: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where each query stands, and its text."""
+    for panel in page["panels"]:
+        for target in panel.get("targets", ()):
+            yield f"{page['title']} / {panel['title']} / {target['refId']}", target["query"]
+    for variable in page.get("templating", {}).get("list", ()):
+        yield f"{page['title']} / variable {variable['name']}", variable["query"]
+    for annotation in page["annotations"]["list"]:
+        yield f"{page['title']} / annotation {annotation['name']}", annotation["query"]
+
+
+def expanded(query: str, **chosen: str) -> str:
+    """As Grafana sends it."""
+    query = query.replace("$timeFilter", "time >= now() - 1h").replace("$__interval", "1s")
+    return re.sub(r"/\^\$(\w+)\$/", lambda match: f"/^{chosen.get(match[1], '.*')}$/", query)
+
+
+async def fill(nats_server: EmbeddedServer, influx: InfluxServer, start_worker: StartWorker, tmp_path: Path) -> None:
+    """Two runs, one turn that fails, one that waits, a Pi's sensors, and events of each kind."""
+    await nats_server.ensure(["m", "lonely"])
+    nc = await connect(nats_server.address(SIDECAR), name="pi")
+    pi = Recorder(nc, "unknown")
+    board = Board(
+        plant("pi5", tmp_path / "pi5"),
+        "unknown",
+        firmware(tmp_path, get_throttled="throttled=0x50005", pmic_read_adc=PMIC),
+        clock := itertools.count().__next__,
+    )
+    board._vcgencmd._clock = lambda: 10.0 * clock()
+    messages = tuple(Message("user", f"hello {number}") for number in range(4))
+    conversations = [Conversation(f"c{number}", messages) for number in range(6)]
+    async with (
+        start_worker(FakeEngine(step_seconds=0.002)) as running,
+        Client(nats_server.address(LOCAL)) as client,
+        sidecar(nats_server, tmp_path, influx.url, "unknown"),
+    ):
+        running.worker._loop.watts, running.worker._watts_at = 5.0, time.perf_counter() + 60
+        running.worker._meter.shape = type(running.worker._meter.shape)(10**9, 1000, 3e10)
+        await client.publish(client.ask("lonely", "hello").turn, "lonely")
+        for run in ("first", "second"):
+            options = LoadSettings(model="m", max_tokens=20, run=run)
+            records = await run_load(client, options, conversations)
+            assert len(records) == 24
+        await client.ask("m", "x" * 5000, run="second", sampling=Sampling(max_tokens=2)).publish()
+        for kind in ("worker lost", "throttling began"):
+            tags = {"node": "unknown", "kind": kind, "worker": "w", "run": points.NO_RUN}
+            pi.record(points.EVENT.point(time.time_ns(), tags, {"text": kind}))
+        for _ in range(3):
+            pi.record(*board.points(time.time_ns()))
+            for cpu in ("0", "all"):
+                fields = {"busy_ratio": 0.5, "frequency_hertz": 2.4e9}
+                pi.record(points.CPU.point(time.time_ns(), {"node": "unknown", "cpu": cpu}, fields))
+        assert await pi.flush()
+        await eventually(lambda: influx.query('SELECT * FROM "turn" WHERE "is_failed" = true'))
+        await eventually(lambda: len(influx.query('SELECT last("joules") FROM "turn" GROUP BY "run"')) == 2)
+        await eventually(lambda: influx.query("SELECT * FROM process WHERE cpu_ratio > 0"))
+        await eventually(lambda: len(influx.query('SELECT "store_bytes" FROM broker')) >= 2)
+        await eventually(lambda: influx.query("SELECT * FROM queue WHERE oldest_seconds > 0"))
+        await eventually(lambda: influx.query("SELECT * FROM event WHERE kind = 'run ended'"))
+    await nc.close()
+
+
+@needs_influxdb
+@pytest.mark.timeout(120)
+async def test_every_query_of_every_dashboard_and_alert_finds_something(
+    nats_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    influx = InfluxServer(tmp_path / "influx")
+    async with influx:
+        await asyncio.to_thread(init, Influx(InfluxAddress.parse(influx.url)))
+        await fill(nats_server, influx, start_worker, tmp_path)
+        asked = [pair for page in PAGES for pair in queries_of(build(page))]
+        for group in alert_rules()["groups"]:
+            asked += [(rule["title"], rule["data"][0]["model"]["query"]) for rule in group["rules"]]
+        empty = []
+        for where, query in asked:
+            for chosen in ({}, {"node": "unknown", "model": "(m)", "run": "(first|second)"}):
+                rows = influx.query(expanded(query, **chosen))
+                values = [value for row in rows for name, value in row.items() if name != "time"]
+                if all(value is None for value in values):
+                    empty.append(f"{where}: {expanded(query, **chosen)}")
+        assert empty == []
+        assert len(asked) > 80
+
+
+def test_the_files_are_what_the_script_makes() -> None:
+    assert {path.name: path.read_text() for path in FOLDER.iterdir()} == files(), (
+        "renew them: python -m telemetry.grafana k3s/dashboards"
+    )
+
+
+@pytest.mark.parametrize("name", ["cluster", "model", "node", "experiment"])
+def test_a_dashboard_is_well_built(name: str) -> None:
+    page = json.loads((FOLDER / f"{name}.json").read_text())
+    panels = page["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = [panel["gridPos"] for panel in panels]
+    for one, other in itertools.combinations(places, 2):
+        apart = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        above = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+        assert apart or above, f"{one} lies over {other}"
+    assert all(place["x"] >= 0 and place["x"] + place["w"] <= 24 for place in places)
+    uids = {json.loads(path.read_text())["uid"] for path in FOLDER.glob("*.json")}
+    for panel in panels:
+        if panel["type"] == "row":
+            continue
+        assert panel["datasource"] == {"type": "influxdb", "uid": DATASOURCE}
+        assert panel["title"]
+        unit = panel.get("fieldConfig", {}).get("defaults", {}).get("unit")
+        assert unit in KNOWN_UNITS, f"{panel['title']}: {unit}"
+        assert panel["type"] == "table" or unit is not None
+        for link in panel.get("links") or ():
+            assert link["url"].removeprefix("/d/") in uids
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+    assert {link["url"].removeprefix("/d/") for link in page["links"]} == uids - {page["uid"]}
+
+
+def test_a_name_that_no_measurement_has_is_found_when_the_files_are_made() -> None:
+    from telemetry.dashboards import Query
+
+    with pytest.raises(LookupError, match="turn has no 'ttft'"):
+        Query(points.TURN, 'mean("ttft")').text("")
