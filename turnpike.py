@@ -39,7 +39,7 @@ ALL_SETTINGS: tuple[type[CommonSettings], ...] = (
 def settings(kind: type[Any], arguments: argparse.Namespace) -> Any:
     """The command's settings: flags, then TURNPIKE_* variables, then the TOML file."""
     file = arguments.config or os.environ.get("TURNPIKE_CONFIG")
-    flags = {name: value for name, value in vars(arguments).items() if name not in ("run", "config", "command")}
+    flags = {name: value for name, value in vars(arguments).items() if name not in ("entry", "config", "command")}
     environment = dict(os.environ)
     for name in ("INFLUX_URL", "INFLUX_TOKEN", "INFLUX_ORG"):
         # As everyone else names them; ours, where it is set too, is meant more.
@@ -440,7 +440,7 @@ def _add(
         epilog=f"example: {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(entry=run)
     _common(parser)
     return parser
 
@@ -669,7 +669,7 @@ def main() -> int:
     from broker.process import EXIT_ERROR, EXIT_USAGE, report
 
     try:
-        run: Callable[[argparse.Namespace], int] = arguments.run
+        run: Callable[[argparse.Namespace], int] = arguments.entry
         return run(arguments)
     except TurnpikeError as error:
         from broker.errors import SettingsError

@@ -21,6 +21,7 @@ QUESTIONS = (
     "bounded_steps",
     "durable_replies",
     "slow_disk",
+    "telemetry",
     "queue",
 )
 

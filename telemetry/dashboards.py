@@ -377,11 +377,17 @@ MODEL = Page(
                     "none",
                     (Query(points.TURN, 'sum("attempt")', ("model",), "$tag_model"),),
                 ),
+            ),
+        ),
+        (
+            "Turns",
+            (
                 Panel(
                     "Last turns",
                     "",
                     (),
                     kind="table",
+                    width=24,
                     table_query='SELECT "model", "worker", "outcome", "prompt_tokens", "cached_tokens", '
                     '"completion_tokens", "ttft_seconds", "decode_tokens_per_second" FROM "turn" '
                     'WHERE $timeFilter AND "model" =~ /^$model$/ ORDER BY time DESC LIMIT 20',
@@ -430,6 +436,7 @@ NODE = Page(
                     "celsius",
                     (Query(points.TEMPERATURE, 'max("celsius")', ("node", "sensor"), "$tag_node $tag_sensor"),),
                     thresholds=HOT,
+                    width=6,
                 ),
                 Panel(
                     "Throttling",
@@ -448,14 +455,20 @@ NODE = Page(
                     ),
                     "Samples of an interval in which the firmware held the board back.",
                     thresholds=ANY,
+                    width=6,
                 ),
                 Panel(
-                    "Power and fan",
+                    "Power",
                     "watt",
-                    (
-                        Query(points.POWER, 'mean("watts")', ("node", "source"), "$tag_node $tag_source"),
-                        Query(points.FAN, 'mean("level_ratio")', ("node", "fan"), "$tag_node $tag_fan (share)"),
-                    ),
+                    (Query(points.POWER, 'mean("watts")', ("node", "source"), "$tag_node $tag_source"),),
+                    width=6,
+                ),
+                Panel(
+                    "Fan",
+                    "percentunit",
+                    (Query(points.FAN, 'mean("level_ratio")', ("node", "fan"), "$tag_node $tag_fan"),),
+                    maximum=1.0,
+                    width=6,
                 ),
             ),
         ),

@@ -25,6 +25,7 @@ DATASOURCE = "turnpike-influxdb"
 WIDTH = 24
 HEIGHT = 8
 STAT_HEIGHT = 4
+TOKENS_PER_SECOND = "tokens/s"
 ALERT_WINDOW_SECONDS = 600
 _SOURCE = models.DataSourceRef(type_val="influxdb", uid=DATASOURCE)
 
@@ -72,9 +73,11 @@ def _panel(page: Page, panel: Panel, at: models.GridPos) -> _Builder:
             if panel.is_stacked:
                 built = built.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
     built = built.title(panel.title).datasource(_SOURCE).grid_pos(at)
-    if panel.unit:
-        # Grafana shows a unit that it does not know as it is written.
-        built = built.unit(panel.unit if panel.unit != "tokens/s" else "suffix: tokens/s")
+    if panel.unit == TOKENS_PER_SECOND and isinstance(built, timeseries.Panel):
+        # Grafana has no such unit, and one of one's own is cut off at an axis.
+        built = built.unit("short").axis_label(panel.unit)
+    elif panel.unit:
+        built = built.unit(f"suffix: {panel.unit}" if panel.unit == TOKENS_PER_SECOND else panel.unit)
     if panel.description:
         built = built.description(panel.description)
     if panel.thresholds:

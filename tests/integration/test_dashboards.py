@@ -38,7 +38,7 @@ from tests.unit.test_board import PMIC, firmware
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "k3s" / "dashboards"
 KNOWN_UNITS = {
-    "none", "s", "watt", "celsius", "percentunit", "bytes", "Bps", "hertz", "joule", "suffix: tokens/s", None
+    "none", "s", "watt", "celsius", "percentunit", "bytes", "Bps", "hertz", "joule", "suffix: tokens/s", "short", None
 }  # fmt: skip
 
 

@@ -21,7 +21,10 @@ from broker.client import Client
 from broker.errors import TurnFailed
 from broker.messages import Done, Sampling
 from broker.server import EmbeddedServer
+from tests.influx_server import InfluxServer, needs_influxdb
 
+NO_POINTS = {"TURNPIKE_INFLUX_URL": "file:/dev/null"}
+"""A demo's telemetry would go into the user's own folder."""
 TURNPIKE = [sys.executable, str(Path(__file__).parents[2] / "turnpike.py")]
 
 
@@ -33,7 +36,7 @@ def run(
         [*TURNPIKE, *arguments],
         capture_output=True,
         text=True,
-        env=clean | (environment or {}),
+        env=clean | NO_POINTS | (environment or {}),
         timeout=100,
         input=stdin,
         check=False,
@@ -122,6 +125,36 @@ def test_the_demo_speaks_json() -> None:
     assert figures["worker_memory_bytes"] > 1_000_000
 
 
+@needs_influxdb
+async def test_the_demo_fills_the_database(tmp_path: Path) -> None:
+    influx = InfluxServer(tmp_path / "influx")
+    async with influx:
+        asked = await asyncio.to_thread(run, "telemetry", "init", environment={"TURNPIKE_INFLUX_URL": influx.url})
+        assert "database turnpike: created" in asked.stdout
+        asked = await asyncio.to_thread(run, "telemetry", "init", "--influx-url", influx.url)
+        assert asked.stdout == "nothing to change\n"
+        arguments = ["demo", "--num-conversations", "2", "--max-tokens", "4", "--json"]
+        found = await asyncio.to_thread(run, *arguments, environment={"TURNPIKE_INFLUX_URL": influx.url})
+        turns = influx.query("SELECT * FROM turn")
+        assert len(turns) == json.loads(found.stdout)["num_turns"] == 6
+        assert {row["model"] for row in turns} == {"demo"}
+        assert all(row["run"] != "-" for row in turns)
+        kinds = {row["kind"] for row in influx.query("SELECT * FROM event")}
+        assert kinds == {
+            "sidecar started", "sidecar stopped", "worker started", "worker stopped", "run began", "run ended"
+        }  # fmt: skip
+        wanted = {"cpu", "system", "memory", "engine", "queue", "stream", "broker", "sidecar"}
+        assert wanted <= {row["name"] for row in influx.query("SHOW MEASUREMENTS")}
+
+
+def test_a_sidecar_without_its_database_says_which_flag() -> None:
+    found = run("telemetry", "init")
+    assert found.returncode == 2
+    assert "--influx-url: which InfluxDB?" in found.stderr
+    found = run("sidecar", "--influx-url", "ftp://x")
+    assert found.returncode == 1
+
+
 @pytest.mark.parametrize("how", ["interrupt", "worker dies", "server dies", "killed"])
 def test_nothing_is_left_of_a_demo_that_ends_early(tmp_path: Path, how: str) -> None:
     command = [*TURNPIKE, "demo", "--num-conversations", "50", "--max-tokens", "400"]
@@ -130,7 +163,7 @@ def test_nothing_is_left_of_a_demo_that_ends_early(tmp_path: Path, how: str) -> 
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
+        env=os.environ | NO_POINTS | {"TMPDIR": str(tmp_path)},
     )
     assert process.stderr is not None
     for line in process.stderr:
