@@ -374,10 +374,14 @@ def _sampling(arguments: argparse.Namespace) -> Any:
 
 def run_load(arguments: argparse.Namespace) -> int:
     from broker import process
-    from producers.load import run_and_show
+    from producers.load import continue_and_show, run_and_show
 
-    options = settings(LoadSettings, arguments)
     process.set_up_logging("WARNING")
+    if arguments.continued:
+        common, path = settings(CommonSettings, arguments), Path(arguments.continued).expanduser()
+        there = address(common, "local")
+        return process.run(lambda stop: continue_and_show(there, path, stop, as_json=arguments.json))
+    options = settings(LoadSettings, arguments)
     return process.run(lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json))
 
 
@@ -557,22 +561,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sampling(chat)
 
     load = _add(commands, "load", run_load, "many conversations at once", "turnpike load --model tiny --concurrency 8")
-    load.add_argument("--model")
-    load.add_argument("--num-conversations", type=int, help="how many (default 50)")
-    load.add_argument("--concurrency", type=int, help="how many at once (default 4)")
-    load.add_argument("--max-tokens", type=int, help="tokens of an answer (default 500)")
-    load.add_argument(
-        "--dataset", help="OpenAssistant trees or messages, plain or gzip (default: the shipped conversations)"
-    )
-    load.add_argument("--min-turns", type=int, help="only conversations of so many turns (default 5)")
-    load.add_argument("--turns", choices=("messages", "prompter"), help="what --min-turns counts (default messages)")
-    load.add_argument("--max-user-turns", type=int, help="cut conversations after so many user messages")
-    load.add_argument("--language", help="the language of OpenAssistant threads (default en)")
-    load.add_argument("--seed", type=int, help="of the order of conversations")
-    load.add_argument("--ignore-eos", action="store_true", default=None, help="every answer has --max-tokens tokens")
-    load.add_argument("--history", choices=("generated", "dataset"), help="whose answers the next turn's history holds")
-    load.add_argument("--run", help="the run's name in telemetry (default: made from the time)")
-    load.add_argument("--json", action="store_true", help="the summary as JSON")
+    _load_flags(load)
 
     sidecar = _add(
         commands,
@@ -642,6 +631,53 @@ def _parser() -> argparse.ArgumentParser:
     top = _add(commands, "top", run_top, "who serves what", "turnpike top --json")
     top.add_argument("--json", action="store_true")
     return parser
+
+
+def _load_flags(load: argparse.ArgumentParser) -> None:
+    load.add_argument("--model", help="a model's name, auto, or several by weights: llama=3,phi=1")
+    load.add_argument("--out", help="write a record of every turn here (JSON lines), for `turnpike report`")
+    load.add_argument("--continue", dest="continued", metavar="FILE", help="go on with a run that was interrupted")
+    load.add_argument("--run", help="the run's name in telemetry and its record (default: made from the time)")
+    load.add_argument("--json", action="store_true", help="the summary as JSON")
+    group = load.add_argument_group("arrivals")
+    group.add_argument(
+        "--arrivals",
+        help="closed (default), constant:RATE, poisson:RATE, gamma:RATE:BURSTINESS, ramp:FROM:TO:SECONDS, "
+        "step:RATExSECONDS,…, trace:FILE; rates are turns per second",
+    )
+    group.add_argument("--concurrency", type=int, help="closed: conversations at once (default 4)")
+    group.add_argument("--think", help="between an answer and the next message: 0, fixed:SECONDS, exponential:SECONDS")
+    group.add_argument("--duration-seconds", type=float, help="send for so long")
+    group.add_argument("--num-turns", type=int, help="send so many, on a schedule")
+    group.add_argument("--warm-up-seconds", type=float, help="what is sent before does not count")
+    group.add_argument("--cool-down-seconds", type=float, help="what is sent after does not count")
+    group.add_argument("--sweep", metavar="RATE:SECONDS", help="double the rate until goodput falls, then bisect")
+    group.add_argument("--slo-ttft-seconds", type=float, help="a good turn's first token is there by then")
+    group.add_argument("--slo-tpot-seconds", type=float, help="and each further token takes no longer")
+    group.add_argument("--priority", help="interactive (default), batch, or by weights: interactive=4,batch=1")
+    group.add_argument("--cancel-share", type=float, help="so many turns are cancelled (0 to 1)")
+    group.add_argument("--cancel-after-seconds", type=float, help="after so long in the mean (default 1)")
+    group.add_argument("--deadline-share", type=float, help="so many turns have a deadline (0 to 1)")
+    group.add_argument("--deadline-seconds", type=float, help="so long after they are sent (default 30)")
+    group.add_argument("--part", type=int, help="which part of a run of several processes this is, from 0")
+    group.add_argument("--num-parts", type=int, help="how many there are; they share --run and --seed")
+    group = load.add_argument_group("conversations")
+    group.add_argument(
+        "--dataset",
+        help="OpenAssistant trees or messages, ShareGPT; plain, gzip, parquet; or "
+        "synthetic:prompt=200/50,answer=100/20,turns=5,count=50 (default: the shipped conversations)",
+    )
+    group.add_argument("--num-conversations", type=int, help="how many (default 50)")
+    group.add_argument("--min-turns", type=int, help="only conversations of so many turns (default 5)")
+    group.add_argument("--turns", choices=("messages", "prompter"), help="what --min-turns counts (default messages)")
+    group.add_argument("--max-user-turns", type=int, help="cut conversations after so many user messages")
+    group.add_argument("--language", help="the language of OpenAssistant threads (default en)")
+    group.add_argument(
+        "--history", choices=("generated", "dataset"), help="whose answers the next turn's history holds"
+    )
+    group.add_argument("--max-tokens", type=int, help="tokens of an answer (default 500)")
+    group.add_argument("--ignore-eos", action="store_true", default=None, help="every answer has --max-tokens tokens")
+    group.add_argument("--seed", type=int, help="of everything that is drawn")
 
 
 def _influx_flags(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,8 @@ from broker.client import Answer
 from broker.messages import Chunk
 from broker.process import EXIT_INTERRUPTED
 from producers.datasets import DEMO_CONVERSATIONS
-from producers.load import Progress, progress_table, run_load, select, showing, summary_table
+from producers.generator import Progress
+from producers.load import progress_table, run_load, select, showing, summary_table
 from producers.local import local_system
 from producers.records import TurnRecord, summarize
 from producers.settings import LoadSettings

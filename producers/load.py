@@ -1,44 +1,45 @@
-"""`turnpike load`: many conversations at once, in a closed loop: C of them always, until N are through."""
+"""`turnpike load`: a run of the load generator, with its record, and what is shown of it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
+import importlib.metadata
+import platform
 import random
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from broker.client import Answer, Client
+from broker.client import Client
 from broker.connection import Address
-from broker.errors import PublishError, TurnFailed
-from broker.messages import Chunk, Failed, Message, Sampling, new_id
+from broker.discovery import WorkerInfo
+from broker.errors import TurnpikeError
+from broker.messages import new_id
 from broker.process import EXIT_INTERRUPTED
+from producers import arrivals, records
 from producers.ask import resolve
-from producers.datasets import Conversation, load_conversations
-from producers.records import Summary, TurnRecord, summarize
+from producers.datasets import SHIPPED, Conversation, load_conversations
+from producers.generator import Generator, OnChunk, Progress
+from producers.records import Bounds, Continued, Ended, Header, Recording, Summary, TurnRecord, summarize
 from producers.settings import LoadSettings
 
-
-@dataclass
-class Progress:
-    """How far a run is, for whoever shows it."""
-
-    num_conversations: int = 0
-    num_finished: int = 0
-    records: list[TurnRecord] = field(default_factory=list)
-    active: dict[str, Answer] = field(default_factory=dict)
-    started_at: float = field(default_factory=time.perf_counter)
-
-
-OnChunk = Callable[[str, Answer, Chunk], None]
+GOOD_ENOUGH = 0.9
+"""A sweep's rate is sustained while so large a share of it is goodput."""
+NUM_BISECTIONS = 3
+MAX_DOUBLINGS = 12
+SAVED_SETTINGS = tuple(field.name for field in msgspec.structs.fields(LoadSettings))
+PRIVATE = ("url", "credentials", "tls_ca", "data_dir", "log_level", "out")
+"""What a record does not repeat: where this machine's broker is and who we are there."""
 
 
 async def run_load(
@@ -49,36 +50,71 @@ async def run_load(
     stop: asyncio.Event | None = None,
     progress: Progress | None = None,
     on_chunk: OnChunk | None = None,
+    recording: Recording | None = None,
+    skip: frozenset[int] = frozenset(),
+    begun_before: float = 0.0,
 ) -> list[TurnRecord]:
-    """Runs the conversations, `concurrency` at once; returns a record of each turn. `stop` cancels what runs."""
+    """Runs the conversations; returns a record of each turn. `stop` cancels what runs.
+
+    `begun_before` is how many seconds of the run have passed in an earlier life, whose work `skip` names.
+    """
     progress = progress or Progress()
-    progress.num_conversations = len(conversations)
-    waiting = iter(conversations)
     stop = stop or asyncio.Event()
-
-    async def one_after_another() -> None:
-        for conversation in waiting:
-            if stop.is_set():
-                return
-            await _converse(client, options, conversation, progress, stop, on_chunk)
-            progress.num_finished += 1
-
-    async def cancel_all() -> None:
-        await stop.wait()
-        for answer in list(progress.active.values()):
-            await answer.cancel()
-
     options = msgspec.structs.replace(options, run=options.run or new_run())
     assert options.run is not None
-    await client.tell_run(options.run, "run began", f"{options.model}, {len(conversations)} conversations")
-    async with asyncio.TaskGroup() as group:
-        cancelling = group.create_task(cancel_all())
-        async with asyncio.TaskGroup() as loops:
-            for _ in range(min(options.concurrency, len(conversations))):
-                loops.create_task(one_after_another())
-        cancelling.cancel()
+    nodes = {worker.worker: worker.node for worker in await client.workers()}
+    progress.started_at = time.perf_counter() - begun_before
+    await client.tell_run(options.run, "run began", f"{options.model}, {options.arrivals}")
+
+    def generator(schedule: arrivals.Arrivals, level: float | None = None) -> Generator:
+        return Generator(
+            client,
+            options,
+            conversations,
+            arrivals=schedule,
+            models=options.weights(options.model),
+            done=recording.write if recording is not None else lambda record: None,
+            on_chunk=on_chunk,
+            progress=progress,
+            skip=skip,
+            nodes=nodes,
+            started_at=progress.started_at if level is None else None,
+            level=level,
+        )
+
+    if (plan := options.sweep_plan()) is not None:
+        await _sweep(generator, options, plan, progress, stop)
+    else:
+        await generator(arrivals.parse(options.arrivals)).run(stop)
     await client.tell_run(options.run, "run ended", f"{len(progress.records)} turns")
+    if recording is not None and not stop.is_set():
+        recording.write(Ended(time.perf_counter() - progress.started_at))
     return progress.records
+
+
+async def _sweep(
+    generator: Callable[[arrivals.Arrivals, float | None], Generator],
+    options: LoadSettings,
+    plan: tuple[float, float],
+    progress: Progress,
+    stop: asyncio.Event,
+) -> None:
+    """Doubles the rate until goodput no longer keeps up, then looks between the last good and the first bad one."""
+    rate, seconds = plan
+    bounds = Bounds(options.slo_ttft_seconds, options.slo_tpot_seconds)
+    good, bad, num_levels = 0.0, 0.0, 0
+    while not stop.is_set() and num_levels < MAX_DOUBLINGS and (not bad or num_levels < NUM_BISECTIONS):
+        level = rate if not bad else (good + bad) / 2
+        num_before = len(progress.records)
+        await generator(arrivals.Steps(((level, seconds),)), level).run(stop)
+        found = summarize(progress.records[num_before:], seconds, bounds)
+        num_levels += 1
+        if (found.goodput_turns_per_second or 0.0) >= GOOD_ENOUGH * found.num_turns / seconds and found.num_turns:
+            good, rate = level, 2 * level
+        else:
+            if not bad:
+                num_levels = 0  # from here on it is bisections that count
+            bad = level
 
 
 def new_run() -> str:
@@ -86,66 +122,62 @@ def new_run() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{new_id()[:4]}"
 
 
-async def _converse(
-    client: Client,
-    options: LoadSettings,
-    conversation: Conversation,
-    progress: Progress,
-    stop: asyncio.Event,
-    on_chunk: OnChunk | None,
-) -> None:
-    """The user's messages one after another, each with the history so far."""
-    sampling = Sampling(max_tokens=options.max_tokens, ignore_eos=options.ignore_eos)
-    key = new_id()
-    history: list[Message] = []
-    num_turns = 0
-    for index, message in enumerate(conversation.messages):
-        if message.role != "user":
-            if options.history == "dataset" or message.role == "system":
-                history.append(message)
-            continue
-        if stop.is_set() or num_turns == options.max_user_turns:
-            return
-        num_turns += 1
-        history.append(message)
-        answer = client.ask(options.model, history, sampling=sampling, conversation=key, run=options.run)
-        progress.active[conversation.id] = answer
-        try:
-            progress.records.append(await _record(conversation.id, answer, on_chunk))
-        finally:
-            del progress.active[conversation.id]
-        if isinstance(answer.end, Failed):
-            return
-        if options.history == "generated" or index == len(conversation.messages) - 1:
-            history.append(Message("assistant", answer.text))
-
-
-async def _record(conversation: str, answer: Answer, on_chunk: OnChunk | None) -> TurnRecord:
-    times: list[float] = []
-    attempt = 0
-    try:
-        async for chunk in answer:
-            if chunk.attempt > attempt:
-                attempt, times = chunk.attempt, []
-            times += [time.perf_counter()] * len(chunk.tokens)
-            if on_chunk is not None:
-                on_chunk(conversation, answer, chunk)
-    except TurnFailed:
-        pass
-    except PublishError as error:
-        answer.end = Failed("not_published", str(error), retryable=True)
-    assert answer.end is not None
-    sent_at = answer.sent_at if answer.sent_at is not None else time.perf_counter()
-    return TurnRecord(conversation, answer.turn.id, sent_at, time.perf_counter(), answer.end, tuple(times))
-
-
 def select(options: LoadSettings) -> tuple[list[Conversation], int]:
     """The run's conversations, in an order drawn from the seed, and how many there were to choose from."""
-    path = Path(options.dataset).expanduser() if options.dataset else None
-    found = load_conversations(path, min_turns=options.min_turns, unit=options.turns, language=options.language)
+    found = load_conversations(
+        options.dataset, min_turns=options.min_turns, unit=options.turns, language=options.language
+    )
     chosen = list(found)
     random.Random(options.seed).shuffle(chosen)
     return chosen[: options.num_conversations], len(found)
+
+
+# --- The record's header ---------------------------------------------------------------------------------------------
+
+
+def header(
+    options: LoadSettings, conversations: list[Conversation], num_found: int, workers: list[WorkerInfo]
+) -> Header:
+    """Everything that it takes to repeat a run."""
+    assert options.run is not None
+    settings = {name: getattr(options, name) for name in SAVED_SETTINGS if name not in PRIVATE}
+    return Header(
+        version=records.VERSION,
+        run=options.run,
+        started_at=time.time_ns(),
+        settings=settings,
+        dataset=_dataset_facts(options, conversations, num_found),
+        producer={
+            "turnpike": importlib.metadata.version("turnpike"),
+            "nats-py": importlib.metadata.version("nats-py"),
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "kernel": platform.release(),
+        },
+        workers=[msgspec.to_builtins(worker) for worker in workers],
+        part=options.part,
+        num_parts=options.num_parts,
+    )
+
+
+def _dataset_facts(options: LoadSettings, conversations: list[Conversation], num_found: int) -> dict[str, Any]:
+    names = "\n".join(conversation.id for conversation in conversations)
+    facts: dict[str, Any] = {
+        "name": options.dataset or SHIPPED.name,
+        "language": options.language,
+        "rule": f"one best-ranked thread a tree, at least {options.min_turns} {options.turns}",
+        "num_found": num_found,
+        "num_chosen": len(conversations),
+        "seed": options.seed,
+        "chosen_sha256": hashlib.sha256(names.encode()).hexdigest(),
+    }
+    path = Path(options.dataset).expanduser() if options.dataset else SHIPPED
+    with contextlib.suppress(OSError):
+        facts["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return facts
+
+
+# --- The command -----------------------------------------------------------------------------------------------------
 
 
 async def run_and_show(address: Address, options: LoadSettings, stop: asyncio.Event, *, as_json: bool) -> int:
@@ -158,16 +190,89 @@ async def run_and_show(address: Address, options: LoadSettings, stop: asyncio.Ev
     )
     if not conversations:
         return 1
+    if len(conversations) < options.num_conversations:
+        console.print(f"fewer than the {options.num_conversations} that were asked for: none is used twice")
     async with Client(address) as client:
-        options = msgspec.structs.replace(options, model=await resolve(client, options.model))
-        progress = Progress()
-        with showing(console, lambda: progress_table(progress)):
-            records = await run_load(client, options, conversations, stop=stop, progress=progress)
-    summary = summarize(records, time.perf_counter() - progress.started_at)
+        models = [(await resolve(client, name), weight) for name, weight in options.weights(options.model)]
+        options = msgspec.structs.replace(
+            options,
+            model=",".join(f"{name}={weight:g}" for name, weight in models) if len(models) > 1 else models[0][0],
+            run=options.run or new_run(),
+        )
+        with contextlib.ExitStack() as stack:
+            recording = None
+            if options.out is not None:
+                found = header(options, conversations, num_found, await client.workers())
+                recording = stack.enter_context(Recording(Path(options.out).expanduser(), found))
+            progress = Progress()
+            stack.enter_context(showing(console, lambda: progress_table(progress)))
+            await run_load(client, options, conversations, stop=stop, progress=progress, recording=recording)
+    return _show(options, progress, stop, as_json)
+
+
+class CannotContinue(TurnpikeError):
+    """A record that the run cannot go on with; says why."""
+
+
+async def continue_and_show(address: Address, path: Path, stop: asyncio.Event, *, as_json: bool) -> int:
+    """Goes on with a run that was interrupted, by the settings of its record. Raises RecordError, CannotContinue."""
+    run = records.read(path)
+    if run.seconds is not None:
+        raise CannotContinue(f"{path}: the run ended; there is nothing to go on with")
+    saved = {name: value for name, value in run.header.settings.items() if name in SAVED_SETTINGS}
+    options = msgspec.convert(saved, LoadSettings)
+    if options.sweep is not None:
+        raise CannotContinue(f"{path}: a sweep's levels follow from one another: begin it again")
+    conversations, num_found = select(options)
+    facts = _dataset_facts(options, conversations, num_found)
+    for name in ("chosen_sha256", "sha256"):
+        if facts.get(name) != run.header.dataset.get(name):
+            raise CannotContinue(f"{path}: the data set is not the one that the run began with ({name} differs)")
+    is_closed = options.arrivals == "closed"
+    whole = _whole(run, options, conversations) if is_closed else {turn.number for turn in run.turns}
+    void = tuple(sorted({turn.conversation for turn in run.turns} - whole)) if is_closed else ()
+    kept = [turn for turn in run.turns if turn.conversation not in void]
+    progress = Progress(records=kept, num_finished=len(whole) if is_closed else 0)
+    console = Console(stderr=True)
+    console.print(f"going on with run {run.name}: {len(kept)} turns are there")
+    async with Client(address) as client:
+        with (
+            Recording.reopen(path, Continued(time.time_ns(), void)) as recording,
+            showing(console, lambda: progress_table(progress)),
+        ):
+            await run_load(
+                client,
+                options,
+                conversations,
+                stop=stop,
+                progress=progress,
+                recording=recording,
+                skip=frozenset(whole),
+                begun_before=max((turn.ended_at for turn in run.turns), default=0.0),
+            )
+    return _show(options, progress, stop, as_json)
+
+
+def _whole(run: records.Run, options: LoadSettings, conversations: list[Conversation]) -> set[int]:
+    """The conversations of which every turn is there, or one that ended them."""
+    found = set()
+    for number, conversation in enumerate(conversations):
+        turns = [turn for turn in run.turns if turn.conversation == number]
+        wanted = conversation.num_user_turns
+        if options.max_user_turns is not None:
+            wanted = min(wanted, options.max_user_turns)
+        if len(turns) >= wanted or any(turn.is_failed for turn in turns):
+            found.add(number)
+    return found
+
+
+def _show(options: LoadSettings, progress: Progress, stop: asyncio.Event, as_json: bool) -> int:
+    bounds = Bounds(options.slo_ttft_seconds, options.slo_tpot_seconds)
+    summary = summarize(progress.records, time.perf_counter() - progress.started_at, bounds)
     if as_json:
         sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
     else:
-        Console().print(summary_table(summary, "load"))
+        Console().print(summary_table(summary, f"run {options.run}"))
     if stop.is_set():
         return EXIT_INTERRUPTED
     return 1 if summary.num_failed else 0
@@ -184,10 +289,13 @@ def showing(console: Console, render: Callable[[], RenderableType]) -> Iterator[
 
 
 def progress_table(progress: Progress) -> Table:
-    """The run as it stands."""
+    """The run as it stands, and about how long it will still take."""
     seconds = time.perf_counter() - progress.started_at
     summary = summarize(progress.records, seconds)
     title = f"{progress.num_finished} of {progress.num_conversations} conversations, {seconds:.0f} s"
+    if 0 < progress.num_finished < progress.num_conversations:
+        left = seconds / progress.num_finished * (progress.num_conversations - progress.num_finished)
+        title += f", about {left:.0f} s left"
     return summary_table(summary, title, num_active=len(progress.active))
 
 
@@ -208,10 +316,16 @@ def summary_table(
     turns = f"{summary.num_turns}" + (f", {summary.num_failed} failed" if summary.num_failed else "")
     table.add_row("turns", turns + (f", {num_active} running" if num_active is not None else ""))
     table.add_row("time to first token, p50 / p99", milliseconds(summary.ttft_p50_seconds, summary.ttft_p99_seconds))
+    if summary.scheduled_ttft_p99_seconds is not None:
+        table.add_row("… from its scheduled send, p99", f"{summary.scheduled_ttft_p99_seconds * 1000:.0f} ms")
     table.add_row("time per output token, p50 / p99", milliseconds(summary.tpot_p50_seconds, summary.tpot_p99_seconds))
     table.add_row("prefill", rate(summary.prefill_tokens_per_second))
     table.add_row("decode of one stream", rate(summary.decode_tokens_per_second))
     table.add_row("all streams together", rate(summary.throughput_tokens_per_second))
+    if summary.goodput_turns_per_second is not None:
+        table.add_row(
+            "goodput", f"{summary.goodput_turns_per_second:.2f} of {summary.turns_per_second or 0:.2f} turns/s"
+        )
     table.add_row("prompt tokens", f"{summary.prompt_tokens}, {summary.cached_tokens} of them from the cache")
     table.add_row("generated tokens", str(summary.completion_tokens))
     if memory_bytes is not None:

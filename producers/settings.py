@@ -2,44 +2,124 @@
 
 from __future__ import annotations
 
-from broker.errors import SettingsError
+from broker.errors import SettingsError, TurnpikeError
 from broker.settings import CommonSettings
+from producers import arrivals
 
 
 class LoadSettings(CommonSettings, frozen=True, kw_only=True):
     """`turnpike load`."""
 
     model: str
+    """One, or several by weights: `llama=3,phi=1`."""
     num_conversations: int = 50
     concurrency: int = 4
+    arrivals: str = "closed"
+    """`producers.arrivals.parse` says which there are."""
+    think: str = "0"
+    duration_seconds: float | None = None
+    num_turns: int | None = None
+    """Of an open loop."""
+    warm_up_seconds: float = 0.0
+    cool_down_seconds: float = 0.0
+    sweep: str | None = None
+    """FROM:SECONDS, rates doubled from FROM on until goodput falls, each for SECONDS, then bisected."""
+    slo_ttft_seconds: float | None = None
+    slo_tpot_seconds: float | None = None
+    priority: str = "interactive"
+    cancel_share: float = 0.0
+    cancel_after_seconds: float = 1.0
+    """The mean of an exponential distribution."""
+    deadline_share: float = 0.0
+    deadline_seconds: float = 30.0
+    part: int = 0
+    num_parts: int = 1
     max_tokens: int = 500
     min_turns: int = 5
     turns: str = "messages"
     """What min_turns counts: messages or prompter turns."""
     max_user_turns: int | None = None
     dataset: str | None = None
-    """A file of OpenAssistant trees or messages; default: the conversations that Turnpike ships."""
+    """A file, `synthetic:…`, or a data set of the catalogue; default: the conversations that Turnpike ships."""
     language: str = "en"
     seed: int = 0
     ignore_eos: bool = False
     history: str = "generated"
     """What goes into the next turn's history: the generated answers, or the data set's."""
     run: str | None = None
-    """The run's name in telemetry; default: made from the time."""
+    """The run's name in telemetry and in its record; default: made from the time."""
+    out: str | None = None
+
+    @staticmethod
+    def weights(text: str) -> list[tuple[str, float]]:
+        """`a=3,b=1` or just `a`. Raises ValueError."""
+        found = []
+        for item in text.split(","):
+            name, _, weight = item.partition("=")
+            value = float(weight) if weight else 1.0
+            if not name or not value > 0:
+                raise ValueError(f"{item!r} is not NAME or NAME=WEIGHT")
+            found.append((name, value))
+        return found
+
+    def sweep_plan(self) -> tuple[float, float] | None:
+        """The first rate and the seconds of a level. Raises ValueError."""
+        if self.sweep is None:
+            return None
+        first, _, seconds = self.sweep.partition(":")
+        plan = float(first), float(seconds or "nothing")
+        if min(plan) <= 0:
+            raise ValueError("must be above 0")
+        return plan
 
     def check(self) -> None:
         """Raises SettingsError with every problem."""
         problems = [
             f"--{name.replace('_', '-')}: must be at least 1"
-            for name in ("num_conversations", "concurrency", "max_tokens", "min_turns")
+            for name in ("num_conversations", "concurrency", "max_tokens", "min_turns", "num_parts")
             if getattr(self, name) < 1
         ]
+        problems += [
+            f"--{name.replace('_', '-')}: must be from 0 to 1"
+            for name in ("cancel_share", "deadline_share")
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        if not 0 <= self.part < max(1, self.num_parts):
+            problems.append(f"--part: must be from 0 to {self.num_parts - 1}")
         if self.turns not in ("messages", "prompter"):
             problems.append(f"--turns: {self.turns!r} is neither messages nor prompter")
         if self.history not in ("generated", "dataset"):
             problems.append(f"--history: {self.history!r} is neither generated nor dataset")
+        problems += self._check_texts()
         if problems:
             raise SettingsError(problems)
+
+    def _check_texts(self) -> list[str]:
+        problems = []
+        for flag, check in (
+            ("arrivals", lambda: arrivals.parse(self.arrivals)),
+            ("think", lambda: arrivals.Think.parse(self.think)),
+            ("model", lambda: self.weights(self.model)),
+            ("sweep", self.sweep_plan),
+        ):
+            try:
+                check()
+            except TurnpikeError as error:
+                problems.append(str(error))
+            except ValueError as error:
+                problems.append(f"--{flag}: {error}")
+        try:
+            unknown = {name for name, _ in self.weights(self.priority)} - {"interactive", "batch"}
+            if unknown:
+                problems.append(f"--priority: {', '.join(sorted(unknown))} is neither interactive nor batch")
+        except ValueError as error:
+            problems.append(f"--priority: {error}")
+        if self.sweep is not None and self.slo_ttft_seconds is None and self.slo_tpot_seconds is None:
+            problems.append("--sweep: what is good? say --slo-ttft-seconds or --slo-tpot-seconds")
+        is_endless = self.arrivals.partition(":")[0] in ("constant", "poisson", "gamma") and self.sweep is None
+        if is_endless and self.duration_seconds is None and self.num_turns is None:
+            problems.append("--arrivals: it would never end: say --duration-seconds or --num-turns")
+        return problems
 
 
 class DemoSettings(CommonSettings, frozen=True, kw_only=True):

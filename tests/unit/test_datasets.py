@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,77 @@ def test_a_truncated_gzip_and_a_missing_file_are_named(tmp_path: Path) -> None:
         load_conversations(path)
     with pytest.raises(DatasetError, match="No such file"):
         load_conversations(tmp_path / "missing")
+
+
+def test_parquet_holds_the_same_messages(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(FLAT), path)
+    assert load_conversations(path) == load_conversations(write(tmp_path / "x.jsonl", FLAT))
+    path.write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(DatasetError, match=r"x\.parquet: "):
+        load_conversations(path)
+
+
+SHARED = [
+    {"id": "s1", "conversations": [{"from": "human", "value": f"q{n}"} for n in range(5)]},
+    {"id": "s2", "conversations": [{"from": "gpt", "value": "left over"}, {"from": "human", "value": "q"}]},
+]
+
+
+def test_sharegpt_is_an_array_or_lines(tmp_path: Path) -> None:
+    array = tmp_path / "x.json"
+    array.write_text(json.dumps(SHARED, indent=1))
+    for path in (array, write(tmp_path / "x.jsonl", SHARED)):
+        long, short = load_conversations(path, min_turns=1)
+        assert [m.content for m in long.messages] == ["q0", "q1", "q2", "q3", "q4"]
+        assert [(m.role, m.content) for m in short.messages] == [("user", "q")], (
+            "an answer without a question is left out"
+        )
+        assert [one.id for one in load_conversations(path, min_turns=5)] == ["s1"]
+
+
+def test_made_up_conversations_have_their_lengths() -> None:
+    text = "synthetic:prompt=200/50,answer=20/5,turns=4,count=200,seed=3"
+    found = load_conversations(text)
+    assert found == load_conversations(text)
+    assert found != load_conversations(text.replace("seed=3", "seed=4"))
+    assert len(found) == 200
+    assert {one.num_user_turns for one in found} == {4}
+    for role, mean, deviation in (("user", 200, 50), ("assistant", 20, 5)):
+        lengths = [len(m.content.split()) for one in found for m in one.messages if m.role == role]
+        assert statistics.mean(lengths) == pytest.approx(mean, rel=0.03)
+        assert statistics.stdev(lengths) == pytest.approx(deviation, rel=0.1)
+
+
+@pytest.mark.parametrize("text", ["synthetic:words=3", "synthetic:turns=0", "synthetic:prompt=10", "synthetic:count=x"])
+def test_made_up_conversations_that_make_no_sense_are_refused(text: str) -> None:
+    with pytest.raises(DatasetError, match="synthetic"):
+        load_conversations(text)
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ([*FLAT, message("x", "nowhere", "assistant")], r":7: its parent 'nowhere' is not in the file"),
+        ([*FLAT, message("x", "y", "assistant"), message("y", "x", "prompter")], r":7: it is its own ancestor"),
+        ([*FLAT, FLAT[2]], r":7: its message_id occurs twice"),
+        ([{"id": "s", "conversations": [{"from": "robot", "value": "x"}]}], r":1: `from` is 'robot'"),
+    ],
+)
+def test_what_is_no_conversation_is_named_with_its_line(
+    tmp_path: Path, rows: list[dict[str, Any]], problem: str
+) -> None:
+    with pytest.raises(DatasetError, match=problem):
+        load_conversations(write(tmp_path / "x.jsonl", rows))
+
+
+def test_a_thread_stays_in_its_language(tmp_path: Path) -> None:
+    rows = [
+        message("a", None, "prompter"),
+        message("b0", "a", "assistant", 0, lang="de"),
+        message("b1", "a", "assistant", 1),
+        message("c", "b1", "prompter", 0),
+    ]
+    (found,) = load_conversations(write(tmp_path / "x.jsonl", rows), min_turns=2)
+    assert [m.content for m in found.messages] == ["text a", "text b1", "text c"]

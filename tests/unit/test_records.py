@@ -3,25 +3,132 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from broker.messages import Done, Failed, Timings, Usage
-from producers.records import TurnRecord, summarize
+import msgspec
+import pytest
+
+from producers.records import (
+    Bounds,
+    Continued,
+    Ended,
+    Header,
+    RecordError,
+    Recording,
+    TurnRecord,
+    read,
+    read_all,
+    summarize,
+)
 from telemetry.resources import process_memory
 
 
+def turn(**fields: object) -> TurnRecord:
+    common: dict[str, object] = {"number": 0, "conversation": 0, "index": 0, "turn": "t", "model": "m"}
+    common |= {"sent_at": 10.0, "ended_at": 12.0, "outcome": "stop"}
+    return msgspec.convert({"kind": "turn"} | common | fields, TurnRecord)
+
+
 def test_a_runs_figures_by_hand() -> None:
-    done = Done("stop", "x", (1, 2, 3), Usage(100, 60, 3), Timings(0.1, 2.0, 1.0), "w")
     records = [
-        TurnRecord("c", "t1", 10.0, 12.0, done, (10.5, 11.0, 11.5)),
-        TurnRecord("c", "t2", 10.0, 12.0, Failed("deadline", "late")),
+        turn(
+            arrivals=((10.5, 1), (11.0, 1), (11.5, 1)),
+            scheduled_at=9.5,
+            prompt_tokens=100,
+            cached_tokens=60,
+            completion_tokens=3,
+            prefill_seconds=2.0,
+            decode_seconds=1.0,
+        ),
+        turn(outcome="deadline", is_failed=True),
     ]
-    summary = summarize(records, 4.0)
+    summary = summarize(records, 4.0, Bounds(ttft_seconds=1.0))
     assert (summary.num_turns, summary.num_failed) == (2, 1)
     assert summary.ttft_p50_seconds == 0.5
+    assert summary.scheduled_ttft_p99_seconds == 1.0
     assert summary.tpot_p50_seconds == 0.5
     assert summary.itl_max_seconds == 0.5
     assert summary.prefill_tokens_per_second == 20.0
     assert summary.decode_tokens_per_second == 2.0
     assert summary.throughput_tokens_per_second == 0.75
+    assert summary.goodput_turns_per_second == 0.25
+    assert summarize(records, 4.0, Bounds(ttft_seconds=0.9)).goodput_turns_per_second == 0
+
+
+def test_tokens_that_came_together_have_no_gap_between_them() -> None:
+    assert list(turn(arrivals=((1.0, 2), (3.0, 3))).gaps()) == [0.0, 2.0, 0.0, 0.0]
+
+
+HEADER = Header(1, "run", 5, {"warm_up_seconds": 1.0}, {}, {}, [])
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    lines = [turn(number=number, sent_at=float(number), arrivals=((1.5, 2),)) for number in range(3)]
+    with Recording(path, HEADER) as recording:
+        for line in lines:
+            recording.write(line)
+        recording.write(Ended(9.0))
+    run = read(path)
+    assert (run.header, run.turns, run.seconds) == (HEADER, lines, 9.0)
+    assert run.counted() == lines[1:]
+    with pytest.raises(RecordError, match="exists already"):
+        Recording(path, HEADER)
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_a_run_that_was_killed_leaves_a_valid_file(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "run.jsonl"
+    with Recording(path, HEADER) as recording:
+        for number in range(3):
+            recording.write(turn(number=number, conversation=number))
+    path.write_bytes(path.read_bytes()[:-cut])
+    run = read(path)
+    assert run.seconds is None
+    assert [one.number for one in run.turns] == [0, 1]
+    assert run.notes == ["line 4 was cut off and is left out"]
+    with Recording.reopen(path, Continued(7, (1,))) as recording:
+        recording.write(turn(number=9, conversation=1))
+        recording.write(Ended(3.0))
+    again = read(path)
+    assert [(one.number, one.conversation) for one in again.turns] == [(0, 0), (9, 1)]
+    assert again.seconds == 3.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ('{"kind": "turn"}\n', r":1: is no line of a record"),
+        ('{"kind": "ended", "seconds": 1}\n', r":1: is no header"),
+        ("HEADER\nnonsense\nHEADER\n", r":2: is no line of a record"),
+        ("HEADER\nHEADER\n", r":2: is a second header"),
+        ('{"kind": "header", "version": 2, "run": {}}\n', r":1: is of version 2, and this Turnpike reads up to 1"),
+    ],
+)
+def test_a_bad_record_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_text(text.replace("HEADER", msgspec.json.encode(HEADER).decode()))
+    with pytest.raises(RecordError, match=message):
+        read(path)
+
+
+def test_parts_of_a_run_are_merged_on_one_clock(tmp_path: Path) -> None:
+    paths = [tmp_path / "0.jsonl", tmp_path / "1.jsonl"]
+    for part, path in enumerate(paths):
+        header = msgspec.structs.replace(HEADER, part=part, num_parts=2, started_at=1_000_000_000 * part)
+        with Recording(path, header) as recording:
+            recording.write(turn(number=part, sent_at=2.0, ended_at=3.0, arrivals=((2.5, 1),)))
+            recording.write(Ended(4.0))
+    (run,) = read_all(paths)
+    assert [one.sent_at for one in run.turns] == [2.0, 3.0]
+    assert run.turns[1].arrivals == ((3.5, 1),)
+    assert run.seconds == 5.0
+    with pytest.raises(RecordError, match="is another record of run 'run'"):
+        read_all([_copied(paths[0], tmp_path / "a"), _copied(paths[0], tmp_path / "b")])
+
+
+def _copied(path: Path, to: Path) -> Path:
+    to.write_text(path.read_text().replace('"num_parts":2', '"num_parts":1'))
+    return to
 
 
 def test_a_run_without_turns_has_no_rates() -> None:

@@ -59,7 +59,7 @@ function shown(panel, data, custom) {
     for (const field of frame.fields) {
       const isTime = field.type === FieldType.time;
       const color = panel.type === "timeseries" ? { mode: "palette-classic" } : { mode: "thresholds" };
-      field.config = isTime ? { custom } : { ...defaults, color, displayName: field.name, custom };
+      field.config = isTime ? {} : { ...defaults, color, displayName: field.name, custom };
       field.state = isTime ? {} : { seriesIndex: seriesIndex++ };
       field.display = getDisplayProcessor({ field, theme, timeZone: "utc" });
     }
