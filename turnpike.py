@@ -385,6 +385,19 @@ def run_load(arguments: argparse.Namespace) -> int:
     return process.run(lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json))
 
 
+def run_report(arguments: argparse.Namespace) -> int:
+    from producers.records import Bounds
+    from producers.report.command import report
+
+    return report(
+        [Path(name) for name in arguments.records],
+        Bounds(arguments.slo_ttft_seconds, arguments.slo_tpot_seconds),
+        html=Path(arguments.html) if arguments.html else None,
+        csv=Path(arguments.csv) if arguments.csv else None,
+        as_json=arguments.json,
+    )
+
+
 def run_top(arguments: argparse.Namespace) -> int:
     from broker import process
     from producers.top import top
@@ -562,6 +575,20 @@ def _parser() -> argparse.ArgumentParser:
 
     load = _add(commands, "load", run_load, "many conversations at once", "turnpike load --model tiny --concurrency 8")
     _load_flags(load)
+
+    report = _add(
+        commands,
+        "report",
+        run_report,
+        "tables and pictures of recorded runs",
+        "turnpike report run.jsonl --html run.html",
+    )
+    report.add_argument("records", nargs="+", help="record files; several are laid side by side, parts are merged")
+    report.add_argument("--html", help="write a page with pictures here")
+    report.add_argument("--csv", help="write the figures here")
+    report.add_argument("--json", action="store_true", help="the figures as JSON")
+    report.add_argument("--slo-ttft-seconds", type=float, help="a good turn's first token is there by then")
+    report.add_argument("--slo-tpot-seconds", type=float, help="and each further token takes no longer")
 
     sidecar = _add(
         commands,

@@ -23,7 +23,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from broker import codec, discovery, replies, subjects, topology
-from broker.connection import Address, connect
+from broker.connection import Address, close, connect
 from broker.errors import (
     DuplicateTurn,
     InvalidMessage,
@@ -86,7 +86,7 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.nc.close()
+        await close(self.nc)
 
     def ask(
         self,

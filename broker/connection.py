@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from dataclasses import dataclass, field
@@ -109,3 +110,10 @@ async def connect(address: Address, *, name: str, timeout: float = 5.0) -> NatsC
         await nc.close()
         raise ServerTooOld(f"{found.major}.{found.minor}.{found.patch}", ".".join(map(str, MINIMUM_SERVER)))
     return nc
+
+
+async def close(nc: NatsConnection) -> None:
+    """Closes a connection, also one that has lost its server."""
+    # With words left to send and no transport, CPython's writelines stumbles over its own closing.
+    with contextlib.suppress(TypeError, nats.errors.Error):
+        await nc.close()

@@ -87,8 +87,13 @@ class Generator:
         nodes: dict[str, str] | None = None,
         started_at: float | None = None,
         level: float | None = None,
+        offset: float = 0.0,
+        first_number: int = 0,
     ) -> None:
-        """`skip` are the conversations (closed) or arrivals (open) that an earlier life of the run has done."""
+        """The schedule begins `offset` seconds after the run's start, and conversations count from `first_number`.
+
+        `skip` are the conversations (closed) or arrivals (open) that an earlier life of the run has done.
+        """
         self._client = client
         self._options = options
         self._conversations = conversations
@@ -103,8 +108,9 @@ class Generator:
         self._nodes = nodes or {}
         self._started_at = time.perf_counter() if started_at is None else started_at
         self._level = level
+        self._offset = offset
         self._ready: deque[Talk] = deque()
-        self._talks = count()
+        self._talks = count(first_number)
 
     def now(self) -> float:
         return time.perf_counter() - self._started_at
@@ -162,9 +168,10 @@ class Generator:
         options = self._options
         times = arrivals.offsets(random.Random(f"{options.seed}/arrivals"))
         async with asyncio.TaskGroup() as sent:
-            for number, at in share(self._bounded(times), options.part, options.num_parts):
+            for number, due in share(self._bounded(times), options.part, options.num_parts):
                 if number in self._skip:
                     continue
+                at = self._offset + due
                 if await _is_set_within(stop, at - self.now()):
                     break
                 talk = self._next_talk(number)

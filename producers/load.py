@@ -78,8 +78,10 @@ async def run_load(
             progress=progress,
             skip=skip,
             nodes=nodes,
-            started_at=progress.started_at if level is None else None,
+            started_at=progress.started_at,
             level=level,
+            offset=0.0 if level is None else time.perf_counter() - progress.started_at,
+            first_number=0 if level is None else len(progress.records),
         )
 
     if (plan := options.sweep_plan()) is not None:

@@ -17,7 +17,7 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 
 from broker import codec, points, subjects
-from broker.connection import Address, connect
+from broker.connection import Address, close, connect
 from broker.errors import InvalidMessage, ServerError
 from broker.messages import Point, Points, RunEvent, Watts
 from broker.recorder import Recorder
@@ -52,7 +52,7 @@ async def serve(address: Address, options: SidecarSettings, stop: asyncio.Event,
     try:
         await Sidecar(nc, node, options, recorder, writer, in_pod=in_pod).run(stop)
     finally:
-        await nc.close()
+        await close(nc)
     return 0
 
 

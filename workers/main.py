@@ -12,7 +12,7 @@ from pathlib import Path
 
 from broker import subjects
 from broker.catalogue import entry_of, read_lock, verify
-from broker.connection import Address, connect
+from broker.connection import Address, close, connect
 from workers.models import DEMO
 from workers.settings import WorkerSettings
 
@@ -143,7 +143,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             await worker.run(stop)
         finally:
             await jail.close()
-            await nc.close()
+            await close(nc)
     return 0
 
 

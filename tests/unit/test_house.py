@@ -26,6 +26,7 @@ ONLY_IMPORTER = {
     "influxdb_client": ["telemetry/influx.py"],
     "grafana_foundation_sdk": ["telemetry/grafana.py"],
     "huggingface_hub": ["broker/hub.py"],
+    "matplotlib": ["producers/report/pictures.py"],
     "httpx2": ["broker/hub.py"],
 }
 

@@ -1,0 +1,1 @@
+"""Reports of runs: tables for people and programs, and a page with pictures that needs nothing but itself."""

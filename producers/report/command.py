@@ -1,0 +1,42 @@
+"""`turnpike report`: from records to tables and a page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from broker.errors import TurnpikeError
+from producers.records import Bounds, read_all
+from producers.report import tables
+from producers.report.figures import comparable, figures
+
+
+class ReportError(TurnpikeError):
+    """A report that cannot be written; says why."""
+
+
+def report(paths: Sequence[Path], bounds: Bounds, *, html: Path | None, csv: Path | None, as_json: bool) -> int:
+    """Writes what is asked for; tables on stdout, or JSON. Exit code 1 when runs are not comparable."""
+    runs = read_all(paths)
+    found = [figures(run, bounds) for run in runs]
+    warnings = comparable(runs)
+    against = [tables.ratios(runs[0], other) for other in runs[1:]]
+    try:
+        if csv is not None:
+            csv.write_text(tables.as_csv(found))
+        if html is not None:
+            try:
+                from producers.report.page import page
+            except ImportError:
+                raise ReportError("--html needs matplotlib: install `turnpike[report]`") from None
+            html.write_text(page(runs, found, against, warnings, bounds))
+    except OSError as error:
+        raise ReportError(f"{error.filename}: {error.strerror}") from None
+    if as_json:
+        sys.stdout.write(tables.as_json(found, against, warnings))
+    else:
+        Console().print(tables.text(found, against, warnings))
+    return 1 if warnings else 0

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker import metrics
+from producers.records import Bounds, Ended, Header, Recording, Run, TurnRecord, read_all
+from producers.report import tables
+from producers.report.command import report
+from producers.report.figures import by_context, comparable, context_cv, figures, ratio, spread
+from producers.report.page import page
+
+samples = st.lists(st.floats(0.001, 1000), min_size=2, max_size=200)
+
+
+@given(samples)
+def test_spreads_agree_with_numpy(values: list[float]) -> None:
+    found = spread(values)
+    assert found is not None
+    assert found.mean == pytest.approx(np.mean(values))
+    assert found.standard_deviation == pytest.approx(np.std(values), abs=1e-9)
+    assert (found.p50, found.p90, found.p99) == pytest.approx(tuple(np.percentile(values, [50, 90, 99])))
+    assert found.cv == pytest.approx(scipy.stats.variation(values), abs=1e-9)
+
+
+@given(samples)
+def test_the_coefficient_of_variation_agrees_with_scipy(values: list[float]) -> None:
+    assert metrics.coefficient_of_variation(values) == pytest.approx(scipy.stats.variation(values), abs=1e-9)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000))
+def test_the_bootstrap_agrees_with_scipys(seed: int) -> None:
+    rng = random.Random(seed)
+    first = [rng.gauss(10, 2) for _ in range(80)]
+    other = [rng.gauss(12, 3) for _ in range(60)]
+    found = ratio(first, other)
+    assert found is not None
+
+    def statistic(one: Any, two: Any, axis: int) -> Any:
+        return np.mean(two, axis=axis) / np.mean(one, axis=axis)
+
+    wanted = scipy.stats.bootstrap(
+        (first, other), statistic, method="percentile", n_resamples=2000, rng=np.random.default_rng(1)
+    ).confidence_interval
+    width = wanted.high - wanted.low
+    assert found.ratio == pytest.approx(np.mean(other) / np.mean(first))
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=0.15 * width)
+
+
+def test_of_many_turns_the_interval_is_the_delta_methods() -> None:
+    rng = random.Random(1)
+    first, other = ([rng.gauss(mean, 2) for _ in range(2000)] for mean in (10, 12))
+    found = ratio(first, other)
+    assert found is not None
+    drawn = ratio(first[:500], other[:500])
+    assert drawn is not None
+    assert found.high - found.low == pytest.approx((drawn.high - drawn.low) / 2, rel=0.2)
+
+
+def a_turn(number: int, rng: random.Random, level: float | None = None) -> TurnRecord:
+    sent = number * 0.5
+    first = sent + rng.uniform(0.05, 0.4)
+    arrivals = tuple((first + 0.05 * step, 3) for step in range(5))
+    return TurnRecord(
+        number=number,
+        conversation=number // 4,
+        index=number % 4,
+        turn=f"t{number}",
+        model="m",
+        sent_at=sent,
+        ended_at=arrivals[-1][0],
+        outcome="stop" if number % 20 else "deadline",
+        is_failed=number % 20 == 0,
+        scheduled_at=sent - 0.01,
+        arrivals=arrivals,
+        worker=f"w{number % 3}",
+        prompt_tokens=50 + 100 * (number % 4),
+        cached_tokens=40,
+        completion_tokens=15,
+        prefill_seconds=0.1,
+        decode_seconds=0.2 + 0.1 * (number % 4),
+        queue_wait_seconds=0.01,
+        level=level,
+    )
+
+
+def write(path: Path, name: str, count: int, seed: int = 1, **settings: Any) -> Path:
+    rng = random.Random(seed)
+    header = Header(1, name, 5, {"model": "m", "max_tokens": 15} | settings, {"chosen_sha256": "a" * 64}, {}, [])
+    with Recording(path, header) as recording:
+        for number in range(count):
+            recording.write(a_turn(number, rng, level=1.0 + number % 2 if "sweep" in settings else None))
+        recording.write(Ended(count * 0.5 + 1))
+    return path
+
+
+def a_run(tmp_path: Path, **settings: Any) -> Run:
+    (run,) = read_all([write(tmp_path / "run.jsonl", "one", 100, **settings)])
+    return run
+
+
+def test_throughput_is_binned_by_context(tmp_path: Path) -> None:
+    bins = by_context(a_run(tmp_path).turns, num_bins=4)
+    assert [one.count for one in bins] == [20, 25, 25, 25]
+    rates = [14 / (0.2 + 0.1 * index) for index in range(4)]
+    assert [one.mean for one in bins] == pytest.approx(rates)
+    assert context_cv(bins) == pytest.approx(scipy.stats.variation(rates))
+    assert by_context([]) == []
+
+
+def test_figures_count_what_was_good_and_what_failed(tmp_path: Path) -> None:
+    found = figures(a_run(tmp_path), Bounds(ttft_seconds=0.2))
+    assert (found.num_turns, found.num_failed, found.outcomes) == (100, 5, {"deadline": 5, "stop": 95})
+    assert found.goodput_turns_per_second is not None
+    assert 0 < found.goodput_turns_per_second < found.turns_per_second
+    assert found.is_whole
+
+
+def test_a_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+    paths = [write(tmp_path / "a.jsonl", "a<b>", 60), write(tmp_path / "b.jsonl", "other", 60, seed=2, sweep="1:10")]
+    out = tmp_path / "out.html"
+    bounds = Bounds(ttft_seconds=0.3)
+    assert report(paths, bounds, html=out, csv=tmp_path / "out.csv", as_json=True) == 0
+    text = out.read_text()
+    assert len(text) < 2_000_000
+    assert "<script" not in text
+    assert not re.search(r'(src|href)="(?!#)', text), "nothing is fetched"
+    assert not re.search(r"url\((?!#)", text)
+    assert "a&lt;b&gt;" in text
+    assert "a<b>" not in text
+    for picture in ("Time to first token by turn", "Decode throughput by context length", "Goodput by rate", "Gantt"):
+        assert f'aria-label="{picture}' in text
+    assert "#010203" not in text
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+    assert {line["run"] for line in lines} == {"a<b>", "other"}
+    assert {"ttft_seconds", "itl_seconds", "decode_tokens_per_second"} <= {line["quantity"] for line in lines}
+
+
+def test_the_figures_are_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [write(tmp_path / "a.jsonl", "a", 60), write(tmp_path / "b.jsonl", "b", 60, seed=2)]
+    report(paths, Bounds(), html=None, csv=None, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert [one["run"] for one in found["runs"]] == ["a", "b"]
+    assert found["ratios_to_the_first"][0]["completion_tokens"]["ratio"] == 1.0
+    report(paths, Bounds(), html=None, csv=None, as_json=False)
+    assert "b ÷ a" in capsys.readouterr().out
+
+
+def test_runs_of_other_models_are_not_compared_without_a_word(tmp_path: Path) -> None:
+    runs = read_all([write(tmp_path / "a.jsonl", "a", 5), write(tmp_path / "b.jsonl", "b", 5, model="x", max_tokens=9)])
+    assert comparable(runs) == [
+        "b and a are not comparable: model x against m",
+        "b and a are not comparable: max_tokens 9 against 15",
+    ]
+    found = [figures(run) for run in runs]
+    against = [tables.ratios(runs[0], runs[1])]
+    assert "not comparable" in page(runs, found, against, comparable(runs), Bounds())
+
+
+def test_a_run_with_nothing_in_it_is_a_page_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", "empty", 0)
+    assert report([path], Bounds(), html=tmp_path / "x.html", csv=None, as_json=False) == 0
