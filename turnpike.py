@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from broker.settings import BrokerSettings, CommonSettings, ModelSettings, load
-from producers.settings import DemoSettings, LoadSettings
+from producers.settings import DemoSettings, EvalSettings, LoadSettings
 from telemetry.settings import SidecarSettings, TelemetrySettings
 from workers.settings import WorkerSettings
 
@@ -32,6 +32,7 @@ ALL_SETTINGS: tuple[type[CommonSettings], ...] = (
     WorkerSettings,
     LoadSettings,
     DemoSettings,
+    EvalSettings,
     SidecarSettings,
 )
 
@@ -385,6 +386,15 @@ def run_load(arguments: argparse.Namespace) -> int:
     return process.run(lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json))
 
 
+def run_eval(arguments: argparse.Namespace) -> int:
+    from broker import process
+    from producers.evaluate import run_and_show
+
+    options = settings(EvalSettings, arguments)
+    process.set_up_logging("WARNING")
+    return process.run(lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json))
+
+
 def run_report(arguments: argparse.Namespace) -> int:
     from producers.records import Bounds
     from producers.report.command import report
@@ -575,6 +585,18 @@ def _parser() -> argparse.ArgumentParser:
 
     load = _add(commands, "load", run_load, "many conversations at once", "turnpike load --model tiny --concurrency 8")
     _load_flags(load)
+
+    evaluate = _add(
+        commands, "eval", run_eval, "multiple choice: Winogrande and the like", "turnpike eval --model tiny wino.jsonl"
+    )
+    evaluate.add_argument(
+        "path", help="Winogrande as JSON lines or llama.cpp's CSV, or JSON lines of context, choices, label"
+    )
+    evaluate.add_argument("--model", help="a model's name, or auto")
+    evaluate.add_argument("--limit", type=int, help="only so many items")
+    evaluate.add_argument("--concurrency", type=int, help="items at once (default 4)")
+    evaluate.add_argument("--out", help="write each item's scores here; a run that was interrupted goes on from it")
+    evaluate.add_argument("--json", action="store_true", help="the accuracies as JSON")
 
     report = _add(
         commands,

@@ -100,6 +100,7 @@ class Client:
         kind: Kind = "generate",
         continuations: Sequence[str] = (),
         run: str | None = None,
+        raw: bool = False,
     ) -> Answer:
         """One turn. Nothing is sent before the answer is iterated or awaited.
 
@@ -117,6 +118,7 @@ class Client:
             kind=kind,
             continuations=tuple(continuations),
             run=None if run is None else subjects.token(run, "run"),
+            raw=raw,
         )
         return Answer(self, turn, model, priority)
 

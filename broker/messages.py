@@ -83,10 +83,14 @@ class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """For `score`: the texts whose log-probability as the answer is asked for."""
     run: Token | None = None
     """The load run that it belongs to: a tag in telemetry."""
+    raw: bool = False
+    """The one message is the prompt as it stands, without the model's chat template: for evaluations."""
 
     def __post_init__(self) -> None:
         if not self.messages:
             raise InvalidMessage("messages", "must hold at least one message")
+        if self.raw and len(self.messages) != 1:
+            raise InvalidMessage("raw", "a raw prompt is one message")
         if self.messages[-1].role != "user":
             raise InvalidMessage(f"messages[{len(self.messages) - 1}].role", "the last message must be the user's")
         if (self.kind == "score") != bool(self.continuations):
@@ -176,6 +180,11 @@ class Score(Struct, frozen=True):
     logprob: float
     num_tokens: Count
     is_greedy: bool
+    start: Count = 0
+    """How many tokens come before the continuation's first, in the two tokenised as one text."""
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    """Of each of the tokens."""
 
 
 class Done(Struct, frozen=True, tag_field="type", tag="done", omit_defaults=True):

@@ -15,13 +15,15 @@ from msgspec import Struct
 from nats.aio.client import Client as NatsConnection
 from nats.aio.subscription import Subscription
 
-from broker import codec, subjects
+from broker import codec, subjects, topology
 from broker.errors import Fenced, ServerError
 from broker.messages import Chunk, Done, End, Failed, HandedBack, Reply, Started, TokenLogprob
 from broker.subjects import TurnAddress
 
 FENCE = "Nats-Expected-Last-Subject-Sequence"
 WRONG_LAST_SEQUENCE = (10071, 10164)
+STREAM_FULL = 10077
+ENDS_REMOVED = 64
 RETRY_SECONDS = 1.0
 BATCH = 256
 """Messages of one batched direct get."""
@@ -235,11 +237,32 @@ async def write_end(nc: NatsConnection, address: TurnAddress, end: End) -> bool:
             case {"error": {"description": description}} if "per subject" in description:
                 stored = await last_stored(nc, subjects.ENDS, subject)
                 return stored is not None and stored.payload == payload
+            case {"error": {"err_code": code}} if code == STREAM_FULL:
+                await _make_room(nc)
             case {"seq": _} if "error" not in answer:
                 return True
             case _:
                 log.warning("end not stored turn=%s answer=%s", address.turn, answer)
                 await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _make_room(nc: NatsConnection) -> None:
+    """Removes the oldest ends of a full stream.
+
+    A stream that refuses a second message of a subject also refuses what is over its bytes, instead of dropping the
+    oldest as others do; and a turn that cannot end would be computed again and again.
+    """
+    try:
+        info = await topology.api(nc, f"STREAM.INFO.{subjects.ENDS}")
+        first = info["state"]["first_seq"] if info is not None else 0
+        for sequence in range(first, first + ENDS_REMOVED):
+            # Another worker may be at it too, or it has gone by age: that is no error.
+            with contextlib.suppress(ServerError):
+                await topology.api(nc, f"STREAM.MSG.DELETE.{subjects.ENDS}", {"seq": sequence, "no_erase": True})
+        log.warning("ends removed to make room from=%d num=%d", first, ENDS_REMOVED)
+    except ServerError as error:
+        log.warning("no room for an end error=%s", error)
+        await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _publish(nc: NatsConnection, subject: str, payload: bytes, headers: dict[str, str]) -> dict[str, Any]:

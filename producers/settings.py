@@ -122,6 +122,29 @@ class LoadSettings(CommonSettings, frozen=True, kw_only=True):
         return problems
 
 
+class EvalSettings(CommonSettings, frozen=True, kw_only=True):
+    """`turnpike eval`."""
+
+    model: str
+    path: str
+    limit: int | None = None
+    concurrency: int = 4
+    out: str | None = None
+
+    def check(self) -> None:
+        """Raises SettingsError with every problem."""
+        problems = [
+            f"--{name}: must be at least 1"
+            for name, value in (
+                ("limit", self.limit if self.limit is not None else 1),
+                ("concurrency", self.concurrency),
+            )
+            if value < 1
+        ]
+        if problems:
+            raise SettingsError(problems)
+
+
 class DemoSettings(CommonSettings, frozen=True, kw_only=True):
     """`turnpike demo`."""
 

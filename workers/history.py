@@ -69,6 +69,9 @@ class History:
 
     async def prompt(self, client: str, turn: Turn) -> Prompt:
         """The tokens of a turn's prompt; raises TurnRejected."""
+        if turn.raw:
+            text = turn.messages[0].content
+            return self._tokenized(Rendered(text, [(0, 0, len(text))]))
         known = self._known.get((client, turn.conversation))
         if known is None or turn.messages[: len(known.messages)] != known.messages:
             return self._tokenized(await self._renderer.render(turn.messages))

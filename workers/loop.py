@@ -107,7 +107,7 @@ class _Running:
     first_token_at: float = 0.0
     last_token_at: float = 0.0
     scores: list[Score] = field(default_factory=list)
-    logprob_sum: float = 0.0
+    logprobs: list[float] = field(default_factory=list)
     is_greedy: bool = True
 
 
@@ -380,15 +380,16 @@ class EngineLoop:
         for position, row in enumerate(rows, first):
             if position + 1 < len(tokens):
                 following = tokens[position + 1]
-                running.logprob_sum += self._engine.logprob(row, following, 0).logprob
+                running.logprobs.append(self._engine.logprob(row, following, 0).logprob)
                 running.is_greedy = running.is_greedy and self._engine.is_likeliest(row, following)
 
     def _next_continuation(self, running: _Running) -> None:
         """Notes a continuation's score and goes back to where the next one leaves the prompt."""
         sequence, job = running.sequence, running.job
         known, begin = job.continuations[len(running.scores)]
-        running.scores.append(Score(running.logprob_sum, len(known) - begin, running.is_greedy))
-        running.logprob_sum, running.is_greedy = 0.0, True
+        logprobs, running.logprobs = tuple(running.logprobs), []
+        running.scores.append(Score(sum(logprobs), len(logprobs), running.is_greedy, begin, known[begin:], logprobs))
+        running.is_greedy = True
         if len(running.scores) == len(job.continuations):
             self._finish(running, "stop")
             return

@@ -350,6 +350,8 @@ class Worker:
         turn, client = work.turn, work.address.client
         prompt = await self._history.prompt(client, turn)
         limit = self._loop.engine.max_sequence_tokens
+        if not prompt.tokens:
+            raise TurnRejected("empty_prompt", "messages: the prompt has no tokens, and the model adds none of its own")
         if len(prompt.tokens) >= limit:
             raise TurnRejected(
                 "prompt_too_long", f"messages: {len(prompt.tokens)} tokens, and the context holds {limit}"
@@ -410,7 +412,7 @@ class Worker:
                 answer = "".join(text)
                 self._note_tokens(len(tokens))
                 cancel = time.perf_counter() - work.cancelled_at if work.cancel is not None else 0.0
-                if end.reason != "cancelled" and not work.turn.continuations:
+                if end.reason != "cancelled" and not work.turn.continuations and not work.turn.raw:
                     self._history.remember(work.address.client, work.turn, prompt, list(end.tokens), answer)
                 return Done(
                     finish_reason=end.reason,

@@ -40,12 +40,16 @@ StartWorker = Callable[..., AbstractAsyncContextManager[Running]]
 def start_worker(nats_server: EmbeddedServer) -> StartWorker:
     @asynccontextmanager
     async def start(
-        engine: FakeEngine | None = None, name: str = "w1", model: str = "m", fingerprint: str = "f"
+        engine: FakeEngine | None = None,
+        name: str = "w1",
+        model: str = "m",
+        fingerprint: str = "f",
+        server: EmbeddedServer | None = None,
     ) -> AsyncIterator[Running]:
         engine = engine or FakeEngine()
         scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=32)
         loop = EngineLoop(engine, scheduler, Slots(engine.num_slots, engine.num_ctx))
-        nc = await connect(nats_server.address(WORKER), name=name)
+        nc = await connect((server or nats_server).address(WORKER), name=name)
         options = WorkerOptions(
             name=name,
             model=model,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 from nats.aio.client import Client as NatsConnection
 
 from broker import subjects, topology
-from broker.accounts import LOCAL
+from broker.accounts import LOCAL, OPERATOR
 from broker.client import Answer, Client
+from broker.connection import connect
 from broker.errors import TurnFailed
 from broker.messages import Done, Failed, Priority, Sampling
 from broker.server import EmbeddedServer
+from broker.topology import Limits
 from tests.fakes import FakeEngine
 from tests.integration.conftest import Running, StartWorker
 from workers.intake import BATCH_EVERY
@@ -183,3 +186,19 @@ async def test_a_waiting_client_learns_about_its_place(
         assert isinstance(end, Done)
         assert await last.place() is None
         await busy
+
+
+async def test_ends_over_their_bytes_make_room_for_new_ones(tmp_path: Path, start_worker: StartWorker) -> None:
+    """The soak found it: a stream that refuses a second end also refuses a first one when it is full."""
+    async with EmbeddedServer(tmp_path / "small") as server:
+        await server.ensure(["m"], Limits(max_end_bytes=30_000))
+        async with start_worker(server=server), Client(server.address(LOCAL)) as client:
+            done = [await client.ask("m", "x" * 100) for _ in range(120)]
+            assert all(len(one.text) > 100 for one in done)
+        nc = await connect(server.address(OPERATOR), name="operator")
+        info = await topology.api(nc, f"STREAM.INFO.{subjects.ENDS}")
+        await nc.close()
+    assert info is not None
+    assert info["state"]["bytes"] <= 30_000
+    assert info["state"]["last_seq"] == 120
+    assert info["state"]["first_seq"] > 1

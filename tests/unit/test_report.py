@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from broker import metrics
 from producers.records import Bounds, Ended, Header, Recording, Run, TurnRecord, read_all
@@ -31,12 +31,12 @@ def test_spreads_agree_with_numpy(values: list[float]) -> None:
     assert found.mean == pytest.approx(np.mean(values))
     assert found.standard_deviation == pytest.approx(np.std(values), abs=1e-9)
     assert (found.p50, found.p90, found.p99) == pytest.approx(tuple(np.percentile(values, [50, 90, 99])))
-    assert found.cv == pytest.approx(scipy.stats.variation(values), abs=1e-9)
+    assert found.cv == pytest.approx(stats.variation(values), abs=1e-9)
 
 
 @given(samples)
 def test_the_coefficient_of_variation_agrees_with_scipy(values: list[float]) -> None:
-    assert metrics.coefficient_of_variation(values) == pytest.approx(scipy.stats.variation(values), abs=1e-9)
+    assert metrics.coefficient_of_variation(values) == pytest.approx(stats.variation(values), abs=1e-9)
 
 
 @settings(max_examples=10, deadline=None)
@@ -51,7 +51,7 @@ def test_the_bootstrap_agrees_with_scipys(seed: int) -> None:
     def statistic(one: Any, two: Any, axis: int) -> Any:
         return np.mean(two, axis=axis) / np.mean(one, axis=axis)
 
-    wanted = scipy.stats.bootstrap(
+    wanted = stats.bootstrap(
         (first, other), statistic, method="percentile", n_resamples=2000, rng=np.random.default_rng(1)
     ).confidence_interval
     width = wanted.high - wanted.low
@@ -116,7 +116,7 @@ def test_throughput_is_binned_by_context(tmp_path: Path) -> None:
     assert [one.count for one in bins] == [20, 25, 25, 25]
     rates = [14 / (0.2 + 0.1 * index) for index in range(4)]
     assert [one.mean for one in bins] == pytest.approx(rates)
-    assert context_cv(bins) == pytest.approx(scipy.stats.variation(rates))
+    assert context_cv(bins) == pytest.approx(stats.variation(rates))
     assert by_context([]) == []
 
 
