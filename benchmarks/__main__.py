@@ -22,6 +22,7 @@ QUESTIONS = (
     "durable_replies",
     "slow_disk",
     "telemetry",
+    "winogrande",
     "queue",
 )
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the peers that the benchmarks compare with (llama-bench, llama-batched-bench, llama-server) from the
+# Builds the peers that the benchmarks compare with (llama-bench, llama-batched-bench, llama-server, llama-perplexity) from the
 # llama.cpp that the llama-cpp-python source distribution vendors: the same revision, the same flags as the worker's.
 # About four minutes on two cores, once; a second call returns at once. Prints the folder of the binaries.
 set -eu
@@ -9,7 +9,7 @@ version=$($python -c 'from importlib.metadata import version; print(version("lla
 . tools/cmake_args.sh
 # A folder for each set of flags, or a change of them would compare with what was built before.
 work=.cache/llama-tools/$version-$(printf '%s %s' "$(cmake_args)" "${CFLAGS:-}" | cksum | cut -d' ' -f1)
-if [ ! -x "$work/build/bin/llama-server" ]; then
+if [ ! -x "$work/build/bin/llama-perplexity" ]; then
     mkdir -p "$work"
     echo "fetching llama-cpp-python $version's source" >&2
     # --require-hashes: the very archive that the lock names, not merely its version.
@@ -23,6 +23,6 @@ if [ ! -x "$work/build/bin/llama-server" ]; then
         -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_APP=OFF \
         -DLLAMA_BUILD_NUMBER=1 -DLLAMA_BUILD_COMMIT="$version" >"$work/configure.log" 2>&1 ||
         { tail -20 "$work/configure.log" >&2; exit 1; }
-    $cmake --build "$work/build" -j "$(nproc)" --target llama-bench llama-batched-bench llama-server >&2
+    $cmake --build "$work/build" -j "$(nproc)" --target llama-bench llama-batched-bench llama-server llama-perplexity >&2
 fi
 echo "$work/build/bin"

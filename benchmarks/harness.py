@@ -128,7 +128,7 @@ class System:
 
 @asynccontextmanager
 async def system(
-    *flags: str | int | float, entry: list[str] | None = None, user: str = WORKER
+    *flags: str | int | float, entry: list[str] | None = None, user: str = WORKER, model_file: Path | None = None
 ) -> AsyncIterator[System]:
     """The whole system on this machine, as the commands run it. `entry` stands in for turnpike.py."""
     with TemporaryDirectory(prefix="turnpike-bench-") as folder:
@@ -137,7 +137,7 @@ async def system(
             credentials = Path(folder) / "worker.credentials"
             write_credentials(credentials, server.address(user))
             command: list[str | Path] = [sys.executable, *(entry or [str(ROOT / "turnpike.py")]), "worker"]
-            command += ["--model-file", model(), "--model", "m", "--credentials", credentials]
+            command += ["--model-file", model_file or model(), "--model", "m", "--credentials", credentials]
             env = {"PYTHONPATH": str(ROOT)}
             worker = await spawn([*command, "--log-level", "WARNING", *map(str, flags)], env=env)
             try:

@@ -203,3 +203,32 @@ def test_a_load_that_makes_no_sense_is_refused_with_every_reason(flags: list[str
     assert found.returncode == 2
     for problem in problems:
         assert problem in found.stderr
+
+
+async def test_an_evaluation_goes_on_where_it_was_interrupted(
+    nats_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    credentials, items, out = tmp_path / "local.credentials", tmp_path / "items.jsonl", tmp_path / "out.jsonl"
+    write_credentials(credentials, nats_server.address(LOCAL))
+    lines = [
+        {"sentence": f"Item {number} and _ too.", "option1": "this", "option2": "that", "answer": "1"}
+        for number in range(12)
+    ]
+    items.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = [*TURNPIKE, "eval", str(items), "--model", "m", "--credentials", str(credentials), "--out", str(out)]
+
+    async def evaluated(*flags: str) -> tuple[str, str]:
+        pipe = subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*command, *flags, stdout=pipe, stderr=pipe)
+        said, errors = await process.communicate()
+        assert process.returncode == 0, errors.decode()
+        return said.decode(), errors.decode()
+
+    async with start_worker():
+        await evaluated("--limit", "5")
+        out.write_bytes(out.read_bytes()[:-3])
+        said, errors = await evaluated("--json")
+    assert "12 items, 4 of them answered before" in errors
+    found = json.loads(said)
+    assert {one["method"]: one["count"] for one in found["accuracies"]} == {"partial": 12, "llama.cpp": 12}
+    assert len(out.read_text().splitlines()) == 12
