@@ -395,6 +395,29 @@ def run_eval(arguments: argparse.Namespace) -> int:
     return process.run(lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json))
 
 
+def run_experiment(arguments: argparse.Namespace) -> int:
+    from broker import process
+    from broker.accounts import WORKER
+    from producers.experiment import run_and_show
+    from telemetry.resources import process_cost
+
+    options = settings(CommonSettings, arguments)
+    process.set_up_logging("WARNING")
+    return process.run(
+        lambda stop: run_and_show(
+            address(options, "local"),
+            address(options, WORKER),
+            Path(arguments.plan).expanduser(),
+            Path(arguments.out).expanduser(),
+            entry=Path(__file__).absolute(),
+            probe=process_cost,
+            num_cores=os.cpu_count() or 1,
+            stop=stop,
+            as_json=arguments.json,
+        )
+    )
+
+
 def run_report(arguments: argparse.Namespace) -> int:
     from producers.records import Bounds
     from producers.report.command import report
@@ -597,6 +620,19 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--concurrency", type=int, help="items at once (default 4)")
     evaluate.add_argument("--out", help="write each item's scores here; a run that was interrupted goes on from it")
     evaluate.add_argument("--json", action="store_true", help="the accuracies as JSON")
+
+    experiment = _add(
+        commands,
+        "experiment",
+        run_experiment,
+        "a list of models one after the other: the paper's table and figures for this cluster",
+        "turnpike experiment experiments/paper.toml --out paper",
+    )
+    experiment.add_argument("plan", help="a TOML file: experiments/paper.toml says what may stand there")
+    experiment.add_argument(
+        "--out", required=True, help="a folder for records, table and report; run again, it goes on"
+    )
+    experiment.add_argument("--json", action="store_true", help="the table as JSON")
 
     report = _add(
         commands,

@@ -242,32 +242,45 @@ async def run(
     return sorted(found, key=lambda answered: answered.number)
 
 
+async def run_on(
+    client: Client,
+    model: str,
+    items: Sequence[Item],
+    out: Path | None,
+    stop: asyncio.Event,
+    concurrency: int = 4,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Answered]:
+    """As `run`, with what was answered in `out`, from which it goes on after an interruption. Raises EvalError too."""
+    before = _read_answers(out) if out is not None and out.exists() else []
+    known = {answered.number for answered in before}
+    left = [item for item in items if item.number not in known]
+    say(f"{len(items)} items, {len(items) - len(left)} of them answered before")
+    file = out.open("ab", buffering=0) if out is not None else None
+
+    def note(answered: Answered) -> None:
+        if file is not None:
+            file.write(msgspec.json.encode(answered) + b"\n")
+
+    try:
+        answers = await run(client, model, left, concurrency=concurrency, done=note, stop=stop)
+    finally:
+        if file is not None:
+            file.close()
+    wanted = {item.number for item in items}
+    return [*(answered for answered in before if answered.number in wanted), *answers]
+
+
 async def run_and_show(address: Address, options: EvalSettings, stop: asyncio.Event, *, as_json: bool) -> int:
-    """An evaluation, with what was answered in `out`, from which it goes on after an interruption."""
+    """An evaluation, with its accuracies on stdout."""
     options.check()
     path = Path(options.path).expanduser()
     items = read_items(path)[: options.limit]
     out = Path(options.out).expanduser() if options.out is not None else None
-    before = _read_answers(out) if out is not None and out.exists() else []
-    known = {answered.number for answered in before}
-    left = [item for item in items if item.number not in known]
     console = Console(stderr=True)
-    console.print(f"{len(items)} items, {len(items) - len(left)} of them answered before")
     async with Client(address) as client:
         model = await resolve(client, options.model)
-        file = out.open("ab", buffering=0) if out is not None else None
-
-        def note(answered: Answered) -> None:
-            if file is not None:
-                file.write(msgspec.json.encode(answered) + b"\n")
-
-        try:
-            answers = await run(client, model, left, concurrency=options.concurrency, done=note, stop=stop)
-        finally:
-            if file is not None:
-                file.close()
-    wanted = {item.number for item in items}
-    found = accuracies([*(answered for answered in before if answered.number in wanted), *answers])
+        found = accuracies(await run_on(client, model, items, out, stop, options.concurrency, console.print))
     if as_json:
         sys.stdout.write(msgspec.json.encode({"model": model, "path": path.name, "accuracies": found}).decode() + "\n")
     else:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 from rich.console import Console, RenderableType
@@ -216,42 +216,50 @@ class CannotContinue(TurnpikeError):
     """A record that the run cannot go on with; says why."""
 
 
-async def continue_and_show(address: Address, path: Path, stop: asyncio.Event, *, as_json: bool) -> int:
-    """Goes on with a run that was interrupted, by the settings of its record. Raises RecordError, CannotContinue."""
-    run = records.read(path)
+class Again(TypedDict):
+    """What run_load is told of an earlier life."""
+
+    skip: frozenset[int]
+    begun_before: float
+
+
+def resume(
+    path: Path, run: records.Run, options: LoadSettings, conversations: list[Conversation], progress: Progress
+) -> tuple[Recording, Again]:
+    """Opens the record of an interrupted run to go on with it, what is whole of it in `progress`.
+
+    Raises CannotContinue.
+    """
     if run.seconds is not None:
         raise CannotContinue(f"{path}: the run ended; there is nothing to go on with")
-    saved = {name: value for name, value in run.header.settings.items() if name in SAVED_SETTINGS}
-    options = msgspec.convert(saved, LoadSettings)
     if options.sweep is not None:
         raise CannotContinue(f"{path}: a sweep's levels follow from one another: begin it again")
-    conversations, num_found = select(options)
-    facts = _dataset_facts(options, conversations, num_found)
+    facts = _dataset_facts(options, conversations, 0)
     for name in ("chosen_sha256", "sha256"):
         if facts.get(name) != run.header.dataset.get(name):
             raise CannotContinue(f"{path}: the data set is not the one that the run began with ({name} differs)")
     is_closed = options.arrivals == "closed"
     whole = _whole(run, options, conversations) if is_closed else {turn.number for turn in run.turns}
     void = tuple(sorted({turn.conversation for turn in run.turns} - whole)) if is_closed else ()
-    kept = [turn for turn in run.turns if turn.conversation not in void]
-    progress = Progress(records=kept, num_finished=len(whole) if is_closed else 0)
+    progress.records += [turn for turn in run.turns if turn.conversation not in void]
+    progress.num_finished = len(whole) if is_closed else 0
+    again = Again(skip=frozenset(whole), begun_before=max((turn.ended_at for turn in run.turns), default=0.0))
+    return Recording.reopen(path, Continued(time.time_ns(), void)), again
+
+
+async def continue_and_show(address: Address, path: Path, stop: asyncio.Event, *, as_json: bool) -> int:
+    """Goes on with a run that was interrupted, by the settings of its record. Raises RecordError, CannotContinue."""
+    run = records.read(path)
+    saved = {name: value for name, value in run.header.settings.items() if name in SAVED_SETTINGS}
+    options = msgspec.convert(saved, LoadSettings)
+    conversations, _ = select(options)
+    progress = Progress()
     console = Console(stderr=True)
-    console.print(f"going on with run {run.name}: {len(kept)} turns are there")
     async with Client(address) as client:
-        with (
-            Recording.reopen(path, Continued(time.time_ns(), void)) as recording,
-            showing(console, lambda: progress_table(progress)),
-        ):
-            await run_load(
-                client,
-                options,
-                conversations,
-                stop=stop,
-                progress=progress,
-                recording=recording,
-                skip=frozenset(whole),
-                begun_before=max((turn.ended_at for turn in run.turns), default=0.0),
-            )
+        recording, again = resume(path, run, options, conversations, progress)
+        console.print(f"going on with run {run.name}: {len(progress.records)} turns are there")
+        with recording, showing(console, lambda: progress_table(progress)):
+            await run_load(client, options, conversations, stop=stop, progress=progress, recording=recording, **again)
     return _show(options, progress, stop, as_json)
 
 

@@ -46,6 +46,17 @@ def process_memory(pid: int, proc: Path = _PROC) -> ProcessMemory | None:
         return None
 
 
+def process_cost(pid: int) -> tuple[float, int] | None:
+    """CPU seconds and resident bytes of a process, None when it is gone."""
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            spent, memory = process.cpu_times(), process.memory_info()
+    except psutil.Error:
+        return None
+    return spent.user + spent.system, memory.rss
+
+
 def _fields(text: str) -> dict[str, int]:
     """Lines such as `Pss:   123 kB`, in bytes."""
     found = {}

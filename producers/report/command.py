@@ -18,7 +18,15 @@ class ReportError(TurnpikeError):
     """A report that cannot be written; says why."""
 
 
-def report(paths: Sequence[Path], bounds: Bounds, *, html: Path | None, csv: Path | None, as_json: bool) -> int:
+def report(
+    paths: Sequence[Path],
+    bounds: Bounds,
+    *,
+    html: Path | None,
+    csv: Path | None,
+    as_json: bool,
+    to: Console | None = None,
+) -> int:
     """Writes what is asked for; tables on stdout, or JSON. Exit code 1 when runs are not comparable."""
     runs = read_all(paths)
     found = [figures(run, bounds) for run in runs]
@@ -38,5 +46,5 @@ def report(paths: Sequence[Path], bounds: Bounds, *, html: Path | None, csv: Pat
     if as_json:
         sys.stdout.write(tables.as_json(found, against, warnings))
     else:
-        Console().print(tables.text(found, against, warnings))
+        (to or Console()).print(tables.text(found, against, warnings))
     return 1 if warnings else 0
