@@ -437,7 +437,8 @@ def run_top(arguments: argparse.Namespace) -> int:
 
     options = settings(CommonSettings, arguments)
     process.set_up_logging("WARNING")
-    return process.run(lambda stop: top(address(options, "local"), as_json=arguments.json))
+    there = address(options, "local")
+    return process.run(lambda stop: top(there, stop, once=arguments.once, as_json=arguments.json))
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
@@ -713,8 +714,9 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--conversation")
     which.add_argument("--all", action="store_true", help="all of this account's turns")
 
-    top = _add(commands, "top", run_top, "who serves what", "turnpike top --json")
-    top.add_argument("--json", action="store_true")
+    top = _add(commands, "top", run_top, "who serves what, and what waits", "turnpike top --once --json")
+    top.add_argument("--once", action="store_true", help="one picture, not refreshed in place")
+    top.add_argument("--json", action="store_true", help="one picture for programs")
     return parser
 
 

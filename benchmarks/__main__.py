@@ -23,6 +23,7 @@ QUESTIONS = (
     "slow_disk",
     "telemetry",
     "winogrande",
+    "generator",
     "queue",
 )
 

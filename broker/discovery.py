@@ -50,6 +50,8 @@ class WorkerInfo(Struct, frozen=True):
     load: Load
     pid: int | None = None
     """Its process on the node, for the sidecar."""
+    facts: dict[str, str] = {}
+    """What it takes to repeat what is measured there: build, CPU, board, settings."""
 
 
 async def announce(nc: NatsConnection, *, version: str, metadata: dict[str, str], load: Callable[[], Load]) -> Service:
@@ -90,6 +92,7 @@ async def find_workers(nc: NatsConnection, wait: float = 0.25) -> list[WorkerInf
                     node=metadata["node"],
                     load=msgspec.convert(load, Load),
                     pid=int(metadata["pid"]) if "pid" in metadata else None,
+                    facts=json.loads(metadata.get("facts", "{}")),
                 )
             )
     return sorted(workers, key=lambda worker: (worker.model, worker.worker))

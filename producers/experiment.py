@@ -399,7 +399,8 @@ async def run_and_show(
     (out / "table.csv").write_text(as_csv(rows))
     if rows:
         paths = [out / f"{one.model}.jsonl" for one in rows]
-        report(paths, Bounds(), html=out / "report.html", csv=None, as_json=False, to=Console(quiet=True))
+        page = out / "report.html"
+        report(paths, Bounds(), html=page, csv=None, as_json=False, to=Console(quiet=True), of_one_model=False)
     if as_json:
         sys.stdout.write(msgspec.json.encode(rows).decode() + "\n")
     else:

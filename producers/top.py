@@ -1,24 +1,92 @@
-"""`turnpike top`: who serves what, by discovery."""
+"""`turnpike top`: who serves what and what waits, by discovery and the consumers' info, refreshed in place."""
 
 from __future__ import annotations
 
+import asyncio
+import sys
+
 import msgspec
-from rich.console import Console
+from msgspec import Struct
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 
+from broker import subjects, topology
 from broker.client import Client
 from broker.connection import Address
+from broker.discovery import WorkerInfo
+
+REFRESH_SECONDS = 1.0
 
 
-async def top(address: Address, *, as_json: bool = False) -> int:
-    """One table of the workers that answer; exit code 1 when none does."""
+class Queued(Struct, frozen=True):
+    """A model's queue: turns that wait and turns in work, by priority."""
+
+    model: str
+    num_pending: dict[str, int]
+    num_in_work: dict[str, int]
+
+
+class Picture(Struct, frozen=True):
+    """A glimpse of the cluster."""
+
+    workers: list[WorkerInfo]
+    queues: list[Queued]
+
+
+async def look(client: Client) -> Picture:
+    """What there is just now. A model without a worker is not seen: its stream is nobody's to list."""
+    workers = await client.workers()
+    queues = []
+    for model in sorted({worker.model for worker in workers}):
+        pending, in_work = {}, {}
+        for priority in subjects.PRIORITIES:
+            info = await topology.api(client.nc, f"CONSUMER.INFO.{subjects.turns_stream(model)}.{priority}")
+            if info is not None:
+                pending[priority], in_work[priority] = info["num_pending"], info["num_ack_pending"]
+        queues.append(Queued(model, pending, in_work))
+    return Picture(workers, queues)
+
+
+async def top(address: Address, stop: asyncio.Event, *, once: bool, as_json: bool) -> int:
+    """Shows it until `stop`, or once. Exit code 1 when no worker answers."""
+    console = Console()
     async with Client(address) as client:
-        workers = await client.workers()
-    if as_json:
-        print(msgspec.json.encode(workers).decode())  # noqa: T201
-        return 0 if workers else 1
-    table = Table("model", "worker", "node", "quantisation", "context", "slots", "active", "queued", "wait s")
-    for worker in workers:
+        picture = await look(client)
+        if as_json:
+            sys.stdout.write(msgspec.json.encode(picture).decode() + "\n")
+        elif once or not console.is_terminal:
+            console.print(_shown(picture))
+        else:
+            with Live(_shown(picture), console=console, auto_refresh=False) as live:
+                while not stop.is_set():
+                    picture = await look(client)
+                    live.update(_shown(picture), refresh=True)
+                    try:
+                        await asyncio.wait_for(stop.wait(), REFRESH_SECONDS)
+                    except TimeoutError:
+                        continue
+    return 0 if picture.workers else 1
+
+
+def _shown(picture: Picture) -> RenderableType:
+    if not picture.workers:
+        return "no worker answers"
+    queues = Table("model", "workers", "slots", "queued", "batch queued", "in work", "wait s", title="queues")
+    for queue in picture.queues:
+        workers = [worker for worker in picture.workers if worker.model == queue.model]
+        queues.add_row(
+            queue.model,
+            str(len(workers)),
+            str(sum(worker.load.num_slots for worker in workers)),
+            str(queue.num_pending.get("interactive", 0)),
+            str(queue.num_pending.get("batch", 0)),
+            str(sum(queue.num_in_work.values())),
+            f"{min(worker.load.expected_wait_seconds for worker in workers):.1f}",
+        )
+    table = Table("model", "worker", "node", "quantisation", "context", "slots", "active", "prefill/s", "decode/s")
+    table.title = "workers"
+    for worker in picture.workers:
         load = worker.load
         table.add_row(
             worker.model,
@@ -28,8 +96,7 @@ async def top(address: Address, *, as_json: bool = False) -> int:
             str(worker.num_ctx),
             str(load.num_slots),
             str(load.num_active),
-            str(load.num_pending),
-            f"{load.expected_wait_seconds:.1f}",
+            "–" if load.prefill_tokens_per_second is None else f"{load.prefill_tokens_per_second:.0f}",
+            "–" if load.decode_tokens_per_second is None else f"{load.decode_tokens_per_second:.1f}",
         )
-    Console().print(table if workers else "no worker answers")
-    return 0 if workers else 1
+    return Group(queues, table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import logging
 import os
 import platform
@@ -137,6 +138,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 fingerprint=model.fingerprint,
                 coalesce_seconds=config.coalesce_seconds,
                 shape=Shape(path.stat().st_size, model.kv_shape.bytes_per_token, peak),
+                facts=_facts(config, path, threads, num_ctx),
             ),
         )
         try:
@@ -145,6 +147,43 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             await jail.close()
             await close(nc)
     return 0
+
+
+def _facts(config: WorkerSettings, path: Path, threads: int, num_ctx: int) -> dict[str, str]:
+    """Build, machine and settings, for the records of whoever measures this worker."""
+    from workers.llama.context import system_info
+
+    found = {
+        "llama-cpp-python": importlib.metadata.version("llama-cpp-python"),
+        "llama.cpp": system_info().strip(),
+        "file": path.name,
+        "file_bytes": str(path.stat().st_size),
+        "cpu": _first_line("/proc/cpuinfo", ("model name", "Model")),
+        "board": _text("/proc/device-tree/model"),
+        "kernel": platform.release(),
+        "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "cores": str(num_cores()),
+        "threads": str(threads),
+        "num_ctx": str(num_ctx),
+        "flash_attention": str(not config.deterministic).lower(),
+    }
+    settings = ("deterministic", "num_slots", "num_ubatch", "step_budget_seconds", "coalesce_seconds")
+    found |= {name: str(getattr(config, name)).lower() for name in settings}
+    return {name: value for name, value in found.items() if value}
+
+
+def _text(path: str) -> str:
+    with contextlib.suppress(OSError):
+        return Path(path).read_text(errors="replace").strip("\0\n ")
+    return ""
+
+
+def _first_line(path: str, names: tuple[str, ...]) -> str:
+    """The value of the first line that begins with one of the names."""
+    for line in _text(path).splitlines():
+        if line.startswith(names):
+            return line.partition(":")[2].strip()
+    return ""
 
 
 def _cpu_flags() -> set[str]:

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
+import json
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import nats.errors
@@ -87,6 +88,8 @@ class WorkerOptions:
     pull_seconds: float = 2.0
     """How long a pull stays open: also how long a drain waits for the open one, which must not be cancelled."""
     shape: Shape = _NO_SHAPE
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What it takes to repeat what is measured here: build, CPU, board, settings."""
 
 
 class Worker:
@@ -186,6 +189,7 @@ class Worker:
             "num_ctx": str(self._loop.engine.max_sequence_tokens),
             "node": options.node,
             "pid": str(os.getpid()),
+            "facts": json.dumps(dict(options.facts)),
         }
 
     def _load(self) -> discovery.Load:

@@ -26,11 +26,12 @@ def report(
     csv: Path | None,
     as_json: bool,
     to: Console | None = None,
+    of_one_model: bool = True,
 ) -> int:
     """Writes what is asked for; tables on stdout, or JSON. Exit code 1 when runs are not comparable."""
     runs = read_all(paths)
     found = [figures(run, bounds) for run in runs]
-    warnings = comparable(runs)
+    warnings = comparable(runs, of_one_model=of_one_model)
     against = [tables.ratios(runs[0], other) for other in runs[1:]]
     try:
         if csv is not None:

@@ -198,8 +198,8 @@ def context_cv(bins: Sequence[Bin]) -> float | None:
     return metrics.coefficient_of_variation([one.mean for one in bins])
 
 
-def comparable(runs: Sequence[Run]) -> list[str]:
-    """Why runs should not be laid side by side without a word: another model, quantisation, data set or mode."""
+def comparable(runs: Sequence[Run], *, of_one_model: bool = True) -> list[str]:
+    """Why runs should not be laid side by side without a word: another model, quantisation, data set or length."""
     if len(runs) < 2:
         return []
     found = []
@@ -210,7 +210,7 @@ def comparable(runs: Sequence[Run]) -> list[str]:
             ("data set", _dataset(first), _dataset(other)),
             ("max_tokens", first.header.settings.get("max_tokens"), other.header.settings.get("max_tokens")),
         ):
-            if one != two:
+            if one != two and (of_one_model or name != "model"):
                 found.append(f"{other.name} and {first.name} are not comparable: {name} {two} against {one}")
     return found
 

@@ -13,7 +13,8 @@ from rich.table import Table
 from producers.records import Run
 from producers.report.figures import QUANTITIES, Ratio, RunFigures, Spread, ratio, values
 
-MILLISECONDS_BELOW = 1.0
+MILLISECONDS_BELOW = 0.9995
+"""Seconds; of three digits a second is the next."""
 
 
 def quantity(value: float | None, unit: str) -> str:

@@ -219,7 +219,15 @@ async def test_ask_and_chat_stream_and_remember(nats_server: EmbeddedServer, tin
         assert json.loads(loaded.stdout)["num_turns"] == 9
         assert "50 conversations of at least 5 messages found" in loaded.stderr
         shown = await asyncio.to_thread(run, "top", "--json", *login)
-        assert json.loads(shown.stdout)[0]["quantization"] == "Q8_0"
+        picture = json.loads(shown.stdout)
+        assert picture["workers"][0]["quantization"] == "Q8_0"
+        assert picture["workers"][0]["facts"]["threads"] == "1"
+        assert picture["queues"] == [
+            {"model": "m", "num_pending": {"interactive": 0, "batch": 0}, "num_in_work": {"interactive": 0, "batch": 0}}
+        ]
+        shown = await asyncio.to_thread(run, "top", "--once", *login)
+        assert "interactive" not in shown.stdout
+        assert "Q8_0" in shown.stdout
         assert (await asyncio.to_thread(run, "ask", "nobody", "hello", *login)).returncode == 1
 
 
