@@ -609,6 +609,7 @@ def _parser() -> argparse.ArgumentParser:
 
     load = _add(commands, "load", run_load, "many conversations at once", "turnpike load --model tiny --concurrency 8")
     _load_flags(load)
+    _model_flags(load)
 
     evaluate = _add(
         commands, "eval", run_eval, "multiple choice: Winogrande and the like", "turnpike eval --model tiny wino.jsonl"
@@ -751,7 +752,7 @@ def _load_flags(load: argparse.ArgumentParser) -> None:
     group = load.add_argument_group("conversations")
     group.add_argument(
         "--dataset",
-        help="OpenAssistant trees or messages, ShareGPT; plain, gzip, parquet; or "
+        help="OpenAssistant trees or messages, ShareGPT; plain, gzip, parquet; hub:NAME (see turnpike models); or "
         "synthetic:prompt=200/50,answer=100/20,turns=5,count=50 (default: the shipped conversations)",
     )
     group.add_argument("--num-conversations", type=int, help="how many (default 50)")

@@ -20,6 +20,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 
+from broker.catalogue import entry_of, read_lock, verify
 from broker.client import Client
 from broker.connection import Address
 from broker.discovery import WorkerInfo
@@ -38,7 +39,7 @@ GOOD_ENOUGH = 0.9
 NUM_BISECTIONS = 3
 MAX_DOUBLINGS = 12
 SAVED_SETTINGS = tuple(field.name for field in msgspec.structs.fields(LoadSettings))
-PRIVATE = ("url", "credentials", "tls_ca", "data_dir", "log_level", "out")
+PRIVATE = ("url", "credentials", "tls_ca", "data_dir", "log_level", "lock_file", "models_dir", "out")
 """What a record does not repeat: where this machine's broker is and who we are there."""
 
 
@@ -124,10 +125,19 @@ def new_run() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{new_id()[:4]}"
 
 
+def source(options: LoadSettings) -> str | None:
+    """Where the conversations are; `hub:NAME` is the file that the lock names, verified. Raises TurnpikeError."""
+    if options.dataset is None or not options.dataset.startswith("hub:"):
+        return options.dataset
+    name = options.dataset.removeprefix("hub:")
+    locked = entry_of(name, read_lock(Path(options.lock_file)), options.lock_file)
+    return str(verify(name, locked, Path(options.models_dir).expanduser()))
+
+
 def select(options: LoadSettings) -> tuple[list[Conversation], int]:
     """The run's conversations, in an order drawn from the seed, and how many there were to choose from."""
     found = load_conversations(
-        options.dataset, min_turns=options.min_turns, unit=options.turns, language=options.language
+        source(options), min_turns=options.min_turns, unit=options.turns, language=options.language
     )
     chosen = list(found)
     random.Random(options.seed).shuffle(chosen)
@@ -173,7 +183,7 @@ def _dataset_facts(options: LoadSettings, conversations: list[Conversation], num
         "seed": options.seed,
         "chosen_sha256": hashlib.sha256(names.encode()).hexdigest(),
     }
-    path = Path(options.dataset).expanduser() if options.dataset else SHIPPED
+    path = Path(source(options) or SHIPPED).expanduser()
     with contextlib.suppress(OSError):
         facts["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     return facts

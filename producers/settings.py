@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from broker.errors import SettingsError, TurnpikeError
-from broker.settings import CommonSettings
+from broker.settings import CommonSettings, ModelSettings
 from producers import arrivals
 
 
-class LoadSettings(CommonSettings, frozen=True, kw_only=True):
+class LoadSettings(ModelSettings, frozen=True, kw_only=True):
     """`turnpike load`."""
 
     model: str
@@ -40,7 +40,7 @@ class LoadSettings(CommonSettings, frozen=True, kw_only=True):
     """What min_turns counts: messages or prompter turns."""
     max_user_turns: int | None = None
     dataset: str | None = None
-    """A file, `synthetic:…`, or a data set of the catalogue; default: the conversations that Turnpike ships."""
+    """A file, `synthetic:…`, or `hub:NAME` for a locked and pulled one; default: those that Turnpike ships."""
     language: str = "en"
     seed: int = 0
     ignore_eos: bool = False

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from broker import points
 from broker.messages import Point
-from telemetry.files import number, text
+from telemetry.files import number, scaled, text
 
 VCGENCMD_TIMEOUT_SECONDS = 2.0
 FIRMWARE_EVERY_SECONDS = 5.0
@@ -97,11 +97,11 @@ class Board:
     def points(self, now: int) -> list[Point | None]:
         """All that this board tells, at `now`, nanoseconds since the epoch."""
         found = [
-            points.TEMPERATURE.point(now, self._tags(sensor=sensor), {"celsius": _scaled(number(path), 1e-3)})
+            points.TEMPERATURE.point(now, self._tags(sensor=sensor), {"celsius": scaled(number(path), 1e-3)})
             for sensor, path in self._temperatures.items()
         ]
         found += [
-            points.FAN.point(now, self._tags(fan=fan), {"rpm": _scaled(number(path), 1.0)})
+            points.FAN.point(now, self._tags(fan=fan), {"rpm": scaled(number(path), 1.0)})
             for fan, path in self._fans.items()
         ]
         for folder in self._coolers:
@@ -198,7 +198,3 @@ def _add(into: dict[str, Path], name: str, path: Path) -> None:
     while unique in into:
         unique, number_of = f"{name}-{number_of}", number_of + 1
     into[unique] = path
-
-
-def _scaled(value: int | None, unit: float) -> float | None:
-    return None if value is None else value * unit

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from broker import points
 from broker.messages import FieldValue, Point
-from telemetry.files import number, table, text
+from telemetry.files import number, scaled, table, text
 
 Fields = dict[str, FieldValue | None]
 MICROSECONDS = 1e-6
@@ -56,8 +56,8 @@ class Cgroup:
         cpu, memory = table(folder / "cpu.stat"), table(folder / "memory.events")
         quota, _, period = (text(folder / "cpu.max") or "max").partition(" ")
         return {
-            "cpu_seconds": _scaled(cpu.get("usage_usec"), MICROSECONDS),
-            "throttled_seconds": _scaled(cpu.get("throttled_usec"), MICROSECONDS),
+            "cpu_seconds": scaled(cpu.get("usage_usec"), MICROSECONDS),
+            "throttled_seconds": scaled(cpu.get("throttled_usec"), MICROSECONDS),
             "cpu_limit_cores": int(quota) / int(period) if quota != "max" else None,
             "memory_bytes": number(folder / "memory.current"),
             "memory_limit_bytes": number(folder / "memory.max"),
@@ -69,8 +69,8 @@ class Cgroup:
         quota, period = number(cpu / "cpu.cfs_quota_us"), number(cpu / "cpu.cfs_period_us")
         limit = number(memory / "memory.limit_in_bytes")
         return {
-            "cpu_seconds": _scaled(number(self._folder("cpuacct") / "cpuacct.usage"), NANOSECONDS),
-            "throttled_seconds": _scaled(table(cpu / "cpu.stat").get("throttled_time"), NANOSECONDS),
+            "cpu_seconds": scaled(number(self._folder("cpuacct") / "cpuacct.usage"), NANOSECONDS),
+            "throttled_seconds": scaled(table(cpu / "cpu.stat").get("throttled_time"), NANOSECONDS),
             "cpu_limit_cores": quota / period if quota is not None and quota > 0 and period else None,
             "memory_bytes": number(memory / "memory.usage_in_bytes"),
             "memory_limit_bytes": limit if limit is not None and limit < NO_LIMIT_V1 else None,
@@ -86,7 +86,3 @@ class Cgroup:
                 of = {"node": node, "scope": scope, "resource": resource}
                 found.append(points.PRESSURE.point(now, of, pressure(self._folder("") / f"{resource}.pressure")))
         return found
-
-
-def _scaled(value: int | None, unit: float) -> float | None:
-    return None if value is None else value * unit

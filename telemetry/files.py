@@ -30,3 +30,8 @@ def table(path: Path) -> dict[str, int]:
         if value.strip().isdigit():
             found[name] = int(value)
     return found
+
+
+def scaled(value: int | None, unit: float) -> float | None:
+    """In other units; None stays None."""
+    return None if value is None else value * unit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 import urllib.request
 from datetime import datetime
@@ -12,12 +13,13 @@ from typing import Any
 from nats.aio.client import Client as NatsConnection
 
 from broker import discovery, points, subjects, topology
-from broker.errors import ServerError
 from broker.messages import Point
 
 EVERY_SECONDS = 5
 """A divisor of a minute: sidecars on several nodes stamp the same instants."""
 SERVER = "nats"
+
+log = logging.getLogger(__name__)
 
 
 class Queues:
@@ -103,7 +105,7 @@ class Queues:
             try:
                 fields |= _monitored(await asyncio.to_thread(_get, f"{self._monitor_url.rstrip('/')}/varz"))
             except (OSError, ValueError, LookupError) as error:
-                raise ServerError(f"monitoring at {self._monitor_url}: {error}") from None
+                log.warning("server not monitored url=%s error=%s", self._monitor_url, error)
         return points.BROKER.point(now, {"server": SERVER}, fields)
 
 

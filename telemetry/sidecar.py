@@ -113,8 +113,12 @@ class Sidecar:
     async def _sample_for_ever(self) -> None:
         async for _ in _every(self._options.sample_seconds):
             started = time.perf_counter()
-            # In a thread: a firmware command or a slow /sys file holds up no one.
-            self._recorder.record(*await asyncio.to_thread(self._sample))
+            try:
+                # In a thread: a firmware command or a slow /sys file holds up no one.
+                self._recorder.record(*await asyncio.to_thread(self._sample))
+            except Exception:
+                # A file of a board that nobody here has seen: the next sample may do without it.
+                log.exception("sample failed")
             self._sample_seconds = time.perf_counter() - started
             self._recorder.record(self._own_cost())
             if self._board.watts is not None:

@@ -50,6 +50,8 @@ HAND_BACK_SECONDS = 1.0
 REPLAY_MARGIN_BYTES = 4096
 WATTS_SECONDS = 10.0
 """How long what the sidecar said of the node's power holds."""
+MAX_POINTS = 5_000
+"""What a worker keeps while nobody takes its points: over an hour of seconds, in a few megabytes."""
 LAST_POINTS_SECONDS = 1.0
 """How long a worker that stops waits for a server that does not take its last points."""
 _SMOOTHING = 0.2
@@ -109,7 +111,7 @@ class Worker:
         self._deliveries: set[Delivery] = set()
         self._intake = Intake(nc, options.model, self._num_slots, options.pull_seconds)
         self._cancels = Cancels(nc, options.model, self._work, loop.cancel, self._stopped)
-        self._recorder = Recorder(nc, options.node)
+        self._recorder = Recorder(nc, options.node, max_buffered=MAX_POINTS)
         tags = {
             "node": options.node,
             "model": options.model,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import statistics
 from pathlib import Path
@@ -8,7 +9,11 @@ from typing import Any
 
 import pytest
 
+from broker.catalogue import Locked, write_lock
+from broker.errors import TurnpikeError
 from producers.datasets import SHIPPED, DatasetError, load_conversations
+from producers.load import select
+from producers.settings import LoadSettings
 
 
 def message(name: str, parent: str | None, role: str, rank: int | None = None, **more: Any) -> dict[str, Any]:
@@ -189,3 +194,21 @@ def test_a_thread_stays_in_its_language(tmp_path: Path) -> None:
     ]
     (found,) = load_conversations(write(tmp_path / "x.jsonl", rows), min_turns=2)
     assert [m.content for m in found.messages] == ["text a", "text b1", "text c"]
+
+
+def test_a_data_set_of_the_hub_is_the_file_that_the_lock_names(tmp_path: Path) -> None:
+    content = write(tmp_path / "x.jsonl", FLAT).read_bytes()
+    locked = Locked("o/x", "0" * 40, "x.jsonl", hashlib.sha256(content).hexdigest(), len(content), "dataset")
+    write_lock(tmp_path / "lock", {"talks": locked})
+    options = LoadSettings(
+        model="m", dataset="hub:talks", lock_file=str(tmp_path / "lock"), models_dir=str(tmp_path / "files")
+    )
+    with pytest.raises(TurnpikeError, match="turnpike models pull talks"):
+        select(options)
+    path = locked.path_in(tmp_path / "files", "talks")
+    path.parent.mkdir()
+    path.write_bytes(content)
+    (conversation,), num_found = select(options)
+    assert (num_found, len(conversation.messages)) == (1, 5)
+    with pytest.raises(TurnpikeError, match="nothing"):
+        select(LoadSettings(model="m", dataset="hub:nothing", lock_file=str(tmp_path / "lock")))
