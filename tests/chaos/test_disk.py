@@ -19,7 +19,13 @@ from workers.llama.random_model import write_model
 
 MIB = 1024 * 1024
 # The server reserves what its streams may grow to, so only somebody else can fill the disk under it.
-LIMITS = Limits(max_queued_bytes=8 * MIB, max_reply_bytes=4 * MIB, max_end_bytes=4 * MIB, max_dead_bytes=2 * MIB)
+LIMITS = Limits(
+    max_queued_bytes=8 * MIB,
+    max_reply_bytes=4 * MIB,
+    max_end_bytes=4 * MIB,
+    max_dead_bytes=2 * MIB,
+    max_telemetry_bytes=2 * MIB,
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a disk of its own to fill needs root")
 
