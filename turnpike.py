@@ -421,13 +421,16 @@ def run_experiment(arguments: argparse.Namespace) -> int:
 def run_report(arguments: argparse.Namespace) -> int:
     from producers.records import Bounds
     from producers.report.command import report
+    from producers.report.nodes import Database
 
+    url = arguments.influx_url or os.environ.get("INFLUX_URL")
     return report(
         [Path(name) for name in arguments.records],
         Bounds(arguments.slo_ttft_seconds, arguments.slo_tpot_seconds),
         html=Path(arguments.html) if arguments.html else None,
         csv=Path(arguments.csv) if arguments.csv else None,
         as_json=arguments.json,
+        database=Database(url, os.environ.get("INFLUX_TOKEN")) if url else None,
     )
 
 
@@ -645,6 +648,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("records", nargs="+", help="record files; several are laid side by side, parts are merged")
     report.add_argument("--html", help="write a page with pictures here")
+    report.add_argument("--influx-url", help="add what the nodes did meanwhile, from here (or INFLUX_URL)")
     report.add_argument("--csv", help="write the figures here")
     report.add_argument("--json", action="store_true", help="the figures as JSON")
     report.add_argument("--slo-ttft-seconds", type=float, help="a good turn's first token is there by then")

@@ -91,10 +91,12 @@ class RunFigures(Struct, frozen=True):
     """Gaps between tokens, pooled over all turns."""
     quantities: dict[str, Spread]
     notes: list[str]
+    joules_per_token: float | None = None
+    """Of the generated tokens; None without telemetry, or where no board told its watts."""
 
 
-def figures(run: Run, bounds: Bounds = NO_BOUNDS) -> RunFigures:
-    """A run's figures, without its warm-up and cool-down."""
+def figures(run: Run, bounds: Bounds = NO_BOUNDS, joules: float | None = None) -> RunFigures:
+    """A run's figures, without its warm-up and cool-down. `joules` are those of all its turns."""
     turns = run.counted()
     done = [turn for turn in turns if not turn.is_failed]
     begun = min((turn.sent_at for turn in turns), default=0.0)
@@ -122,6 +124,7 @@ def figures(run: Run, bounds: Bounds = NO_BOUNDS) -> RunFigures:
         itl=spread([gap for turn in done for gap in turn.gaps()]),
         quantities={key: found for key, found in spreads.items() if found is not None},
         notes=list(run.notes),
+        joules_per_token=joules / tokens if joules is not None and tokens else None,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from producers.records import Bounds, Run
 from producers.report.figures import QUANTITIES, Ratio, RunFigures
+from producers.report.nodes import Database
 from producers.report.pictures import all_of
 from producers.report.tables import name, quantity, rows
 
@@ -41,8 +42,9 @@ def page(
     against: Sequence[dict[str, Ratio]],
     warnings: Sequence[str],
     bounds: Bounds,
+    database: Database | None = None,
 ) -> str:
-    """The whole page."""
+    """The whole page; with a `database`, what the nodes did during the runs."""
     title = "Turnpike: " + ", ".join(run.name for run in runs)
     parts = [f"<h1>{html.escape(title)}</h1>"]
     parts += [f'<p class="warning">{html.escape(warning)}</p>' for warning in warnings]
@@ -51,7 +53,7 @@ def page(
     for one, compared in zip(found[1:], against, strict=True):
         parts.append(_ratios(one, found[0], compared))
     parts.append('<h2>Pictures</h2><div class="pictures">')
-    for picture in all_of(runs, bounds):
+    for picture in all_of(runs, bounds, database):
         kind = ' class="wide"' if "Gantt chart" in picture[:300] else ""
         parts.append(f"<figure{kind}>{picture}</figure>")
     parts.append("</div>")
@@ -72,6 +74,8 @@ def _run(one: RunFigures) -> str:
         facts.append(f"{100 * one.cached_share:.0f} % of prompt tokens from the cache")
     if one.goodput_turns_per_second is not None:
         facts.append(f"goodput {one.goodput_turns_per_second:.2f} turns/s")
+    if one.joules_per_token is not None:
+        facts.append(f"{one.joules_per_token:.3g} J for each generated token")
     if not one.is_whole:
         facts.append("did not come to its end")
     lines = [

@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from broker import metrics
 from producers.records import NO_BOUNDS, Bounds, Run, TurnRecord, summarize
 from producers.report.figures import by_context, context_cv
+from producers.report.nodes import PANELS, Database, series
 
 INK = "#010203"
 """A colour that nothing else has; the page's own takes its place."""
@@ -235,13 +236,31 @@ def goodput(runs: Sequence[Run], bounds: Bounds) -> str | None:
     return _svg(figure, "Goodput by rate")
 
 
-def all_of(runs: Sequence[Run], bounds: Bounds = NO_BOUNDS) -> list[str]:
-    """Every picture that these runs have something for."""
+def of_nodes(database: Database, run: Run) -> list[str]:
+    """What the nodes did meanwhile; nothing of what no board told."""
+    found = []
+    for panel in PANELS:
+        lines = series(database, run, panel)
+        if not lines:
+            continue
+        figure, axes = _figure(f"{panel.title}: {run.name}", "s", panel.unit)
+        for index, line in enumerate(lines):
+            axes.plot(line.times, line.values, color=COLORS[index % len(COLORS)], label=line.name, linewidth=1.2)
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="best", fontsize=8)
+        found.append(_svg(figure, panel.title))
+    return found
+
+
+def all_of(runs: Sequence[Run], bounds: Bounds = NO_BOUNDS, database: Database | None = None) -> list[str]:
+    """Every picture that these runs, and the database where one is named, have something for."""
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
         found = [ttft_by_turn(runs), throughput_by_context(runs), *distributions(runs), *over_time(runs)]
         found.append(prompt_lengths(runs))
         if (good := goodput(runs, bounds)) is not None:
             found.append(good)
+        if database is not None:
+            found += [picture for run in runs for picture in of_nodes(database, run)]
         return [*found, *(gantt(run) for run in runs)]
 
 

@@ -67,10 +67,11 @@ def _title(one: RunFigures) -> str:
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in one.outcomes.items())
     cached = "" if one.cached_share is None else f", {100 * one.cached_share:.0f} % of prompts from the cache"
     good = "" if one.goodput_turns_per_second is None else f", goodput {one.goodput_turns_per_second:.2f} turns/s"
+    energy = "" if one.joules_per_token is None else f", {one.joules_per_token:.3g} J/token"
     whole = "" if one.is_whole else " (did not come to its end)"
     return (
         f"run {one.run}{whole}: {one.model}, {one.num_turns} turns in {one.seconds:.0f} s ({outcomes}), "
-        f"{one.tokens_per_second:.1f} tokens/s{cached}{good}"
+        f"{one.tokens_per_second:.1f} tokens/s{cached}{good}{energy}"
     )
 
 

@@ -22,6 +22,10 @@ from broker.recorder import Recorder
 from broker.server import EmbeddedServer
 from producers.datasets import Conversation
 from producers.load import run_load
+from producers.records import NO_BOUNDS, Header, Run, TurnRecord
+from producers.report.figures import figures
+from producers.report.nodes import PANELS, Database, NoTelemetry, joules, series
+from producers.report.page import page
 from producers.settings import LoadSettings
 from telemetry.board import Board
 from telemetry.dashboards import PAGES
@@ -102,6 +106,37 @@ async def fill(nats_server: EmbeddedServer, influx: InfluxServer, start_worker: 
         await eventually(lambda: influx.query("SELECT * FROM queue WHERE oldest_seconds > 0"))
         await eventually(lambda: influx.query("SELECT * FROM event WHERE kind = 'run ended'"))
     await nc.close()
+
+
+@needs_influxdb
+@pytest.mark.timeout(120)
+async def test_a_report_shows_what_the_nodes_did(
+    nats_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    influx = InfluxServer(tmp_path / "influx")
+    async with influx:
+        await asyncio.to_thread(init, Influx(InfluxAddress.parse(influx.url)))
+        started = time.time_ns()
+        await fill(nats_server, influx, start_worker, tmp_path)
+        turns = [TurnRecord(n, n, 0, f"t{n}", "m", float(n), n + 1.0, "stop", completion_tokens=4) for n in range(20)]
+        run = Run(Header(1, "first", started, {"model": "m"}, {}, {}, []), turns, 20.0)
+        database = Database(influx.url)
+        for panel in PANELS:
+            found = await asyncio.to_thread(series, database, run, panel)
+            assert found, panel.title
+            assert all(one.name and len(one.times) == len(one.values) > 0 for one in found)
+            assert all(0 <= at <= 20 for one in found for at in one.times)
+        energy = await asyncio.to_thread(joules, database, run)
+        assert energy is not None
+        figured = figures(run, joules=energy)
+        assert figured.joules_per_token == energy / 80
+        text = await asyncio.to_thread(page, [run], [figured], [], [], NO_BOUNDS, database)
+        for panel in PANELS:
+            assert f'aria-label="{panel.title}"' in text
+    with pytest.raises(NoTelemetry, match="refused"):
+        database.ask("SHOW DATABASES")
+    with pytest.raises(NoTelemetry, match="--influx-url"):
+        Database("file:x").ask("SHOW DATABASES")
 
 
 @needs_influxdb
