@@ -259,7 +259,7 @@ async def _make_room(nc: NatsConnection) -> None:
             # Another worker may be at it too, or it has gone by age: that is no error.
             with contextlib.suppress(ServerError):
                 await topology.api(nc, f"STREAM.MSG.DELETE.{subjects.ENDS}", {"seq": sequence, "no_erase": True})
-        log.warning("ends removed to make room from=%d num=%d", first, ENDS_REMOVED)
+        log.info("ends removed to make room from=%d num=%d", first, ENDS_REMOVED)
     except ServerError as error:
         log.warning("no room for an end error=%s", error)
         await asyncio.sleep(RETRY_SECONDS)

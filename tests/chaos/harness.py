@@ -31,7 +31,7 @@ from broker.accounts import LOCAL, OPERATOR, WORKER, read_credentials
 from broker.client import Client
 from broker.connection import Address, connect
 from broker.errors import ServerError, TurnpikeError
-from broker.messages import Done, End, Started
+from broker.messages import Chunk, Done, End, Reply, Started
 from broker.process import spawn, terminate
 from broker.replies import read_replies, read_stored
 from tests.chaos.cable import Cable
@@ -58,8 +58,21 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-HEADER = """| seed | time | faults | turns | ends | lost | doubled | wrong | longest silence | resumed | begun anew |
-|---|---|---|---|---|---|---|---|---|---|---|"""
+COLUMNS = (
+    "seed",
+    "time",
+    "faults",
+    "turns",
+    "ends",
+    "lost",
+    "doubled",
+    "wrong",
+    "longest silence",
+    "resumed",
+    "begun anew",
+    "tokens computed again",
+)
+HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
 
 @dataclass
@@ -84,6 +97,8 @@ class Account:
     """Seconds between two tokens of one turn, as a reader saw them."""
     num_starts: int = 0
     num_restarts: int = 0
+    num_recomputed: int = 0
+    """Of prompts and of answers already sent, by the next worker; what its cache had of them is counted too."""
 
     def markdown(self) -> str:
         """A row of HEADER's table."""
@@ -101,6 +116,7 @@ class Account:
             f"{self.longest_silence:.1f} s",
             self.num_starts - self.num_acknowledged,
             self.num_restarts,
+            f"{self.num_recomputed} of {self.num_tokens + self.num_recomputed}",
         )
         return f"| {' | '.join(map(str, cells))} |"
 
@@ -322,14 +338,25 @@ class Chaos:
             return
         if len(ends) > 1:
             self.account.doubled.append(turn)
+        end = codec.decode(ends[0].payload, End, ends[0].headers)
         with suppress(ServerError):
             stored = await read_replies(nc, LOCAL, turn)
-            self.account.num_starts += sum(isinstance(one.reply, Started) for one in stored)
-        end = codec.decode(ends[0].payload, End, ends[0].headers)
+            self._account_starts([one.reply for one in stored], end)
         if not isinstance(end, Done):
             self.account.failed[end.code] += 1
             return
         self.account.num_done += 1
-        self.account.num_tokens += len(end.tokens)
+        self.account.num_tokens += end.usage.prompt_tokens + len(end.tokens)
         if list(end.tokens) != expected:
             self.account.wrong.append(turn)
+
+    def _account_starts(self, stored: list[Reply], end: End) -> None:
+        num_known = end.usage.prompt_tokens if isinstance(end, Done) else 0
+        num_starts = 0
+        for reply in stored:
+            if isinstance(reply, Chunk):
+                num_known += len(reply.tokens)
+            elif isinstance(reply, Started):
+                num_starts += 1
+                self.account.num_recomputed += num_known if num_starts > 1 else 0
+        self.account.num_starts += num_starts
