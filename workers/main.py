@@ -149,6 +149,15 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
     return 0
 
 
+def _sha256(config: WorkerSettings) -> str:
+    """Of the model's file, where it was verified anyway; a file that was merely named is not read for it."""
+    if config.model_file is not None:
+        return ""
+    if config.model in (None, DEMO.token):
+        return DEMO.sha256
+    return entry_of(config.model, read_lock(Path(config.lock_file)), config.lock_file).sha256
+
+
 def _facts(config: WorkerSettings, path: Path, threads: int, num_ctx: int) -> dict[str, str]:
     """Build, machine and settings, for the records of whoever measures this worker."""
     from workers.llama.context import system_info
@@ -158,6 +167,7 @@ def _facts(config: WorkerSettings, path: Path, threads: int, num_ctx: int) -> di
         "llama.cpp": system_info().strip(),
         "file": path.name,
         "file_bytes": str(path.stat().st_size),
+        "file_sha256": _sha256(config),
         "cpu": _first_line("/proc/cpuinfo", ("model name", "Model")),
         "board": _text("/proc/device-tree/model"),
         "kernel": platform.release(),
