@@ -16,9 +16,15 @@ from broker.process import EXIT_INTERRUPTED
 PLACE_SECONDS = 2.0
 
 
+PATIENT_SECONDS = 2.0
+
+
 async def resolve(client: Client, model: str) -> str:
     """`auto` → the served model with the shortest expected wait; raises UnservedModel."""
-    return choose_model(await client.workers()) if model == "auto" else model
+    if model != "auto":
+        return model
+    # On a busy board the answers come late: only who is silent for longer is not there.
+    return choose_model(await client.workers() or await client.workers(PATIENT_SECONDS))
 
 
 async def ask(
