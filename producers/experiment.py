@@ -201,11 +201,13 @@ async def run_experiment(stage: Stage, plan: Plan, stop: asyncio.Event) -> list[
         if stop.is_set():
             break
         stage.console.print(f"[bold]{model.label}[/bold] ({number} of {len(plan.models)})")
-        rows.append(await _one(stage, plan, model, stop))
+        if (found := await _one(stage, plan, model, stop)) is not None:
+            rows.append(found)
     return rows
 
 
-async def _one(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> Row:
+async def _one(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> Row | None:
+    """None when it was stopped before the first turn."""
     path, saved = stage.out / f"{model.label}.jsonl", stage.out / f"{model.label}.row.json"
     if saved.exists():
         stage.console.print("  done before")
@@ -215,6 +217,8 @@ async def _one(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> R
         if sampled is not None:
             await stack.enter_async_context(_served(stage, model, sampled))
         await _until_served(stage, model, sampled, stop)
+        if stop.is_set():
+            return None
         await _load(stage, options(plan, model), path, stop)
         answers = await _winogrande(stage, plan, model, stop)
     found = row(records.read(path), sampled, answers)

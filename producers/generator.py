@@ -11,6 +11,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -128,7 +129,8 @@ class Generator:
     async def _cancel_all(self, stop: asyncio.Event) -> None:
         await stop.wait()
         for answer in list(self.progress.active.values()):
-            await answer.cancel()
+            with suppress(PublishError):  # then it runs to its end
+                await answer.cancel()
 
     # --- Closed: so many conversations at once ---
 
@@ -300,7 +302,8 @@ class Generator:
 
 async def _cancel_after(answer: Answer, seconds: float) -> None:
     await asyncio.sleep(seconds)
-    await answer.cancel()
+    with suppress(PublishError):  # then it runs to its end
+        await answer.cancel()
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
