@@ -36,6 +36,13 @@ class Load(Struct, frozen=True):
     """Until a turn that is queued now would be seated."""
     prefill_tokens_per_second: float | None = None
     decode_tokens_per_second: float | None = None
+    cached_share: float | None = None
+    """Of the prompts lately."""
+    num_failed: int = 0
+    """Turns that it ended as `failed` since its start."""
+    celsius: float | None = None
+    """Its node's hottest sensor, as the sidecar says."""
+    is_throttled: bool | None = None
 
 
 class WorkerInfo(Struct, frozen=True):

@@ -269,11 +269,14 @@ class Points(Struct, frozen=True):
     points: Annotated[tuple[Point, ...], Meta(max_length=MAX_BATCH_POINTS)]
 
 
-class Watts(Struct, frozen=True):
-    """What a node draws just now, from its sidecar to its workers."""
+class NodeState(Struct, frozen=True):
+    """How a node is just now, from its sidecar to its workers. What its board does not tell is None."""
 
-    watts: Annotated[float, Meta(ge=0)]
+    watts: Annotated[float, Meta(ge=0)] | None = None
     is_estimated: bool = False
+    celsius: float | None = None
+    """The hottest sensor's."""
+    is_throttled: bool | None = None
 
 
 class RunEvent(Struct, frozen=True):

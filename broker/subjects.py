@@ -139,9 +139,9 @@ def telemetry(node: str) -> str:
     return f"telemetry.{token(node, 'node')}"
 
 
-def watts(node: str) -> str:
-    """Where a node's sidecar tells its workers what the node draws."""
-    return f"watts.{token(node, 'node')}"
+def node(node: str) -> str:
+    """Where a node's sidecar tells its workers how the node is."""
+    return f"node.{token(node, 'node')}"
 
 
 RUNS = "run.*"

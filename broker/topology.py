@@ -263,7 +263,7 @@ def permissions(role: str, user: str) -> dict[str, Any]:
                         *discovery,
                     ]
                 },
-                "subscribe": {"allow": [inbox, "cancel.>", "replay.>", "queue.>", "kv.>", "watts.*", "$SRV.>"]},
+                "subscribe": {"allow": [inbox, "cancel.>", "replay.>", "queue.>", "kv.>", "node.*", "$SRV.>"]},
                 # Answers to discovery go to inboxes that this user could not otherwise write to.
                 "allow_responses": {"max": 1, "expires": "1m"},
             }
@@ -289,7 +289,7 @@ def permissions(role: str, user: str) -> dict[str, Any]:
             taken = f"{subjects.TELEMETRY}.{subjects.WRITER}"
             written = [f"$JS.API.CONSUMER.MSG.NEXT.{taken}", f"$JS.ACK.{taken}.>"]
             return {
-                "publish": {"allow": ["telemetry.>", "watts.*", *written, *watched, *discovery]},
+                "publish": {"allow": ["telemetry.>", "node.*", *written, *watched, *discovery]},
                 "subscribe": {"allow": [inbox, "queue.>", "run.*", "telemetry.*"]},
             }
     raise ValueError(role)

@@ -84,19 +84,22 @@ def _shown(picture: Picture) -> RenderableType:
             str(sum(queue.num_in_work.values())),
             f"{min(worker.load.expected_wait_seconds for worker in workers):.1f}",
         )
-    table = Table("model", "worker", "node", "quantisation", "context", "slots", "active", "prefill/s", "decode/s")
-    table.title = "workers"
+    table = Table(
+        "worker", "node", "model", "slots", "active", "prefill/s", "decode/s", "cached", "failed", "°C", title="workers"
+    )
     for worker in picture.workers:
         load = worker.load
+        heat = "–" if load.celsius is None else f"{load.celsius:.0f}"
         table.add_row(
-            worker.model,
             worker.worker,
             worker.node,
-            worker.quantization,
-            str(worker.num_ctx),
+            f"{worker.model} {worker.quantization}",
             str(load.num_slots),
             str(load.num_active),
             "–" if load.prefill_tokens_per_second is None else f"{load.prefill_tokens_per_second:.0f}",
             "–" if load.decode_tokens_per_second is None else f"{load.decode_tokens_per_second:.1f}",
+            "–" if load.cached_share is None else f"{100 * load.cached_share:.0f} %",
+            str(load.num_failed),
+            f"[red]{heat} throttled[/red]" if load.is_throttled else heat,
         )
     return Group(queues, table)

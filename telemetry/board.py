@@ -93,6 +93,9 @@ class Board:
         self.watts: float | None = None
         """What the node drew as of the last sample that knew."""
         self.is_estimated = False
+        self.celsius: float | None = None
+        """The hottest sensor's."""
+        self.is_throttled: bool | None = None
 
     def points(self, now: int) -> list[Point | None]:
         """All that this board tells, at `now`, nanoseconds since the epoch."""
@@ -100,6 +103,7 @@ class Board:
             points.TEMPERATURE.point(now, self._tags(sensor=sensor), {"celsius": scaled(number(path), 1e-3)})
             for sensor, path in self._temperatures.items()
         ]
+        self.celsius = max((float(one.fields["celsius"]) for one in found if one is not None), default=None)
         found += [
             points.FAN.point(now, self._tags(fan=fan), {"rpm": scaled(number(path), 1.0)})
             for fan, path in self._fans.items()
@@ -120,6 +124,7 @@ class Board:
         bits = throttled_bits(output) if output else None
         if bits is None:
             return None
+        self.is_throttled = bool(bits >> THROTTLED_BITS.index("throttled") & 1)
         fields: dict[str, int | bool] = {"bits": bits}
         for bit, name in enumerate(THROTTLED_BITS):
             fields[name] = bool(bits >> bit & 1)

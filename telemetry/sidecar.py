@@ -1,4 +1,4 @@
-"""The sidecar: samples the node once a second, tells its workers the watts, and writes its share of all points."""
+"""The sidecar: samples the node once a second, tells its workers how it is, and writes its share of all points."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 from broker import codec, points, subjects
 from broker.connection import Address, close, connect
 from broker.errors import InvalidMessage, ServerError
-from broker.messages import Point, Points, RunEvent, Watts
+from broker.messages import NodeState, Point, Points, RunEvent
 from broker.recorder import Recorder
 from telemetry.board import THROTTLED_BITS, Board, Vcgencmd
 from telemetry.cgroup import Cgroup
@@ -121,10 +121,10 @@ class Sidecar:
                 log.exception("sample failed")
             self._sample_seconds = time.perf_counter() - started
             self._recorder.record(self._own_cost())
-            if self._board.watts is not None:
-                watts = Watts(self._board.watts, self._board.is_estimated)
-                with contextlib.suppress(nats.errors.Error):
-                    await self._nc.publish(subjects.watts(self._node), codec.encode(watts))
+            board = self._board
+            state = NodeState(board.watts, board.is_estimated, board.celsius, board.is_throttled)
+            with contextlib.suppress(nats.errors.Error):
+                await self._nc.publish(subjects.node(self._node), codec.encode(state))
 
     def _sample(self) -> list[Point | None]:
         now = time.time_ns()

@@ -27,6 +27,7 @@ from broker.messages import (
     Done,
     End,
     Failed,
+    NodeState,
     Replay,
     ReplayRequest,
     Sampling,
@@ -34,7 +35,6 @@ from broker.messages import (
     TokenLogprob,
     Turn,
     Usage,
-    Watts,
 )
 from broker.recorder import Recorder
 from broker.replies import ReplyWriter, write_end
@@ -48,8 +48,8 @@ from workers.meter import Meter, Shape, TurnNotes
 DEATH_STARTS = 3
 HAND_BACK_SECONDS = 1.0
 REPLAY_MARGIN_BYTES = 4096
-WATTS_SECONDS = 10.0
-"""How long what the sidecar said of the node's power holds."""
+NODE_SECONDS = 10.0
+"""How long what the sidecar said of the node holds."""
 MAX_POINTS = 5_000
 """What a worker keeps while nobody takes its points: over an hour of seconds, in a few megabytes."""
 LAST_POINTS_SECONDS = 1.0
@@ -120,7 +120,10 @@ class Worker:
         }
         self._meter = Meter(tags, self._num_slots, loop.engine.num_ctx, options.shape)
         loop.on_step = self._meter.on_step
-        self._watts_at = 0.0
+        self._node = NodeState()
+        self._node_at = 0.0
+        self._cached_share: float | None = None
+        self._num_failed = 0
         self._mean_seconds = 10.0
         self._mean_tokens: float | None = None
         self._lost: str | None = None
@@ -143,7 +146,7 @@ class Worker:
 
         self._loop.start(deliver)
         replays = await self._nc.subscribe("replay.>", queue="workers", cb=self._on_replay)
-        watts = await self._nc.subscribe(subjects.watts(self._options.node), cb=self._on_watts)
+        node = await self._nc.subscribe(subjects.node(self._options.node), cb=self._on_node)
         service = await discovery.announce(
             self._nc, version=self._options.version, metadata=self._metadata(), load=self._load
         )
@@ -170,7 +173,7 @@ class Worker:
         finally:
             with contextlib.suppress(nats.errors.Error, TimeoutError):
                 await replays.unsubscribe()
-                await watts.unsubscribe()
+                await node.unsubscribe()
                 self._record_event("worker stopped")
                 await asyncio.wait_for(self._recorder.flush(), LAST_POINTS_SECONDS)
             self._loop.stop()
@@ -205,6 +208,10 @@ class Worker:
             expected_wait_seconds=queued * self._mean_seconds / self._num_slots,
             prefill_tokens_per_second=state.prefill_tokens_per_second,
             decode_tokens_per_second=state.decode_tokens_per_second,
+            cached_share=self._cached_share,
+            num_failed=self._num_failed,
+            celsius=self._node.celsius,
+            is_throttled=self._node.is_throttled,
         )
 
     def _route(self, events: list[Event], stop: asyncio.Event) -> None:
@@ -231,8 +238,8 @@ class Worker:
         """A point for each second of the engine, and all points on their way."""
         while True:
             await asyncio.sleep(1)
-            if time.perf_counter() - self._watts_at > WATTS_SECONDS:
-                self._loop.watts = None
+            if time.perf_counter() - self._node_at > NODE_SECONDS:
+                self._node, self._loop.watts = NodeState(), None
             self._recorder.record(self._meter.second(self._loop.state, self._recorder.num_dropped))
             await self._recorder.flush()
 
@@ -241,10 +248,10 @@ class Worker:
         text = f"{options.name} with {options.model_name or options.model} on {options.node}"
         self._recorder.record(self._meter.event(self._recorder.unique(time.time_ns()), kind, text))
 
-    async def _on_watts(self, message: Msg) -> None:
+    async def _on_node(self, message: Msg) -> None:
         with contextlib.suppress(InvalidMessage):
-            self._loop.watts = codec.decode(message.data, Watts, message.headers).watts
-            self._watts_at = time.perf_counter()
+            self._node = codec.decode(message.data, NodeState, message.headers)
+            self._loop.watts, self._node_at = self._node.watts, time.perf_counter()
 
     # --- One turn ---
 
@@ -490,12 +497,21 @@ class Worker:
         if await write_end(self._nc, address, end):
             now = self._recorder.unique(time.time_ns())
             self._recorder.record(self._meter.turn(now, delivery, turn, end, notes))
+            self._count(end)
         await delivery.ack()
         match end:
             case Done(finish_reason=reason, usage=usage):
                 log.info("← turn=%s reason=%s tokens=%d", address.turn, reason, usage.completion_tokens)
             case Failed(code=code):
                 log.info("! turn=%s code=%s", address.turn, code)
+
+    def _count(self, end: End) -> None:
+        if isinstance(end, Failed):
+            self._num_failed += 1
+        elif end.usage.prompt_tokens:
+            share = end.usage.cached_tokens / end.usage.prompt_tokens
+            known = share if self._cached_share is None else self._cached_share
+            self._cached_share = known + _SMOOTHING * (share - known)
 
     def _failed(self, code: str, detail: str, retryable: bool = False, attempt: int = 0) -> Failed:
         return Failed(code, detail, retryable, self._options.name, attempt)

@@ -80,9 +80,9 @@ async def fill(nats_server: EmbeddedServer, influx: InfluxServer, start_worker: 
     async with (
         start_worker(FakeEngine(step_seconds=0.002)) as running,
         Client(nats_server.address(LOCAL)) as client,
-        sidecar(nats_server, tmp_path, influx.url, "unknown"),
+        sidecar(nats_server, tmp_path, influx.url, "unknown") as side,
     ):
-        running.worker._loop.watts, running.worker._watts_at = 5.0, time.perf_counter() + 60
+        side._board.watts = 5.0  # this machine has no source of them
         running.worker._meter.shape = type(running.worker._meter.shape)(10**9, 1000, 3e10)
         await client.publish(client.ask("lonely", "hello").turn, "lonely")
         for run in ("first", "second"):

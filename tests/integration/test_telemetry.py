@@ -17,7 +17,7 @@ from broker.accounts import LOCAL, OPERATOR, SIDECAR, WORKER
 from broker.client import Client
 from broker.connection import connect
 from broker.discovery import Load, announce
-from broker.messages import Point, Points, Sampling, Watts
+from broker.messages import NodeState, Point, Points, Sampling
 from broker.recorder import Recorder
 from broker.server import EmbeddedServer
 from broker.topology import Limits
@@ -212,11 +212,13 @@ async def test_a_turns_joules_are_its_share_of_the_nodes_power(
     heard = await nc.subscribe("telemetry.>")
     side = await connect(nats_server.address(SIDECAR), name="side")
     async with start_worker(FakeEngine(step_seconds=0.02)), Client(nats_server.address(LOCAL)) as client:
-        await side.publish(subjects.watts("unknown"), codec.encode(Watts(5.0)))
+        await side.publish(subjects.node("unknown"), codec.encode(NodeState(5.0, celsius=61.5, is_throttled=True)))
         await side.flush()
         started = time.perf_counter()
         answers = await asyncio.gather(*(client.ask("m", "hello " * 4, sampling=Sampling(max_tokens=20)) for _ in "ab"))
         seconds = time.perf_counter() - started
+        (worker,) = await client.workers(1.0)
+        assert (worker.load.celsius, worker.load.is_throttled, worker.load.num_failed) == (61.5, True, 0)
         joules: list[float] = []
         async with asyncio.timeout(10):
             while len(joules) < len(answers):
