@@ -14,8 +14,6 @@ from broker.messages import Done, Failed, Sampling
 from broker.process import EXIT_INTERRUPTED
 
 PLACE_SECONDS = 2.0
-
-
 PATIENT_SECONDS = 2.0
 
 
