@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import csv
 import io
+import signal
 import sys
 import time
 import tomllib
@@ -115,6 +116,8 @@ class Sampled:
     cpu_shares: list[float] = field(default_factory=list)
     rss_bytes: list[int] = field(default_factory=list)
     num_restarts: int = 0
+    num_kills: int = 0
+    """Of those, by SIGKILL: which where nobody else sends it is the kernel's, out of memory."""
 
 
 Probe = Callable[[int], tuple[float, int] | None]
@@ -139,6 +142,7 @@ class Row(Struct, frozen=True):
     cpu_share: float | None
     rss_bytes: int | None
     num_restarts: int | None
+    num_kills: int | None
     accuracies: dict[str, tuple[float, float | None]]
     published: str
 
@@ -172,6 +176,7 @@ def row(run: Run, sampled: Sampled | None, answers: list[evaluate.Answered]) -> 
         cpu_share=sum(sampled.cpu_shares) / len(sampled.cpu_shares) if sampled and sampled.cpu_shares else None,
         rss_bytes=max(sampled.rss_bytes) if sampled and sampled.rss_bytes else None,
         num_restarts=sampled.num_restarts if sampled else None,
+        num_kills=sampled.num_kills if sampled else None,
         accuracies={one.method: (one.accuracy, one.standard_error) for one in evaluate.accuracies(answers)},
         published=next((text for prefix, text in PUBLISHED if name.startswith(prefix)), ""),
     )
@@ -285,6 +290,7 @@ async def _served(stage: Stage, model: Model, sampled: Sampled) -> AsyncIterator
             while True:
                 if process.returncode is not None:
                     sampled.num_restarts += 1
+                    sampled.num_kills += process.returncode == -signal.SIGKILL
                     process, before = await spawn(command, stdout=log.fileno(), stderr=log.fileno()), None
                 if (found := stage.probe(process.pid)) is not None:
                     now = time.perf_counter()
@@ -332,7 +338,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("cached", lambda one: _percent(one.cached_share)),
     ("CPU", lambda one: _percent(one.cpu_share)),
     ("memory MiB", lambda one: _number(None if one.rss_bytes is None else one.rss_bytes / 2**20, 0)),
-    ("restarts", lambda one: "–" if one.num_restarts is None else str(one.num_restarts)),
+    ("restarts", lambda one: "–" if one.num_restarts is None else f"{one.num_restarts}, {one.num_kills} killed"),
     ("Winogrande", lambda one: _accuracy(one)),
     ("published", lambda one: one.published or "–"),
 )
