@@ -6,6 +6,7 @@ prefix. So a conversation's tokens are kept, and its next turn adds only those o
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,7 +55,8 @@ class Prompt:
 class _Known:
     messages: tuple[Message, ...]
     prompt_text: str
-    tokens: list[int]
+    tokens: array[int]
+    """Four bytes each: a list of two million numbers takes seventy megabytes."""
 
 
 class History:
@@ -85,7 +87,7 @@ class History:
         tail = self._vocabulary.tokenize(
             rendered.text[rest:], template_spans=rendered.template_spans(rest), add_bos=False
         )
-        return Prompt(rendered, known.tokens + tail, len(known.tokens))
+        return Prompt(rendered, [*known.tokens, *tail], len(known.tokens))
 
     def _tokenized(self, rendered: Rendered) -> Prompt:
         spans = rendered.template_spans()
@@ -108,7 +110,7 @@ class History:
         if old := self._known.pop(key, None):
             self._num_tokens -= len(old.tokens)
         messages = (*turn.messages, Message("assistant", text))
-        self._known[key] = _Known(messages, prompt.rendered.text, tokens)
+        self._known[key] = _Known(messages, prompt.rendered.text, array("i", tokens))
         self._num_tokens += len(tokens)
         while self._num_tokens > self._max_tokens and len(self._known) > 1:
             _, forgotten = self._known.popitem(last=False)
