@@ -202,8 +202,9 @@ def run_sidecar(arguments: argparse.Namespace) -> int:
 def run_telemetry_init(arguments: argparse.Namespace) -> int:
     options = settings(TelemetrySettings, arguments)
     from broker.errors import SettingsError
+    from broker.influx_address import InfluxAddress
     from telemetry.database import init
-    from telemetry.influx import Influx, InfluxAddress
+    from telemetry.influx import Influx
 
     if not options.influx_url or options.influx_url.startswith("file:"):
         raise SettingsError(["--influx-url: which InfluxDB? (or INFLUX_URL=http://HOST:8086/turnpike)"])
@@ -421,7 +422,7 @@ def run_experiment(arguments: argparse.Namespace) -> int:
 def run_report(arguments: argparse.Namespace) -> int:
     from producers.records import Bounds
     from producers.report.command import report
-    from producers.report.nodes import Database
+    from producers.report.nodes import telemetry
 
     url = arguments.influx_url or os.environ.get("INFLUX_URL")
     return report(
@@ -430,7 +431,7 @@ def run_report(arguments: argparse.Namespace) -> int:
         html=Path(arguments.html) if arguments.html else None,
         csv=Path(arguments.csv) if arguments.csv else None,
         as_json=arguments.json,
-        database=Database(url, os.environ.get("INFLUX_TOKEN")) if url else None,
+        telemetry=telemetry(url, os.environ.get("INFLUX_TOKEN")) if url else None,
     )
 
 
@@ -454,9 +455,10 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 async def _demo(options: DemoSettings, stop: asyncio.Event, *, as_json: bool) -> int:
     """Server, worker and a small load in one process tree; nothing is left behind."""
+    from broker.influx_address import InfluxAddress
     from producers.demo import run_demo
     from telemetry.database import init
-    from telemetry.influx import Influx, InfluxAddress
+    from telemetry.influx import Influx
     from telemetry.resources import process_memory
 
     influx_url = options.influx_url or f"file:{data_dir(options) / 'demo.lp'}"
@@ -648,7 +650,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("records", nargs="+", help="record files; several are laid side by side, parts are merged")
     report.add_argument("--html", help="write a page with pictures here")
-    report.add_argument("--influx-url", help="add what the nodes did meanwhile, from here (or INFLUX_URL)")
+    report.add_argument("--influx-url", help="add what the nodes did meanwhile, from here or file:PATH (or INFLUX_URL)")
     report.add_argument("--csv", help="write the figures here")
     report.add_argument("--json", action="store_true", help="the figures as JSON")
     report.add_argument("--slo-ttft-seconds", type=float, help="a good turn's first token is there by then")

@@ -23,13 +23,15 @@ import psutil
 from benchmarks.harness import CORES, ROOT, Row, show, system, text_of, timed
 from broker.accounts import SIDECAR, write_credentials
 from broker.connection import connect
+from broker.influx_address import InfluxAddress
 from broker.messages import Point
 from broker.process import spawn, terminate
 from broker.recorder import Recorder
 from broker.server import EmbeddedServer
 from telemetry.database import init
-from telemetry.influx import Influx, InfluxAddress
-from tests.influx_server import InfluxServer, eventually
+from telemetry.influx import Influx
+from tests.influx_server import InfluxServer
+from tests.support import eventually
 
 NUM_PAIRS = 24
 NUM_TOKENS = 64

@@ -49,9 +49,15 @@ def mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def standard_deviation(values: Sequence[float]) -> float | None:
+    """Over the population; None without values."""
+    average = mean(values)
+    if average is None:
+        return None
+    return math.sqrt(sum((value - average) ** 2 for value in values) / len(values))
+
+
 def coefficient_of_variation(values: Sequence[float]) -> float | None:
     """CV = standard deviation ÷ mean, over the population. None without values or for a mean of zero."""
-    average = mean(values)
-    if not average:
-        return None
-    return math.sqrt(sum((value - average) ** 2 for value in values) / len(values)) / average
+    average, deviation = mean(values), standard_deviation(values)
+    return deviation / average if average and deviation is not None else None

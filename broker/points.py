@@ -15,8 +15,8 @@ from typing import Literal
 
 from broker.messages import FieldValue, Point
 
-NO_RUN = "-"
-"""The `run` tag of what belongs to no load run: InfluxDB has no empty tags."""
+NONE = "-"
+"""A tag that does not apply, as the run of what belongs to no load run: InfluxDB has no empty tags."""
 
 
 @dataclass(frozen=True)
@@ -406,6 +406,11 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     ENGINE,
     EVENT,
 )
+
+
+def event(time: int, kind: str, text: str, *, node: str = NONE, worker: str = NONE, run: str = NONE) -> Point | None:
+    """For an annotation, at `time`, nanoseconds since the epoch."""
+    return EVENT.point(time, {"node": node, "kind": kind, "worker": worker, "run": run}, {"text": text})
 
 
 def reference() -> str:

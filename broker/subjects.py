@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from dataclasses import dataclass
 
@@ -25,6 +26,11 @@ def token(value: str, what: str = "name") -> str:
     if not isinstance(value, str) or not _TOKEN.fullmatch(value):
         raise InvalidName(what, value)
     return value
+
+
+def node_name(setting: str | None) -> str:
+    """This machine's: the setting, or the host's name made into a token. A node's processes must agree on it."""
+    return token(setting or re.sub(r"[^A-Za-z0-9_-]", "-", platform.node())[:64] or "unknown", "node")
 
 
 @dataclass(frozen=True)

@@ -90,8 +90,9 @@ async def run_demo(
         max_tokens=max_tokens,
         dataset=str(DEMO_CONVERSATIONS) if model_file is None else None,
     )
-    conversations, num_found = select(options)
-    chosen = f"{len(conversations)} of {num_found} conversations"
+    selection = select(options)
+    conversations = selection.conversations
+    chosen = f"{len(conversations)} of {selection.num_found} conversations"
     progress, streams = Progress(), Streams(console)
 
     def say(text: str) -> None:

@@ -30,10 +30,9 @@ from broker.connection import Address
 from broker.errors import TurnpikeError
 from broker.process import EXIT_INTERRUPTED, spawn, terminate
 from producers import evaluate, records
-from producers.generator import Progress
-from producers.load import header, progress_table, resume, run_load, select, showing
+from producers.load import run_recorded, select
 from producers.local import last_line
-from producers.records import Bounds, Recording, Run
+from producers.records import Bounds, Run
 from producers.report.command import report
 from producers.report.figures import by_context, context_cv, figures
 from producers.settings import LoadSettings
@@ -66,10 +65,6 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
     """A random-weight model of this shape, made on the spot, instead of a file."""
     quantization: str = "Q4_0"
 
-    @property
-    def label(self) -> str:
-        return self.model
-
 
 class Winogrande(Struct, frozen=True, forbid_unknown_fields=True):
     path: str
@@ -95,7 +90,7 @@ def read_plan(path: Path) -> Plan:
         raise ExperimentError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, TypeError, TurnpikeError) as error:
         raise ExperimentError(f"{path}: {error}") from None
-    if len({model.label for model in plan.models}) < len(plan.models):
+    if len({model.model for model in plan.models}) < len(plan.models):
         raise ExperimentError(f"{path}: a model is listed twice")
     return plan
 
@@ -105,7 +100,7 @@ def options(plan: Plan, model: Model) -> LoadSettings:
     unknown = set(plan.load) - {one.name for one in msgspec.structs.fields(LoadSettings)}
     if unknown:
         raise ExperimentError(f"load: unknown setting {', '.join(sorted(unknown))}")
-    fields = plan.load | {"model": model.model, "run": f"{plan.name}-{model.label}"}
+    fields = plan.load | {"model": model.model, "run": f"{plan.name}-{model.model}"}
     return msgspec.convert(fields, LoadSettings)
 
 
@@ -205,7 +200,7 @@ async def run_experiment(stage: Stage, plan: Plan, stop: asyncio.Event) -> list[
     for number, model in enumerate(plan.models, 1):
         if stop.is_set():
             break
-        stage.console.print(f"[bold]{model.label}[/bold] ({number} of {len(plan.models)})")
+        stage.console.print(f"[bold]{model.model}[/bold] ({number} of {len(plan.models)})")
         if (found := await _one(stage, plan, model, stop)) is not None:
             rows.append(found)
     return rows
@@ -213,7 +208,7 @@ async def run_experiment(stage: Stage, plan: Plan, stop: asyncio.Event) -> list[
 
 async def _one(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> Row | None:
     """None when it was stopped before the first turn."""
-    path, saved = stage.out / f"{model.label}.jsonl", stage.out / f"{model.label}.row.json"
+    path, saved = stage.out / f"{model.model}.jsonl", stage.out / f"{model.model}.row.json"
     if saved.exists():
         stage.console.print("  done before")
         return msgspec.json.decode(saved.read_bytes(), type=Row)
@@ -233,39 +228,24 @@ async def _one(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> R
 
 
 async def _load(stage: Stage, load: LoadSettings, path: Path, stop: asyncio.Event) -> None:
-    conversations, num_found = select(load)
-    progress = Progress()
-    with contextlib.ExitStack() as stack:
-        if path.exists():
-            run = records.read(path)
-            if run.seconds is not None:
-                return
-            recording, again = resume(path, run, load, conversations, progress)
-            stack.enter_context(recording)
-            stack.enter_context(showing(stage.console, lambda: progress_table(progress)))
-            await run_load(
-                stage.client, load, conversations, stop=stop, progress=progress, recording=recording, **again
-            )
-            return
-        head = header(load, conversations, num_found, await stage.client.workers())
-        recording = stack.enter_context(Recording(path, head))
-        stack.enter_context(showing(stage.console, lambda: progress_table(progress)))
-        await run_load(stage.client, load, conversations, stop=stop, progress=progress, recording=recording)
+    before = records.read(path) if path.exists() else None
+    if before is None or before.seconds is None:
+        await run_recorded(stage.client, load, select(load), path, stage.console, stop, before)
 
 
 async def _winogrande(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> list[evaluate.Answered]:
     if plan.winogrande is None or stop.is_set():
         return []
     items = evaluate.read_items(Path(plan.winogrande.path).expanduser())[: plan.winogrande.limit]
-    return await evaluate.run_on(stage.client, model.model, items, stage.out / f"{model.label}.winogrande.jsonl", stop)
+    return await evaluate.run_on(stage.client, model.model, items, stage.out / f"{model.model}.winogrande.jsonl", stop)
 
 
 async def _until_served(stage: Stage, model: Model, sampled: Sampled | None, stop: asyncio.Event) -> None:
     started = time.perf_counter()
     while not stop.is_set() and not any(worker.model == model.model for worker in await stage.client.workers()):
         if sampled is not None and sampled.num_restarts > MAX_EARLY_DEATHS:
-            said = last_line(stage.out / f"{model.label}.worker.log")
-            raise ExperimentError(f"the worker of {model.label} does not stay: {said}")
+            said = last_line(stage.out / f"{model.model}.worker.log")
+            raise ExperimentError(f"the worker of {model.model} does not stay: {said}")
         if time.perf_counter() - started > SERVED_SECONDS:
             raise ExperimentError(
                 f"no worker serves {model.model!r}: start one, or give its flags as `worker` in the plan"
@@ -281,7 +261,7 @@ async def _served(stage: Stage, model: Model, sampled: Sampled) -> AsyncIterator
     command += ["--credentials", credentials, "--log-level", "WARNING", *(model.worker or ())]
     if model.shape is not None:
         command += ["--model-file", await _made(stage, model)]
-    with (stage.out / f"{model.label}.worker.log").open("ab") as log:
+    with (stage.out / f"{model.model}.worker.log").open("ab") as log:
         process = await spawn(command, stdout=log.fileno(), stderr=log.fileno())
 
         async def watch() -> None:

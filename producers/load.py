@@ -10,8 +10,10 @@ import platform
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -20,7 +22,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from broker.catalogue import entry_of, read_lock, verify
+from broker.catalogue import entry_of, read_lock, sha256_of, verify
 from broker.client import Client
 from broker.connection import Address
 from broker.discovery import WorkerInfo
@@ -134,22 +136,28 @@ def source(options: LoadSettings) -> str | None:
     return str(verify(name, locked, Path(options.models_dir).expanduser()))
 
 
-def select(options: LoadSettings) -> tuple[list[Conversation], int]:
-    """The run's conversations, in an order drawn from the seed, and how many there were to choose from."""
-    found = load_conversations(
-        source(options), min_turns=options.min_turns, unit=options.turns, language=options.language
-    )
+@dataclass(frozen=True)
+class Selection:
+    """A run's conversations, out of how many, and the file that they are from."""
+
+    conversations: list[Conversation]
+    num_found: int
+    path: Path
+
+
+def select(options: LoadSettings) -> Selection:
+    """The run's conversations, in an order drawn from the seed. Raises TurnpikeError."""
+    path = source(options)
+    found = load_conversations(path, min_turns=options.min_turns, unit=options.turns, language=options.language)
     chosen = list(found)
     random.Random(options.seed).shuffle(chosen)
-    return chosen[: options.num_conversations], len(found)
+    return Selection(chosen[: options.num_conversations], len(found), Path(path or SHIPPED).expanduser())
 
 
 # --- The record's header ---------------------------------------------------------------------------------------------
 
 
-def header(
-    options: LoadSettings, conversations: list[Conversation], num_found: int, workers: list[WorkerInfo]
-) -> Header:
+def header(options: LoadSettings, selection: Selection, workers: list[WorkerInfo]) -> Header:
     """Everything that it takes to repeat a run."""
     assert options.run is not None
     settings = {name: getattr(options, name) for name in SAVED_SETTINGS if name not in PRIVATE}
@@ -158,7 +166,7 @@ def header(
         run=options.run,
         started_at=time.time_ns(),
         settings=settings,
-        dataset=_dataset_facts(options, conversations, num_found),
+        dataset=_dataset_facts(options, selection),
         producer={
             "turnpike": importlib.metadata.version("turnpike"),
             "nats-py": importlib.metadata.version("nats-py"),
@@ -172,20 +180,19 @@ def header(
     )
 
 
-def _dataset_facts(options: LoadSettings, conversations: list[Conversation], num_found: int) -> dict[str, Any]:
-    names = "\n".join(conversation.id for conversation in conversations)
+def _dataset_facts(options: LoadSettings, selection: Selection) -> dict[str, Any]:
+    names = "\n".join(conversation.id for conversation in selection.conversations)
     facts: dict[str, Any] = {
         "name": options.dataset or SHIPPED.name,
         "language": options.language,
         "rule": f"one best-ranked thread a tree, at least {options.min_turns} {options.turns}",
-        "num_found": num_found,
-        "num_chosen": len(conversations),
+        "num_found": selection.num_found,
+        "num_chosen": len(selection.conversations),
         "seed": options.seed,
         "chosen_sha256": hashlib.sha256(names.encode()).hexdigest(),
     }
-    path = Path(source(options) or SHIPPED).expanduser()
     with contextlib.suppress(OSError):
-        facts["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        facts["sha256"] = sha256_of(selection.path)
     return facts
 
 
@@ -195,14 +202,15 @@ def _dataset_facts(options: LoadSettings, conversations: list[Conversation], num
 async def run_and_show(address: Address, options: LoadSettings, stop: asyncio.Event, *, as_json: bool) -> int:
     """A run with a live table on stderr, then the figures on stdout."""
     options.check()
-    conversations, num_found = select(options)
+    selection = select(options)
+    num_run = len(selection.conversations)
     console = Console(stderr=True)
     console.print(
-        f"{num_found} conversations of at least {options.min_turns} {options.turns} found; {len(conversations)} run"
+        f"{selection.num_found} conversations of at least {options.min_turns} {options.turns} found; {num_run} run"
     )
-    if not conversations:
+    if not num_run:
         return 1
-    if len(conversations) < options.num_conversations:
+    if num_run < options.num_conversations:
         console.print(f"fewer than the {options.num_conversations} that were asked for: none is used twice")
     async with Client(address) as client:
         models = [(await resolve(client, name), weight) for name, weight in options.weights(options.model)]
@@ -211,15 +219,46 @@ async def run_and_show(address: Address, options: LoadSettings, stop: asyncio.Ev
             model=",".join(f"{name}={weight:g}" for name, weight in models) if len(models) > 1 else models[0][0],
             run=options.run or new_run(),
         )
-        with contextlib.ExitStack() as stack:
-            recording = None
-            if options.out is not None:
-                found = header(options, conversations, num_found, await client.workers())
-                recording = stack.enter_context(Recording(Path(options.out).expanduser(), found))
-            progress = Progress()
-            stack.enter_context(showing(console, lambda: progress_table(progress)))
-            await run_load(client, options, conversations, stop=stop, progress=progress, recording=recording)
+        path = Path(options.out).expanduser() if options.out is not None else None
+        progress = await run_recorded(client, options, selection, path, console, stop)
     return _show(options, progress, stop, as_json)
+
+
+async def continue_and_show(address: Address, path: Path, stop: asyncio.Event, *, as_json: bool) -> int:
+    """Goes on with a run that was interrupted, by the settings of its record. Raises RecordError, CannotContinue."""
+    run = records.read(path)
+    saved = {name: value for name, value in run.header.settings.items() if name in SAVED_SETTINGS}
+    options = msgspec.convert(saved, LoadSettings)
+    async with Client(address) as client:
+        progress = await run_recorded(client, options, select(options), path, Console(stderr=True), stop, run)
+    return _show(options, progress, stop, as_json)
+
+
+async def run_recorded(
+    client: Client,
+    options: LoadSettings,
+    selection: Selection,
+    path: Path | None,
+    console: Console,
+    stop: asyncio.Event,
+    before: records.Run | None = None,
+) -> Progress:
+    """A run with its record in `path` where one is given; or goes on with `before`, which was read from there."""
+    progress = Progress()
+    again = Again(skip=frozenset(), begun_before=0.0)
+    with contextlib.ExitStack() as stack:
+        recording = None
+        if path is not None and before is not None:
+            recording, again = resume(path, before, options, selection, progress)
+            console.print(f"going on with run {before.name}: {len(progress.records)} turns are there")
+        elif path is not None:
+            recording = Recording(path, header(options, selection, await client.workers()))
+        if recording is not None:
+            stack.enter_context(recording)
+        stack.enter_context(showing(console, lambda: progress_table(progress)))
+        conversations = selection.conversations
+        await run_load(client, options, conversations, stop=stop, progress=progress, recording=recording, **again)
+    return progress
 
 
 class CannotContinue(TurnpikeError):
@@ -234,7 +273,7 @@ class Again(TypedDict):
 
 
 def resume(
-    path: Path, run: records.Run, options: LoadSettings, conversations: list[Conversation], progress: Progress
+    path: Path, run: records.Run, options: LoadSettings, selection: Selection, progress: Progress
 ) -> tuple[Recording, Again]:
     """Opens the record of an interrupted run to go on with it, what is whole of it in `progress`.
 
@@ -244,12 +283,12 @@ def resume(
         raise CannotContinue(f"{path}: the run ended; there is nothing to go on with")
     if options.sweep is not None:
         raise CannotContinue(f"{path}: a sweep's levels follow from one another: begin it again")
-    facts = _dataset_facts(options, conversations, 0)
+    facts = _dataset_facts(options, selection)
     for name in ("chosen_sha256", "sha256"):
         if facts.get(name) != run.header.dataset.get(name):
             raise CannotContinue(f"{path}: the data set is not the one that the run began with ({name} differs)")
     is_closed = options.arrivals == "closed"
-    whole = _whole(run, options, conversations) if is_closed else {turn.number for turn in run.turns}
+    whole = _whole(run, options, selection.conversations) if is_closed else {turn.number for turn in run.turns}
     void = tuple(sorted({turn.conversation for turn in run.turns} - whole)) if is_closed else ()
     progress.records += [turn for turn in run.turns if turn.conversation not in void]
     progress.num_finished = len(whole) if is_closed else 0
@@ -257,33 +296,13 @@ def resume(
     return Recording.reopen(path, Continued(time.time_ns(), void)), again
 
 
-async def continue_and_show(address: Address, path: Path, stop: asyncio.Event, *, as_json: bool) -> int:
-    """Goes on with a run that was interrupted, by the settings of its record. Raises RecordError, CannotContinue."""
-    run = records.read(path)
-    saved = {name: value for name, value in run.header.settings.items() if name in SAVED_SETTINGS}
-    options = msgspec.convert(saved, LoadSettings)
-    conversations, _ = select(options)
-    progress = Progress()
-    console = Console(stderr=True)
-    async with Client(address) as client:
-        recording, again = resume(path, run, options, conversations, progress)
-        console.print(f"going on with run {run.name}: {len(progress.records)} turns are there")
-        with recording, showing(console, lambda: progress_table(progress)):
-            await run_load(client, options, conversations, stop=stop, progress=progress, recording=recording, **again)
-    return _show(options, progress, stop, as_json)
-
-
 def _whole(run: records.Run, options: LoadSettings, conversations: list[Conversation]) -> set[int]:
     """The conversations of which every turn is there, or one that ended them."""
-    found = set()
-    for number, conversation in enumerate(conversations):
-        turns = [turn for turn in run.turns if turn.conversation == number]
-        wanted = conversation.num_user_turns
-        if options.max_user_turns is not None:
-            wanted = min(wanted, options.max_user_turns)
-        if len(turns) >= wanted or any(turn.is_failed for turn in turns):
-            found.add(number)
-    return found
+    counts = Counter(turn.conversation for turn in run.turns)
+    ended = {turn.conversation for turn in run.turns if turn.is_failed}
+    most = options.max_user_turns
+    wanted = [one.num_user_turns if most is None else min(one.num_user_turns, most) for one in conversations]
+    return ended | {number for number, least in enumerate(wanted) if counts[number] >= least}
 
 
 def _show(options: LoadSettings, progress: Progress, stop: asyncio.Event, as_json: bool) -> int:

@@ -7,7 +7,6 @@ the same call is sent to `/write`.
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import re
 import sys
@@ -15,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from broker.errors import TurnpikeError
+from broker.influx_address import InfluxAddress
 from broker.messages import Point
 
 # influxdb-client loads numpy where there is one, for data frames that we have none of: 11 MiB of the sidecar's memory.
@@ -36,7 +35,6 @@ finally:
 
 __all__ = ["ApiException", "BucketRetentionRules"]
 
-DEFAULT_DATABASE = "turnpike"
 TIMEOUT_SECONDS = 20.0
 FILE_BYTES = 64 * 1024 * 1024
 NUM_FILES = 5
@@ -83,32 +81,6 @@ def line(point: Point) -> str:
     return found
 
 
-@dataclass(frozen=True)
-class InfluxAddress:
-    """http://USER:PASSWORD@HOST:PORT/DATABASE; with InfluxDB 2 and 3 a token instead, and the database is a bucket."""
-
-    url: str
-    database: str = DEFAULT_DATABASE
-    user: str = ""
-    password: str = ""
-    token: str | None = None
-    org: str = "-"
-
-    @classmethod
-    def parse(cls, url: str, token: str | None = None, org: str | None = None) -> InfluxAddress:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise TurnpikeError(f"INFLUX_URL {url!r} is neither http://…, https://… nor file:…")
-        database = parts.path.strip("/") or DEFAULT_DATABASE
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", database):
-            raise TurnpikeError(f"INFLUX_URL: {database!r} is no name for a database: letters, digits, '_' and '-'")
-        host = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], "", "", ""))
-        return cls(host, database, unquote(parts.username or ""), unquote(parts.password or ""), token, org or "-")
-
-    def __repr__(self) -> str:
-        return f"InfluxAddress({self.url}/{self.database})"
-
-
 class Influx:
     """A connection to one database. `version` is known after `connect`, as (major, minor)."""
 
@@ -119,10 +91,11 @@ class Influx:
         self.client = influxdb_client.InfluxDBClient(
             address.url, token=address.token or "-", org=address.org, timeout=int(timeout * 1000)
         )
-        if address.token is None and address.user:
-            # 1.x knows users, and those as HTTP does.
-            pair = base64.b64encode(f"{address.user}:{address.password}".encode()).decode()
-            self.client.api_client.set_default_header("Authorization", f"Basic {pair}")
+        if (authorization := address.authorization) is not None:
+            self.client.api_client.set_default_header("Authorization", authorization)
+        self._call_api: Callable[..., Any] = self.client.api_client.call_api
+        # mypy will not have a method assigned
+        setattr(self.client.api_client, "call_api", self._in_its_dialect)  # noqa: B010
         self._api = self.client.write_api(write_options=SYNCHRONOUS)
 
     def connect(self) -> None:
@@ -132,26 +105,18 @@ class Influx:
         numbers = [int(part) for part in re.findall(r"\d+", self.version_text)[:2]]
         # What keeps its version to itself is new, or a stand-in that speaks the new dialect.
         self.version = (numbers[0], numbers[1]) if len(numbers) == 2 else (2, 0)
-        if self.version < V2_WRITE_SINCE:
-            self._speak_the_old_dialect()
 
-    def _speak_the_old_dialect(self) -> None:
-        api, address = self.client.api_client, self.address
-        call: Callable[..., Any] = api.call_api
-
-        def call_api(path: str, method: str, *arguments: Any, **named: Any) -> Any:
-            if path != "/api/v2/write":
-                return call(path, method, *arguments, **named)
+    def _in_its_dialect(self, path: str, method: str, *arguments: Any, **named: Any) -> Any:
+        """influxdb-client's calls, the write of 2.x made one of 1.x for a server that knows no other."""
+        if path == "/api/v2/write" and self.version < V2_WRITE_SINCE:
             path_params, _, headers, *rest = arguments
-            query = [("db", address.database), ("precision", "ns")]
-            return call("/write", method, path_params, query, headers, *rest, **named)
-
-        setattr(api, "call_api", call_api)  # noqa: B010  (mypy will not have a method assigned)
+            query = [("db", self.address.database), ("precision", "ns")]
+            return self._call_api("/write", method, path_params, query, headers, *rest, **named)
+        return self._call_api(path, method, *arguments, **named)
 
     def _call(self, path: str, method: str, query: Sequence[tuple[str, str]] = (), body: Any = None) -> Any:
-        call: Callable[..., Any] = self.client.api_client.call_api
         try:
-            return call(
+            return self._call_api(
                 path,
                 method,
                 {},
@@ -166,10 +131,10 @@ class Influx:
         except (HTTPError, OSError) as error:
             raise SinkUnavailable(self.address.url, _cause(error)) from None
 
-    def influxql(self, statement: str, database: str | None = None) -> dict[str, Any]:
+    def influxql(self, statement: str) -> dict[str, Any]:
         """The server's answer to a statement. Blocks; raises SinkUnavailable with its words."""
         method = "GET" if statement.lstrip()[:4].upper() in ("SELE", "SHOW") else "POST"
-        query = [("q", statement), ("db", database or self.address.database), ("epoch", "ns")]
+        query = [("q", statement), ("db", self.address.database), ("epoch", "ns")]
         found: dict[str, Any] = self._call("/query", method, query)[0]
         return found
 
@@ -222,7 +187,7 @@ class InfluxSink:
             rejected.append(Rejected(name, text[:MAX_REJECTED_LINE], _words(error)[:MAX_REJECTED_LINE]))
         except (HTTPError, OSError) as error:
             # A server that came back may be another one.
-            self._is_connected = self._is_connected and self._influx.version >= V2_WRITE_SINCE
+            self._is_connected = False
             raise SinkUnavailable(self._influx.address.url, _cause(error)) from None
 
     async def close(self) -> None:

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import platform
-import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -33,15 +31,10 @@ LAST_POINTS_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
-def node_name(name: str | None) -> str:
-    """A token for subjects: the setting, or the host's name made into one."""
-    return subjects.token(name or re.sub(r"[^A-Za-z0-9_-]", "-", platform.node())[:64] or "unknown", "node")
-
-
 async def serve(address: Address, options: SidecarSettings, stop: asyncio.Event, *, in_pod: bool = False) -> int:
     """Connects and samples until `stop`. Raises TurnpikeError in one line for what is wrong."""
     options.check()
-    node = node_name(options.node)
+    node = subjects.node_name(options.node)
     nc = await connect(address, name=f"turnpike-sidecar-{node}")
     writer = None
     recorder = Recorder(nc, node)
@@ -149,9 +142,8 @@ class Sidecar:
                 return [self._event("throttling began", name.replace("_", " ")) for name in sorted(begun)]
         return []
 
-    def _event(self, kind: str, text: str, worker: str = "-") -> Point | None:
-        tags = {"node": self._node, "kind": kind, "worker": worker, "run": points.NO_RUN}
-        return points.EVENT.point(self._recorder.unique(time.time_ns()), tags, {"text": text})
+    def _event(self, kind: str, text: str, worker: str = points.NONE) -> Point | None:
+        return points.event(self._recorder.unique(time.time_ns()), kind, text, node=self._node, worker=worker)
 
     def _own_cost(self) -> Point | None:
         now, spent = time.perf_counter(), time.process_time()
@@ -197,8 +189,7 @@ class Sidecar:
         """Every sidecar hears it and makes the same point of it."""
         with contextlib.suppress(InvalidMessage):
             event = codec.decode(message.data, RunEvent, message.headers)
-            tags = {"node": "-", "kind": event.kind, "worker": "-", "run": event.run}
-            self._recorder.record(points.EVENT.point(event.at, tags, {"text": event.text or event.run}))
+            self._recorder.record(points.event(event.at, event.kind, event.text or event.run, run=event.run))
 
 
 async def _every(seconds: float) -> AsyncIterator[None]:

@@ -7,7 +7,6 @@ import json
 import shutil
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,21 +14,15 @@ from typing import Any
 import pytest
 
 from broker.process import spawn, terminate
-from tests.chaos.harness import free_port
+from tests.support import free_port
 
-needs_influxdb = pytest.mark.skipif(shutil.which("influxd") is None, reason="no influxd here (Debian: influxdb)")
+NO_INFLUXDB = "no influxd here (Debian: influxdb)"
+has_influxdb = shutil.which("influxd") is not None
+needs_influxdb = pytest.mark.skipif(not has_influxdb, reason=NO_INFLUXDB)
 needs_victoria_metrics = pytest.mark.skipif(
     shutil.which("victoria-metrics") is None, reason="no victoria-metrics here (Debian: victoria-metrics)"
 )
 READY_SECONDS = 20.0
-
-
-async def eventually[T](look: Callable[[], T], seconds: float = 30.0) -> T:
-    """What `look` finds, once it finds something. For a database, which tells nobody that it has changed."""
-    async with asyncio.timeout(seconds):
-        while not (found := await asyncio.to_thread(look)):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-    return found
 
 
 class DatabaseServer:

@@ -95,8 +95,9 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             flash_attention=not config.deterministic,
         )
         engine = LlamaEngine(model, options)
+        cpu_flags = set(_first_line("/proc/cpuinfo", ("flags", "Features")).split())
         cleanup.callback(engine.close)
-        _report(system_info(), missing_features(_cpu_flags(), system_info()), plan.total, engine.buffers)
+        _report(system_info(), missing_features(cpu_flags, system_info()), plan.total, engine.buffers)
         canonical = CANONICAL_CHUNK if config.deterministic else 0
         scheduler = Scheduler(
             budget=config.step_budget_seconds,
@@ -122,7 +123,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             eos_token=vocabulary.text(vocabulary.eos),
         )
         await jail.start()
-        node = config.node or re.sub(r"[^A-Za-z0-9_-]", "-", platform.node())[:64] or "unknown"
+        node = subjects.node_name(config.node)
         worker = Worker(
             nc,
             loop,
@@ -194,15 +195,6 @@ def _first_line(path: str, names: tuple[str, ...]) -> str:
         if line.startswith(names):
             return line.partition(":")[2].strip()
     return ""
-
-
-def _cpu_flags() -> set[str]:
-    """The CPU's features as Linux names them; empty elsewhere."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("flags", "Features")):
-                return set(line.partition(":")[2].split())
-    return set()
 
 
 def _report(info: str, missing: list[str], planned: int, buffers: dict[str, float]) -> None:

@@ -134,7 +134,7 @@ class Meter:
 
     def turn(self, now: int, delivery: Delivery, turn: Turn | None, end: End, notes: TurnNotes) -> Point | None:
         """A turn's point at `now`, nanoseconds since the epoch. `turn` is None where its bytes were not understood."""
-        tags = self.tags | {"run": (turn.run if turn is not None else None) or points.NO_RUN}
+        tags = self.tags | {"run": (turn.run if turn is not None else None) or points.NONE}
         ttft = None
         if notes.first_token_at is not None and not notes.num_resumed_tokens:
             ttft = max(0.0, notes.first_token_at - delivery.stored_at)
@@ -151,7 +151,7 @@ class Meter:
                 "is_failed": False,
                 "queue_wait_seconds": timings.queue_wait,
                 "ttft_seconds": ttft,
-                "tpot_seconds": timings.decode / (num_new - 1) if num_new > 1 else None,
+                "tpot_seconds": metrics.tpot(0.0, timings.decode, num_new),
                 "prefill_seconds": timings.prefill,
                 "decode_seconds": timings.decode,
                 "prefill_tokens_per_second": metrics.prefill_rate(
@@ -169,5 +169,4 @@ class Meter:
 
     def event(self, now: int, kind: str, text: str) -> Point | None:
         """For an annotation."""
-        tags = {"node": self.tags["node"], "worker": self.tags["worker"], "kind": kind, "run": points.NO_RUN}
-        return points.EVENT.point(now, tags, {"text": text})
+        return points.event(now, kind, text, node=self.tags["node"], worker=self.tags["worker"])

@@ -274,7 +274,7 @@ class Worker:
         finally:
             self._deliveries.discard(delivery)
             self._intake.free()
-            self._mean_seconds += _SMOOTHING * (time.perf_counter() - started - self._mean_seconds)
+            self._mean_seconds = _smoothed(self._mean_seconds, time.perf_counter() - started)
 
     async def _serve(self, delivery: Delivery) -> None:
         try:
@@ -423,7 +423,7 @@ class Worker:
                         "deadline", "the deadline passed while the turn was computed", False, writer.attempt
                     )
                 answer = "".join(text)
-                self._note_tokens(len(tokens))
+                self._mean_tokens = _smoothed(self._mean_tokens, len(tokens))
                 cancel = time.perf_counter() - work.cancelled_at if work.cancel is not None else 0.0
                 if end.reason != "cancelled" and not work.turn.continuations and not work.turn.raw:
                     self._history.remember(work.address.client, work.turn, prompt, list(end.tokens), answer)
@@ -480,11 +480,6 @@ class Worker:
         retry_after = self._load().expected_wait_seconds
         return Failed("overloaded", detail, True, self._options.name, retry_after=retry_after)
 
-    def _note_tokens(self, num_tokens: int) -> None:
-        if self._mean_tokens is None:
-            self._mean_tokens = float(num_tokens)
-        self._mean_tokens += _SMOOTHING * (num_tokens - self._mean_tokens)
-
     def _until_deadline(self, work: Work) -> float | None:
         return None if work.turn.deadline is None else max(0.0, work.turn.deadline - time.time())
 
@@ -509,9 +504,7 @@ class Worker:
         if isinstance(end, Failed):
             self._num_failed += 1
         elif end.usage.prompt_tokens:
-            share = end.usage.cached_tokens / end.usage.prompt_tokens
-            known = share if self._cached_share is None else self._cached_share
-            self._cached_share = known + _SMOOTHING * (share - known)
+            self._cached_share = _smoothed(self._cached_share, end.usage.cached_tokens / end.usage.prompt_tokens)
 
     def _failed(self, code: str, detail: str, retryable: bool = False, attempt: int = 0) -> Failed:
         return Failed(code, detail, retryable, self._options.name, attempt)
@@ -560,6 +553,11 @@ class Worker:
             sent.append(payload)
         with contextlib.suppress(nats.errors.Error):
             await message.respond(codec.encode(Replay(tuple(sent), len(sent) == len(wanted))))
+
+
+def _smoothed(mean: float | None, value: float) -> float:
+    """The exponentially weighted mean with one value more."""
+    return value if mean is None else mean + _SMOOTHING * (value - mean)
 
 
 def _is_final(event: Event) -> bool:

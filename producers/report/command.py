@@ -12,7 +12,7 @@ from broker.errors import TurnpikeError
 from producers.records import Bounds, read_all
 from producers.report import tables
 from producers.report.figures import comparable, figures
-from producers.report.nodes import Database, joules
+from producers.report.nodes import Telemetry
 
 
 class ReportError(TurnpikeError):
@@ -28,11 +28,11 @@ def report(
     as_json: bool,
     to: Console | None = None,
     of_one_model: bool = True,
-    database: Database | None = None,
+    telemetry: Telemetry | None = None,
 ) -> int:
     """Writes what is asked for; tables on stdout, or JSON. Exit code 1 when runs are not comparable."""
     runs = read_all(paths)
-    found = [figures(run, bounds, joules(database, run) if database else None) for run in runs]
+    found = [figures(run, bounds, telemetry.joules(run) if telemetry is not None else None) for run in runs]
     warnings = comparable(runs, of_one_model=of_one_model)
     against = [tables.ratios(runs[0], other) for other in runs[1:]]
     try:
@@ -43,7 +43,7 @@ def report(
                 from producers.report.page import page
             except ImportError:
                 raise ReportError("--html needs matplotlib: install `turnpike[report]`") from None
-            html.write_text(page(runs, found, against, warnings, bounds, database))
+            html.write_text(page(runs, found, against, warnings, bounds, telemetry))
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}") from None
     if as_json:

@@ -36,10 +36,9 @@ class Spread(Struct, frozen=True):
 
 def spread(values: Sequence[float]) -> Spread | None:
     """None without values."""
-    mean = metrics.mean(values)
-    if mean is None:
+    mean, deviation = metrics.mean(values), metrics.standard_deviation(values)
+    if mean is None or deviation is None:
         return None
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
     p50, p90, p99 = (metrics.percentile(values, q) or 0.0 for q in PERCENTILES)
     return Spread(len(values), mean, deviation, p50, p90, p99)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from producers.records import Bounds, Run
 from producers.report.figures import QUANTITIES, Ratio, RunFigures
-from producers.report.nodes import Database
+from producers.report.nodes import Telemetry
 from producers.report.pictures import all_of
 from producers.report.tables import name, quantity, rows
 
@@ -42,9 +42,9 @@ def page(
     against: Sequence[dict[str, Ratio]],
     warnings: Sequence[str],
     bounds: Bounds,
-    database: Database | None = None,
+    telemetry: Telemetry | None = None,
 ) -> str:
-    """The whole page; with a `database`, what the nodes did during the runs."""
+    """The whole page; with `telemetry`, what the nodes did during the runs."""
     title = "Turnpike: " + ", ".join(run.name for run in runs)
     parts = [f"<h1>{html.escape(title)}</h1>"]
     parts += [f'<p class="warning">{html.escape(warning)}</p>' for warning in warnings]
@@ -53,7 +53,7 @@ def page(
     for one, compared in zip(found[1:], against, strict=True):
         parts.append(_ratios(one, found[0], compared))
     parts.append('<h2>Pictures</h2><div class="pictures">')
-    for picture in all_of(runs, bounds, database):
+    for picture in all_of(runs, bounds, telemetry):
         kind = ' class="wide"' if "Gantt chart" in picture[:300] else ""
         parts.append(f"<figure{kind}>{picture}</figure>")
     parts.append("</div>")

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from broker import metrics
 from producers.records import NO_BOUNDS, Bounds, Run, TurnRecord, summarize
 from producers.report.figures import by_context, context_cv
-from producers.report.nodes import PANELS, Database, series
+from producers.report.nodes import PANELS, Telemetry
 
 INK = "#010203"
 """A colour that nothing else has; the page's own takes its place."""
@@ -236,11 +236,11 @@ def goodput(runs: Sequence[Run], bounds: Bounds) -> str | None:
     return _svg(figure, "Goodput by rate")
 
 
-def of_nodes(database: Database, run: Run) -> list[str]:
+def of_nodes(telemetry: Telemetry, run: Run) -> list[str]:
     """What the nodes did meanwhile; nothing of what no board told."""
     found = []
     for panel in PANELS:
-        lines = series(database, run, panel)
+        lines = telemetry.series(run, panel)
         if not lines:
             continue
         figure, axes = _figure(f"{panel.title}: {run.name}", "s", panel.unit)
@@ -252,15 +252,15 @@ def of_nodes(database: Database, run: Run) -> list[str]:
     return found
 
 
-def all_of(runs: Sequence[Run], bounds: Bounds = NO_BOUNDS, database: Database | None = None) -> list[str]:
-    """Every picture that these runs, and the database where one is named, have something for."""
+def all_of(runs: Sequence[Run], bounds: Bounds = NO_BOUNDS, telemetry: Telemetry | None = None) -> list[str]:
+    """Every picture that these runs, and their telemetry where it is named, have something for."""
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
         found = [ttft_by_turn(runs), throughput_by_context(runs), *distributions(runs), *over_time(runs)]
         found.append(prompt_lengths(runs))
         if (good := goodput(runs, bounds)) is not None:
             found.append(good)
-        if database is not None:
-            found += [picture for run in runs for picture in of_nodes(database, run)]
+        if telemetry is not None:
+            found += [picture for run in runs for picture in of_nodes(telemetry, run)]
         return [*found, *(gantt(run) for run in runs)]
 
 

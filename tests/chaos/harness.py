@@ -13,7 +13,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -36,8 +35,8 @@ from broker.process import spawn, terminate
 from broker.replies import read_replies, read_stored
 from tests.chaos.cable import Cable
 from tests.chaos.producer import MODEL, NUM_CASES, case
+from tests.support import ROOT, free_port
 
-ROOT = Path(__file__).parents[2]
 ACK_WAIT_SECONDS = 3.0
 NUM_WORKERS = 2
 NUM_PRODUCERS = 2
@@ -50,12 +49,6 @@ def build_clock(folder: Path) -> Path:
     source = Path(__file__).with_name("clock.c")
     subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source, "-ldl"], check=True)
     return library
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 COLUMNS = (

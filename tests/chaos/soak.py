@@ -25,8 +25,8 @@ from broker.messages import Message, Sampling, new_id
 from broker.process import spawn, terminate
 from broker.server import EmbeddedServer
 from broker.topology import Limits
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 MODEL = "demo"
 CONCURRENCY = 8
 SAMPLE_SECONDS = 5.0

@@ -18,9 +18,9 @@ from broker.process import spawn
 from broker.server import EmbeddedServer
 from broker.topology import Limits
 from tests.chaos.cable import WHY_NO_CABLES, Cable, can_lay_cables, lay_cable
+from tests.support import ROOT
 from workers.llama.random_model import write_model
 
-ROOT = Path(__file__).parents[2]
 NOTICED_SECONDS = 15.0
 SAMPLING = Sampling(max_tokens=3000, ignore_eos=True)
 

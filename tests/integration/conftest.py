@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from nats.aio.client import Client as NatsConnection
@@ -13,8 +14,12 @@ from nats.aio.client import Client as NatsConnection
 from broker.accounts import LOCAL, OPERATOR, WORKER
 from broker.client import Client
 from broker.connection import connect
+from broker.influx_address import InfluxAddress
 from broker.server import EmbeddedServer
+from telemetry.database import init
+from telemetry.influx import Influx
 from tests.fakes import FakeEngine, FakeRenderer, NoGrammars
+from tests.influx_server import NO_INFLUXDB, InfluxServer, has_influxdb
 from workers.history import History
 from workers.loop import EngineLoop
 from workers.scheduler import Scheduler
@@ -90,3 +95,14 @@ async def operator(nats_server: EmbeddedServer) -> AsyncIterator[NatsConnection]
     nc = await connect(nats_server.address(OPERATOR), name="operator")
     yield nc
     await nc.close()
+
+
+@pytest.fixture
+async def influx(tmp_path: Path) -> AsyncIterator[InfluxServer]:
+    """An InfluxDB with our database in it."""
+    if not has_influxdb:
+        pytest.skip(NO_INFLUXDB)
+    server = InfluxServer(tmp_path / "influx")
+    async with server:
+        await asyncio.to_thread(init, Influx(InfluxAddress.parse(server.url)))
+        yield server

@@ -17,6 +17,8 @@ from broker import points
 from broker.accounts import LOCAL, SIDECAR
 from broker.client import Client
 from broker.connection import connect
+from broker.errors import TurnpikeError
+from broker.influx_address import InfluxAddress
 from broker.messages import Message, Sampling
 from broker.recorder import Recorder
 from broker.server import EmbeddedServer
@@ -24,22 +26,21 @@ from producers.datasets import Conversation
 from producers.load import run_load
 from producers.records import NO_BOUNDS, Header, Run, TurnRecord
 from producers.report.figures import figures
-from producers.report.nodes import PANELS, Database, NoTelemetry, joules, series
+from producers.report.nodes import PANELS, FromFile, FromInflux, NoTelemetry, telemetry
 from producers.report.page import page
 from producers.settings import LoadSettings
 from telemetry.board import Board
 from telemetry.dashboards import PAGES
-from telemetry.database import init
 from telemetry.grafana import DATASOURCE, alert_rules, build, files
-from telemetry.influx import Influx, InfluxAddress
+from telemetry.influx import FileSink, InfluxSink
 from tests.fakes import FakeEngine
-from tests.influx_server import InfluxServer, eventually, needs_influxdb
+from tests.influx_server import InfluxServer
 from tests.integration.conftest import StartWorker
 from tests.integration.test_telemetry import sidecar
+from tests.support import ROOT, eventually
 from tests.trees import plant
 from tests.unit.test_board import PMIC, firmware
 
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "k3s" / "dashboards"
 KNOWN_UNITS = {
     "none", "s", "watt", "celsius", "percentunit", "bytes", "Bps", "hertz", "joule", "suffix: tokens/s", "short", None
@@ -91,8 +92,7 @@ async def fill(nats_server: EmbeddedServer, influx: InfluxServer, start_worker: 
             assert len(records) == 24
         await client.ask("m", "x" * 5000, run="second", sampling=Sampling(max_tokens=2)).publish()
         for kind in ("worker lost", "throttling began"):
-            tags = {"node": "unknown", "kind": kind, "worker": "w", "run": points.NO_RUN}
-            pi.record(points.EVENT.point(time.time_ns(), tags, {"text": kind}))
+            pi.record(points.event(time.time_ns(), kind, kind, node="unknown", worker="w"))
         for _ in range(3):
             pi.record(*board.points(time.time_ns()))
             for cpu in ("0", "all"):
@@ -108,58 +108,90 @@ async def fill(nats_server: EmbeddedServer, influx: InfluxServer, start_worker: 
     await nc.close()
 
 
-@needs_influxdb
 @pytest.mark.timeout(120)
 async def test_a_report_shows_what_the_nodes_did(
-    nats_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path
+    nats_server: EmbeddedServer, influx: InfluxServer, start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    influx = InfluxServer(tmp_path / "influx")
-    async with influx:
-        await asyncio.to_thread(init, Influx(InfluxAddress.parse(influx.url)))
-        started = time.time_ns()
-        await fill(nats_server, influx, start_worker, tmp_path)
-        turns = [TurnRecord(n, n, 0, f"t{n}", "m", float(n), n + 1.0, "stop", completion_tokens=4) for n in range(20)]
-        run = Run(Header(1, "first", started, {"model": "m"}, {}, {}, []), turns, 20.0)
-        database = Database(influx.url)
-        for panel in PANELS:
-            found = await asyncio.to_thread(series, database, run, panel)
-            assert found, panel.title
-            assert all(one.name and len(one.times) == len(one.values) > 0 for one in found)
-            assert all(0 <= at <= 20 for one in found for at in one.times)
-        energy = await asyncio.to_thread(joules, database, run)
-        assert energy is not None
-        figured = figures(run, joules=energy)
-        assert figured.joules_per_token == energy / 80
-        text = await asyncio.to_thread(page, [run], [figured], [], [], NO_BOUNDS, database)
-        for panel in PANELS:
-            assert f'aria-label="{panel.title}"' in text
+    started = time.time_ns()
+    await fill(nats_server, influx, start_worker, tmp_path)
+    turns = [TurnRecord(n, n, 0, f"t{n}", "m", float(n), n + 1.0, "stop", completion_tokens=4) for n in range(20)]
+    run = Run(Header(1, "first", started, {"model": "m"}, {}, {}, []), turns, 20.0)
+    database = telemetry(influx.url)
+    for panel in PANELS:
+        found = await asyncio.to_thread(database.series, run, panel)
+        assert found, panel.title
+        assert all(one.name and len(one.times) == len(one.values) > 0 for one in found)
+        assert all(0 <= at <= 20 for one in found for at in one.times)
+    energy = await asyncio.to_thread(database.joules, run)
+    assert energy is not None
+    figured = figures(run, joules=energy)
+    assert figured.joules_per_token == energy / 80
+    text = await asyncio.to_thread(page, [run], [figured], [], [], NO_BOUNDS, database)
+    for panel in PANELS:
+        assert f'aria-label="{panel.title}"' in text
+    await influx.kill()
     with pytest.raises(NoTelemetry, match="refused"):
-        database.ask("SHOW DATABASES")
-    with pytest.raises(NoTelemetry, match="--influx-url"):
-        Database("file:x").ask("SHOW DATABASES")
+        await asyncio.to_thread(database.joules, run)
+    with pytest.raises(NoTelemetry, match="No such file"):
+        telemetry(f"file:{tmp_path / 'none.lp'}").joules(run)
+    with pytest.raises(TurnpikeError, match="INFLUX_URL"):
+        telemetry("pi:8086")
 
 
-@needs_influxdb
+async def test_a_sidecars_file_tells_a_report_what_influxdb_does(influx: InfluxServer, tmp_path: Path) -> None:
+    began = time.time_ns() // 10**9 * 10**9
+    sent = []
+    for second in range(300):
+        at = began + second * 10**9 + 7
+        for node in ("pi-1", "a, b=c\\"):
+            sent += [
+                points.CPU.point(at, {"node": node, "cpu": cpu}, {"busy_ratio": second / 400, "frequency_hertz": 2.4e9})
+                for cpu in ("0", "all")
+            ]
+            sent.append(points.MEMORY.point(at, {"node": node}, {"used_bytes": 10**9 + second, "total_bytes": 2**33}))
+            tags = {"node": node, "sensor": "soc"}
+            sent.append(points.TEMPERATURE.point(at, tags, {"celsius": 50 + second % 7}))
+        tags = {"node": "pi-1", "model": "m", "quantization": "Q4_0", "worker": "w", "run": "r"}
+        sent.append(points.TURN.point(at, tags, {"outcome": "stop, joules=9", "is_failed": False, "joules": 0.25}))
+    file = tmp_path / "points.lp"
+    sinks = InfluxSink(InfluxAddress.parse(influx.url)), FileSink(file, max_bytes=100_000)
+    found = [point for point in sent if point is not None]
+    for begin in range(0, len(found), 500):
+        for sink in sinks:
+            assert await sink.write(found[begin : begin + 500]) == []
+    assert (tmp_path / "points.lp.1").exists()
+    with file.open("a") as cut_off:
+        cut_off.write("memory,node=pi-1 used_bytes=99")
+    turns = [TurnRecord(0, 0, 0, "t", "m", 0.0, 299.5, "stop")]
+    run = Run(Header(1, "r", began, {"model": "m"}, {}, {}, []), turns, 299.5)
+    database = FromInflux(InfluxAddress.parse(influx.url))
+    for panel in PANELS[:3]:
+        series = [await asyncio.to_thread(source.series, run, panel) for source in (database, FromFile(file))]
+        assert len(series[0]) == 2
+        assert [one.name for one in series[0]] == [one.name for one in series[1]]
+        for one, other in zip(*series, strict=True):
+            assert one.times == other.times
+            assert one.values == pytest.approx(other.values)
+    assert FromFile(file).joules(run) == await asyncio.to_thread(database.joules, run) == 75.0
+
+
 @pytest.mark.timeout(120)
 async def test_every_query_of_every_dashboard_and_alert_finds_something(
-    nats_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path
+    nats_server: EmbeddedServer, influx: InfluxServer, start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    influx = InfluxServer(tmp_path / "influx")
-    async with influx:
-        await asyncio.to_thread(init, Influx(InfluxAddress.parse(influx.url)))
-        await fill(nats_server, influx, start_worker, tmp_path)
-        asked = [pair for page in PAGES for pair in queries_of(build(page))]
-        for group in alert_rules()["groups"]:
-            asked += [(rule["title"], rule["data"][0]["model"]["query"]) for rule in group["rules"]]
-        empty = []
-        for where, query in asked:
-            for chosen in ({}, {"node": "unknown", "model": "(m)", "run": "(first|second)"}):
-                rows = influx.query(expanded(query, **chosen))
-                values = [value for row in rows for name, value in row.items() if name != "time"]
-                if all(value is None for value in values):
-                    empty.append(f"{where}: {expanded(query, **chosen)}")
-        assert empty == []
-        assert len(asked) > 80
+    await fill(nats_server, influx, start_worker, tmp_path)
+    asked = [pair for page in PAGES for pair in queries_of(build(page))]
+    for group in alert_rules()["groups"]:
+        asked += [(rule["title"], rule["data"][0]["model"]["query"]) for rule in group["rules"]]
+    empty = []
+    for where, query in asked:
+        for chosen in ({}, {"node": "unknown", "model": "(m)", "run": "(first|second)"}):
+            rows = influx.query(expanded(query, **chosen))
+            values = [value for row in rows for name, value in row.items() if name != "time"]
+            if all(value is None for value in values):
+                empty.append(f"{where}: {expanded(query, **chosen)}")
+    assert empty == []
+    assert len(asked) > 80
 
 
 def test_the_files_are_what_the_script_makes() -> None:

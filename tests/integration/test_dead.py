@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
-from pathlib import Path
 
 from nats.aio.client import Client as NatsConnection
 
@@ -16,8 +14,7 @@ from broker.client import Answer, Client
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
-
-TURNPIKE = [sys.executable, str(Path(__file__).parents[2] / "turnpike.py")]
+from tests.support import TURNPIKE
 
 
 async def run(server: EmbeddedServer, user: str, *arguments: str) -> subprocess.CompletedProcess[str]:

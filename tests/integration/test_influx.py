@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-import shutil
 import signal
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,31 +13,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker import points
+from broker.influx_address import InfluxAddress
 from broker.messages import Point
 from telemetry.database import init
-from telemetry.influx import FileSink, Influx, InfluxAddress, InfluxSink, SinkUnavailable, line, sink
-from tests.influx_server import InfluxServer, VictoriaMetrics, eventually, needs_influxdb, needs_victoria_metrics
+from telemetry.influx import FileSink, Influx, InfluxSink, SinkUnavailable, line, sink
+from tests.influx_server import InfluxServer, VictoriaMetrics, needs_influxdb, needs_victoria_metrics
+from tests.support import eventually
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-async def influx(tmp_path: Path) -> AsyncIterator[InfluxServer]:
-    if shutil.which("influxd") is None:
-        pytest.skip("no influxd here (Debian: influxdb)")
-    server = InfluxServer(tmp_path / "influx")
-    async with server:
-        await asyncio.to_thread(init, Influx(InfluxAddress.parse(server.url)))
-        yield server
 
 
 def point(**fields: float | int | bool | str) -> Point:
     return Point("m", {"node": "n"}, fields, time.time_ns())
 
 
+@needs_influxdb
 async def test_init_makes_database_retention_and_downsampling_once(tmp_path: Path) -> None:
-    if shutil.which("influxd") is None:
-        pytest.skip("no influxd here (Debian: influxdb)")
     async with InfluxServer(tmp_path / "influx") as server:
         assert isinstance(server, InfluxServer)
         connection = Influx(InfluxAddress.parse(f"{server.url}/pi"))

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,16 +17,14 @@ from broker.client import Client
 from broker.messages import Message
 from broker.server import EmbeddedServer
 from producers import records
-from producers.datasets import Conversation
+from producers.datasets import SHIPPED, Conversation
 from producers.generator import Progress
-from producers.load import header, run_load
+from producers.load import Selection, header, run_load
 from producers.records import Recording
 from producers.settings import LoadSettings
 from tests.fakes import FakeEngine
-from tests.influx_server import eventually
 from tests.integration.conftest import StartWorker
-
-TURNPIKE = [sys.executable, str(Path(__file__).parents[2] / "turnpike.py")]
+from tests.support import TURNPIKE, eventually
 
 
 def conversations(count: int, num_turns: int = 3) -> list[Conversation]:
@@ -178,7 +175,7 @@ async def test_a_record_has_what_it_takes_to_repeat_it(
 ) -> None:
     options = LoadSettings(model="m", run="r", num_conversations=2)
     async with start_worker():
-        head = header(options, conversations(2), 50, await client.workers())
+        head = header(options, Selection(conversations(2), 50, SHIPPED), await client.workers())
         with Recording(tmp_path / "r.jsonl", head) as recording:
             await run_load(client, options, conversations(2), recording=recording)
     run = records.read(tmp_path / "r.jsonl")

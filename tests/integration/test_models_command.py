@@ -17,8 +17,8 @@ import pytest
 
 from broker.catalogue import read_lock
 from tests.hub_server import COMMIT, FILE, REPOSITORY, Hub, Zeros, serving
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 CONTENT = random.Random(0).randbytes(2_000_000)
 MAX_RSS = "import resource; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 

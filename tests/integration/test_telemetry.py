@@ -17,30 +17,23 @@ from broker.accounts import LOCAL, OPERATOR, SIDECAR, WORKER
 from broker.client import Client
 from broker.connection import connect
 from broker.discovery import Load, announce
+from broker.influx_address import InfluxAddress
 from broker.messages import NodeState, Point, Points, Sampling
 from broker.recorder import Recorder
 from broker.server import EmbeddedServer
 from broker.topology import Limits
-from telemetry.database import init
-from telemetry.influx import Influx, InfluxAddress, InfluxSink, sink
+from telemetry.influx import InfluxSink, sink
 from telemetry.queues import Queues
 from telemetry.resources import Resources
 from telemetry.settings import SidecarSettings
 from telemetry.sidecar import Sidecar
 from telemetry.writer import Writer
 from tests.fakes import FakeEngine
-from tests.influx_server import InfluxServer, eventually, needs_influxdb
+from tests.influx_server import InfluxServer
 from tests.integration.conftest import StartWorker
+from tests.support import eventually
 
-pytestmark = [needs_influxdb, pytest.mark.timeout(120)]
-
-
-@pytest.fixture
-async def influx(tmp_path: Path) -> AsyncIterator[InfluxServer]:
-    server = InfluxServer(tmp_path / "influx")
-    async with server:
-        await asyncio.to_thread(init, Influx(InfluxAddress.parse(server.url)))
-        yield server
+pytestmark = pytest.mark.timeout(120)
 
 
 def point(number: int, node: str = "n") -> Point:
@@ -195,7 +188,7 @@ async def test_a_worker_and_its_sidecar_fill_the_database(
         await eventually(lambda: len(influx.query("SELECT * FROM turn")) == 5)
         found = influx.query("SELECT * FROM turn")
         assert [row["completion_tokens"] for row in found] == [len(turn.tokens) for turn in turns]
-        assert {row["run"] for row in found} == {points.NO_RUN}
+        assert {row["run"] for row in found} == {points.NONE}
         assert {row["worker"] for row in found} == {"w1"}
         assert all(0 < row["ttft_seconds"] < 5 and row["is_failed"] is False for row in found)
         (process,) = influx.query("SELECT last(rss_bytes) FROM process WHERE worker = 'w1'")

@@ -20,7 +20,7 @@ from broker.errors import ServerUnavailable
 from broker.process import spawn, terminate
 from broker.server import MAX_SUBSCRIPTIONS, EmbeddedServer, Tls, find_server
 from broker.topology import MAX_PAYLOAD_BYTES
-from tests.chaos.harness import ROOT, free_port
+from tests.support import ROOT, free_port
 
 
 @pytest.fixture

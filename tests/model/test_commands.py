@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,10 +21,10 @@ from broker.errors import TurnFailed
 from broker.messages import Done, Sampling
 from broker.server import EmbeddedServer
 from tests.influx_server import InfluxServer, needs_influxdb
+from tests.support import TURNPIKE
 
 NO_POINTS = {"TURNPIKE_INFLUX_URL": "file:/dev/null"}
 """A demo's telemetry would go into the user's own folder."""
-TURNPIKE = [sys.executable, str(Path(__file__).parents[2] / "turnpike.py")]
 
 
 def run(

@@ -208,7 +208,8 @@ def test_a_data_set_of_the_hub_is_the_file_that_the_lock_names(tmp_path: Path) -
     path = locked.path_in(tmp_path / "files", "talks")
     path.parent.mkdir()
     path.write_bytes(content)
-    (conversation,), num_found = select(options)
-    assert (num_found, len(conversation.messages)) == (1, 5)
+    selection = select(options)
+    (conversation,) = selection.conversations
+    assert (selection.num_found, len(conversation.messages)) == (1, 5)
     with pytest.raises(TurnpikeError, match="nothing"):
         select(LoadSettings(model="m", dataset="hub:nothing", lock_file=str(tmp_path / "lock")))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
+
 PACKAGES = ("broker", "workers", "producers", "telemetry")
 MAY_IMPORT = {
     "broker": {"broker"},

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
+
 TOOLS = ("sh", "dirname", "cat", "cksum", "uname", "grep", "awk", "printf", "sed", "rm", "tr")
 
 

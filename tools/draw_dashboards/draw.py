@@ -31,12 +31,13 @@ sys.path.insert(0, str(ROOT))
 
 from broker.accounts import LOCAL, SIDECAR, WORKER, write_credentials  # noqa: E402
 from broker.client import Client  # noqa: E402
+from broker.influx_address import InfluxAddress  # noqa: E402
 from broker.process import spawn, terminate  # noqa: E402
 from broker.server import EmbeddedServer  # noqa: E402
 from telemetry.dashboards import PAGES  # noqa: E402
 from telemetry.database import init  # noqa: E402
 from telemetry.grafana import build  # noqa: E402
-from telemetry.influx import Influx, InfluxAddress  # noqa: E402
+from telemetry.influx import Influx  # noqa: E402
 from tests.influx_server import InfluxServer  # noqa: E402
 from tests.trees import plant  # noqa: E402
 from tests.unit.test_board import PMIC, firmware  # noqa: E402
