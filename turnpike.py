@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from broker.settings import BrokerSettings, CommonSettings, ModelSettings, load
+from broker.settings import BrokerSettings, CommonSettings, MirrorSettings, ModelSettings, load
 from producers.settings import DemoSettings, EvalSettings, LoadSettings
 from telemetry.settings import SidecarSettings, TelemetrySettings
 from workers.settings import WorkerSettings
@@ -28,6 +28,7 @@ DEFAULT_URL = "nats://127.0.0.1:4222"
 ALL_SETTINGS: tuple[type[CommonSettings], ...] = (
     CommonSettings,
     ModelSettings,
+    MirrorSettings,
     BrokerSettings,
     WorkerSettings,
     LoadSettings,
@@ -233,9 +234,61 @@ def run_models(arguments: argparse.Namespace) -> int:
                 file=arguments.file,
             )
         case "pull":
-            return process.run(lambda stop: models.pull_models(options, arguments.names, stop))
+            process.set_up_logging("WARNING")
+            return process.run(lambda stop: _pull(options, arguments.names, stop))
+        case "serve":
+            return _serve_models(settings(MirrorSettings, arguments))
         case _:
             return models.verify_models(options, arguments.names)
+
+
+async def _pull(options: ModelSettings, names: list[str], stop: asyncio.Event) -> int:
+    """From neighbours where NATS is there to name them; the hub does without."""
+    from broker.connection import close, connect
+    from broker.discovery import MirrorInfo, find_mirrors
+    from broker.errors import ServerError
+    from producers.models import pull_models
+
+    mirrors: list[MirrorInfo] = []
+    is_named = options.credentials or options.url or os.environ.get("NATS_URL")
+    if is_named or (data_dir(options) / "local.credentials").exists():
+        try:
+            nc = await connect(address(options, "local"), name="turnpike-pull", timeout=3.0)
+        except ServerError as error:
+            print(f"turnpike: no mirrors are looked for: {error}", file=sys.stderr)
+        else:
+            mirrors = await find_mirrors(nc)
+            await close(nc)
+    return await pull_models(options, names, stop, mirrors)
+
+
+def _serve_models(options: MirrorSettings) -> int:
+    from broker import process
+    from broker.accounts import WORKER
+    from broker.catalogue import read_lock
+    from broker.subjects import node_name
+
+    try:
+        from producers.mirror import Mirror, serve
+    except ImportError:
+        print("turnpike: models serve needs Starlette and uvicorn: install `turnpike[http]`", file=sys.stderr)
+        return process.EXIT_ERROR
+    process.set_up_logging(options.log_level)
+
+    async def run(stop: asyncio.Event) -> int:
+        mirror = Mirror(read_lock(Path(options.lock_file)), Path(options.models_dir).expanduser())
+        return await serve(
+            address(options, WORKER),
+            mirror,
+            host=options.mirror_host,
+            port=options.mirror_port,
+            url=options.mirror_url,
+            node=node_name(options.node),
+            version=__version__,
+            stop=stop,
+        )
+
+    return process.run(run)
 
 
 def _largest_context() -> Callable[[Entry], int]:
@@ -600,6 +653,7 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument(
         "--share-prefixes", action="store_true", default=None, help="share KV prefixes across clients too"
     )
+    worker.add_argument("--health-port", type=int, help="answer GET /live and /ready there, for probes (none)")
 
     ask = _add(commands, "ask", run_ask, "one turn, streamed to the terminal", 'turnpike ask tiny "How are you?"')
     ask.add_argument("model", help="the model, or auto: the one with the shortest expected wait")
@@ -688,13 +742,21 @@ def _parser() -> argparse.ArgumentParser:
         ("lock", "write down what names stand for: revision and SHA-256", "turnpike models lock llama-3-2-1b oasst1"),
         ("pull", "fetch and verify what the lock file names", "turnpike models pull llama-3-2-1b"),
         ("verify", "read every byte of what is here", "turnpike models verify"),
+        ("serve", "give this node's files to its neighbours", "turnpike models serve --mirror-port 8180"),
     ):
         command = _add(models_commands, name, run_models, help, example)
         _model_flags(command)
         if name == "list":
             command.add_argument("--json", action="store_true")
+        elif name == "serve":
+            command.add_argument("--mirror-host", help="the interface to listen at (default: all)")
+            command.add_argument("--mirror-port", type=int, help="default 8180")
+            command.add_argument("--mirror-url", help="how others reach it (default: this node's address)")
+            command.add_argument("--node", help="the node's name (default: the host's)")
         else:
             command.add_argument("names", nargs="+" if name == "lock" else "*", metavar="NAME")
+        if name == "pull":
+            command.add_argument("--mirror", action="append", help="ask http://HOST:PORT first; can be given again")
         if name == "lock":
             command.add_argument("--revision", default="main", help="a branch, tag or commit (default main)")
             command.add_argument("--repository", help="for a model that is not in the catalogue, with --file")

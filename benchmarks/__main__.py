@@ -24,6 +24,7 @@ QUESTIONS = (
     "telemetry",
     "winogrande",
     "generator",
+    "mirror",
     "queue",
 )
 

@@ -1,7 +1,8 @@
-"""Who serves what: workers announce themselves by the NATS services API (ADR-32), producers ask.
+"""Who serves what: workers and mirrors announce themselves by the NATS services API (ADR-32), others ask.
 
-A worker is a service named `turnpike-worker`. What does not change is in its metadata, what does is in the data of
-its `state` endpoint's statistics, so one `$SRV.STATS` request and one `$SRV.INFO` request tell all.
+A worker is a service named `turnpike-worker`, a mirror of model files one named `turnpike-mirror`. What does not change
+is in its metadata, what does is in the data of its `state` endpoint's statistics, so one `$SRV.STATS` request and one
+`$SRV.INFO` request tell all.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from nats.micro.service import EndpointConfig, Service
 from broker.errors import UnservedModel
 
 SERVICE = "turnpike-worker"
+MIRROR = "turnpike-mirror"
 
 
 class Load(Struct, frozen=True):
@@ -61,22 +63,56 @@ class WorkerInfo(Struct, frozen=True):
     """What it takes to repeat what is measured there: build, CPU, board, settings."""
 
 
+class MirrorInfo(Struct, frozen=True):
+    """A node that gives its model files to others. `url` ends without a slash."""
+
+    url: str
+    sha256: tuple[str, ...]
+    """Of the files that it has."""
+
+
 async def announce(nc: NatsConnection, *, version: str, metadata: dict[str, str], load: Callable[[], Load]) -> Service:
     """Makes this worker discoverable; `load` is called for each request."""
+    return await _announce(nc, SERVICE, "A llama.cpp worker of Turnpike", version, metadata, metadata["worker"], load)
+
+
+async def announce_mirror(nc: NatsConnection, *, version: str, node: str, state: Callable[[], MirrorInfo]) -> Service:
+    """Makes a mirror discoverable; `state` is called for each request."""
+    return await _announce(nc, MIRROR, "Model files of a node", version, {"node": node}, f"mirror-{node}", state)
+
+
+async def _announce(
+    nc: NatsConnection,
+    name: str,
+    description: str,
+    version: str,
+    metadata: dict[str, str],
+    endpoint: str,
+    state: Callable[[], Struct],
+) -> Service:
     service: Service = await add_service(
         nc,
-        name=SERVICE,
+        name=name,
         version=version,
-        description="A llama.cpp worker of Turnpike",
+        description=description,
         metadata=metadata,
-        stats_handler=lambda _: msgspec.to_builtins(load()),
+        stats_handler=lambda _: msgspec.to_builtins(state()),
     )
 
     async def answer(request: Request) -> None:
-        await request.respond(msgspec.json.encode(load()))
+        await request.respond(msgspec.json.encode(state()))
 
-    await service.add_endpoint(EndpointConfig(name="state", subject=f"$SRV.STATE.{metadata['worker']}", handler=answer))
+    await service.add_endpoint(EndpointConfig(name="state", subject=f"$SRV.STATE.{endpoint}", handler=answer))
     return service
+
+
+async def find_mirrors(nc: NatsConnection, wait: float = 0.25) -> list[MirrorInfo]:
+    """Asks all mirrors and takes the answers that come within `wait` seconds, leaving out what is none."""
+    found = []
+    for answer in await _ask_all(nc, f"$SRV.STATS.{MIRROR}", wait):
+        with contextlib.suppress(LookupError, TypeError, msgspec.ValidationError):
+            found.append(msgspec.convert(answer["endpoints"][0]["data"], MirrorInfo))
+    return found
 
 
 async def find_workers(nc: NatsConnection, wait: float = 0.25) -> list[WorkerInfo]:

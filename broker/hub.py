@@ -8,9 +8,10 @@ Pi does not have to spare.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from broker.catalogue import FileError, Locked, Missing, WrongHash, sha256_of, verify
+from broker.mirror import MirrorFailed, OnProgress, fetch_from_mirror
 
 KEEP_FREE_BYTES = 512 * 1024 * 1024
 MAX_TRIES = 12
@@ -36,8 +38,7 @@ MAX_WAIT_SECONDS = 30.0
 MAX_PATIENCE_SECONDS = 300.0
 """The longest Retry-After that is followed."""
 
-OnProgress = Callable[[int, int], None]
-"""Called with bytes done and bytes in all."""
+log = logging.getLogger(__name__)
 
 
 class HubError(FileError):
@@ -90,17 +91,19 @@ def pull(
     folder: Path,
     *,
     endpoint: str | None = None,
+    mirrors: Sequence[str] = (),
     on_progress: OnProgress = lambda done, total: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
     """The file, fetched unless it is there, and verified; its path. No request is made when it is.
 
+    `mirrors` are asked first (broker/mirror.py), then the hub; whoever is asked goes on where the one before stopped.
     Raises DiskFull before the first byte, WrongHash after the last, Missing when offline, HubError for all else.
     """
     path = wanted.path_in(folder, token)
     if path.exists():
         return verify(token, wanted, folder)
-    if constants.is_offline_mode():
+    if constants.is_offline_mode() and not mirrors:
         raise Missing(token, f"{path.name} is not in {folder} and HF_HUB_OFFLINE forbids to fetch it")
     folder.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -108,6 +111,15 @@ def pull(
     free = shutil.disk_usage(folder).free
     if have < wanted.size_bytes and wanted.size_bytes - have + KEEP_FREE_BYTES > free:
         raise DiskFull(token, wanted.size_bytes - have, free, folder)
+    for url in mirrors:
+        try:
+            if fetch_from_mirror(url, wanted, part, on_progress):
+                part.replace(path)
+                return path
+        except MirrorFailed as error:
+            log.warning("mirror left model=%s error=%s", token, error)
+    if constants.is_offline_mode():
+        raise Missing(token, f"no mirror gave {path.name} and HF_HUB_OFFLINE forbids to fetch it")
     _fetch(token, wanted, part, endpoint, on_progress, sleep)
     found = sha256_of(part)
     if found != wanted.sha256:

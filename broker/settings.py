@@ -38,6 +38,18 @@ class ModelSettings(CommonSettings, frozen=True, kw_only=True):
 
     lock_file: str = "turnpike.models.lock"
     models_dir: str = "~/.local/share/turnpike/models"
+    mirror: tuple[str, ...] = ()
+    """Where to ask before the hub, besides the mirrors that NATS knows of: http://HOST:PORT."""
+
+
+class MirrorSettings(ModelSettings, frozen=True, kw_only=True):
+    """`turnpike models serve`."""
+
+    mirror_host: str = "0.0.0.0"
+    mirror_port: int = 8180
+    mirror_url: str | None = None
+    """How others reach it; default: this node's address towards NATS."""
+    node: str | None = None
 
 
 class BrokerSettings(CommonSettings, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,6 +22,7 @@ from broker.catalogue import (
     verify,
     write_lock,
 )
+from broker.discovery import MirrorInfo
 from broker.errors import TurnpikeError
 from broker.settings import ModelSettings
 
@@ -108,8 +109,13 @@ DATASETS = {
 }
 
 
-async def pull_models(options: ModelSettings, names: list[str], stop: asyncio.Event) -> int:
-    """Fetches what the lock file names and is not here, with a bar for each; goes on where it was interrupted."""
+async def pull_models(
+    options: ModelSettings, names: list[str], stop: asyncio.Event, mirrors: Sequence[MirrorInfo] = ()
+) -> int:
+    """Fetches what the lock file names and is not here, with a bar for each; goes on where it was interrupted.
+
+    From a mirror that has it, else from the hub.
+    """
     from broker import hub
 
     folder = Path(options.models_dir).expanduser()
@@ -131,7 +137,8 @@ async def pull_models(options: ModelSettings, names: list[str], stop: asyncio.Ev
                 progress.update(task, completed=done, total=total)  # type: ignore[arg-type]
 
             try:
-                path = await asyncio.to_thread(hub.pull, name, locked, folder, on_progress=show)
+                near = [*options.mirror, *(mirror.url for mirror in mirrors if locked.sha256 in mirror.sha256)]
+                path = await asyncio.to_thread(hub.pull, name, locked, folder, mirrors=near, on_progress=show)
             except _Stopped:
                 return 130
             except FileError as error:

@@ -63,11 +63,14 @@ class FakeEngine:
         self.stepped = threading.Event()
         self.gate = threading.Event()
         self.gate.set()
+        self.entered = threading.Event()
+        """Set once a step was begun."""
         self._answer = answer
         self._step_seconds = step_seconds
 
     def decode(self, spans: list[Span]) -> list[list[int]]:
         self.stepped.set()
+        self.entered.set()
         self.gate.wait()
         time.sleep(self._step_seconds)  # what computing would take
         self.num_steps += 1

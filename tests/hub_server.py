@@ -1,4 +1,4 @@
-"""A hub on the loopback that speaks what huggingface_hub and broker/hub.py ask, and misbehaves on demand."""
+"""A hub or mirror on the loopback that speaks what huggingface_hub and broker/hub.py ask, and misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -101,7 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _download(self) -> None:
-        if self.path != f"/{REPOSITORY}/resolve/{COMMIT}/{FILE}":
+        # A mirror's path too: whatever digest it names, this one gives what it has.
+        if self.path != f"/{REPOSITORY}/resolve/{COMMIT}/{FILE}" and not self.path.startswith("/sha256/"):
             return self._refuse(Refuse(404, {"X-Error-Code": "RevisionNotFound"}))
         self.hub.num_downloads += 1
         fault = self.hub.faults.popleft() if self.hub.faults else None

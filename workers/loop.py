@@ -152,6 +152,7 @@ class EngineLoop:
         self._events: list[Event] = []
         self._deliver: Callable[[list[Event]], None] = lambda events: None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._busy_since: float | None = None
         self.state = LoopState()
 
     @property
@@ -175,6 +176,12 @@ class EngineLoop:
         with self._changed:
             self._cancelled.add(job)
             self._changed.notify()
+
+    @property
+    def stuck_seconds(self) -> float:
+        """How long the round that runs just now has taken; 0 while there is nothing to do."""
+        since = self._busy_since
+        return 0.0 if since is None else self._clock() - since
 
     def stop(self) -> None:
         """Ends the thread after the step that runs; what is seated is dropped."""
@@ -207,8 +214,10 @@ class EngineLoop:
     def _take_orders(self) -> bool:
         """Waits for something to do; False when it is time to stop."""
         with self._changed:
+            self._busy_since = None
             while not (self._stopping or self._submitted or self._cancelled or self._waiting or self._running):
                 self._changed.wait()
+            self._busy_since = self._clock()
             self._waiting.extend(self._submitted)
             self._submitted.clear()
             cancelled, self._cancelled = self._cancelled, set()

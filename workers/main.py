@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import re
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from broker import subjects
@@ -49,6 +50,7 @@ def model_path(config: WorkerSettings) -> Path:
 async def serve(address: Address, config: WorkerSettings, version: str, stop: asyncio.Event) -> int:
     """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
     from workers.engine import MAX_OUTPUTS
+    from workers.health import serve_health
     from workers.history import History
     from workers.jail import Jail
     from workers.llama.context import (
@@ -142,8 +144,12 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 facts=_facts(config, path, threads, num_ctx),
             ),
         )
+        health: AbstractAsyncContextManager[object] = contextlib.nullcontext()
+        if config.health_port is not None:
+            health = serve_health(config.health_port, live=worker.is_stuck, ready=worker.is_not_ready)
         try:
-            await worker.run(stop)
+            async with health:
+                await worker.run(stop)
         finally:
             await jail.close()
             await close(nc)

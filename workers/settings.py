@@ -25,6 +25,8 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
     deterministic: bool = False
     share_prefixes: bool = False
     """Share KV prefixes across clients too, not only within one."""
+    health_port: int | None = None
+    """Answers GET /live and /ready there; without it nothing listens."""
 
     def check(self) -> None:
         """Raises SettingsError with every problem."""

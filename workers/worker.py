@@ -55,6 +55,8 @@ MAX_POINTS = 5_000
 LAST_POINTS_SECONDS = 1.0
 """How long a worker that stops waits for a server that does not take its last points."""
 _SMOOTHING = 0.2
+STUCK_SECONDS = 300.0
+"""A round of the engine takes a quarter of a second, and on the slowest board with the largest model some ten."""
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +168,7 @@ class Worker:
                     self.is_serving.set()
                     await stop.wait()
                     log.info("draining running=%d", len(self._work))
+                    self.is_serving.clear()
                     await service.stop()
                     await asyncio.gather(*pulls)
                 for task in beating:
@@ -179,6 +182,18 @@ class Worker:
             self._loop.stop()
         if self._lost:
             raise WorkerLost(f"the engine died: {self._lost}")
+
+    def is_stuck(self) -> str | None:
+        """Why the process should be started anew: its engine has not come back from a step for minutes. A worker that
+        is merely busy, or cut off from its server, is not stuck."""
+        seconds = self._loop.stuck_seconds
+        return f"a step has taken {seconds:.0f} s" if seconds > STUCK_SECONDS else None
+
+    def is_not_ready(self) -> str | None:
+        """Why no turn is taken just now."""
+        if not self.is_serving.is_set():
+            return "not serving"
+        return None if self._nc.is_connected else "not connected to NATS"
 
     @property
     def _num_slots(self) -> int:

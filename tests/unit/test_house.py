@@ -29,6 +29,8 @@ ONLY_IMPORTER = {
     "huggingface_hub": ["broker/hub.py"],
     "matplotlib": ["producers/report/pictures.py"],
     "httpx2": ["broker/hub.py"],
+    "starlette": ["producers/mirror.py"],
+    "uvicorn": ["producers/mirror.py"],
 }
 
 

@@ -1,0 +1,138 @@
+"""`turnpike models serve`: this node's verified model files for its neighbours, so that a cluster downloads each once.
+
+Files are named by their SHA-256, and only those that the lock file names are given. Found by NATS discovery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from broker.catalogue import FileError, Locked, verify
+from broker.connection import Address, close, connect
+from broker.discovery import MirrorInfo, announce_mirror
+from broker.errors import TurnpikeError
+from broker.mirror import path_of
+
+RESCAN_SECONDS = 30.0
+GRACE_SECONDS = 5
+MAX_CONNECTIONS = 16
+"""A node's network is full with less."""
+
+log = logging.getLogger(__name__)
+
+
+class _Blocks(FileResponse):
+    chunk_size = 1024 * 1024
+
+
+class Mirror:
+    """The files of a folder that were found to be what the lock file says."""
+
+    def __init__(self, locked: dict[str, Locked], folder: Path) -> None:
+        self._locked = locked
+        self._folder = folder
+        self._files: dict[str, Path] = {}
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        return tuple(self._files)
+
+    def scan(self) -> None:
+        """Verifies what has come since the last time, which reads every byte of it. Blocks."""
+        for token, wanted in self._locked.items():
+            if wanted.sha256 in self._files or not wanted.path_in(self._folder, token).exists():
+                continue
+            try:
+                self._files[wanted.sha256] = verify(token, wanted, self._folder)
+                log.info("serving model=%s sha256=%s", token, wanted.sha256[:12])
+            except FileError as error:
+                log.warning("not served: %s", error)
+
+    def app(self) -> Starlette:
+        return Starlette(routes=[Route(path_of("{digest}"), self._answer)])
+
+    async def _answer(self, request: Request) -> Response:
+        path = self._files.get(request.path_params["digest"])
+        if path is None or not path.exists():
+            raise HTTPException(404)
+        return _Blocks(path, media_type="application/octet-stream")
+
+
+async def serve(
+    address: Address,
+    mirror: Mirror,
+    *,
+    host: str,
+    port: int,
+    url: str | None,
+    node: str,
+    version: str,
+    stop: asyncio.Event,
+) -> int:
+    """Serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
+    config = uvicorn.Config(
+        mirror.app(),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = _Server(config)
+    try:
+        listening = socket.create_server((host, port))
+    except OSError as error:
+        raise TurnpikeError(f"{host}:{port}: {error.strerror}") from None
+    nc = await connect(address, name=f"turnpike-mirror-{node}")
+    where = url or f"http://{_own_address(address)}:{listening.getsockname()[1]}"
+    service = await announce_mirror(
+        nc, version=version, node=node, state=lambda: MirrorInfo(where.rstrip("/"), mirror.digests)
+    )
+    try:
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(server.serve([listening]))
+            scanning = group.create_task(_scan_for_ever(mirror))
+            print(f"model files at {where}", flush=True)  # noqa: T201
+            await stop.wait()
+            await service.stop()
+            scanning.cancel()
+            server.should_exit = True
+            await serving
+    finally:
+        await close(nc)
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """Signals are our own process's business."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _scan_for_ever(mirror: Mirror) -> None:
+    while True:
+        await asyncio.to_thread(mirror.scan)
+        await asyncio.sleep(RESCAN_SECONDS)
+
+
+def _own_address(address: Address) -> str:
+    """The address of the interface that leads to NATS: a neighbour reaches us by it. Nothing is sent."""
+    there = urlsplit(address.url)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((there.hostname or "127.0.0.1", there.port or 4222))
+        return str(probe.getsockname()[0])
