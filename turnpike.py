@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from broker.settings import BrokerSettings, CommonSettings, MirrorSettings, ModelSettings, load
+from broker.settings import PREFIX, BrokerSettings, CommonSettings, MirrorSettings, ModelSettings, load
 from producers.settings import DemoSettings, EvalSettings, LoadSettings
 from telemetry.settings import SidecarSettings, TelemetrySettings
 from workers.settings import WorkerSettings
@@ -59,14 +60,14 @@ def address(options: CommonSettings, user: str) -> Address:
     from broker.accounts import read_credentials
     from broker.connection import Address
 
-    if options.credentials is not None:
-        return read_credentials(Path(options.credentials).expanduser())
-    if url := options.url or os.environ.get("NATS_URL"):
-        return Address.parse(url, ca=options.tls_ca)
     local = data_dir(options) / f"{user}.credentials"
-    if local.exists():
-        return read_credentials(local)
-    return Address(DEFAULT_URL)
+    if options.credentials is not None:
+        found = read_credentials(Path(options.credentials).expanduser())
+    elif url := options.url or os.environ.get("NATS_URL"):
+        found = Address.parse(url, ca=options.tls_ca)
+    else:
+        found = read_credentials(local) if local.exists() else Address(DEFAULT_URL)
+    return dataclasses.replace(found, wait=options.wait_seconds)
 
 
 # --- Services --------------------------------------------------------------------------------------------------------
@@ -144,14 +145,14 @@ def run_secret(arguments: argparse.Namespace) -> int:
     import json
 
     from broker.accounts import Accounts, write_private
-    from broker.server import kubernetes_secret
+    from broker.server import kubernetes_secrets
 
     options = settings(BrokerSettings, arguments)
     accounts = Accounts(data_dir(options))
     accounts.ensure_defaults()
     out = Path(arguments.out)
     url = options.url or "nats://nats:4222"
-    write_private(out, json.dumps(kubernetes_secret(accounts, arguments.name, url), indent=1).encode() + b"\n")
+    write_private(out, json.dumps(kubernetes_secrets(accounts, url, arguments.namespace), indent=1).encode() + b"\n")
     print(f"{out}: apply it with `kubectl apply -f {out}`, and keep it out of git")
     return 0
 
@@ -211,10 +212,63 @@ def run_telemetry_init(arguments: argparse.Namespace) -> int:
         raise SettingsError(["--influx-url: which InfluxDB? (or INFLUX_URL=http://HOST:8086/turnpike)"])
     influx = Influx(InfluxAddress.parse(options.influx_url, options.influx_token, options.influx_org))
     try:
-        print("\n".join(init(influx)) or "nothing to change")
+        print("\n".join(init(influx, wait=options.wait_seconds)) or "nothing to change")
     finally:
         influx.close()
     return 0
+
+
+def run_install_service(arguments: argparse.Namespace) -> int:
+    from broker import process, services
+    from broker.errors import SettingsError, TurnpikeError
+
+    options = settings(CommonSettings, arguments)
+    environment = {
+        f"{PREFIX}{name.upper()}": str(value)
+        for name in ("credentials", "url", "tls_ca", "influx_url", "num_ctx", "lock_file", "models_dir", "monitor_url")
+        if (value := getattr(arguments, name, None)) is not None
+    } | {f"{PREFIX}WAIT_SECONDS": f"{options.wait_seconds or 600:g}"}
+    try:
+        match arguments.service:
+            case "broker":
+                service = services.broker(arguments.model or ["demo"])
+            case "worker" if len(arguments.model or ()) == 1:
+                model = arguments.model[0]
+                service = services.worker(model, _worker_bytes(model, arguments.num_ctx), environment)
+            case "worker":
+                raise SettingsError(["--model: which one? a worker serves one model"])
+            case "sidecar":
+                service = services.sidecar(environment)
+            case _:
+                service = services.mirror(environment)
+        written = services.install(
+            service,
+            executable=Path(arguments.executable or sys.argv[0]).absolute(),
+            user=arguments.user,
+            units=Path(arguments.unit_dir),
+            environments=Path(arguments.environment_dir),
+        )
+    except TurnpikeError as error:
+        process.report(error)
+        return process.EXIT_USAGE if isinstance(error, SettingsError) else process.EXIT_ERROR
+    print("\n".join(str(path) for path in written))
+    print(
+        f"next: id {arguments.user} || sudo useradd --system --home-dir {services.STATE_DIR} {arguments.user}\n"
+        f"      sudo systemctl daemon-reload && sudo systemctl enable --now {service.name}"
+    )
+    return 0
+
+
+def _worker_bytes(model: str, num_ctx: int | None) -> int:
+    """Where a worker's cgroup ends: its plan and some, for a model of the catalogue or the one that is shipped."""
+    from broker.catalogue import CATALOGUE, entry_of, read_catalogue
+    from workers import boards
+    from workers.models import DEMO
+
+    if model == DEMO.token:
+        return 2 * boards.LIMIT_HEADROOM_BYTES
+    entry = entry_of(model, read_catalogue(), CATALOGUE.name)
+    return boards.plan(entry, num_ctx or WorkerSettings().num_ctx).total + boards.LIMIT_HEADROOM_BYTES
 
 
 def run_models(arguments: argparse.Namespace) -> int:
@@ -293,29 +347,11 @@ def _serve_models(options: MirrorSettings) -> int:
 
 def _largest_context() -> Callable[[Entry], int]:
     """By the worker's own memory plan and settings."""
-    from workers.engine import MAX_OUTPUTS
-    from workers.memory import KvShape, available_bytes, largest_ctx, plan_memory
+    from workers.boards import plan
+    from workers.memory import available_bytes, largest_ctx
 
     available = available_bytes()
-    defaults = WorkerSettings()
-
-    def largest(entry: Entry) -> int:
-        num_layers, num_embd, num_heads, num_ff, num_vocab = entry.shape
-        shape = KvShape(num_layers, entry.kv_bytes_per_token, num_embd, num_vocab, num_heads, num_ff)
-        return largest_ctx(
-            lambda num_ctx: plan_memory(
-                shape,
-                file_bytes=entry.size_bytes,
-                num_ctx=num_ctx,
-                num_ubatch=defaults.num_ubatch,
-                max_outputs=MAX_OUTPUTS,
-                flash_attention=True,
-            ),
-            entry.context,
-            available,
-        )
-
-    return largest
+    return lambda entry: largest_ctx(lambda num_ctx: plan(entry, num_ctx), entry.context, available)
 
 
 def run_dead(arguments: argparse.Namespace) -> int:
@@ -561,6 +597,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--url", help="nats://USER:PASSWORD@HOST:PORT (or NATS_URL)")
     group.add_argument("--credentials", help="a credentials file, as `turnpike user add` writes it")
     group.add_argument("--tls-ca", help="the certificates that a tls:// server is trusted by (default: the system's)")
+    group.add_argument("--wait-seconds", type=float, help="how long services wait for what they need (default 0)")
     group.add_argument("--log-level", help="DEBUG, INFO, WARNING or ERROR")
 
 
@@ -615,11 +652,11 @@ def _parser() -> argparse.ArgumentParser:
         broker_commands,
         "secret",
         run_secret,
-        "the server's configuration and every account's credentials as a Kubernetes Secret",
-        "turnpike broker secret --out secret.json --url nats://nats:4222",
+        "the server's configuration, every account's credentials and the other passwords as Kubernetes Secrets",
+        "turnpike broker secret --out secrets.json",
     )
     secret.add_argument("--out", required=True, help="the file to write, mode 0600")
-    secret.add_argument("--name", default="turnpike-nats", help="the Secret's name (default turnpike-nats)")
+    secret.add_argument("--namespace", default="turnpike", help="theirs (default turnpike)")
 
     user = commands.add_parser("user", help="accounts of the broker on this machine")
     user_commands = user.add_subparsers(metavar="add", required=True)
@@ -761,6 +798,24 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--revision", default="main", help="a branch, tag or commit (default main)")
             command.add_argument("--repository", help="for a model that is not in the catalogue, with --file")
             command.add_argument("--file", help="the file in that repository")
+
+    service = _add(
+        commands,
+        "install-service",
+        run_install_service,
+        "write a systemd unit, for a Pi without Kubernetes",
+        "sudo turnpike install-service worker --model llama-3-2-1b --credentials /etc/turnpike/worker.credentials",
+    )
+    service.add_argument("service", choices=("broker", "worker", "sidecar", "mirror"))
+    service.add_argument("--model", action="append", help="the worker's, or those that the broker queues turns for")
+    service.add_argument("--num-ctx", type=int, help="the worker's context, which its memory limit follows")
+    service.add_argument("--influx-url", help="where the sidecar writes points")
+    service.add_argument("--monitor-url", help="the nats-server's monitoring address, for the sidecar")
+    _model_flags(service)
+    service.add_argument("--user", default="turnpike", help="whom it runs as (default turnpike)")
+    service.add_argument("--executable", help="the command (default: this one)")
+    service.add_argument("--unit-dir", default="/etc/systemd/system", help="default /etc/systemd/system")
+    service.add_argument("--environment-dir", default="/etc/turnpike", help="its settings, mode 0600 (/etc/turnpike)")
 
     dead = commands.add_parser("dead", help="turns that were given up on")
     dead_commands = dead.add_subparsers(dest="dead_command", metavar="COMMAND", required=True)

@@ -65,6 +65,15 @@ class Accounts:
         write_private(self._path, msgspec.json.encode(list(self._accounts.values())))
         return account
 
+    def password_of(self, service: str) -> str:
+        """Of what is no NATS user but belongs to the same cluster; made the first time that it is asked for."""
+        path = self._path.with_name("passwords.json")
+        known = msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
+        if service not in known:
+            known[service] = secrets.token_urlsafe(32)
+            write_private(path, msgspec.json.encode(known))
+        return known[service]
+
     def __getitem__(self, name: str) -> Account:
         if name not in self._accounts:
             raise TurnpikeError(f"there is no user {name!r}: add it with `turnpike user add {name}`")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import time
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -16,6 +17,7 @@ from broker import subjects
 from broker.errors import ServerTooOld, ServerUnavailable
 
 MINIMUM_SERVER = (2, 12, 0)  # persist_mode and the per-subject fences on work queues
+RETRY_SECONDS = 1.0
 PING_INTERVAL_SECONDS = 5
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ class Address:
     password: str | None = field(default=None, repr=False)
     ca: str | None = None
     """A file of certificates to trust a tls:// server by; without one, those of the system."""
+    wait: float = 0.0
+    """Seconds for which a server that is not there yet is tried again."""
 
     @classmethod
     def parse(cls, url: str, user: str | None = None, ca: str | None = None) -> Address:
@@ -51,7 +55,22 @@ def _tls(address: Address) -> ssl.SSLContext | None:
 
 
 async def connect(address: Address, *, name: str, timeout: float = 5.0) -> NatsConnection:
-    """A connection that reconnects for ever; raises ServerUnavailable when the first attempt fails, ServerTooOld."""
+    """A connection that reconnects for ever; raises ServerUnavailable when the first attempt fails, ServerTooOld.
+
+    For the address's `wait` seconds the first attempt is made again and again.
+    """
+    until = time.monotonic() + address.wait
+    while True:
+        try:
+            return await _connect(address, name=name, timeout=timeout)
+        except ServerUnavailable as error:
+            if time.monotonic() >= until:
+                raise
+            log.info("waiting for the server error=%s", error)
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _connect(address: Address, *, name: str, timeout: float) -> NatsConnection:
     nc = NatsConnection()
     refused = asyncio.Event()
     untrusted: list[str] = []

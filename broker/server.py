@@ -61,23 +61,36 @@ def configuration(
     }
 
 
-def kubernetes_secret(accounts: Accounts, name: str, url: str) -> dict[str, object]:
-    """A Secret: `nats-server.conf` for the server's pod, and a credentials file for each account, to be mounted.
+def kubernetes_secrets(accounts: Accounts, url: str, namespace: str = "turnpike") -> dict[str, object]:
+    """All secrets of a cluster: `turnpike-nats` with `nats-server.conf` for the server's pod and a credentials file for
+    each account, `turnpike-influxdb` and `turnpike-grafana` with the passwords of those.
 
-    `url` is where the server's Service is found. JSON, which kubectl takes as it takes YAML.
+    `url` is where the server's Service is found. JSON, which kubectl takes as it takes YAML. k3s/secrets.example.yaml
+    shows what it looks like. The same `accounts` give the same passwords again.
     """
     settings = configuration(accounts, Path("/data")) | {"host": "0.0.0.0", "port": 4222, "http": "0.0.0.0:8222"}
     files = {"nats-server.conf": json.dumps(settings, indent=1)}
     for account in accounts:
         address = Address(url, account.name, account.password)
         files[f"{account.name}.credentials"] = credentials(address).decode()
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": name},
-        "type": "Opaque",
-        "stringData": files,
+    influxdb = accounts.password_of("influxdb")
+    database = {"user": "turnpike", "password": influxdb, "url": f"http://turnpike:{influxdb}@influxdb:8086/turnpike"}
+    secrets = {
+        "turnpike-nats": files,
+        "turnpike-influxdb": database,
+        "turnpike-grafana": {"password": accounts.password_of("grafana")},
     }
+    items = [
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name, "namespace": namespace},
+            "type": "Opaque",
+            "stringData": content,
+        }
+        for name, content in secrets.items()
+    ]
+    return {"apiVersion": "v1", "kind": "List", "items": items}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ options that the promises rest on are newer than nats-py's types.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,7 @@ from broker.errors import NotReady, ServerError
 NANOSECONDS = 1_000_000_000
 ACK_WAIT_SECONDS = 30.0
 MAX_PAYLOAD_BYTES = 1024 * 1024
+RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -215,8 +218,20 @@ async def api(nc: NatsConnection, subject: str, body: dict[str, Any] | None = No
     return answer
 
 
-async def require(nc: NatsConnection, model: str) -> float:
-    """Checks that the model's stream and consumers exist; returns their ack_wait in seconds. Raises NotReady."""
+async def require(nc: NatsConnection, model: str, wait: float = 0.0) -> float:
+    """Checks that the model's stream and consumers exist; returns their ack_wait in seconds. Raises NotReady, after
+    `wait` seconds of looking again."""
+    until = time.monotonic() + wait
+    while True:
+        try:
+            return await _require(nc, model)
+        except NotReady:
+            if time.monotonic() >= until:
+                raise
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _require(nc: NatsConnection, model: str) -> float:
     stream = subjects.turns_stream(model)
     ack_wait = ACK_WAIT_SECONDS
     for priority in subjects.PRIORITIES:

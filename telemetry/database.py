@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from broker.errors import TurnpikeError
@@ -14,6 +15,7 @@ MINUTES = "minutes"
 MINUTE_DAYS = 365
 LATE_MINUTES = 10
 """How far back a minute's mean is computed anew, for points that come late."""
+RETRY_SECONDS = 1.0
 _DAY_SECONDS = 24 * 3600
 
 
@@ -21,9 +23,20 @@ class InitFailed(TurnpikeError):
     """The server refused a statement, in its own words."""
 
 
-def init(influx: Influx) -> list[str]:
-    """Creates what is missing and alters what differs; a line for each. Blocks; raises InitFailed, SinkUnavailable."""
-    influx.connect()
+def init(influx: Influx, wait: float = 0.0) -> list[str]:
+    """Creates what is missing and alters what differs; a line for each. Blocks; raises InitFailed, SinkUnavailable.
+
+    A server that is not there yet is looked for again for `wait` seconds.
+    """
+    until = time.monotonic() + wait
+    while True:
+        try:
+            influx.connect()
+            break
+        except SinkUnavailable:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(RETRY_SECONDS)
     if not influx.version_text:
         return [f"{influx.address.url} tells no version: a stand-in for InfluxDB, whose retention is its own flag"]
     match influx.version[0]:

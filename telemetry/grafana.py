@@ -230,11 +230,26 @@ def provider() -> dict[str, Any]:
     }
 
 
+KUSTOMIZATION = """# Made by `python -m telemetry.grafana k3s/dashboards`, as everything here.
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+generatorOptions:
+  disableNameSuffixHash: true
+configMapGenerator:
+  - name: grafana-dashboards
+    files: [{dashboards}]
+  - name: grafana-provisioning
+    files: [alerts.yaml, datasource.yaml, provider.yaml]
+"""
+
+
 def files() -> dict[str, str]:
     """Every file by its name. JSON is YAML too."""
     found = {f"{page.uid.removeprefix('turnpike-')}.json": build(page) for page in PAGES}
     found |= {"alerts.yaml": alert_rules(), "datasource.yaml": data_source(), "provider.yaml": provider()}
-    return {name: json.dumps(content, indent=1, ensure_ascii=False) + "\n" for name, content in found.items()}
+    texts = {name: json.dumps(content, indent=1, ensure_ascii=False) + "\n" for name, content in found.items()}
+    dashboards = ", ".join(sorted(name for name in texts if name.endswith(".json")))
+    return texts | {"kustomization.yaml": KUSTOMIZATION.format(dashboards=dashboards)}
 
 
 def main() -> None:

@@ -140,6 +140,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 version=version,
                 fingerprint=model.fingerprint,
                 coalesce_seconds=config.coalesce_seconds,
+                wait_seconds=config.wait_seconds,
                 shape=Shape(path.stat().st_size, model.kv_shape.bytes_per_token, peak),
                 facts=_facts(config, path, threads, num_ctx),
             ),

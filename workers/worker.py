@@ -92,6 +92,8 @@ class WorkerOptions:
     pull_seconds: float = 2.0
     """How long a pull stays open: also how long a drain waits for the open one, which must not be cancelled."""
     shape: Shape = _NO_SHAPE
+    wait_seconds: float = 0.0
+    """For the model's stream and consumers, at the start."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """What it takes to repeat what is measured here: build, CPU, board, settings."""
 
@@ -139,7 +141,7 @@ class Worker:
 
         Cancelling it hands everything back at once. Raises NotReady, WorkerLost.
         """
-        self._ack_wait = await topology.require(self._nc, self._options.model)
+        self._ack_wait = await topology.require(self._nc, self._options.model, self._options.wait_seconds)
         loop = asyncio.get_running_loop()
 
         def deliver(events: list[Event]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import socket
 from pathlib import Path
@@ -8,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from broker import topology
-from broker.accounts import LOCAL, OPERATOR
+from broker.accounts import LOCAL, OPERATOR, WORKER
 from broker.connection import Address, connect
-from broker.errors import ServerError, ServerTooOld, ServerUnavailable
+from broker.errors import NotReady, ServerError, ServerTooOld, ServerUnavailable
 from broker.server import EmbeddedServer, reload_running
+from tests.support import free_port
 
 
 async def test_ensuring_twice_changes_nothing(nats_server: EmbeddedServer) -> None:
@@ -120,3 +122,20 @@ async def test_no_process_is_left_when_the_server_has_stopped(tmp_path: Path) ->
     async with EmbeddedServer(tmp_path) as server:
         pid = server.pid
     assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_who_may_wait_waits_for_a_server_and_its_streams(tmp_path: Path) -> None:
+    port = free_port()
+    server = EmbeddedServer(tmp_path, port=port)
+    there = Address(f"nats://127.0.0.1:{port}", WORKER, server.accounts[WORKER].password)
+    with pytest.raises(ServerUnavailable):
+        await connect(there, name="hasty")
+    waiting = asyncio.ensure_future(connect(dataclasses.replace(there, wait=60), name="patient"))
+    async with server:
+        nc = await waiting
+        with pytest.raises(NotReady):
+            await topology.require(nc, "m")
+        found = asyncio.ensure_future(topology.require(nc, "m", wait=60))
+        await server.ensure(["m"])
+        assert await found == topology.ACK_WAIT_SECONDS
+        await nc.close()

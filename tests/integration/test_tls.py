@@ -13,7 +13,7 @@ import nats.errors
 import pytest
 import trustme
 
-from broker.accounts import DEFAULTS, LOCAL, read_credentials, write_credentials
+from broker.accounts import DEFAULTS, LOCAL, Accounts, read_credentials, write_credentials
 from broker.client import Client
 from broker.connection import Address, connect
 from broker.errors import ServerUnavailable
@@ -21,6 +21,7 @@ from broker.process import spawn, terminate
 from broker.server import MAX_SUBSCRIPTIONS, EmbeddedServer, Tls, find_server
 from broker.topology import MAX_PAYLOAD_BYTES
 from tests.support import ROOT, free_port
+from tests.unit.test_manifests import FROM_GENERATOR
 
 
 @pytest.fixture
@@ -101,10 +102,17 @@ async def test_a_kubernetes_secret_holds_a_server_and_its_accounts(tmp_path: Pat
     port = free_port()
     arguments = ["--url", f"nats://127.0.0.1:{port}", "--data-dir", str(tmp_path / "accounts")]
     shown = await asyncio.to_thread(subprocess.check_output, [*command, *arguments], text=True)
-    secret = json.loads(out.read_text())
-    assert (secret["kind"], secret["metadata"]["name"]) == ("Secret", "turnpike-nats")
+    content = out.read_text()
+    secrets = {one["metadata"]["name"]: one["stringData"] for one in json.loads(content)["items"]}
+    assert {name: set(files) for name, files in secrets.items()} == FROM_GENERATOR
     assert out.stat().st_mode & 0o777 == 0o600
-    files = secret["stringData"]
+    await asyncio.to_thread(subprocess.check_output, [*command, *arguments])
+    assert out.read_text() == content
+    files = secrets["turnpike-nats"]
+    assert (
+        json.loads(files["nats-server.conf"])["authorization"]["users"]
+        == Accounts(tmp_path / "accounts").server_users()
+    )
     assert all(json.loads(files[f"{name}.credentials"])["password"] not in shown for name, _ in DEFAULTS)
     # The pod's volume and addresses, moved to this machine.
     config = tmp_path / "nats-server.conf"

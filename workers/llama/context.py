@@ -68,8 +68,19 @@ def messages() -> _Messages:
     global _messages
     if _messages is None:
         _messages = _Messages()
+        _load_cpu_backend()
         lib.llama_backend_init()
     return _messages
+
+
+def _load_cpu_backend() -> None:
+    """Of a build with a library for each generation of CPUs (GGML_CPU_ALL_VARIANTS), loads the best that runs here.
+
+    By itself llama.cpp looks beside the executable, which is Python.
+    """
+    folder = Path(lib.__file__).parent / "lib"
+    if any(folder.glob("libggml-cpu-*.so")):
+        lib._lib.ggml_backend_load_all_from_path(str(folder).encode())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,183 @@
+"""What a model does on a Raspberry Pi: whether it fits, how many conversations it keeps, about how fast it can be.
+
+Made of the catalogue and of the worker's own memory plan. `python -m workers.boards` writes the table of docs/boards.md
+and the models of k3s/models from it.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker.catalogue import Entry, read_catalogue
+from workers.engine import MAX_OUTPUTS
+from workers.memory import KvShape, MemoryPlan, largest_ctx, plan_memory
+from workers.settings import WorkerSettings
+
+GIB = 1024**3
+MIB = 1024**2
+BOARDS_GIB = (4, 8, 16)
+FIRMWARE_BYTES = 144 * MIB
+"""What of a board's memory Linux does not see: firmware and the reserved contiguous area."""
+OTHERS_BYTES = 900 * MIB
+"""For Raspberry Pi OS without a desktop, K3s' agent, the sidecar, and room to breathe."""
+BANDWIDTH_BYTES = (11.4e9, 12.5e9)
+"""What a Pi 5 reads from memory in a second, sustained, at least and at most."""
+CONVERSATION_TOKENS = 1000
+LIMIT_HEADROOM_BYTES = 256 * MIB
+"""Between what a worker plans and where its pod is killed."""
+MAX_CTX = 8192
+
+
+def kv_shape(entry: Entry) -> KvShape:
+    """What the memory plan wants to know of a model."""
+    num_layers, num_embd, num_heads, num_ff, num_vocab = entry.shape
+    return KvShape(num_layers, entry.kv_bytes_per_token, num_embd, num_vocab, num_heads, num_ff)
+
+
+def plan(entry: Entry, num_ctx: int) -> MemoryPlan:
+    """The worker's, with its default settings."""
+    return plan_memory(
+        kv_shape(entry),
+        file_bytes=entry.size_bytes,
+        num_ctx=num_ctx,
+        num_ubatch=WorkerSettings().num_ubatch,
+        max_outputs=MAX_OUTPUTS,
+        flash_attention=True,
+    )
+
+
+@dataclass(frozen=True)
+class OnBoard:
+    """A model on a board of some size. `num_ctx` is 0 where it does not fit."""
+
+    entry: Entry
+    num_ctx: int
+
+    @property
+    def plan(self) -> MemoryPlan:
+        return plan(self.entry, self.num_ctx)
+
+    @property
+    def num_conversations(self) -> int:
+        """Kept in the context at once, of CONVERSATION_TOKENS each."""
+        return self.num_ctx // CONVERSATION_TOKENS
+
+    @property
+    def tokens_per_second(self) -> tuple[float, float]:
+        """At least and at most, of one conversation behind CONVERSATION_TOKENS: each token reads weights and cache."""
+        read = self.entry.size_bytes + CONVERSATION_TOKENS * self.entry.kv_bytes_per_token
+        return BANDWIDTH_BYTES[0] / read, BANDWIDTH_BYTES[1] / read
+
+
+def on_board(entry: Entry, board_gib: int, max_ctx: int = 32 * MAX_CTX) -> OnBoard:
+    """With the largest context that fits a board."""
+    available = board_gib * GIB - FIRMWARE_BYTES - OTHERS_BYTES
+    return OnBoard(entry, largest_ctx(lambda ctx: plan(entry, ctx), max_ctx, available))
+
+
+def reference() -> str:
+    """The table of docs/boards.md."""
+    heads = [f"{gib} GB" for gib in BOARDS_GIB]
+    lines = [
+        "| model | file | KV of 1,000 tokens | " + " | ".join(heads) + " | tokens/s at most |",
+        "|---|---|---|" + "---|" * (len(heads) + 1),
+    ]
+    for token, entry in read_catalogue().items():
+        cells = []
+        for gib in BOARDS_GIB:
+            found = on_board(entry, gib)
+            cells.append(f"{found.num_conversations}, {found.num_ctx:,} tokens" if found.num_ctx else "no")
+        low, high = OnBoard(entry, CONVERSATION_TOKENS).tokens_per_second
+        lines.append(
+            f"| `{token}` | {entry.size_bytes / 1e9:.2f} GB | {entry.kv_bytes_per_token * 1000 / 1e6:.0f} MB | "
+            + " | ".join(cells)
+            + f" | {low:.1f} to {high:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def kustomization(token: str, entry: Entry, board_gib: int = 8) -> str | None:
+    """A worker of this model on K3s, with requests and limits from its plan; None where it does not fit."""
+    found = on_board(entry, board_gib, max_ctx=min(MAX_CTX, 2 * entry.context))
+    if not found.num_ctx:
+        return None
+    request = math.ceil(found.plan.total / MIB)
+    limit = math.ceil((found.plan.total + LIMIT_HEADROOM_BYTES) / MIB)
+    storage = math.ceil(1.1 * entry.size_bytes / GIB) + 1
+    return f"""# {entry.name}, {entry.quantization}, on a board of {board_gib} GB. Made by `python -m workers.boards`.
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+nameSuffix: -{token}
+resources:
+  - ../../worker
+components:
+  - ../../components/hub-model
+labels:
+  - pairs:
+      turnpike.io/model: {token}
+    includeSelectors: true
+    includeTemplates: true
+patches:
+  - target:
+      kind: Deployment
+      name: worker
+    patch: |-
+      apiVersion: apps/v1
+      kind: Deployment
+      metadata:
+        name: worker
+      spec:
+        template:
+          spec:
+            nodeSelector:
+              turnpike.io/model: {token}
+            initContainers:
+              - name: fetch-model
+                args: [models, pull, {token}]
+            containers:
+              - name: worker
+                env:
+                  - name: TURNPIKE_MODEL
+                    value: {token}
+                  - name: TURNPIKE_NUM_CTX
+                    value: "{found.num_ctx}"
+                resources:
+                  requests:
+                    memory: {request}Mi
+                  limits:
+                    memory: {limit}Mi
+  - target:
+      kind: PersistentVolumeClaim
+      name: models
+    patch: |-
+      - op: replace
+        path: /spec/resources/requests/storage
+        value: {storage}Gi
+"""
+
+
+def models() -> dict[str, str]:
+    """Token → the text of k3s/models/TOKEN/kustomization.yaml."""
+    found = {token: kustomization(token, entry) for token, entry in read_catalogue().items()}
+    return {token: text for token, text in found.items() if text is not None}
+
+
+MARK = "<!-- made by `python -m workers.boards` -->\n"
+
+
+def renew(root: Path) -> None:
+    """Writes both."""
+    page = root / "docs" / "boards.md"
+    head, _, rest = page.read_text().partition(MARK)
+    page.write_text(head + MARK + reference() + rest[rest.find("\n\n") + 1 :])
+    for token, text in models().items():
+        folder = root / "k3s" / "models" / token
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "kustomization.yaml").write_text(text)
+
+
+if __name__ == "__main__":
+    renew(Path(sys.argv[1]))
