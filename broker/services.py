@@ -39,7 +39,7 @@ class Service:
     def unit(self, executable: Path, user: str, environment_file: Path) -> str:
         """The unit file's text. Raises TurnpikeError for what systemd could not take literally."""
         lines = [
-            "# Written by `turnpike install-service`, which writes it anew; changes go into a drop-in (systemctl edit).",
+            "# By `turnpike install-service`, which writes it anew; changes go into drop-ins (systemctl edit).",
             "[Unit]",
             f"Description={self.description}",
             "Documentation=man:systemd.exec(5)",
