@@ -1,5 +1,5 @@
 # Every target does the set-up it needs; the second run starts in seconds.
-.PHONY: demo test check bench chaos soak lock clean setup
+.PHONY: demo test check bench chaos soak lock clean setup e2e-kubernetes
 
 setup:
 	@tools/setup.sh
@@ -20,6 +20,9 @@ chaos: setup ## 20 minutes of faults, and an account of every turn
 
 soak: setup ## an hour at full load: memory, descriptors and streams stay flat
 	@.venv/bin/python -m tests.chaos.soak
+
+e2e-kubernetes: setup ## on the Kubernetes that KUBECONFIG names, in the network namespace NETNS if that is set
+	@$(if $(NETNS),nsenter --net=/run/netns/$(NETNS)) .venv/bin/python -m tests.kubernetes
 
 bench: setup
 	@benchmarks/build_tools.sh >/dev/null

@@ -36,6 +36,7 @@ from broker.messages import (
     Turn,
     Usage,
 )
+from broker.process import release_memory
 from broker.recorder import Recorder
 from broker.replies import ReplyWriter, write_end
 from broker.subjects import TurnAddress
@@ -54,6 +55,7 @@ MAX_POINTS = 5_000
 """What a worker keeps while nobody takes its points: over an hour of seconds, in a few megabytes."""
 LAST_POINTS_SECONDS = 1.0
 """How long a worker that stops waits for a server that does not take its last points."""
+RELEASE_SECONDS = 60
 _SMOOTHING = 0.2
 STUCK_SECONDS = 300.0
 """A round of the engine takes a quarter of a second, and on the slowest board with the largest model some ten."""
@@ -253,8 +255,10 @@ class Worker:
 
     async def _tell_seconds(self) -> None:
         """A point for each second of the engine, and all points on their way."""
-        while True:
+        for second in itertools.count(1):
             await asyncio.sleep(1)
+            if second % RELEASE_SECONDS == 0:
+                await asyncio.to_thread(release_memory)
             if time.perf_counter() - self._node_at > NODE_SECONDS:
                 self._node, self._loop.watts = NodeState(), None
             self._recorder.record(self._meter.second(self._loop.state, self._recorder.num_dropped))
