@@ -25,6 +25,7 @@ QUESTIONS = (
     "winogrande",
     "generator",
     "mirror",
+    "card_writes",
     "queue",
 )
 
