@@ -690,6 +690,12 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument(
         "--share-prefixes", action="store_true", default=None, help="share KV prefixes across clients too"
     )
+    worker.add_argument("--park-bytes", type=int, help="of RAM for conversations at rest (default: a quarter of it)")
+    worker.add_argument("--disk-bytes", type=int, help="of disk for those, also over restarts (default 0: none)")
+    worker.add_argument("--kv-dir", help="where (default: kv in the data directory)")
+    worker.add_argument("--park-seconds", type=float, help="how long a stop may take to write them (default 60)")
+    worker.add_argument("--overflow", choices=("error", "drop"), help="of a conversation longer than the context")
+    worker.add_argument("--kv-type", choices=("f16", "q8_0"), help="of the KV cache (default f16)")
     worker.add_argument("--health-port", type=int, help="answer GET /live and /ready there, for probes (none)")
 
     ask = _add(commands, "ask", run_ask, "one turn, streamed to the terminal", 'turnpike ask tiny "How are you?"')

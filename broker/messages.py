@@ -156,12 +156,24 @@ class Replay(Struct, frozen=True):
     is_whole: bool
 
 
-class Usage(Struct, frozen=True):
+CachedIn = Literal["context", "ram", "disk", "peer"]
+"""Where a worker found a conversation's state."""
+RecomputedFor = Literal["evicted", "killed", "fingerprint", "overflow"]
+
+
+class Usage(Struct, frozen=True, omit_defaults=True):
     """Token counts. `cached_tokens` of the `prompt_tokens` were not computed again."""
 
     prompt_tokens: Count
     cached_tokens: Count
     completion_tokens: Count
+    cached_in: CachedIn | None = None
+    """Where the cached tokens were; absent where there were none."""
+    recomputed_tokens: Count = 0
+    """Of those that are not cached, the ones that had been computed before, and why it was done again."""
+    recomputed_for: RecomputedFor | None = None
+    dropped_messages: Count = 0
+    """Of the history's beginning, left out as the context would not hold them."""
 
 
 class Timings(Struct, frozen=True):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from array import array
 
 from broker.messages import Message, Sampling, TokenLogprob
-from workers.engine import Span, TokenSampler
+from workers.engine import Span, State, TokenSampler
 from workers.history import Rendered
+from workers.ledger import packed
 
 END = 0
 FIRST = 3
@@ -60,6 +62,8 @@ class FakeEngine:
         self.rows: list[tuple[int, int]] = []
         self.num_samplers = 0
         self.num_steps = 0
+        self.num_saved = 0
+        self.num_restored = 0
         self.stepped = threading.Event()
         self.gate = threading.Event()
         self.gate.set()
@@ -113,6 +117,20 @@ class FakeEngine:
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         assert not self.cells[target]
         self.cells[target] = self.cells[source][:num_tokens]
+
+    def state_bytes(self, slot: int) -> int:
+        return 8 + 4 * len(self.cells[slot])
+
+    def save(self, slot: int) -> State:
+        self.num_saved += 1
+        return b"fake    " + packed(self.cells[slot])
+
+    def restore(self, slot: int, state: State) -> bool:
+        assert not self.cells[slot]
+        assert state[:8] == b"fake    ", "bytes that are no state have reached the engine"
+        self.cells[slot] = list(array("i", bytes(state[8:])))
+        self.num_restored += 1
+        return True
 
     def close(self) -> None: ...
 

@@ -9,6 +9,9 @@ from broker.messages import Sampling, TokenLogprob
 
 MAX_OUTPUTS = 32
 
+State = bytes | bytearray
+"""A sequence's KV state outside of the context: bytes that mean something to the engine and nobody else."""
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -106,6 +109,18 @@ class Engine(Protocol):
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         """Gives an empty slot the first `num_tokens` tokens of another one; the cells are shared, not copied."""
+        ...
+
+    def state_bytes(self, slot: int) -> int:
+        """How long the state of a slot's sequence is."""
+        ...
+
+    def save(self, slot: int) -> State:
+        """A copy of the state of a slot's sequence."""
+        ...
+
+    def restore(self, slot: int, state: State) -> bool:
+        """Puts a state into an empty slot; False, and the slot stays empty, where there are no cells for it."""
         ...
 
     def close(self) -> None: ...

@@ -59,6 +59,14 @@ class _Known:
     """Four bytes each: a list of two million numbers takes seventy megabytes."""
 
 
+def without_oldest(messages: tuple[Message, ...]) -> tuple[Message, ...] | None:
+    """A conversation without its oldest turn: what is said at its beginning by `system` stays. None when only the last
+    turn is left."""
+    begin = next((index for index, one in enumerate(messages) if one.role != "system"), len(messages))
+    users = [index for index in range(begin + 1, len(messages)) if messages[index].role == "user"]
+    return (*messages[:begin], *messages[users[0] :]) if users else None
+
+
 class History:
     """The tokens of the conversations that this worker answered lately."""
 

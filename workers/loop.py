@@ -9,18 +9,22 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from broker.errors import TurnRejected
-from broker.messages import FinishReason, Sampling, Score, TokenLogprob
+from broker.messages import CachedIn, FinishReason, Sampling, Score, TokenLogprob
 from workers.detokenizer import Detokenizer
 from workers.engine import Engine, EngineLost, KvCacheFull, Span, TokenSampler
+from workers.ledger import Found, Key, Parked, packed
+from workers.parking import Parking
 from workers.scheduler import Scheduler, Step
 from workers.sequence import Sequence
-from workers.slots import Slots
+from workers.slots import Seat, Slots
 
 WARM_UP_TOKENS = 64
+MIN_PARKED_TOKENS = 32
+"""Less is quicker computed than parked."""
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ class Job:
 class Seated:
     job: str
     num_cached: int
+    cached_in: CachedIn | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ class Finished:
     scores: tuple[Score, ...] = ()
     joules: float | None = None
     """Its share of what the node drew; None where that is not known."""
+    cached_in: CachedIn | None = None
+    """Where the cached tokens were; None where there were none."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ class _Running:
     sequence: Sequence
     sampler: TokenSampler | None
     detokenizer: Detokenizer
+    cached_in: CachedIn | None = None
     prefill_seconds: float = 0.0
     joules: float | None = None
     first_token_at: float = 0.0
@@ -118,6 +126,8 @@ class LoopState:
     num_active: int = 0
     num_waiting: int = 0
     num_cells_used: int = 0
+    resident: Mapping[Key, int] = field(default_factory=dict)
+    """The tokens of the conversations in the context."""
     prefill_tokens_per_second: float | None = None
     decode_tokens_per_second: float | None = None
 
@@ -132,13 +142,18 @@ class EngineLoop:
         slots: Slots,
         *,
         canonical_chunk: int = 0,
+        parking: Parking | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._engine = engine
         self._scheduler = scheduler
         self._slots = slots
         self._canonical_chunk = canonical_chunk
+        self.parking = parking or Parking(0)
+        self._state_bytes = (0, 0)
         self._clock = clock
+        self.copy_seconds = 0.0
+        """Spent on parking and restoring since the start."""
         self.on_step: Callable[[Step, float], None] | None = None
         """Told of each step and its seconds, in this loop's thread."""
         self.watts: float | None = None
@@ -165,6 +180,11 @@ class EngineLoop:
         """Starts the thread; `deliver` is called in it after each step."""
         self._deliver = deliver
         self._thread.start()
+
+    def expected_state_bytes(self, num_tokens: int) -> int:
+        """How long the state of so many tokens is, of a model that keeps all of them: measured by `warm_up`."""
+        begin, each = self._state_bytes
+        return begin + each * num_tokens
 
     def submit(self, job: Job) -> None:
         with self._changed:
@@ -200,6 +220,10 @@ class EngineLoop:
         except EngineLost as error:
             log.error("engine lost reason=%s", error)
             self._events.append(Lost(str(error)))
+        except Exception as error:
+            # A fault of ours: what is in the context is not known any more, and no turn may wait for it for ever.
+            log.exception("engine loop failed")
+            self._events.append(Lost(f"{type(error).__name__}: {error}"))
         finally:
             self._flush()
 
@@ -237,8 +261,10 @@ class EngineLoop:
                 return
 
     def _seat_waiting(self) -> None:
-        # In order: a large turn is not overtaken for ever by small ones.
-        while self._waiting:
+        # In order: a large turn is not overtaken for ever by small ones. What states are copied for it is work of a
+        # step: past its bound the streams come first.
+        until = self.copy_seconds + self._scheduler.step_bound()
+        while self._waiting and self.copy_seconds < until:
             job, arrived_at = self._waiting[0]
             try:
                 if not self._seat(job, arrived_at):
@@ -261,21 +287,26 @@ class EngineLoop:
             known, begin = job.continuations[0]
             tokens, first_output = list(known), begin - 1
         num_cells = len(job.prompt) + job.max_tokens
-        seat = self._slots.seat(
-            tokens[: first_output + 1] if job.continuations else tokens, num_cells, job.client, job.conversation
-        )
+        wanted = tokens[: first_output + 1] if job.continuations else tokens
+        seat = self._slots.seat(wanted, num_cells, job.client, job.conversation)
         if seat is None:
             return False
+        if self._parked(job, wanted, seat.num_reused) is not None:
+            seat = self._slots.seat_empty(num_cells) or seat
         for index in seat.evicted:
+            self._park(index)
             self._engine.truncate(index, 0)
+            self._slots.clear(index)
+        cached_in: CachedIn | None = "context" if seat.num_reused else None
+        restored = None if seat.num_reused else self._restore(job, wanted, seat)
+        if restored is not None:
+            seat, cached_in = restored
+        else:
+            seat = self._keep_prefix(seat, job)
         num_cached = seat.num_reused
-        if seat.source is not None:
-            self._engine.copy(seat.source, seat.slot, num_cached)
-        elif not self._engine.truncate(seat.slot, num_cached):
-            # A memory that cannot go back to there: all of it is computed again.
-            self._engine.truncate(seat.slot, 0)
-            num_cached = 0
         self._slots.take(seat, tokens, num_cells, job.client, job.conversation)
+        if restored is not None and self._canonical_chunk:
+            self._slots[seat.slot].num_canonical = num_cached
         sequence = Sequence(
             id=job.id,
             tokens=tokens,
@@ -295,9 +326,72 @@ class EngineLoop:
             self._slots.release(seat.slot, tokens[:num_cached], 0, self._clock())
             raise
         self._scheduler.add(sequence)
-        self._running[job.id] = _Running(job, sequence, sampler, detokenizer)
-        self._events.append(Seated(job.id, num_cached))
+        self._running[job.id] = _Running(job, sequence, sampler, detokenizer, cached_in)
+        self._events.append(Seated(job.id, num_cached, cached_in))
         return True
+
+    def _keep_prefix(self, seat: Seat, job: Job) -> Seat:
+        """What the seat's slot holds, or its source, down to the prefix that is reused."""
+        if seat.source is not None:
+            self._engine.copy(seat.source, seat.slot, seat.num_reused)
+            return seat
+        slot = self._slots[seat.slot]
+        if slot.conversation != job.conversation and seat.num_reused < len(slot.tokens):
+            self._park(seat.slot)  # another one's, of which the beginning is of use
+        if self._engine.truncate(seat.slot, seat.num_reused):
+            return seat
+        # A memory that cannot go back to there: all of it is computed again.
+        self._engine.truncate(seat.slot, 0)
+        return replace(seat, num_reused=0)
+
+    # --- Parking ---
+
+    def _parked(self, job: Job, tokens: list[int], num_resident: int) -> Found | None:
+        """A parked state that saves more than the context does, and more than copying it costs."""
+        if not self.parking.is_on:
+            return None
+        found = self.parking.find(packed(tokens), job.client)
+        if found is None or found.num_tokens < num_resident + MIN_PARKED_TOKENS:
+            return None
+        return found
+
+    def _restore(self, job: Job, tokens: list[int], seat: Seat) -> tuple[Seat, CachedIn] | None:
+        """Copies a parked state into the empty slot; None where there is none of use, or no room for it."""
+        # Looked for again: what was evicted for the seat may have taken its place, or been parked anew under its name.
+        found = self._parked(job, tokens, 0)
+        if found is None:
+            return None
+        started = self._clock()
+        own = found.parked.key == Key(job.client, job.conversation)
+        taken = self.parking.take(found.parked.key, keep=not own)
+        if taken is None:
+            return None
+        state, origin = taken
+        self._engine.truncate(seat.slot, 0)
+        done = self._engine.restore(seat.slot, state)
+        if done and found.num_tokens < found.parked.num_tokens:
+            done = self._engine.truncate(seat.slot, found.num_tokens) or not self._engine.truncate(seat.slot, 0)
+        self.copy_seconds += self._clock() - started
+        return (replace(seat, num_reused=found.num_tokens), origin) if done else None
+
+    def _park(self, index: int) -> None:
+        """Copies an idle slot's state out of the context; the slot is as it was."""
+        slot = self._slots[index]
+        if not self.parking.is_on or slot.is_active or len(slot.tokens) < MIN_PARKED_TOKENS:
+            return
+        num_bytes = self._engine.state_bytes(index)
+        if num_bytes > self.parking.max_bytes:
+            return
+        started = self._clock()
+        parked = Parked(Key(slot.client, slot.conversation), packed(slot.tokens), num_bytes, slot.num_canonical)
+        self.parking.park(parked, self._engine.save(index))
+        self.copy_seconds += self._clock() - started
+
+    def park_all(self) -> None:
+        """Parks what is left in the context, the latest used last. Only once the thread has ended."""
+        assert not self._thread.is_alive()
+        for slot in self._slots.idle():
+            self._park(slot.index)
 
     def _replay(self, job: Job, detokenizer: Detokenizer) -> FinishReason | None:
         """Brings the detokenizer to where the earlier worker's was; the reason why nothing is left to choose."""
@@ -433,6 +527,7 @@ class EngineLoop:
                 tokens=tuple(sequence.tokens),
                 scores=tuple(running.scores),
                 joules=running.joules,
+                cached_in=running.cached_in if sequence.num_cached else None,
             )
         )
         self._release(running)
@@ -464,6 +559,7 @@ class EngineLoop:
         if idle:
             victim = min(idle, key=lambda slot: slot.used_at)
             log.warning("cells short, evicted slot=%d tokens=%d", victim.index, len(victim.tokens))
+            self._park(victim.index)
             self._engine.truncate(victim.index, 0)
             self._slots.clear(victim.index)
             return
@@ -481,6 +577,7 @@ class EngineLoop:
             num_active=num_active,
             num_waiting=len(self._waiting),
             num_cells_used=self._slots.num_cells_used,
+            resident={Key(one.client, one.conversation): len(one.tokens) for one in self._slots.idle()},
             prefill_tokens_per_second=1 / costs.prefill_seconds_per_token,
             decode_tokens_per_second=1 / costs.decode(1),
         )
@@ -499,8 +596,11 @@ class EngineLoop:
             started = self._clock()
             self._engine.decode([Span(0, 0, tokens[:num_tokens], num_tokens - 1)])
             middle = self._clock()
+            first = self._engine.state_bytes(0)
             self._engine.decode([Span(0, num_tokens, tokens[:1], 0)])
             finished = self._clock()
+            each = self._engine.state_bytes(0) - first
+            self._state_bytes = (first - each * num_tokens, each)
             # The second round counts: the first pays for the memory's first touch.
             costs.prefill_seconds_per_token = max(middle - started, 1e-6) / num_tokens
             costs.decode_seconds[1] = max(finished - middle, 1e-6)

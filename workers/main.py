@@ -49,6 +49,7 @@ def model_path(config: WorkerSettings) -> Path:
 
 async def serve(address: Address, config: WorkerSettings, version: str, stop: asyncio.Event) -> int:
     """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
+    from workers.disk import Disk
     from workers.engine import MAX_OUTPUTS
     from workers.health import serve_health
     from workers.history import History
@@ -63,6 +64,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
     from workers.loop import EngineLoop
     from workers.memory import available_bytes, check_memory
     from workers.meter import Shape, copy_bandwidth
+    from workers.parking import Parking
     from workers.scheduler import Scheduler
     from workers.slots import Slots
     from workers.worker import Worker, WorkerOptions
@@ -78,8 +80,9 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
         model = await asyncio.to_thread(LlamaModel, path)
         cleanup.callback(model.close)
         num_ctx = min(config.num_ctx, model.num_ctx_train) if config.deterministic else config.num_ctx
+        kv_shape = model.kv_shape.quantized(config.kv_type)
         plan = check_memory(
-            model.kv_shape,
+            kv_shape,
             file_bytes=path.stat().st_size,
             num_ctx=num_ctx,
             num_ubatch=config.num_ubatch,
@@ -87,6 +90,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             flash_attention=not config.deterministic,
             # The file is mapped by now, and counted in the plan; mapped pages count as available.
             available=available_bytes(),
+            parking=config.park_bytes,
         )
         options = ContextOptions(
             num_ctx=num_ctx,
@@ -95,6 +99,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             num_threads=threads,
             num_ubatch=config.num_ubatch,
             flash_attention=not config.deterministic,
+            kv_type=config.kv_type,
         )
         engine = LlamaEngine(model, options)
         cpu_flags = set(_first_line("/proc/cpuinfo", ("flags", "Features")).split())
@@ -117,6 +122,20 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
         )
         loop = EngineLoop(engine, scheduler, slots, canonical_chunk=canonical)
         await asyncio.to_thread(loop.warm_up)
+        disk = None
+        if config.disk_bytes and engine.can_remove_part:
+            folder = Path(config.kv_dir or f"{config.data_dir}/kv").expanduser() / model_name
+            layout = f"{model.fingerprint}-{config.kv_type}-{'canonical' if canonical else 'flash'}"
+            disk = Disk(folder, config.disk_bytes, layout, loop.expected_state_bytes)
+            await asyncio.to_thread(disk.open)
+        loop.parking = Parking(
+            plan.parking,
+            disk,
+            share_across_clients=config.share_prefixes,
+            can_remove_part=engine.can_remove_part,
+            canonical_chunk=canonical,
+        )
+        cleanup.callback(loop.parking.close)
         vocabulary = model.vocabulary
         jail = Jail(
             path,
@@ -140,8 +159,10 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 version=version,
                 fingerprint=model.fingerprint,
                 coalesce_seconds=config.coalesce_seconds,
+                overflow=config.overflow,
+                park_seconds=config.park_seconds,
                 wait_seconds=config.wait_seconds,
-                shape=Shape(path.stat().st_size, model.kv_shape.bytes_per_token, peak),
+                shape=Shape(path.stat().st_size, kv_shape.bytes_per_token, peak),
                 facts=_facts(config, path, threads, num_ctx),
             ),
         )
@@ -185,7 +206,15 @@ def _facts(config: WorkerSettings, path: Path, threads: int, num_ctx: int) -> di
         "num_ctx": str(num_ctx),
         "flash_attention": str(not config.deterministic).lower(),
     }
-    settings = ("deterministic", "num_slots", "num_ubatch", "step_budget_seconds", "coalesce_seconds")
+    settings = (
+        "deterministic",
+        "kv_type",
+        "overflow",
+        "num_slots",
+        "num_ubatch",
+        "step_budget_seconds",
+        "coalesce_seconds",
+    )
     found |= {name: str(getattr(config, name)).lower() for name in settings}
     return {name: value for name, value in found.items() if value}
 

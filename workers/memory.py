@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from broker.errors import TurnpikeError
@@ -26,6 +26,10 @@ class KvShape:
     num_heads: int
     num_ff: int
 
+    def quantized(self, kv_type: str) -> KvShape:
+        """With a KV cache of another type: a block of q8_0 is 32 bytes and a scale of two for 32 values."""
+        return replace(self, bytes_per_token=self.bytes_per_token * 34 // 64) if kv_type == "q8_0" else self
+
 
 @dataclass(frozen=True)
 class MemoryPlan:
@@ -35,10 +39,11 @@ class MemoryPlan:
     kv: int
     compute: int
     process: int = PROCESS_BYTES
+    parking: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.kv + self.compute + self.process
+        return self.weights + self.kv + self.compute + self.process + self.parking
 
 
 class DoesNotFit(TurnpikeError):
@@ -52,13 +57,20 @@ class DoesNotFit(TurnpikeError):
         super().__init__(
             f"a context of {num_ctx} tokens does not fit: it takes {_mib(plan.total)} MiB "
             f"(weights {_mib(plan.weights)}, KV cache {_mib(plan.kv)}, computing {_mib(plan.compute)}, "
-            f"process {_mib(plan.process)}) of "
+            f"process {_mib(plan.process)}, parking {_mib(plan.parking)}) of "
             f"{_mib(available)} MiB available; {remedy}"
         )
 
 
 def plan_memory(
-    shape: KvShape, *, file_bytes: int, num_ctx: int, num_ubatch: int, max_outputs: int, flash_attention: bool
+    shape: KvShape,
+    *,
+    file_bytes: int,
+    num_ctx: int,
+    num_ubatch: int,
+    max_outputs: int,
+    flash_attention: bool,
+    parking: int = 0,
 ) -> MemoryPlan:
     """An upper bound of what it takes. Weights count once, in the file or repacked: the other copy can be dropped."""
     # The widest tensors alive at once in a llama graph: gate and up of the feed-forward, the residual, and attention.
@@ -66,7 +78,8 @@ def plan_memory(
     # Without flash attention the scores of a ubatch against the whole context are there in full.
     attention = num_ubatch * num_ctx * (4 + 2) if flash_attention else num_ubatch * num_ctx * (shape.num_heads * 4 + 4)
     logits = 2 * max_outputs * shape.num_vocab * 4
-    return MemoryPlan(file_bytes, shape.bytes_per_token * num_ctx, activations + attention + logits)
+    compute = activations + attention + logits
+    return MemoryPlan(file_bytes, shape.bytes_per_token * num_ctx, compute, parking=parking)
 
 
 def check_memory(
@@ -78,8 +91,12 @@ def check_memory(
     max_outputs: int,
     flash_attention: bool,
     available: int,
+    parking: int | None = 0,
 ) -> MemoryPlan:
-    """The plan where it fits into `available` bytes; raises DoesNotFit, which names the largest context that would."""
+    """The plan where it fits into `available` bytes; raises DoesNotFit, which names the largest context that would.
+
+    Without a number for `parking` it is a quarter of what the rest leaves free.
+    """
 
     def plan(ctx: int) -> MemoryPlan:
         return plan_memory(
@@ -89,11 +106,12 @@ def check_memory(
             num_ubatch=num_ubatch,
             max_outputs=max_outputs,
             flash_attention=flash_attention,
+            parking=parking or 0,
         )
 
     wanted = plan(num_ctx)
     if wanted.total <= available:
-        return wanted
+        return wanted if parking is not None else replace(wanted, parking=(available - wanted.total) // 4)
     raise DoesNotFit(wanted, available, num_ctx, largest_ctx(plan, num_ctx, available))
 
 

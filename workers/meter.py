@@ -68,6 +68,8 @@ class TurnNotes:
 
     first_token_at: float | None = None
     num_resumed_tokens: int = 0
+    num_dropped: int = 0
+    """Messages that were left out of the prompt."""
     joules: float | None = None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from broker.errors import SettingsError
 from broker.settings import ModelSettings
 
@@ -25,6 +27,18 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
     deterministic: bool = False
     share_prefixes: bool = False
     """Share KV prefixes across clients too, not only within one."""
+    park_bytes: int | None = None
+    """Of RAM, for conversations that the context has no room for; default: a quarter of what is free. 0 parks none."""
+    disk_bytes: int = 0
+    """Of disk, for those that RAM has no room for, and over restarts. Off by default: an SD card wears."""
+    kv_dir: str | None = None
+    """Where those files lie; default: `kv` in the data directory."""
+    park_seconds: float = 60.0
+    """How long a worker that stops may write what it has in memory to disk."""
+    overflow: Literal["error", "drop"] = "error"
+    """Of a conversation longer than the context: refused, or its oldest turns left out."""
+    kv_type: Literal["f16", "q8_0"] = "f16"
+    """The KV cache's precision."""
     health_port: int | None = None
     """Answers GET /live and /ready there; without it nothing listens."""
 
@@ -37,11 +51,15 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
                 ("num_slots", self.num_slots, 1),
                 ("num_ubatch", self.num_ubatch, 16),
                 ("threads", self.threads if self.threads is not None else 1, 1),
+                ("park_bytes", self.park_bytes or 0, 0),
+                ("disk_bytes", self.disk_bytes, 0),
             )
             if value < least
         ]
         if self.step_budget_seconds <= 0:
             problems.append("--step-budget-seconds: must be above 0")
+        if self.kv_type != "f16" and self.deterministic:
+            problems.append("--kv-type: the deterministic mode has no flash attention, which q8_0 wants")
         if self.coalesce_seconds < 0:
             problems.append("--coalesce-seconds: must not be negative")
         if problems:

@@ -117,6 +117,13 @@ class Slots:
             seat = Seat(target.index, 0, None, (target.index,) if target.tokens else ())
         return self._with_room(seat, num_cells) or self._without_donor(seat, num_cells)
 
+    def seat_empty(self, num_cells: int) -> Seat | None:
+        """A slot with nothing in it, for a state that comes from elsewhere; None when it has to wait."""
+        target = self._emptiest(keep=None)
+        if target is None:
+            return None
+        return self._with_room(Seat(target.index, evicted=(target.index,) if target.tokens else ()), num_cells)
+
     def _without_donor(self, seat: Seat, num_cells: int) -> Seat | None:
         """A copy keeps its source resident; where that leaves no room, the prefix is computed instead."""
         if seat.source is None:
@@ -176,6 +183,10 @@ class Slots:
         slot = self._slots[index]
         assert slot.is_active
         slot.tokens, slot.num_canonical, slot.num_reserved, slot.used_at = tokens, num_canonical, 0, now
+
+    def idle(self) -> list[Slot]:
+        """Slots that keep a conversation whose turn is over, the longest unused first."""
+        return sorted((one for one in self._slots if one.tokens and not one.is_active), key=lambda one: one.used_at)
 
     def clear(self, index: int) -> None:
         self._slots[index] = Slot(index)

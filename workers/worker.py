@@ -12,8 +12,9 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol, cast
 
+import msgspec
 import nats.errors
 from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
@@ -28,6 +29,7 @@ from broker.messages import (
     End,
     Failed,
     NodeState,
+    RecomputedFor,
     Replay,
     ReplayRequest,
     Sampling,
@@ -41,13 +43,16 @@ from broker.recorder import Recorder
 from broker.replies import ReplyWriter, write_end
 from broker.subjects import TurnAddress
 from workers.cancels import Cancels, Work
-from workers.history import History, Prompt
+from workers.history import History, Prompt, without_oldest
 from workers.intake import Intake
-from workers.loop import EngineLoop, Event, Finished, Generated, Job, Lost, Rejected, Seated
+from workers.ledger import Key, packed
+from workers.loop import MIN_PARKED_TOKENS, EngineLoop, Event, Finished, Generated, Job, Lost, Rejected, Seated
 from workers.meter import Meter, Shape, TurnNotes
 
 DEATH_STARTS = 3
 HAND_BACK_SECONDS = 1.0
+ROOM_TOKENS = 256
+"""What is left for the answer where a conversation's oldest turns are dropped."""
 REPLAY_MARGIN_BYTES = 4096
 NODE_SECONDS = 10.0
 """How long what the sidecar said of the node holds."""
@@ -94,6 +99,10 @@ class WorkerOptions:
     pull_seconds: float = 2.0
     """How long a pull stays open: also how long a drain waits for the open one, which must not be cancelled."""
     shape: Shape = _NO_SHAPE
+    overflow: Literal["error", "drop"] = "error"
+    """Of a conversation longer than the context."""
+    park_seconds: float = 60.0
+    """How long what is in memory may take to disk, at the end."""
     wait_seconds: float = 0.0
     """For the model's stream and consumers, at the start."""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -183,9 +192,16 @@ class Worker:
                 await node.unsubscribe()
                 self._record_event("worker stopped")
                 await asyncio.wait_for(self._recorder.flush(), LAST_POINTS_SECONDS)
-            self._loop.stop()
+            await asyncio.to_thread(self._park_what_is_left)
         if self._lost:
             raise WorkerLost(f"the engine died: {self._lost}")
+
+    def _park_what_is_left(self) -> None:
+        self._loop.stop()
+        if self._lost is None:
+            self._loop.park_all()
+            if num_kept := self._loop.parking.flush(self._options.park_seconds):
+                log.info("on disk conversations=%d", num_kept)
 
     def is_stuck(self) -> str | None:
         """Why the process should be started anew: its engine has not come back from a step for minutes. A worker that
@@ -367,6 +383,7 @@ class Worker:
             len(job.resumed),
             started.attempt,
         )
+        await self._bring_near(job)
         self._loop.submit(job)
         if work.cancel is not None:
             # It came before the loop knew the turn.
@@ -380,16 +397,38 @@ class Worker:
                 await asyncio.wait_for(writer.hand_back(), HAND_BACK_SECONDS)
             raise
 
-    async def _job(self, work: Work) -> tuple[Job, Prompt]:
+    async def _bring_near(self, job: Job) -> None:
+        """Reads the conversation's state from disk where that has more of it than memory, before the engine hears of
+        the turn: no step waits for a disk."""
+        parking = self._loop.parking
+        tokens = packed([*job.prompt, *job.resumed])
+        resident = self._loop.state.resident.get(Key(job.client, job.conversation), 0)
+        found = parking.on_disk(tokens, job.client, resident + MIN_PARKED_TOKENS)
+        if found is not None:
+            await asyncio.to_thread(parking.load, found)
+
+    async def _prompt(self, work: Work) -> Prompt:
+        """The turn's prompt, without its oldest turns where it is too long and the setting says so."""
         turn, client = work.turn, work.address.client
         prompt = await self._history.prompt(client, turn)
         limit = self._loop.engine.max_sequence_tokens
+        while len(prompt.tokens) >= limit or (work.notes.num_dropped and len(prompt.tokens) >= limit - ROOM_TOKENS):
+            shorter = without_oldest(turn.messages) if self._options.overflow == "drop" and not turn.raw else None
+            if shorter is None:
+                raise TurnRejected(
+                    "prompt_too_long", f"messages: {len(prompt.tokens)} tokens, and the context holds {limit}"
+                )
+            work.notes.num_dropped += len(turn.messages) - len(shorter)
+            turn = msgspec.structs.replace(turn, messages=shorter)
+            prompt = await self._history.prompt(client, turn)
+        return prompt
+
+    async def _job(self, work: Work) -> tuple[Job, Prompt]:
+        turn, client = work.turn, work.address.client
+        prompt = await self._prompt(work)
+        limit = self._loop.engine.max_sequence_tokens
         if not prompt.tokens:
             raise TurnRejected("empty_prompt", "messages: the prompt has no tokens, and the model adds none of its own")
-        if len(prompt.tokens) >= limit:
-            raise TurnRejected(
-                "prompt_too_long", f"messages: {len(prompt.tokens)} tokens, and the context holds {limit}"
-            )
         continuations = []
         for text in turn.continuations:
             tokens, begin = self._history.continuation(prompt, text)
@@ -452,7 +491,7 @@ class Worker:
                     finish_reason=end.reason,
                     text=answer,
                     tokens=tuple(tokens),
-                    usage=Usage(end.num_prompt_tokens, end.num_cached, end.num_generated),
+                    usage=_usage(end, prompt, work.notes),
                     timings=Timings(queue_wait, end.prefill_seconds, end.decode_seconds, cancel),
                     worker=self._options.name,
                     attempt=writer.attempt,
@@ -574,6 +613,26 @@ class Worker:
             sent.append(payload)
         with contextlib.suppress(nats.errors.Error):
             await message.respond(codec.encode(Replay(tuple(sent), len(sent) == len(wanted))))
+
+
+def _usage(end: Finished, prompt: Prompt, notes: TurnNotes) -> Usage:
+    """What was computed again is what this worker, or the one before it, had computed of the prompt once."""
+    known, cause = prompt.num_known, "evicted"
+    if notes.num_resumed_tokens:
+        known, cause = end.num_prompt_tokens, "killed"
+    elif notes.num_dropped:
+        known, cause = end.num_prompt_tokens, "overflow"
+    # An answer's last token may never have been computed: it was chosen, and the answer was over.
+    recomputed = max(0, min(known, end.num_prompt_tokens) - 1 - end.num_cached)
+    return Usage(
+        end.num_prompt_tokens,
+        end.num_cached,
+        end.num_generated,
+        end.cached_in,
+        recomputed,
+        cast("RecomputedFor", cause) if recomputed else None,
+        notes.num_dropped,
+    )
 
 
 def _smoothed(mean: float | None, value: float) -> float:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from nats.aio.client import Client as NatsConnection
@@ -22,6 +23,7 @@ from tests.fakes import FakeEngine, FakeRenderer, NoGrammars
 from tests.influx_server import NO_INFLUXDB, InfluxServer, has_influxdb
 from workers.history import History
 from workers.loop import EngineLoop
+from workers.parking import Parking
 from workers.scheduler import Scheduler
 from workers.slots import Slots
 from workers.worker import Worker, WorkerOptions
@@ -50,10 +52,12 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
         model: str = "m",
         fingerprint: str = "f",
         server: EmbeddedServer | None = None,
+        parking: Parking | None = None,
+        overflow: Literal["error", "drop"] = "error",
     ) -> AsyncIterator[Running]:
         engine = engine or FakeEngine()
         scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=32)
-        loop = EngineLoop(engine, scheduler, Slots(engine.num_slots, engine.num_ctx))
+        loop = EngineLoop(engine, scheduler, Slots(engine.num_slots, engine.num_ctx), parking=parking)
         nc = await connect((server or nats_server).address(WORKER), name=name)
         options = WorkerOptions(
             name=name,
@@ -63,6 +67,7 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
             fingerprint=fingerprint,
             coalesce_seconds=0,
             pull_seconds=0.2,
+            overflow=overflow,
         )
         worker = Worker(nc, loop, History(FakeRenderer(), engine.vocabulary), NoGrammars(), options)
         stop = asyncio.Event()

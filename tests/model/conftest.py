@@ -9,9 +9,10 @@ import pytest
 
 from broker.messages import Sampling
 from workers.jail import Jail
-from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel
+from workers.llama.context import ContextOptions, KvType, LlamaEngine, LlamaModel
 from workers.llama.random_model import write_model
 from workers.loop import EngineLoop, Event, Finished, Generated, Job, Rejected
+from workers.parking import Parking
 from workers.scheduler import Scheduler
 from workers.slots import Slots
 
@@ -29,16 +30,21 @@ class Bench:
         num_slots: int = 8,
         budget: float = 60.0,
         num_ctx: int = 4096,
+        park_bytes: int = 0,
+        kv_type: KvType = "f16",
     ) -> None:
         self.model = model
         num_slots = 1 if deterministic else num_slots
-        options = ContextOptions(num_ctx=num_ctx, num_slots=num_slots, num_threads=1, flash_attention=not deterministic)
+        options = ContextOptions(
+            num_ctx=num_ctx, num_slots=num_slots, num_threads=1, flash_attention=not deterministic, kv_type=kv_type
+        )
         self.engine = LlamaEngine(model, options)
         chunk = CHUNK if deterministic else 0
         self.scheduler = Scheduler(budget=budget, max_batch_tokens=2048, max_batch_outputs=32, canonical_chunk=chunk)
         can_remove = self.engine.can_remove_part
         self.slots = Slots(num_slots, self.engine.num_ctx, can_remove_part=can_remove, canonical_chunk=chunk)
-        self.loop = EngineLoop(self.engine, self.scheduler, self.slots, canonical_chunk=chunk)
+        parking = Parking(park_bytes, can_remove_part=can_remove, canonical_chunk=chunk)
+        self.loop = EngineLoop(self.engine, self.scheduler, self.slots, canonical_chunk=chunk, parking=parking)
         self.events: dict[str, list[Event]] = {}
         self.loop._deliver = self._take
 

@@ -8,14 +8,14 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from broker.errors import TurnpikeError
 from broker.messages import Sampling, TokenLogprob
-from workers.engine import MAX_OUTPUTS, EngineLost, KvCacheFull, Span
+from workers.engine import MAX_OUTPUTS, EngineLost, KvCacheFull, Span, State
 from workers.llama.sampler import LlamaSampler, Logits
 from workers.llama.vocabulary import LlamaVocabulary
 from workers.memory import KvShape
@@ -23,6 +23,8 @@ from workers.scheduler import MIN_PREFILL_TOKENS
 
 log = logging.getLogger(__name__)
 
+KvType = Literal["f16", "q8_0"]
+_KV_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
 FLASH_TILE = 64
 """llama.cpp's flash attention computes so many tokens or more by matrix, fewer one by one: 4 times slower a token."""
 PADDED_FROM = 16
@@ -93,6 +95,8 @@ class ContextOptions:
     num_ubatch: int = 256
     max_batch_tokens: int = 2048
     flash_attention: bool = True
+    kv_type: KvType = "f16"
+    """q8_0 takes 17/32 of f16's bytes and wants flash attention."""
 
 
 class LlamaModel:
@@ -206,6 +210,7 @@ class LlamaEngine:
         parameters.flash_attn_type = (
             lib.LLAMA_FLASH_ATTN_TYPE_ENABLED if options.flash_attention else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
+        parameters.type_k = parameters.type_v = _KV_TYPES[options.kv_type]
         parameters.n_outputs_max = MAX_OUTPUTS
         parameters.swa_full = False
         parameters.no_perf = True
@@ -316,6 +321,26 @@ class LlamaEngine:
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         lib.llama_memory_seq_cp(self._memory, source, target, 0, num_tokens)
+
+    def state_bytes(self, slot: int) -> int:
+        return int(lib.llama_state_seq_get_size(self._context, slot))
+
+    def save(self, slot: int) -> State:
+        state = bytearray(self.state_bytes(slot))
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer(state)
+        num_written = int(lib.llama_state_seq_get_data(self._context, buffer, len(state), slot))
+        if num_written != len(state):
+            raise EngineLost(num_written)
+        return state
+
+    def restore(self, slot: int, state: State) -> bool:
+        # Its own memory is read, not a copy: a state is hundreds of megabytes.
+        buffer: Any = (ctypes.c_uint8 * len(state)).from_buffer(state) if isinstance(state, bytearray) else state
+        buffer = ctypes.cast(buffer, ctypes.POINTER(ctypes.c_uint8))
+        if int(lib.llama_state_seq_set_data(self._context, buffer, len(state), slot)) == len(state):
+            return True
+        self.truncate(slot, 0)
+        return False
 
     def close(self) -> None:
         if self._context:

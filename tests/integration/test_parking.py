@@ -1,0 +1,123 @@
+"""Conversations at rest: more of them than slots, over restarts, longer than the context."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from broker.client import Client
+from broker.errors import TurnFailed
+from broker.messages import Done, Message, Sampling
+from tests.fakes import FakeEngine
+from tests.integration.conftest import StartWorker
+from workers.disk import Disk
+from workers.parking import Parking
+
+TEXT = "What is the weather like on the mast today, and what will it be tomorrow? "
+
+
+class Conversation:
+    """One that goes on, turn by turn."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client = client
+        self.name = name
+        self.messages: list[Message] = []
+
+    async def next(self) -> Done:
+        self.messages.append(Message("user", f"{self.name} {len(self.messages)}: {TEXT}"))
+        sampling = Sampling(max_tokens=8)
+        done: Done = await self._client.ask("m", self.messages, conversation=self.name, sampling=sampling)
+        self.messages.append(Message("assistant", done.text))
+        return done
+
+
+def expected_bytes(num_tokens: int) -> int:
+    return 8 + 4 * num_tokens
+
+
+def computed(done: Done) -> int:
+    return done.usage.prompt_tokens - done.usage.cached_tokens
+
+
+async def test_more_conversations_than_slots_compute_nothing_twice(client: Client, start_worker: StartWorker) -> None:
+    engine = FakeEngine(num_slots=3, num_ctx=3000)
+    async with start_worker(engine, parking=Parking(1_000_000)):
+        conversations = [Conversation(client, f"c{number}") for number in range(12)]
+        first = [await one.next() for one in conversations]
+        later = [await one.next() for _ in range(3) for one in conversations]
+    # The beginning is the same for all of them.
+    assert all(done.usage.recomputed_tokens == 0 for done in (*first, *later))
+    assert {done.usage.cached_in for done in later} == {"ram"}
+    assert max(map(computed, later)) < len(TEXT) + 40
+    assert engine.num_restored >= 36
+
+
+async def test_what_the_caps_do_not_hold_is_computed_again_and_counted(
+    client: Client, start_worker: StartWorker
+) -> None:
+    engine = FakeEngine(num_slots=2, num_ctx=3000)
+    async with start_worker(engine, parking=Parking(1000)):
+        conversations = [Conversation(client, f"c{number}") for number in range(6)]
+        for one in conversations:
+            await one.next()
+        done = await conversations[0].next()
+    assert done.usage.recomputed_for == "evicted"
+    assert done.usage.recomputed_tokens > 40
+
+
+async def test_conversations_outlive_their_worker_on_disk(
+    client: Client, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    conversations = [Conversation(client, f"c{number}") for number in range(5)]
+    async with start_worker(parking=Parking(1_000_000, Disk(tmp_path, 1_000_000, "f", expected_bytes))):
+        for one in conversations:
+            await one.next()
+    disk = Disk(tmp_path, 1_000_000, "f", expected_bytes)
+    disk.open()
+    engine = FakeEngine(num_slots=2)
+    async with start_worker(engine, name="w2", parking=Parking(1_000_000, disk)) as running:
+        done = [await one.next() for one in conversations]
+        assert running.worker._loop.parking.state.num_evicted == 0
+    assert {one.usage.cached_in for one in done} == {"disk"}
+    assert max(map(computed, done)) < len(TEXT) + 60
+    assert engine.num_restored == 5
+
+
+async def test_a_cancelled_and_a_failed_turn_leave_what_is_parked_as_it_is(
+    client: Client, start_worker: StartWorker
+) -> None:
+    engine = FakeEngine(num_slots=1, num_ctx=1200)
+    async with start_worker(engine, parking=Parking(1_000_000)):
+        one, other = Conversation(client, "one"), Conversation(client, "other")
+        await one.next()
+        await other.next()
+        with pytest.raises(TurnFailed, match="prompt_too_long"):
+            await client.ask("m", "x" * 5000, conversation="one")
+        done = await one.next()
+    assert done.usage.cached_in == "ram"
+    assert done.usage.recomputed_tokens == 0
+
+
+async def test_a_conversation_longer_than_the_context_is_an_error_or_loses_its_oldest_turns(
+    client: Client, start_worker: StartWorker
+) -> None:
+    async def long(name: str) -> list[Done]:
+        conversation = Conversation(client, name)
+        conversation.messages.append(Message("system", "You are brief."))
+        return [await conversation.next() for _ in range(20)]
+
+    async with start_worker(FakeEngine(num_ctx=1000)):
+        with pytest.raises(TurnFailed, match="prompt_too_long"):
+            await long("refused")
+    engine = FakeEngine(num_ctx=1000)
+    async with start_worker(engine, name="w2", overflow="drop"):
+        found = await long("shortened")
+    assert found[0].usage.dropped_messages == 0
+    last = found[-1].usage
+    assert last.dropped_messages > 0
+    assert last.dropped_messages % 2 == 0  # whole turns
+    assert last.prompt_tokens < 1000
+    assert last.recomputed_for == "overflow"
+    assert found[-1].text.startswith("echo s")

@@ -1,0 +1,165 @@
+"""KV states in files of this worker's own folder, mode 0700: written whole or not at all, read only when all agrees.
+
+A file is a magic number, the length of a JSON header, the header, the tokens and the state. The header has the length
+and SHA-256 of both, so that no byte of a file that was cut, changed or is another model's reaches llama.cpp.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import struct
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from workers.engine import State
+from workers.ledger import TOKEN_BYTES, Key, Parked, Tier
+
+MAGIC = b"TPKV1\0\0\0"
+MAX_HEADER_BYTES = 4096
+SUFFIX = ".kv"
+
+log = logging.getLogger(__name__)
+
+
+class Header(Struct, frozen=True):
+    """What a file holds. `fingerprint` is of the model file and of all that decides how a state is laid out."""
+
+    fingerprint: str
+    client: str
+    conversation: str
+    num_tokens: int
+    num_canonical: int
+    num_bytes: int
+    sha256: str
+    """Of tokens and state."""
+
+
+class Disk:
+    """The files of one model's worker, within a cap of bytes. `expected_bytes` says how long a state of so many tokens
+    is."""
+
+    def __init__(self, folder: Path, max_bytes: int, fingerprint: str, expected_bytes: Callable[[int], int]) -> None:
+        self._folder = folder
+        self._fingerprint = fingerprint
+        self._expected_bytes = expected_bytes
+        self.tier = Tier(max_bytes)
+        self._paths: dict[Key, Path] = {}
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+
+    def open(self) -> None:
+        """Reads back what an earlier process left, the oldest first; what is of no use is removed, with a line each."""
+        for left in self._folder.glob(f"*{SUFFIX}.part"):
+            left.unlink()
+        for path in sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda one: one.stat().st_mtime):
+            try:
+                header, tokens, _ = self._head(path)
+            except (OSError, ValueError) as error:
+                log.warning("discarded file=%s reason=%s", path.name, error)
+                path.unlink(missing_ok=True)
+                continue
+            key = Key(header.client, header.conversation)
+            self.keep(Parked(key, tokens, path.stat().st_size, header.num_canonical), path)
+
+    def _head(self, path: Path) -> tuple[Header, bytes, int]:
+        """Header, tokens, and where the state begins. Raises ValueError where anything does not agree."""
+        with path.open("rb") as file:
+            magic, rest = file.read(len(MAGIC) + 4), file.read(MAX_HEADER_BYTES)
+            if magic[: len(MAGIC)] != MAGIC or len(magic) != len(MAGIC) + 4:
+                raise ValueError("not a file of ours")
+            (length,) = struct.unpack("<I", magic[len(MAGIC) :])
+            if not 0 < length <= len(rest):
+                raise ValueError("its header is cut")
+            header = self._header(rest[:length])
+            begin = len(magic) + length
+            end = begin + header.num_tokens * TOKEN_BYTES
+            if path.stat().st_size != end + header.num_bytes:
+                raise ValueError(f"{path.stat().st_size} bytes, and its header tells of others")
+            file.seek(begin)
+            return header, file.read(end - begin), end
+
+    def _header(self, text: bytes) -> Header:
+        try:
+            header = msgspec.json.decode(text, type=Header)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"its header cannot be read: {error}") from None
+        if header.fingerprint != self._fingerprint:
+            raise ValueError("of another model or context")
+        if header.num_tokens <= 0 or header.num_bytes != self._expected_bytes(header.num_tokens):
+            raise ValueError(f"{header.num_bytes} bytes for {header.num_tokens} tokens is not this model's shape")
+        return header
+
+    def write(self, parked: Parked, state: State) -> Path:
+        """Writes a state; its file. Blocks; raises OSError."""
+        digest = hashlib.sha256(parked.tokens)
+        digest.update(state)
+        header = Header(
+            self._fingerprint,
+            parked.key.client,
+            parked.key.conversation,
+            parked.num_tokens,
+            parked.num_canonical,
+            len(state),
+            digest.hexdigest(),
+        )
+        text = msgspec.json.encode(header)
+        name = hashlib.sha256(f"{parked.key.client}/{parked.key.conversation}".encode()).hexdigest()[:32]
+        path = self._folder / f"{name}{SUFFIX}"
+        descriptor, temporary = tempfile.mkstemp(dir=self._folder, suffix=f"{SUFFIX}.part")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                for part in (MAGIC, struct.pack("<I", len(text)), text, parked.tokens, state):
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            folder = os.open(self._folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return path
+
+    def keep(self, parked: Parked, path: Path) -> int:
+        """Notes a file; how many were removed for it."""
+        self._paths[parked.key] = path
+        gone = self.tier.put(parked)
+        for one in gone:
+            self._paths.pop(one.key).unlink(missing_ok=True)
+        return len(gone)
+
+    def read(self, parked: Parked) -> bytes | None:
+        """A state, where its bytes are those that were written; None, with a log line, where not. Blocks."""
+        path = self._paths.get(parked.key)
+        if path is None:
+            return None
+        try:
+            header, tokens, begin = self._head(path)
+            with path.open("rb") as file:
+                file.seek(begin)
+                state = file.read()
+            digest = hashlib.sha256(tokens)
+            digest.update(state)
+            if tokens != parked.tokens or digest.hexdigest() != header.sha256:
+                raise ValueError("its checksum is wrong")
+        except (OSError, ValueError) as error:
+            log.warning("discarded file=%s reason=%s", path.name, error)
+            return None
+        return state
+
+    def forget(self, parked: Parked) -> int:
+        """Removes a file, unless it was written anew; how many were."""
+        if parked.key not in self.tier or self.tier[parked.key] is not parked:
+            return 0
+        self.tier.remove(parked.key)
+        self._paths.pop(parked.key).unlink(missing_ok=True)
+        return 1
