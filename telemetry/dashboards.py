@@ -361,6 +361,36 @@ MODEL = Page(
                     thresholds=BUSY,
                 ),
                 Panel(
+                    "Cached prompt tokens by where they were",
+                    "short",
+                    tuple(
+                        Query(points.TURN, f'sum("cached_in_{tier}_tokens")', (), name)
+                        for tier, name in (
+                            ("context", "context"),
+                            ("ram", "RAM"),
+                            ("disk", "disk"),
+                            ("peer", "another worker"),
+                        )
+                    ),
+                ),
+                Panel(
+                    "Prompt tokens computed again, by why",
+                    "short",
+                    tuple(
+                        Query(points.TURN, f'sum("recomputed_{why}_tokens")', (), why)
+                        for why in ("evicted", "killed", "overflow")
+                    ),
+                    thresholds=ANY,
+                ),
+                Panel(
+                    "Conversations at rest",
+                    "none",
+                    (
+                        Query(points.ENGINE, 'mean("num_parked")', ("worker",), "$tag_worker RAM"),
+                        Query(points.ENGINE, 'mean("num_on_disk")', ("worker",), "$tag_worker disk"),
+                    ),
+                ),
+                Panel(
                     "Energy of a token",
                     "joule",
                     (Query(points.TURN, 'sum("joules") / sum("completion_tokens")', ("model",), "$tag_model"),),
@@ -482,6 +512,14 @@ NODE = Page(
                         Query(points.MEMORY, 'mean("used_bytes")', ("node",), "$tag_node used"),
                         Query(points.MEMORY, 'mean("cached_bytes")', ("node",), "$tag_node cached"),
                         Query(points.MEMORY, 'mean("swap_used_bytes")', ("node",), "$tag_node swap"),
+                    ),
+                ),
+                Panel(
+                    "KV states at rest",
+                    "bytes",
+                    (
+                        Query(points.ENGINE, 'mean("parked_bytes")', ("worker",), "$tag_worker in RAM"),
+                        Query(points.ENGINE, 'mean("disk_bytes")', ("worker",), "$tag_worker on disk"),
                     ),
                 ),
                 Panel(

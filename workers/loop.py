@@ -126,6 +126,8 @@ class LoopState:
     num_active: int = 0
     num_waiting: int = 0
     num_cells_used: int = 0
+    copy_seconds: float = 0.0
+    """Spent on parking and restoring since the start."""
     resident: Mapping[Key, int] = field(default_factory=dict)
     """The tokens of the conversations in the context."""
     prefill_tokens_per_second: float | None = None
@@ -577,6 +579,7 @@ class EngineLoop:
             num_active=num_active,
             num_waiting=len(self._waiting),
             num_cells_used=self._slots.num_cells_used,
+            copy_seconds=self.copy_seconds,
             resident={Key(one.client, one.conversation): len(one.tokens) for one in self._slots.idle()},
             prefill_tokens_per_second=1 / costs.prefill_seconds_per_token,
             decode_tokens_per_second=1 / costs.decode(1),

@@ -13,8 +13,11 @@ from broker import metrics, points
 from broker.delivery import Delivery
 from broker.messages import Done, End, Point, Turn
 from workers.loop import LoopState
+from workers.parking import ParkingState
 from workers.scheduler import Step
 
+TIERS = ("context", "ram", "disk", "peer")
+CAUSES = ("evicted", "killed", "overflow")
 BANDWIDTH_BYTES = 64 * 1024 * 1024
 BANDWIDTH_ROUNDS = 3
 
@@ -85,6 +88,7 @@ class Meter:
     clock: Callable[[], float] = time.perf_counter
     _second: _Second = field(default_factory=_Second)
     _began_at: float = 0.0
+    _copied: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def on_step(self, step: Step, seconds: float) -> None:
@@ -103,8 +107,9 @@ class Meter:
             num_read = sum(span.end for span in step.spans)
             now.read_bytes += (self.shape.weights_bytes or 0) + num_read * self.shape.kv_bytes_per_token
 
-    def second(self, state: LoopState, num_dropped: int) -> Point | None:
+    def second(self, state: LoopState, parking: ParkingState, num_dropped: int) -> Point | None:
         """The engine since the last call."""
+        copied, self._copied = self._copied, state.copy_seconds
         with self._lock:
             past, self._second = self._second, _Second()
         now = self.clock()
@@ -128,6 +133,12 @@ class Meter:
                 "num_slots": self.num_slots,
                 "num_cells_used": state.num_cells_used,
                 "num_cells": self.num_cells,
+                "num_parked": parking.num_parked,
+                "parked_bytes": parking.parked_bytes,
+                "num_on_disk": parking.num_on_disk,
+                "disk_bytes": parking.disk_bytes,
+                "num_evicted": parking.num_evicted,
+                "copy_ratio": (state.copy_seconds - copied) / seconds if seconds else None,
                 "read_bytes_per_second": past.read_bytes / past.decode_step_seconds if is_known else None,
                 "peak_bytes_per_second": self.shape.peak_bytes_per_second,
                 "num_dropped": num_dropped,
@@ -163,6 +174,12 @@ class Meter:
                 "prompt_tokens": usage.prompt_tokens,
                 "cached_tokens": usage.cached_tokens,
                 "completion_tokens": num_new,
+                **{f"cached_in_{tier}_tokens": usage.cached_tokens * (usage.cached_in == tier) for tier in TIERS},
+                **{
+                    f"recomputed_{why}_tokens": usage.recomputed_tokens * (usage.recomputed_for == why)
+                    for why in CAUSES
+                },
+                "dropped_messages": usage.dropped_messages,
                 "attempt": end.attempt,
                 "num_resumed_tokens": notes.num_resumed_tokens,
                 "joules": notes.joules,

@@ -277,7 +277,9 @@ class Worker:
                 await asyncio.to_thread(release_memory)
             if time.perf_counter() - self._node_at > NODE_SECONDS:
                 self._node, self._loop.watts = NodeState(), None
-            self._recorder.record(self._meter.second(self._loop.state, self._recorder.num_dropped))
+            self._recorder.record(
+                self._meter.second(self._loop.state, self._loop.parking.state, self._recorder.num_dropped)
+            )
             await self._recorder.flush()
 
     def _record_event(self, kind: str) -> None:
