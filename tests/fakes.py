@@ -62,6 +62,7 @@ class FakeEngine:
         self.rows: list[tuple[int, int]] = []
         self.num_samplers = 0
         self.num_steps = 0
+        self.num_tokens = 0
         self.num_saved = 0
         self.num_restored = 0
         self.stepped = threading.Event()
@@ -83,6 +84,7 @@ class FakeEngine:
         for span in spans:
             assert len(self.cells[span.slot]) == span.start, "a span that does not continue its slot"
             self.cells[span.slot] += span.tokens
+            self.num_tokens += len(span.tokens)
             rows = []
             for position in range(span.start, span.end):
                 if position >= span.first_output:

@@ -15,10 +15,9 @@ from broker import codec, subjects
 from broker.delivery import Delivery, Puller
 from broker.errors import NotReady
 from broker.messages import Beacon
+from workers.loop import BATCH_EVERY, batch_reserve
 
 BEACON_SECONDS = 0.5
-BATCH_EVERY = 8
-"""Batch's share: of so many turns, one is a batch turn where both wait."""
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +25,13 @@ log = logging.getLogger(__name__)
 class Intake:
     """Takes a turn for each free slot, interactive before batch. Whoever is done with one says `free`."""
 
-    def __init__(self, nc: NatsConnection, model: str, num_slots: int, pull_seconds: float) -> None:
+    def __init__(
+        self, nc: NatsConnection, model: str, num_slots: int, pull_seconds: float, *, can_set_aside: bool = False
+    ) -> None:
+        """With `can_set_aside` interactive turns are taken for the slots of batch turns too, but for batch's share."""
+        self._can_set_aside = can_set_aside
+        self._batch: set[int] = set()
+        """Deliveries of batch turns that are held, by identity."""
         self._nc = nc
         self._model = model
         self._num_slots = num_slots
@@ -44,10 +49,19 @@ class Intake:
         self._batch_is_open = False
         self._beacon_at = 0.0
 
-    def free(self) -> None:
+    def free(self, delivery: Delivery) -> None:
         """A turn that was taken is settled."""
         self.num_held -= 1
+        self._batch.discard(id(delivery))
         self._slot_freed.set()
+
+    def _has_room(self, is_interactive: bool) -> bool:
+        if self.num_held < self._num_slots:
+            return True
+        if not is_interactive or not self._can_set_aside:
+            return False
+        kept_for_batch = min(len(self._batch), batch_reserve(self._num_slots))
+        return self.num_held - len(self._batch) < self._num_slots - kept_for_batch
 
     async def run(self, priority: str, stop: asyncio.Event, take: Callable[[Delivery], None]) -> None:
         """Keeps one pull open on a priority's consumer while a slot is free, until `stop`; `take` gets what came."""
@@ -61,11 +75,13 @@ class Intake:
                 delivery = await self._next(puller, is_interactive)
                 if delivery is None:
                     continue
-                if stop.is_set() or self.num_held >= self._num_slots:
+                if stop.is_set() or not self._has_room(is_interactive):
                     # The other consumer's pull took the last slot while this one was open.
                     await delivery.hand_back()
                     continue
                 self.num_held += 1
+                if not is_interactive:
+                    self._batch.add(id(delivery))
                 self.num_pending = delivery.num_pending
                 self._count_turns(is_interactive)
                 take(delivery)
@@ -86,7 +102,7 @@ class Intake:
 
         Batch waits until interactive has nothing waiting, but for its share.
         """
-        if self.num_held >= self._num_slots:
+        if not self._has_room(is_interactive):
             self._slot_freed.clear()
             await _first(self._slot_freed, stop)
             return False

@@ -23,10 +23,17 @@ from workers.sequence import Sequence
 from workers.slots import Seat, Slots
 
 WARM_UP_TOKENS = 64
+BATCH_EVERY = 8
+"""Batch's share: of so many turns, or slots, one."""
 MIN_PARKED_TOKENS = 32
 """Less is quicker computed than parked."""
 
 log = logging.getLogger(__name__)
+
+
+def batch_reserve(num_slots: int) -> int:
+    """How many slots interactive turns cannot take from batch ones."""
+    return max(1, num_slots // BATCH_EVERY)
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class Job:
     conversation: str
     prompt: list[int]
     max_tokens: int
+    is_batch: bool = False
+    """May be set aside for a turn that somebody waits for."""
     sampling: Sampling = Sampling()
     gbnf: str | None = None
     continuations: tuple[tuple[tuple[int, ...], int], ...] = ()
@@ -117,6 +126,7 @@ class _Running:
     scores: list[Score] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     is_greedy: bool = True
+    is_set_aside: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,6 +176,8 @@ class EngineLoop:
         self._stopping = False
         self._waiting: deque[tuple[Job, float]] = deque()
         self._running: dict[str, _Running] = {}
+        self._set_aside: deque[_Running] = deque()
+        """Batch turns that gave their slots to interactive ones, and go on when there are some again."""
         self._events: list[Event] = []
         self._deliver: Callable[[list[Event]], None] = lambda events: None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -266,14 +278,22 @@ class EngineLoop:
         # In order: a large turn is not overtaken for ever by small ones. What states are copied for it is work of a
         # step: past its bound the streams come first.
         until = self.copy_seconds + self._scheduler.step_bound()
-        while self._waiting and self.copy_seconds < until:
-            job, arrived_at = self._waiting[0]
-            try:
-                if not self._seat(job, arrived_at):
+        while self.copy_seconds < until:
+            entry = next((one for one in self._waiting if not one[0].is_batch), None)
+            if entry is None and self._set_aside:
+                if not self._go_on(self._set_aside[0]):
                     return
+                continue
+            entry = entry or (self._waiting[0] if self._waiting else None)
+            if entry is None:
+                return
+            try:
+                while not self._seat(*entry):
+                    if entry[0].is_batch or not self._make_way():
+                        return
             except TurnRejected as error:
-                self._events.append(Rejected(job.id, error.code, error.detail, error.retryable))
-            self._waiting.popleft()
+                self._events.append(Rejected(entry[0].id, error.code, error.detail, error.retryable))
+            self._waiting.remove(entry)
 
     def _seat(self, job: Job, arrived_at: float) -> bool:
         detokenizer = Detokenizer(job.sampling.stop)
@@ -289,26 +309,11 @@ class EngineLoop:
             known, begin = job.continuations[0]
             tokens, first_output = list(known), begin - 1
         num_cells = len(job.prompt) + job.max_tokens
-        wanted = tokens[: first_output + 1] if job.continuations else tokens
-        seat = self._slots.seat(wanted, num_cells, job.client, job.conversation)
-        if seat is None:
+        placed = self._place(job, tokens, tokens[: first_output + 1] if job.continuations else tokens, num_cells)
+        if placed is None:
             return False
-        if self._parked(job, wanted, seat.num_reused) is not None:
-            seat = self._slots.seat_empty(num_cells) or seat
-        for index in seat.evicted:
-            self._park(index)
-            self._engine.truncate(index, 0)
-            self._slots.clear(index)
-        cached_in: CachedIn | None = "context" if seat.num_reused else None
-        restored = None if seat.num_reused else self._restore(job, wanted, seat)
-        if restored is not None:
-            seat, cached_in = restored
-        else:
-            seat = self._keep_prefix(seat, job)
+        seat, cached_in = placed
         num_cached = seat.num_reused
-        self._slots.take(seat, tokens, num_cells, job.client, job.conversation)
-        if restored is not None and self._canonical_chunk:
-            self._slots[seat.slot].num_canonical = num_cached
         sequence = Sequence(
             id=job.id,
             tokens=tokens,
@@ -330,6 +335,63 @@ class EngineLoop:
         self._scheduler.add(sequence)
         self._running[job.id] = _Running(job, sequence, sampler, detokenizer, cached_in)
         self._events.append(Seated(job.id, num_cached, cached_in))
+        return True
+
+    def _place(
+        self, job: Job, tokens: list[int], wanted: list[int], num_cells: int
+    ) -> tuple[Seat, CachedIn | None] | None:
+        """Takes a slot that holds as much of `wanted` as there is anywhere; None when it has to wait."""
+        seat = self._slots.seat(wanted, num_cells, job.client, job.conversation)
+        if seat is None:
+            return None
+        if self._parked(job, wanted, seat.num_reused) is not None:
+            seat = self._slots.seat_empty(num_cells) or seat
+        for index in seat.evicted:
+            self._park(index)
+            self._engine.truncate(index, 0)
+            self._slots.clear(index)
+        cached_in: CachedIn | None = "context" if seat.num_reused else None
+        restored = None if seat.num_reused else self._restore(job, wanted, seat)
+        if restored is not None:
+            seat, cached_in = restored
+        else:
+            seat = self._keep_prefix(seat, job)
+        self._slots.take(seat, tokens, num_cells, job.client, job.conversation)
+        if restored is not None and self._canonical_chunk:
+            self._slots[seat.slot].num_canonical = seat.num_reused
+        return seat, cached_in
+
+    # --- Preemption ---
+
+    def _make_way(self) -> bool:
+        """Sets a batch turn aside for an interactive one, the latest first; False where none may go.
+
+        A slot in eight, and at least one, stays with batch: its share.
+        """
+        batch = [one for one in self._running.values() if one.job.is_batch and not one.is_set_aside]
+        able = [one for one in batch if not one.job.continuations]
+        if not self.parking.is_on or not able or len(batch) <= batch_reserve(self._engine.num_slots):
+            return False
+        victim = max(able, key=lambda one: one.sequence.arrived_at)
+        sequence = victim.sequence
+        self._scheduler.remove(sequence)
+        self._slots.release(sequence.slot, sequence.tokens[: sequence.num_computed], 0, self._clock())
+        victim.is_set_aside = True
+        self._set_aside.append(victim)
+        log.info("↷ turn set aside turn=%s tokens=%d", victim.job.id, len(sequence.tokens))
+        return True
+
+    def _go_on(self, running: _Running) -> bool:
+        """Seats a turn again that was set aside; what of its state is not to be had any more is computed again."""
+        sequence, job = running.sequence, running.job
+        placed = self._place(job, sequence.tokens, sequence.tokens, len(job.prompt) + job.max_tokens)
+        if placed is None:
+            return False
+        seat, _ = placed
+        sequence.slot, sequence.num_computed = seat.slot, seat.num_reused
+        self._scheduler.add(sequence)
+        running.is_set_aside = False
+        self._set_aside.remove(running)
         return True
 
     def _keep_prefix(self, seat: Seat, job: Job) -> Seat:
@@ -540,10 +602,13 @@ class EngineLoop:
 
     def _release(self, running: _Running) -> None:
         sequence = running.sequence
-        self._scheduler.remove(sequence)
         del self._running[sequence.id]
         if running.sampler is not None:
             running.sampler.close()
+        if running.is_set_aside:
+            self._set_aside.remove(running)
+            return
+        self._scheduler.remove(sequence)
         num_canonical = 0
         if self._canonical_chunk:
             num_canonical = min(sequence.num_computed, sequence.num_prompt_tokens)

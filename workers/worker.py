@@ -124,7 +124,9 @@ class Worker:
         self._work: dict[str, Work] = {}
         self._jobs = itertools.count()
         self._deliveries: set[Delivery] = set()
-        self._intake = Intake(nc, options.model, self._num_slots, options.pull_seconds)
+        self._intake = Intake(
+            nc, options.model, self._num_slots, options.pull_seconds, can_set_aside=loop.parking.is_on
+        )
         self._cancels = Cancels(nc, options.model, self._work, loop.cancel, self._stopped)
         self._recorder = Recorder(nc, options.node, max_buffered=MAX_POINTS)
         tags = {
@@ -312,7 +314,7 @@ class Worker:
                 await delivery.retry(delay=2.0)
         finally:
             self._deliveries.discard(delivery)
-            self._intake.free()
+            self._intake.free(delivery)
             self._mean_seconds = _smoothed(self._mean_seconds, time.perf_counter() - started)
 
     async def _serve(self, delivery: Delivery) -> None:
@@ -448,6 +450,7 @@ class Worker:
             conversation=turn.conversation,
             prompt=prompt.tokens,
             max_tokens=max(max_tokens, 1),
+            is_batch=work.address.priority == "batch",
             sampling=turn.sampling,
             gbnf=await self._grammars.gbnf(turn.sampling),
             continuations=tuple(continuations),

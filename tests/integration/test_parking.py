@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from broker.client import Client
+from broker.client import Answer, Client
 from broker.errors import TurnFailed
 from broker.messages import Done, Message, Sampling
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
+from tests.support import eventually
 from workers.disk import Disk
 from workers.parking import Parking
 
@@ -121,3 +124,64 @@ async def test_a_conversation_longer_than_the_context_is_an_error_or_loses_its_o
     assert last.prompt_tokens < 1000
     assert last.recomputed_for == "overflow"
     assert found[-1].text.startswith("echo s")
+
+
+async def test_a_batch_turn_is_set_aside_for_an_interactive_one_and_goes_on(
+    client: Client, start_worker: StartWorker
+) -> None:
+    engine = FakeEngine(num_slots=2, num_ctx=3000, answer="x" * 300, step_seconds=0.002)
+    long = Sampling(max_tokens=300)
+    async with start_worker(engine, parking=Parking(1_000_000)):
+        ended: list[str] = []
+
+        async def ask(name: str, sampling: Sampling, priority: Literal["interactive", "batch"]) -> Done:
+            done: Done = await client.ask("m", TEXT, conversation=name, sampling=sampling, priority=priority)
+            ended.append(name)
+            return done
+
+        async with asyncio.TaskGroup() as group:
+            batch = [group.create_task(ask(f"batch-{number}", long, "batch")) for number in range(2)]
+            await asyncio.to_thread(engine.entered.wait, 10)
+            await eventually(lambda: sum(len(cells) > 200 for cells in engine.cells) == 2)
+            quick = [
+                group.create_task(ask(f"quick-{number}", Sampling(max_tokens=5), "interactive")) for number in range(4)
+            ]
+        assert ended[:4] == [f"quick-{number}" for number in range(4)]
+        assert {task.result().text for task in batch} == {"x" * 300}
+        assert {task.result().text for task in quick} == {"x" * 5}
+        # Nothing of the batch turn that was set aside was computed again.
+        assert engine.num_restored >= 1
+        assert engine.num_tokens < 2 * 300 + 4 * 5 + 280  # the prompts, which are one but for those of the first step
+
+
+async def test_batch_keeps_its_share_of_slots_and_a_cancelled_turn_that_was_set_aside_ends(
+    client: Client, start_worker: StartWorker
+) -> None:
+    engine = FakeEngine(num_slots=2, num_ctx=3000, answer="x" * 2000, step_seconds=0.002)
+    async with start_worker(engine, parking=Parking(1_000_000)) as running:
+        batch = [
+            client.ask("m", TEXT, conversation=f"b{n}", priority="batch", sampling=Sampling(max_tokens=700))
+            for n in (0, 1)
+        ]
+        async with asyncio.TaskGroup() as group:
+            tasks = []
+            for answer in batch:
+                await answer.publish()
+                tasks.append(group.create_task(wait_for(answer)))
+            await eventually(lambda: sum(len(cells) > 100 for cells in engine.cells) == 2)
+            slow = group.create_task(
+                wait_for(client.ask("m", TEXT, conversation="i", sampling=Sampling(max_tokens=400)))
+            )
+            (aside,) = await eventually(lambda: list(running.worker._loop._set_aside))
+            name = aside.job.conversation
+            await client.cancel(conversation=name)
+            done = await tasks[int(name[1:])]
+            assert done.finish_reason == "cancelled"
+            assert 0 < len(done.tokens) < 700
+            assert not slow.done()
+        assert len((await tasks[1 - int(name[1:])]).tokens) == 700
+
+
+async def wait_for(answer: Answer) -> Done:
+    done: Done = await answer
+    return done
