@@ -26,6 +26,7 @@ QUESTIONS = (
     "generator",
     "mirror",
     "card_writes",
+    "parking",
     "queue",
 )
 

@@ -18,6 +18,7 @@ EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 _PR_SET_PDEATHSIG = 1
+_M_ARENA_MAX = -8
 
 
 def set_up_logging(level: str = "INFO") -> None:
@@ -114,14 +115,13 @@ def die_with_parent() -> Callable[[], None]:
     return ask
 
 
-def release_memory() -> None:
-    """Gives pages that are free inside the heap back to the system; nothing where the C library is not glibc.
+def use_one_arena() -> None:
+    """Has glibc keep one heap for all threads; nothing where the C library is another.
 
-    A process that lives for weeks and keeps texts of all lengths for a while leaves holes, which glibc by itself gives
-    back only at the heap's end.
+    With a heap each, what one thread allocates and another frees leaves holes that the others cannot use.
     """
     with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 async def terminate(process: asyncio.subprocess.Process, grace: float = 10.0) -> int:

@@ -11,8 +11,13 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+from msgspec import Struct
+
 from broker.messages import Message, Turn
 from workers.engine import Vocabulary
+
+BLOCK_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -51,12 +56,37 @@ class Prompt:
     """Of these, those of the conversation's last turn here: likely still in the cache."""
 
 
-@dataclass(frozen=True)
-class _Known:
+class _Told(Struct, frozen=True):
+    """How a conversation stood when its last answer was over."""
+
     messages: tuple[Message, ...]
     prompt_text: str
-    tokens: array[int]
-    """Four bytes each: a list of two million numbers takes seventy megabytes."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A conversation in one block of memory, of one of few sizes: blocks of all lengths leave holes when they go that
+    nothing fits into, and a worker's heap grew by those for hours."""
+
+    block: bytes
+    num_text_bytes: int
+    num_tokens: int
+
+    @classmethod
+    def of(cls, told: _Told, tokens: list[int]) -> _Known:
+        text, numbers = msgspec.json.encode(told), array("i", tokens).tobytes()
+        size = len(text) + len(numbers)
+        return cls(b"".join((text, numbers, bytes(-size % BLOCK_BYTES))), len(text), len(tokens))
+
+    @property
+    def told(self) -> _Told:
+        return msgspec.json.decode(self.block[: self.num_text_bytes], type=_Told)
+
+    @property
+    def tokens(self) -> list[int]:
+        numbers = array("i")
+        numbers.frombytes(self.block[self.num_text_bytes : self.num_text_bytes + self.num_tokens * numbers.itemsize])
+        return numbers.tolist()
 
 
 def without_oldest(messages: tuple[Message, ...]) -> tuple[Message, ...] | None:
@@ -83,19 +113,20 @@ class History:
             text = turn.messages[0].content
             return self._tokenized(Rendered(text, [(0, 0, len(text))]))
         known = self._known.get((client, turn.conversation))
-        if known is None or turn.messages[: len(known.messages)] != known.messages:
+        told = known.told if known is not None else None
+        if known is None or told is None or turn.messages[: len(told.messages)] != told.messages:
             return self._tokenized(await self._renderer.render(turn.messages))
-        answer = len(known.messages) - 1
+        answer = len(told.messages) - 1
         rendered = await self._renderer.render(turn.messages, exact=answer)
         place = next((content for content in rendered.contents if content[0] == answer), None)
-        if place is None or rendered.text[: place[1]] != known.prompt_text:
+        if place is None or rendered.text[: place[1]] != told.prompt_text:
             # The template tells history otherwise than it was told at the time.
             return self._tokenized(await self._renderer.render(turn.messages))
         rest = place[2]
         tail = self._vocabulary.tokenize(
             rendered.text[rest:], template_spans=rendered.template_spans(rest), add_bos=False
         )
-        return Prompt(rendered, [*known.tokens, *tail], len(known.tokens))
+        return Prompt(rendered, [*known.tokens, *tail], known.num_tokens)
 
     def _tokenized(self, rendered: Rendered) -> Prompt:
         spans = rendered.template_spans()
@@ -116,10 +147,10 @@ class History:
         """Notes an answer: `tokens` are the prompt's and the answer's, `text` what the client was sent."""
         key = (client, turn.conversation)
         if old := self._known.pop(key, None):
-            self._num_tokens -= len(old.tokens)
+            self._num_tokens -= old.num_tokens
         messages = (*turn.messages, Message("assistant", text))
-        self._known[key] = _Known(messages, prompt.rendered.text, array("i", tokens))
+        self._known[key] = _Known.of(_Told(messages, prompt.rendered.text), tokens)
         self._num_tokens += len(tokens)
         while self._num_tokens > self._max_tokens and len(self._known) > 1:
             _, forgotten = self._known.popitem(last=False)
-            self._num_tokens -= len(forgotten.tokens)
+            self._num_tokens -= forgotten.num_tokens

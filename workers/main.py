@@ -15,6 +15,7 @@ from pathlib import Path
 from broker import subjects
 from broker.catalogue import entry_of, read_lock, verify
 from broker.connection import Address, close, connect
+from broker.process import use_one_arena
 from workers.models import DEMO
 from workers.settings import WorkerSettings
 
@@ -70,6 +71,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
     from workers.worker import Worker, WorkerOptions
 
     config.check()
+    use_one_arena()
     path = await asyncio.to_thread(model_path, config)
     model_name = subjects.token(config.model, "model") if config.model else model_token(path)
     threads = config.threads or default_threads()

@@ -38,7 +38,6 @@ from broker.messages import (
     Turn,
     Usage,
 )
-from broker.process import release_memory
 from broker.recorder import Recorder
 from broker.replies import ReplyWriter, write_end
 from broker.subjects import TurnAddress
@@ -60,7 +59,6 @@ MAX_POINTS = 5_000
 """What a worker keeps while nobody takes its points: over an hour of seconds, in a few megabytes."""
 LAST_POINTS_SECONDS = 1.0
 """How long a worker that stops waits for a server that does not take its last points."""
-RELEASE_SECONDS = 60
 _SMOOTHING = 0.2
 STUCK_SECONDS = 300.0
 """A round of the engine takes a quarter of a second, and on the slowest board with the largest model some ten."""
@@ -273,10 +271,8 @@ class Worker:
 
     async def _tell_seconds(self) -> None:
         """A point for each second of the engine, and all points on their way."""
-        for second in itertools.count(1):
+        while True:
             await asyncio.sleep(1)
-            if second % RELEASE_SECONDS == 0:
-                await asyncio.to_thread(release_memory)
             if time.perf_counter() - self._node_at > NODE_SECONDS:
                 self._node, self._loop.watts = NodeState(), None
             self._recorder.record(
