@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from broker.catalogue import Entry, read_catalogue
@@ -55,10 +55,18 @@ class OnBoard:
 
     entry: Entry
     num_ctx: int
+    board_gib: int = 8
 
     @property
     def plan(self) -> MemoryPlan:
-        return plan(self.entry, self.num_ctx)
+        """With a quarter of what the rest leaves free for conversations at rest, as the worker takes by itself."""
+        found = plan(self.entry, self.num_ctx)
+        return replace(found, parking=max(0, available_bytes(self.board_gib) - found.total) // 4)
+
+    @property
+    def num_parked(self) -> int:
+        """Kept in RAM besides, of CONVERSATION_TOKENS each."""
+        return self.plan.parking // (CONVERSATION_TOKENS * self.entry.kv_bytes_per_token)
 
     @property
     def num_conversations(self) -> int:
@@ -72,10 +80,19 @@ class OnBoard:
         return BANDWIDTH_BYTES[0] / read, BANDWIDTH_BYTES[1] / read
 
 
+def available_bytes(board_gib: int) -> int:
+    """What of a board's memory a worker may take."""
+    return board_gib * GIB - FIRMWARE_BYTES - OTHERS_BYTES
+
+
 def on_board(entry: Entry, board_gib: int, max_ctx: int = 32 * MAX_CTX) -> OnBoard:
     """With the largest context that fits a board."""
-    available = board_gib * GIB - FIRMWARE_BYTES - OTHERS_BYTES
-    return OnBoard(entry, largest_ctx(lambda ctx: plan(entry, ctx), max_ctx, available))
+    return OnBoard(entry, largest_ctx(lambda ctx: plan(entry, ctx), max_ctx, available_bytes(board_gib)), board_gib)
+
+
+def on_k3s(entry: Entry, board_gib: int = 8) -> OnBoard:
+    """As k3s/models has it: a context of MAX_CTX tokens where it fits, and not more than two of the model's own."""
+    return on_board(entry, board_gib, max_ctx=min(MAX_CTX, 2 * entry.context))
 
 
 def reference() -> str:
@@ -101,7 +118,7 @@ def reference() -> str:
 
 def kustomization(token: str, entry: Entry, board_gib: int = 8) -> str | None:
     """A worker of this model on K3s, with requests and limits from its plan; None where it does not fit."""
-    found = on_board(entry, board_gib, max_ctx=min(MAX_CTX, 2 * entry.context))
+    found = on_k3s(entry, board_gib)
     if not found.num_ctx:
         return None
     request = math.ceil(found.plan.total / MIB)
@@ -144,6 +161,8 @@ patches:
                     value: {token}
                   - name: TURNPIKE_NUM_CTX
                     value: "{found.num_ctx}"
+                  - name: TURNPIKE_PARK_BYTES
+                    value: "{found.plan.parking}"
                 resources:
                   requests:
                     memory: {request}Mi
@@ -165,14 +184,37 @@ def models() -> dict[str, str]:
     return {token: text for token, text in found.items() if text is not None}
 
 
+def plans() -> str:
+    """The second table of docs/boards.md: the memory plan of a board with 8 GB, in MiB."""
+    lines = [
+        "| model | weights | context | KV cache | computing | process | parking | conversations in the context, parked |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for token, entry in read_catalogue().items():
+        found = on_k3s(entry)
+        if not found.num_ctx:
+            lines.append(f"| `{token}` | {entry.size_bytes / MIB:,.0f} | does not fit | | | | | |")
+            continue
+        made = found.plan
+        sizes = [f"{size / MIB:,.0f}" for size in (made.weights, made.kv, made.compute, made.process, made.parking)]
+        lines.append(
+            f"| `{token}` | {sizes[0]} | {found.num_ctx:,} | {' | '.join(sizes[1:])} | "
+            f"{found.num_conversations}, {found.num_parked} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 MARK = "<!-- made by `python -m workers.boards` -->\n"
+PLANS_MARK = "<!-- and this -->\n"
 
 
 def renew(root: Path) -> None:
     """Writes both."""
     page = root / "docs" / "boards.md"
     head, _, rest = page.read_text().partition(MARK)
-    page.write_text(head + MARK + reference() + rest[rest.find("\n\n") + 1 :])
+    rest = rest[rest.find("\n\n") + 1 :]
+    between, _, rest = rest.partition(PLANS_MARK)
+    page.write_text(head + MARK + reference() + between + PLANS_MARK + plans() + rest[rest.find("\n\n") + 1 :])
     for token, text in models().items():
         folder = root / "k3s" / "models" / token
         folder.mkdir(parents=True, exist_ok=True)

@@ -215,6 +215,7 @@ def test_workers_are_given_what_their_plan_says() -> None:
         variables = {variable["name"]: variable.get("value") for variable in worker["env"]}
         entry = read_catalogue()[variables["TURNPIKE_MODEL"] or ""]
         planned = boards.plan(entry, int(variables["TURNPIKE_NUM_CTX"] or 0)).total
+        planned += int(variables["TURNPIKE_PARK_BYTES"] or 0)
         assert planned <= int(worker["resources"]["requests"]["memory"].removesuffix("Mi")) * boards.MIB
         total = sum(int(one["resources"]["requests"]["memory"].removesuffix("Mi")) for one in containers(template)[1:])
         assert total * boards.MIB <= 8 * boards.GIB - boards.FIRMWARE_BYTES, f"{name} does not fit its board"
@@ -238,3 +239,4 @@ def test_streams_are_made_for_every_model_that_is_served() -> None:
 def test_the_boards_page_is_what_the_plan_says() -> None:
     page = (ROOT / "docs/boards.md").read_text()
     assert boards.MARK + boards.reference() in page, "renew it: python -m workers.boards ."
+    assert boards.PLANS_MARK + boards.plans() in page, "renew it: python -m workers.boards ."
