@@ -1,5 +1,5 @@
 # Every target does the set-up it needs; the second run starts in seconds.
-.PHONY: demo test check bench chaos soak lock clean setup e2e-kubernetes
+.PHONY: demo test check bench chaos soak lock clean setup e2e-kubernetes experiment long
 
 setup:
 	@tools/setup.sh
@@ -23,6 +23,11 @@ soak: setup ## an hour at full load: memory, descriptors and streams stay flat
 
 e2e-kubernetes: setup ## on the Kubernetes that KUBECONFIG names, in the network namespace NETNS if that is set
 	@$(if $(NETNS),nsenter --net=/run/netns/$(NETNS)) .venv/bin/python -m tests.kubernetes
+
+experiment: setup ## the paper's experiment on shapes made on the spot, with its report, in .cache/experiment
+	@tools/experiment.sh experiments/shapes.toml .cache/experiment
+
+long: chaos soak experiment bench ## all that takes long: about three hours
 
 bench: setup
 	@benchmarks/build_tools.sh >/dev/null

@@ -64,6 +64,8 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
     shape: str | None = None
     """A random-weight model of this shape, made on the spot, instead of a file."""
     quantization: str = "Q4_0"
+    second_of: str | None = None
+    """The model of the plan that this is another quantisation of."""
 
 
 class Winogrande(Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,7 +92,11 @@ def read_plan(path: Path) -> Plan:
         raise ExperimentError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, TypeError, TurnpikeError) as error:
         raise ExperimentError(f"{path}: {error}") from None
-    if len({model.model for model in plan.models}) < len(plan.models):
+    names = {model.model for model in plan.models}
+    for model in plan.models:
+        if model.second_of is not None and model.second_of not in names - {model.model}:
+            raise ExperimentError(f"{path}: {model.model}: second_of {model.second_of!r} is no other model of the plan")
+    if len(names) < len(plan.models):
         raise ExperimentError(f"{path}: a model is listed twice")
     return plan
 
@@ -140,6 +146,24 @@ class Row(Struct, frozen=True):
     num_kills: int | None
     accuracies: dict[str, tuple[float, float | None]]
     published: str
+    effect: str = ""
+    """Of a second quantisation, against the first."""
+
+
+def effect(first: Row, second: Row) -> str:
+    """What another quantisation of the same model changes: ratios second ÷ first, and the accuracies' difference."""
+    found = [
+        f"{name} × {two / one:.2f}"
+        for name, one, two in (
+            ("prefill", first.prefill_tokens_per_second, second.prefill_tokens_per_second),
+            ("decode", first.decode_tokens_per_second, second.decode_tokens_per_second),
+            ("memory", first.rss_bytes, second.rss_bytes),
+        )
+        if one and two
+    ]
+    if "partial" in first.accuracies and "partial" in second.accuracies:
+        found.append(f"Winogrande {second.accuracies['partial'][0] - first.accuracies['partial'][0]:+.3f}")
+    return f"{first.model}: {', '.join(found)}" if found else ""
 
 
 def row(run: Run, sampled: Sampled | None, answers: list[evaluate.Answered]) -> Row:
@@ -203,7 +227,12 @@ async def run_experiment(stage: Stage, plan: Plan, stop: asyncio.Event) -> list[
         stage.console.print(f"[bold]{model.model}[/bold] ({number} of {len(plan.models)})")
         if (found := await _one(stage, plan, model, stop)) is not None:
             rows.append(found)
-    return rows
+    by_model = {one.model: one for one in rows}
+    firsts = {model.model: by_model.get(model.second_of) for model in plan.models if model.second_of is not None}
+    return [
+        msgspec.structs.replace(one, effect=effect(first, one)) if (first := firsts.get(one.model)) else one
+        for one in rows
+    ]
 
 
 async def _one(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> Row | None:
@@ -321,6 +350,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("restarts", lambda one: "–" if one.num_restarts is None else f"{one.num_restarts}, {one.num_kills} killed"),
     ("Winogrande", lambda one: _accuracy(one)),
     ("published", lambda one: one.published or "–"),
+    ("against its other quantisation", lambda one: one.effect or "–"),
 )
 
 

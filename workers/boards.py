@@ -187,7 +187,7 @@ def models() -> dict[str, str]:
 def plans() -> str:
     """The second table of docs/boards.md: the memory plan of a board with 8 GB, in MiB."""
     lines = [
-        "| model | weights | context | KV cache | computing | process | parking | conversations in the context, parked |",
+        "| model | weights | context | KV cache | computing | process | parking | conversations in context, parked |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for token, entry in read_catalogue().items():

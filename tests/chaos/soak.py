@@ -32,6 +32,7 @@ CONCURRENCY = 8
 SAMPLE_SECONDS = 5.0
 MIB = 1024 * 1024
 # Small bounds, so that an hour passes them many times over.
+PARK_BYTES = 64 * MIB
 LIMITS = Limits(max_reply_bytes=32 * MIB, max_end_bytes=32 * MIB)
 QUESTIONS = (
     "Our mast is {} metres high.",
@@ -85,7 +86,7 @@ async def worker(server: EmbeddedServer) -> AsyncIterator[int]:
     credentials = server.folder / "worker.credentials"
     write_credentials(credentials, server.address(WORKER))
     command = [sys.executable, str(ROOT / "turnpike.py"), "worker", "--credentials", str(credentials)]
-    process = await spawn([*command, "--log-level", "WARNING"])
+    process = await spawn([*command, "--log-level", "WARNING", "--park-bytes", str(PARK_BYTES)])
     try:
         yield process.pid
     finally:

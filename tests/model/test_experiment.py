@@ -31,8 +31,9 @@ quantization = "Q8_0"
 worker = ["--deterministic", "--threads", "1"]
 [[models]]
 model = "two"
-shape = "tiny-swa"
-quantization = "Q8_0"
+shape = "tiny"
+quantization = "Q4_0"
+second_of = "one"
 worker = ["--deterministic", "--threads", "1"]
 """
 
@@ -54,6 +55,10 @@ async def test_an_experiment_makes_the_papers_table_and_goes_on_where_it_stopped
         again = await asyncio.to_thread(run, *command)
         assert again.stderr.count("done before") == 2
     assert [row["model"] for row in rows] == ["one", "two"]
+    assert rows[0]["effect"] == ""
+    assert re.fullmatch(
+        r"one: prefill × [\d.]+, decode × [\d.]+, memory × [\d.]+, Winogrande [+-][\d.]+", rows[1]["effect"]
+    )
     for row in rows:
         assert (row["num_turns"], row["num_failed"], row["num_restarts"]) == (4, 0, 0)
         assert row["decode_tokens_per_second"] > 0

@@ -1,0 +1,16 @@
+#!/bin/sh
+# An experiment of models that are made on the spot, with a broker of its own. Usage: experiment.sh PLAN.toml FOLDER
+set -eu
+cd "$(dirname "$0")/.."
+plan=$1 out=$2
+mkdir -p "$out"
+models=$(sed -n 's/^model = "\(.*\)"/--model \1/p' "$plan")
+# shellcheck disable=SC2086
+.venv/bin/turnpike broker --data-dir "$out/broker" --port 0 $models >"$out/broker.log" 2>&1 &
+broker=$!
+trap 'kill $broker; wait $broker || true' EXIT
+until grep -q "nats-server at" "$out/broker.log"; do
+    kill -0 "$broker" 2>/dev/null || { cat "$out/broker.log" >&2; exit 1; }
+    sleep 0.2
+done
+.venv/bin/turnpike experiment "$plan" --out "$out" --data-dir "$out/broker"
