@@ -17,8 +17,6 @@ NUM_CONVERSATIONS = 64
 NUM_TURNS = 4
 NUM_SLOTS = 8
 CONTEXT_TOKENS = 1000
-STATE_BYTES = 23_000_000
-"""Of a thousand tokens of the TinyLlama shape."""
 ROUNDS = 3
 
 
@@ -88,31 +86,6 @@ async def restart() -> Row:
     return Row(name, f"{read * 1000:.0f} ms", f"{computed * 1000:.0f} ms", computed / read, 20)
 
 
-async def beside_decode() -> Row:
-    """A stream's decode while another conversation a second is parked and one restored, and while none is."""
-    flags = ("--threads", CORES, "--num-slots", 2, "--num-ctx", 4096, "--park-bytes", 1 << 30)
-    async with system(*flags) as here:
-        others = [Conversation(here, f"o{number}") for number in range(3)]
-        for number, one in enumerate(others):
-            await one.next(text_of(CONTEXT_TOKENS, number), max_tokens=1)
-        rates: dict[bool, list[float]] = {False: [], True: []}
-        for _ in range(ROUNDS):
-            for is_busy in (False, True):
-                streaming = asyncio.Event()
-                stream = asyncio.ensure_future(timed(here.client, text_of(32), 100, streaming))
-                await streaming.wait()
-                while is_busy and not stream.done():
-                    await others[0].next("On.", max_tokens=1)
-                    others.append(others.pop(0))
-                    await asyncio.sleep(0.8)
-                rates[is_busy].append((await stream).decode_rate)
-    ratio = statistics.median(busy / quiet for busy, quiet in zip(rates[True], rates[False], strict=True))
-    quiet, busy = (statistics.median(rates[kind]) for kind in (False, True))
-    return Row(
-        "decode while 20 MB/s are parked and restored ÷ while none", f"{busy:.1f}/s", f"{quiet:.1f}/s", ratio, 0.9
-    )
-
-
 async def precision() -> list[Row]:
     """What q8_0 in the cache costs and saves."""
     rates: dict[str, list[float]] = {"f16": [], "q8_0": []}
@@ -127,7 +100,7 @@ async def precision() -> list[Row]:
 
 
 async def measure() -> list[Row]:
-    return [await rotation(), await restart(), await beside_decode(), *await precision()]
+    return [await rotation(), await restart(), *await precision()]
 
 
 def main() -> None:

@@ -126,11 +126,11 @@ def find(
     """
     best: Found | None = None
     most = len(tokens) // TOKEN_BYTES - 1
-    for parked in kept:
+    for parked in reversed([*kept]):
         if parked.key.client != client and not share_across_clients:
             continue
-        # Most fail here: what is no longer than the best so far is told by one comparison.
-        least = 0 if best is None else best.num_tokens * TOKEN_BYTES
+        # Most fail here: what is not longer than the best so far is told by one comparison.
+        least = ((0 if best is None else best.num_tokens) + 1) * TOKEN_BYTES
         if parked.tokens[:least] != tokens[:least]:
             continue
         shared = min(common_tokens(parked.tokens, tokens), most)
@@ -138,6 +138,6 @@ def find(
             shared = min(shared, parked.num_canonical) // canonical_chunk * canonical_chunk
         if not can_remove_part and shared < parked.num_tokens:
             continue
-        if shared > 0 and (best is None or shared >= best.num_tokens):
+        if shared > 0 and (best is None or shared > best.num_tokens):
             best = Found(parked, shared)
     return best

@@ -63,6 +63,10 @@ class Parking:
         return self._ram.max_bytes > 0
 
     @property
+    def has_disk(self) -> bool:
+        return self._disk is not None
+
+    @property
     def max_bytes(self) -> int:
         return self._ram.max_bytes
 

@@ -166,6 +166,7 @@ class Worker:
             self._nc, version=self._options.version, metadata=self._metadata(), load=self._load
         )
         log.info("serving model=%s worker=%s slots=%d", self._options.model, self._options.name, self._num_slots)
+        is_drained = False
         try:
             async with self._cancels, asyncio.TaskGroup() as beats:
                 beating = [beats.create_task(work) for work in (self._keep_alive(), self._tell_seconds())]
@@ -184,6 +185,7 @@ class Worker:
                     self.is_serving.clear()
                     await service.stop()
                     await asyncio.gather(*pulls)
+                is_drained = True
                 for task in beating:
                     task.cancel()
         finally:
@@ -192,13 +194,14 @@ class Worker:
                 await node.unsubscribe()
                 self._record_event("worker stopped")
                 await asyncio.wait_for(self._recorder.flush(), LAST_POINTS_SECONDS)
-            await asyncio.to_thread(self._park_what_is_left)
+            await asyncio.to_thread(self._park_what_is_left, is_drained)
         if self._lost:
             raise WorkerLost(f"the engine died: {self._lost}")
 
-    def _park_what_is_left(self) -> None:
+    def _park_what_is_left(self, is_drained: bool) -> None:
+        """To disk, where there is one and nobody is in a hurry."""
         self._loop.stop()
-        if self._lost is None:
+        if self._lost is None and is_drained and self._loop.parking.has_disk:
             self._loop.park_all()
             if num_kept := self._loop.parking.flush(self._options.park_seconds):
                 log.info("on disk conversations=%d", num_kept)
