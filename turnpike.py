@@ -234,7 +234,9 @@ def run_install_service(arguments: argparse.Namespace) -> int:
                 service = services.broker(arguments.model or ["demo"])
             case "worker" if len(arguments.model or ()) == 1:
                 model = arguments.model[0]
-                service = services.worker(model, _worker_bytes(model, arguments.num_ctx), environment)
+                planned, parking = _worker_plan(model, arguments.num_ctx)
+                environment[f"{PREFIX}PARK_BYTES"] = str(parking)
+                service = services.worker(model, planned + parking, environment)
             case "worker":
                 raise SettingsError(["--model: which one? a worker serves one model"])
             case "sidecar":
@@ -259,16 +261,20 @@ def run_install_service(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _worker_bytes(model: str, num_ctx: int | None) -> int:
-    """Where a worker's cgroup ends: its plan and some, for a model of the catalogue or the one that is shipped."""
+def _worker_plan(model: str, num_ctx: int | None) -> tuple[int, int]:
+    """The bytes of a worker's plan and some, and those for conversations at rest: a quarter of what this machine has
+    free besides. For a model of the catalogue, or the one that is shipped."""
     from broker.catalogue import CATALOGUE, entry_of, read_catalogue
     from workers import boards
+    from workers.memory import available_bytes
     from workers.models import DEMO
 
     if model == DEMO.token:
-        return 2 * boards.LIMIT_HEADROOM_BYTES
-    entry = entry_of(model, read_catalogue(), CATALOGUE.name)
-    return boards.plan(entry, num_ctx or WorkerSettings().num_ctx).total + boards.LIMIT_HEADROOM_BYTES
+        planned = 2 * boards.LIMIT_HEADROOM_BYTES
+    else:
+        entry = entry_of(model, read_catalogue(), CATALOGUE.name)
+        planned = boards.plan(entry, num_ctx or WorkerSettings().num_ctx).total + boards.LIMIT_HEADROOM_BYTES
+    return planned, max(0, available_bytes() - planned) // 4
 
 
 def run_models(arguments: argparse.Namespace) -> int:

@@ -65,7 +65,9 @@ def test_a_workers_memory_limit_follows_from_its_plan(tmp_path: Path) -> None:
         assert f'TURNPIKE_NUM_CTX="{num_ctx}"' in environment.read_text()
         found = re.search(r"^MemoryMax=(\d+)$", unit.read_text(), re.MULTILINE)
         assert found is not None
-        sizes.append(int(found[1]))
+        parking = re.search(r'TURNPIKE_PARK_BYTES="(\d+)"', environment.read_text())
+        assert parking is not None
+        sizes.append(int(found[1]) - int(parking[1]))
     entry = read_catalogue()["llama-3-2-1b"]
     assert [size - boards.LIMIT_HEADROOM_BYTES for size in sizes] == [boards.plan(entry, n).total for n in (2048, 8192)]
 
