@@ -76,9 +76,12 @@ async def main() -> None:
             target = folder / "fetched"
             curl: list[str | Path] = ["curl", "-sf", "-o", target, url + path_of(wanted.sha256)]
             ours, theirs = [], []
+
+            def fetch() -> None:
+                fetch_from_mirror(url, wanted, target, lambda done, total: None)
+
             for _ in range(ROUNDS):
                 theirs.append(await asyncio.to_thread(timed, lambda: subprocess.run(curl, check=True), target))
-                fetch = lambda: fetch_from_mirror(url, wanted, target, lambda done, total: None)  # noqa: E731
                 ours.append(await asyncio.to_thread(timed, fetch, target))
             await terminate(process)
     ratio = statistics.median(own / peer for own, peer in zip(ours, theirs, strict=True))

@@ -40,6 +40,12 @@ class Header(Struct, frozen=True):
     """Of tokens and state."""
 
 
+def _sha256(tokens: bytes, state: State) -> str:
+    digest = hashlib.sha256(tokens)
+    digest.update(state)
+    return digest.hexdigest()
+
+
 class Disk:
     """The files of one model's worker, within a cap of bytes. `expected_bytes` says how long a state of so many tokens
     is."""
@@ -97,8 +103,6 @@ class Disk:
 
     def write(self, parked: Parked, state: State) -> Path:
         """Writes a state; its file. Blocks; raises OSError."""
-        digest = hashlib.sha256(parked.tokens)
-        digest.update(state)
         header = Header(
             self._fingerprint,
             parked.key.client,
@@ -106,7 +110,7 @@ class Disk:
             parked.num_tokens,
             parked.num_canonical,
             len(state),
-            digest.hexdigest(),
+            _sha256(parked.tokens, state),
         )
         text = msgspec.json.encode(header)
         name = hashlib.sha256(f"{parked.key.client}/{parked.key.conversation}".encode()).hexdigest()[:32]
@@ -147,9 +151,7 @@ class Disk:
             with path.open("rb") as file:
                 file.seek(begin)
                 state = file.read()
-            digest = hashlib.sha256(tokens)
-            digest.update(state)
-            if tokens != parked.tokens or digest.hexdigest() != header.sha256:
+            if tokens != parked.tokens or _sha256(tokens, state) != header.sha256:
                 raise ValueError("its checksum is wrong")
         except (OSError, ValueError) as error:
             log.warning("discarded file=%s reason=%s", path.name, error)

@@ -344,14 +344,15 @@ class EngineLoop:
         seat = self._slots.seat(wanted, num_cells, job.client, job.conversation)
         if seat is None:
             return None
-        if self._parked(job, wanted, seat.num_reused) is not None:
+        prefix = packed(wanted) if self.parking.is_on else b""
+        if self._parked(job, prefix, seat.num_reused) is not None:
             seat = self._slots.seat_empty(num_cells) or seat
         for index in seat.evicted:
             self._park(index)
             self._engine.truncate(index, 0)
             self._slots.clear(index)
         cached_in: CachedIn | None = "context" if seat.num_reused else None
-        restored = None if seat.num_reused else self._restore(job, wanted, seat)
+        restored = None if seat.num_reused else self._restore(job, prefix, seat)
         if restored is not None:
             seat, cached_in = restored
         else:
@@ -410,16 +411,16 @@ class EngineLoop:
 
     # --- Parking ---
 
-    def _parked(self, job: Job, tokens: list[int], num_resident: int) -> Found | None:
+    def _parked(self, job: Job, tokens: bytes, num_resident: int) -> Found | None:
         """A parked state that saves more than the context does, and more than copying it costs."""
         if not self.parking.is_on:
             return None
-        found = self.parking.find(packed(tokens), job.client)
+        found = self.parking.find(tokens, job.client)
         if found is None or found.num_tokens < num_resident + MIN_PARKED_TOKENS:
             return None
         return found
 
-    def _restore(self, job: Job, tokens: list[int], seat: Seat) -> tuple[Seat, CachedIn] | None:
+    def _restore(self, job: Job, tokens: bytes, seat: Seat) -> tuple[Seat, CachedIn] | None:
         """Copies a parked state into the empty slot; None where there is none of use, or no room for it."""
         # Looked for again: what was evicted for the seat may have taken its place, or been parked anew under its name.
         found = self._parked(job, tokens, 0)

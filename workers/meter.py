@@ -8,15 +8,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import get_args
 
 from broker import metrics, points
 from broker.delivery import Delivery
-from broker.messages import Done, End, Point, Turn
+from broker.messages import CachedIn, Done, End, Point, Turn
 from workers.loop import LoopState
 from workers.parking import ParkingState
 from workers.scheduler import Step
 
-TIERS = ("context", "ram", "disk", "peer")
+TIERS: tuple[str, ...] = get_args(CachedIn)
 CAUSES = ("evicted", "killed", "overflow")
 BANDWIDTH_BYTES = 64 * 1024 * 1024
 BANDWIDTH_ROUNDS = 3

@@ -152,7 +152,7 @@ class Parking:
             return None
         with self._lock:
             kept = [*self._disk.tier, *(parked for parked, _ in self._writing.values())]
-            in_ram = self._find([*self._ram], tokens, client)
+            in_ram = self._find(self._ram, tokens, client)
             found = self._find(kept, tokens, client)
         best = max(better_than, in_ram.num_tokens if in_ram else 0)
         return found if found is not None and found.num_tokens > best else None
@@ -196,5 +196,8 @@ class Parking:
             return len(self._disk.tier)
 
     def close(self) -> None:
+        """Ends the writer after the file at hand; what had not been begun is given up."""
         if self._writer is not None:
             self._writer.shutdown(wait=True, cancel_futures=True)
+            self._num_evicted += len(self._writing)
+            self._writing.clear()

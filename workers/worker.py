@@ -404,6 +404,8 @@ class Worker:
         """Reads the conversation's state from disk where that has more of it than memory, before the engine hears of
         the turn: no step waits for a disk."""
         parking = self._loop.parking
+        if not parking.has_disk:
+            return
         tokens = packed([*job.prompt, *job.resumed])
         resident = self._loop.state.resident.get(Key(job.client, job.conversation), 0)
         found = parking.on_disk(tokens, job.client, resident + MIN_PARKED_TOKENS)
@@ -415,9 +417,11 @@ class Worker:
         turn, client = work.turn, work.address.client
         prompt = await self._history.prompt(client, turn)
         limit = self._loop.engine.max_sequence_tokens
-        while len(prompt.tokens) >= limit or (work.notes.num_dropped and len(prompt.tokens) >= limit - ROOM_TOKENS):
+        while len(prompt.tokens) >= limit - (ROOM_TOKENS if work.notes.num_dropped else 0):
             shorter = without_oldest(turn.messages) if self._options.overflow == "drop" and not turn.raw else None
             if shorter is None:
+                if len(prompt.tokens) < limit:
+                    break  # the last turn fits, if without room to spare
                 raise TurnRejected(
                     "prompt_too_long", f"messages: {len(prompt.tokens)} tokens, and the context holds {limit}"
                 )

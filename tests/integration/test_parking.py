@@ -126,6 +126,16 @@ async def test_a_conversation_longer_than_the_context_is_an_error_or_loses_its_o
     assert found[-1].text.startswith("echo s")
 
 
+async def test_a_last_turn_that_fits_without_room_to_spare_is_answered(
+    client: Client, start_worker: StartWorker
+) -> None:
+    messages = [Message("user", "x" * 500), Message("assistant", "y"), Message("user", "z" * 900)]
+    async with start_worker(FakeEngine(num_ctx=1000), overflow="drop"):
+        done = await client.ask("m", messages, sampling=Sampling(max_tokens=4))
+    assert done.usage.dropped_messages == 2
+    assert 900 < done.usage.prompt_tokens < 1000
+
+
 async def test_a_batch_turn_is_set_aside_for_an_interactive_one_and_goes_on(
     client: Client, start_worker: StartWorker
 ) -> None:
