@@ -156,7 +156,7 @@ class Scheduler:
         for sequence in sorted(prefilling, key=lambda sequence: self._urgency(sequence, now)):
             if num_tokens <= 0 or num_outputs <= 0:
                 break
-            span = self._span(sequence, self._cut(sequence, num_tokens), num_outputs)
+            span = self._span(sequence, self._cut(sequence, num_tokens, is_first=not spans), num_outputs)
             sequences.append(sequence)
             spans.append(span)
             num_tokens -= len(span.tokens)
@@ -168,7 +168,7 @@ class Scheduler:
     def _urgency(self, sequence: Sequence, now: float) -> float:
         return self.costs.prefill(sequence.num_remaining) - (now - sequence.arrived_at)
 
-    def _cut(self, sequence: Sequence, num_tokens: int) -> int:
+    def _cut(self, sequence: Sequence, num_tokens: int, *, is_first: bool) -> int:
         if self._canonical_chunk:
             if sequence.num_computed >= sequence.num_prompt_tokens:
                 return 1  # an answer that is resumed, computed as it was the first time: token by token
@@ -185,7 +185,7 @@ class Scheduler:
             return even
         fewer = _evenly(sequence.num_remaining, num_chunks - 1)
         keeps_nobody_waiting = not any(other.is_decoding for other in self._sequences.values())
-        if keeps_nobody_waiting and fewer <= STRETCH * self._min_prefill_tokens:
+        if is_first and keeps_nobody_waiting and fewer <= STRETCH * self._min_prefill_tokens:
             return fewer
         return num_tokens & ~3
 
