@@ -15,6 +15,8 @@ from broker.errors import InvalidMessage
 
 WIRE_VERSION = 1
 MAX_GRAMMAR_BYTES = 64 * 1024
+MAX_PART_BYTES = 512 * 1024
+"""Of a KV state in one message: half of what the server lets pass."""
 
 Role = Literal["system", "user", "assistant"]
 Priority = Literal["interactive", "batch"]
@@ -158,7 +160,9 @@ class Replay(Struct, frozen=True):
 
 CachedIn = Literal["context", "ram", "disk", "peer"]
 """Where a worker found a conversation's state."""
-RecomputedFor = Literal["evicted", "killed", "fingerprint", "overflow"]
+RecomputedFor = Literal["evicted", "killed", "fingerprint", "overflow", "cheaper"]
+"""Why a state was not to be had: the caps had no room for it, its worker is gone, it is another model file's or another
+layout's, older turns were left out before it, or computing it was quicker than fetching it."""
 
 
 class Usage(Struct, frozen=True, omit_defaults=True):
@@ -184,6 +188,8 @@ class Timings(Struct, frozen=True):
     decode: Seconds
     cancel: Seconds = 0.0
     """From hearing a cancel to the slot that it freed."""
+    fetch: Seconds = 0.0
+    """For the conversation's state to come from another worker; 0 where none came."""
 
 
 class Score(Struct, frozen=True):
@@ -257,6 +263,77 @@ class Beacon(Struct, frozen=True):
 
     sequence: Count
     pending: Count
+
+
+class Holding(Struct, frozen=True):
+    """An entry of the directory: this worker has a conversation's state."""
+
+    worker: Token
+    fingerprint: str
+    """Of the model file and of all that decides how a state is laid out: only an equal one can be used."""
+    num_tokens: Count
+    num_bytes: Count
+
+
+class FetchOpen(Struct, frozen=True, tag_field="type", tag="open"):
+    """A worker wants a conversation's state."""
+
+    client: Token
+    conversation: Token
+
+
+class FetchPart(Struct, frozen=True, tag_field="type", tag="part"):
+    """A part of an opened state."""
+
+    transfer: Token
+    offset: Count
+    size: Annotated[int, Meta(ge=1, le=MAX_PART_BYTES)]
+
+
+class FetchClose(Struct, frozen=True, tag_field="type", tag="close"):
+    """No more of it is wanted."""
+
+    transfer: Token
+
+
+FetchRequest = FetchOpen | FetchPart | FetchClose
+
+
+class Remembered(Struct, frozen=True):
+    """What a worker remembers of a conversation, so that its tokens are never made from its text again."""
+
+    messages: tuple[Message, ...]
+    prompt_text: str
+    """Of the last turn, as the template told it."""
+    tokens: bytes
+    """Those of prompt and answer, four bytes each, little-endian."""
+
+
+class Opened(Struct, frozen=True, tag_field="type", tag="opened"):
+    """A state that is held for its reader until it is closed or was not read for a while."""
+
+    transfer: Token
+    fingerprint: str
+    tokens: bytes
+    """Whose state it is, as in `Remembered`."""
+    num_bytes: Count
+    num_canonical: Count
+    sha256: str
+    """Of tokens and state."""
+    remembered: Remembered | None = None
+
+
+class StatePart(Struct, frozen=True, tag_field="type", tag="part"):
+    """Bytes of a state."""
+
+    offset: Count
+    data: bytes
+
+
+class FetchRefused(Struct, frozen=True, tag_field="type", tag="refused"):
+    """`gone`: it is not here any more. `busy`: enough others are reading."""
+
+    reason: Literal["gone", "busy"]
 
 
 FieldValue = float | int | bool | str

@@ -349,7 +349,12 @@ TURN = Measurement(
         "cached_in_peer_tokens": _int("tokens", "those of a state that another worker gave"),
         "recomputed_evicted_tokens": _int("tokens", "computed again: the caps had no room for their state"),
         "recomputed_killed_tokens": _int("tokens", "computed again: the worker that had them is gone"),
+        "recomputed_fingerprint_tokens": _int(
+            "tokens", "computed again: their state was another model file's or layout's"
+        ),
+        "recomputed_cheaper_tokens": _int("tokens", "computed again: quicker than fetching them from another worker"),
         "recomputed_overflow_tokens": _int("tokens", "computed again: older turns were left out before them"),
+        "fetch_seconds": _float("s", "for the state to come from another worker; absent where none came"),
         "dropped_messages": _int("messages", "left out, as the context would not hold them"),
         "attempt": _int("", "0 unless the answer had to start anew"),
         "num_resumed_tokens": _int("tokens", "that an earlier worker had sent"),
@@ -378,6 +383,7 @@ ENGINE = Measurement(
         "num_on_disk": _int("conversations", "parked on disk"),
         "disk_bytes": _int("B", "their files"),
         "num_evicted": _int("conversations", "given up by a cap since the worker's start"),
+        "given_bytes": _int("B", "of states sent to other workers in this second"),
         "copy_ratio": _float("ratio", "time spent on copying states out of the context and into it"),
         "read_bytes_per_second": _float("B/s", "(weights + KV state read) of the decode steps ÷ their time"),
         "peak_bytes_per_second": _float("B/s", "measured at start: a copy by all threads, read and written bytes"),

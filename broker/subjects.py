@@ -14,6 +14,8 @@ ENDS = "ENDS"
 CANCELS = "CANCELS"
 DEAD = "DEAD"
 TELEMETRY = "TELEMETRY"
+KV_HELD = "KV_HELD"
+"""The bucket HELD, as the server stores it (ADR-8)."""
 WRITER = "writer"
 """The one consumer of TELEMETRY, which all sidecars share."""
 PRIORITIES = ("interactive", "batch")
@@ -148,6 +150,16 @@ def telemetry(node: str) -> str:
 def node(node: str) -> str:
     """Where a node's sidecar tells its workers how the node is."""
     return f"node.{token(node, 'node')}"
+
+
+def held(model: str, client: str, conversation: str) -> str:
+    """The directory's entry on a conversation: which worker has its state."""
+    return f"$KV.HELD.{token(model, 'model')}.{token(client, 'client')}.{token(conversation, 'conversation')}"
+
+
+def kv(worker: str) -> str:
+    """Where a worker gives its states to others."""
+    return f"kv.{token(worker, 'worker')}"
 
 
 RUNS = "run.*"

@@ -35,6 +35,8 @@ class Limits:
     max_end_bytes: int = 512 * 1024 * 1024
     max_dead_bytes: int = 64 * 1024 * 1024
     max_telemetry_bytes: int = 256 * 1024 * 1024
+    max_directory_bytes: int = 32 * 1024 * 1024
+    """About 100,000 conversations."""
     ack_wait_seconds: float = ACK_WAIT_SECONDS
     """A turn whose worker has not been heard of for so long is given to another."""
 
@@ -123,6 +125,24 @@ def streams(models: Iterable[str], limits: Limits = Limits()) -> list[dict[str, 
             "max_age": _seconds(24 * 3600),
             "max_bytes": limits.max_telemetry_bytes,
             "persist_mode": "async",
+        }
+    )
+    configs.append(
+        common
+        | {
+            # A bucket as NATS's clients know them (ADR-8), but for one thing: a full one forgets its oldest entries.
+            "name": subjects.KV_HELD,
+            "subjects": ["$KV.HELD.>"],
+            "retention": "limits",
+            "discard": "old",
+            # What it says is true while the workers run: no disk is worn for it.
+            "storage": "memory",
+            "max_msgs_per_subject": 1,
+            "max_age": _seconds(24 * 3600),
+            "max_bytes": limits.max_directory_bytes,
+            "max_msg_size": 4096,
+            "allow_rollup_hdrs": True,
+            "deny_delete": True,
         }
     )
     return configs
@@ -269,6 +289,7 @@ def permissions(role: str, user: str) -> dict[str, Any]:
                         "queue.>",
                         "telemetry.>",
                         "kv.>",
+                        "$KV.HELD.>",
                         "$JS.ACK.>",
                         "$JS.API.CONSUMER.MSG.NEXT.>",
                         "$JS.API.CONSUMER.INFO.>",

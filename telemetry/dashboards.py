@@ -378,7 +378,7 @@ MODEL = Page(
                     "short",
                     tuple(
                         Query(points.TURN, f'sum("recomputed_{why}_tokens")', (), why)
-                        for why in ("evicted", "killed", "overflow")
+                        for why in ("evicted", "killed", "fingerprint", "overflow", "cheaper")
                     ),
                     thresholds=ANY,
                 ),
@@ -388,6 +388,14 @@ MODEL = Page(
                     (
                         Query(points.ENGINE, 'mean("num_parked")', ("worker",), "$tag_worker RAM"),
                         Query(points.ENGINE, 'mean("num_on_disk")', ("worker",), "$tag_worker disk"),
+                    ),
+                ),
+                Panel(
+                    "Fetching a state from another worker",
+                    "s",
+                    (
+                        Query(points.TURN, 'mean("fetch_seconds")', ("worker",), "$tag_worker mean"),
+                        Query(points.TURN, 'max("fetch_seconds")', ("worker",), "$tag_worker longest"),
                     ),
                 ),
                 Panel(
@@ -520,6 +528,7 @@ NODE = Page(
                     (
                         Query(points.ENGINE, 'mean("parked_bytes")', ("worker",), "$tag_worker in RAM"),
                         Query(points.ENGINE, 'mean("disk_bytes")', ("worker",), "$tag_worker on disk"),
+                        Query(points.ENGINE, 'sum("given_bytes")', ("worker",), "$tag_worker given to others"),
                     ),
                 ),
                 Panel(

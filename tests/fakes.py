@@ -29,6 +29,17 @@ class FakeVocabulary:
         return ([1] if add_bos else []) + [ord(character) + FIRST for character in text]
 
 
+ANOTHER = 100_000
+"""A character's second token, which no text is tokenised to: an answer's text need not give its tokens back."""
+
+
+class AmbiguousVocabulary(FakeVocabulary):
+    """Of an engine that answers in second tokens."""
+
+    def piece(self, token: int) -> bytes:
+        return super().piece(token % ANOTHER)
+
+
 class FakeSampler:
     def __init__(self, engine: FakeEngine) -> None:
         self._engine = engine
@@ -48,7 +59,14 @@ class FakeEngine:
     """
 
     def __init__(
-        self, *, num_slots: int = 4, num_ctx: int = 4096, answer: str | None = None, step_seconds: float = 0.0
+        self,
+        *,
+        num_slots: int = 4,
+        num_ctx: int = 4096,
+        answer: str | None = None,
+        step_seconds: float = 0.0,
+        token_seconds: float = 0.0,
+        is_ambiguous: bool = False,
     ) -> None:
         self.num_slots = num_slots
         self.num_ctx = num_ctx
@@ -57,7 +75,8 @@ class FakeEngine:
         self.max_batch_outputs = 32
         self.min_prefill_tokens = 16
         self.can_remove_part = True
-        self.vocabulary = FakeVocabulary()
+        self.vocabulary = AmbiguousVocabulary() if is_ambiguous else FakeVocabulary()
+        self._begin = FIRST + ANOTHER if is_ambiguous else FIRST
         self.cells: list[list[int]] = [[] for _ in range(num_slots)]
         self.rows: list[tuple[int, int]] = []
         self.num_samplers = 0
@@ -72,12 +91,14 @@ class FakeEngine:
         """Set once a step was begun."""
         self._answer = answer
         self._step_seconds = step_seconds
+        self._token_seconds = token_seconds
 
     def decode(self, spans: list[Span]) -> list[list[int]]:
         self.stepped.set()
         self.entered.set()
         self.gate.wait()
-        time.sleep(self._step_seconds)  # what computing would take
+        # What computing would take.
+        time.sleep(self._step_seconds + self._token_seconds * sum(len(span.tokens) for span in spans))
         self.num_steps += 1
         self.rows = []
         outputs = []
@@ -96,11 +117,11 @@ class FakeEngine:
 
     def next_token(self, tokens: list[int], index: int) -> int:
         if self._answer is None:
-            text = "".join(chr(token - FIRST) for token in tokens if token >= FIRST)
+            text = "".join(self.vocabulary.piece(token).decode() for token in tokens)
             answer = "echo " + text.rpartition("user: ")[2].partition("\n")[0]
         else:
             answer = self._answer
-        return ord(answer[index]) + FIRST if index < len(answer) else END
+        return ord(answer[index]) + self._begin if index < len(answer) else END
 
     def sampler(self, sampling: Sampling, prompt: list[int], gbnf: str | None) -> TokenSampler:
         self.num_samplers += 1

@@ -46,10 +46,14 @@ class Work:
     cancelled_at: float = 0.0
     """By the monotonic clock."""
     notes: TurnNotes = field(default_factory=TurnNotes)
+    on_cancel: Callable[[], object] | None = None
+    """Stops what is under way for the turn before the engine hears of it."""
 
     def cancelled_by(self, cancel: Cancel) -> None:
         if self.cancel is None:
             self.cancel, self.cancelled_at = cancel, time.perf_counter()
+            if self.on_cancel is not None:
+                self.on_cancel()
 
 
 class Cancels:

@@ -1,7 +1,8 @@
 """KV states in files of this worker's own folder, mode 0700: written whole or not at all, read only when all agrees.
 
-A file is a magic number, the length of a JSON header, the header, the tokens and the state. The header has the length
-and SHA-256 of both, so that no byte of a file that was cut, changed or is another model's reaches llama.cpp.
+A file is a magic number, the length of a JSON header, the header, what is remembered of the conversation, the tokens
+and the state. The header has the length and SHA-256 of each, so that no byte of a file that was cut, changed or is
+another model's reaches llama.cpp.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from broker import codec
+from broker.errors import InvalidMessage
+from broker.messages import Remembered
 from workers.engine import State
-from workers.ledger import TOKEN_BYTES, Key, Parked, Tier
+from workers.ledger import TOKEN_BYTES, Key, Parked, Tier, checksum
 
-MAGIC = b"TPKV1\0\0\0"
+MAGIC = b"TPKV2\0\0\0"
 MAX_HEADER_BYTES = 4096
 SUFFIX = ".kv"
 
@@ -38,20 +42,32 @@ class Header(Struct, frozen=True):
     num_bytes: int
     sha256: str
     """Of tokens and state."""
+    num_remembered_bytes: int
+    remembered_sha256: str
 
 
-def _sha256(tokens: bytes, state: State) -> str:
-    digest = hashlib.sha256(tokens)
-    digest.update(state)
-    return digest.hexdigest()
+def _nothing(key: Key) -> Remembered | None:
+    return None
+
+
+def _to_nobody(key: Key, remembered: Remembered) -> None:
+    pass
 
 
 class Disk:
     """The files of one model's worker, within a cap of bytes. `expected_bytes` says how long a state of so many tokens
-    is."""
+    is, `recall` what is remembered of a conversation."""
 
-    def __init__(self, folder: Path, max_bytes: int, fingerprint: str, expected_bytes: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_bytes: int,
+        fingerprint: str,
+        expected_bytes: Callable[[int], int],
+        recall: Callable[[Key], Remembered | None] = _nothing,
+    ) -> None:
         self._folder = folder
+        self._recall = recall
         self._fingerprint = fingerprint
         self._expected_bytes = expected_bytes
         self.tier = Tier(max_bytes)
@@ -59,18 +75,22 @@ class Disk:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
 
-    def open(self) -> None:
-        """Reads back what an earlier process left, the oldest first; what is of no use is removed, with a line each."""
+    def open(self, adopt: Callable[[Key, Remembered], None] = _to_nobody) -> None:
+        """Reads back what an earlier process left, the oldest first; what is of no use is removed, with a line each.
+        What was remembered of a conversation goes to `adopt`."""
         for left in self._folder.glob(f"*{SUFFIX}.part"):
             left.unlink()
         for path in sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda one: one.stat().st_mtime):
             try:
                 header, tokens, _ = self._head(path)
+                remembered = self._remembered(path, header)
             except (OSError, ValueError) as error:
                 log.warning("discarded file=%s reason=%s", path.name, error)
                 path.unlink(missing_ok=True)
                 continue
             key = Key(header.client, header.conversation)
+            if remembered is not None:
+                adopt(key, remembered)
             self.keep(Parked(key, tokens, path.stat().st_size, header.num_canonical), path)
 
     def _head(self, path: Path) -> tuple[Header, bytes, int]:
@@ -83,12 +103,27 @@ class Disk:
             if not 0 < length <= len(rest):
                 raise ValueError("its header is cut")
             header = self._header(rest[:length])
-            begin = len(magic) + length
+            begin = len(magic) + length + header.num_remembered_bytes
             end = begin + header.num_tokens * TOKEN_BYTES
             if path.stat().st_size != end + header.num_bytes:
                 raise ValueError(f"{path.stat().st_size} bytes, and its header tells of others")
             file.seek(begin)
             return header, file.read(end - begin), end
+
+    def _remembered(self, path: Path, header: Header) -> Remembered | None:
+        """Raises ValueError where its bytes are not those that were written."""
+        if not header.num_remembered_bytes:
+            return None
+        _, tokens, end = self._head(path)
+        with path.open("rb") as file:
+            file.seek(end - len(tokens) - header.num_remembered_bytes)
+            content = file.read(header.num_remembered_bytes)
+        if hashlib.sha256(content).hexdigest() != header.remembered_sha256:
+            raise ValueError("what is remembered with it has a wrong checksum")
+        try:
+            return codec.decode(content, Remembered)
+        except InvalidMessage as error:
+            raise ValueError(f"what is remembered with it cannot be read: {error}") from None
 
     def _header(self, text: bytes) -> Header:
         try:
@@ -97,12 +132,18 @@ class Disk:
             raise ValueError(f"its header cannot be read: {error}") from None
         if header.fingerprint != self._fingerprint:
             raise ValueError("of another model or context")
-        if header.num_tokens <= 0 or header.num_bytes != self._expected_bytes(header.num_tokens):
+        if (
+            header.num_tokens <= 0
+            or header.num_remembered_bytes < 0
+            or header.num_bytes != self._expected_bytes(header.num_tokens)
+        ):
             raise ValueError(f"{header.num_bytes} bytes for {header.num_tokens} tokens is not this model's shape")
         return header
 
     def write(self, parked: Parked, state: State) -> Path:
         """Writes a state; its file. Blocks; raises OSError."""
+        remembered = self._recall(parked.key)
+        content = codec.encode(remembered) if remembered is not None else b""
         header = Header(
             self._fingerprint,
             parked.key.client,
@@ -110,7 +151,9 @@ class Disk:
             parked.num_tokens,
             parked.num_canonical,
             len(state),
-            _sha256(parked.tokens, state),
+            checksum(parked.tokens, state),
+            len(content),
+            hashlib.sha256(content).hexdigest(),
         )
         text = msgspec.json.encode(header)
         name = hashlib.sha256(f"{parked.key.client}/{parked.key.conversation}".encode()).hexdigest()[:32]
@@ -118,7 +161,7 @@ class Disk:
         descriptor, temporary = tempfile.mkstemp(dir=self._folder, suffix=f"{SUFFIX}.part")
         try:
             with os.fdopen(descriptor, "wb") as file:
-                for part in (MAGIC, struct.pack("<I", len(text)), text, parked.tokens, state):
+                for part in (MAGIC, struct.pack("<I", len(text)), text, content, parked.tokens, state):
                     file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
@@ -151,7 +194,7 @@ class Disk:
             with path.open("rb") as file:
                 file.seek(begin)
                 state = file.read()
-            if tokens != parked.tokens or _sha256(tokens, state) != header.sha256:
+            if tokens != parked.tokens or checksum(tokens, state) != header.sha256:
                 raise ValueError("its checksum is wrong")
         except (OSError, ValueError) as error:
             log.warning("discarded file=%s reason=%s", path.name, error)

@@ -14,8 +14,9 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from broker.messages import Message, Turn
+from broker.messages import Message, Remembered, Turn
 from workers.engine import Vocabulary
+from workers.ledger import TOKEN_BYTES
 
 BLOCK_BYTES = 1024
 
@@ -71,22 +72,26 @@ class _Known:
     block: bytes
     num_text_bytes: int
     num_tokens: int
+    num_messages: int
 
     @classmethod
-    def of(cls, told: _Told, tokens: list[int]) -> _Known:
-        text, numbers = msgspec.json.encode(told), array("i", tokens).tobytes()
+    def of(cls, told: _Told, numbers: bytes) -> _Known:
+        text = msgspec.json.encode(told)
         size = len(text) + len(numbers)
-        return cls(b"".join((text, numbers, bytes(-size % BLOCK_BYTES))), len(text), len(tokens))
+        block = b"".join((text, numbers, bytes(-size % BLOCK_BYTES)))
+        return cls(block, len(text), len(numbers) // TOKEN_BYTES, len(told.messages))
 
     @property
     def told(self) -> _Told:
         return msgspec.json.decode(self.block[: self.num_text_bytes], type=_Told)
 
     @property
+    def packed_tokens(self) -> bytes:
+        return self.block[self.num_text_bytes : self.num_text_bytes + self.num_tokens * TOKEN_BYTES]
+
+    @property
     def tokens(self) -> list[int]:
-        numbers = array("i")
-        numbers.frombytes(self.block[self.num_text_bytes : self.num_text_bytes + self.num_tokens * numbers.itemsize])
-        return numbers.tolist()
+        return array("i", self.packed_tokens).tolist()
 
 
 def without_oldest(messages: tuple[Message, ...]) -> tuple[Message, ...] | None:
@@ -145,12 +150,35 @@ class History:
 
     def remember(self, client: str, turn: Turn, prompt: Prompt, tokens: list[int], text: str) -> None:
         """Notes an answer: `tokens` are the prompt's and the answer's, `text` what the client was sent."""
-        key = (client, turn.conversation)
+        messages = (*turn.messages, Message("assistant", text))
+        told = _Told(messages, prompt.rendered.text)
+        self._keep((client, turn.conversation), _Known.of(told, array("i", tokens).tobytes()))
+
+    def is_current(self, client: str, turn: Turn) -> bool:
+        """Whether the turn before this one was answered here, as far as their number tells."""
+        known = self._known.get((client, turn.conversation))
+        return known is not None and known.num_messages == len(turn.messages) - 1
+
+    def recall(self, client: str, conversation: str) -> Remembered | None:
+        """What is remembered, for another worker or another day. From any thread."""
+        known = self._known.get((client, conversation))
+        if known is None:
+            return None
+        return Remembered(known.told.messages, known.told.prompt_text, known.packed_tokens)
+
+    def adopt(self, client: str, conversation: str, remembered: Remembered) -> None:
+        """Takes over what another worker, or process, remembered, unless more is known here."""
+        known = self._known.get((client, conversation))
+        num_known = known.num_messages if known is not None else 0
+        if len(remembered.tokens) % TOKEN_BYTES == 0 and num_known < len(remembered.messages):
+            told = _Told(remembered.messages, remembered.prompt_text)
+            self._keep((client, conversation), _Known.of(told, remembered.tokens))
+
+    def _keep(self, key: tuple[str, str], known: _Known) -> None:
         if old := self._known.pop(key, None):
             self._num_tokens -= old.num_tokens
-        messages = (*turn.messages, Message("assistant", text))
-        self._known[key] = _Known.of(_Told(messages, prompt.rendered.text), tokens)
-        self._num_tokens += len(tokens)
+        self._known[key] = known
+        self._num_tokens += known.num_tokens
         while self._num_tokens > self._max_tokens and len(self._known) > 1:
             _, forgotten = self._known.popitem(last=False)
             self._num_tokens -= forgotten.num_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from array import array
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,13 @@ def common_tokens(one: bytes, other: bytes) -> int:
         else:
             high = middle - 1
     return low
+
+
+def checksum(tokens: bytes, state: bytes | bytearray) -> str:
+    """The SHA-256 of a state and its tokens, in hexadecimal digits."""
+    digest = hashlib.sha256(tokens)
+    digest.update(state)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

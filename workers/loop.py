@@ -10,12 +10,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from broker.errors import TurnRejected
 from broker.messages import CachedIn, FinishReason, Sampling, Score, TokenLogprob
 from workers.detokenizer import Detokenizer
-from workers.engine import Engine, EngineLost, KvCacheFull, Span, TokenSampler
+from workers.engine import Engine, EngineLost, KvCacheFull, Span, State, TokenSampler
 from workers.ledger import Found, Key, Parked, packed
 from workers.parking import Parking
 from workers.scheduler import Scheduler, Step
@@ -108,6 +109,7 @@ class Lost:
 
 
 Event = Seated | Generated | Finished | Rejected | Lost
+Export = tuple[Parked, State] | None
 
 
 @dataclass
@@ -173,6 +175,7 @@ class EngineLoop:
         self._changed = threading.Condition()
         self._submitted: deque[tuple[Job, float]] = deque()
         self._cancelled: set[str] = set()
+        self._exports: deque[tuple[Key, Future[Export]]] = deque()
         self._stopping = False
         self._waiting: deque[tuple[Job, float]] = deque()
         self._running: dict[str, _Running] = {}
@@ -211,6 +214,18 @@ class EngineLoop:
             self._cancelled.add(job)
             self._changed.notify()
 
+    def export(self, key: Key) -> Future[Export]:
+        """A copy of a conversation's state that lies idle in the context, made between two steps; None where there is
+        none."""
+        future: Future[Export] = Future()
+        with self._changed:
+            if self._stopping:
+                future.set_result(None)
+            else:
+                self._exports.append((key, future))
+                self._changed.notify()
+        return future
+
     @property
     def stuck_seconds(self) -> float:
         """How long the round that runs just now has taken; 0 while there is nothing to do."""
@@ -239,10 +254,16 @@ class EngineLoop:
             log.exception("engine loop failed")
             self._events.append(Lost(f"{type(error).__name__}: {error}"))
         finally:
+            with self._changed:
+                self._stopping = True
+                while self._exports:
+                    self._exports.popleft()[1].set_result(None)
             self._flush()
 
     def _turn_over(self) -> None:
-        """One round: seat what fits, run a step, tell."""
+        """One round: hand out a copy, seat what fits, run a step, tell."""
+        if self._exports:
+            self._export(*self._exports.popleft())
         self._seat_waiting()
         step = self._scheduler.schedule(self._clock())
         if step:
@@ -253,7 +274,7 @@ class EngineLoop:
         """Waits for something to do; False when it is time to stop."""
         with self._changed:
             self._busy_since = None
-            while not (self._stopping or self._submitted or self._cancelled or self._waiting or self._running):
+            while not self._has_orders():
                 self._changed.wait()
             self._busy_since = self._clock()
             self._waiting.extend(self._submitted)
@@ -263,6 +284,10 @@ class EngineLoop:
         for job in cancelled:
             self._cancel(job)
         return not stopping
+
+    def _has_orders(self) -> bool:
+        orders = (self._submitted, self._cancelled, self._exports, self._waiting, self._running)
+        return self._stopping or any(orders)
 
     def _cancel(self, job: str) -> None:
         if running := self._running.get(job):
@@ -441,16 +466,29 @@ class EngineLoop:
 
     def _park(self, index: int) -> None:
         """Copies an idle slot's state out of the context; the slot is as it was."""
-        slot = self._slots[index]
-        if not self.parking.is_on or slot.is_active or len(slot.tokens) < MIN_PARKED_TOKENS:
-            return
-        num_bytes = self._engine.state_bytes(index)
-        if num_bytes > self.parking.max_bytes:
+        if not self.parking.is_on or (copied := self._copy_out(index)) is None:
             return
         started = self._clock()
-        parked = Parked(Key(slot.client, slot.conversation), packed(slot.tokens), num_bytes, slot.num_canonical)
-        self.parking.park(parked, self._engine.save(index))
+        self.parking.park(*copied)
         self.copy_seconds += self._clock() - started
+
+    def _copy_out(self, index: int) -> Export:
+        slot = self._slots[index]
+        if slot.is_active or len(slot.tokens) < MIN_PARKED_TOKENS:
+            return None
+        num_bytes = self._engine.state_bytes(index)
+        if num_bytes > self.parking.max_bytes:
+            return None
+        started = self._clock()
+        parked = Parked(Key(slot.client, slot.conversation), packed(slot.tokens), num_bytes, slot.num_canonical)
+        state = self._engine.save(index)
+        self.copy_seconds += self._clock() - started
+        return parked, state
+
+    def _export(self, key: Key, future: Future[Export]) -> None:
+        slots = (slot for slot in self._slots.idle() if Key(slot.client, slot.conversation) == key)
+        slot = max(slots, key=lambda one: len(one.tokens), default=None)
+        future.set_result(self._copy_out(slot.index) if slot is not None else None)
 
     def park_all(self) -> None:
         """Parks what is left in the context, the latest used last. Only once the thread has ended."""
@@ -639,10 +677,15 @@ class EngineLoop:
         self._slots.clear(slot)
 
     def _flush(self) -> None:
+        self.state = self._glimpse()
+        if self._events:
+            events, self._events = self._events, []
+            self._deliver(events)
+
+    def _glimpse(self) -> LoopState:
         costs = self._scheduler.costs
-        num_active = len(self._running)
-        self.state = LoopState(
-            num_active=num_active,
+        return LoopState(
+            num_active=len(self._running),
             num_waiting=len(self._waiting),
             num_cells_used=self._slots.num_cells_used,
             copy_seconds=self.copy_seconds,
@@ -650,9 +693,6 @@ class EngineLoop:
             prefill_tokens_per_second=1 / costs.prefill_seconds_per_token,
             decode_tokens_per_second=1 / costs.decode(1),
         )
-        if self._events:
-            events, self._events = self._events, []
-            self._deliver(events)
 
     def warm_up(self) -> None:
         """Measures a step here, before `start`: memory is touched, the cost model has its first rates."""
@@ -674,3 +714,4 @@ class EngineLoop:
             costs.prefill_seconds_per_token = max(middle - started, 1e-6) / num_tokens
             costs.decode_seconds[1] = max(finished - middle, 1e-6)
         self._engine.truncate(0, 0)
+        self.state = self._glimpse()

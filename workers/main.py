@@ -124,12 +124,25 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
         )
         loop = EngineLoop(engine, scheduler, slots, canonical_chunk=canonical)
         await asyncio.to_thread(loop.warm_up)
+        vocabulary = model.vocabulary
+        jail = Jail(
+            path,
+            template=model.chat_template,
+            bos_token=vocabulary.text(vocabulary.bos),
+            eos_token=vocabulary.text(vocabulary.eos),
+        )
+        history = History(jail, vocabulary)
+        layout = _layout(config, model.fingerprint)
         disk = None
         if config.disk_bytes and engine.can_remove_part:
-            folder = Path(config.kv_dir or f"{config.data_dir}/kv").expanduser() / model_name
-            layout = f"{model.fingerprint}-{config.kv_type}-{'canonical' if canonical else 'flash'}"
-            disk = Disk(folder, config.disk_bytes, layout, loop.expected_state_bytes)
-            await asyncio.to_thread(disk.open)
+            disk = Disk(
+                Path(config.kv_dir or f"{config.data_dir}/kv").expanduser() / model_name,
+                config.disk_bytes,
+                layout,
+                loop.expected_state_bytes,
+                lambda key: history.recall(key.client, key.conversation),
+            )
+            await asyncio.to_thread(disk.open, lambda key, told: history.adopt(key.client, key.conversation, told))
         loop.parking = Parking(
             plan.parking,
             disk,
@@ -138,19 +151,12 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             canonical_chunk=canonical,
         )
         cleanup.callback(loop.parking.close)
-        vocabulary = model.vocabulary
-        jail = Jail(
-            path,
-            template=model.chat_template,
-            bos_token=vocabulary.text(vocabulary.bos),
-            eos_token=vocabulary.text(vocabulary.eos),
-        )
         await jail.start()
         node = subjects.node_name(config.node)
         worker = Worker(
             nc,
             loop,
-            History(jail, vocabulary),
+            history,
             jail,
             WorkerOptions(
                 name=config.worker_name or f"{node[:48]}-{os.getpid()}",
@@ -162,6 +168,8 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 fingerprint=model.fingerprint,
                 coalesce_seconds=config.coalesce_seconds,
                 overflow=config.overflow,
+                state_fingerprint=layout,
+                fetch_bytes_per_second=config.fetch_bytes_per_second,
                 park_seconds=config.park_seconds,
                 wait_seconds=config.wait_seconds,
                 shape=Shape(path.stat().st_size, kv_shape.bytes_per_token, peak),
@@ -178,6 +186,12 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             await jail.close()
             await close(nc)
     return 0
+
+
+def _layout(config: WorkerSettings, fingerprint: str) -> str:
+    """What must be equal for a KV state to be used: the model file, the library's version, how cells are laid out."""
+    kind = "canonical" if config.deterministic else "flash"
+    return f"{fingerprint}-{importlib.metadata.version('llama-cpp-python')}-{config.kv_type}-{kind}"
 
 
 def _sha256(config: WorkerSettings) -> str:

@@ -12,13 +12,13 @@ from typing import get_args
 
 from broker import metrics, points
 from broker.delivery import Delivery
-from broker.messages import CachedIn, Done, End, Point, Turn
+from broker.messages import CachedIn, Done, End, Point, RecomputedFor, Turn
 from workers.loop import LoopState
 from workers.parking import ParkingState
 from workers.scheduler import Step
 
 TIERS: tuple[str, ...] = get_args(CachedIn)
-CAUSES = ("evicted", "killed", "overflow")
+CAUSES: tuple[str, ...] = get_args(RecomputedFor)
 BANDWIDTH_BYTES = 64 * 1024 * 1024
 BANDWIDTH_ROUNDS = 3
 
@@ -75,6 +75,8 @@ class TurnNotes:
     num_dropped: int = 0
     """Messages that were left out of the prompt."""
     joules: float | None = None
+    fetch_seconds: float | None = None
+    """For the state to come from another worker; None where none came."""
 
 
 @dataclass
@@ -90,6 +92,7 @@ class Meter:
     _second: _Second = field(default_factory=_Second)
     _began_at: float = 0.0
     _copied: float = 0.0
+    _given: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def on_step(self, step: Step, seconds: float) -> None:
@@ -108,9 +111,10 @@ class Meter:
             num_read = sum(span.end for span in step.spans)
             now.read_bytes += (self.shape.weights_bytes or 0) + num_read * self.shape.kv_bytes_per_token
 
-    def second(self, state: LoopState, parking: ParkingState, num_dropped: int) -> Point | None:
+    def second(self, state: LoopState, parking: ParkingState, given_bytes: int, num_dropped: int) -> Point | None:
         """The engine since the last call."""
         copied, self._copied = self._copied, state.copy_seconds
+        given, self._given = self._given, given_bytes
         with self._lock:
             past, self._second = self._second, _Second()
         now = self.clock()
@@ -140,6 +144,7 @@ class Meter:
                 "disk_bytes": parking.disk_bytes,
                 "num_evicted": parking.num_evicted,
                 "copy_ratio": (state.copy_seconds - copied) / seconds if seconds else None,
+                "given_bytes": given_bytes - given,
                 "read_bytes_per_second": past.read_bytes / past.decode_step_seconds if is_known else None,
                 "peak_bytes_per_second": self.shape.peak_bytes_per_second,
                 "num_dropped": num_dropped,
@@ -180,6 +185,7 @@ class Meter:
                     f"recomputed_{why}_tokens": usage.recomputed_tokens * (usage.recomputed_for == why)
                     for why in CAUSES
                 },
+                "fetch_seconds": notes.fetch_seconds,
                 "dropped_messages": usage.dropped_messages,
                 "attempt": end.attempt,
                 "num_resumed_tokens": notes.num_resumed_tokens,

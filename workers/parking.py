@@ -157,6 +157,34 @@ class Parking:
         best = max(better_than, in_ram.num_tokens if in_ram else 0)
         return found if found is not None and found.num_tokens > best else None
 
+    def held(self, key: Key) -> Parked | None:
+        """What of a conversation is here, in RAM, on disk or on its way there: the longest."""
+        with self._lock:
+            kept = [self._ram[key]] if key in self._ram else []
+            kept += [self._writing[key][0]] if key in self._writing else []
+            if self._disk is not None and key in self._disk.tier:
+                kept.append(self._disk.tier[key])
+        return max(kept, key=lambda one: one.num_tokens, default=None)
+
+    def keys(self) -> list[Key]:
+        """Of all conversations here, the longest unused first."""
+        with self._lock:
+            kept = [*(self._disk.tier if self._disk is not None else ()), *self._ram]
+        return [*dict.fromkeys(one.key for one in kept)]
+
+    def copy_of(self, key: Key) -> tuple[Parked, State] | None:
+        """A conversation's state for somebody else; it stays where it is. Blocks for the disk."""
+        parked = self.held(key)
+        if parked is None:
+            return None
+        with self._lock:
+            if key in self._ram and self._ram[key] is parked:
+                return parked, self._states[key]
+            if key in self._writing and self._writing[key][0] is parked:
+                return self._writing[key]
+        state = self._disk.read(parked) if self._disk is not None else None
+        return (replace(parked, num_bytes=len(state)), state) if state is not None else None
+
     def load(self, found: Found) -> bool:
         """Reads what was found on disk into RAM; whether it could be. Blocks for the disk."""
         assert self._disk is not None

@@ -33,6 +33,9 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
     """Of disk, for those that RAM has no room for, and over restarts. Off by default: an SD card wears."""
     kv_dir: str | None = None
     """Where those files lie; default: `kv` in the data directory."""
+    fetch_bytes_per_second: int = 50_000_000
+    """At most so fast are conversations' states given to other workers: half of gigabit Ethernet. 0: none is given or
+    fetched."""
     park_seconds: float = 60.0
     """How long a worker that stops may write what it has in memory to disk."""
     overflow: Literal["error", "drop"] = "error"
@@ -53,6 +56,7 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
                 ("threads", self.threads if self.threads is not None else 1, 1),
                 ("park_bytes", self.park_bytes or 0, 0),
                 ("disk_bytes", self.disk_bytes, 0),
+                ("fetch_bytes_per_second", self.fetch_bytes_per_second, 0),
             )
             if value < least
         ]

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol
 
 import msgspec
 import nats.errors
@@ -42,6 +42,7 @@ from broker.recorder import Recorder
 from broker.replies import ReplyWriter, write_end
 from broker.subjects import TurnAddress
 from workers.cancels import Cancels, Work
+from workers.handoff import Handoff, Offer
 from workers.history import History, Prompt, without_oldest
 from workers.intake import Intake
 from workers.ledger import Key, packed
@@ -99,6 +100,10 @@ class WorkerOptions:
     shape: Shape = _NO_SHAPE
     overflow: Literal["error", "drop"] = "error"
     """Of a conversation longer than the context."""
+    state_fingerprint: str = ""
+    """Of the model file and all else that decides how a KV state is laid out."""
+    fetch_bytes_per_second: float = 0.0
+    """At most so fast are states given to other workers; 0: none is given or fetched."""
     park_seconds: float = 60.0
     """How long what is in memory may take to disk, at the end."""
     wait_seconds: float = 0.0
@@ -126,6 +131,15 @@ class Worker:
             nc, options.model, self._num_slots, options.pull_seconds, can_set_aside=loop.parking.is_on
         )
         self._cancels = Cancels(nc, options.model, self._work, loop.cancel, self._stopped)
+        self._handoff = Handoff(
+            nc,
+            options.name,
+            options.model,
+            options.state_fingerprint,
+            loop,
+            history,
+            max_bytes_per_second=options.fetch_bytes_per_second,
+        )
         self._recorder = Recorder(nc, options.node, max_buffered=MAX_POINTS)
         tags = {
             "node": options.node,
@@ -171,6 +185,7 @@ class Worker:
             async with self._cancels, asyncio.TaskGroup() as beats:
                 beating = [beats.create_task(work) for work in (self._keep_alive(), self._tell_seconds())]
                 self._record_event("worker started")
+                await self._handoff.start(beats)
                 async with asyncio.TaskGroup() as group:
 
                     def take(delivery: Delivery) -> None:
@@ -185,6 +200,7 @@ class Worker:
                     self.is_serving.clear()
                     await service.stop()
                     await asyncio.gather(*pulls)
+                await self._handoff.stop()
                 is_drained = True
                 for task in beating:
                     task.cancel()
@@ -279,7 +295,9 @@ class Worker:
             if time.perf_counter() - self._node_at > NODE_SECONDS:
                 self._node, self._loop.watts = NodeState(), None
             self._recorder.record(
-                self._meter.second(self._loop.state, self._loop.parking.state, self._recorder.num_dropped)
+                self._meter.second(
+                    self._loop.state, self._loop.parking.state, self._handoff.given_bytes, self._recorder.num_dropped
+                )
             )
             await self._recorder.flush()
 
@@ -361,6 +379,7 @@ class Worker:
             return self._stopped(cancel, max(0.0, time.time() - delivery.stored_at))
         if turn.deadline is not None and time.time() >= turn.deadline:
             return self._failed("deadline", "the deadline passed while the turn was queued")
+        offer = await self._handoff.find(work.address.client, turn)
         try:
             job, prompt = await self._job(work)
         except TurnRejected as error:
@@ -386,7 +405,7 @@ class Worker:
             len(job.resumed),
             started.attempt,
         )
-        await self._bring_near(job)
+        await self._bring_near(work, job, offer)
         self._loop.submit(job)
         if work.cancel is not None:
             # It came before the loop knew the turn.
@@ -394,23 +413,40 @@ class Worker:
         if self._lost:
             return None
         try:
-            return await self._stream(work, prompt, writer)
+            return await self._stream(work, prompt, writer, offer)
         except asyncio.CancelledError:
             with contextlib.suppress(nats.errors.Error, ServerError, Fenced, TimeoutError):
                 await asyncio.wait_for(writer.hand_back(), HAND_BACK_SECONDS)
             raise
 
-    async def _bring_near(self, job: Job) -> None:
-        """Reads the conversation's state from disk where that has more of it than memory, before the engine hears of
-        the turn: no step waits for a disk."""
+    async def _bring_near(self, work: Work, job: Job, offer: Offer | None) -> None:
+        """Reads the conversation's state from disk, or from another worker, where that has more of it than memory,
+        before the engine hears of the turn: no step waits for a disk or a network."""
         parking = self._loop.parking
-        if not parking.has_disk:
+        if not parking.has_disk and offer is None:
             return
+        key = Key(job.client, job.conversation)
         tokens = packed([*job.prompt, *job.resumed])
-        resident = self._loop.state.resident.get(Key(job.client, job.conversation), 0)
+        resident = self._loop.state.resident.get(key, 0)
         found = parking.on_disk(tokens, job.client, resident + MIN_PARKED_TOKENS)
         if found is not None:
             await asyncio.to_thread(parking.load, found)
+        if offer is not None:
+            in_ram = parking.find(tokens, job.client)
+            num_here = max(resident, in_ram.num_tokens if in_ram is not None else 0)
+            work.notes.fetch_seconds = await self._fetch(work, offer, key, tokens, num_here)
+
+    async def _fetch(self, work: Work, offer: Offer, key: Key, tokens: bytes, num_here: int) -> float | None:
+        """Until it is there, given up, or the turn is cancelled."""
+        fetching = asyncio.ensure_future(self._handoff.fetch(offer, key, tokens, num_here))
+        work.on_cancel = fetching.cancel
+        try:
+            if work.cancel is None:
+                await asyncio.wait({fetching})
+        finally:
+            fetching.cancel()
+            work.on_cancel = None
+        return fetching.result() if fetching.done() and not fetching.cancelled() else None
 
     async def _prompt(self, work: Work) -> Prompt:
         """The turn's prompt, without its oldest turns where it is too long and the setting says so."""
@@ -460,7 +496,7 @@ class Worker:
         )
         return job, prompt
 
-    async def _stream(self, work: Work, prompt: Prompt, writer: ReplyWriter) -> End | None:
+    async def _stream(self, work: Work, prompt: Prompt, writer: ReplyWriter, offer: Offer | None) -> End | None:
         text: list[str] = [writer.resumed_text]
         tokens: list[int] = list(writer.resumed_tokens)
         queue_wait = max(0.0, time.time() - work.delivery.stored_at)
@@ -495,12 +531,15 @@ class Worker:
                 cancel = time.perf_counter() - work.cancelled_at if work.cancel is not None else 0.0
                 if end.reason != "cancelled" and not work.turn.continuations and not work.turn.raw:
                     self._history.remember(work.address.client, work.turn, prompt, list(end.tokens), answer)
+                    await self._handoff.announce(work.address.client, work.turn.conversation, len(end.tokens) - 1)
                 return Done(
                     finish_reason=end.reason,
                     text=answer,
                     tokens=tuple(tokens),
-                    usage=_usage(end, prompt, work.notes),
-                    timings=Timings(queue_wait, end.prefill_seconds, end.decode_seconds, cancel),
+                    usage=_usage(end, prompt, work.notes, offer),
+                    timings=Timings(
+                        queue_wait, end.prefill_seconds, end.decode_seconds, cancel, work.notes.fetch_seconds or 0.0
+                    ),
                     worker=self._options.name,
                     attempt=writer.attempt,
                     num_chunks=writer.num_chunks,
@@ -623,9 +662,12 @@ class Worker:
             await message.respond(codec.encode(Replay(tuple(sent), len(sent) == len(wanted))))
 
 
-def _usage(end: Finished, prompt: Prompt, notes: TurnNotes) -> Usage:
+def _usage(end: Finished, prompt: Prompt, notes: TurnNotes, offer: Offer | None) -> Usage:
     """What was computed again is what this worker, or the one before it, had computed of the prompt once."""
-    known, cause = prompt.num_known, "evicted"
+    known: int = prompt.num_known
+    cause: RecomputedFor = "evicted"
+    if offer is not None and end.cached_in != "peer":
+        known, cause = max(known, offer.holding.num_tokens), offer.cause
     if notes.num_resumed_tokens:
         known, cause = end.num_prompt_tokens, "killed"
     elif notes.num_dropped:
@@ -638,7 +680,7 @@ def _usage(end: Finished, prompt: Prompt, notes: TurnNotes) -> Usage:
         end.num_generated,
         end.cached_in,
         recomputed,
-        cast("RecomputedFor", cause) if recomputed else None,
+        cause if recomputed else None,
         notes.num_dropped,
     )
 

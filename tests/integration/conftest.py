@@ -54,10 +54,14 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
         server: EmbeddedServer | None = None,
         parking: Parking | None = None,
         overflow: Literal["error", "drop"] = "error",
+        fetch_bytes_per_second: float = 0.0,
+        history: History | None = None,
     ) -> AsyncIterator[Running]:
         engine = engine or FakeEngine()
         scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=32)
         loop = EngineLoop(engine, scheduler, Slots(engine.num_slots, engine.num_ctx), parking=parking)
+        if fetch_bytes_per_second:
+            loop.warm_up()  # fetching is weighed against what computing costs
         nc = await connect((server or nats_server).address(WORKER), name=name)
         options = WorkerOptions(
             name=name,
@@ -68,8 +72,11 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
             coalesce_seconds=0,
             pull_seconds=0.2,
             overflow=overflow,
+            state_fingerprint=fingerprint,
+            fetch_bytes_per_second=fetch_bytes_per_second,
         )
-        worker = Worker(nc, loop, History(FakeRenderer(), engine.vocabulary), NoGrammars(), options)
+        history = history or History(FakeRenderer(), engine.vocabulary)
+        worker = Worker(nc, loop, history, NoGrammars(), options)
         stop = asyncio.Event()
         task = asyncio.create_task(worker.run(stop))
         try:

@@ -90,6 +90,8 @@ async def fill(nats_server: EmbeddedServer, influx: InfluxServer, start_worker: 
             options = LoadSettings(model="m", max_tokens=20, run=run)
             records = await run_load(client, options, conversations)
             assert len(records) == 24
+            tags = {"node": "unknown", "model": "m", "quantization": "none", "worker": "w2", "run": run}
+            pi.record(points.TURN.point(time.time_ns(), tags, {"is_failed": False, "fetch_seconds": 0.2}))
         await client.ask("m", "x" * 5000, run="second", sampling=Sampling(max_tokens=2)).publish()
         for kind in ("worker lost", "throttling began"):
             pi.record(points.event(time.time_ns(), kind, kind, node="unknown", worker="w"))
