@@ -684,7 +684,7 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--node", help="default: the host's name")
     worker.add_argument("--num-ctx", type=int, help="KV cells, shared by all slots (default 8192)")
     worker.add_argument("--num-slots", type=int, help="turns at once (default 8)")
-    worker.add_argument("--threads", type=int, help="default: one less than the cores")
+    worker.add_argument("--threads", type=int, help="default: measured, and fewer while neighbours are busy")
     worker.add_argument("--num-ubatch", type=int, help="tokens that llama.cpp computes at once (default 256)")
     worker.add_argument("--step-budget-seconds", type=float, help="what a step may take (default 0.25)")
     worker.add_argument(

@@ -74,6 +74,7 @@ class FakeEngine:
         self.max_batch_tokens = 512
         self.max_batch_outputs = 32
         self.min_prefill_tokens = 16
+        self.num_threads = 1
         self.can_remove_part = True
         self.vocabulary = AmbiguousVocabulary() if is_ambiguous else FakeVocabulary()
         self._begin = FIRST + ANOTHER if is_ambiguous else FIRST

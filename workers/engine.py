@@ -85,6 +85,8 @@ class Engine(Protocol):
     max_batch_outputs: int
     min_prefill_tokens: int
     """Fewer prompt tokens at once cost nearly as much as so many."""
+    num_threads: int
+    """That compute; may be set between two steps."""
     can_remove_part: bool
     """False for sliding windows and recurrent states: there a sequence can only grow or go."""
 

@@ -6,10 +6,11 @@ The asyncio side talks to it by `submit` and `cancel` and hears from it by event
 from __future__ import annotations
 
 import logging
+import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
@@ -19,11 +20,14 @@ from workers.detokenizer import Detokenizer
 from workers.engine import Engine, EngineLost, KvCacheFull, Span, State, TokenSampler
 from workers.ledger import Found, Key, Parked, packed
 from workers.parking import Parking
-from workers.scheduler import Scheduler, Step
+from workers.scheduler import MIN_PREFILL_TOKENS, Scheduler, Step
 from workers.sequence import Sequence
 from workers.slots import Seat, Slots
+from workers.threads import PREFILL, Threads
 
 WARM_UP_TOKENS = 64
+THREADS_SECONDS = 0.6
+"""For each number of threads that is tried at the start."""
 BATCH_EVERY = 8
 """Batch's share: of so many turns, or slots, one."""
 MIN_PARKED_TOKENS = 32
@@ -157,6 +161,7 @@ class EngineLoop:
         *,
         canonical_chunk: int = 0,
         parking: Parking | None = None,
+        threads: Threads | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._engine = engine
@@ -164,6 +169,8 @@ class EngineLoop:
         self._slots = slots
         self._canonical_chunk = canonical_chunk
         self.parking = parking or Parking(0)
+        self.threads = threads
+        """Chooses the number of threads from step to step; without it they stay as they are."""
         self._state_bytes = (0, 0)
         self._clock = clock
         self.copy_seconds = 0.0
@@ -530,6 +537,7 @@ class EngineLoop:
         now = self._clock()
         seconds = now - started
         self._scheduler.update(step, seconds, now)
+        self._choose_threads(step, seconds, now)
         watts = self.watts
         for sequence, span in zip(step.sequences, step.spans, strict=True):
             if seated := self._running.get(sequence.id):
@@ -545,6 +553,18 @@ class EngineLoop:
                 self._next_continuation(running)
         if self.on_step is not None:
             self.on_step(step, seconds)
+
+    def _choose_threads(self, step: Step, seconds: float, now: float) -> None:
+        if self.threads is None:
+            return
+        if step.is_decode:
+            num_threads = self.threads.update(len(step.spans), seconds, now)
+        elif step.num_tokens >= self._engine.min_prefill_tokens:
+            num_threads = self.threads.update(PREFILL, seconds / step.num_tokens, now)
+        else:
+            return
+        if num_threads != self._engine.num_threads:
+            self._engine.num_threads = num_threads
 
     def _take_output(self, running: _Running, span: Span, rows: list[int]) -> FinishReason | None:
         if running.job.continuations:
@@ -693,6 +713,23 @@ class EngineLoop:
             prefill_tokens_per_second=1 / costs.prefill_seconds_per_token,
             decode_tokens_per_second=1 / costs.decode(1),
         )
+
+    def measure_threads(self, candidates: Iterable[int]) -> dict[int, float]:
+        """Seconds of a decode step by number of threads, the median of some each. Before `start`."""
+        seconds: dict[int, float] = {}
+        for self._engine.num_threads in candidates:
+            self._engine.truncate(0, 0)
+            self._engine.decode([Span(0, 0, tuple(range(MIN_PREFILL_TOKENS)), MIN_PREFILL_TOKENS - 1)])
+            taken: list[float] = []
+            began = self._clock()
+            while self._clock() - began < THREADS_SECONDS or len(taken) < 3:
+                at = MIN_PREFILL_TOKENS + len(taken)
+                started = self._clock()
+                self._engine.decode([Span(0, at, (1,), at)])
+                taken.append(self._clock() - started)
+            seconds[self._engine.num_threads] = statistics.median(taken)
+        self._engine.truncate(0, 0)
+        return seconds
 
     def warm_up(self) -> None:
         """Measures a step here, before `start`: memory is touched, the cost model has its first rates."""

@@ -9,15 +9,23 @@ import logging
 import os
 import platform
 import re
+import typing
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import msgspec
+
 from broker import subjects
+from broker.accounts import write_private
 from broker.catalogue import entry_of, read_lock, verify
 from broker.connection import Address, close, connect
 from broker.process import use_one_arena
 from workers.models import DEMO
 from workers.settings import WorkerSettings
+from workers.threads import Threads, best, candidates
+
+if typing.TYPE_CHECKING:
+    from workers.loop import EngineLoop
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +39,28 @@ def num_cores() -> int:
 
 def default_threads() -> int:
     return max(1, num_cores() - 1)
+
+
+def measured_threads(loop: EngineLoop, config: WorkerSettings, fingerprint: str) -> int:
+    """How many threads are best for this model on this machine alone: measured, or as it was measured before."""
+    path = Path(config.data_dir).expanduser() / "threads.json"
+    cpu = _first_line("/proc/cpuinfo", ("model name", "Model"))
+    key = f"{fingerprint} {cpu} {num_cores()} {config.kv_type} {importlib.metadata.version('llama-cpp-python')}"
+    try:
+        known = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[int, float]])
+    except (OSError, msgspec.DecodeError):
+        known = {}
+    if key not in known:
+        known[key] = loop.measure_threads(candidates(num_cores()))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_private(path, msgspec.json.encode(known))
+        except OSError as error:
+            log.info("not kept for the next start file=%s error=%s", path, error)
+    chosen = best(known[key])
+    times = " ".join(f"{num}:{each * 1000:.1f}ms" for num, each in sorted(known[key].items()))
+    log.info("threads=%d a decode step by threads %s", chosen, times)
+    return chosen
 
 
 def model_token(path: Path) -> str:
@@ -74,7 +104,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
     use_one_arena()
     path = await asyncio.to_thread(model_path, config)
     model_name = subjects.token(config.model, "model") if config.model else model_token(path)
-    threads = config.threads or default_threads()
+    threads = config.threads or (default_threads() if config.deterministic else num_cores())
     nc = await connect(address, name=f"turnpike-worker-{model_name}")
     # Before the model is there, which needs the memory.
     peak = await asyncio.to_thread(copy_bandwidth, threads)
@@ -123,6 +153,10 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             share_across_clients=config.share_prefixes,
         )
         loop = EngineLoop(engine, scheduler, slots, canonical_chunk=canonical)
+        if config.threads is None and not config.deterministic:
+            threads = await asyncio.to_thread(measured_threads, loop, config, model.fingerprint)
+            loop.threads = Threads(num_cores(), threads)
+            engine.num_threads = threads
         await asyncio.to_thread(loop.warm_up)
         vocabulary = model.vocabulary
         jail = Jail(
@@ -219,6 +253,7 @@ def _facts(config: WorkerSettings, path: Path, threads: int, num_ctx: int) -> di
         "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "cores": str(num_cores()),
         "threads": str(threads),
+        "threads_are": "fixed" if config.threads or config.deterministic else "measured",
         "num_ctx": str(num_ctx),
         "flash_attention": str(not config.deterministic).lower(),
     }

@@ -20,7 +20,8 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
     num_ctx: int = 8192
     num_slots: int = 8
     threads: int | None = None
-    """Default: one less than the cores."""
+    """Default: measured at the start, and from step to step while neighbours are busy; in the deterministic mode one
+    less than the cores."""
     num_ubatch: int = 256
     step_budget_seconds: float = 0.25
     coalesce_seconds: float = 0.05

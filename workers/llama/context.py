@@ -229,6 +229,14 @@ class LlamaEngine:
         self.can_remove_part = not model.is_recurrent and not model.sliding_window
         self._batch = lib.llama_batch_init(options.max_batch_tokens, 0, 1)
 
+    @property
+    def num_threads(self) -> int:
+        return int(lib.llama_n_threads(self._context))
+
+    @num_threads.setter
+    def num_threads(self, num_threads: int) -> None:
+        lib.llama_set_n_threads(self._context, num_threads, num_threads)
+
     def decode(self, spans: list[Span]) -> list[list[int]]:
         rows, num_tokens = self._fill(spans)
         padding = self._padding(spans, num_tokens)

@@ -131,7 +131,7 @@ def quantize(source: Path, target: Path, quantization: str) -> None:
         raise TurnpikeError(f"llama.cpp could not quantise {source} to {quantization}")
 
 
-def new_writer(path: Path, shape: Shape) -> gguf.GGUFWriter:
+def new_writer(path: Path, shape: Shape, eps: float = 1e-5) -> gguf.GGUFWriter:
     """A GGUF file that has its dimensions, and wants its vocabulary, its tensors in f16 and who made it."""
     writer = gguf.GGUFWriter(path, "gemma3" if shape.sliding_window else "llama", use_temp_file=False)
     head = shape.num_embd // shape.num_heads
@@ -141,7 +141,7 @@ def new_writer(path: Path, shape: Shape) -> gguf.GGUFWriter:
     writer.add_feed_forward_length(shape.num_ff)
     writer.add_head_count(shape.num_heads)
     writer.add_head_count_kv(shape.num_kv_heads)
-    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_layer_norm_rms_eps(eps)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(shape.num_vocab)
     if shape.sliding_window:

@@ -1,0 +1,94 @@
+"""What does a busy neighbour on one core cost, ours with its default settings and llama-server?"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from benchmarks.conversations import Server
+from benchmarks.harness import CORES, Row, model, show, system, text_of
+from benchmarks.peers import Peer, Turnpike, llama_server
+from broker.messages import Message
+from broker.process import spawn, terminate
+
+NUM_TOKENS = 200
+SKIPPED_TOKENS = 60
+"""In which ours notices the neighbour."""
+ROUNDS = 3
+
+
+async def rate(peer: Peer, name: str) -> float:
+    """Tokens a second of one answer, its beginning left out."""
+    found = await peer.ask(name, [Message("user", text_of(30))], NUM_TOKENS)
+    times = found.times[SKIPPED_TOKENS:]
+    return (len(times) - 1) / (times[-1] - times[0])
+
+
+async def rates(server: Server) -> tuple[float, float]:
+    """Alone, and beside one process that keeps the first core busy."""
+    core = min(os.sched_getaffinity(0))
+    spin = f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+    alone: list[float] = []
+    beside: list[float] = []
+    async with server() as peer:
+        await rate(peer, "warm")
+        for number in range(ROUNDS):
+            alone.append(await rate(peer, f"a{number}"))
+            neighbour = await spawn([sys.executable, "-c", spin])
+            try:
+                beside.append(await rate(peer, f"b{number}"))
+            finally:
+                await terminate(neighbour)
+    return statistics.median(alone), statistics.median(beside)
+
+
+@asynccontextmanager
+async def ours() -> AsyncIterator[Peer]:
+    async with system() as here:
+        yield Turnpike(here)
+
+
+def theirs(*flags: str | int) -> Server:
+    @asynccontextmanager
+    async def serve() -> AsyncIterator[Peer]:
+        async with llama_server("-c", 8192, "-np", 8, "-kvu", *flags) as server:
+            yield server
+
+    return serve
+
+
+async def measure() -> list[Row]:
+    model()
+    found = {
+        name: await rates(server)
+        for name, server in (
+            ("ours", ours),
+            (f"-t {CORES} --poll 0", theirs("-t", CORES, "--poll", 0)),
+            ("its defaults", theirs()),
+        )
+    }
+    for name, (alone, beside) in found.items():
+        print(f"{name}: alone {alone:.1f}/s, beside a busy process {beside:.1f}/s ({beside / alone:.2f})", flush=True)
+    _, one = found["ours"]
+    return [
+        Row(
+            f"decode beside a busy neighbour on one of {CORES} cores, our defaults ÷ llama-server's {name}",
+            f"{one:.1f}/s",
+            f"{found[name][1]:.1f}/s",
+            one / found[name][1],
+            target,
+        )
+        for name, target in ((f"-t {CORES} --poll 0", 1.0), ("its defaults", 0.0))
+    ]
+
+
+def main() -> None:
+    show("a busy neighbour", asyncio.run(measure()))
+
+
+if __name__ == "__main__":
+    main()

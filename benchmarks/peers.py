@@ -1,0 +1,122 @@
+"""Ours and llama-server behind one face: ask, and see when each token came and how many prompt tokens were computed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import httpx2
+
+from benchmarks.harness import System, model, tool
+from broker.messages import Message, Priority, Sampling
+from broker.process import spawn, terminate
+
+
+@dataclass
+class Asked:
+    """An answer, with the arrival of each of its tokens, and how many of its prompt's tokens were computed for it."""
+
+    sent_at: float
+    times: list[float] = field(default_factory=list)
+    text: str = ""
+    num_computed: int = 0
+
+    @property
+    def ttft(self) -> float:
+        return self.times[0] - self.sent_at
+
+    @property
+    def worst_gap(self) -> float:
+        return max((later - earlier for earlier, later in zip(self.times, self.times[1:], strict=False)), default=0.0)
+
+
+class Peer(Protocol):
+    """Whoever answers."""
+
+    async def ask(
+        self, conversation: str, messages: list[Message], num_tokens: int, priority: Priority = "interactive"
+    ) -> Asked: ...
+
+
+class Turnpike:
+    """A broker and a worker, by our client."""
+
+    def __init__(self, here: System) -> None:
+        self._client = here.client
+
+    async def ask(
+        self, conversation: str, messages: list[Message], num_tokens: int, priority: Priority = "interactive"
+    ) -> Asked:
+        found = Asked(time.perf_counter())
+        sampling = Sampling(max_tokens=num_tokens, ignore_eos=True)
+        answer = self._client.ask("m", messages, conversation=conversation, sampling=sampling, priority=priority)
+        async for chunk in answer:
+            found.times += [time.perf_counter()] * len(chunk.tokens)
+        usage = answer.done.usage
+        found.text, found.num_computed = answer.done.text, usage.prompt_tokens - usage.cached_tokens
+        return found
+
+
+class LlamaServer:
+    """llama.cpp's server, by its OpenAI dialect, which renders the same chat template. It knows no priorities."""
+
+    def __init__(self, client: httpx2.AsyncClient) -> None:
+        self._client = client
+
+    async def ask(
+        self, conversation: str, messages: list[Message], num_tokens: int, priority: Priority = "interactive"
+    ) -> Asked:
+        body = {
+            "messages": [{"role": one.role, "content": one.content} for one in messages],
+            "max_tokens": num_tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+            "cache_prompt": True,
+            "return_tokens": True,
+        }
+        found = Asked(time.perf_counter())
+        async with self._client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            async for line in answer.aiter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                event = json.loads(line[6:])
+                delta = event["choices"][0]["delta"] if event.get("choices") else {}
+                if "content" in delta and delta["content"] is not None and "role" not in delta:
+                    found.times.append(time.perf_counter())
+                    found.text += delta["content"]
+                if timings := event.get("timings"):
+                    found.num_computed = timings["prompt_n"]
+        return found
+
+
+@asynccontextmanager
+async def llama_server(*flags: str | int, model_file: Path | None = None) -> AsyncIterator[LlamaServer]:
+    """Runs it on the loopback until it is left."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [tool("llama-server"), "-m", model_file or model(), "-fa", "on", "--port", port, "--log-disable", *flags]
+    quiet = asyncio.subprocess.DEVNULL
+    server = await spawn([*map(str, command)], stdout=quiet, stderr=quiet)
+    limits = httpx2.Limits(max_connections=256, max_keepalive_connections=0)
+    try:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=1800, limits=limits) as client:
+            for _ in range(1200):
+                assert server.returncode is None, f"llama-server did not start: {command}"
+                try:
+                    if (await client.get("/health")).status_code == 200:
+                        break
+                except httpx2.HTTPError:
+                    pass
+                await asyncio.sleep(0.1)
+            yield LlamaServer(client)
+    finally:
+        await terminate(server)
