@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from broker.settings import PREFIX, BrokerSettings, CommonSettings, MirrorSettings, ModelSettings, load
-from producers.settings import DemoSettings, EvalSettings, LoadSettings
+from producers.settings import DemoSettings, EvalSettings, GatewaySettings, LoadSettings
 from telemetry.settings import SidecarSettings, TelemetrySettings
 from workers.settings import WorkerSettings
 
@@ -33,6 +33,7 @@ ALL_SETTINGS: tuple[type[CommonSettings], ...] = (
     BrokerSettings,
     WorkerSettings,
     LoadSettings,
+    GatewaySettings,
     DemoSettings,
     EvalSettings,
     SidecarSettings,
@@ -349,6 +350,25 @@ def _serve_models(options: MirrorSettings) -> int:
         )
 
     return process.run(run)
+
+
+def run_gateway(arguments: argparse.Namespace) -> int:
+    from broker import process
+    from broker.accounts import GATEWAY
+
+    options: GatewaySettings = settings(GatewaySettings, arguments)
+    try:
+        from producers.gateway.keys import new_key
+        from producers.gateway.main import serve
+    except ImportError:
+        print("turnpike: gateway needs Starlette and uvicorn: install `turnpike[http]`", file=sys.stderr)
+        return process.EXIT_ERROR
+    if options.new_key:
+        key, digest = new_key()
+        print(f'{key}\n# in the file of --keys:\n[clients.NAME]\nsha256 = ["{digest}"]')
+        return 0
+    process.set_up_logging(options.log_level)
+    return process.run(lambda stop: serve(address(options, GATEWAY), options, __version__, stop))
 
 
 def _largest_context() -> Callable[[Entry], int]:
@@ -810,6 +830,23 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--revision", default="main", help="a branch, tag or commit (default main)")
             command.add_argument("--repository", help="for a model that is not in the catalogue, with --file")
             command.add_argument("--file", help="the file in that repository")
+
+    gateway = _add(
+        commands,
+        "gateway",
+        run_gateway,
+        "the OpenAI API in front of the queue, and a page to talk on",
+        "turnpike gateway --keys keys.toml --gateway-host 0.0.0.0",
+    )
+    gateway.add_argument("--gateway-host", help="the interface to listen at (default 127.0.0.1)")
+    gateway.add_argument("--gateway-port", type=int, help="default 8080; 0 takes a free one")
+    gateway.add_argument(
+        "--keys", help="a TOML file of clients and the SHA-256 of their keys (default: none is wanted)"
+    )
+    gateway.add_argument("--routes", help="a TOML file of policies for models (default: auto, by expected wait)")
+    gateway.add_argument("--allow-anyone", action="store_true", default=None, help="without keys, at any address")
+    gateway.add_argument("--node", help="the node's name in telemetry (default: the host's)")
+    gateway.add_argument("--new-key", action="store_true", default=None, help="print a new key, and do no more")
 
     service = _add(
         commands,

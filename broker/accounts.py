@@ -20,7 +20,14 @@ OPERATOR = "operator"
 WORKER = "worker"
 LOCAL = "local"
 SIDECAR = "sidecar"
-DEFAULTS = ((OPERATOR, "operator"), (WORKER, "worker"), (SIDECAR, "sidecar"), (LOCAL, "producer"))
+GATEWAY = "gateway"
+DEFAULTS = (
+    (OPERATOR, "operator"),
+    (WORKER, "worker"),
+    (SIDECAR, "sidecar"),
+    (GATEWAY, "gateway"),
+    (LOCAL, "producer"),
+)
 
 
 class Account(Struct, frozen=True):

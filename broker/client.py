@@ -70,6 +70,13 @@ class Client:
         self._address = address
         self._nc: NatsConnection | None = None
 
+    @classmethod
+    def on(cls, nc: NatsConnection, name: str) -> Self:
+        """A client of that name on somebody's connection, who may act for it and closes it."""
+        client = cls(Address("", subjects.token(name, "client")))
+        client._nc = nc
+        return client
+
     @property
     def name(self) -> str:
         return self._address.user

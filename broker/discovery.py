@@ -21,8 +21,6 @@ from nats.micro import add_service
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service
 
-from broker.errors import UnservedModel
-
 SERVICE = "turnpike-worker"
 MIRROR = "turnpike-mirror"
 
@@ -156,10 +154,3 @@ async def _ask_all(nc: NatsConnection, subject: str, wait: float) -> list[dict[s
     finally:
         await subscription.unsubscribe()
     return answers
-
-
-def choose_model(workers: list[WorkerInfo]) -> str:
-    """The served model with the shortest expected wait; raises UnservedModel when no worker answers."""
-    if not workers:
-        raise UnservedModel("auto")
-    return min(workers, key=lambda worker: (worker.load.expected_wait_seconds, worker.model)).model

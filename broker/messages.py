@@ -107,6 +107,10 @@ class TokenLogprob(Struct, frozen=True):
     token: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    piece: bytes = b""
+    """What the token stands for: UTF-8, of which one token may hold a part of a character; empty for control tokens."""
+    top_pieces: tuple[bytes, ...] = ()
+    """Of the likeliest ones, in their order."""
 
 
 class Started(Struct, frozen=True, tag_field="type", tag="started"):

@@ -390,6 +390,12 @@ ENGINE = Measurement(
         "num_dropped": _int("points", "dropped by this worker, its buffer full while NATS was away"),
     },
 )
+ROUTE = Measurement(
+    "route",
+    "A turn that a gateway found a model for",
+    ("node", "policy", "model"),
+    {"reason": _str("by what the policy chose, and which others had nothing")},
+)
 EVENT = Measurement(
     "event",
     "What happened: for annotations",
@@ -424,6 +430,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     BROKER,
     TURN,
     ENGINE,
+    ROUTE,
     EVENT,
 )
 

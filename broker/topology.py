@@ -264,7 +264,7 @@ async def _require(nc: NatsConnection, model: str) -> float:
 
 # --- Who may do what -------------------------------------------------------------------------------------------------
 
-ROLES = ("operator", "worker", "producer", "sidecar")
+ROLES = ("operator", "worker", "producer", "sidecar", "gateway")
 
 
 def permissions(role: str, user: str) -> dict[str, Any]:
@@ -318,6 +318,23 @@ def permissions(role: str, user: str) -> dict[str, Any]:
                     ]
                 },
                 "subscribe": {"allow": [inbox, f"live.{user}.*", "queue.>"]},
+            }
+        case "gateway":
+            # A producer for all clients; which one a request is of, its API key says.
+            return {
+                "publish": {
+                    "allow": [
+                        "turn.>",
+                        "cancel.>",
+                        "replay.>",
+                        "telemetry.>",
+                        f"$JS.API.DIRECT.GET.{subjects.REPLIES}.reply.>",
+                        f"$JS.API.DIRECT.GET.{subjects.ENDS}.end.>",
+                        "$JS.API.CONSUMER.INFO.*.*",
+                        *discovery,
+                    ]
+                },
+                "subscribe": {"allow": [inbox, "live.>", "queue.>"]},
             }
         case "sidecar":
             # Writes points, and looks at what queues hold; it has no business with turns and replies.

@@ -9,9 +9,9 @@ import msgspec
 
 from broker.client import Answer, Client
 from broker.connection import Address
-from broker.discovery import choose_model
 from broker.messages import Done, Failed, Sampling
 from broker.process import EXIT_INTERRUPTED
+from producers.routing import AUTO, Routes, choose
 
 PLACE_SECONDS = 2.0
 PATIENT_SECONDS = 2.0
@@ -19,10 +19,10 @@ PATIENT_SECONDS = 2.0
 
 async def resolve(client: Client, model: str) -> str:
     """`auto` → the served model with the shortest expected wait; raises UnservedModel."""
-    if model != "auto":
+    if model != AUTO:
         return model
     # On a busy board the answers come late: only who is silent for longer is not there.
-    return choose_model(await client.workers() or await client.workers(PATIENT_SECONDS))
+    return choose(Routes(), model, await client.workers() or await client.workers(PATIENT_SECONDS)).model
 
 
 async def ask(

@@ -8,12 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -23,11 +20,10 @@ from starlette.routing import Route
 from broker.catalogue import FileError, Locked, verify
 from broker.connection import Address, close, connect
 from broker.discovery import MirrorInfo, announce_mirror
-from broker.errors import TurnpikeError
 from broker.mirror import path_of
+from producers.http_server import listen, serve_http
 
 RESCAN_SECONDS = 30.0
-GRACE_SECONDS = 5
 MAX_CONNECTIONS = 16
 """A node's network is full with less."""
 
@@ -83,19 +79,7 @@ async def serve(
     stop: asyncio.Event,
 ) -> int:
     """Serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
-    config = uvicorn.Config(
-        mirror.app(),
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
-    server = _Server(config)
-    try:
-        listening = socket.create_server((host, port))
-    except OSError as error:
-        raise TurnpikeError(f"{host}:{port}: {error.strerror}") from None
+    listening = listen(host, port)
     nc = await connect(address, name=f"turnpike-mirror-{node}")
     where = url or f"http://{_own_address(address)}:{listening.getsockname()[1]}"
     service = await announce_mirror(
@@ -103,25 +87,16 @@ async def serve(
     )
     try:
         async with asyncio.TaskGroup() as group:
-            serving = group.create_task(server.serve([listening]))
             scanning = group.create_task(_scan_for_ever(mirror))
+            serving = group.create_task(serve_http(mirror.app(), listening, stop, max_connections=MAX_CONNECTIONS))
             print(f"model files at {where}", flush=True)  # noqa: T201
             await stop.wait()
             await service.stop()
             scanning.cancel()
-            server.should_exit = True
             await serving
     finally:
         await close(nc)
     return 0
-
-
-class _Server(uvicorn.Server):
-    """Signals are our own process's business."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 async def _scan_for_ever(mirror: Mirror) -> None:

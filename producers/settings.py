@@ -7,6 +7,23 @@ from broker.settings import CommonSettings, ModelSettings
 from producers import arrivals
 
 
+class GatewaySettings(CommonSettings, frozen=True, kw_only=True):
+    """`turnpike gateway`."""
+
+    gateway_host: str = "127.0.0.1"
+    gateway_port: int = 8080
+    keys: str | None = None
+    """A TOML file of clients and the SHA-256 of their keys; without one everybody is the local client."""
+    routes: str | None = None
+    """A TOML file of policies; without one there is `auto`."""
+    allow_anyone: bool = False
+    """Without keys also at an address that others reach."""
+    node: str | None = None
+    """Default: the host's name."""
+    new_key: bool = False
+    """Prints a new key and what to put into the file of keys, and does no more."""
+
+
 class LoadSettings(ModelSettings, frozen=True, kw_only=True):
     """`turnpike load`."""
 

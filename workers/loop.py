@@ -583,7 +583,7 @@ class EngineLoop:
         if token < 0 or vocabulary.is_end(token):
             self._tell(running, running.detokenizer.finish(), (), ())
             return "stop"
-        logprobs = () if sampling.logprobs is None else (self._engine.logprob(row, token, sampling.logprobs),)
+        logprobs = () if sampling.logprobs is None else (self._logprob(row, token, sampling.logprobs),)
         sequence.tokens.append(token)
         running.last_token_at = self._clock()
         running.first_token_at = running.first_token_at or running.last_token_at
@@ -595,6 +595,13 @@ class EngineLoop:
         if running.detokenizer.stopped:
             return "stop"
         return "length" if is_last else None
+
+    def _logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:
+        found = self._engine.logprob(row, token, num_top)
+        piece = self._engine.vocabulary.piece
+        return TokenLogprob(
+            found.token, found.logprob, found.top, piece(token), tuple(piece(top) for top, _ in found.top)
+        )
 
     def _tell(self, running: _Running, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]) -> None:
         if text or tokens:

@@ -12,10 +12,10 @@ from nats.aio.client import Client as NatsConnection
 from broker import codec, replies, subjects, topology
 from broker.accounts import LOCAL
 from broker.client import Client
-from broker.discovery import choose_model
 from broker.errors import DuplicateTurn, Fenced, PayloadTooLarge, QueueFull, TurnFailed, UnservedModel
 from broker.messages import DeadLetter, Done, End, Failed, Message, Sampling, Turn, new_id
 from broker.server import EmbeddedServer
+from producers.routing import AUTO, Routes, choose
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 
@@ -127,13 +127,13 @@ async def test_continuations_are_scored(client: Client, start_worker: StartWorke
 
 async def test_auto_finds_the_model_that_is_served(client: Client, start_worker: StartWorker) -> None:
     with pytest.raises(UnservedModel):
-        choose_model(await client.workers(wait=0.05))
+        choose(Routes(), AUTO, await client.workers(wait=0.05))
     async with start_worker():
         async with asyncio.timeout(10):
             while not (workers := await client.workers()):  # a busy machine may answer later than a call waits
                 pass
         (worker,) = workers
-        assert choose_model([worker]) == "m"
+        assert choose(Routes(), AUTO, [worker]).model == "m"
     assert (worker.worker, worker.model_name, worker.load.num_slots) == ("w1", "Fake", 4)
 
 

@@ -1,0 +1,51 @@
+"""`turnpike gateway`: serves until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from pathlib import Path
+
+from broker import subjects
+from broker.connection import Address, close, connect
+from broker.errors import SettingsError
+from producers.gateway.app import Gateway
+from producers.gateway.keys import Keys, read_keys
+from producers.http_server import listen, serve_http
+from producers.routing import Routes, read_routes
+from producers.settings import GatewaySettings
+
+MAX_CONNECTIONS = 512
+
+
+async def serve(address: Address, options: GatewaySettings, version: str, stop: asyncio.Event) -> int:
+    """Raises TurnpikeError in one line for what is wrong."""
+    keys = Keys(read_keys(Path(options.keys).expanduser()) if options.keys else None)
+    routes = read_routes(Path(options.routes).expanduser()) if options.routes else Routes()
+    if not keys.are_wanted and not _is_loopback(options.gateway_host) and not options.allow_anyone:
+        raise SettingsError(
+            [
+                f"--gateway-host {options.gateway_host}: others could use it without a key: give --keys FILE "
+                "(turnpike gateway --new-key makes one), or say --allow-anyone"
+            ]
+        )
+    listening = listen(options.gateway_host, options.gateway_port)
+    nc = await connect(address, name="turnpike-gateway")
+    gateway = Gateway(nc, keys, routes, node=subjects.node_name(options.node), version=version)
+    host, port = listening.getsockname()[:2]
+    try:
+        async with asyncio.TaskGroup() as group:
+            looking = group.create_task(gateway.look())
+            print(f"gateway at http://{host}:{port}", flush=True)  # noqa: T201
+            await serve_http(gateway.app(), listening, stop, max_connections=MAX_CONNECTIONS)
+            looking.cancel()
+    finally:
+        await close(nc)
+    return 0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,230 @@
+// The page: several conversations side by side, each kept in this browser, each answer readable again after a reload.
+"use strict";
+
+const $ = (id) => document.getElementById(id);
+const STORE = "turnpike";
+const state = load();
+const running = new Map(); // conversation id → AbortController of the reader
+
+function load() {
+  try {
+    const found = JSON.parse(localStorage.getItem(STORE));
+    if (found && Array.isArray(found.conversations) && found.conversations.length) return found;
+  } catch { /* what is not ours is replaced */ }
+  const first = fresh();
+  return { conversations: [first], current: first.id, model: "auto", key: "" };
+}
+
+function save() { localStorage.setItem(STORE, JSON.stringify(state)); }
+
+function fresh() {
+  return { id: [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join(""), messages: [], turn: null };
+}
+
+function current() { return state.conversations.find((one) => one.id === state.current) ?? state.conversations[0]; }
+
+function headers(more = {}) { return state.key ? { Authorization: `Bearer ${state.key}`, ...more } : more; }
+
+// --- What is seen ---
+
+function draw() {
+  const open = current();
+  $("conversations").replaceChildren(...state.conversations.map((one, index) => {
+    const button = document.createElement("button");
+    const said = one.messages.find((message) => message.role === "user");
+    button.textContent = said ? said.content.slice(0, 18) : `New ${index + 1}`;
+    if (one.turn) button.textContent += " …";
+    button.setAttribute("aria-current", String(one.id === open.id));
+    button.addEventListener("click", () => { state.current = one.id; save(); draw(); $("text").focus(); });
+    return button;
+  }));
+  $("messages").replaceChildren(...open.messages.map(article));
+  showBusy();
+  scroll();
+}
+
+function article(message) {
+  const box = document.createElement("article");
+  box.className = message.role;
+  const text = document.createElement("span");
+  text.className = "text";
+  text.textContent = message.content;
+  box.append(text);
+  const facts = document.createElement("span");
+  facts.className = message.bad ? "facts bad" : "facts";
+  facts.textContent = message.bad ?? message.facts ?? "";
+  if (message.role === "assistant") box.append(facts);
+  return box;
+}
+
+function showLast(conversation) {
+  if (conversation.id !== current().id) return;
+  const box = $("messages").lastElementChild;
+  const message = conversation.messages.at(-1);
+  if (!box || !message) return;
+  const isAtEnd = $("messages").scrollHeight - $("messages").scrollTop - $("messages").clientHeight < 60;
+  box.querySelector(".text").textContent = message.content;
+  const facts = box.querySelector(".facts");
+  if (facts) { facts.textContent = message.bad ?? message.facts ?? ""; facts.className = message.bad ? "facts bad" : "facts"; }
+  if (isAtEnd) scroll();
+}
+
+function showBusy() {
+  const busy = Boolean(current().turn);
+  $("stop").hidden = !busy;
+  $("send").hidden = busy;
+}
+
+function scroll() { $("messages").scrollTop = $("messages").scrollHeight; }
+
+function say(text) { $("status").textContent = text; }
+
+// --- Talking ---
+
+async function ask(text) {
+  const conversation = current();
+  conversation.messages.push({ role: "user", content: text });
+  const history = conversation.messages.map(({ role, content }) => ({ role, content })).filter((one) => one.content);
+  conversation.messages.push({ role: "assistant", content: "" });
+  conversation.turn = "new";
+  save(); draw();
+  const body = { model: state.model, messages: history, stream: true, stream_options: { include_usage: true } };
+  await read(conversation, (signal) => fetch("/v1/chat/completions", {
+    method: "POST", signal, body: JSON.stringify(body),
+    headers: headers({ "Content-Type": "application/json", "Turnpike-Conversation": conversation.id, "Turnpike-Details": "1", "Turnpike-Detached": "1" }),
+  }));
+}
+
+function readOn(conversation) {
+  const message = conversation.messages.at(-1);
+  message.content = "";
+  return read(conversation, (signal) => fetch(`/turns/${conversation.turn}`, { signal, headers: headers() }));
+}
+
+async function read(conversation, request) {
+  const message = conversation.messages.at(-1);
+  const control = new AbortController();
+  running.set(conversation.id, control);
+  let first = 0;
+  let tokens = 0;
+  try {
+    const answer = await request(control.signal);
+    if (!answer.ok) throw new Error((await answer.json()).error?.message ?? answer.statusText);
+    conversation.turn = answer.headers.get("turnpike-turn") ?? conversation.turn;
+    save();
+    for await (const event of events(answer.body)) {
+      if (event.comment) {
+        if ("turns_ahead" in event.comment) say(`${event.comment.turns_ahead} turns ahead${event.comment.seconds ? `, about ${Math.round(event.comment.seconds)} s` : ""}`);
+        if (event.comment.restarted) message.content = "";
+        if (event.comment.worker) message.facts = facts(event.comment, tokens, first);
+      } else if (event.data.error) {
+        throw new Error(event.data.error.message);
+      } else {
+        const text = event.data.choices?.[0]?.delta?.content;
+        if (text) {
+          first ||= performance.now();
+          tokens += 1;
+          message.content += text;
+          say(tokens > 3 ? `${rate(tokens, first)} pieces/s` : "");
+        }
+      }
+      showLast(conversation);
+    }
+    conversation.turn = null;
+  } catch (error) {
+    if (error.name === "AbortError") return; // the page is left: the turn goes on
+    message.bad = error.message || "the gateway cannot be reached";
+    conversation.turn = null;
+  } finally {
+    running.delete(conversation.id);
+    if (!conversation.turn) say("");
+    save(); draw();
+  }
+}
+
+function rate(number, since) { return (1000 * (number - 1) / Math.max(1, performance.now() - since)).toFixed(1); }
+
+function facts(told) {
+  const { usage, timings } = told;
+  const parts = [];
+  if (usage.completion_tokens > 1 && timings.decode > 0) parts.push(`${((usage.completion_tokens - 1) / timings.decode).toFixed(1)} tokens/s`);
+  parts.push(`${usage.completion_tokens} tokens`);
+  if (usage.prompt_tokens) parts.push(`${Math.round(100 * (usage.cached_tokens ?? 0) / usage.prompt_tokens)} % of ${usage.prompt_tokens} cached`);
+  parts.push(told.node ? `${told.worker} on ${told.node}` : told.worker);
+  if (told.celsius != null) parts.push(`${told.celsius.toFixed(0)} °C${told.is_throttled ? ", throttled" : ""}`);
+  return parts.join(" · ");
+}
+
+async function* events(body) {
+  let rest = "";
+  for await (const piece of chunks(body.pipeThrough(new TextDecoderStream()))) {
+    const parts = (rest + piece).split("\n\n");
+    rest = parts.pop();
+    for (const part of parts) {
+      if (part.startsWith(": turnpike ")) yield { comment: JSON.parse(part.slice(11)) };
+      else if (part.startsWith("data: {")) yield { data: JSON.parse(part.slice(6)) };
+    }
+  }
+}
+
+async function* chunks(stream) {
+  const reader = stream.getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    yield value;
+  }
+}
+
+async function stop() {
+  const { turn } = current();
+  if (turn && turn !== "new") await fetch(`/turns/${turn}`, { method: "DELETE", headers: headers() });
+}
+
+async function models() {
+  try {
+    const answer = await fetch("/v1/models", { headers: headers() });
+    $("access").open = answer.status === 401;
+    if (!answer.ok) { say((await answer.json()).error.message); return; }
+    const { data } = await answer.json();
+    const names = data.map((one) => one.id);
+    if (!names.includes(state.model)) names.unshift(state.model);
+    $("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === state.model)));
+    say(data.length ? "" : "no model is served just now");
+  } catch { say("the gateway cannot be reached"); }
+}
+
+// --- Hands ---
+
+$("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = $("text").value.trim();
+  if (!text || current().turn) return;
+  $("text").value = "";
+  ask(text);
+});
+$("text").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); $("ask").requestSubmit(); }
+});
+$("stop").addEventListener("click", stop);
+$("new").addEventListener("click", () => {
+  const one = fresh();
+  state.conversations.push(one);
+  state.current = one.id;
+  save(); draw(); $("text").focus();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") stop();
+  if (event.altKey && event.key.toLowerCase() === "n") { event.preventDefault(); $("new").click(); }
+  const number = Number(event.key);
+  if (event.altKey && number >= 1 && number <= state.conversations.length) { event.preventDefault(); $("conversations").children[number - 1].click(); }
+});
+$("model").addEventListener("change", () => { state.model = $("model").value; save(); });
+$("key").addEventListener("change", () => { state.key = $("key").value.trim(); save(); models(); });
+
+draw();
+models();
+for (const conversation of state.conversations) {
+  if (conversation.turn === "new") { conversation.turn = null; conversation.messages.at(-1).bad = "left before it was sent"; draw(); }
+  else if (conversation.turn) readOn(conversation);
+}

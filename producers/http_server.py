@@ -1,0 +1,93 @@
+"""An HTTP server of ours: uvicorn, stopped by us, that closes the connection of who does not get on with a request."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from broker.errors import TurnpikeError
+
+HEAD_SECONDS = 10.0
+"""For a request's head to arrive, from the connection on."""
+MAX_HEAD_BYTES = 16 * 1024
+GRACE_SECONDS = 5
+
+
+class Patient(H11Protocol):
+    """Half a head is not waited for without end: so many connections would be all that there are."""
+
+    _giving_up: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._giving_up = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None:
+            self._forgive()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forgive()
+        super().connection_lost(exc)
+
+    def _give_up(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
+
+    def _forgive(self) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
+
+
+class _Server(uvicorn.Server):
+    """Signals are our own process's business."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Raises TurnpikeError in one line for what is wrong with the address."""
+    try:
+        return socket.create_server((host, port))
+    except OSError as error:
+        raise TurnpikeError(f"{host}:{port}: {error.strerror}") from None
+
+
+async def serve_http(
+    app: ASGIApp,
+    listening: socket.socket,
+    stop: asyncio.Event,
+    *,
+    max_connections: int,
+    grace_seconds: int = GRACE_SECONDS,
+) -> None:
+    """Serves until `stop`; what is under way then has `grace_seconds`."""
+    config = uvicorn.Config(
+        app,
+        http=Patient,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        limit_concurrency=max_connections,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        timeout_graceful_shutdown=grace_seconds,
+    )
+    server = _Server(config)
+    with listening:
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(server.serve([listening]))
+            await stop.wait()
+            server.should_exit = True
+            await serving
