@@ -7,7 +7,8 @@ setup:
 demo: setup
 	@.venv/bin/turnpike demo
 
-test: setup
+test: setup ## what a machine lacks (InfluxDB, kubectl, Chromium, Node) is skipped with its reason
+	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix examples/node; fi
 	@.venv/bin/python -m pytest
 
 check: setup ## lint and types

@@ -592,6 +592,7 @@ async def _demo(options: DemoSettings, stop: asyncio.Event, *, as_json: bool) ->
         num_conversations=options.num_conversations,
         max_tokens=options.max_tokens,
         influx_url=influx_url,
+        gateway_port=options.gateway_port if options.gateway else None,
         memory_of=memory_of,
         stop=stop,
         as_json=as_json,
@@ -654,7 +655,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--num-conversations", type=int, help="how many conversations (default 4)")
     demo.add_argument("--max-tokens", type=int, help="tokens of an answer (default 48)")
-    demo.add_argument("--model-file", help="a GGUF file; default: a tiny model with random weights, made on the spot")
+    demo.add_argument("--model-file", help="a GGUF file; default: the model that Turnpike ships")
+    demo.add_argument("--gateway", action="store_true", default=None, help="with the API and the page, until ^C")
+    demo.add_argument("--gateway-port", type=int, help="default 8080; 0 takes a free one")
     demo.add_argument("--influx-url", help="where its telemetry goes (or INFLUX_URL; default: a file, demo.lp)")
     demo.add_argument("--json", action="store_true", help="the table as JSON")
 
@@ -719,6 +722,7 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--park-bytes", type=int, help="of RAM for conversations at rest (default: a quarter of it)")
     worker.add_argument("--disk-bytes", type=int, help="of disk for those, also over restarts (default 0: none)")
     worker.add_argument("--kv-dir", help="where (default: kv in the data directory)")
+    worker.add_argument("--fetch-bytes-per-second", type=int, help="of states given to peers (default 50 MB; 0: off)")
     worker.add_argument("--park-seconds", type=float, help="how long a stop may take to write them (default 60)")
     worker.add_argument("--overflow", choices=("error", "drop"), help="of a conversation longer than the context")
     worker.add_argument("--kv-type", choices=("f16", "q8_0"), help="of the KV cache (default f16)")

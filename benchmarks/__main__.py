@@ -27,6 +27,10 @@ QUESTIONS = (
     "mirror",
     "card_writes",
     "parking",
+    "handoff",
+    "neighbour",
+    "conversations",
+    "gateway",
     "queue",
 )
 

@@ -115,7 +115,10 @@ async def measure(
             history.append(conversation.messages[2 * number])
             asked = await peer.ask(f"c{index}", history, num_tokens)
             turns[number].append(asked)
-            history.append(Message("assistant", asked.text) if own_answers else conversation.messages[2 * number + 1])
+            if own_answers:
+                history.append(Message("assistant", asked.text))
+            elif number + 1 < num_turns:
+                history.append(conversation.messages[2 * number + 1])
 
         async def whole(index: int) -> None:
             async with at_once:
@@ -138,8 +141,8 @@ async def measure(
 def texts(num: int) -> list[Conversation]:
     found = [
         one
-        for one in load_conversations(os.environ.get("DATASET"), min_turns=6)
-        if sum(len(message.content.split()) for message in one.messages[:6]) <= MAX_WORDS
+        for one in load_conversations(os.environ.get("DATASET"), min_turns=5)
+        if sum(len(message.content.split()) for message in one.messages[:5]) <= MAX_WORDS
     ]
     assert len(found) >= num, f"{len(found)} conversations of three turns are short enough, {num} are wanted"
     return found[:num]

@@ -15,10 +15,10 @@ from benchmarks.peers import Peer, Turnpike, llama_server
 from broker.messages import Message
 from broker.process import spawn, terminate
 
-NUM_TOKENS = 200
-SKIPPED_TOKENS = 60
+NUM_TOKENS = 100
+SKIPPED_TOKENS = 40
 """In which ours notices the neighbour."""
-ROUNDS = 3
+ROUNDS = 2
 
 
 async def rate(peer: Peer, name: str) -> float:

@@ -19,6 +19,8 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 _PR_SET_PDEATHSIG = 1
 _M_ARENA_MAX = -8
+_M_MMAP_THRESHOLD = -3
+LARGE_BYTES = 256 * 1024
 
 
 def set_up_logging(level: str = "INFO") -> None:
@@ -115,13 +117,16 @@ def die_with_parent() -> Callable[[], None]:
     return ask
 
 
-def use_one_arena() -> None:
-    """Has glibc keep one heap for all threads; nothing where the C library is another.
+def keep_the_heap_small() -> None:
+    """Has glibc keep one heap for all threads, and none of what is large in it; nothing where the C library is another.
 
-    With a heap each, what one thread allocates and another frees leaves holes that the others cannot use.
+    With a heap each, what one thread allocates and another frees leaves holes that the others cannot use; and once a
+    large block was freed, glibc would take others of its size from the heap too, which leaves larger ones.
     """
     with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 async def terminate(process: asyncio.subprocess.Process, grace: float = 10.0) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from broker.accounts import OPERATOR, Account, Accounts, credentials, write_private
+from broker.accounts import LOCAL, OPERATOR, Account, Accounts, credentials, write_private
 from broker.connection import Address, connect
 from broker.errors import ServerError
 from broker.process import spawn, terminate
@@ -63,7 +64,8 @@ def configuration(
 
 def kubernetes_secrets(accounts: Accounts, url: str, namespace: str = "turnpike") -> dict[str, object]:
     """All secrets of a cluster: `turnpike-nats` with `nats-server.conf` for the server's pod and a credentials file for
-    each account, `turnpike-influxdb` and `turnpike-grafana` with the passwords of those.
+    each account, `turnpike-influxdb` and `turnpike-grafana` with the passwords of those, `turnpike-gateway` with a key
+    for its client `local`.
 
     `url` is where the server's Service is found. JSON, which kubectl takes as it takes YAML. k3s/secrets.example.yaml
     shows what it looks like. The same `accounts` give the same passwords again.
@@ -75,10 +77,13 @@ def kubernetes_secrets(accounts: Accounts, url: str, namespace: str = "turnpike"
         files[f"{account.name}.credentials"] = credentials(address).decode()
     influxdb = accounts.password_of("influxdb")
     database = {"user": "turnpike", "password": influxdb, "url": f"http://turnpike:{influxdb}@influxdb:8086/turnpike"}
+    key = f"sk-turnpike-{accounts.password_of('gateway')}"
+    digest = hashlib.sha256(key.encode()).hexdigest()
     secrets = {
         "turnpike-nats": files,
         "turnpike-influxdb": database,
         "turnpike-grafana": {"password": accounts.password_of("grafana")},
+        "turnpike-gateway": {"keys.toml": f'[clients.{LOCAL}]\nsha256 = ["{digest}"]\n', "local.key": key},
     }
     items = [
         {

@@ -330,6 +330,7 @@ def permissions(role: str, user: str) -> dict[str, Any]:
                         "telemetry.>",
                         f"$JS.API.DIRECT.GET.{subjects.REPLIES}.reply.>",
                         f"$JS.API.DIRECT.GET.{subjects.ENDS}.end.>",
+                        "$JS.API.DIRECT.GET.*.turn.>",
                         "$JS.API.CONSUMER.INFO.*.*",
                         *discovery,
                     ]

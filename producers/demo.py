@@ -17,13 +17,14 @@ from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
+from broker.accounts import write_credentials
 from broker.client import Answer
 from broker.messages import Chunk
-from broker.process import EXIT_INTERRUPTED
+from broker.process import EXIT_INTERRUPTED, spawn, terminate
 from producers.datasets import DEMO_CONVERSATIONS
 from producers.generator import Progress
 from producers.load import progress_table, run_load, select, showing, summary_table
-from producers.local import local_system
+from producers.local import LocalSystem, LocalSystemFailed, local_system
 from producers.records import TurnRecord, summarize
 from producers.settings import LoadSettings
 
@@ -73,6 +74,7 @@ async def run_demo(
     num_conversations: int,
     max_tokens: int,
     influx_url: str,
+    gateway_port: int | None,
     memory_of: Callable[[int], int | None],
     stop: asyncio.Event,
     as_json: bool,
@@ -80,7 +82,8 @@ async def run_demo(
     """Runs it all in a temporary folder. `entry` is turnpike.py; `memory_of` gives a process's bytes.
 
     Without a `model_file` it is the shipped model, on conversations of its kind. `nats_url` is a server to use instead
-    of the embedded one, with an operator's rights. Telemetry goes to `influx_url`.
+    of the embedded one, with an operator's rights. Telemetry goes to `influx_url`. With a `gateway_port` there is a
+    gateway on it, and all of it stays until `stop`.
     """
     console = Console(stderr=True)
     options = LoadSettings(
@@ -124,7 +127,27 @@ async def run_demo(
         seconds = time.perf_counter() - progress.started_at
         if stop.is_set():
             return EXIT_INTERRUPTED
-        return _report(progress.records, seconds, memory_of(system.worker.pid), streams, as_json)
+        code = _report(progress.records, seconds, memory_of(system.worker.pid), streams, as_json)
+        if gateway_port is not None:
+            await system.beside(_gateway(stack, entry, folder, system, gateway_port, stop), None)
+        return code
+
+
+async def _gateway(
+    stack: AsyncExitStack, entry: Path, folder: Path, system: LocalSystem, port: int, stop: asyncio.Event
+) -> None:
+    """A process of its own, as on a cluster, until `stop`."""
+    credentials = folder / "gateway.credentials"
+    write_credentials(credentials, system.gateway_address)
+    command = [sys.executable, entry, "gateway", "--credentials", credentials, "--gateway-port", str(port)]
+    process = await spawn([*command, "--log-level", "WARNING"])
+    stack.push_async_callback(terminate, process)
+    ended, stopped = asyncio.ensure_future(process.wait()), asyncio.ensure_future(stop.wait())
+    await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if ended.done() and not stop.is_set():
+        raise LocalSystemFailed(f"the gateway ended with code {ended.result()}")
+    ended.cancel()
 
 
 def _report(

@@ -26,19 +26,28 @@ class Patient(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._giving_up = self.loop.call_later(HEAD_SECONDS, self._give_up)
+        self._wait()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.cycle is not None:
+        if self._is_answering:
             self._forgive()
+        elif self._giving_up is None:
+            self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forgive()
         super().connection_lost(exc)
 
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _wait(self) -> None:
+        self._giving_up = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
     def _give_up(self) -> None:
-        if self.cycle is None:
+        if not self._is_answering:
             self.transport.close()
 
     def _forgive(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from broker.accounts import LOCAL, SIDECAR, WORKER, write_credentials
+from broker.accounts import GATEWAY, LOCAL, SIDECAR, WORKER, write_credentials
 from broker.client import Client
 from broker.connection import Address, connect
 from broker.errors import ServerUnavailable, TurnpikeError
@@ -36,6 +36,7 @@ class _Broker:
     producer: Address
     worker: Address
     sidecar: Address
+    gateway: Address
     monitor_url: str | None
     ended: Callable[[], Coroutine[Any, Any, object]]
 
@@ -75,6 +76,10 @@ class LocalSystem:
             for future in (task, died, server_died, stopped):
                 future.cancel()
             await asyncio.gather(task, died, server_died, stopped, return_exceptions=True)
+
+    @property
+    def gateway_address(self) -> Address:
+        return self._broker.gateway
 
     async def until_served(self) -> None:
         """Returns when the worker answers; TimeoutError after START_SECONDS."""
@@ -148,15 +153,15 @@ async def _broker(stack: AsyncExitStack, folder: Path, model: str, nats_url: str
     if nats_url is None:
         server = await stack.enter_async_context(EmbeddedServer(folder / "server"))
         await server.ensure([model])
-        producer, worker, sidecar = (server.address(user) for user in (LOCAL, WORKER, SIDECAR))
-        return _Broker(producer, worker, sidecar, server.monitoring_url, server.wait)
+        producer, worker, sidecar, gateway = (server.address(user) for user in (LOCAL, WORKER, SIDECAR, GATEWAY))
+        return _Broker(producer, worker, sidecar, gateway, server.monitoring_url, server.wait)
     address = Address.parse(nats_url)
     nc = await connect(address, name="turnpike-ensure")
     try:
         await ensure(nc, [model])
     finally:
         await nc.close()
-    return _Broker(address, address, address, None, asyncio.Event().wait)
+    return _Broker(address, address, address, address, None, asyncio.Event().wait)
 
 
 async def _sidecar(stack: AsyncExitStack, entry: Path, folder: Path, broker: _Broker, influx_url: str) -> None:

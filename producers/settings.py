@@ -170,3 +170,6 @@ class DemoSettings(CommonSettings, frozen=True, kw_only=True):
     num_conversations: int = 4
     max_tokens: int = 48
     model_file: str | None = None
+    gateway: bool = False
+    """With the OpenAI API and the page in front of it, until ^C."""
+    gateway_port: int = 8080

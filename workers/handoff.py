@@ -59,6 +59,7 @@ SETUP_SECONDS = 0.02
 """What a transfer costs however short it is."""
 FIRST_BYTES_PER_SECOND = 50e6
 """What is expected until one was measured: half of what gigabit Ethernet gives."""
+FORGIVING = 1.1
 PATIENCE = 1.5
 """A transfer that takes longer than so many times what computing would is given up."""
 _SMOOTHING = 0.3
@@ -134,7 +135,8 @@ class Handoff:
         self._num_opening = 0
         self._subscription: Subscription | None = None
         self._group: asyncio.TaskGroup | None = None
-        self._bytes_per_second = min(FIRST_BYTES_PER_SECOND, max_bytes_per_second)
+        self._first_bytes_per_second = min(FIRST_BYTES_PER_SECOND, max_bytes_per_second)
+        self._bytes_per_second = self._first_bytes_per_second
         self.given_bytes = 0
         """Sent to peers since the start."""
 
@@ -206,14 +208,15 @@ class Handoff:
         offer = Offer(holding)
         if holding.fingerprint != self._fingerprint:
             offer.cause = "fingerprint"
-        elif holding.num_bytes <= self._loop.parking.max_bytes and self._saves(
-            holding.num_tokens - self._num_here(key), holding.num_bytes
-        ):
+        elif self._saves(holding.num_tokens - self._num_here(key), holding.num_bytes):
             try:
                 offer.opened = await self._open(key, holding)
             except TransferFailed as error:
                 log.info("nothing fetched peer=%s reason=%s", holding.worker, error)
                 offer.cause = error.cause
+        else:
+            # A network that was slow once is not for ever: it is tried again some day.
+            self._bytes_per_second = min(FORGIVING * self._bytes_per_second, self._first_bytes_per_second)
         if offer.opened is not None and offer.opened.remembered is not None:
             self._history.adopt(client, turn.conversation, offer.opened.remembered)
         return offer
@@ -226,7 +229,9 @@ class Handoff:
         return num_tokens / (self._loop.state.prefill_tokens_per_second or 1e9)
 
     def _saves(self, num_tokens: int, num_bytes: int) -> bool:
-        """Whether fetching so many bytes is sooner done than computing so many tokens."""
+        """Whether there is room for so many bytes, and fetching them is sooner done than computing so many tokens."""
+        if num_bytes > self._loop.parking.max_bytes:
+            return False
         fetching = SETUP_SECONDS + num_bytes / self._bytes_per_second
         return num_tokens >= MIN_PARKED_TOKENS and fetching < self._compute_seconds(num_tokens)
 
@@ -334,12 +339,13 @@ class Handoff:
     async def _answer_open(self, message: Msg, request: FetchOpen) -> None:
         answer: Opened | FetchRefused
         self._forget_idle()
-        if len(self._transfers) + self._num_opening >= MAX_TRANSFERS:
+        key = Key(request.client, request.conversation)
+        if not self._has_room(self._loop.expected_state_bytes(self._num_here(key))):
             answer = FetchRefused("busy")
         else:
             self._num_opening += 1
             try:
-                answer = await self._begin(Key(request.client, request.conversation)) or FetchRefused("gone")
+                answer = await self._begin(key) or FetchRefused("gone")
             finally:
                 self._num_opening -= 1
         payload = codec.encode(answer)
@@ -348,6 +354,14 @@ class Handoff:
             payload = codec.encode(msgspec.structs.replace(answer, remembered=None))
         with contextlib.suppress(nats.errors.Error):
             await message.respond(payload)
+
+    def _has_room(self, num_bytes: int) -> bool:
+        """States that are read stay in memory beside those that are parked: few, and half as many bytes at most."""
+        if not self._transfers and not self._num_opening:
+            return True
+        num_held = sum(len(one.state) for one in self._transfers.values())
+        is_few = len(self._transfers) + self._num_opening < MAX_TRANSFERS
+        return is_few and num_held + num_bytes <= self._loop.parking.max_bytes // 2
 
     async def _begin(self, key: Key) -> Opened | None:
         """Finds the state where it is longest, and holds it for its reader."""

@@ -21,6 +21,14 @@ from workers.ledger import TOKEN_BYTES
 BLOCK_BYTES = 1024
 
 
+def block_size(num_bytes: int) -> int:
+    """At least so many bytes: a power of two of BLOCK_BYTES, or one and a half."""
+    size = BLOCK_BYTES
+    while size < num_bytes:
+        size *= 2
+    return size // 4 * 3 if size // 4 * 3 >= max(num_bytes, BLOCK_BYTES) else size
+
+
 @dataclass(frozen=True)
 class Rendered:
     """A prompt's text and where in it contents stand: (message index, start, end)."""
@@ -78,7 +86,7 @@ class _Known:
     def of(cls, told: _Told, numbers: bytes) -> _Known:
         text = msgspec.json.encode(told)
         size = len(text) + len(numbers)
-        block = b"".join((text, numbers, bytes(-size % BLOCK_BYTES)))
+        block = b"".join((text, numbers, bytes(block_size(size) - size)))
         return cls(block, len(text), len(numbers) // TOKEN_BYTES, len(told.messages))
 
     @property

@@ -19,7 +19,7 @@ from broker import subjects
 from broker.accounts import write_private
 from broker.catalogue import entry_of, read_lock, verify
 from broker.connection import Address, close, connect
-from broker.process import use_one_arena
+from broker.process import keep_the_heap_small
 from workers.models import DEMO
 from workers.settings import WorkerSettings
 from workers.threads import Threads, best, candidates
@@ -101,7 +101,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
     from workers.worker import Worker, WorkerOptions
 
     config.check()
-    use_one_arena()
+    keep_the_heap_small()
     path = await asyncio.to_thread(model_path, config)
     model_name = subjects.token(config.model, "model") if config.model else model_token(path)
     threads = config.threads or (default_threads() if config.deterministic else num_cores())

@@ -148,6 +148,8 @@ class Stream:
         await self._send(send, b"".join(self._ending()), last=True)
 
     def _chunk(self, chunk: Chunk) -> bytes:
+        if self._answer.started is not None:
+            self._dialect.fingerprint = self._answer.started.model
         if chunk.attempt > self._attempt:
             # What was sent cannot be taken back from an API client: it is told, and what follows is said anew.
             self._attempt = chunk.attempt

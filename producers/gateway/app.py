@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from broker import points
+from broker import points, subjects
 from broker.client import Answer, Client
 from broker.discovery import WorkerInfo, find_workers
 from broker.errors import (
@@ -33,6 +33,7 @@ from broker.errors import (
 )
 from broker.messages import Done, Priority
 from broker.recorder import Recorder
+from broker.replies import last_stored
 from producers.gateway.answering import ClientGone, Stream, Told, beside_client, cancelled_unless_ended, collect
 from producers.gateway.dialect import (
     ApiError,
@@ -57,7 +58,15 @@ STALE_SECONDS = 10.0
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = ("index.html", "app.js", "style.css")
 SECURITY = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Content-Security-Policy": "; ".join(
+        (
+            "default-src 'self'",
+            "img-src 'self' data:",
+            "frame-ancestors 'none'",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -155,6 +164,7 @@ class Gateway:
                     await Stream(answer, dialect, told, headers).run(receive, send)
                 else:
                     done, logprobs = await beside_client(collect(answer), receive)
+                    dialect.fingerprint = answer.started.model if answer.started is not None else None
                     await _json(dialect.whole(done, logprobs), headers)(request.scope, receive, send)
         finally:
             if isinstance(answer.end, Done):
@@ -207,14 +217,29 @@ class Gateway:
     async def _follow(self, request: HttpRequest, receive: Receive, send: Send) -> None:
         """A turn of this client's from its beginning on, also one that has ended, as a stream of chat chunks."""
         client = self._client(self._account(request))
+        turn = request.path_params["turn"]
+        models = {worker.model for worker in self.workers} | set(request.query_params.getlist("model"))
         try:
-            answer = client.follow(request.path_params["turn"])
+            answer = client.follow(turn)
+            is_there = await self._is_queued(client.name, turn, models) or await client.read(turn) is not None
         except InvalidName as error:
             raise ApiError(404, str(error), code="no_such_turn") from None
+        if not is_there:
+            raise ApiError(404, f"there is no turn {turn!r}, or it ended a day ago", code="no_such_turn")
         async with cancelled_unless_ended(answer, is_detached=True):
             dialect = Dialect(answer.turn.id, "unknown", is_chat=True)
             told = Told(usage=True, details=self._details)
             await Stream(answer, dialect, told, ()).run(receive, send)
+
+    async def _is_queued(self, client: str, turn: str, models: Iterable[str]) -> bool:
+        """Whether it has not ended: until then it is in its model's queue, also while it is computed."""
+        for model in models:
+            for priority in subjects.PRIORITIES:
+                subject = subjects.turn(model, priority, client, turn)
+                with contextlib.suppress(ServerError):  # no such model
+                    if await last_stored(self._nc, subjects.turns_stream(model), subject) is not None:
+                        return True
+        return False
 
     async def _cancel(self, request: HttpRequest, receive: Receive, send: Send) -> None:
         client = self._client(self._account(request))

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from broker.errors import InvalidMessage
+from broker.errors import InvalidMessage, InvalidName
 from broker.messages import Chunk, Done, Failed, Message, Role, Sampling, TokenLogprob, Usage
 from broker.subjects import token
 
@@ -261,7 +261,7 @@ def conversation_of(request: Request, header: str | None) -> str:
     if said is not None:
         try:
             return token(said, "conversation")
-        except Exception:  # noqa: BLE001 - any text is a name to the API
+        except InvalidName:  # any text is a name to the API
             return _digest("said", said)
     begin: list[str] = []
     for one in request.history:
@@ -325,6 +325,7 @@ class Dialect:
     model: str
     is_chat: bool
     fingerprint: str | None = None
+    """Of the model file, once a worker has begun."""
     num_characters: int = 0
 
     def __post_init__(self) -> None:

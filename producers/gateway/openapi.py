@@ -29,6 +29,13 @@ _TURN_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Turnpike-Detached": ("1: the turn goes on when its reader leaves.", {"enum": ["1"]}),
 }
 
+_MODEL = {
+    "name": "model",
+    "in": "query",
+    "description": "Its model, where that has no worker just now.",
+    "schema": {"type": "string"},
+}
+
 
 def document(version: str, *, keys_are_wanted: bool) -> dict[str, Any]:
     """OpenAPI 3.1."""
@@ -60,7 +67,7 @@ def document(version: str, *, keys_are_wanted: bool) -> dict[str, Any]:
             "/v1/models/{model}": {"get": _get("One of them", 401, 404, parameters=[_path("model")])},
             "/turns/{turn}": {
                 "get": _get("A turn of one's own from its beginning on, as a stream", 401, 404, 503, stream=True)
-                | {"parameters": [_path("turn")]},
+                | {"parameters": [_path("turn"), _MODEL]},
                 "delete": {
                     "summary": "Stops it",
                     "parameters": [_path("turn")],

@@ -14,7 +14,7 @@ from nats.aio.client import Client as NatsConnection
 
 from broker.accounts import LOCAL, OPERATOR, WORKER
 from broker.client import Client
-from broker.connection import connect
+from broker.connection import close, connect
 from broker.influx_address import InfluxAddress
 from broker.server import EmbeddedServer
 from telemetry.database import init
@@ -89,7 +89,7 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
             stop.set()
             engine.gate.set()
             await asyncio.wait({task}, timeout=10)
-            await nc.close()
+            await close(nc)
             if task.done() and not task.cancelled():
                 task.result()
 

@@ -350,7 +350,8 @@ async def test_a_detached_turn_goes_on_and_is_read_from_its_beginning_and_stoppe
                     assert (await plain.delete(f"/turns/{turn}")).status_code == 204
                 text += text_of(event)
         assert 0 < len(text) < 900
-        assert (await plain.get("/turns/not a turn")).status_code == 404
+        for unknown in ("not a turn", "never-was"):
+            assert (await plain.get(f"/turns/{unknown}?model=x")).status_code == 404
 
 
 async def test_a_waiting_stream_tells_its_place(start_worker: StartWorker, start_gateway: StartGateway) -> None:

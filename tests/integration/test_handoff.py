@@ -365,4 +365,8 @@ async def test_no_more_states_are_held_for_readers_than_a_few_and_none_of_what_i
         # What is no request is not answered, and harms nobody.
         await nc.publish(subjects.kv("w1"), b"nonsense")
         assert isinstance(await ask(FetchOpen("local", "c")), Opened)
+    async with start_worker(slow_engine(), parking=Parking(5000), fetch_bytes_per_second=FAST):
+        await Conversation(client, "d").next()
+        assert isinstance(await ask(FetchOpen("local", "d")), Opened)
+        assert await ask(FetchOpen("local", "d")) == FetchRefused("busy")  # two would be over half of 5,000 bytes
     await nc.close()

@@ -31,6 +31,7 @@ FROM_GENERATOR = {
     "turnpike-nats": {"nats-server.conf", *(f"{name}.credentials" for name, _ in DEFAULTS)},
     "turnpike-influxdb": {"user", "password", "url"},
     "turnpike-grafana": {"password"},
+    "turnpike-gateway": {"keys.toml", "local.key"},
 }
 """What `turnpike broker secret` writes; tests/integration/test_tls.py holds it to that."""
 OPTIONAL_SECRETS = {"turnpike-hub"}
@@ -196,6 +197,13 @@ def test_who_connects_where_may(folder: str) -> None:
         if labels["app.kubernetes.io/name"] != "influxdb":
             connects = bool(variables & {"INFLUX_URL", "INFLUX_HOST"})
             assert connects == (labels.get("turnpike.io/influxdb") == "client"), name
+
+
+def test_the_ingress_example_leads_to_the_gateway() -> None:
+    example = yaml.safe_load((ROOT / "k3s/gateway/ingress.example.yaml").read_text())
+    (path,) = example["spec"]["rules"][0]["http"]["paths"]
+    service = named("overlays/single-node", "Service")[path["backend"]["service"]["name"]]
+    assert path["backend"]["service"]["port"]["name"] in {port["name"] for port in service["spec"]["ports"]}
 
 
 def test_no_secret_is_in_the_repository() -> None:

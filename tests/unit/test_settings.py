@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec import Struct
 
+import turnpike
 from broker.errors import SettingsError
-from broker.settings import load
+from broker.settings import CommonSettings, load
+from producers.settings import DemoSettings, GatewaySettings, LoadSettings
+from telemetry.settings import SidecarSettings
+from workers.settings import WorkerSettings
+
+BY_FILE_ONLY = {"mirror"}  # which `models pull` has
 
 
 class Example(Struct, frozen=True, kw_only=True):
@@ -62,3 +70,20 @@ def test_a_broken_file_is_named(tmp_path: Path, content: str | bytes) -> None:
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(SettingsError, match=r"broken\.toml"):
         load(Example, flags={"model": "m"}, environment={}, file=file)
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        ("worker", WorkerSettings),
+        ("gateway", GatewaySettings),
+        ("load", LoadSettings),
+        ("demo", DemoSettings),
+        ("sidecar", SidecarSettings),
+    ],
+)
+def test_every_setting_of_a_command_has_its_flag(command: str, kind: type[CommonSettings]) -> None:
+    (commands,) = (one for one in turnpike._parser()._actions if isinstance(one, argparse._SubParsersAction))
+    flags = {action.dest for action in commands.choices[command]._actions}
+    missing = {field.name for field in msgspec.structs.fields(kind)} - flags - BY_FILE_ONLY
+    assert missing == set()

@@ -98,7 +98,7 @@ async function ask(text) {
 function readOn(conversation) {
   const message = conversation.messages.at(-1);
   message.content = "";
-  return read(conversation, (signal) => fetch(`/turns/${conversation.turn}`, { signal, headers: headers() }));
+  return read(conversation, (signal) => fetch(`/turns/${conversation.turn}?model=${encodeURIComponent(conversation.model ?? "")}`, { signal, headers: headers() }));
 }
 
 async function read(conversation, request) {
@@ -111,6 +111,7 @@ async function read(conversation, request) {
     const answer = await request(control.signal);
     if (!answer.ok) throw new Error((await answer.json()).error?.message ?? answer.statusText);
     conversation.turn = answer.headers.get("turnpike-turn") ?? conversation.turn;
+    conversation.model = answer.headers.get("turnpike-model") ?? conversation.model;
     save();
     for await (const event of events(answer.body)) {
       if (event.comment) {

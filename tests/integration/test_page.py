@@ -1,0 +1,92 @@
+"""The gateway's page in a real Chromium: type, stream, stop, reload in mid-answer and read on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Page, async_playwright, expect
+
+from tests.fakes import FakeEngine
+from tests.integration.conftest import StartWorker
+from tests.integration.test_gateway import StartGateway, start_gateway
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ANSWER = "All is well on the mast. " * 18
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+
+__all__ = ["start_gateway"]
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    """A page that has made no error when the test is over."""
+    errors: list[str] = []
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        found = await browser.new_page(viewport={"width": 900, "height": 700})
+        found.on("pageerror", lambda error: errors.append(str(error)))
+        found.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        yield found
+        await browser.close()
+    assert errors == []
+
+
+async def ask(page: Page, text: str) -> None:
+    await page.get_by_label("Message", exact=True).fill(text)
+    await page.keyboard.press("Enter")
+
+
+async def test_it_talks_stops_reads_on_after_a_reload_and_keeps_conversations_apart(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    engine = FakeEngine(answer=ANSWER, step_seconds=0.02)
+    async with start_worker(engine), start_gateway() as url:
+        await page.goto(url)
+        await expect(page.locator("#model option")).to_have_count(2)
+        # An answer streams in.
+        await ask(page, "How is the mast?")
+        answer = page.locator(".assistant .text").last
+        await expect(answer).to_contain_text("All is well on the mast. All")
+        await expect(page.get_by_role("button", name="Stop")).to_be_visible()
+        # A reload in its midst reads it from the beginning on.
+        await page.reload()
+        await expect(page.locator(".user")).to_have_text("How is the mast?")
+        await expect(answer).to_have_text(ANSWER.strip(), timeout=30_000)
+        facts = page.locator(".facts").last
+        await expect(facts).to_contain_text("tokens/s")
+        await expect(facts).to_contain_text("w1 on unknown")
+        await expect(facts).to_contain_text("cached")
+        # The next one is stopped by a key.
+        await ask(page, "And now?")
+        await expect(answer).to_contain_text("All is well on the mast. All")
+        await page.keyboard.press("Escape")
+        await expect(page.get_by_role("button", name="Send")).to_be_visible()
+        stopped = await answer.inner_text()
+        assert stopped
+        assert len(stopped) < len(ANSWER) - 50
+        # Another conversation runs beside it.
+        await page.keyboard.press("Alt+n")
+        await expect(page.locator(".user")).to_have_count(0)
+        await ask(page, "Somebody else")
+        await expect(answer).to_contain_text("All is well")
+        await page.keyboard.press("Alt+1")
+        await expect(page.locator(".user")).to_have_count(2)
+        await page.keyboard.press("Alt+2")
+        await expect(answer).to_have_text(ANSWER.strip(), timeout=30_000)
+
+
+async def test_it_fits_a_phone_and_says_what_is_wrong(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    async with start_worker(FakeEngine(num_ctx=300)), start_gateway() as url:
+        await page.set_viewport_size({"width": 360, "height": 640})
+        await page.goto(url)
+        await expect(page.locator("#model option")).to_have_count(2)
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        box = await page.get_by_role("button", name="Send").bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= 360
+        assert box["y"] + box["height"] <= 640
