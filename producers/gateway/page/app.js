@@ -88,7 +88,7 @@ async function ask(text) {
   conversation.messages.push({ role: "assistant", content: "" });
   conversation.turn = "new";
   save(); draw();
-  const body = { model: state.model, messages: history, stream: true, stream_options: { include_usage: true } };
+  const body = { model: state.model, messages: history, temperature: 0, stream: true, stream_options: { include_usage: true } };
   await read(conversation, (signal) => fetch("/v1/chat/completions", {
     method: "POST", signal, body: JSON.stringify(body),
     headers: headers({ "Content-Type": "application/json", "Turnpike-Conversation": conversation.id, "Turnpike-Details": "1", "Turnpike-Detached": "1" }),
