@@ -24,11 +24,12 @@ from benchmarks.padded_model import write_padded
 from benchmarks.peers import Asked, Peer, Turnpike, llama_server
 from broker.messages import Message, Priority
 from producers.datasets import Conversation, load_conversations
+from workers.llama.context import LlamaModel
 
 PADDED = ROOT / ".cache" / "models" / "demo-padded-Q4_0.gguf"
 NUM_CTX = 16384
 NUM_SLOTS = 8
-MAX_WORDS = 900
+MAX_HISTORY_TOKENS = 1600
 """Of a conversation's first five messages: TinyLlama's context is 2,048 tokens."""
 SWEEP: tuple[tuple[str | int, ...], ...] = (
     ("-kvu",),
@@ -40,6 +41,8 @@ SWEEP: tuple[tuple[str | int, ...], ...] = (
 ROTATION_CTX = 4096
 ROTATION_RAM_MIB = 1024
 ROTATION_CONVERSATIONS, ROTATION_TURNS = 64, 4
+ROTATION_WORDS = 12
+NUM_ARRIVALS = 6
 PICTURE = ROOT / "docs" / "ttft.png"
 
 Server = Callable[[], AbstractAsyncContextManager[Peer]]
@@ -139,20 +142,29 @@ async def measure(
 
 
 def texts(num: int) -> list[Conversation]:
+    vocabulary = LlamaModel(model(), vocab_only=True).vocabulary
+
+    def num_tokens(one: Conversation) -> int:
+        text = "\n".join(message.content for message in one.messages[:5])
+        return len(vocabulary.tokenize(text, template_spans=[], add_bos=False))
+
     found = [
         one
         for one in load_conversations(os.environ.get("DATASET"), min_turns=5)
-        if sum(len(message.content.split()) for message in one.messages[:5]) <= MAX_WORDS
+        if num_tokens(one) <= MAX_HISTORY_TOKENS
     ]
     assert len(found) >= num, f"{len(found)} conversations of three turns are short enough, {num} are wanted"
     return found[:num]
 
 
 def rotating() -> list[Conversation]:
-    """Of the shipped set's messages; no two begin alike."""
-    pool = load_conversations(None)
-    users = [one.content for each in pool for one in each.messages if one.role == "user"]
-    answers = [one.content for each in pool for one in each.messages if one.role == "assistant"]
+    """Of the beginnings of the shipped set's messages; no two conversations begin alike."""
+
+    def beginnings(role: str) -> list[str]:
+        messages = (one for each in load_conversations(None) for one in each.messages)
+        return [" ".join(one.content.split()[:ROTATION_WORDS]) for one in messages if one.role == role]
+
+    users, answers = beginnings("user"), beginnings("assistant")
     found = []
     for number in range(ROTATION_CONVERSATIONS):
         messages = []
@@ -250,7 +262,7 @@ async def interactive(server: Server) -> list[float]:
             for number in range(2 * NUM_SLOTS):
                 group.create_task(batch(number))
             await asyncio.sleep(15)  # until all slots are busy with answers of all ages
-            for number in range(12):
+            for number in range(NUM_ARRIVALS):
                 found.append((await peer.ask(f"i{number}", [Message("user", text_of(30, 1000 + number))], 8)).ttft)
                 await asyncio.sleep(1)
             stop.set()

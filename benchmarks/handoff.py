@@ -11,15 +11,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.harness import CORES, ROOT, Row, System, model, show, system, text_of, timed
+from benchmarks.harness import CORES, ROOT, Row, System, model, show, system, text_of
 from benchmarks.parking import CONTEXT_TOKENS, Conversation
 from broker import codec, subjects
 from broker.accounts import WORKER, write_credentials
 from broker.connection import connect
-from broker.messages import MAX_PART_BYTES, FetchClose, FetchOpen, FetchPart, Opened
+from broker.messages import MAX_PART_BYTES, FetchClose, FetchOpen, FetchPart, Opened, Sampling
 from broker.process import spawn, terminate
 
-NUM_CONVERSATIONS = 6
+NUM_CONVERSATIONS = 4
 GIVEN_BYTES_PER_SECOND = 20_000_000
 WINDOW_SECONDS = 10
 NUM_WINDOWS = 3
@@ -98,7 +98,14 @@ async def given() -> Row:
                 await asyncio.gather(*(read() for _ in range(8)))
                 await peer.publish(subject, codec.encode(FetchClose(opened.transfer)))
 
-        streams = [asyncio.create_task(timed(here.client, text_of(20, n), 1500)) for n in range(4)]
+        times: list[float] = []
+
+        async def stream(number: int) -> None:
+            sampling = Sampling(max_tokens=1500, ignore_eos=True)
+            async for chunk in here.client.ask("m", text_of(20, number), sampling=sampling):
+                times.extend([time.perf_counter()] * len(chunk.tokens))
+
+        streams = [asyncio.create_task(stream(number)) for number in range(4)]
         await asyncio.sleep(5)  # all of them decode
         windows: list[tuple[bool, float, float]] = []
         for _ in range(NUM_WINDOWS):
@@ -106,9 +113,10 @@ async def given() -> Row:
                 began = time.perf_counter()
                 await (fetch_for(WINDOW_SECONDS) if is_giving else asyncio.sleep(WINDOW_SECONDS))
                 windows.append((is_giving, began, time.perf_counter()))
-        found = await asyncio.gather(*streams)
+        assert not any(task.done() for task in streams), "the answers ended before the windows"
+        for task in streams:
+            task.cancel()
         await peer.close()
-    times = [at for one in found for at in one.times]
     rates: dict[bool, list[float]] = {True: [], False: []}
     for is_giving, began, ended in windows:
         rates[is_giving].append(sum(began <= at < ended for at in times) / (ended - began))

@@ -13,7 +13,7 @@ import nats.errors
 import pytest
 import trustme
 
-from broker.accounts import DEFAULTS, LOCAL, Accounts, read_credentials, write_credentials
+from broker.accounts import DEFAULTS, GATEWAY, LOCAL, Accounts, read_credentials, write_credentials
 from broker.client import Client
 from broker.connection import Address, connect
 from broker.errors import ServerUnavailable
@@ -76,7 +76,7 @@ async def test_a_credentials_file_is_a_context_of_the_nats_tool(nats_server: Emb
 
 
 @pytest.mark.parametrize(
-    "subject", ["turn.m.batch.side.t1", "end.side.t1", "cancel.side.all", "$JS.API.STREAM.PURGE.ENDS"]
+    "subject", ["turn.m.batch.side.t1", "end.side.t1", "cancel.side.all", "kv.w1", "$JS.API.STREAM.PURGE.ENDS"]
 )
 async def test_a_sidecar_writes_points_and_nothing_else(tmp_path: Path, subject: str) -> None:
     server = EmbeddedServer(tmp_path / "server")
@@ -94,6 +94,22 @@ async def test_a_sidecar_writes_points_and_nothing_else(tmp_path: Path, subject:
         assert isinstance(nc.last_error, nats.errors.Error)
         assert "permission" in str(nc.last_error).lower()
         await nc.close()
+
+
+@pytest.mark.parametrize(
+    "subject", ["reply.local.t1", "end.local.t1", "kv.w1", "$KV.HELD.m.local.c", "$JS.API.STREAM.PURGE.TURNS-m"]
+)
+async def test_a_gateway_asks_for_its_clients_and_answers_for_nobody(nats_server: EmbeddedServer, subject: str) -> None:
+    nc = await connect(nats_server.address(GATEWAY), name="gateway")
+    for client in ("alice", "bob"):
+        await nc.request(f"turn.m.batch.{client}.t1", b"x", timeout=5)
+    assert nc.last_error is None
+    await nc.publish(subject, b"")
+    async with asyncio.timeout(5):
+        while nc.last_error is None:
+            await nc.flush()
+    assert "permission" in str(nc.last_error).lower()
+    await nc.close()
 
 
 async def test_a_kubernetes_secret_holds_a_server_and_its_accounts(tmp_path: Path) -> None:

@@ -407,6 +407,9 @@ async def test_a_reader_makes_up_for_lost_chunks_from_the_end(client: Client, st
         "$JS.API.CONSUMER.CREATE.ENDS",
         "$JS.API.STREAM.DELETE.ENDS",
         "$JS.API.CONSUMER.MSG.NEXT.TURNS-m.batch",
+        "kv.w1",
+        "$KV.HELD.m.local.c",
+        "$JS.API.DIRECT.GET.KV_HELD.$KV.HELD.m.local.c",
     ],
 )
 async def test_a_producer_reaches_nobody_elses_messages(client: Client, operator: NatsConnection, subject: str) -> None:

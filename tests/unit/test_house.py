@@ -29,8 +29,8 @@ ONLY_IMPORTER = {
     "huggingface_hub": ["broker/hub.py"],
     "matplotlib": ["producers/report/pictures.py"],
     "httpx2": ["broker/hub.py"],
-    "starlette": ["producers/mirror.py"],
-    "uvicorn": ["producers/mirror.py"],
+    "starlette": ["producers/mirror.py", "producers/gateway/app.py", "producers/http_server.py"],
+    "uvicorn": ["producers/http_server.py"],
 }
 
 
