@@ -139,7 +139,15 @@ async def _gateway(
     """A process of its own, as on a cluster, until `stop`."""
     credentials = folder / "gateway.credentials"
     write_credentials(credentials, system.gateway_address)
-    command = [sys.executable, entry, "gateway", "--credentials", credentials, "--gateway-port", str(port)]
+    command: list[str | Path] = [
+        sys.executable,
+        entry,
+        "gateway",
+        "--credentials",
+        credentials,
+        "--gateway-port",
+        str(port),
+    ]
     process = await spawn([*command, "--log-level", "WARNING"])
     stack.push_async_callback(terminate, process)
     ended, stopped = asyncio.ensure_future(process.wait()), asyncio.ensure_future(stop.wait())
