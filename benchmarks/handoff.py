@@ -93,7 +93,8 @@ async def given() -> Row:
                         if time.perf_counter() >= until:
                             return
                         part = FetchPart(opened.transfer, offset, min(MAX_PART_BYTES, opened.num_bytes - offset))
-                        num_bytes += len((await peer.request(subject, codec.encode(part), timeout=30)).data)
+                        answer = await peer.request(subject, codec.encode(part), timeout=30)
+                        num_bytes += len(answer.data)
 
                 await asyncio.gather(*(read() for _ in range(8)))
                 await peer.publish(subject, codec.encode(FetchClose(opened.transfer)))
