@@ -15,8 +15,8 @@ from benchmarks.peers import Peer, Turnpike, llama_server
 from broker.messages import Message
 from broker.process import spawn, terminate
 
-NUM_TOKENS = 100
-SKIPPED_TOKENS = 40
+NUM_TOKENS = 48
+SKIPPED_TOKENS = 24
 """In which ours notices the neighbour."""
 ROUNDS = 2
 
@@ -43,6 +43,7 @@ async def rates(server: Server) -> tuple[float, float]:
                 beside.append(await rate(peer, f"b{number}"))
             finally:
                 await terminate(neighbour)
+            print(f"alone {alone[-1]:.2f}/s, beside a busy process {beside[-1]:.2f}/s", flush=True)
     return statistics.median(alone), statistics.median(beside)
 
 
