@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from broker.settings import PREFIX, BrokerSettings, CommonSettings, MirrorSettings, ModelSettings, load
-from producers.settings import DemoSettings, EvalSettings, GatewaySettings, LoadSettings
+from producers.settings import DemoSettings, EvalSettings, GatewaySettings, LoadSettings, RoutedSettings
 from telemetry.settings import SidecarSettings, TelemetrySettings
 from workers.settings import WorkerSettings
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from broker.catalogue import Entry
     from broker.connection import Address
     from broker.server import Tls
+    from producers.routing import Routes
 
 __version__ = "0.1.0"
 DEFAULT_URL = "nats://127.0.0.1:4222"
@@ -423,14 +424,15 @@ def run_ask(arguments: argparse.Namespace) -> int:
     from broker import process
     from producers.ask import ask
 
-    options = settings(CommonSettings, arguments)
+    options: RoutedSettings = settings(RoutedSettings, arguments)
     sampling = _sampling(arguments)
     process.set_up_logging("WARNING")
     text = arguments.text if arguments.text != "-" else sys.stdin.read()
 
     async def ask_there(stop: asyncio.Event) -> int:
         async with _broker_or_own(options, arguments.model) as there:
-            return await ask(there, arguments.model, text, sampling, stop, as_json=arguments.json)
+            routes = _routes(options)
+            return await ask(there, arguments.model, text, sampling, stop, routes=routes, as_json=arguments.json)
 
     return process.run(ask_there)
 
@@ -439,15 +441,21 @@ def run_chat(arguments: argparse.Namespace) -> int:
     from broker import process
     from producers.chat import chat
 
-    options = settings(CommonSettings, arguments)
+    options: RoutedSettings = settings(RoutedSettings, arguments)
     sampling = _sampling(arguments)
     process.set_up_logging("WARNING")
 
     async def chat_there() -> int:
         async with _broker_or_own(options, arguments.model) as there:
-            return await chat(there, arguments.model, sampling, arguments.system)
+            return await chat(there, arguments.model, sampling, arguments.system, _routes(options))
 
     return asyncio_run(chat_there())
+
+
+def _routes(options: RoutedSettings) -> Routes:
+    from producers.routing import Routes, read_routes
+
+    return read_routes(Path(options.routes).expanduser()) if options.routes else Routes()
 
 
 def _broker_or_own(options: CommonSettings, model: str) -> AbstractAsyncContextManager[Address]:
@@ -729,13 +737,15 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--health-port", type=int, help="answer GET /live and /ready there, for probes (none)")
 
     ask = _add(commands, "ask", run_ask, "one turn, streamed to the terminal", 'turnpike ask tiny "How are you?"')
-    ask.add_argument("model", help="the model, or auto: the one with the shortest expected wait")
+    ask.add_argument("model", help="the model; auto, the one with the shortest expected wait; or a policy of --routes")
+    ask.add_argument("--routes", help="a TOML file of policies for models, as the gateway's")
     ask.add_argument("text", help="the message; - reads it from standard input")
     ask.add_argument("--json", action="store_true", help="the end as JSON, without streaming")
     _add_sampling(ask)
 
     chat = _add(commands, "chat", run_chat, "a conversation; ^C stops an answer, ^D the program", "turnpike chat tiny")
-    chat.add_argument("model", help="the model, or auto")
+    chat.add_argument("model", help="the model, auto, or a policy of --routes")
+    chat.add_argument("--routes", help="a TOML file of policies for models, as the gateway's")
     chat.add_argument("--system", help="a system message")
     _add_sampling(chat)
 

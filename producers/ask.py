@@ -11,26 +11,34 @@ from broker.client import Answer, Client
 from broker.connection import Address
 from broker.messages import Done, Failed, Sampling
 from broker.process import EXIT_INTERRUPTED
-from producers.routing import AUTO, Routes, choose
+from producers.routing import Routes, choose
 
+NO_ROUTES = Routes()
 PLACE_SECONDS = 2.0
 PATIENT_SECONDS = 2.0
 
 
-async def resolve(client: Client, model: str) -> str:
-    """`auto` → the served model with the shortest expected wait; raises UnservedModel."""
-    if model != AUTO:
+async def resolve(client: Client, model: str, routes: Routes = NO_ROUTES) -> str:
+    """The model that `auto` or a policy stands for; any other name is a model's. Raises UnservedModel."""
+    if routes.policy(model) is None:
         return model
     # On a busy board the answers come late: only who is silent for longer is not there.
-    return choose(Routes(), model, await client.workers() or await client.workers(PATIENT_SECONDS)).model
+    return choose(routes, model, await client.workers() or await client.workers(PATIENT_SECONDS)).model
 
 
 async def ask(
-    address: Address, model: str, text: str, sampling: Sampling, stop: asyncio.Event, *, as_json: bool = False
+    address: Address,
+    model: str,
+    text: str,
+    sampling: Sampling,
+    stop: asyncio.Event,
+    *,
+    routes: Routes = NO_ROUTES,
+    as_json: bool = False,
 ) -> int:
     """Prints the answer as it comes, or its end as JSON. ^C cancels the turn."""
     async with Client(address) as client:
-        answer = client.ask(await resolve(client, model), text, sampling=sampling)
+        answer = client.ask(await resolve(client, model, routes), text, sampling=sampling)
         async with asyncio.TaskGroup() as group:
             stopping = group.create_task(cancel_on(stop, answer))
             waiting = group.create_task(_tell_place(answer)) if sys.stderr.isatty() and not as_json else None

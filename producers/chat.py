@@ -12,17 +12,20 @@ from broker.client import Client
 from broker.connection import Address
 from broker.errors import TurnFailed
 from broker.messages import Message, Sampling, new_id
-from producers.ask import cancel_on, resolve, summary
+from producers.ask import NO_ROUTES, cancel_on, resolve, summary
+from producers.routing import Routes
 
 MAX_LINES_AHEAD = 16
 
 
-async def chat(address: Address, model: str, sampling: Sampling, system: str | None = None) -> int:
+async def chat(
+    address: Address, model: str, sampling: Sampling, system: str | None = None, routes: Routes = NO_ROUTES
+) -> int:
     """Reads a message, streams the answer, keeps the history; until the input ends."""
     messages = [Message("system", system)] if system else []
     conversation = new_id()
     async with Client(address) as client:
-        model = await resolve(client, model)
+        model = await resolve(client, model, routes)
         sys.stderr.write(f"talking to {model}; ^C stops an answer, ^D ends\n")
         lines = _lines()
         while True:

@@ -7,15 +7,20 @@ from broker.settings import CommonSettings, ModelSettings
 from producers import arrivals
 
 
-class GatewaySettings(CommonSettings, frozen=True, kw_only=True):
+class RoutedSettings(CommonSettings, frozen=True, kw_only=True):
+    """`turnpike ask` and `turnpike chat`."""
+
+    routes: str | None = None
+    """A TOML file of policies for models; without one there is `auto`."""
+
+
+class GatewaySettings(RoutedSettings, frozen=True, kw_only=True):
     """`turnpike gateway`."""
 
     gateway_host: str = "127.0.0.1"
     gateway_port: int = 8080
     keys: str | None = None
     """A TOML file of clients and the SHA-256 of their keys; without one everybody is the local client."""
-    routes: str | None = None
-    """A TOML file of policies; without one there is `auto`."""
     allow_anyone: bool = False
     """Without keys also at an address that others reach."""
     node: str | None = None

@@ -206,6 +206,10 @@ async def test_ask_and_chat_stream_and_remember(nats_server: EmbeddedServer, tin
         asked = await asyncio.to_thread(run, "ask", "auto", "hello", "--max-tokens", "5", *login)
         assert asked.returncode == 0, asked.stderr
         assert "5 tokens at" in asked.stderr
+        (tmp_path / "routes.toml").write_text("[policies.quick]\nby = 'smallest'\n")
+        routes = ("--routes", str(tmp_path / "routes.toml"))
+        asked = await asyncio.to_thread(run, "ask", "quick", "hello", "--max-tokens", "5", *routes, *login)
+        assert asked.returncode == 0, asked.stderr
         ended = await asyncio.to_thread(run, "ask", "m", "hello", "--max-tokens", "5", "--json", *login)
         assert json.loads(ended.stdout)["usage"]["completion_tokens"] == 5
         chatted = await asyncio.to_thread(run, "chat", "m", "--max-tokens", "5", *login, stdin="hello\nand more\n")

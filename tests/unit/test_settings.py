@@ -10,7 +10,7 @@ from msgspec import Struct
 import turnpike
 from broker.errors import SettingsError
 from broker.settings import CommonSettings, load
-from producers.settings import DemoSettings, GatewaySettings, LoadSettings
+from producers.settings import DemoSettings, GatewaySettings, LoadSettings, RoutedSettings
 from telemetry.settings import SidecarSettings
 from workers.settings import WorkerSettings
 
@@ -77,6 +77,8 @@ def test_a_broken_file_is_named(tmp_path: Path, content: str | bytes) -> None:
     [
         ("worker", WorkerSettings),
         ("gateway", GatewaySettings),
+        ("ask", RoutedSettings),
+        ("chat", RoutedSettings),
         ("load", LoadSettings),
         ("demo", DemoSettings),
         ("sidecar", SidecarSettings),
