@@ -13,7 +13,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from workers.llama.random_model import SHAPES, add_vocabulary, new_writer, quantize, write_tensors
+from workers.llama.random_model import SHAPES, add_vocabulary, block_shapes, new_writer, quantize, write_tensors
 from workers.models import DEMO
 
 SHAPE = SHAPES["TinyLlama-1.1B"]
@@ -65,22 +65,7 @@ def _write_f16(path: Path, small: gguf.GGUFReader) -> None:
     writer.add_name("the shipped model in TinyLlama-1.1B's dimensions")
     add_vocabulary(writer, pieces, listed("scores"), listed("token_type"))
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (len(pieces), SHAPE.num_embd)}
-    kv = SHAPE.num_kv_heads * head
-    for layer in range(SHAPE.num_layers):
-        shapes |= {
-            f"blk.{layer}.{name}.weight": dimensions
-            for name, dimensions in {
-                "attn_norm": (SHAPE.num_embd,),
-                "attn_q": (SHAPE.num_embd, SHAPE.num_embd),
-                "attn_k": (kv, SHAPE.num_embd),
-                "attn_v": (kv, SHAPE.num_embd),
-                "attn_output": (SHAPE.num_embd, SHAPE.num_embd),
-                "ffn_norm": (SHAPE.num_embd,),
-                "ffn_gate": (SHAPE.num_ff, SHAPE.num_embd),
-                "ffn_up": (SHAPE.num_ff, SHAPE.num_embd),
-                "ffn_down": (SHAPE.num_embd, SHAPE.num_ff),
-            }.items()
-        }
+    shapes |= block_shapes(SHAPE)
     shapes["output_norm.weight"] = (SHAPE.num_embd,)
 
     def padded(name: str) -> np.ndarray:

@@ -154,6 +154,35 @@ def new_writer(path: Path, shape: Shape, eps: float = 1e-5) -> gguf.GGUFWriter:
     return writer
 
 
+def block_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """The tensors of all layers and their dimensions, in the order of a file."""
+    head = shape.num_embd // shape.num_heads
+    kv = shape.num_kv_heads * head
+    names: dict[str, tuple[int, ...]] = {
+        "attn_norm": (shape.num_embd,),
+        "attn_q": (shape.num_embd, shape.num_embd),
+        "attn_k": (kv, shape.num_embd),
+        "attn_v": (kv, shape.num_embd),
+        "attn_output": (shape.num_embd, shape.num_embd),
+        "ffn_norm": (shape.num_embd,),
+        "ffn_gate": (shape.num_ff, shape.num_embd),
+        "ffn_up": (shape.num_ff, shape.num_embd),
+        "ffn_down": (shape.num_embd, shape.num_ff),
+    }
+    if shape.sliding_window:
+        names |= {
+            "attn_q_norm": (head,),
+            "attn_k_norm": (head,),
+            "post_attention_norm": (shape.num_embd,),
+            "post_ffw_norm": (shape.num_embd,),
+        }
+    return {
+        f"blk.{layer}.{name}.weight": dimensions
+        for layer in range(shape.num_layers)
+        for name, dimensions in names.items()
+    }
+
+
 def add_vocabulary(writer: gguf.GGUFWriter, pieces: list[str], scores: list[float], types: list[int]) -> None:
     """A SentencePiece vocabulary that begins with SPECIAL_TOKENS, and the chat template that is written with them."""
     writer.add_tokenizer_model("llama")
@@ -195,8 +224,6 @@ def _write_f16(path: Path, shape: Shape, rng: np.random.Generator) -> None:
     writer.add_author("Turnpike")
     writer.add_license("Apache-2.0")
     add_vocabulary(writer, *vocabulary(shape.num_vocab))
-    head = shape.num_embd // shape.num_heads
-
     block = rng.standard_normal(_BLOCK, dtype=np.float32)
 
     def tensor(name: str) -> np.ndarray:
@@ -208,27 +235,7 @@ def _write_f16(path: Path, shape: Shape, rng: np.random.Generator) -> None:
         return np.resize(noise.astype(np.float16), int(np.prod(dimensions))).reshape(dimensions)
 
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (shape.num_vocab, shape.num_embd)}
-    kv = shape.num_kv_heads * head
-    for layer in range(shape.num_layers):
-        block_names = {
-            "attn_norm": (shape.num_embd,),
-            "attn_q": (shape.num_embd, shape.num_embd),
-            "attn_k": (kv, shape.num_embd),
-            "attn_v": (kv, shape.num_embd),
-            "attn_output": (shape.num_embd, shape.num_embd),
-            "ffn_norm": (shape.num_embd,),
-            "ffn_gate": (shape.num_ff, shape.num_embd),
-            "ffn_up": (shape.num_ff, shape.num_embd),
-            "ffn_down": (shape.num_embd, shape.num_ff),
-        }
-        if shape.sliding_window:
-            block_names |= {
-                "attn_q_norm": (head,),
-                "attn_k_norm": (head,),
-                "post_attention_norm": (shape.num_embd,),
-                "post_ffw_norm": (shape.num_embd,),
-            }
-        shapes |= {f"blk.{layer}.{name}.weight": dimensions for name, dimensions in block_names.items()}
+    shapes |= block_shapes(shape)
     shapes |= {"output_norm.weight": (shape.num_embd,), "output.weight": (shape.num_vocab, shape.num_embd)}
     write_tensors(writer, shapes, tensor)
 
