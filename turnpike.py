@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from broker.catalogue import Entry
     from broker.connection import Address
     from broker.server import Tls
-    from producers.routing import Routes
 
 __version__ = "0.1.0"
 DEFAULT_URL = "nats://127.0.0.1:4222"
@@ -423,6 +422,7 @@ def run_cancel(arguments: argparse.Namespace) -> int:
 def run_ask(arguments: argparse.Namespace) -> int:
     from broker import process
     from producers.ask import ask
+    from producers.routing import read_routes
 
     options: RoutedSettings = settings(RoutedSettings, arguments)
     sampling = _sampling(arguments)
@@ -431,7 +431,7 @@ def run_ask(arguments: argparse.Namespace) -> int:
 
     async def ask_there(stop: asyncio.Event) -> int:
         async with _broker_or_own(options, arguments.model) as there:
-            routes = _routes(options)
+            routes = read_routes(options.routes)
             return await ask(there, arguments.model, text, sampling, stop, routes=routes, as_json=arguments.json)
 
     return process.run(ask_there)
@@ -440,6 +440,7 @@ def run_ask(arguments: argparse.Namespace) -> int:
 def run_chat(arguments: argparse.Namespace) -> int:
     from broker import process
     from producers.chat import chat
+    from producers.routing import read_routes
 
     options: RoutedSettings = settings(RoutedSettings, arguments)
     sampling = _sampling(arguments)
@@ -447,15 +448,9 @@ def run_chat(arguments: argparse.Namespace) -> int:
 
     async def chat_there() -> int:
         async with _broker_or_own(options, arguments.model) as there:
-            return await chat(there, arguments.model, sampling, arguments.system, _routes(options))
+            return await chat(there, arguments.model, sampling, arguments.system, read_routes(options.routes))
 
     return asyncio_run(chat_there())
-
-
-def _routes(options: RoutedSettings) -> Routes:
-    from producers.routing import Routes, read_routes
-
-    return read_routes(Path(options.routes).expanduser()) if options.routes else Routes()
 
 
 def _broker_or_own(options: CommonSettings, model: str) -> AbstractAsyncContextManager[Address]:

@@ -6,7 +6,7 @@ import asyncio
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -87,9 +87,9 @@ async def given() -> Row:
                 opened = codec.decode((await peer.request(subject, request, timeout=30)).data, Opened)
                 offsets = iter(range(0, opened.num_bytes, MAX_PART_BYTES))
 
-                async def read(opened: Opened = opened, offsets: object = offsets) -> None:
+                async def read(opened: Opened = opened, offsets: Iterator[int] = offsets) -> None:
                     nonlocal num_bytes
-                    for offset in offsets:  # type: ignore[attr-defined]
+                    for offset in offsets:
                         if time.perf_counter() >= until:
                             return
                         part = FetchPart(opened.transfer, offset, min(MAX_PART_BYTES, opened.num_bytes - offset))

@@ -6,14 +6,14 @@ divides by the mean over all dimensions, of which most are zero: its weights and
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 
-from workers.llama.random_model import SHAPES, add_vocabulary, block_shapes, new_writer, quantize, write_tensors
+from workers.llama.random_model import SHAPES, add_vocabulary, block_shapes, new_writer, write_quantized, write_tensors
 from workers.models import DEMO
 
 SHAPE = SHAPES["TinyLlama-1.1B"]
@@ -21,19 +21,7 @@ SHAPE = SHAPES["TinyLlama-1.1B"]
 
 def write_padded(path: Path) -> Path:
     """Writes the model to `path` unless it exists; returns `path`."""
-    if path.exists():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unquantized = path.with_suffix(f".{os.getpid()}.f16")
-    finished = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        _write_f16(unquantized, gguf.GGUFReader(DEMO.path))
-        quantize(unquantized, finished, "Q4_0")
-        finished.rename(path)
-    finally:
-        unquantized.unlink(missing_ok=True)
-        finished.unlink(missing_ok=True)
-    return path
+    return write_quantized(path, "Q4_0", lambda f16: _write_f16(f16, gguf.GGUFReader(DEMO.path)))
 
 
 def _write_f16(path: Path, small: gguf.GGUFReader) -> None:
@@ -42,7 +30,7 @@ def _write_f16(path: Path, small: gguf.GGUFReader) -> None:
         assert field is not None
         return float(field.contents())
 
-    def listed(name: str) -> list:  # type: ignore[type-arg]
+    def listed(name: str) -> list[Any]:
         field = small.get_field(f"tokenizer.ggml.{name}")
         assert field is not None
         return list(field.contents())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -28,6 +29,14 @@ DEFAULTS = (
     (GATEWAY, "gateway"),
     (LOCAL, "producer"),
 )
+
+
+API_KEY_PREFIX = "sk-turnpike-"
+
+
+def api_key_digest(key: str) -> str:
+    """What a file of a gateway's keys holds of one."""
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 class Account(Struct, frozen=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 import re
@@ -15,7 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from broker.accounts import LOCAL, OPERATOR, Account, Accounts, credentials, write_private
+from broker.accounts import (
+    API_KEY_PREFIX,
+    LOCAL,
+    OPERATOR,
+    Account,
+    Accounts,
+    api_key_digest,
+    credentials,
+    write_private,
+)
 from broker.connection import Address, connect
 from broker.errors import ServerError
 from broker.process import spawn, terminate
@@ -77,13 +85,12 @@ def kubernetes_secrets(accounts: Accounts, url: str, namespace: str = "turnpike"
         files[f"{account.name}.credentials"] = credentials(address).decode()
     influxdb = accounts.password_of("influxdb")
     database = {"user": "turnpike", "password": influxdb, "url": f"http://turnpike:{influxdb}@influxdb:8086/turnpike"}
-    key = f"sk-turnpike-{accounts.password_of('gateway')}"
-    digest = hashlib.sha256(key.encode()).hexdigest()
+    key = API_KEY_PREFIX + accounts.password_of("gateway")
     secrets = {
         "turnpike-nats": files,
         "turnpike-influxdb": database,
         "turnpike-grafana": {"password": accounts.password_of("grafana")},
-        "turnpike-gateway": {"keys.toml": f'[clients.{LOCAL}]\nsha256 = ["{digest}"]\n', "local.key": key},
+        "turnpike-gateway": {"keys.toml": f'[clients.{LOCAL}]\nsha256 = ["{api_key_digest(key)}"]\n', "local.key": key},
     }
     items = [
         {

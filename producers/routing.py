@@ -72,8 +72,12 @@ class Decision:
     reason: str = "named"
 
 
-def read_routes(path: Path) -> Routes:
-    """Raises RoutingError for what is wrong in it, a fall-back that is not there or leads back among others."""
+def read_routes(file: str | Path | None) -> Routes:
+    """Of a setting, where None is no file. Raises RoutingError for what is wrong, a fall-back that is not there or that
+    leads back among others."""
+    if file is None:
+        return Routes()
+    path = Path(file).expanduser()
     try:
         routes = msgspec.convert(tomllib.loads(path.read_text()), Routes)
     except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import get_args
 
 from broker import points
+from broker.messages import RecomputedFor
 from broker.points import Measurement
 
 _QUOTED = re.compile(r'"(\w+)"')
@@ -378,7 +380,7 @@ MODEL = Page(
                     "short",
                     tuple(
                         Query(points.TURN, f'sum("recomputed_{why}_tokens")', (), why)
-                        for why in ("evicted", "killed", "fingerprint", "overflow", "cheaper")
+                        for why in get_args(RecomputedFor)
                     ),
                     thresholds=ANY,
                 ),

@@ -82,8 +82,8 @@ class Disk:
             left.unlink()
         for path in sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda one: one.stat().st_mtime):
             try:
-                header, tokens, _ = self._head(path)
-                remembered = self._remembered(path, header)
+                header, tokens, end = self._head(path)
+                remembered = self._remembered(path, header, end - len(tokens))
             except (OSError, ValueError) as error:
                 log.warning("discarded file=%s reason=%s", path.name, error)
                 path.unlink(missing_ok=True)
@@ -110,13 +110,12 @@ class Disk:
             file.seek(begin)
             return header, file.read(end - begin), end
 
-    def _remembered(self, path: Path, header: Header) -> Remembered | None:
-        """Raises ValueError where its bytes are not those that were written."""
+    def _remembered(self, path: Path, header: Header, end: int) -> Remembered | None:
+        """What ends at `end`; raises ValueError where its bytes are not those that were written."""
         if not header.num_remembered_bytes:
             return None
-        _, tokens, end = self._head(path)
         with path.open("rb") as file:
-            file.seek(end - len(tokens) - header.num_remembered_bytes)
+            file.seek(end - header.num_remembered_bytes)
             content = file.read(header.num_remembered_bytes)
         if hashlib.sha256(content).hexdigest() != header.remembered_sha256:
             raise ValueError("what is remembered with it has a wrong checksum")

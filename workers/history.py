@@ -172,7 +172,8 @@ class History:
         known = self._known.get((client, conversation))
         if known is None:
             return None
-        return Remembered(known.told.messages, known.told.prompt_text, known.packed_tokens)
+        told = known.told
+        return Remembered(told.messages, told.prompt_text, known.packed_tokens)
 
     def adopt(self, client: str, conversation: str, remembered: Remembered) -> None:
         """Takes over what another worker, or process, remembered, unless more is known here."""

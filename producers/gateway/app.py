@@ -14,6 +14,7 @@ import msgspec
 import nats.errors
 from nats.aio.client import Client as NatsConnection
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
@@ -173,8 +174,7 @@ class Gateway:
             account.end(num_tokens, time.monotonic())
 
     async def _route(self, wanted: str) -> Decision:
-        if not self._looked.is_set():
-            await self._looked.wait()
+        await self._looked.wait()
         try:
             decision = choose(self._routes, wanted, self.workers)
         except UnservedModel as error:
@@ -304,7 +304,7 @@ class Gateway:
     async def _page(self, request: HttpRequest) -> Response:
         name = request.path_params.get("file", "index.html")
         if name not in PAGE_FILES:
-            return await _not_found(request, Exception())
+            raise HTTPException(404)
         return FileResponse(PAGE / name, headers=SECURITY | {"Cache-Control": "no-cache"})
 
 
@@ -419,10 +419,9 @@ def _no_such_model(name: str) -> ApiError:
 
 
 async def _not_found(request: HttpRequest, error: Exception) -> Response:
-    status = getattr(error, "status_code", 404)
-    headers = [
-        (name.lower().encode(), value.encode()) for name, value in (getattr(error, "headers", None) or {}).items()
-    ]
+    assert isinstance(error, HTTPException)
+    status = error.status_code
+    headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
     what = f"{request.method} {request.url.path}"
     message = f"{what} is not allowed" if status == 405 else f"there is no {what}"
     return _json(ApiError(status, message, code="not_found").body, headers, status)

@@ -101,8 +101,6 @@ class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Stop = Annotated[str, Meta(min_length=1, max_length=256)]
-Unsupported = None
-"""The type of fields that are known and can only be left out."""
 
 
 class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
 import tomllib
@@ -22,11 +21,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from broker import subjects
-from broker.accounts import LOCAL
+from broker.accounts import API_KEY_PREFIX, LOCAL, api_key_digest
 from broker.errors import InvalidName, TurnpikeError
 from producers.gateway.dialect import ApiError
 
-PREFIX = "sk-turnpike-"
 TURNS_AT_ONCE = 64
 MINUTE = 60.0
 
@@ -49,12 +47,8 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
 
 def new_key() -> tuple[str, str]:
     """A random key and its SHA-256."""
-    key = PREFIX + secrets.token_urlsafe(32)
-    return key, sha256_of(key)
-
-
-def sha256_of(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
+    key = API_KEY_PREFIX + secrets.token_urlsafe(32)
+    return key, api_key_digest(key)
 
 
 def read_keys(path: Path) -> dict[str, ClientKeys]:
@@ -131,7 +125,7 @@ class Keys:
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise ApiError(401, "an API key is wanted: Authorization: Bearer KEY", code="missing_api_key")
-        digest = sha256_of(key.strip())
+        digest = api_key_digest(key.strip())
         for known, account in self._by_digest.items():
             if hmac.compare_digest(known, digest):
                 return account

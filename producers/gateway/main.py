@@ -12,7 +12,7 @@ from broker.errors import SettingsError
 from producers.gateway.app import Gateway
 from producers.gateway.keys import Keys, read_keys
 from producers.http_server import listen, serve_http
-from producers.routing import Routes, read_routes
+from producers.routing import read_routes
 from producers.settings import GatewaySettings
 
 MAX_CONNECTIONS = 512
@@ -21,7 +21,7 @@ MAX_CONNECTIONS = 512
 async def serve(address: Address, options: GatewaySettings, version: str, stop: asyncio.Event) -> int:
     """Raises TurnpikeError in one line for what is wrong."""
     keys = Keys(read_keys(Path(options.keys).expanduser()) if options.keys else None)
-    routes = read_routes(Path(options.routes).expanduser()) if options.routes else Routes()
+    routes = read_routes(options.routes)
     if not keys.are_wanted and not _is_loopback(options.gateway_host) and not options.allow_anyone:
         raise SettingsError(
             [

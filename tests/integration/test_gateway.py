@@ -17,12 +17,12 @@ import pytest
 from nats.aio.client import Client as NatsConnection
 
 from broker import topology
-from broker.accounts import GATEWAY
+from broker.accounts import GATEWAY, api_key_digest
 from broker.client import Client
 from broker.connection import close, connect
 from broker.server import EmbeddedServer
 from producers.gateway.app import Gateway
-from producers.gateway.keys import ClientKeys, Keys, new_key, sha256_of
+from producers.gateway.keys import ClientKeys, Keys, new_key
 from producers.http_server import listen, serve_http
 from producers.routing import Policy, Routes
 from tests.fakes import FakeEngine
@@ -244,7 +244,7 @@ async def test_keys_are_clients_and_nobody_else_is_served(
     nats_server: EmbeddedServer, start_worker: StartWorker, start_gateway: StartGateway
 ) -> None:
     key, digest = new_key()
-    assert sha256_of(key) == digest
+    assert api_key_digest(key) == digest
     keys = {"alice": ClientKeys(sha256=(digest,))}
     async with start_worker(), start_gateway(keys) as url:
         for wrong in ("none", key + "x"):

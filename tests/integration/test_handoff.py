@@ -34,6 +34,7 @@ from broker.replies import last_stored
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine, FakeRenderer
 from tests.integration.conftest import Running, StartWorker
+from tests.integration.test_parking import Conversation as Talk
 from tests.support import eventually
 from workers.disk import Disk
 from workers.handoff import MAX_TRANSFERS
@@ -50,20 +51,14 @@ def slow_engine() -> FakeEngine:
     return FakeEngine(num_ctx=20_000, token_seconds=0.0003, is_ambiguous=True)
 
 
-class Conversation:
-    """One that goes on, turn by turn."""
+class Conversation(Talk):
+    """One whose questions are long, on whatever worker."""
 
     def __init__(self, client: Client, name: str = "c") -> None:
-        self._client = client
-        self._name = name
-        self.messages: list[Message] = []
+        super().__init__(client, name)
 
-    async def next(self) -> Done:
-        self.messages.append(Message("user", f"{len(self.messages)}: {TEXT}"))
-        sampling = Sampling(max_tokens=8)
-        done: Done = await self._client.ask("m", self.messages, conversation=self._name, sampling=sampling)
-        self.messages.append(Message("assistant", done.text))
-        return done
+    def question(self) -> str:
+        return f"{len(self.messages)}: {TEXT}"
 
     async def until(self, worker: str) -> Done:
         """Goes on until that worker has answered: turns go to whoever asks for them."""

@@ -28,8 +28,11 @@ class Conversation:
         self.name = name
         self.messages: list[Message] = []
 
+    def question(self) -> str:
+        return f"{self.name} {len(self.messages)}: {TEXT}"
+
     async def next(self) -> Done:
-        self.messages.append(Message("user", f"{self.name} {len(self.messages)}: {TEXT}"))
+        self.messages.append(Message("user", self.question()))
         sampling = Sampling(max_tokens=8)
         done: Done = await self._client.ask("m", self.messages, conversation=self.name, sampling=sampling)
         self.messages.append(Message("assistant", done.text))

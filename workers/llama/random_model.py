@@ -104,15 +104,19 @@ def vocabulary(num_vocab: int) -> tuple[list[str], list[float], list[int]]:
 
 def write_model(path: Path, shape: Shape | str, quantization: str = "Q4_0", *, seed: int = 0) -> Path:
     """Writes the model to `path` unless it exists; returns `path`. Needs twice the parameters in bytes beside it."""
-    if isinstance(shape, str):
-        shape = SHAPES[shape]
+    dimensions = SHAPES[shape] if isinstance(shape, str) else shape
+    return write_quantized(path, quantization, lambda f16: _write_f16(f16, dimensions, np.random.default_rng(seed)))
+
+
+def write_quantized(path: Path, quantization: str, write_f16: Callable[[Path], None]) -> Path:
+    """Quantises what `write_f16` writes to `path`, whole or not at all, unless that exists; returns `path`."""
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     unquantized = path.with_suffix(f".{os.getpid()}.f16")
     finished = path.with_suffix(f".{os.getpid()}.part")
     try:
-        _write_f16(unquantized, shape, np.random.default_rng(seed))
+        write_f16(unquantized)
         quantize(unquantized, finished, quantization)
         finished.rename(path)
     finally:
