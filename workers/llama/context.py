@@ -27,9 +27,8 @@ KvType = Literal["f16", "q8_0"]
 _KV_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
 FLASH_TILE = 64
 """llama.cpp's flash attention computes so many tokens or more by matrix, fewer one by one: 4 times slower a token."""
-PADDED_FROM = 16
-PADDED_CONTEXT = 256
-"""From how many tokens, and with how many before them, filling up a tile is cheaper than doing without."""
+TILE_CONTEXT = 256
+"""A token by itself costs what one in a tile costs, and as much again for every so many tokens before it (measured)."""
 _BUFFER = re.compile(r"\s(\S+)\s+(model|compute|KV|output)\s+buffer size =\s+([\d.]+) MiB")
 
 
@@ -279,16 +278,11 @@ class LlamaEngine:
 
     def _padding(self, spans: list[Span], num_tokens: int) -> int:
         """How many tokens of no meaning make a small prefill a whole tile, where that is the quicker way."""
-        last = spans[-1]
-        if (
-            not self._flash_attention
-            or not self.can_remove_part
-            or not PADDED_FROM <= num_tokens < FLASH_TILE
-            or len(last.tokens) == 1
-            or last.start < PADDED_CONTEXT
-        ):
+        is_decode = len(spans[-1].tokens) == 1
+        if is_decode or num_tokens >= FLASH_TILE or not (self._flash_attention and self.can_remove_part):
             return 0
-        return FLASH_TILE - num_tokens
+        one_by_one = sum(len(span.tokens) * (1 + span.start / TILE_CONTEXT) for span in spans)
+        return FLASH_TILE - num_tokens if one_by_one >= FLASH_TILE else 0
 
     def _process(self, num_tokens: int, last: Span, padding: int) -> int:
         """llama_decode of the batch and some padding behind its last span, which sees none of it and is rid of it."""
