@@ -102,6 +102,20 @@ class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
 
 Stop = Annotated[str, Meta(min_length=1, max_length=256)]
 
+ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "store": (False,),
+    "metadata": ({},),
+    "service_tier": ("auto", "default"),
+    "tools": ((),),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "modalities": (("text",),),
+}
+"""Fields that cannot be done, with the values that ask for nothing: chat front ends send them unasked."""
+
 
 class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What chats and completions have in common; null is as good as nothing."""
@@ -120,15 +134,20 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: Stop | Annotated[tuple[Stop, ...], Meta(max_length=16)] | None = None
     user: Annotated[str, Meta(max_length=512)] | None = None
+    prompt_cache_key: Annotated[str, Meta(max_length=512)] | None = None
     n: Literal[1] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
+    store: bool | None = None
+    metadata: dict[str, str] | None = None
+    service_tier: str | None = None
 
     def check(self) -> None:
         """Raises ApiError for what is understood and cannot be done."""
-        for name in ("presence_penalty", "frequency_penalty", "logit_bias"):
-            if getattr(self, name):
+        for name, harmless in ASKS_FOR_NOTHING.items():
+            value = getattr(self, name, None)
+            if value is not None and value not in harmless:
                 raise ApiError(400, f"{name} is not supported: leave it out", param=name, code="unsupported_parameter")
         if self.stream_options is not None and not self.stream:
             raise ApiError(400, "stream_options is for streams only", param="stream_options")
@@ -142,6 +161,10 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    modalities: tuple[str, ...] | None = None
 
     def check(self) -> None:
         super().check()
@@ -250,13 +273,13 @@ def sampling_of(request: Request) -> Sampling:
 
 
 def conversation_of(request: Request, header: str | None) -> str:
-    """Whose turn it is: the header's or the user's conversation, else the one that begins as this one does.
+    """Whose turn it is: as the header, `prompt_cache_key` or `user` say, else the one that begins as this one does.
 
     Every turn of a conversation has the same first messages up to the user's first, so that no gateway has to remember
     any.
     """
-    said = header or request.user
-    if said is not None:
+    said = header or request.prompt_cache_key or request.user
+    if said:
         try:
             return token(said, "conversation")
         except InvalidName:  # any text is a name to the API

@@ -20,7 +20,7 @@ _ERRORS = {
 }
 _TURN_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Turnpike-Conversation": (
-        "The conversation's name; without it, and without `user`, it is found by its beginning.",
+        "The conversation's name; without it, `prompt_cache_key` and `user`, it is found by its beginning.",
         {},
     ),
     "Turnpike-Priority": ("", {"enum": ["interactive", "batch"]}),

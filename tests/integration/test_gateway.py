@@ -15,6 +15,7 @@ import httpx2
 import openai
 import pytest
 from nats.aio.client import Client as NatsConnection
+from openai.types.chat import ChatCompletion
 
 from broker import topology
 from broker.accounts import GATEWAY, api_key_digest
@@ -179,7 +180,9 @@ async def test_models_and_policies_are_listed(start_worker: StartWorker, start_g
     ("more", "param"),
     [
         ({"n": 2}, "n"),
-        ({"tools": []}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"store": True}, "store"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"temperature": 3}, "temperature"),
         ({"top_logprobs": 2}, "top_logprobs"),
@@ -199,6 +202,20 @@ async def test_what_cannot_be_done_is_refused_by_its_name(
         await api.post("/chat/completions", body={"model": "m", "messages": USER} | more, cast_to=object)
     assert caught.value.param == param
     assert caught.value.type == "invalid_request_error"
+
+
+async def test_what_asks_for_nothing_is_taken(api: openai.AsyncOpenAI) -> None:
+    """Chat front ends send such fields unasked."""
+    more = {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "modalities": ["text"], "store": False}
+    more |= {
+        "presence_penalty": 0,
+        "frequency_penalty": 0.0,
+        "logit_bias": {},
+        "metadata": None,
+        "service_tier": "auto",
+    }
+    answer = await api.post("/chat/completions", body={"model": "m", "messages": USER} | more, cast_to=ChatCompletion)
+    assert answer.choices[0].message.content == "echo hello there"
 
 
 async def test_a_model_that_nobody_serves_and_a_body_that_is_no_json(api: openai.AsyncOpenAI) -> None:
