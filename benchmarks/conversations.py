@@ -305,13 +305,19 @@ def draw(ours: Measured, theirs: Measured) -> None:
     plt.close(figure)
 
 
+async def tuned_flags(*, anew: bool = False) -> tuple[str | int, ...]:
+    """llama-server's quickest setting on this machine: the last sweep's, or of one now."""
+    kept = ROOT / ".cache" / "llama_server_flags.json"
+    if anew or not kept.exists():
+        kept.write_text(json.dumps(await sweep()))
+    flags: tuple[str | int, ...] = tuple(json.loads(kept.read_text()))
+    print("llama-server runs with", *flags, flush=True)
+    return flags
+
+
 async def measure_all(wanted: Sequence[str]) -> list[Row]:
     model()
-    kept = ROOT / ".cache" / "llama_server_flags.json"
-    if "sweep" in wanted or not kept.exists():
-        kept.write_text(json.dumps(await sweep()))
-    flags = tuple(json.loads(kept.read_text()))
-    print("llama-server runs with", *flags, flush=True)
+    flags = await tuned_flags(anew="sweep" in wanted)
     questions: dict[str, Callable[[tuple[str | int, ...]], Awaitable[list[Row]]]] = {
         "saturated": saturated,
         "own_answers": own_answers,

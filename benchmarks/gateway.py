@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,12 +14,11 @@ from tempfile import TemporaryDirectory
 import httpx2
 import psutil
 
-from benchmarks.harness import ROOT, Row, show
-from broker.accounts import GATEWAY, LOCAL, WORKER, write_credentials
+from benchmarks.harness import Row, gateway, show
+from broker.accounts import LOCAL, WORKER
 from broker.client import Client
 from broker.connection import connect
 from broker.messages import Message, Sampling
-from broker.process import spawn, terminate
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine, FakeRenderer, NoGrammars
 from workers.history import History
@@ -42,11 +40,6 @@ async def running(engine: FakeEngine) -> AsyncIterator[tuple[Client, httpx2.Asyn
     with TemporaryDirectory(prefix="turnpike-bench-") as folder:
         async with EmbeddedServer(Path(folder)) as server:
             await server.ensure(["m"])
-            credentials = Path(folder) / "gateway.credentials"
-            write_credentials(credentials, server.address(GATEWAY))
-            command = [sys.executable, str(ROOT / "turnpike.py"), "gateway", "--gateway-port", "0"]
-            command += ["--credentials", str(credentials), "--log-level", "WARNING"]
-            gateway = await spawn(command, env={"PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE)
             nc = await connect(server.address(WORKER), name="w")
             scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=32)
             loop = EngineLoop(engine, scheduler, Slots(engine.num_slots, engine.num_ctx))
@@ -55,22 +48,18 @@ async def running(engine: FakeEngine) -> AsyncIterator[tuple[Client, httpx2.Asyn
             stop = asyncio.Event()
             serving = asyncio.create_task(worker.run(stop))
             await worker.is_serving.wait()
+            limits = httpx2.Limits(max_connections=NUM_STREAMS + 10, max_keepalive_connections=NUM_STREAMS)
             try:
-                assert gateway.stdout is not None
-                url = (await gateway.stdout.readline()).decode().split()[-1]
-                limits = httpx2.Limits(max_connections=NUM_STREAMS + 10, max_keepalive_connections=NUM_STREAMS)
                 async with (
+                    gateway(server) as (url, process),
                     Client(server.address(LOCAL)) as client,
                     httpx2.AsyncClient(base_url=url, timeout=120, limits=limits) as http,
                 ):
-                    while not (await http.get("/v1/models")).json()["data"]:
-                        pass
-                    yield client, http, psutil.Process(gateway.pid)
+                    yield client, http, psutil.Process(process.pid)
             finally:
                 stop.set()
                 await serving
                 await nc.close()
-                await terminate(gateway)
 
 
 async def first_by_client(client: Client, text: str) -> float:

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import httpx2
 from rich.console import Console
 from rich.table import Table
 
-from broker.accounts import LOCAL, WORKER, write_credentials
+from broker.accounts import GATEWAY, LOCAL, WORKER, write_credentials
 from broker.client import Answer, Client
 from broker.messages import Message, Sampling
 from broker.process import spawn, terminate
@@ -147,6 +148,26 @@ async def system(
                     yield System(client, server, worker)
             finally:
                 await terminate(worker)
+
+
+@asynccontextmanager
+async def gateway(server: EmbeddedServer) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    """`turnpike gateway` on that server: its URL and its process."""
+    with TemporaryDirectory(prefix="turnpike-bench-") as folder:
+        credentials = Path(folder) / "gateway.credentials"
+        write_credentials(credentials, server.address(GATEWAY))
+        command = [sys.executable, str(ROOT / "turnpike.py"), "gateway", "--gateway-port", "0"]
+        command += ["--credentials", str(credentials), "--log-level", "WARNING"]
+        process = await spawn(command, env={"PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE)
+        try:
+            assert process.stdout is not None
+            url = (await process.stdout.readline()).decode().split()[-1]
+            async with httpx2.AsyncClient(base_url=url) as http:
+                while not (await http.get("/v1/models")).json()["data"]:
+                    pass
+            yield url, process
+        finally:
+            await terminate(process)
 
 
 @dataclass

@@ -88,15 +88,22 @@ async def restart() -> Row:
 
 async def precision() -> list[Row]:
     """What q8_0 in the cache costs and saves."""
-    rates: dict[str, list[float]] = {"f16": [], "q8_0": []}
+    prefill: dict[str, list[float]] = {"f16": [], "q8_0": []}
+    decode: dict[str, list[float]] = {"f16": [], "q8_0": []}
     for _ in range(ROUNDS):
-        for kind, found in rates.items():
+        for kind in prefill:
             async with system("--threads", CORES, "--kv-type", kind) as here:
                 await timed(here.client, text_of(32), 4)
-                found.append((await timed(here.client, text_of(CONTEXT_TOKENS), 64)).decode_rate)
-    ratio = statistics.median(q8 / f16 for q8, f16 in zip(rates["q8_0"], rates["f16"], strict=True))
-    f16, q8 = (statistics.median(one) for one in rates.values())
-    return [Row(f"decode behind {CONTEXT_TOKENS} tokens, KV in q8_0 ÷ f16", f"{q8:.1f}/s", f"{f16:.1f}/s", ratio, 0)]
+                found = await timed(here.client, text_of(CONTEXT_TOKENS), 64)
+                done = found.answer.done
+                prefill[kind].append((done.usage.prompt_tokens - done.usage.cached_tokens) / done.timings.prefill)
+                decode[kind].append(found.decode_rate)
+    rows = []
+    for name, rates in ((f"prefill of {CONTEXT_TOKENS} tokens", prefill), (f"decode behind {CONTEXT_TOKENS}", decode)):
+        f16, q8 = (statistics.median(one) for one in rates.values())
+        ratio = statistics.median(one / other for one, other in zip(rates["q8_0"], rates["f16"], strict=True))
+        rows.append(Row(f"{name}, KV in q8_0 ÷ f16", f"{q8:.1f}/s", f"{f16:.1f}/s", ratio, 0))
+    return rows
 
 
 async def measure() -> list[Row]:

@@ -69,6 +69,7 @@ class LlamaServer:
 
     def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
+        self.url = str(client.base_url)
 
     async def ask(
         self, conversation: str, messages: list[Message], num_tokens: int, priority: Priority = "interactive"
