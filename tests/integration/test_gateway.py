@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -495,3 +496,12 @@ def test_a_file_of_keys_or_routes_that_is_wrong_says_where(tmp_path: Path) -> No
         path.write_text(text)
         with pytest.raises(RoutingError, match=where):
             read_routes(path)
+
+
+def test_no_packet_waits_for_the_one_before_to_be_acknowledged() -> None:
+    with (
+        listen("127.0.0.1", 0) as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
