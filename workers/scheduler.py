@@ -205,6 +205,10 @@ class Scheduler:
         for sequence, span in zip(step.sequences, step.spans, strict=True):
             sequence.num_computed = span.end
         if step.is_decode:
+            if len(step.spans) == self._max_batch_outputs:
+                # Whoever was left out is first in the next one.
+                for sequence in step.sequences:
+                    self._sequences[sequence.id] = self._sequences.pop(sequence.id)
             self._decoded_at = now
             self._prefill_is_due = True
             self.costs.observe_decode(len(step.spans), seconds)

@@ -144,6 +144,20 @@ def test_the_shortest_prompt_goes_first_and_a_long_one_is_not_passed_for_ever() 
     assert simulation.token_times["short 0"][0] < simulation.token_times["long"][0]
 
 
+def test_more_streams_than_a_batch_may_have_outputs_take_turns() -> None:
+    simulation = Simulation(prefill=0.001, decode=0.02, num_outputs=2)
+    names = [str(index) for index in range(5)]
+    for name in names:
+        simulation.add(name, 4, 40)
+    while any(not simulation.token_times[name] for name in names):
+        simulation.step()
+    before = {name: len(simulation.token_times[name]) for name in names}
+    for _ in range(25):
+        simulation.step()
+    taken = [len(simulation.token_times[name]) - before[name] for name in names]
+    assert taken == [10] * 5
+
+
 def test_a_prompt_leaves_no_small_rest() -> None:
     scheduler = Scheduler(
         budget=0.25, max_batch_tokens=512, max_batch_outputs=32, min_prefill_tokens=64, costs=CostModel(0.01)
