@@ -41,7 +41,7 @@ async def running(engine: FakeEngine) -> AsyncIterator[tuple[Client, httpx2.Asyn
         async with EmbeddedServer(Path(folder)) as server:
             await server.ensure(["m"])
             nc = await connect(server.address(WORKER), name="w")
-            scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=32)
+            scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=engine.max_batch_outputs)
             loop = EngineLoop(engine, scheduler, Slots(engine.num_slots, engine.num_ctx))
             options = WorkerOptions(name="w", model="m", coalesce_seconds=0, pull_seconds=0.2)
             worker = Worker(nc, loop, History(FakeRenderer(), engine.vocabulary), NoGrammars(), options)
@@ -78,6 +78,7 @@ async def stream(http: httpx2.AsyncClient, text: str, max_tokens: int) -> tuple[
     first: float | None = None
     num = 0
     async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+        assert answer.status_code == 200, (await answer.aread()).decode()
         async for line in answer.aiter_lines():
             if not line.startswith("data: {"):
                 continue
@@ -110,6 +111,7 @@ async def ttft() -> list[Row]:
 async def many() -> Row:
     """All at once on one gateway process; how unevenly they end."""
     engine = FakeEngine(num_slots=NUM_STREAMS, num_ctx=100_000, answer="x" * STREAM_TOKENS, step_seconds=0.02)
+    engine.max_batch_outputs = NUM_STREAMS  # so that it is the gateway that may starve one
     async with running(engine) as (_, http, _):
         started = time.perf_counter()
 

@@ -26,6 +26,8 @@ from broker.errors import InvalidName, TurnpikeError
 from producers.gateway.dialect import ApiError
 
 TURNS_AT_ONCE = 64
+ANYONE = 1 << 30
+"""Turns at once where there are no keys: the server's connections and the queue's length are the bounds."""
 MINUTE = 60.0
 
 
@@ -113,7 +115,8 @@ class Keys:
 
     def __init__(self, clients: dict[str, ClientKeys] | None) -> None:
         self.are_wanted = clients is not None
-        self._accounts = {name: Account(name, limits) for name, limits in (clients or {LOCAL: ClientKeys()}).items()}
+        clients_or_anyone = clients or {LOCAL: ClientKeys(turns_at_once=ANYONE)}
+        self._accounts = {name: Account(name, limits) for name, limits in clients_or_anyone.items()}
         self._by_digest = {
             digest: self._accounts[name] for name, limits in (clients or {}).items() for digest in limits.sha256
         }
