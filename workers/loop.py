@@ -31,7 +31,9 @@ THREADS_SECONDS = 0.6
 BATCH_EVERY = 8
 """Batch's share: of so many turns, or slots, one."""
 MIN_PARKED_TOKENS = 32
-"""Less is quicker computed than parked."""
+"""Less is not worth a place, a file or a transfer."""
+MIN_RESTORED_TOKENS = 8
+"""So many tokens more than the context has are worth a copy in memory: it takes what one or two take to compute."""
 
 log = logging.getLogger(__name__)
 
@@ -448,7 +450,7 @@ class EngineLoop:
         if not self.parking.is_on:
             return None
         found = self.parking.find(tokens, job.client)
-        if found is None or found.num_tokens < num_resident + MIN_PARKED_TOKENS:
+        if found is None or found.num_tokens < num_resident + MIN_RESTORED_TOKENS:
             return None
         return found
 

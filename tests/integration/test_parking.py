@@ -15,6 +15,7 @@ from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.support import eventually
 from workers.disk import Disk
+from workers.loop import MIN_PARKED_TOKENS
 from workers.parking import Parking
 
 TEXT = "What is the weather like on the mast today, and what will it be tomorrow? "
@@ -58,6 +59,18 @@ async def test_more_conversations_than_slots_compute_nothing_twice(client: Clien
     assert {done.usage.cached_in for done in later} == {"ram"}
     assert max(map(computed, later)) < len(TEXT) + 40
     assert engine.num_restored >= 36
+
+
+async def test_a_short_question_asked_again_is_not_computed_again(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker(FakeEngine(num_slots=1, num_ctx=1200), parking=Parking(1_000_000)):
+        first = await client.ask("m", "Why so?")
+        await client.ask("m", "And then?")
+        again = await client.ask("m", "Why so?")
+    assert first.usage.prompt_tokens + first.usage.completion_tokens > MIN_PARKED_TOKENS
+    # Less than what is worth a place behind the beginning that all prompts share.
+    assert first.usage.prompt_tokens < MIN_PARKED_TOKENS
+    assert computed(again) == 1
+    assert again.usage.cached_in == "ram"
 
 
 async def test_what_the_caps_do_not_hold_is_computed_again_and_counted(
