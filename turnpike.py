@@ -854,6 +854,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     gateway.add_argument("--routes", help="a TOML file of policies for models (default: auto, by expected wait)")
     gateway.add_argument("--allow-anyone", action="store_true", default=None, help="without keys, at any address")
+    gateway.add_argument(
+        "--leave-out-tools",
+        action="store_true",
+        default=None,
+        help="take requests that offer tools and answer without (default: they are refused)",
+    )
     gateway.add_argument("--node", help="the node's name in telemetry (default: the host's)")
     gateway.add_argument("--new-key", action="store_true", default=None, help="print a new key, and do no more")
 

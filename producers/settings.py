@@ -23,6 +23,8 @@ class GatewaySettings(RoutedSettings, frozen=True, kw_only=True):
     """A TOML file of clients and the SHA-256 of their keys; without one everybody is the local client."""
     allow_anyone: bool = False
     """Without keys also at an address that others reach."""
+    leave_out_tools: bool = False
+    """Takes requests that offer tools, which the model does not hear of; answers say so in a header."""
     node: str | None = None
     """Default: the host's name."""
     new_key: bool = False

@@ -78,8 +78,11 @@ log = logging.getLogger(__name__)
 class Gateway:
     """All gateways answer alike; what this one keeps is what it saw of the workers lately, and its clients' limits."""
 
-    def __init__(self, nc: NatsConnection, keys: Keys, routes: Routes, *, node: str, version: str) -> None:
+    def __init__(
+        self, nc: NatsConnection, keys: Keys, routes: Routes, *, node: str, version: str, leave_out_tools: bool = False
+    ) -> None:
         self._nc = nc
+        self._leave_out_tools = leave_out_tools
         self._keys = keys
         self._routes = routes
         self._node = node
@@ -128,7 +131,8 @@ class Gateway:
 
     async def _chat(self, request: HttpRequest, receive: Receive, send: Send) -> None:
         account = self._account(request)
-        await self._turn(account, request, parse(await _body(request), ChatRequest), receive, send)
+        wanted = parse(await _body(request), ChatRequest, leave_out_tools=self._leave_out_tools)
+        await self._turn(account, request, wanted, receive, send)
 
     async def _complete(self, request: HttpRequest, receive: Receive, send: Send) -> None:
         account = self._account(request)
@@ -156,7 +160,7 @@ class Gateway:
             async with cancelled_unless_ended(answer, is_detached=is_detached):
                 await _published(answer)
                 dialect = Dialect(answer.turn.id, decision.model, isinstance(wanted, ChatRequest))
-                headers = _headers(answer, decision)
+                headers = _headers(answer, decision, wanted)
                 if wanted.stream:
                     told = Told(
                         usage=bool(wanted.stream_options and wanted.stream_options.include_usage),
@@ -385,13 +389,15 @@ def _deadline(header: str | None) -> float | None:
     return time.time() + seconds
 
 
-def _headers(answer: Answer, decision: Decision) -> list[tuple[bytes, bytes]]:
+def _headers(answer: Answer, decision: Decision, wanted: Request) -> list[tuple[bytes, bytes]]:
     found = {
         "turnpike-turn": answer.turn.id,
         "turnpike-conversation": answer.turn.conversation,
         "turnpike-model": decision.model,
         "turnpike-route": f"{decision.policy}: {decision.reason}" if decision.policy else decision.reason,
     }
+    if isinstance(wanted, ChatRequest) and wanted.tools:
+        found["turnpike-left-out"] = "tools"
     return [(name.encode(), value.encode()) for name, value in found.items()]
 
 

@@ -143,11 +143,11 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     metadata: dict[str, str] | None = None
     service_tier: str | None = None
 
-    def check(self) -> None:
+    def check(self, *, leave_out_tools: bool = False) -> None:
         """Raises ApiError for what is understood and cannot be done."""
         for name, harmless in ASKS_FOR_NOTHING.items():
             value = getattr(self, name, None)
-            if value is not None and value not in harmless:
+            if value is not None and value not in harmless and not (name == "tools" and leave_out_tools):
                 raise ApiError(400, f"{name} is not supported: leave it out", param=name, code="unsupported_parameter")
         if self.stream_options is not None and not self.stream:
             raise ApiError(400, "stream_options is for streams only", param="stream_options")
@@ -166,8 +166,8 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
     parallel_tool_calls: bool | None = None
     modalities: tuple[str, ...] | None = None
 
-    def check(self) -> None:
-        super().check()
+    def check(self, *, leave_out_tools: bool = False) -> None:
+        super().check(leave_out_tools=leave_out_tools)
         if self.messages[-1].role != "user":
             raise ApiError(400, "the last message must be the user's", param=f"messages[{len(self.messages) - 1}].role")
         if self.top_logprobs is not None and not self.logprobs:
@@ -231,8 +231,12 @@ class CompletionRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only
 Request = ChatRequest | CompletionRequest
 
 
-def parse[T: (ChatRequest, CompletionRequest)](body: bytes, kind: type[T]) -> T:
-    """The request in a body; raises ApiError, which names the field."""
+def parse[T: (ChatRequest, CompletionRequest)](body: bytes, kind: type[T], *, leave_out_tools: bool = False) -> T:
+    """The request in a body; raises ApiError, which names the field.
+
+    Tools that are offered (`tool_choice` "auto") may be left out, as a model is free to use none; ones that are
+    demanded may not.
+    """
     try:
         request = msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
@@ -245,7 +249,7 @@ def parse[T: (ChatRequest, CompletionRequest)](body: bytes, kind: type[T]) -> T:
         raise ApiError(400, f"{param}: {text}" if param else text, param=param) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ApiError(400, f"the body is not JSON: {error}") from None
-    request.check()
+    request.check(leave_out_tools=leave_out_tools)
     return request
 
 

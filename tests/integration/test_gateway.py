@@ -42,13 +42,17 @@ StartGateway = Callable[..., AbstractAsyncContextManager[str]]
 def start_gateway(nats_server: EmbeddedServer) -> StartGateway:
     @asynccontextmanager
     async def start(
-        keys: dict[str, ClientKeys] | None = None, routes: Routes = NO_ROUTES, max_connections: int = 512
+        keys: dict[str, ClientKeys] | None = None,
+        routes: Routes = NO_ROUTES,
+        max_connections: int = 512,
+        *,
+        leave_out_tools: bool = False,
     ) -> AsyncIterator[str]:
         """Its address."""
         stop = asyncio.Event()
         port = free_port()
         nc = await connect(nats_server.address(GATEWAY), name="gateway")
-        gateway = Gateway(nc, Keys(keys), routes, node="here", version="0")
+        gateway = Gateway(nc, Keys(keys), routes, node="here", version="0", leave_out_tools=leave_out_tools)
         async with asyncio.TaskGroup() as group:
             looking = group.create_task(gateway.look())
             listening = listen("127.0.0.1", port)
@@ -217,6 +221,21 @@ async def test_what_asks_for_nothing_is_taken(api: openai.AsyncOpenAI) -> None:
     }
     answer = await api.post("/chat/completions", body={"model": "m", "messages": USER} | more, cast_to=ChatCompletion)
     assert answer.choices[0].message.content == "echo hello there"
+
+
+async def test_tools_that_are_offered_are_left_out_where_that_is_set_and_said(
+    start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    tools: Any = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    async with start_worker(), start_gateway(leave_out_tools=True) as url, talk(url) as api:
+        create = api.chat.completions.with_raw_response.create
+        raw = await create(model="m", messages=USER, tools=tools)
+        assert raw.headers["turnpike-left-out"] == "tools"
+        assert raw.parse().choices[0].message.content == "echo hello there"
+        assert "turnpike-left-out" not in (await create(model="m", messages=USER)).headers
+        with pytest.raises(openai.BadRequestError) as caught:
+            await create(model="m", messages=USER, tools=tools, tool_choice="required")
+        assert caught.value.param == "tool_choice"
 
 
 async def test_a_model_that_nobody_serves_and_a_body_that_is_no_json(api: openai.AsyncOpenAI) -> None:
