@@ -115,11 +115,9 @@ class Keys:
 
     def __init__(self, clients: dict[str, ClientKeys] | None) -> None:
         self.are_wanted = clients is not None
-        clients_or_anyone = clients or {LOCAL: ClientKeys(turns_at_once=ANYONE)}
-        self._accounts = {name: Account(name, limits) for name, limits in clients_or_anyone.items()}
-        self._by_digest = {
-            digest: self._accounts[name] for name, limits in (clients or {}).items() for digest in limits.sha256
-        }
+        found = clients or {LOCAL: ClientKeys(turns_at_once=ANYONE)}
+        self._accounts = {name: Account(name, limits) for name, limits in found.items()}
+        self._by_digest = {digest: self._accounts[name] for name, limits in found.items() for digest in limits.sha256}
 
     def account(self, authorization: str | None) -> Account:
         """Of an `Authorization` header; raises ApiError."""
