@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from broker import subjects, topology
 from broker.connection import Address
-from broker.errors import TurnpikeError
+from broker.errors import SettingsError, TurnpikeError
 from broker.locks import Lock
 
 OPERATOR = "operator"
@@ -194,4 +194,8 @@ def read_credentials(path: Path) -> Address:
         raise TurnpikeError(f"credentials file {path}: {error.strerror}") from None
     except msgspec.DecodeError as error:
         raise TurnpikeError(f"credentials file {path}: {error}") from None
-    return Address(found.url, subjects.token(found.user, "user"), found.password, found.ca or None)
+    try:
+        there = Address.parse(found.url)
+    except SettingsError as error:
+        raise TurnpikeError(f"credentials file {path}: url: {error}") from None
+    return Address(there.url, subjects.token(found.user, "user"), found.password, found.ca or None)

@@ -9,6 +9,7 @@
     ├── SettingsError             every problem of the settings, at once
     ├── ServerError
     │   ├── ServerUnavailable     nobody answers at the address
+    │   │   └── Refused           somebody does, and does not let us in, or is not trusted
     │   ├── ServerTooOld          a nats-server that would silently ignore what we ask of it
     │   └── NotReady              streams or consumers are missing: `turnpike broker ensure`
     ├── PublishError              the turn was not accepted, so it will not be answered
@@ -84,6 +85,16 @@ class ServerUnavailable(ServerError):
         super().__init__(
             f"no NATS server answers at {url}: {reason}. Start one with `turnpike broker`, or set NATS_URL"
         )
+
+
+class Refused(ServerUnavailable):
+    """Somebody is at the address and does not let us in, or is not who we trust."""
+
+    def __init__(self, url: str, reason: str, advice: str = "") -> None:
+        self.url = url
+        self.reason = reason
+        text = f"the NATS server at {url} cannot be used: {reason}" + (f"; {advice}" if advice else "")
+        TurnpikeError.__init__(self, text)
 
 
 class ServerTooOld(ServerError):
