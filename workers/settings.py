@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from broker.errors import SettingsError
-from broker.settings import ModelSettings
+from broker.settings import ModelSettings, Port
 
 
 class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
@@ -43,7 +44,7 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
     """Of a conversation longer than the context: refused, or its oldest turns left out."""
     kv_type: Literal["f16", "q8_0"] = "f16"
     """The KV cache's precision."""
-    health_port: int | None = None
+    health_port: Port | None = None
     """Answers GET /live and /ready there; without it nothing listens."""
 
     def check(self) -> None:
@@ -61,6 +62,9 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
             )
             if value < least
         ]
+        num_cores = len(os.sched_getaffinity(0))
+        if self.threads is not None and self.threads > num_cores:
+            problems.append(f"--threads: this machine has {num_cores} cores, and more threads only wait for each other")
         if self.step_budget_seconds <= 0:
             problems.append("--step-budget-seconds: must be above 0")
         if self.kv_type != "f16" and self.deterministic:
