@@ -470,6 +470,8 @@ def asyncio_run(main: Any) -> int:
         code = asyncio.run(main) or 0
     except* TurnpikeError as group:
         process.report(group)
+    except* OSError as failed:
+        process.report(failed)
     except* KeyboardInterrupt:
         code = process.EXIT_INTERRUPTED
     return code
@@ -1068,6 +1070,9 @@ def main(words: Sequence[str] | None = None) -> int:
         report(missing)
         return EXIT_ERROR
     except BrokenPipeError:
+        return EXIT_ERROR
+    except OSError as error:
+        report(error)
         return EXIT_ERROR
 
 
