@@ -400,6 +400,14 @@ def run_dead(arguments: argparse.Namespace) -> int:
     return process.run(run)
 
 
+def run_read(arguments: argparse.Namespace) -> int:
+    from broker import process
+    from producers.read import read_answer
+
+    where = address(settings(CommonSettings, arguments), "local")
+    return process.run(lambda stop: read_answer(where, arguments.turn, stop, as_json=arguments.json))
+
+
 def run_cancel(arguments: argparse.Namespace) -> int:
     from broker import process
     from broker.client import Client
@@ -960,6 +968,10 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--json", action="store_true")
         else:
             command.add_argument("numbers", type=int, nargs="*" if name == "purge" else "+", metavar="NUMBER")
+
+    read = _add(commands, "read", run_read, "the answer of a turn, by its id", "turnpike read 3f2a… --wait-seconds 60")
+    read.add_argument("turn", help="its id, as `turnpike dead replay` and the gateway tell it")
+    read.add_argument("--json", action="store_true", help="its end as JSON")
 
     cancel = _add(commands, "cancel", run_cancel, "stop turns, queued or running", "turnpike cancel --conversation c1")
     which = cancel.add_mutually_exclusive_group(required=True)
