@@ -15,6 +15,7 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import subjects
 from broker.errors import ServerTooOld, ServerUnavailable
+from broker.nats_client import SafeClient
 
 MINIMUM_SERVER = (2, 12, 0)  # persist_mode and the per-subject fences on work queues
 RETRY_SECONDS = 1.0
@@ -71,7 +72,7 @@ async def connect(address: Address, *, name: str, timeout: float = 5.0) -> NatsC
 
 
 async def _connect(address: Address, *, name: str, timeout: float) -> NatsConnection:
-    nc = NatsConnection()
+    nc = SafeClient()
     refused = asyncio.Event()
     untrusted: list[str] = []
 

@@ -62,9 +62,9 @@ async def last_stored(nc: NatsConnection, stream: str, subject: str) -> Stored |
     except (nats.errors.Error, TimeoutError) as error:
         raise ServerError(f"direct get of {subject}: {str(error) or type(error).__name__}") from error
     headers = dict(reply.headers or {})
-    if headers.get("Status") == "404":
-        return None
-    if "Nats-Sequence" not in headers:
+    if "Nats-Sequence" not in headers:  # looked for first: what is stored may have a status among its own headers
+        if headers.get("Status") == "404":
+            return None
         raise ServerError(f"direct get of {subject}: {headers.get('Status')} {headers.get('Description')}")
     return Stored(reply.data, int(headers["Nats-Sequence"]), headers)
 
@@ -105,10 +105,10 @@ async def _next_of_batch(subscription: Subscription, found: list[Stored]) -> str
     """Appends the next message of a batched direct get; the status that ends the batch, or None."""
     message = await subscription.next_msg(timeout=5)
     headers = dict(message.headers or {})
-    status = headers.get("Status")
-    if status in ("404", "204"):  # no such message; the end of the batch
-        return status
     if "Nats-Sequence" not in headers:
+        status = headers.get("Status")
+        if status in ("404", "204"):  # no such message; the end of the batch
+            return status
         raise ServerError(f"direct get: {status} {headers.get('Description')}")
     found.append(Stored(message.data, int(headers["Nats-Sequence"]), headers))
     return None
