@@ -68,7 +68,9 @@ def address(options: CommonSettings, user: str) -> Address:
         found = Address.parse(url, ca=options.tls_ca)
     else:
         found = read_credentials(local) if local.exists() else Address(DEFAULT_URL)
-    return dataclasses.replace(found, wait=options.wait_seconds)
+    # Named here, it is meant more than the one in a file that may have come from another machine.
+    ca = str(Path(options.tls_ca).expanduser()) if options.tls_ca else found.ca
+    return dataclasses.replace(found, ca=ca, wait=options.wait_seconds)
 
 
 # --- Services --------------------------------------------------------------------------------------------------------
@@ -162,19 +164,22 @@ def run_user_add(arguments: argparse.Namespace) -> int:
     from broker import process
     from broker.accounts import Accounts, write_credentials
     from broker.connection import Address
-    from broker.server import reload_running
+    from broker.server import last_address, reload_running
 
     options = settings(CommonSettings, arguments)
 
     async def add(stop: asyncio.Event) -> int:
         folder = data_dir(options)
         account = Accounts(folder).add(arguments.name, arguments.role)
-        url = reload_running(folder)
+        is_running = reload_running(folder) is not None
+        # As others reach it, where that was said; else as the broker itself knows it.
+        there = Address.parse(options.url) if options.url else last_address(folder) or Address(DEFAULT_URL)
+        ca = str(Path(options.tls_ca).expanduser().absolute()) if options.tls_ca else there.ca
         path = folder / f"{account.name}.credentials"
-        write_credentials(path, Address(url or DEFAULT_URL, account.name, account.password))
+        write_credentials(path, dataclasses.replace(there, user=account.name, password=account.password, ca=ca))
         print(
             f"{account.role} {account.name}: credentials in {path}"
-            + ("" if url else "; takes effect when the broker starts")
+            + ("" if is_running else "; takes effect when the broker starts")
         )
         return 0
 
@@ -694,7 +699,7 @@ def _parser() -> argparse.ArgumentParser:
     user_commands = user.add_subparsers(metavar="add", required=True)
     add = _add(user_commands, "add", run_user_add, "a new account and its credentials file", "turnpike user add alice")
     add.add_argument("name", help="also the client's name on the wire")
-    add.add_argument("--role", default="producer", choices=("producer", "worker", "sidecar", "operator"))
+    add.add_argument("--role", default="producer", choices=("producer", "worker", "sidecar", "gateway", "operator"))
 
     worker = _add(
         commands,

@@ -9,6 +9,7 @@
     ├── SettingsError             every problem of the settings, at once
     ├── ServerError
     │   ├── ServerUnavailable     nobody answers at the address
+    │   │   └── Refused           somebody does, and does not let us in, or is not trusted
     │   ├── ConnectionLost        closed for good: whoever relied on it has to end
     │   ├── ServerTooOld          a nats-server that would silently ignore what we ask of it
     │   └── NotReady              streams or consumers are missing: `turnpike broker ensure`
@@ -91,6 +92,16 @@ class ConnectionLost(ServerError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(f"the connection to NATS is closed for good: {reason}")
+
+
+class Refused(ServerUnavailable):
+    """Somebody is at the address and does not let us in, or is not who we trust."""
+
+    def __init__(self, url: str, reason: str, advice: str = "") -> None:
+        self.url = url
+        self.reason = reason
+        text = f"the NATS server at {url} cannot be used: {reason}" + (f"; {advice}" if advice else "")
+        TurnpikeError.__init__(self, text)
 
 
 class ServerTooOld(ServerError):

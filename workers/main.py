@@ -19,6 +19,7 @@ from broker import subjects
 from broker.accounts import write_private
 from broker.catalogue import entry_of, read_lock, verify
 from broker.connection import Address, close, connect
+from broker.errors import TurnpikeError
 from broker.process import keep_the_heap_small
 from workers.models import DEMO
 from workers.settings import WorkerSettings
@@ -176,7 +177,13 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 loop.expected_state_bytes,
                 lambda key: history.recall(key.client, key.conversation),
             )
-            await asyncio.to_thread(disk.open, lambda key, told: history.adopt(key.client, key.conversation, told))
+            cleanup.callback(disk.close)
+            await asyncio.to_thread(
+                disk.open,
+                lambda key, told: history.adopt(key.client, key.conversation, told),
+                wait_seconds=config.wait_seconds,
+                while_waiting=lambda: _go_on_waiting(stop),
+            )
         loop.parking = Parking(
             plan.parking,
             disk,
@@ -220,6 +227,11 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             await jail.close()
             await close(nc)
     return 0
+
+
+def _go_on_waiting(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        raise TurnpikeError("stopped before its folder of parked conversations was free")
 
 
 def _layout(config: WorkerSettings, fingerprint: str) -> str:
