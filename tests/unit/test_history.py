@@ -44,7 +44,8 @@ async def test_old_conversations_are_forgotten_beyond_the_cap() -> None:
     prompt = await history.prompt("alice", turn("hi"))
     history.remember("alice", turn("hi"), prompt, [*prompt.tokens, 100, 101], "ab")
     other = Turn("u", "other", (Message("user", "ho"),))
-    history.remember("alice", other, await history.prompt("alice", other), list(range(90)), "long")
+    long = await history.prompt("alice", other)
+    history.remember("alice", other, long, [*long.tokens, *[ord("x") + 3] * 90], "x" * 90)
     again = await history.prompt("alice", turn("hi", "ab", "more"))
     assert again.tokens[len(prompt.tokens) : len(prompt.tokens) + 2] != [100, 101]
 
