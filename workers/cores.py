@@ -1,14 +1,23 @@
-"""Which cores this process may use, and whether somebody else uses them. Reads /proc and the cgroup."""
+"""Which cores this process may use, and whether somebody else uses them. Reads /proc and the cgroup.
+
+What is measured on them is kept for the next start only where nobody else did: else it would hold for good.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
+
+from broker.accounts import write_private
+from workers.threads import candidates
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
@@ -18,6 +27,8 @@ _IDLE = (3, 4)
 """Of the columns of a processor's line in /proc/stat, those in which it waits."""
 _NUM_COLUMNS = 8
 """Without the guests', which are in the users' already."""
+
+log = logging.getLogger(__name__)
 
 
 def num_cores(proc: Path = PROC, cgroup: Path = CGROUP, allowed: int | None = None) -> int:
@@ -91,3 +102,31 @@ def _busy(proc: Path, cpus: set[int]) -> float | None:
                 ticks = sum(ticks for index, ticks in enumerate(columns) if index not in _IDLE)
                 found = (found or 0.0) + ticks / os.sysconf("SC_CLK_TCK")
     return found
+
+
+def measured_alone(
+    measure: Callable[[Iterable[int]], dict[int, float]], path: Path, key: str, usage: Callable[[], Usage] = Usage.now
+) -> tuple[dict[int, float], str]:
+    """Seconds of a step by number of threads, kept in `path` from an earlier start or measured now; and words for
+    which of the two."""
+    if (known := _kept(path).get(key)) is not None:
+        return known, "at an earlier start"
+    before = usage()
+    seconds = measure(candidates(num_cores()))
+    others = usage().others_since(before)
+    if others is not None and others > BUSY_CORES:
+        return seconds, f"now, beside others on {others:.1f} cores: measured again at the next start"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_private(path, msgspec.json.encode(_kept(path) | {key: seconds}))
+    except OSError as error:
+        log.info("not kept for the next start file=%s error=%s", path, error)
+    return seconds, "now"
+
+
+def _kept(path: Path) -> dict[str, dict[int, float]]:
+    """What was measured at earlier starts; nothing where it cannot be read."""
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        found = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[int, float]])
+        return {key: seconds for key, seconds in found.items() if seconds}
+    return {}

@@ -14,20 +14,17 @@ from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-import msgspec
-
 from broker import subjects
-from broker.accounts import write_private
 from broker.catalogue import entry_of, read_lock, verify
 from broker.connection import Address, close, connect
 from broker.errors import SettingsError
 from broker.process import keep_the_heap_small
-from workers.cores import BUSY_CORES, Usage, num_cores
+from workers.cores import measured_alone, num_cores
 from workers.engine import EngineError
 from workers.model_file import ModelFileError, parts_of
 from workers.models import DEMO
 from workers.settings import WorkerSettings
-from workers.threads import Threads, best, candidates
+from workers.threads import Threads, best
 
 if typing.TYPE_CHECKING:
     from workers.llama.context import LlamaModel
@@ -52,42 +49,14 @@ def check_threads(config: WorkerSettings) -> None:
 
 def measured_threads(loop: EngineLoop, config: WorkerSettings, fingerprint: str) -> int:
     """How many threads are best for this model on this machine alone: measured, or as it was measured before."""
-    path = Path(config.data_dir).expanduser() / "threads.json"
     cpu = _first_line("/proc/cpuinfo", ("model name", "Model"))
     key = f"{fingerprint} {cpu} {num_cores()} {config.kv_type} {importlib.metadata.version('llama-cpp-python')} alone"
-    seconds, when = kept_measurement(path, key), "at an earlier start"
-    if seconds is None:
-        before, when = Usage.now(), "now"
-        seconds = loop.measure_threads(candidates(num_cores()))
-        others = Usage.now().others_since(before)
-        if others is not None and others > BUSY_CORES:
-            when = f"now, beside others on {others:.1f} cores: measured again at the next start"
-        else:
-            keep_measurement(path, key, seconds)
+    path = Path(config.data_dir).expanduser() / "threads.json"
+    seconds, when = measured_alone(loop.measure_threads, path, key)
     chosen = best(seconds)
     times = " ".join(f"{num}:{each * 1000:.1f}ms" for num, each in sorted(seconds.items()))
     log.info("threads=%d a decode step by threads %s (measured %s)", chosen, times, when)
     return chosen
-
-
-def kept_measurement(path: Path, key: str) -> dict[int, float] | None:
-    """What was measured at an earlier start; None where nothing was, or the file cannot be read."""
-    with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[int, float]]).get(key) or None
-    return None
-
-
-def keep_measurement(path: Path, key: str, seconds: dict[int, float]) -> None:
-    """For the next start; where it cannot be written, it is measured again then."""
-    try:
-        known = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[int, float]])
-    except (OSError, msgspec.DecodeError):
-        known = {}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_private(path, msgspec.json.encode(known | {key: seconds}))
-    except OSError as error:
-        log.info("not kept for the next start file=%s error=%s", path, error)
 
 
 def model_token(path: Path) -> str:
