@@ -17,7 +17,7 @@ from msgspec import Struct
 from broker.messages import Message, Remembered, Turn
 from workers.engine import Vocabulary
 from workers.ledger import TOKEN_BYTES
-from workers.spoken import as_spoken
+from workers.spoken import as_spoken, ends_with
 
 BLOCK_BYTES = 1024
 
@@ -189,6 +189,9 @@ class History:
         known = self._known.get((client, conversation))
         num_known = known.num_messages if known is not None else 0
         if len(remembered.tokens) % TOKEN_BYTES == 0 and num_known < len(remembered.messages):
+            answer = remembered.messages[-1].content
+            if not ends_with(self._vocabulary, array("i", remembered.tokens), answer):
+                return  # an older release's, which remembered stop texts too
             told = _Told(remembered.messages, remembered.prompt_text)
             self._keep((client, conversation), _Known.of(told, remembered.tokens))
 

@@ -41,3 +41,16 @@ def as_spoken(vocabulary: Vocabulary, tokens: Sequence[int], text: str) -> list[
         num_bytes -= len(vocabulary.piece(kept.pop()))  # ends within a character: what is left would be no text
     rest = encoded[num_bytes:].decode()
     return kept + (vocabulary.tokenize(rest, template_spans=[], add_bos=False) if rest else [])
+
+
+def ends_with(vocabulary: Vocabulary, tokens: Sequence[int], text: str) -> bool:
+    """Whether the tokens' text ends with `text`."""
+    rest = text.encode()
+    for token in reversed(tokens):
+        if not rest:
+            break
+        piece = vocabulary.piece(token)
+        if not (rest.endswith(piece) or piece.endswith(rest)):
+            return False
+        rest = rest[: max(0, len(rest) - len(piece))]
+    return not rest

@@ -13,8 +13,8 @@ from broker.messages import Message, Sampling, Turn
 from workers.history import History
 from workers.jail import Jail
 from workers.llama.context import LlamaModel, missing_features
-from workers.model_file import ModelFileError
 from workers.llama.random_model import IM_END, IM_START
+from workers.model_file import ModelFileError
 
 
 def user(text: str) -> tuple[Message, ...]:

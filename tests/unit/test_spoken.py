@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,7 +10,8 @@ from broker.messages import Message, Turn
 from tests.fakes import FakeRenderer
 from workers.detokenizer import Detokenizer
 from workers.history import History
-from workers.spoken import RETOKENIZED, as_spoken, num_spoken
+from workers.ledger import packed
+from workers.spoken import RETOKENIZED, as_spoken, ends_with, num_spoken
 
 CONTROL = 1
 MERGED = {"ab": 300, "b\u00e9": 301, "tion": 302}
@@ -92,6 +94,28 @@ def test_where_only_the_end_would_be_tokenised_otherwise_it_is() -> None:
     answer = [302] * 10 + [byte + 3 for byte in b"abS"]
     assert RETOKENIZED >= 2
     assert as_spoken(VOCABULARY, answer, "tion" * 10 + "ab") == [302] * 10 + [300]
+
+
+async def test_what_an_older_release_remembered_with_its_stop_text_is_not_adopted() -> None:
+    turn = Turn("t", "c", (Message("user", "hi"),))
+    giver, taker = History(FakeRenderer(), VOCABULARY), History(FakeRenderer(), VOCABULARY)
+    prompt = await giver.prompt("alice", turn)
+    giver.remember("alice", turn, prompt, [*prompt.tokens, 302, 302], "tiontion")
+    remembered = giver.recall("alice", "c")
+    assert remembered is not None
+    stopped = msgspec.structs.replace(remembered, tokens=remembered.tokens + packed([300]))
+    taker.adopt("alice", "c", stopped)
+    assert taker.recall("alice", "c") is None
+    taker.adopt("alice", "c", remembered)
+    assert taker.recall("alice", "c") == remembered
+
+
+@given(generated)
+def test_an_answers_tokens_end_with_its_text_and_with_no_other(tokens: list[int]) -> None:
+    text = sent(tokens, ())
+    kept = as_spoken(VOCABULARY, tokens, text)
+    assert ends_with(VOCABULARY, [5, 6, *kept], text)
+    assert not ends_with(VOCABULARY, [5, 6, *kept, ord("Z") + 3], text + "z")
 
 
 async def test_the_next_prompt_is_the_same_whether_the_conversation_is_remembered_or_not() -> None:
