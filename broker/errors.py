@@ -13,6 +13,7 @@
     │   └── NotReady              streams or consumers are missing: `turnpike broker ensure`
     ├── PublishError              the turn was not accepted, so it will not be answered
     │   ├── UnservedModel         no stream takes turns for this model
+    │   ├── NotServed             a queue would take them, but no worker answers for it
     │   ├── QueueFull             the model's queue is at its bound
     │   ├── PayloadTooLarge       over the server's max_payload
     │   ├── DuplicateTurn         this turn id was used before
@@ -107,6 +108,15 @@ class UnservedModel(PublishError):
     def __init__(self, model: str) -> None:
         self.model = model
         super().__init__(f"model {model!r} is not served here: no stream takes its turns (see `turnpike top`)")
+
+
+class NotServed(PublishError):
+    def __init__(self, model: str) -> None:
+        self.model = model
+        super().__init__(
+            f"nobody serves model {model!r} just now: no worker of it answers. Start one with "
+            f"`turnpike worker --model {model}`, or wait for one with --wait-seconds"
+        )
 
 
 class QueueFull(PublishError):
