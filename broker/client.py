@@ -21,7 +21,7 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from broker import codec, discovery, publishing, replies, subjects, topology
+from broker import codec, discovery, publishing, replies, serving, subjects, topology
 from broker.connection import Address, close, connect
 from broker.errors import (
     Duplicate,
@@ -171,6 +171,19 @@ class Client:
     async def workers(self, wait: float = 0.25) -> list[discovery.WorkerInfo]:
         """Every worker that answers within `wait` seconds."""
         return await discovery.find_workers(self.nc, wait)
+
+    async def is_served(self, model: str) -> bool:
+        """Whether a worker of the model answers; its queue takes turns also while none does. Raises ServerError."""
+        return await serving.is_served(self.nc, model)
+
+    async def served(self, model: str) -> list[discovery.WorkerInfo]:
+        """The model's workers that answer, with their load; none where nobody serves it. Raises ServerError."""
+        return await serving.served_by(self.nc, model)
+
+    async def until_served(self, model: str, seconds: float = 0.0) -> None:
+        """Comes back once a worker serves the model, at once where one does; raises NotServed after so many seconds,
+        UnservedModel where no stream takes its turns, ServerError."""
+        await serving.until_served(self.nc, model, seconds)
 
     async def publish(self, turn: Turn, model: str, priority: Priority = "interactive") -> int:
         """Queues a turn; returns its stream sequence once the server has it on disk. Raises PublishError."""

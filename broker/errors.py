@@ -15,6 +15,7 @@
     │   └── NotReady              streams or consumers are missing: `turnpike broker ensure`
     ├── PublishError              the message was not stored; a turn will not be answered
     │   ├── NoStream              no stream takes its subject; UnservedModel: no queue has this model's turns
+    │   ├── NotServed             a queue would take them, but no worker answers for it
     │   ├── NotStored             the server did not take it, `.code` says why; QueueFull: the queue is at its bound
     │   ├── PayloadTooLarge       over the server's max_payload, headers counted
     │   ├── Duplicate             its id was used before; DuplicateTurn: a turn's id
@@ -141,6 +142,15 @@ class NotStored(PublishError):
         self.code = code
         self.reason = reason
         super().__init__(f"the server did not store {subject}: {reason}" + (f" (code {code})" if code else ""))
+
+
+class NotServed(PublishError):
+    def __init__(self, model: str) -> None:
+        self.model = model
+        super().__init__(
+            f"nobody serves model {model!r} just now: no worker of it answers. Start one with "
+            f"`turnpike worker --model {model}`, or wait for one with --wait-seconds"
+        )
 
 
 class QueueFull(PublishError):

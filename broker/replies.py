@@ -41,6 +41,10 @@ class Stored(Struct, frozen=True):
     headers: dict[str, str]
 
     @property
+    def subject(self) -> str:
+        return self.headers["Nats-Subject"]
+
+    @property
     def stored_at(self) -> float:
         """Seconds since the epoch, by the server's clock."""
         # Nanoseconds, of which Python's parser takes six digits.
@@ -90,15 +94,18 @@ async def read_end(nc: NatsConnection, client: str, turn: str) -> End | None:
     return end
 
 
-async def read_stored(nc: NatsConnection, stream: str, subject: str, limit: int | None = None) -> list[Stored]:
-    """All messages of a subject or filter, in order, up to `limit`. Not a producer's right; raises ServerError."""
+async def read_stored(
+    nc: NatsConnection, stream: str, subject: str, limit: int | None = None, first: int = 1
+) -> list[Stored]:
+    """All messages of a subject or filter, in order, from the sequence `first` on, up to `limit`. Not a producer's
+    right; raises ServerError."""
     inbox = nc.new_inbox()
     subscription = await nc.subscribe(inbox)
     found: list[Stored] = []
     try:
         while limit is None or len(found) < limit:
             size = BATCH if limit is None else min(BATCH, limit - len(found))
-            request = {"seq": found[-1].sequence + 1 if found else 1, "next_by_subj": subject, "batch": size}
+            request = {"seq": found[-1].sequence + 1 if found else first, "next_by_subj": subject, "batch": size}
             await nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
             num_before = len(found)
             while (status := await _next_of_batch(subscription, found)) is None:
