@@ -86,8 +86,9 @@ def run_broker(arguments: argparse.Namespace) -> int:
 
 
 async def _broker(options: BrokerSettings, stop: asyncio.Event) -> int:
-    from broker.accounts import DEFAULTS, write_credentials
+    from broker.accounts import DEFAULTS, REAPER, write_credentials
     from broker.errors import ServerError
+    from broker.reaper import reap
     from broker.server import EmbeddedServer
 
     folder = data_dir(options)
@@ -99,11 +100,12 @@ async def _broker(options: BrokerSettings, stop: asyncio.Event) -> int:
             print(line)
         print(f"nats-server at {server.url}; credentials in {folder}", flush=True)
         ended = asyncio.ensure_future(server.wait())
-        stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
+        reaping = asyncio.ensure_future(reap(server.address(REAPER), stop))
+        await asyncio.wait((ended, reaping), return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
+            reaping.cancel()
             raise ServerError(f"nats-server ended with code {ended.result()}")
+        await reaping
     return 0
 
 
@@ -143,6 +145,16 @@ def run_ensure(arguments: argparse.Namespace) -> int:
         return 0
 
     return process.run(ensure)
+
+
+def run_reap(arguments: argparse.Namespace) -> int:
+    from broker import process
+    from broker.accounts import REAPER
+    from broker.reaper import reap
+
+    options = settings(CommonSettings, arguments)
+    process.set_up_logging(options.log_level)
+    return process.run(lambda stop: reap(address(options, REAPER), stop))
 
 
 def run_secret(arguments: argparse.Namespace) -> int:
@@ -739,7 +751,7 @@ def _parser() -> argparse.ArgumentParser:
     broker.add_argument("--tls-key", help="its key")
     broker.add_argument("--port", type=int, help="the port (default 4222; 0 takes a free one)")
     _broker_flags(broker)
-    broker_commands = _group(broker, metavar="[ensure|secret]")
+    broker_commands = _group(broker, metavar="[ensure|reap|secret]")
     ensure = _add(
         broker_commands,
         "ensure",
@@ -748,6 +760,14 @@ def _parser() -> argparse.ArgumentParser:
         "turnpike broker ensure --model tiny --url nats://operator:secret@pi:4222",
     )
     _broker_flags(ensure)
+
+    _add(
+        broker_commands,
+        "reap",
+        run_reap,
+        "end queued turns that are late or cancelled where no worker does; `turnpike broker` does it by itself",
+        "turnpike broker reap --credentials reaper.credentials",
+    )
 
     secret = _add(
         broker_commands,

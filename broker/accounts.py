@@ -23,12 +23,14 @@ WORKER = "worker"
 LOCAL = "local"
 SIDECAR = "sidecar"
 GATEWAY = "gateway"
+REAPER = "reaper"
 DEFAULTS = (
     (OPERATOR, "operator"),
     (WORKER, "worker"),
     (SIDECAR, "sidecar"),
     (GATEWAY, "gateway"),
     (LOCAL, "producer"),
+    (REAPER, "reaper"),
 )
 
 

@@ -16,6 +16,7 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import subjects
 from broker.errors import Refused, ServerTooOld, ServerUnavailable, SettingsError
+from broker.nats_client import SafeClient
 from broker.transport import Transport
 
 MINIMUM_SERVER = (2, 12, 0)  # persist_mode and the per-subject fences on work queues
@@ -110,7 +111,7 @@ async def connect(address: Address, *, name: str, timeout: float = 5.0) -> NatsC
 
 
 async def _connect(address: Address, *, name: str, timeout: float) -> NatsConnection:
-    nc = NatsConnection()
+    nc = SafeClient()
     nc._transport = Transport(tls_only=address.url.startswith("tls://"))
     refused = asyncio.Event()
     seen: list[Exception] = []
