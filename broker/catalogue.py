@@ -105,7 +105,9 @@ def read_catalogue(path: Path = CATALOGUE) -> dict[str, Entry]:
 def read_lock(path: Path) -> dict[str, Locked]:
     """Token → locked file. Raises CatalogueError, also when there is no such file."""
     if not path.exists():
-        raise CatalogueError(path, "there is no such file: turnpike models lock NAME makes it")
+        raise CatalogueError(
+            path.absolute(), "there is no such file: turnpike models lock NAME makes it, --lock-file names another"
+        )
     return _read(path, Locked)
 
 
