@@ -6,7 +6,7 @@ from msgspec import Struct
 from nats.aio.client import Client as NatsConnection
 
 from broker import codec, replies, subjects, topology
-from broker.errors import TurnpikeError
+from broker.errors import InvalidMessage, TurnpikeError
 from broker.messages import DeadLetter, Turn, new_id
 
 MAX_LISTED = 10_000
@@ -29,7 +29,15 @@ class Buried(Struct, frozen=True):
 async def read(nc: NatsConnection, model: str | None = None) -> list[Buried]:
     """The dead letters of a model or of all, oldest first, MAX_LISTED at most."""
     stored = await replies.read_stored(nc, subjects.DEAD, subjects.dead(model), MAX_LISTED)
-    return [Buried(one.sequence, one.stored_at, codec.decode(one.payload, DeadLetter, one.headers)) for one in stored]
+    return [Buried(one.sequence, one.stored_at, _letter(one)) for one in stored]
+
+
+def _letter(stored: replies.Stored) -> DeadLetter:
+    """One that is not understood is listed as what it is, with its bytes: the others are to be had."""
+    try:
+        return codec.decode(stored.payload, DeadLetter, stored.headers)
+    except InvalidMessage as error:
+        return DeadLetter("", f"the letter is not understood: {error}", 0, stored.payload)
 
 
 async def replay(nc: NatsConnection, buried: Buried) -> str:
