@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -23,13 +22,14 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from broker import codec, discovery, replies, subjects, topology
+from broker import codec, discovery, publishing, replies, serving, subjects, topology
 from broker.connection import Address, close, connect
 from broker.errors import (
+    Duplicate,
     DuplicateTurn,
     InvalidMessage,
-    NotAcknowledged,
-    PayloadTooLarge,
+    NoStream,
+    NotStored,
     PublishError,
     QueueFull,
     ReplayUnavailable,
@@ -63,7 +63,6 @@ from broker.messages import (
 LOOK_AFTER_SECONDS = 5.0
 REPLAY_SECONDS = 2.0
 ASK_AGAIN_SECONDS = 1.0
-PUBLISH_TIMEOUT_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -149,10 +148,8 @@ class Client:
         await self._publish_cancel(subject, Cancel(sent_at=time.time()))
 
     async def _publish_cancel(self, subject: str, cancel: Cancel) -> None:
-        try:
-            await self.nc.request(subject, codec.encode(cancel), timeout=PUBLISH_TIMEOUT_SECONDS)
-        except (nats.errors.Error, TimeoutError) as error:
-            raise PublishError(f"the cancel was not acknowledged: {str(error) or type(error).__name__}") from None
+        # With an id of its own: what was not acknowledged is tried again, and stored once.
+        await publishing.publish(self.nc, subject, codec.encode(cancel), message_id=new_id())
 
     def follow(self, turn: str) -> Answer:
         """The answer to a turn that was published before, by this client or by another process of its name.
@@ -180,31 +177,31 @@ class Client:
         """Every worker that answers within `wait` seconds."""
         return await discovery.find_workers(self.nc, wait)
 
+    async def is_served(self, model: str) -> bool:
+        """Whether a worker of the model answers; its queue takes turns also while none does. Raises ServerError."""
+        return await serving.is_served(self.nc, model)
+
+    async def served(self, model: str) -> list[discovery.WorkerInfo]:
+        """The model's workers that answer, with their load; none where nobody serves it. Raises ServerError."""
+        return await serving.served_by(self.nc, model)
+
+    async def until_served(self, model: str, seconds: float = 0.0) -> None:
+        """Comes back once a worker serves the model, at once where one does; raises NotServed after so many seconds,
+        UnservedModel where no stream takes its turns, ServerError."""
+        await serving.until_served(self.nc, model, seconds)
+
     async def publish(self, turn: Turn, model: str, priority: Priority = "interactive") -> int:
         """Queues a turn; returns its stream sequence once the server has it on disk. Raises PublishError."""
-        payload = codec.encode(turn)
-        if len(payload) > self.nc.max_payload:
-            raise PayloadTooLarge(len(payload), self.nc.max_payload)
         subject = subjects.turn(model, priority, self.name, turn.id)
-        headers = {"Nats-Msg-Id": turn.id, codec.CONTENT_TYPE: codec.MSGPACK}
         try:
-            reply = await self.nc.request(subject, payload, timeout=PUBLISH_TIMEOUT_SECONDS, headers=headers)
-        except nats.errors.NoRespondersError:
+            return (await publishing.publish(self.nc, subject, codec.encode(turn), message_id=turn.id)).sequence
+        except NoStream:
             raise UnservedModel(model) from None
-        except (nats.errors.Error, TimeoutError) as error:
-            raise NotAcknowledged(turn.id, str(error) or type(error).__name__) from None
-        match json.loads(reply.data):
-            case {"error": {"description": reason}}:
-                if "maximum" in reason:
-                    raise QueueFull(model, reason)
-                raise PublishError(f"the server refused the turn: {reason}")
-            case {"duplicate": True}:
-                # Ids are random: somebody else used this one, and what is queued is not ours.
-                raise DuplicateTurn(turn.id)
-            case {"seq": int(sequence)}:
-                return sequence
-            case other:
-                raise PublishError(f"the server's acknowledgement is not understood: {other}")
+        except Duplicate:
+            # Ids are random: somebody else used this one, and what is queued is not ours.
+            raise DuplicateTurn(turn.id) from None
+        except NotStored as error:
+            raise QueueFull(model, error.reason) if error.code == publishing.NOT_TAKEN else error from None
 
 
 @dataclass(frozen=True)
