@@ -29,7 +29,7 @@ from broker.accounts import LOCAL, OPERATOR
 from broker.client import Client
 from broker.connection import connect
 from broker.errors import ServerError
-from broker.messages import Chunk, Done, End, Reply, Started
+from broker.messages import Chunk, Done, End, Other, Reply, Started
 from broker.process import spawn, terminate
 from broker.replies import read_replies, read_stored
 from tests.chaos.cable import Cable
@@ -314,7 +314,7 @@ class Chaos:
         if list(end.tokens) != expected:
             self.account.wrong.append(turn)
 
-    def _account_starts(self, stored: list[Reply], end: End) -> None:
+    def _account_starts(self, stored: list[Reply | Other], end: End) -> None:
         num_known = end.usage.prompt_tokens if isinstance(end, Done) else 0
         num_starts = 0
         for reply in stored:
