@@ -118,7 +118,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             file_bytes=model.file_bytes,
             num_ctx=num_ctx,
             num_ubatch=config.num_ubatch,
-            max_outputs=MAX_OUTPUTS,
+            max_outputs=max(MAX_OUTPUTS, config.num_slots),
             flash_attention=not config.deterministic,
             # The file is mapped by now, and counted in the plan; mapped pages count as available.
             available=available_bytes(),

@@ -214,7 +214,8 @@ class LlamaEngine:
             lib.LLAMA_FLASH_ATTN_TYPE_ENABLED if options.flash_attention else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
         parameters.type_k = parameters.type_v = _KV_TYPES[options.kv_type]
-        parameters.n_outputs_max = MAX_OUTPUTS
+        # Making a context takes one output for each sequence at least, however few a batch has.
+        parameters.n_outputs_max = max(MAX_OUTPUTS, options.num_slots)
         parameters.swa_full = False
         parameters.no_perf = True
         self._context: Any = lib.llama_init_from_model(model.pointer, parameters)
