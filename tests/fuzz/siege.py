@@ -74,11 +74,14 @@ async def besiege(folder: Path, count: int, seed: int) -> Account:
             await answer_discovery_oddly(ghost, rng, doors.counts)
             await _knock(doors, count)
             unanswered = await _unanswered(cluster, doors.acknowledged)
-            problems = [*await asyncio.to_thread(_probe, port, health_port), *await _still_works(cluster, port)]
+            problems = [
+                *await asyncio.to_thread(lambda: list(probe(port, health_port))),
+                *await _still_works(cluster, port),
+            ]
         problems += [
             f"{part.pid} ended with {part.returncode}" for part in cluster.parts if part.returncode is not None
         ]
-        problems += [line for log in sorted(folder.glob("*.log")) for line in _bad_lines(log)]
+        problems += [line for log in sorted(folder.glob("*.log")) for line in bad_lines(log)]
         seconds = time.perf_counter() - started
         return Account(doors.counts, len(doors.acknowledged), unanswered, problems, seconds)
     finally:
@@ -116,8 +119,10 @@ async def _unanswered(cluster: Cluster, turns: list[str]) -> list[str]:
     return left
 
 
-def _probe(port: int, health_port: int) -> Iterator[str]:
-    for url in (f"{port}/health/live", f"{port}/health/ready", f"{health_port}/live", f"{health_port}/ready"):
+def probe(gateway_port: int, *worker_ports: int) -> Iterator[str]:
+    """What says that it does not live, or is not ready."""
+    urls = [f"{gateway_port}/health/live", f"{gateway_port}/health/ready"]
+    for url in urls + [f"{port}/{name}" for port in worker_ports for name in ("live", "ready")]:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{url}", timeout=10).read()
         except OSError as error:
@@ -147,7 +152,8 @@ async def _still_works(cluster: Cluster, port: int) -> list[str]:
     return problems
 
 
-def _bad_lines(log: Path) -> Iterator[str]:
+def bad_lines(log: Path) -> Iterator[str]:
+    """Tracebacks and lost connections."""
     for line in log.read_text(errors="replace").splitlines():
         if line.startswith("Traceback") or "disconnected" in line:
             yield f"{log.name}: {line[:200]}"
