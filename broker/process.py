@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from broker.errors import SettingsError, TurnpikeError
+from broker.sparing_log import Sparing
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -34,6 +35,8 @@ def set_up_logging(level: str = "INFO") -> None:
         stream=sys.stderr,
         force=True,
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Sparing())
     # nats-py logs what we log ourselves, with tracebacks.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
 
