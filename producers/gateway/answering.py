@@ -16,6 +16,7 @@ from broker.client import Answer
 from broker.errors import PublishError, ServerError, TurnFailed
 from broker.messages import Chunk, Done, TokenLogprob
 from producers.gateway.dialect import ApiError, Dialect, error_of
+from producers.gateway.patience import Patience
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -40,6 +41,8 @@ class Told:
     usage: bool = False
     details: Callable[[Answer], dict[str, Any]] | None = None
     """For comments: who answers, and how."""
+    num_workers: Callable[[], int] | None = None
+    """For comments of a turn that waits: how many serve its model."""
 
 
 async def until_gone(receive: Receive) -> None:
@@ -80,8 +83,12 @@ async def collect(answer: Answer) -> tuple[Done, list[TokenLogprob]]:
 class Stream:
     """Server-sent events of an answer."""
 
-    def __init__(self, answer: Answer, dialect: Dialect, told: Told, headers: Headers) -> None:
+    def __init__(
+        self, answer: Answer, dialect: Dialect, told: Told, headers: Headers, patience: Patience | None = None
+    ) -> None:
         self._answer = answer
+        self._patience = patience
+        self._has_begun = False
         self._dialect = dialect
         self._told = told
         self._headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), *headers]
@@ -91,14 +98,20 @@ class Stream:
     async def run(self, receive: Receive, send: Send) -> None:
         """Sends all of it; raises ApiError before anything was sent, ClientGone."""
         reading = asyncio.ensure_future(self._read())
+        giving_up = asyncio.ensure_future(self._give_up())
         try:
             first = await beside_client(self._next(FIRST_SECONDS), receive)
             if isinstance(first, ApiError):
                 raise first
             await beside_client(self._send_all(first, send), receive)
         finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+            for task in (reading, giving_up):
+                task.cancel()
+            await asyncio.gather(reading, giving_up, return_exceptions=True)
+
+    async def _give_up(self) -> None:
+        if self._patience is not None:
+            await self._arrived.put(await self._patience.until_hopeless())
 
     async def _read(self) -> None:
         """The answer's chunks as they come; the queue's bound holds it back where the client is slow, and what NATS
@@ -123,11 +136,10 @@ class Stream:
 
     async def _send_all(self, first: Chunk | ApiError | bool, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self._headers})
-        if (begin := self._dialect.begin()) is not None:
-            await self._send(send, _event(begin))
         found = first
         said_at = time.monotonic()
         while True:
+            await self._begin(found, send)
             match found:
                 case False:
                     if (place := await self._place()) is not None:
@@ -147,9 +159,18 @@ class Stream:
             found = await self._next(PLACE_SECONDS)
         await self._send(send, b"".join(self._ending()), last=True)
 
-    def _chunk(self, chunk: Chunk) -> bytes:
+    async def _begin(self, found: Chunk | ApiError | bool, send: Send) -> None:
+        """The first event, once it is known who answers: until then a turn waits, and comments say so."""
         if self._answer.started is not None:
             self._dialect.fingerprint = self._answer.started.model
+        elif found is False:
+            return
+        if not self._has_begun and not isinstance(found, ApiError):
+            self._has_begun = True
+            if (begin := self._dialect.begin()) is not None:
+                await self._send(send, _event(begin))
+
+    def _chunk(self, chunk: Chunk) -> bytes:
         if chunk.attempt > self._attempt:
             # What was sent cannot be taken back from an API client: it is told, and what follows is said anew.
             self._attempt = chunk.attempt
@@ -168,7 +189,8 @@ class Stream:
     async def _place(self) -> dict[str, Any] | None:
         with contextlib.suppress(ServerError):
             if (place := await self._answer.place()) is not None:
-                return {"turns_ahead": place.turns_ahead, "seconds": place.seconds}
+                found = {"turns_ahead": place.turns_ahead, "seconds": place.seconds}
+                return found | ({"workers": self._told.num_workers()} if self._told.num_workers is not None else {})
         return None
 
     async def _send(self, send: Send, body: bytes, *, last: bool = False) -> None:
