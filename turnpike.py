@@ -68,7 +68,9 @@ def address(options: CommonSettings, user: str) -> Address:
         found = Address.parse(url, ca=options.tls_ca)
     else:
         found = read_credentials(local) if local.exists() else Address(DEFAULT_URL)
-    return dataclasses.replace(found, wait=options.wait_seconds)
+    # Named here, it is meant more than the one in a file that may have come from another machine.
+    ca = str(Path(options.tls_ca).expanduser()) if options.tls_ca else found.ca
+    return dataclasses.replace(found, ca=ca, wait=options.wait_seconds)
 
 
 # --- Services --------------------------------------------------------------------------------------------------------
@@ -83,8 +85,9 @@ def run_broker(arguments: argparse.Namespace) -> int:
 
 
 async def _broker(options: BrokerSettings, stop: asyncio.Event) -> int:
-    from broker.accounts import DEFAULTS, write_credentials
+    from broker.accounts import DEFAULTS, REAPER, write_credentials
     from broker.errors import ServerError
+    from broker.reaper import reap
     from broker.server import EmbeddedServer
 
     folder = data_dir(options)
@@ -96,11 +99,12 @@ async def _broker(options: BrokerSettings, stop: asyncio.Event) -> int:
             print(line)
         print(f"nats-server at {server.url}; credentials in {folder}", flush=True)
         ended = asyncio.ensure_future(server.wait())
-        stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
+        reaping = asyncio.ensure_future(reap(server.address(REAPER), stop))
+        await asyncio.wait((ended, reaping), return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
+            reaping.cancel()
             raise ServerError(f"nats-server ended with code {ended.result()}")
+        await reaping
     return 0
 
 
@@ -142,6 +146,16 @@ def run_ensure(arguments: argparse.Namespace) -> int:
     return process.run(ensure)
 
 
+def run_reap(arguments: argparse.Namespace) -> int:
+    from broker import process
+    from broker.accounts import REAPER
+    from broker.reaper import reap
+
+    options = settings(CommonSettings, arguments)
+    process.set_up_logging(options.log_level)
+    return process.run(lambda stop: reap(address(options, REAPER), stop))
+
+
 def run_secret(arguments: argparse.Namespace) -> int:
     import json
 
@@ -162,19 +176,22 @@ def run_user_add(arguments: argparse.Namespace) -> int:
     from broker import process
     from broker.accounts import Accounts, write_credentials
     from broker.connection import Address
-    from broker.server import reload_running
+    from broker.server import last_address, reload_running
 
     options = settings(CommonSettings, arguments)
 
     async def add(stop: asyncio.Event) -> int:
         folder = data_dir(options)
         account = Accounts(folder).add(arguments.name, arguments.role)
-        url = reload_running(folder)
+        is_running = reload_running(folder) is not None
+        # As others reach it, where that was said; else as the broker itself knows it.
+        there = Address.parse(options.url) if options.url else last_address(folder) or Address(DEFAULT_URL)
+        ca = str(Path(options.tls_ca).expanduser().absolute()) if options.tls_ca else there.ca
         path = folder / f"{account.name}.credentials"
-        write_credentials(path, Address(url or DEFAULT_URL, account.name, account.password))
+        write_credentials(path, dataclasses.replace(there, user=account.name, password=account.password, ca=ca))
         print(
             f"{account.role} {account.name}: credentials in {path}"
-            + ("" if url else "; takes effect when the broker starts")
+            + ("" if is_running else "; takes effect when the broker starts")
         )
         return 0
 
@@ -670,7 +687,7 @@ def _parser() -> argparse.ArgumentParser:
     broker.add_argument("--tls-key", help="its key")
     broker.add_argument("--port", type=int, help="the port (default 4222; 0 takes a free one)")
     _broker_flags(broker)
-    broker_commands = broker.add_subparsers(metavar="[ensure|secret]")
+    broker_commands = broker.add_subparsers(metavar="[ensure|reap|secret]")
     ensure = _add(
         broker_commands,
         "ensure",
@@ -679,6 +696,14 @@ def _parser() -> argparse.ArgumentParser:
         "turnpike broker ensure --model tiny --url nats://operator:secret@pi:4222",
     )
     _broker_flags(ensure)
+
+    _add(
+        broker_commands,
+        "reap",
+        run_reap,
+        "end queued turns that are late or cancelled where no worker does; `turnpike broker` does it by itself",
+        "turnpike broker reap --credentials reaper.credentials",
+    )
 
     secret = _add(
         broker_commands,
@@ -694,7 +719,7 @@ def _parser() -> argparse.ArgumentParser:
     user_commands = user.add_subparsers(metavar="add", required=True)
     add = _add(user_commands, "add", run_user_add, "a new account and its credentials file", "turnpike user add alice")
     add.add_argument("name", help="also the client's name on the wire")
-    add.add_argument("--role", default="producer", choices=("producer", "worker", "sidecar", "operator"))
+    add.add_argument("--role", default="producer", choices=("producer", "worker", "sidecar", "gateway", "operator"))
 
     worker = _add(
         commands,

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
@@ -22,13 +21,14 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from broker import codec, discovery, replies, serving, subjects, topology
+from broker import codec, discovery, publishing, replies, serving, subjects, topology
 from broker.connection import Address, close, connect
 from broker.errors import (
+    Duplicate,
     DuplicateTurn,
     InvalidMessage,
-    NotAcknowledged,
-    PayloadTooLarge,
+    NoStream,
+    NotStored,
     PublishError,
     QueueFull,
     ReplayUnavailable,
@@ -60,7 +60,6 @@ from broker.messages import (
 LOOK_AFTER_SECONDS = 5.0
 REPLAY_SECONDS = 2.0
 ASK_AGAIN_SECONDS = 1.0
-PUBLISH_TIMEOUT_SECONDS = 5.0
 
 
 class Client:
@@ -144,10 +143,8 @@ class Client:
         await self._publish_cancel(subject, Cancel(sent_at=time.time()))
 
     async def _publish_cancel(self, subject: str, cancel: Cancel) -> None:
-        try:
-            await self.nc.request(subject, codec.encode(cancel), timeout=PUBLISH_TIMEOUT_SECONDS)
-        except (nats.errors.Error, TimeoutError) as error:
-            raise PublishError(f"the cancel was not acknowledged: {str(error) or type(error).__name__}") from None
+        # With an id of its own: what was not acknowledged is tried again, and stored once.
+        await publishing.publish(self.nc, subject, codec.encode(cancel), message_id=new_id())
 
     def follow(self, turn: str) -> Answer:
         """The answer to a turn that was published before, by this client or by another process of its name.
@@ -190,29 +187,16 @@ class Client:
 
     async def publish(self, turn: Turn, model: str, priority: Priority = "interactive") -> int:
         """Queues a turn; returns its stream sequence once the server has it on disk. Raises PublishError."""
-        payload = codec.encode(turn)
-        if len(payload) > self.nc.max_payload:
-            raise PayloadTooLarge(len(payload), self.nc.max_payload)
         subject = subjects.turn(model, priority, self.name, turn.id)
-        headers = {"Nats-Msg-Id": turn.id, codec.CONTENT_TYPE: codec.MSGPACK}
         try:
-            reply = await self.nc.request(subject, payload, timeout=PUBLISH_TIMEOUT_SECONDS, headers=headers)
-        except nats.errors.NoRespondersError:
+            return (await publishing.publish(self.nc, subject, codec.encode(turn), message_id=turn.id)).sequence
+        except NoStream:
             raise UnservedModel(model) from None
-        except (nats.errors.Error, TimeoutError) as error:
-            raise NotAcknowledged(turn.id, str(error) or type(error).__name__) from None
-        match json.loads(reply.data):
-            case {"error": {"description": reason}}:
-                if "maximum" in reason:
-                    raise QueueFull(model, reason)
-                raise PublishError(f"the server refused the turn: {reason}")
-            case {"duplicate": True}:
-                # Ids are random: somebody else used this one, and what is queued is not ours.
-                raise DuplicateTurn(turn.id)
-            case {"seq": int(sequence)}:
-                return sequence
-            case other:
-                raise PublishError(f"the server's acknowledgement is not understood: {other}")
+        except Duplicate:
+            # Ids are random: somebody else used this one, and what is queued is not ours.
+            raise DuplicateTurn(turn.id) from None
+        except NotStored as error:
+            raise QueueFull(model, error.reason) if error.code == publishing.NOT_TAKEN else error from None
 
 
 @dataclass(frozen=True)

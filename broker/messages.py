@@ -260,6 +260,9 @@ class DeadLetter(Struct, frozen=True):
     content_type: str | None = None
     workers: tuple[str, ...] = ()
     """Who began the turn, in order."""
+    rest: Count = 0
+    """Where the rest of the payload lies, for one that has no room beside the other fields: the sequence of a message
+    of the same stream, which is that rest and nothing else."""
 
 
 class Beacon(Struct, frozen=True):

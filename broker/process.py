@@ -92,8 +92,12 @@ async def spawn(
     env: dict[str, str] | None = None,
     stdout: int | None = None,
     stderr: int | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> asyncio.subprocess.Process:
-    """Starts a child that the terminal's ^C does not reach (we stop it) and that dies with us (Linux)."""
+    """Starts a child that the terminal's ^C does not reach (we stop it) and that dies with us (Linux).
+
+    Of our descriptors it has those in `pass_fds`, for as long as it lives.
+    """
     return await asyncio.create_subprocess_exec(
         *map(str, command),
         stdin=asyncio.subprocess.DEVNULL,
@@ -101,6 +105,7 @@ async def spawn(
         stderr=stderr,
         env=None if env is None else os.environ | env,
         start_new_session=True,
+        pass_fds=pass_fds,
         preexec_fn=die_with_parent(),
     )
 

@@ -134,7 +134,12 @@ def parse_cancel(subject: str) -> CancelAddress:
 
 def dead(model: str | None = None) -> str:
     """Where the turns of a model that were given up on lie; of all models without one, a filter."""
-    return f"dead.{token(model, 'model')}" if model is not None else "dead.>"
+    return f"dead.{token(model, 'model')}" if model is not None else "dead.*"
+
+
+def dead_rest(model: str) -> str:
+    """Where the rest of a payload lies that has no room in its letter."""
+    return f"dead.{token(model, 'model')}.rest"
 
 
 def queue(model: str, priority: str) -> str:

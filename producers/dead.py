@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,8 @@ from nats.aio.client import Client as NatsConnection
 from broker import dead_letters
 from broker.connection import Address, connect
 from broker.dead_letters import Buried, NoSuchLetter
+from broker.errors import InvalidMessage, InvalidName, PublishError
+from broker.process import EXIT_ERROR
 
 
 @asynccontextmanager
@@ -49,28 +52,38 @@ async def show_letter(address: Address, number: int) -> int:
     """All of one letter, as JSON."""
     async with _connected(address) as nc:
         one = _find(await dead_letters.read(nc), number)
+        with contextlib.suppress(InvalidMessage):  # its rest has gone: what is left is shown
+            one = msgspec.structs.replace(one, letter=await dead_letters.whole(nc, one.letter))
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(_shown(one)), indent=2).decode() + "\n")
     return 0
 
 
 async def replay_letters(address: Address, numbers: list[int]) -> int:
-    """Queues the turns again under new ids, and forgets the letters."""
+    """Queues the turns again under new ids, and forgets the letters of those that the queue has taken."""
+    code = 0
     async with _connected(address) as nc:
         found = await dead_letters.read(nc)
         for number in numbers:
-            turn = await dead_letters.replay(nc, _find(found, number))
-            await dead_letters.purge(nc, number)
+            one = _find(found, number)
+            try:
+                turn = await dead_letters.replay(nc, one)
+            except (PublishError, InvalidMessage, InvalidName) as error:
+                sys.stderr.write(f"turnpike: {number}: not queued, its letter is kept: {error}\n")
+                code = EXIT_ERROR
+                continue
+            await dead_letters.purge(nc, one)
             sys.stdout.write(f"{number}: queued again as turn {turn}\n")
-    return 0
+    return code
 
 
 async def purge_letters(address: Address, numbers: list[int]) -> int:
     """Forgets letters; without numbers all of them."""
     async with _connected(address) as nc:
-        numbers = numbers or [one.sequence for one in await dead_letters.read(nc)]
-        for number in numbers:
-            await dead_letters.purge(nc, number)
-    await asyncio.to_thread(sys.stdout.write, f"{len(numbers)} purged\n")
+        found = await dead_letters.read(nc)
+        wanted = [_find(found, number) for number in numbers] if numbers else found
+        for one in wanted:
+            await dead_letters.purge(nc, one)
+    await asyncio.to_thread(sys.stdout.write, f"{len(wanted)} purged\n")
     return 0
 
 

@@ -8,6 +8,7 @@ follows the option, without the last token, or over the option too where less th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import json
 import math
@@ -25,6 +26,7 @@ from rich.table import Table
 from broker.client import Client
 from broker.connection import Address
 from broker.errors import TurnpikeError
+from broker.locks import Lock
 from broker.messages import Message, Score
 from producers.ask import resolve
 from producers.settings import EvalSettings
@@ -252,6 +254,19 @@ async def run_on(
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Answered]:
     """As `run`, with what was answered in `out`, from which it goes on after an interruption. Raises EvalError too."""
+    with Lock.of(out, "the record") if out is not None else contextlib.nullcontext():
+        return await _run_on(client, model, items, out, stop, concurrency, say)
+
+
+async def _run_on(
+    client: Client,
+    model: str,
+    items: Sequence[Item],
+    out: Path | None,
+    stop: asyncio.Event,
+    concurrency: int,
+    say: Callable[[str], None],
+) -> list[Answered]:
     before = _read_answers(out) if out is not None and out.exists() else []
     known = {answered.number for answered in before}
     left = [item for item in items if item.number not in known]

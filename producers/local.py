@@ -15,7 +15,7 @@ from typing import Any
 from broker.accounts import GATEWAY, LOCAL, SIDECAR, WORKER, write_credentials
 from broker.client import Client
 from broker.connection import Address, connect
-from broker.errors import ServerUnavailable, TurnpikeError
+from broker.errors import Refused, ServerUnavailable, TurnpikeError
 from broker.process import spawn, terminate
 from broker.server import EmbeddedServer
 from broker.topology import ensure
@@ -135,8 +135,9 @@ async def address_or_own(address: Address, entry: Path | None, model: str) -> As
     """
     try:
         await (await connect(address, name="turnpike-probe")).close()
-    except ServerUnavailable:
-        if entry is None:
+    except ServerUnavailable as error:
+        # A broker that does not let us in is one all the same, and holds the port.
+        if entry is None or isinstance(error, Refused):
             raise
     else:
         yield address

@@ -35,17 +35,18 @@ async def serve(address: Address, options: SidecarSettings, stop: asyncio.Event,
     """Connects and samples until `stop`. Raises TurnpikeError in one line for what is wrong."""
     options.check()
     node = subjects.node_name(options.node)
-    nc = await connect(address, name=f"turnpike-sidecar-{node}")
-    writer = None
-    recorder = Recorder(nc, node)
-    if options.influx_url:
-        from telemetry.influx import sink
+    async with contextlib.AsyncExitStack() as stack:
+        into = None
+        if options.influx_url:
+            from telemetry.influx import sink
 
-        writer = Writer(nc, sink(options.influx_url, options.influx_token, options.influx_org), recorder, node)
-    try:
+            into = sink(options.influx_url, options.influx_token, options.influx_org)
+            stack.push_async_callback(into.close)
+        nc = await connect(address, name=f"turnpike-sidecar-{node}")
+        stack.push_async_callback(close, nc)
+        recorder = Recorder(nc, node)
+        writer = Writer(nc, into, recorder, node) if into is not None else None
         await Sidecar(nc, node, options, recorder, writer, in_pod=in_pod).run(stop)
-    finally:
-        await close(nc)
     return 0
 
 

@@ -19,6 +19,7 @@ from broker.conversations import chain, name_of, next_name
 from broker.messages import Message, Remembered, Turn
 from workers.engine import Vocabulary
 from workers.ledger import TOKEN_BYTES
+from workers.spoken import as_spoken, ends_with
 
 BLOCK_BYTES = 1024
 
@@ -130,7 +131,11 @@ class History:
         """The tokens of a turn's prompt; raises TurnRejected."""
         if turn.raw:
             text = turn.messages[0].content
-            return self._tokenized(Rendered(text, [(0, 0, len(text))]))
+            prompt = self._tokenized(Rendered(text, [(0, 0, len(text))]))
+            if not prompt.tokens and turn.kind == "score" and self._vocabulary.begin is not None:
+                # Nothing to score behind, of a model that begins with nothing: the token that stands for a beginning.
+                return Prompt(prompt.rendered, [self._vocabulary.begin])
+            return prompt
         known = self._last_known(client, turn)
         told = known.told if known is not None else None
         if known is None or told is None or turn.messages[: len(told.messages)] != told.messages:
@@ -160,6 +165,8 @@ class History:
         """The tokens of prompt and answer `text`, tokenised as one, and at which one the answer begins."""
         rendered = prompt.rendered
         tokens = self._vocabulary.tokenize(rendered.text + text, template_spans=rendered.template_spans(), add_bos=True)
+        if not rendered.text and tokens[:1] != prompt.tokens:
+            tokens = [*prompt.tokens, *tokens]
         shared = 0
         for one, other in zip(prompt.tokens, tokens, strict=False):
             if one != other:
@@ -170,6 +177,8 @@ class History:
     def remember(self, client: str, turn: Turn, prompt: Prompt, tokens: list[int], text: str) -> str:
         """Notes an answer: `tokens` are the prompt's and the answer's, `text` what the client was sent. Returns the
         name of the conversation that goes on from it."""
+        num_prompt = len(prompt.tokens)
+        tokens = tokens[:num_prompt] + as_spoken(self._vocabulary, tokens[num_prompt:], text)
         told = _Told((*turn.messages, Message("assistant", text)), prompt.rendered.text)
         conversation = next_name(turn.conversation, turn.messages, text)
         # What it was before is kept for one turn more: another chat may say the same so far, or this one go back.
@@ -196,6 +205,9 @@ class History:
         known = self._known.get((client, self._latest.get((client, conversation), "")))
         num_known = known.num_messages if known is not None else 0
         if len(remembered.tokens) % TOKEN_BYTES == 0 and num_known < len(remembered.messages):
+            answer = remembered.messages[-1].content
+            if not ends_with(self._vocabulary, array("i", remembered.tokens), answer):
+                return  # an older release's, which remembered stop texts too
             told = _Told(remembered.messages, remembered.prompt_text)
             self._keep(client, _Known.of(told, remembered.tokens, conversation), told)
 

@@ -19,9 +19,9 @@ import nats.errors
 from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 
-from broker import codec, discovery, replies, subjects, topology
+from broker import codec, dead_letters, discovery, replies, subjects, topology
 from broker.delivery import Delivery
-from broker.errors import Fenced, InvalidMessage, InvalidName, ServerError, TurnRejected
+from broker.errors import Fenced, InvalidMessage, InvalidName, PublishError, ServerError, TurnRejected
 from broker.messages import (
     Cancel,
     DeadLetter,
@@ -323,7 +323,7 @@ class Worker:
             if not delivery.is_settled:
                 await delivery.hand_back()
             raise
-        except (nats.errors.Error, ServerError) as error:
+        except (nats.errors.Error, ServerError, PublishError) as error:
             log.warning("↻ turn left to redelivery subject=%s error=%s", delivery.subject, error)
         except Exception:
             log.exception("! turn failed subject=%s", delivery.subject)
@@ -636,11 +636,7 @@ class Worker:
             delivery.headers.get(codec.CONTENT_TYPE),
             workers,
         )
-        payload = codec.encode(letter)
-        if len(payload) > self._nc.max_payload:
-            log.warning("dead letter too large turn=%s", address.turn)
-            return
-        await self._nc.request(subjects.dead(address.model), payload, timeout=5)
+        await dead_letters.bury(self._nc, letter, address.model, delivery.sequence)
 
     # --- Readers ---
 

@@ -12,8 +12,9 @@ from broker.errors import TurnRejected
 from broker.messages import Message, Sampling, Turn
 from workers.history import History
 from workers.jail import Jail
-from workers.llama.context import LlamaModel, ModelFileError, missing_features
+from workers.llama.context import LlamaModel, missing_features
 from workers.llama.random_model import IM_END, IM_START
+from workers.model_file import ModelFileError
 
 
 def user(text: str) -> tuple[Message, ...]:

@@ -27,6 +27,7 @@ class LlamaVocabulary:
         self.num_tokens = lib.llama_vocab_n_tokens(self._vocab)
         self.bos = lib.llama_vocab_bos(self._vocab)
         self.eos = lib.llama_vocab_eos(self._vocab)
+        self.begin = next((token for token in (self.bos, self.eos) if token >= 0), None)
         self.adds_bos = bool(lib.llama_vocab_get_add_bos(self._vocab))
 
     @property
