@@ -147,6 +147,15 @@ def queue(model: str, priority: str) -> str:
     return f"queue.{token(model, 'model')}.{priority}"
 
 
+LEAVING = "queue.*.leaving"
+"""What those listen to who remember workers."""
+
+
+def leaving(model: str) -> str:
+    """Where a model's workers tell that they take no more turns."""
+    return f"queue.{token(model, 'model')}.leaving"
+
+
 def telemetry(node: str) -> str:
     """Where the points of a node's workers and sidecar go."""
     return f"telemetry.{token(node, 'node')}"

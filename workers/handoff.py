@@ -315,7 +315,8 @@ class Handoff:
     async def _ask[T: Opened | StatePart](self, worker: str, request: FetchRequest, timeout: float, kind: type[T]) -> T:
         try:
             answer = await self._nc.request(subjects.kv(worker), codec.encode(request), timeout=timeout)
-            found = codec.decode(answer.data, kind | FetchRefused, answer.headers)
+            # What a later release remembers may be of messages that are not ours: the state is of use all the same.
+            found = codec.decode(answer.data, kind | FetchRefused, answer.headers, optional=("remembered",))
         except (nats.errors.Error, TimeoutError) as error:
             raise TransferFailed(f"the peer does not answer: {str(error) or type(error).__name__}") from None
         except InvalidMessage as error:
@@ -332,6 +333,8 @@ class Handoff:
             request = codec.decode(message.data, FetchRequest, message.headers)
         except InvalidMessage as error:
             log.warning("fetch request not understood error=%s", error)
+            with contextlib.suppress(nats.errors.Error):  # so that nobody waits for it
+                await message.respond(codec.encode(FetchRefused("not_understood")))
             return
         if self._group is None:
             return

@@ -93,6 +93,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
     from workers.memory import available_bytes, check_memory
     from workers.meter import Shape, copy_bandwidth
     from workers.parking import Parking
+    from workers.presence import abilities
     from workers.scheduler import Scheduler
     from workers.slots import Slots
     from workers.worker import Worker, WorkerOptions
@@ -215,6 +216,8 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 wait_seconds=config.wait_seconds,
                 shape=Shape(model.file_bytes, kv_shape.bytes_per_token, peak),
                 facts=_facts(config, model, threads, num_ctx),
+                can=await abilities(jail),
+                may_differ=config.allow_other_file,
             ),
         )
         health: AbstractAsyncContextManager[object] = contextlib.nullcontext()

@@ -47,11 +47,12 @@ class Dialect:
     def __post_init__(self) -> None:
         self.created = int(time.time())
         self._attempt = 0
-        self._tell_anew()
+        self.go_on_at(0)
 
-    def _tell_anew(self) -> None:
+    def go_on_at(self, num_characters: int) -> None:
+        """What comes next stands behind so many characters of the text."""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._num_characters = 0
+        self._num_characters = num_characters
 
     def _object(self, is_chunk: bool, choices: list[dict[str, Any]]) -> dict[str, Any]:
         name = ("chat.completion.chunk" if is_chunk else "chat.completion") if self.is_chat else "text_completion"
@@ -93,7 +94,7 @@ class Dialect:
     def chunk(self, chunk: Chunk) -> dict[str, Any]:
         if chunk.attempt > self._attempt:
             self._attempt = chunk.attempt
-            self._tell_anew()
+            self.go_on_at(0)
         choice: dict[str, Any] = {"index": 0}
         choice |= {"delta": {"content": chunk.text}} if self.is_chat else {"text": chunk.text}
         return self._object(True, [choice | {"logprobs": self._logprobs(chunk.logprobs), "finish_reason": None}])

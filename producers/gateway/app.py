@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from broker import points, serving, subjects, topology
 from broker.client import Answer, Client
-from broker.discovery import WorkerInfo, find_workers
+from broker.discovery import WorkerInfo, departures, find_workers
 from broker.errors import (
     InvalidMessage,
     InvalidName,
-    PayloadTooLarge,
     PublishError,
-    QueueFull,
     ServerError,
     UnservedModel,
 )
 from broker.recorder import Recorder
 from broker.replies import last_stored
+from producers.elsewhere import Elsewhere
 from producers.gateway.answering import (
     ClientGone,
     Stream,
@@ -41,6 +40,7 @@ from producers.gateway.answering import (
     beside_client,
     cancelled_unless_ended,
     collect,
+    published,
 )
 from producers.gateway.dialect import (
     ApiError,
@@ -48,23 +48,22 @@ from producers.gateway.dialect import (
     CompletionRequest,
     Dialect,
     Request,
+    beginning_of,
     conversation_of,
     parse,
     sampling_of,
 )
-from producers.gateway.heads import deadline_of, is_said, priority_of
+from producers.gateway.errors import no_such_model, no_worker, unavailable
+from producers.gateway.heads import body_of, deadline_of, is_said, priority_of
 from producers.gateway.keys import Account, Keys
+from producers.gateway.listing import Listing
 from producers.gateway.openapi import document
 from producers.gateway.patience import Patience
 from producers.gateway.places import Places
-from producers.routing import AUTO, Decision, Routes, choose
+from producers.gateway.seen import STALE_SECONDS, Seen
+from producers.routing import AUTO, Decision, Needs, Routes, choose
 
-MAX_BODY_BYTES = 1024 * 1024
-"""What the queue takes, its own fields aside."""
-BODY_SECONDS = 30.0
 REFRESH_SECONDS = 1.0
-STALE_SECONDS = 10.0
-"""A worker that has not answered for so long is not there; a busy board's answers come late."""
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = ("index.html", "app.js", "style.css")
 MAX_MODELS_ASKED = 16
@@ -98,10 +97,8 @@ class Gateway:
         self._routes = routes
         self._node = node
         self._version = version
-        self._workers: dict[str, tuple[WorkerInfo, float]] = {}
-        self._seen_at: dict[str, int] = {}
-        """When each model was first seen, in seconds since the epoch."""
-        self._started_at = int(time.time())
+        self._seen = Seen()
+        self._listing = Listing()
         self._unserved_at: dict[str, float] = {}
         """When nobody was last found to serve a model that has a queue."""
         self._clients: dict[str, Client] = {}
@@ -133,33 +130,36 @@ class Gateway:
             await self._look()
 
     async def _look(self) -> None:
-        while True:
-            with contextlib.suppress(nats.errors.Error, ServerError):
-                now = time.monotonic()
-                self._workers |= {one.worker: (one, now) for one in await find_workers(self._nc)}
-            self._workers = {
-                name: found for name, found in self._workers.items() if time.monotonic() - found[1] < STALE_SECONDS
-            }
-            for worker in self.workers:
-                self._seen_at.setdefault(worker.model, int(time.time()))
-            self._looked.set()
-            await self._recorder.flush()
-            await asyncio.sleep(REFRESH_SECONDS)
+        async with departures(self._nc, self._seen.leave):
+            while True:
+                found: list[WorkerInfo] = []
+                asked_at = time.monotonic()
+                with contextlib.suppress(nats.errors.Error, ServerError):
+                    found = await find_workers(self._nc)
+                self._seen.note(found, asked_at)
+                self._listing.note(self.workers)
+                self._looked.set()
+                await self._recorder.flush()
+                await asyncio.sleep(REFRESH_SECONDS)
 
     @property
     def workers(self) -> list[WorkerInfo]:
-        return [one for one, _ in self._workers.values()]
+        return self._seen.workers
 
     # --- Turns ---
 
     async def _chat(self, request: HttpRequest, receive: Receive, send: Send) -> None:
         account = self._account(request)
-        wanted = parse(await _body(request), ChatRequest, leave_out_tools=self._leave_out_tools)
+        wanted = parse(
+            await body_of(request.headers, request.receive), ChatRequest, leave_out_tools=self._leave_out_tools
+        )
         await self._turn(account, request, wanted, receive, send)
 
     async def _complete(self, request: HttpRequest, receive: Receive, send: Send) -> None:
         account = self._account(request)
-        await self._turn(account, request, parse(await _body(request), CompletionRequest), receive, send)
+        await self._turn(
+            account, request, parse(await body_of(request.headers, request.receive), CompletionRequest), receive, send
+        )
 
     def _account(self, request: HttpRequest) -> Account:
         return self._keys.account(request.headers.get("authorization"))
@@ -173,37 +173,44 @@ class Gateway:
         self, account: Account, request: HttpRequest, wanted: Request, receive: Receive, send: Send
     ) -> None:
         if not self._nc.is_connected:
-            raise _unavailable(ServerError("the gateway is not connected to NATS just now"))
+            raise unavailable(ServerError("the gateway is not connected to NATS just now"))
         client, priority = self._client(account), priority_of(request.headers)
         deadline = deadline_of(request.headers)
-        decision = await self._route(wanted.model)
+        needs = _needs(request, wanted)
+        decision = await self._route(wanted.model, needs)
         answer = self._answer(client, request, wanted, decision, deadline)
         if deadline is None:  # who gives one waits as long
             await self._check_served(decision.model)
+        if (policy := decision.policy) is not None:
+            answer = Elsewhere(answer, decision, lambda tried: self._choose(policy, needs, tried))
         is_detached = is_said(request.headers, "turnpike-detached")
         account.begin(time.monotonic())
         try:
             async with cancelled_unless_ended(answer, is_detached=is_detached):
-                await _published(answer)
+                await published(answer)
                 dialect = Dialect(answer.turn.id, decision.model, isinstance(wanted, ChatRequest))
-                headers = _headers(answer, decision, wanted)
-                patience = Patience(answer, lambda: self._num_workers(decision.model))
+                patience = Patience(answer, lambda: self._num_workers(answer.model))
                 if wanted.stream:
                     told = Told(
                         usage=bool(wanted.stream_options and wanted.stream_options.include_usage),
                         details=self._details if is_said(request.headers, "turnpike-details") else None,
-                        num_workers=lambda: self._num_workers(decision.model),
+                        num_workers=lambda: self._num_workers(answer.model),
                     )
-                    await Stream(answer, dialect, told, headers, patience).run(receive, send)
+                    await Stream(answer, dialect, told, lambda: _headers(answer, decision, wanted), patience).run(
+                        receive, send
+                    )
                 else:
                     done, logprobs = await beside_client(patience.bounded(collect(answer)), receive)
+                    if isinstance(answer, Elsewhere):
+                        dialect.id, dialect.model = answer.turn.id, answer.decision.model
                     dialect.fingerprint = answer.started.model if answer.started is not None else None
+                    headers = _headers(answer, decision, wanted)
                     await _json(dialect.whole(done, logprobs), headers)(request.scope, receive, send)
         finally:
             self._places.settle(account, client.name, answer, priority=priority)
 
     def _num_workers(self, model: str) -> int:
-        return sum(worker.model == model for worker in self.workers)
+        return sum(worker.model == model and worker.is_serving for worker in self.workers)
 
     async def _check_served(self, model: str) -> None:
         """Raises ApiError where the model's queue would take a turn that nobody takes from it."""
@@ -211,23 +218,27 @@ class Gateway:
             return
         consumer = f"{subjects.turns_stream(model)}.{subjects.PRIORITIES[0]}"
         if await topology.api(self._nc, f"CONSUMER.INFO.{consumer}") is None:
-            raise _no_such_model(model)
+            raise no_such_model(model)
         if time.monotonic() - self._unserved_at.get(model, -STALE_SECONDS) > REFRESH_SECONDS:
             if await serving.is_served(self._nc, model):
                 return
             self._unserved_at[model] = time.monotonic()
-        raise _no_worker(model)
+        raise no_worker(model)
 
-    async def _route(self, wanted: str) -> Decision:
+    async def _route(self, wanted: str, needs: Needs) -> Decision:
         name = wanted or self._routes.default
         if name is None:
             message = "model is required: it is one of those that /v1/models lists"
             raise ApiError(400, message, param="model", code="missing_required_parameter")
         await self._looked.wait()
         try:
-            decision = choose(self._routes, name, self.workers)
+            return self._choose(name, needs)
         except UnservedModel:
-            raise _no_worker(name) from None
+            raise no_worker(name) from None
+
+    def _choose(self, wanted: str, needs: Needs, without: Collection[str] = ()) -> Decision:
+        """Raises UnservedModel."""
+        decision = choose(self._routes, wanted, self.workers, needs, without=without)
         if decision.policy is not None:
             fields: dict[str, float | int | bool | str | None] = {"reason": decision.reason}
             tags = {"node": self._node, "policy": decision.policy, "model": decision.model}
@@ -250,15 +261,14 @@ class Gateway:
         except InvalidMessage as error:
             raise ApiError(400, str(error), param=error.field or None) from None
         except InvalidName:
-            raise _no_such_model(decision.model) from None
+            raise no_such_model(decision.model) from None
 
     def _details(self, answer: Answer) -> dict[str, Any]:
         """What the page shows of who answered."""
         done = answer.done
         found: dict[str, Any] = {"worker": done.worker, "timings": msgspec.to_builtins(done.timings)}
         found["usage"] = msgspec.to_builtins(done.usage)
-        if known := self._workers.get(done.worker):
-            worker = known[0]
+        if worker := self._seen.get(done.worker):
             found |= {"node": worker.node, "celsius": worker.load.celsius, "is_throttled": worker.load.is_throttled}
         return found
 
@@ -303,7 +313,7 @@ class Gateway:
         except InvalidName as error:
             raise ApiError(404, str(error), code="no_such_turn") from None
         except PublishError as error:
-            raise _unavailable(error) from None
+            raise unavailable(error) from None
         await Response(status_code=204)(request.scope, receive, send)
 
     # --- The rest ---
@@ -311,7 +321,7 @@ class Gateway:
     async def _models(self, request: HttpRequest, receive: Receive, send: Send) -> None:
         self._account(request)
         await self._looked.wait()
-        found = {"object": "list", "data": [*self._listed().values()]}
+        found = {"object": "list", "data": [*self._listing.of(self.workers, (AUTO, *self._routes.policies)).values()]}
         await _json(found)(request.scope, receive, send)
 
     async def _model(self, request: HttpRequest, receive: Receive, send: Send) -> None:
@@ -321,38 +331,9 @@ class Gateway:
         if not name:
             await self._models(request, receive, send)
             return
-        if (found := self._listed().get(name)) is None:
-            raise _no_such_model(name)
+        if (found := self._listing.of(self.workers, (AUTO, *self._routes.policies)).get(name)) is None:
+            raise no_such_model(name)
         await _json(found)(request.scope, receive, send)
-
-    def _listed(self) -> dict[str, dict[str, Any]]:
-        """Models and policies, by what a request calls them."""
-        listed: dict[str, dict[str, Any]] = {}
-        for worker in sorted(self.workers, key=lambda one: (one.model, one.load.expected_wait_seconds)):
-            seen = listed.setdefault(
-                worker.model,
-                {
-                    "id": worker.model,
-                    "object": "model",
-                    "created": self._seen_at.get(worker.model, self._started_at),
-                    "owned_by": "turnpike",
-                    "name": worker.model_name,
-                    "quantization": worker.quantization,
-                    "context_length": worker.num_ctx,
-                    "expected_wait_seconds": worker.load.expected_wait_seconds,
-                    "workers": 0,
-                },
-            )
-            seen["workers"] += 1
-        for policy in (AUTO, *self._routes.policies) if listed else ():
-            listed[policy] = {
-                "id": policy,
-                "object": "model",
-                "created": self._started_at,
-                "owned_by": "turnpike",
-                "is_policy": True,
-            }
-        return listed
 
     async def _live(self, request: HttpRequest) -> Response:
         return _json({"status": "live"})
@@ -360,7 +341,7 @@ class Gateway:
     async def _ready(self, request: HttpRequest) -> Response:
         if not self._nc.is_connected:
             return _json({"status": "not connected to NATS"}, status=503)
-        return _json({"status": "ready", "workers": len(self.workers)})
+        return _json({"status": "ready", "workers": sum(one.is_serving for one in self.workers)})
 
     async def _openapi(self, request: HttpRequest) -> Response:
         return _json(document(self._version, keys_are_wanted=self._keys.are_wanted))
@@ -383,50 +364,22 @@ class _Endpoint:
         except ApiError as error:
             await _refused(error)(scope, receive, send)
         except (ServerError, nats.errors.Error) as error:
-            await _refused(_unavailable(error))(scope, receive, send)
+            await _refused(unavailable(error))(scope, receive, send)
         except ClientGone:
             log.info("⊘ client gone path=%s", scope["path"])
 
 
-async def _published(answer: Answer) -> None:
-    """Raises ApiError where the queue does not take the turn."""
-    try:
-        await answer.publish()
-    except UnservedModel as error:
-        raise _no_such_model(error.model) from None
-    except QueueFull as error:
-        raise ApiError(429, str(error), kind="requests", code="queue_full", retry_after=5.0) from None
-    except PayloadTooLarge as error:
-        raise ApiError(413, str(error), code="payload_too_large") from None
-    except InvalidMessage as error:  # nothing that msgpack could carry
-        raise ApiError(400, f"the request cannot be queued: {error}") from None
-    except PublishError as error:
-        raise _unavailable(error) from None
-
-
-async def _body(request: HttpRequest) -> bytes:
-    """Bounded in bytes and in time; raises ApiError, ClientGone."""
-    too_large = ApiError(413, f"the body has more than {MAX_BODY_BYTES:,} bytes", code="payload_too_large")
-    length = request.headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while True:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                body += message.get("body", b"")
-                if len(body) > MAX_BODY_BYTES:
-                    raise too_large
-                if not message.get("more_body"):
-                    return bytes(body)
-    except TimeoutError:
-        raise ApiError(408, f"the body took more than {BODY_SECONDS:.0f} s", code="timeout") from None
+def _needs(request: HttpRequest, wanted: Request) -> Needs:
+    return Needs.of(
+        wanted.history,
+        raw=isinstance(wanted, CompletionRequest),
+        priority=priority_of(request.headers),
+        conversation=beginning_of(wanted, request.headers.get("turnpike-conversation")),
+    )
 
 
 def _headers(answer: Answer, decision: Decision, wanted: Request) -> list[tuple[bytes, bytes]]:
+    decision = answer.decision if isinstance(answer, Elsewhere) else decision
     found = {
         "turnpike-turn": answer.turn.id,
         "turnpike-conversation": answer.turn.conversation,
@@ -453,21 +406,6 @@ def _refused(error: ApiError) -> Response:
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return _json(error.body, headers, error.status)
-
-
-def _unavailable(error: Exception) -> ApiError:
-    return ApiError(503, str(error) or type(error).__name__, kind="server_error", code="unavailable", retry_after=2.0)
-
-
-def _no_worker(name: str) -> ApiError:
-    message = (
-        f"no worker for {name[:100]!r} just now: start one, or wait for one with the header Turnpike-Deadline-Seconds"
-    )
-    return ApiError(503, message, kind="server_error", code="no_worker", retry_after=5.0)
-
-
-def _no_such_model(name: str) -> ApiError:
-    return ApiError(404, f"the model {name[:100]!r} is not served here", param="model", code="model_not_found")
 
 
 async def _not_found(request: HttpRequest, error: Exception) -> Response:

@@ -273,10 +273,21 @@ def _max_tokens(limit: int | None) -> int:
 def conversation_of(request: Request, header: str | None) -> str:
     """Whose turn it is: as the header, `prompt_cache_key` or `user` say, else what the chain of its history up to the
     last answer says, so that no gateway has to remember any, and chats that begin alike are kept apart."""
+    return _said(request, header) or name_of(request.history)
+
+
+def beginning_of(request: Request, header: str | None) -> str:
+    """The same for all turns of a conversation, if also for others that begin alike: equal models are chosen by it."""
+    history = request.history
+    first = next((index for index, one in enumerate(history) if one.role == "user"), 0)
+    return _said(request, header) or name_of(history[: first + 1])
+
+
+def _said(request: Request, header: str | None) -> str | None:
     said = header or request.prompt_cache_key or request.user
-    if said:
-        try:
-            return token(said, "conversation")
-        except InvalidName:  # any text is a name to the API
-            return hashlib.sha256(f"said\0{said}".encode()).hexdigest()[:32]
-    return name_of(request.history)
+    if not said:
+        return None
+    try:
+        return token(said, "conversation")
+    except InvalidName:  # any text is a name to the API
+        return hashlib.sha256(f"said\0{said}".encode()).hexdigest()[:32]

@@ -86,3 +86,18 @@ def _too_long(failed: Failed) -> ApiError:
     )
     facts = {"n_prompt_tokens": num_tokens, "n_ctx": num_ctx}
     return ApiError(400, message, param="messages", code=code, facts=facts)
+
+
+def unavailable(error: Exception) -> ApiError:
+    return ApiError(503, str(error) or type(error).__name__, kind="server_error", code="unavailable", retry_after=2.0)
+
+
+def no_worker(name: str) -> ApiError:
+    message = (
+        f"no worker for {name[:100]!r} just now: start one, or wait for one with the header Turnpike-Deadline-Seconds"
+    )
+    return ApiError(503, message, kind="server_error", code="no_worker", retry_after=5.0)
+
+
+def no_such_model(name: str) -> ApiError:
+    return ApiError(404, f"the model {name[:100]!r} is not served here", param="model", code="model_not_found")

@@ -30,7 +30,7 @@ from broker.accounts import LOCAL, OPERATOR, WORKER, read_credentials
 from broker.client import Client
 from broker.connection import Address, connect
 from broker.errors import ServerError, TurnpikeError
-from broker.messages import Chunk, Done, End, Reply, Started
+from broker.messages import Chunk, Done, End, Other, Reply, Started
 from broker.process import spawn, terminate
 from broker.replies import read_replies, read_stored
 from tests.chaos.cable import Cable
@@ -343,7 +343,7 @@ class Chaos:
         if list(end.tokens) != expected:
             self.account.wrong.append(turn)
 
-    def _account_starts(self, stored: list[Reply], end: End) -> None:
+    def _account_starts(self, stored: list[Reply | Other], end: End) -> None:
         num_known = end.usage.prompt_tokens if isinstance(end, Done) else 0
         num_starts = 0
         for reply in stored:
