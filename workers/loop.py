@@ -188,6 +188,7 @@ class EngineLoop:
         self._submitted: deque[tuple[Job, float]] = deque()
         self._cancelled: set[str] = set()
         self._exports: deque[tuple[Key, Future[Export]]] = deque()
+        self._renames: deque[tuple[Key, str, list[int]]] = deque()
         self._stopping = False
         self._waiting: deque[tuple[Job, float]] = deque()
         self._running: dict[str, _Running] = {}
@@ -224,6 +225,12 @@ class EngineLoop:
         """Ends a job within a step, waiting or seated; it is Finished with the reason `cancelled`."""
         with self._changed:
             self._cancelled.add(job)
+            self._changed.notify()
+
+    def rename(self, key: Key, name: str, tokens: list[int]) -> None:
+        """What is kept of an answered turn, `tokens`, is the conversation `name`'s from now on."""
+        with self._changed:
+            self._renames.append((key, name, tokens))
             self._changed.notify()
 
     def export(self, key: Key) -> Future[Export]:
@@ -295,13 +302,16 @@ class EngineLoop:
             self._waiting.extend(self._submitted)
             self._submitted.clear()
             cancelled, self._cancelled = self._cancelled, set()
+            while self._renames:
+                key, name, tokens = self._renames.popleft()
+                self._slots.rename(key.client, key.conversation, name, tokens)
             stopping = self._stopping
         for job in cancelled:
             self._cancel(job)
         return not stopping
 
     def _has_orders(self) -> bool:
-        orders = (self._submitted, self._cancelled, self._exports, self._waiting, self._running)
+        orders = (self._submitted, self._cancelled, self._exports, self._renames, self._waiting, self._running)
         return self._stopping or any(orders)
 
     def _cancel(self, job: str) -> None:

@@ -556,8 +556,11 @@ class Worker:
                 self._mean_tokens = _smoothed(self._mean_tokens, len(tokens))
                 cancel = time.perf_counter() - work.cancelled_at if work.cancel is not None else 0.0
                 if end.reason != "cancelled" and not work.turn.continuations and not work.turn.raw:
-                    self._history.remember(work.address.client, work.turn, prompt, list(end.tokens), answer)
-                    await self._handoff.announce(work.address.client, work.turn.conversation, len(end.tokens) - 1)
+                    client = work.address.client
+                    name = self._history.remember(client, work.turn, prompt, list(end.tokens), answer)
+                    if name != work.turn.conversation:
+                        self._loop.rename(Key(client, work.turn.conversation), name, list(end.tokens))
+                    await self._handoff.announce(client, name, len(end.tokens) - 1)
                 return Done(
                     finish_reason=end.reason,
                     text=answer,
