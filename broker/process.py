@@ -12,6 +12,8 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import nats.errors
+
 from broker.errors import SettingsError, TurnpikeError
 
 EXIT_ERROR = 1
@@ -71,6 +73,9 @@ def run(main: Callable[[asyncio.Event], Awaitable[int | None]]) -> int:
     except* TurnpikeError as group:
         report(group)
         code = EXIT_USAGE if group.subgroup(SettingsError) else EXIT_ERROR
+    except* nats.errors.Error as group:
+        # What was under way when the connection was lost, or a server that does not answer: no fault of the code's.
+        report(group)
     return code
 
 
@@ -83,7 +88,7 @@ def report(error: BaseException) -> None:
         for problem in error.problems:
             print(f"turnpike: {problem}", file=sys.stderr)  # noqa: T201
     else:
-        print(f"turnpike: {error}", file=sys.stderr)  # noqa: T201
+        print(f"turnpike: {str(error) or type(error).__name__}", file=sys.stderr)  # noqa: T201
 
 
 async def spawn(

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from broker import points, subjects
 from broker.client import Answer, Client
+from broker.connection import trouble
 from broker.discovery import WorkerInfo, find_workers
 from broker.errors import (
     InvalidMessage,
@@ -32,6 +33,7 @@ from broker.errors import (
     ServerError,
     UnservedModel,
 )
+from broker.health import Rounds
 from broker.messages import Done, Priority
 from broker.recorder import Recorder
 from broker.replies import last_stored
@@ -54,6 +56,8 @@ MAX_BODY_BYTES = 1024 * 1024
 """What the queue takes, its own fields aside."""
 BODY_SECONDS = 30.0
 REFRESH_SECONDS = 1.0
+LOOK_SECONDS = 120.0
+"""By when a look at the workers is over, also where the server is slow to take points."""
 STALE_SECONDS = 10.0
 """A worker that has not answered for so long is not there; a busy board's answers come late."""
 PAGE = Path(__file__).parent / "page"
@@ -91,6 +95,7 @@ class Gateway:
         self._clients: dict[str, Client] = {}
         self._recorder = Recorder(nc, node, max_buffered=5000)
         self._looked = asyncio.Event()
+        self._rounds = Rounds()
 
     def app(self) -> ASGIApp:
         """Its routes."""
@@ -104,6 +109,8 @@ class Gateway:
             Route("/health", self._ready, methods=["GET"]),
             Route("/health/live", self._live, methods=["GET"]),
             Route("/health/ready", self._ready, methods=["GET"]),
+            Route("/live", self._live, methods=["GET"]),
+            Route("/ready", self._ready, methods=["GET"]),
             Route("/openapi.json", self._openapi, methods=["GET"]),
             Route("/", self._page, methods=["GET"]),
             Route("/{file}", self._page, methods=["GET"]),
@@ -113,6 +120,7 @@ class Gateway:
     async def look(self) -> None:
         """Keeps what is known of the workers, and sends what was measured, until it is cancelled."""
         while True:
+            self._rounds.begin("the look at the workers", LOOK_SECONDS)
             with contextlib.suppress(nats.errors.Error, ServerError):
                 now = time.monotonic()
                 self._workers |= {one.worker: (one, now) for one in await find_workers(self._nc)}
@@ -295,9 +303,13 @@ class Gateway:
         return listed
 
     async def _live(self, request: HttpRequest) -> Response:
+        if (problem := trouble(self._nc) or self._rounds.trouble()) is not None:
+            return _json({"status": problem}, status=503)
         return _json({"status": "live"})
 
     async def _ready(self, request: HttpRequest) -> Response:
+        if (problem := trouble(self._nc)) is not None:
+            return _json({"status": problem}, status=503)
         if not self._nc.is_connected:
             return _json({"status": "not connected to NATS"}, status=503)
         return _json({"status": "ready", "workers": len(self.workers)})
