@@ -251,6 +251,11 @@ class EngineLoop:
         since = self._busy_since
         return 0.0 if since is None else self._clock() - since
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the thread was started and is no more."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
     def stop(self) -> None:
         """Ends the thread after the step that runs; what is seated is dropped."""
         with self._changed:

@@ -76,9 +76,9 @@ def model_path(config: WorkerSettings) -> Path:
 
 async def serve(address: Address, config: WorkerSettings, version: str, stop: asyncio.Event) -> int:
     """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
+    from broker.health import serve_health
     from workers.disk import Disk
     from workers.engine import MAX_OUTPUTS
-    from workers.health import serve_health
     from workers.history import History
     from workers.jail import Jail
     from workers.llama.context import (
