@@ -77,7 +77,7 @@ class WorkerLost(ServerError):
 class GrammarCompiler(Protocol):
     """Checks a turn's grammar and returns it as GBNF. The jail does."""
 
-    async def gbnf(self, sampling: Sampling) -> str | None: ...
+    async def gbnf(self, sampling: Sampling, client: str = "") -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -491,7 +491,7 @@ class Worker:
             max_tokens=max(max_tokens, 1),
             is_batch=work.address.priority == "batch",
             sampling=turn.sampling,
-            gbnf=await self._grammars.gbnf(turn.sampling),
+            gbnf=await self._grammars.gbnf(turn.sampling, client),
             continuations=tuple(continuations),
         )
         return job, prompt
