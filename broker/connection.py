@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import ssl
 import time
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
 
 from broker import subjects
-from broker.errors import ServerTooOld, ServerUnavailable
+from broker.errors import Refused, ServerTooOld, ServerUnavailable, SettingsError
+from broker.nats_client import SafeClient
+from broker.transport import Transport
 
 MINIMUM_SERVER = (2, 12, 0)  # persist_mode and the per-subject fences on work queues
 RETRY_SECONDS = 1.0
+SCHEMES = ("nats", "tls", "ws", "wss")
 PING_INTERVAL_SECONDS = 5
 
 log = logging.getLogger(__name__)
@@ -28,6 +32,7 @@ class Address:
     """Where the server is and who we are there. `user` is also the client's name in subjects."""
 
     url: str
+    """Of a cluster's servers several, separated by commas."""
     user: str = "anonymous"
     password: str | None = field(default=None, repr=False)
     ca: str | None = None
@@ -35,14 +40,49 @@ class Address:
     wait: float = 0.0
     """Seconds for which a server that is not there yet is tried again."""
 
+    @property
+    def urls(self) -> list[str]:
+        """Each server's."""
+        return self.url.split(",")
+
     @classmethod
     def parse(cls, url: str, user: str | None = None, ca: str | None = None) -> Address:
-        """From nats://user:password@host:port; the credentials are taken out of the URL, so that none is logged."""
-        parts = urlsplit(url if "://" in url else f"nats://{url}")
-        host = parts.netloc.rpartition("@")[2]
-        name = unquote(parts.username) if parts.username else user or "anonymous"
-        password = unquote(parts.password) if parts.password else None
-        return cls(urlunsplit(parts._replace(netloc=host)), subjects.token(name, "user"), password, ca)
+        """From nats://user:password@host:port, or several of these for one cluster, separated by commas.
+
+        The credentials are taken out of the URLs, so that none is logged; one of them is enough, as all of a cluster's
+        servers know the same users. Raises SettingsError.
+        """
+        texts = [one.strip() for one in url.split(",") if one.strip()]
+        first = next((one.partition("://")[0] for one in texts if "://" in one), "nats")
+        servers = [_server(one if "://" in one else f"{first}://{one}") for one in texts]
+        schemes = sorted({one.scheme for one in servers})
+        users = {(one.username, one.password) for one in servers if one.username}
+        shown = ",".join(urlunsplit(one._replace(netloc=_host(one))) for one in servers)
+        if len(schemes) != 1:
+            raise SettingsError(
+                [f"{shown or repr(url)}: " + (f"both {' and '.join(schemes)}" if schemes else "no address")]
+            )
+        if len(users) > 1:
+            raise SettingsError([f"{shown}: servers of one cluster, and different users or passwords for them"])
+        name, password = users.pop() if users else (None, None)
+        name = unquote(name) if name else user or "anonymous"
+        return cls(shown, subjects.token(name, "user"), unquote(password) if password else None, ca)
+
+
+def _host(parts: SplitResult) -> str:
+    """Host and port, without who we are there."""
+    return parts.netloc.rpartition("@")[2]
+
+
+def _server(url: str) -> SplitResult:
+    """One server's URL; raises SettingsError where it is none, without showing what may be a password."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in SCHEMES and parts.hostname and (parts.port is None or parts.port > 0):
+            return parts
+    except ValueError:
+        pass
+    raise SettingsError([f"{url.rpartition('@')[2]!r} is no address of a NATS server: nats://USER:PASSWORD@HOST:PORT"])
 
 
 def _tls(address: Address) -> ssl.SSLContext | None:
@@ -71,16 +111,20 @@ async def connect(address: Address, *, name: str, timeout: float = 5.0) -> NatsC
 
 
 async def _connect(address: Address, *, name: str, timeout: float) -> NatsConnection:
-    nc = NatsConnection()
+    nc = SafeClient()
+    nc._transport = Transport(tls_only=address.url.startswith("tls://"))
     refused = asyncio.Event()
+    seen: list[Exception] = []
     untrusted: list[str] = []
 
     async def on_error(error: Exception) -> None:
         log.debug("nats error=%s", error)
+        if not seen or isinstance(error, OSError):
+            seen[:] = [error]
         if "authorization" in str(error).lower():
             refused.set()
         if isinstance(error, ssl.SSLError):
-            untrusted.append(getattr(error, "verify_message", "") or str(error))
+            untrusted.append(_distrust(error))
             refused.set()
 
     async def on_disconnect() -> None:
@@ -92,7 +136,7 @@ async def _connect(address: Address, *, name: str, timeout: float) -> NatsConnec
 
     connecting = asyncio.ensure_future(
         nc.connect(
-            servers=[address.url],
+            servers=address.urls,
             name=name,
             user=address.user if address.password is not None else None,
             password=address.password,
@@ -119,9 +163,12 @@ async def _connect(address: Address, *, name: str, timeout: float) -> NatsConnec
         await nc.close()
         # The server says why and hangs up, and nats-py raises whichever of the two it meets first.
         if untrusted:
-            raise ServerUnavailable(address.url, f"its certificate is not trusted: {untrusted[-1]}") from None
-        reason = "wrong user or password" if refused.is_set() or "authorization" in str(error).lower() else str(error)
-        raise ServerUnavailable(address.url, reason or type(error).__name__) from None
+            raise Refused(address.url, untrusted[-1]) from None
+        if refused.is_set() or "authorization" in str(error).lower():
+            raise Refused(address.url, "wrong user or password", "say who you are with --credentials FILE") from None
+        # Of the attempts; that they took too long is not why.
+        cause = seen[-1] if isinstance(error, TimeoutError) and seen else error
+        raise ServerUnavailable(address.url, _words(cause)) from None
     finally:
         refusing.cancel()
     found = nc.connected_server_version
@@ -129,6 +176,20 @@ async def _connect(address: Address, *, name: str, timeout: float) -> NatsConnec
         await nc.close()
         raise ServerTooOld(f"{found.major}.{found.minor}.{found.patch}", ".".join(map(str, MINIMUM_SERVER)))
     return nc
+
+
+def _distrust(error: ssl.SSLError) -> str:
+    """Why a server is not taken for what it says it is."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}; --tls-ca FILE names the CA to trust"
+    return str(error)
+
+
+def _words(error: Exception) -> str:
+    """An error of the network without asyncio's words around it."""
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 async def close(nc: NatsConnection) -> None:

@@ -22,6 +22,8 @@ _M_ARENA_MAX = -8
 _M_MMAP_THRESHOLD = -3
 LARGE_BYTES = 256 * 1024
 
+log = logging.getLogger(__name__)
+
 
 def set_up_logging(level: str = "INFO") -> None:
     """A line an event: time, level, module, what happened and its keys. No user text at INFO and above."""
@@ -71,6 +73,11 @@ def run(main: Callable[[asyncio.Event], Awaitable[int | None]]) -> int:
     except* TurnpikeError as group:
         report(group)
         code = EXIT_USAGE if group.subgroup(SettingsError) else EXIT_ERROR
+    except* BrokenPipeError:
+        code = EXIT_ERROR  # who read our output has seen enough
+    except* OSError as group:
+        report(group)
+        code = EXIT_ERROR
     return code
 
 
@@ -82,6 +89,11 @@ def report(error: BaseException) -> None:
     elif isinstance(error, SettingsError):
         for problem in error.problems:
             print(f"turnpike: {problem}", file=sys.stderr)  # noqa: T201
+    elif isinstance(error, OSError):
+        # A disk that is full, a folder that may not be written to: the file and why, and for DEBUG where.
+        log.debug("failed", exc_info=error)
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"turnpike: {where}{error.strerror or error or type(error).__name__}", file=sys.stderr)  # noqa: T201
     else:
         print(f"turnpike: {error}", file=sys.stderr)  # noqa: T201
 
@@ -92,8 +104,12 @@ async def spawn(
     env: dict[str, str] | None = None,
     stdout: int | None = None,
     stderr: int | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> asyncio.subprocess.Process:
-    """Starts a child that the terminal's ^C does not reach (we stop it) and that dies with us (Linux)."""
+    """Starts a child that the terminal's ^C does not reach (we stop it) and that dies with us (Linux).
+
+    Of our descriptors it has those in `pass_fds`, for as long as it lives.
+    """
     return await asyncio.create_subprocess_exec(
         *map(str, command),
         stdin=asyncio.subprocess.DEVNULL,
@@ -101,6 +117,7 @@ async def spawn(
         stderr=stderr,
         env=None if env is None else os.environ | env,
         start_new_session=True,
+        pass_fds=pass_fds,
         preexec_fn=die_with_parent(),
     )
 

@@ -107,7 +107,7 @@ async def _scan_for_ever(mirror: Mirror) -> None:
 
 def _own_address(address: Address) -> str:
     """The address of the interface that leads to NATS: a neighbour reaches us by it. Nothing is sent."""
-    there = urlsplit(address.url)
+    there = urlsplit(address.urls[0])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((there.hostname or "127.0.0.1", there.port or 4222))
         return str(probe.getsockname()[0])

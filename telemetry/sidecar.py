@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from broker import codec, points, subjects
 from broker.connection import Address, close, connect
 from broker.errors import InvalidMessage, ServerError
-from broker.messages import NodeState, Point, Points, RunEvent
+from broker.messages import NodeState, Point, RunEvent
 from broker.recorder import Recorder
 from telemetry.board import THROTTLED_BITS, Board, Vcgencmd
 from telemetry.cgroup import Cgroup
@@ -35,17 +35,18 @@ async def serve(address: Address, options: SidecarSettings, stop: asyncio.Event,
     """Connects and samples until `stop`. Raises TurnpikeError in one line for what is wrong."""
     options.check()
     node = subjects.node_name(options.node)
-    nc = await connect(address, name=f"turnpike-sidecar-{node}")
-    writer = None
-    recorder = Recorder(nc, node)
-    if options.influx_url:
-        from telemetry.influx import sink
+    async with contextlib.AsyncExitStack() as stack:
+        into = None
+        if options.influx_url:
+            from telemetry.influx import sink
 
-        writer = Writer(nc, sink(options.influx_url, options.influx_token, options.influx_org), recorder, node)
-    try:
+            into = sink(options.influx_url, options.influx_token, options.influx_org)
+            stack.push_async_callback(into.close)
+        nc = await connect(address, name=f"turnpike-sidecar-{node}")
+        stack.push_async_callback(close, nc)
+        recorder = Recorder(nc, node)
+        writer = Writer(nc, into, recorder, node) if into is not None else None
         await Sidecar(nc, node, options, recorder, writer, in_pod=in_pod).run(stop)
-    finally:
-        await close(nc)
     return 0
 
 
@@ -174,16 +175,16 @@ class Sidecar:
                 log.warning("queues not seen error=%s", error)
                 continue
             for worker in self._queues.workers:
-                if worker.node == self._node and worker.pid is not None:
+                if worker.node == self._node and worker.pid is not None and worker.is_serving:
                     self._pids[worker.worker] = worker.pid
                     self._stopped.discard(worker.worker)
 
     async def _on_points(self, message: Msg) -> None:
         """The node's workers say when they stop of their own will."""
         with contextlib.suppress(InvalidMessage):
-            for point in codec.decode(message.data, Points, message.headers).points:
+            for point in codec.decode_points(message.data, message.headers)[0]:
                 if point.measurement == points.EVENT.name and point.tags.get("kind") == "worker stopped":
-                    self._stopped.add(point.tags["worker"])
+                    self._stopped.add(point.tags.get("worker", ""))
 
     async def _on_run(self, message: Msg) -> None:
         """Every sidecar hears it and makes the same point of it."""

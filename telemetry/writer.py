@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from typing import Any
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
@@ -13,7 +14,7 @@ from nats.aio.client import Client as NatsConnection
 from broker import codec, points, subjects
 from broker.delivery import Delivery, Puller
 from broker.errors import InvalidMessage, NotReady
-from broker.messages import Point, Points
+from broker.messages import Point
 from broker.recorder import Recorder
 from telemetry.influx import Rejected, Sink, SinkUnavailable
 
@@ -74,10 +75,20 @@ class Writer:
             self._held.append(delivery)
             expires = 0
             try:
-                gathered += codec.decode(delivery.payload, Points, delivery.headers).points
+                found, rejected = codec.decode_points(delivery.payload, delivery.headers)
             except InvalidMessage as error:
                 self._note_rejected(Rejected(delivery.subject[:64], repr(delivery.payload[:200]), str(error)))
+                continue
+            gathered += found
+            self._note_odd(delivery.subject[:64], rejected)
         return gathered
+
+    def _note_odd(self, subject: str, rejected: list[tuple[Any, str]]) -> None:
+        """What of a batch is no point: all are counted, and the first of each reason is told."""
+        reasons = {reason: repr(row)[:200] for row, reason in reversed(rejected)}
+        for reason, row in reasons.items():
+            self._note_rejected(Rejected(subject, row, reason))
+        self.num_rejected += len(rejected) - len(reasons)
 
     async def _write(self, gathered: list[Point], stop: asyncio.Event) -> None:
         """Tries until the database has taken them or it is time to stop."""

@@ -19,6 +19,8 @@ FIRST = 3
 class FakeVocabulary:
     """A character a token, shifted by FIRST; tokens below are control tokens."""
 
+    begin: int | None = 1
+
     def piece(self, token: int) -> bytes:
         return chr(token - FIRST).encode() if token >= FIRST else b""
 
@@ -142,13 +144,21 @@ class FakeEngine:
     def is_likeliest(self, row: int, token: int) -> bool:
         return True
 
+    def is_whole(self, slot: int, num_tokens: int) -> bool:
+        return len(self.cells[slot]) >= num_tokens
+
     def truncate(self, slot: int, num_tokens: int) -> bool:
+        if not self.is_whole(slot, num_tokens):
+            return False
         del self.cells[slot][num_tokens:]
         return True
 
-    def copy(self, source: int, target: int, num_tokens: int) -> None:
+    def copy(self, source: int, target: int, num_tokens: int) -> bool:
         assert not self.cells[target]
+        if not self.is_whole(source, num_tokens):
+            return False
         self.cells[target] = self.cells[source][:num_tokens]
+        return True
 
     def state_bytes(self, slot: int) -> int:
         return 8 + 4 * len(self.cells[slot])

@@ -52,6 +52,9 @@ class EngineLost(EngineError):
 class Vocabulary(Protocol):
     """Text ↔ tokens. Thread-safe."""
 
+    begin: int | None
+    """The token that stands for a text's beginning: BOS, or EOS where there is no BOS; None where there is neither."""
+
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; empty for control tokens."""
         ...
@@ -121,12 +124,19 @@ class Engine(Protocol):
 
     def is_likeliest(self, row: int, token: int) -> bool: ...
 
-    def truncate(self, slot: int, num_tokens: int) -> bool:
-        """Forgets a slot's tokens from position `num_tokens` on; False when the memory cannot, and keeps them all."""
+    def is_whole(self, slot: int, num_tokens: int) -> bool:
+        """Whether a slot's sequence can be gone on with behind its first `num_tokens` tokens: all is there that what
+        follows them looks back on. A window may have left it, a recurrent state moved past it."""
         ...
 
-    def copy(self, source: int, target: int, num_tokens: int) -> None:
-        """Gives an empty slot the first `num_tokens` tokens of another one; the cells are shared, not copied."""
+    def truncate(self, slot: int, num_tokens: int) -> bool:
+        """Forgets a slot's tokens from position `num_tokens` on; False where those before it would not be whole, and
+        keeps them all."""
+        ...
+
+    def copy(self, source: int, target: int, num_tokens: int) -> bool:
+        """Gives an empty slot the first `num_tokens` tokens of another one; the cells are shared, not copied. False,
+        and the slot stays empty, where they are not whole."""
         ...
 
     def state_bytes(self, slot: int) -> int:

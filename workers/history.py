@@ -17,6 +17,7 @@ from msgspec import Struct
 from broker.messages import Message, Remembered, Turn
 from workers.engine import Vocabulary
 from workers.ledger import TOKEN_BYTES
+from workers.spoken import as_spoken, ends_with
 
 BLOCK_BYTES = 1024
 
@@ -124,15 +125,20 @@ class History:
         """The tokens of a turn's prompt; raises TurnRejected."""
         if turn.raw:
             text = turn.messages[0].content
-            return self._tokenized(Rendered(text, [(0, 0, len(text))]))
+            prompt = self._tokenized(Rendered(text, [(0, 0, len(text))]))
+            if not prompt.tokens and turn.kind == "score" and self._vocabulary.begin is not None:
+                # Nothing to score behind, of a model that begins with nothing: the token that stands for a beginning.
+                return Prompt(prompt.rendered, [self._vocabulary.begin])
+            return prompt
         known = self._known.get((client, turn.conversation))
         told = known.told if known is not None else None
         if known is None or told is None or turn.messages[: len(told.messages)] != told.messages:
             return self._tokenized(await self._renderer.render(turn.messages))
         answer = len(told.messages) - 1
         rendered = await self._renderer.render(turn.messages, exact=answer)
-        place = next((content for content in rendered.contents if content[0] == answer), None)
-        if place is None or rendered.text[: place[1]] != told.prompt_text:
+        said = told.messages[answer].content
+        place = next((place for place in rendered.contents if place[0] == answer), None)
+        if place is None or rendered.text[: place[1]] != told.prompt_text or rendered.text[place[1] : place[2]] != said:
             # The template tells history otherwise than it was told at the time.
             return self._tokenized(await self._renderer.render(turn.messages))
         rest = place[2]
@@ -149,6 +155,8 @@ class History:
         """The tokens of prompt and answer `text`, tokenised as one, and at which one the answer begins."""
         rendered = prompt.rendered
         tokens = self._vocabulary.tokenize(rendered.text + text, template_spans=rendered.template_spans(), add_bos=True)
+        if not rendered.text and tokens[:1] != prompt.tokens:
+            tokens = [*prompt.tokens, *tokens]
         shared = 0
         for one, other in zip(prompt.tokens, tokens, strict=False):
             if one != other:
@@ -158,6 +166,8 @@ class History:
 
     def remember(self, client: str, turn: Turn, prompt: Prompt, tokens: list[int], text: str) -> None:
         """Notes an answer: `tokens` are the prompt's and the answer's, `text` what the client was sent."""
+        num_prompt = len(prompt.tokens)
+        tokens = tokens[:num_prompt] + as_spoken(self._vocabulary, tokens[num_prompt:], text)
         messages = (*turn.messages, Message("assistant", text))
         told = _Told(messages, prompt.rendered.text)
         self._keep((client, turn.conversation), _Known.of(told, array("i", tokens).tobytes()))
@@ -180,6 +190,9 @@ class History:
         known = self._known.get((client, conversation))
         num_known = known.num_messages if known is not None else 0
         if len(remembered.tokens) % TOKEN_BYTES == 0 and num_known < len(remembered.messages):
+            answer = remembered.messages[-1].content
+            if not ends_with(self._vocabulary, array("i", remembered.tokens), answer):
+                return  # an older release's, which remembered stop texts too
             told = _Told(remembered.messages, remembered.prompt_text)
             self._keep((client, conversation), _Known.of(told, remembered.tokens))
 

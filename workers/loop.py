@@ -6,7 +6,6 @@ The asyncio side talks to it by `submit` and `cancel` and hears from it by event
 from __future__ import annotations
 
 import logging
-import statistics
 import threading
 import time
 from collections import deque
@@ -16,18 +15,17 @@ from dataclasses import dataclass, field, replace
 
 from broker.errors import TurnRejected
 from broker.messages import CachedIn, FinishReason, Sampling, Score, TokenLogprob
+from workers import rates
 from workers.detokenizer import Detokenizer
 from workers.engine import PENDING, Engine, EngineLost, KvCacheFull, Span, State, TokenSampler
 from workers.ledger import Found, Key, Parked, packed
 from workers.parking import Parking
-from workers.scheduler import MIN_PREFILL_TOKENS, Scheduler, Step
+from workers.scheduler import Scheduler, Step
 from workers.sequence import Sequence
-from workers.slots import Seat, Slots
+from workers.slots import Seat, Slots, common_prefix
+from workers.spoken import as_spoken
 from workers.threads import PREFILL, Threads
 
-WARM_UP_TOKENS = 64
-THREADS_SECONDS = 0.6
-"""For each number of threads that is tried at the start."""
 BATCH_EVERY = 8
 """Batch's share: of so many turns, or slots, one."""
 MIN_PARKED_TOKENS = 32
@@ -371,9 +369,12 @@ class EngineLoop:
         try:
             if not job.continuations:
                 sampler = self._engine.sampler(job.sampling, tokens, job.gbnf)
-        except TurnRejected:
+        except Exception as error:
             self._slots.release(seat.slot, tokens[:num_cached], 0, self._clock())
-            raise
+            if isinstance(error, TurnRejected):
+                raise
+            log.exception("turn failed in the engine turn=%s", job.id)
+            raise TurnRejected("internal_error", type(error).__name__, retryable=True) from None
         self._scheduler.add(sequence)
         self._running[job.id] = _Running(job, sequence, sampler, detokenizer, cached_in)
         self._events.append(Seated(job.id, num_cached, cached_in))
@@ -383,7 +384,7 @@ class EngineLoop:
         self, job: Job, tokens: list[int], wanted: list[int], num_cells: int
     ) -> tuple[Seat, CachedIn | None] | None:
         """Takes a slot that holds as much of `wanted` as there is anywhere; None when it has to wait."""
-        seat = self._slots.seat(wanted, num_cells, job.client, job.conversation)
+        seat = self._slots.seat(wanted, num_cells, job.client, job.conversation, self._engine.is_whole)
         if seat is None:
             return None
         prefix = packed(wanted) if self.parking.is_on else b""
@@ -393,12 +394,13 @@ class EngineLoop:
             self._park(index)
             self._engine.truncate(index, 0)
             self._slots.clear(index)
-        cached_in: CachedIn | None = "context" if seat.num_reused else None
+        cached_in: CachedIn | None
         restored = None if seat.num_reused else self._restore(job, prefix, seat)
         if restored is not None:
             seat, cached_in = restored
         else:
             seat = self._keep_prefix(seat, job)
+            cached_in = "context" if seat.num_reused else None
         self._slots.take(seat, tokens, num_cells, job.client, job.conversation)
         if restored is not None and self._canonical_chunk:
             self._slots[seat.slot].num_canonical = seat.num_reused
@@ -432,6 +434,7 @@ class EngineLoop:
             return False
         seat, _ = placed
         sequence.slot, sequence.num_computed = seat.slot, seat.num_reused
+        sequence.first_output = len(sequence.tokens) - 1
         self._scheduler.add(sequence)
         running.is_set_aside = False
         self._set_aside.remove(running)
@@ -440,14 +443,14 @@ class EngineLoop:
     def _keep_prefix(self, seat: Seat, job: Job) -> Seat:
         """What the seat's slot holds, or its source, down to the prefix that is reused."""
         if seat.source is not None:
-            self._engine.copy(seat.source, seat.slot, seat.num_reused)
-            return seat
+            done = self._engine.copy(seat.source, seat.slot, seat.num_reused)
+            return seat if done else replace(seat, num_reused=0, source=None)
         slot = self._slots[seat.slot]
         if slot.conversation != job.conversation and seat.num_reused < len(slot.tokens):
             self._park(seat.slot)  # another one's, of which the beginning is of use
         if self._engine.truncate(seat.slot, seat.num_reused):
             return seat
-        # A memory that cannot go back to there: all of it is computed again.
+        # What those tokens look back on is gone: all of it is computed again.
         self._engine.truncate(seat.slot, 0)
         return replace(seat, num_reused=0)
 
@@ -475,9 +478,9 @@ class EngineLoop:
             return None
         state, origin = taken
         self._engine.truncate(seat.slot, 0)
-        done = self._engine.restore(seat.slot, state)
-        if done and found.num_tokens < found.parked.num_tokens:
-            done = self._engine.truncate(seat.slot, found.num_tokens) or not self._engine.truncate(seat.slot, 0)
+        done = self._engine.restore(seat.slot, state) and self._engine.truncate(seat.slot, found.num_tokens)
+        if not done:
+            self._engine.truncate(seat.slot, 0)
         self.copy_seconds += self._clock() - started
         return (replace(seat, num_reused=found.num_tokens), origin) if done else None
 
@@ -492,6 +495,8 @@ class EngineLoop:
     def _copy_out(self, index: int) -> Export:
         slot = self._slots[index]
         if slot.is_active or len(slot.tokens) < MIN_PARKED_TOKENS:
+            return None
+        if not self._engine.is_whole(index, len(slot.tokens)):
             return None
         num_bytes = self._engine.state_bytes(index)
         if num_bytes > self.parking.max_bytes:
@@ -528,6 +533,7 @@ class EngineLoop:
         except KvCacheFull:
             self._make_room(step)
             return
+        self._scheduler.computed(step)
         num_tokens = step.num_tokens
         finished: list[tuple[_Running, FinishReason]] = []
         for sequence, span, outputs in zip(step.sequences, step.spans, rows, strict=True):
@@ -710,8 +716,24 @@ class EngineLoop:
         if self._canonical_chunk:
             num_canonical = min(sequence.num_computed, sequence.num_prompt_tokens)
             num_canonical -= num_canonical % self._canonical_chunk
+        if running.detokenizer.stopped:
+            sequence.num_computed = self._without_stop(running)
         computed = sequence.tokens[: sequence.num_computed]
         self._slots.release(sequence.slot, computed, num_canonical, self._clock())
+
+    def _without_stop(self, running: _Running) -> int:
+        """Takes the stop text, which the conversation's next prompt does not have, out of the slot where it can be
+        done: how many tokens are computed then. What only grows could not be gone on with behind it."""
+        sequence = running.sequence
+        answer = sequence.tokens[sequence.num_prompt_tokens :]
+        detokenizer, text = Detokenizer(running.job.sampling.stop), ""
+        for piece in map(self._engine.vocabulary.piece, answer):
+            text += detokenizer.add(piece)
+            if detokenizer.stopped:
+                break
+        shared = common_prefix(as_spoken(self._engine.vocabulary, answer, text), answer)
+        num_kept = min(sequence.num_computed, sequence.num_prompt_tokens + shared)
+        return num_kept if self._engine.truncate(sequence.slot, num_kept) else sequence.num_computed
 
     def _make_room(self, step: Step) -> None:
         """llama.cpp found no cells although they were counted: an idle slot goes, or else the youngest sequence."""
@@ -754,39 +776,12 @@ class EngineLoop:
 
     def measure_threads(self, candidates: Iterable[int]) -> dict[int, float]:
         """Seconds of a decode step by number of threads, the median of some each. Before `start`."""
-        seconds: dict[int, float] = {}
-        for self._engine.num_threads in candidates:
-            self._engine.truncate(0, 0)
-            self._engine.decode([Span(0, 0, tuple(range(MIN_PREFILL_TOKENS)), MIN_PREFILL_TOKENS - 1)])
-            taken: list[float] = []
-            began = self._clock()
-            while self._clock() - began < THREADS_SECONDS or len(taken) < 3:
-                at = MIN_PREFILL_TOKENS + len(taken)
-                started = self._clock()
-                self._engine.decode([Span(0, at, (1,), at)])
-                taken.append(self._clock() - started)
-            seconds[self._engine.num_threads] = statistics.median(taken)
-        self._engine.truncate(0, 0)
-        return seconds
+        return rates.by_threads(self._engine, candidates, self._clock)
 
     def warm_up(self) -> None:
         """Measures a step here, before `start`: memory is touched, the cost model has its first rates."""
-        vocabulary_size = WARM_UP_TOKENS
-        tokens = tuple(range(vocabulary_size))
-        num_tokens = min(len(tokens), self._engine.max_batch_tokens, self._engine.max_sequence_tokens - 2)
-        costs = self._scheduler.costs
-        for _ in range(2):
-            self._engine.truncate(0, 0)
-            started = self._clock()
-            self._engine.decode([Span(0, 0, tokens[:num_tokens], num_tokens - 1)])
-            middle = self._clock()
-            first = self._engine.state_bytes(0)
-            self._engine.decode([Span(0, num_tokens, tokens[:1], 0)])
-            finished = self._clock()
-            each = self._engine.state_bytes(0) - first
-            self._state_bytes = (first - each * num_tokens, each)
-            # The second round counts: the first pays for the memory's first touch.
-            costs.prefill_seconds_per_token = max(middle - started, 1e-6) / num_tokens
-            costs.decode_seconds[1] = max(finished - middle, 1e-6)
-        self._engine.truncate(0, 0)
+        found = rates.of_a_step(self._engine, self._clock)
+        self._state_bytes = (found.state_bytes, found.state_bytes_per_token)
+        self._scheduler.costs.prefill_seconds_per_token = found.prefill_seconds_per_token
+        self._scheduler.costs.decode_seconds[1] = found.decode_seconds
         self.state = self._glimpse()

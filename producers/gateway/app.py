@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from broker import points, subjects
 from broker.client import Answer, Client
-from broker.discovery import WorkerInfo, find_workers
+from broker.discovery import WorkerInfo, departures, find_workers
 from broker.errors import (
     InvalidMessage,
     InvalidName,
@@ -35,6 +35,7 @@ from broker.errors import (
 from broker.messages import Done, Priority
 from broker.recorder import Recorder
 from broker.replies import last_stored
+from producers.elsewhere import Elsewhere
 from producers.gateway.answering import ClientGone, Stream, Told, beside_client, cancelled_unless_ended, collect
 from producers.gateway.dialect import (
     ApiError,
@@ -48,14 +49,13 @@ from producers.gateway.dialect import (
 )
 from producers.gateway.keys import Account, Keys
 from producers.gateway.openapi import document
-from producers.routing import AUTO, Decision, Routes, choose
+from producers.gateway.seen import Seen
+from producers.routing import AUTO, Decision, Needs, Routes, choose
 
 MAX_BODY_BYTES = 1024 * 1024
 """What the queue takes, its own fields aside."""
 BODY_SECONDS = 30.0
 REFRESH_SECONDS = 1.0
-STALE_SECONDS = 10.0
-"""A worker that has not answered for so long is not there; a busy board's answers come late."""
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = ("index.html", "app.js", "style.css")
 SECURITY = {
@@ -87,7 +87,7 @@ class Gateway:
         self._routes = routes
         self._node = node
         self._version = version
-        self._workers: dict[str, tuple[WorkerInfo, float]] = {}
+        self._seen = Seen()
         self._clients: dict[str, Client] = {}
         self._recorder = Recorder(nc, node, max_buffered=5000)
         self._looked = asyncio.Event()
@@ -112,20 +112,20 @@ class Gateway:
 
     async def look(self) -> None:
         """Keeps what is known of the workers, and sends what was measured, until it is cancelled."""
-        while True:
-            with contextlib.suppress(nats.errors.Error, ServerError):
-                now = time.monotonic()
-                self._workers |= {one.worker: (one, now) for one in await find_workers(self._nc)}
-            self._workers = {
-                name: found for name, found in self._workers.items() if time.monotonic() - found[1] < STALE_SECONDS
-            }
-            self._looked.set()
-            await self._recorder.flush()
-            await asyncio.sleep(REFRESH_SECONDS)
+        async with departures(self._nc, self._seen.leave):
+            while True:
+                found: list[WorkerInfo] = []
+                asked_at = time.monotonic()
+                with contextlib.suppress(nats.errors.Error, ServerError):
+                    found = await find_workers(self._nc)
+                self._seen.note(found, asked_at)
+                self._looked.set()
+                await self._recorder.flush()
+                await asyncio.sleep(REFRESH_SECONDS)
 
     @property
     def workers(self) -> list[WorkerInfo]:
-        return [one for one, _ in self._workers.values()]
+        return self._seen.workers
 
     # --- Turns ---
 
@@ -151,8 +151,11 @@ class Gateway:
     ) -> None:
         if not self._nc.is_connected:
             raise _unavailable(ServerError("the gateway is not connected to NATS just now"))
-        decision = await self._route(wanted.model)
+        needs = _needs(request, wanted)
+        decision = await self._route(wanted.model, needs)
         answer = self._answer(self._client(account), request, wanted, decision)
+        if decision.policy is not None:
+            answer = Elsewhere(answer, decision, lambda tried: self._choose(wanted.model, needs, tried))
         is_detached = request.headers.get("turnpike-detached") == "1"
         account.begin(time.monotonic())
         num_tokens = 0
@@ -160,16 +163,18 @@ class Gateway:
             async with cancelled_unless_ended(answer, is_detached=is_detached):
                 await _published(answer)
                 dialect = Dialect(answer.turn.id, decision.model, isinstance(wanted, ChatRequest))
-                headers = _headers(answer, decision, wanted)
                 if wanted.stream:
                     told = Told(
                         usage=bool(wanted.stream_options and wanted.stream_options.include_usage),
                         details=self._details if request.headers.get("turnpike-details") == "1" else None,
                     )
-                    await Stream(answer, dialect, told, headers).run(receive, send)
+                    await Stream(answer, dialect, told, lambda: _headers(answer, decision, wanted)).run(receive, send)
                 else:
                     done, logprobs = await beside_client(collect(answer), receive)
+                    if isinstance(answer, Elsewhere):
+                        dialect.id, dialect.model = answer.turn.id, answer.decision.model
                     dialect.fingerprint = answer.started.model if answer.started is not None else None
+                    headers = _headers(answer, decision, wanted)
                     await _json(dialect.whole(done, logprobs), headers)(request.scope, receive, send)
         finally:
             if isinstance(answer.end, Done):
@@ -177,14 +182,18 @@ class Gateway:
                 num_tokens = usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
             account.end(num_tokens, time.monotonic())
 
-    async def _route(self, wanted: str) -> Decision:
+    async def _route(self, wanted: str, needs: Needs) -> Decision:
         await self._looked.wait()
         try:
-            decision = choose(self._routes, wanted, self.workers)
+            return self._choose(wanted, needs)
         except UnservedModel as error:
             raise ApiError(
                 503, f"no worker for {wanted!r}: {error}", kind="server_error", code="no_worker", retry_after=5.0
             ) from None
+
+    def _choose(self, wanted: str, needs: Needs, without: Collection[str] = ()) -> Decision:
+        """Raises UnservedModel."""
+        decision = choose(self._routes, wanted, self.workers, needs, without=without)
         if decision.policy is not None:
             fields: dict[str, float | int | bool | str | None] = {"reason": decision.reason}
             tags = {"node": self._node, "policy": decision.policy, "model": decision.model}
@@ -213,8 +222,7 @@ class Gateway:
         done = answer.done
         found: dict[str, Any] = {"worker": done.worker, "timings": msgspec.to_builtins(done.timings)}
         found["usage"] = msgspec.to_builtins(done.usage)
-        if known := self._workers.get(done.worker):
-            worker = known[0]
+        if worker := self._seen.get(done.worker):
             found |= {"node": worker.node, "celsius": worker.load.celsius, "is_throttled": worker.load.is_throttled}
         return found
 
@@ -274,7 +282,8 @@ class Gateway:
     def _listed(self) -> dict[str, dict[str, Any]]:
         """Models and policies, by what a request calls them."""
         listed: dict[str, dict[str, Any]] = {}
-        for worker in sorted(self.workers, key=lambda one: (one.model, one.load.expected_wait_seconds)):
+        serving = [one for one in self.workers if one.is_serving]
+        for worker in sorted(serving, key=lambda one: (one.model, one.load.expected_wait_seconds)):
             seen = listed.setdefault(
                 worker.model,
                 {
@@ -300,7 +309,7 @@ class Gateway:
     async def _ready(self, request: HttpRequest) -> Response:
         if not self._nc.is_connected:
             return _json({"status": "not connected to NATS"}, status=503)
-        return _json({"status": "ready", "workers": len(self.workers)})
+        return _json({"status": "ready", "workers": sum(one.is_serving for one in self.workers)})
 
     async def _openapi(self, request: HttpRequest) -> Response:
         return _json(document(self._version, keys_are_wanted=self._keys.are_wanted))
@@ -389,7 +398,17 @@ def _deadline(header: str | None) -> float | None:
     return time.time() + seconds
 
 
+def _needs(request: HttpRequest, wanted: Request) -> Needs:
+    return Needs.of(
+        wanted.history,
+        raw=isinstance(wanted, CompletionRequest),
+        priority=_priority(request.headers.get("turnpike-priority")),
+        conversation=conversation_of(wanted, request.headers.get("turnpike-conversation")),
+    )
+
+
 def _headers(answer: Answer, decision: Decision, wanted: Request) -> list[tuple[bytes, bytes]]:
+    decision = answer.decision if isinstance(answer, Elsewhere) else decision
     found = {
         "turnpike-turn": answer.turn.id,
         "turnpike-conversation": answer.turn.conversation,

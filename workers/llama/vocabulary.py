@@ -32,6 +32,7 @@ class LlamaVocabulary:
         self.num_tokens = lib.llama_vocab_n_tokens(self._vocab)
         self.bos = lib.llama_vocab_bos(self._vocab)
         self.eos = lib.llama_vocab_eos(self._vocab)
+        self.begin = next((token for token in (self.bos, self.eos) if token >= 0), None)
         self.adds_bos = bool(lib.llama_vocab_get_add_bos(self._vocab))
 
     @property
@@ -92,8 +93,9 @@ class LlamaVocabulary:
         without it the text goes on from what came before.
         """
         found = list(self._pattern.finditer(text))
-        own = [match for match in found if any(a <= match.start() and match.end() <= b for a, b in template_spans)]
-        if len(own) == len(found):
+        # Span by span: a word that begins in a content must not take the first characters of the template's next one.
+        own = [match for a, b in template_spans for match in self._pattern.finditer(text, a, b)]
+        if [match.span() for match in own] == [match.span() for match in found]:
             begins_plain = not add_bos and not (own and own[0].start() == 0)
             tokens = self._continued(text, parse_special=True) if begins_plain else self._raw(text, parse_special=True)
         else:
