@@ -190,6 +190,6 @@ class FakeRenderer:
 
 
 class NoGrammars:
-    async def gbnf(self, sampling: Sampling) -> str | None:
+    async def gbnf(self, sampling: Sampling, client: str = "") -> str | None:
         await asyncio.sleep(0)
         return sampling.grammar

@@ -166,6 +166,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             template=model.chat_template,
             bos_token=vocabulary.text(vocabulary.bos),
             eos_token=vocabulary.text(vocabulary.eos),
+            followers=vocabulary.followers,
         )
         history = History(jail, vocabulary)
         layout = _layout(config, model.fingerprint)

@@ -75,7 +75,7 @@ _NO_SHAPE = Shape()
 class GrammarCompiler(Protocol):
     """Checks a turn's grammar and returns it as GBNF. The jail does."""
 
-    async def gbnf(self, sampling: Sampling) -> str | None: ...
+    async def gbnf(self, sampling: Sampling, client: str = "") -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -516,7 +516,7 @@ class Worker:
             max_tokens=max(max_tokens, 1),
             is_batch=work.address.priority == "batch",
             sampling=turn.sampling,
-            gbnf=await self._grammars.gbnf(turn.sampling),
+            gbnf=await self._grammars.gbnf(turn.sampling, client),
             continuations=tuple(continuations),
         )
         return job, prompt

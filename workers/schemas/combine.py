@@ -105,7 +105,7 @@ class Schema:
 
     def key(self, parts: Parts) -> str:
         """The same for the same schemas."""
-        return "\0".join(sorted({part.path for part in self._drawn(parts)}))
+        return "\0".join(sorted({f"#{part.path}" for part in self._drawn(parts)}))
 
     def _drawn(self, parts: Parts) -> Parts:
         """With all that references and `allOf` add, each once."""

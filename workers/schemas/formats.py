@@ -13,7 +13,10 @@ _HOST = f"{_LABEL}(?:\\.{_LABEL}){{0,4}}"
 _BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _HEX = "[0-9a-f]"
 _URI_PART = "[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-F]{2}"
-_URI = f"[a-z][a-z0-9+.-]{{0,19}}://{_HOST}(?::[1-9][0-9]{{0,3}})?(?:/(?:{_URI_PART})*)*(?:\\?(?:{_URI_PART}|[/?])*)?(?:#(?:{_URI_PART}|[/?])*)?"
+_URI = (  # of at most 2,000 characters
+    f"[a-z][a-z0-9+.-]{{0,19}}://{_HOST}(?::[1-9][0-9]{{0,3}})?(?:/(?:{_URI_PART}){{0,40}}){{0,10}}"
+    f"(?:\\?(?:{_URI_PART}|[/?]){{0,80}})?(?:#(?:{_URI_PART}|[/?]){{0,40}})?"
+)
 _COUNT = "[0-9]{1,9}"
 _DURATION_TIME = f"T(?:{_COUNT}H(?:{_COUNT}M(?:{_COUNT}S)?)?|{_COUNT}M(?:{_COUNT}S)?|{_COUNT}S)"
 _DURATION_DATE = f"(?:{_COUNT}D|{_COUNT}M(?:{_COUNT}D)?|{_COUNT}Y(?:{_COUNT}M(?:{_COUNT}D)?)?)"

@@ -384,5 +384,8 @@ def _in_json(ranges: Ranges, rules: Rules) -> str:
         for code in range(low, high + 1)
         if any(a <= code <= b for a, b in ranges) and (code in _SHORT or not is_large)
     ]
-    parts += [literal(_json_character(code)) for code in escaped]
-    return parts[0] if len(parts) == 1 else rules.add("chars", " | ".join(parts))
+    if short := "".join(sorted(_SHORT[code] for code in escaped if code in _SHORT)):
+        letters = tuple((ord(letter), ord(letter)) for letter in short)
+        parts.append(f"{literal(chr(0x5C))} {character_class(letters)}")
+    parts += [literal(_json_character(code)) for code in escaped if code not in _SHORT]
+    return parts[0] if len(parts) == 1 and plain else rules.add("chars", " | ".join(parts))
