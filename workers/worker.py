@@ -495,7 +495,7 @@ class Worker:
         turn, client = work.turn, work.address.client
         prompt = await self._prompt(work)
         limit = self._loop.engine.max_sequence_tokens
-        if not prompt.tokens:
+        if not prompt.tokens and not turn.continuations:
             raise TurnRejected("empty_prompt", "messages: the prompt has no tokens, and the model adds none of its own")
         continuations = []
         for text in turn.continuations:
@@ -504,7 +504,10 @@ class Worker:
                 raise TurnRejected(
                     "prompt_too_long", f"continuations: {len(tokens)} tokens, and the context holds {limit}"
                 )
-            continuations.append((tuple(tokens), begin))
+            if not tokens:
+                raise TurnRejected("empty_prompt", "continuations: nothing is to be scored, and nothing stands before it")
+            # With nothing in front of it a first token has no probability: those behind it are scored.
+            continuations.append((tuple(tokens), max(begin, 1)))
         max_tokens = min(turn.sampling.max_tokens, limit - len(prompt.tokens))
         if continuations:
             max_tokens = max(len(tokens) for tokens, _ in continuations) - len(prompt.tokens)
