@@ -333,7 +333,7 @@ class Worker:
 
     async def _on_node(self, message: Msg) -> None:
         with contextlib.suppress(InvalidMessage):
-            self._node = codec.decode(message.data, NodeState, message.headers)
+            self._node = codec.decode(message.data, NodeState, message.headers, optional=NodeState.__struct_fields__)
             self._loop.watts, self._node_at = self._node.watts, time.perf_counter()
 
     # --- One turn ---
