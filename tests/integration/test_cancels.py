@@ -46,11 +46,13 @@ async def num_queued(nc: NatsConnection) -> int:
     return found
 
 
-async def until_cancelled(client: Client) -> None:
-    """Returns once a worker has carried out the client's cancels up to now: those of one client go in their order."""
+async def until_carried_out(running: Running, client: Client) -> None:
+    """Returns once the worker has carried out the client's cancels up to now, the last one among them."""
     last = (await queue_up(client, 1, "last"))[0]
     await client.cancel(turn=last.turn.id)
     assert (await asyncio.wait_for(last, 10)).finish_reason == "cancelled"
+    while running.worker._cancels._queued.num_clients:
+        await client.nc.flush()
 
 
 async def test_refused_publishes_cost_the_workers_nothing_to_speak_of(
@@ -85,8 +87,7 @@ async def test_what_was_looked_through_once_is_not_fetched_again(
             before = running.nc.stats["out_msgs"]
             await asyncio.gather(*(client.cancel(conversation=name) for name in ("mine", "another", "third")))
             assert (await asyncio.wait_for(mine[0], 10)).finish_reason == "cancelled"
-            while running.worker._cancels._queued.num_clients:
-                await client.nc.flush()
+            await until_carried_out(running, client)
             costs.append(running.nc.stats["out_msgs"] - before)
         assert costs[0] > 50
         assert max(costs[1:]) < 40
@@ -106,7 +107,7 @@ async def test_a_cancel_that_names_anothers_sequence_deletes_nothing_of_theirs(
         mallory = Client.on(operator, "mallory")
         cancel = Cancel(sequence=victim._sequence, model="m", sent_at=time.time())
         await mallory._publish_cancel(subjects.cancel_turn("mallory", new_id()), cancel)
-        await until_cancelled(mallory)
+        await until_carried_out(running, mallory)
         assert await num_queued(operator) == 2
         running.engine.gate.set()
         assert (await asyncio.wait_for(victim, 10)).text == "echo turn 0"
