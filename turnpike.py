@@ -993,6 +993,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _influx_flags(sidecar)
     sidecar.add_argument("--node", help="default: the host's name, as its workers have it")
+    sidecar.add_argument("--health-port", type=int, help="answer GET /live and /ready there, for probes (none)")
     sidecar.add_argument("--sample-seconds", type=float, help="how often (default 1)")
     sidecar.add_argument("--root", help="where /proc and /sys are found (default /)")
     sidecar.add_argument("--vcgencmd", help="the Raspberry Pi's firmware command (default vcgencmd)")

@@ -20,6 +20,7 @@
     │   ├── PayloadTooLarge       over the server's max_payload, headers counted
     │   ├── Duplicate             its id was used before; DuplicateTurn: a turn's id
     │   └── NotAcknowledged       no acknowledgement came in time: it may or may not be stored
+    ├── OtherFile                 a worker of a model that others serve from another file
     ├── ReplayUnavailable         no worker answers a reader that missed something
     ├── TurnFailed                the turn ended as `failed`; `.failed` says why
     ├── CatalogueError            a catalogue or lock file that cannot be read
@@ -90,9 +91,11 @@ class ServerUnavailable(ServerError):
 
 
 class ConnectionLost(ServerError):
+    """`reason` is a sentence of its own."""
+
     def __init__(self, reason: str) -> None:
         self.reason = reason
-        super().__init__(f"the connection to NATS is closed for good: {reason}")
+        super().__init__(reason)
 
 
 class Refused(ServerUnavailable):
@@ -116,6 +119,20 @@ class NotReady(ServerError):
     def __init__(self, missing: str) -> None:
         self.missing = missing
         super().__init__(f"{missing} does not exist on this server: run `turnpike broker ensure --model MODEL`")
+
+
+class OtherFile(TurnpikeError):
+    """A worker that would serve a model from another file than those that serve it."""
+
+    def __init__(self, model: str, worker: str, node: str) -> None:
+        self.model = model
+        self.worker = worker
+        self.node = node
+        super().__init__(
+            f"model {model!r} is served by {worker} on {node} from another file: turns would be answered by either. "
+            "Give this one another name (--model), stop the others first, "
+            "or change the file worker by worker with --allow-other-file"
+        )
 
 
 class PublishError(TurnpikeError):

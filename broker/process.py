@@ -12,7 +12,10 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import nats.errors
+
 from broker.errors import SettingsError, TurnpikeError
+from broker.sparing_log import Sparing
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -35,6 +38,7 @@ def set_up_logging(level: str = "INFO") -> None:
         force=True,
     )
     for handler in logging.getLogger().handlers:
+        handler.addFilter(Sparing())
         handler.addFilter(_is_wanted)
     # nats-py logs what we log ourselves, with tracebacks; uvicorn under a name that reads as an error.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
@@ -90,6 +94,9 @@ def run(main: Callable[[asyncio.Event], Awaitable[int | None]]) -> int:
     except* TurnpikeError as group:
         report(group)
         code = EXIT_USAGE if group.subgroup(SettingsError) else EXIT_ERROR
+    except* nats.errors.Error as group:
+        # What was under way when the connection was lost, or a server that does not answer: no fault of the code's.
+        report(group)
     except* BrokenPipeError:
         code = EXIT_ERROR  # who read our output has seen enough
     except* OSError as group:
@@ -112,7 +119,7 @@ def report(error: BaseException) -> None:
         where = f"{error.filename}: " if error.filename is not None else ""
         print(f"turnpike: {where}{error.strerror or error or type(error).__name__}", file=sys.stderr)  # noqa: T201
     else:
-        print(f"turnpike: {error}", file=sys.stderr)  # noqa: T201
+        print(f"turnpike: {str(error) or type(error).__name__}", file=sys.stderr)  # noqa: T201
 
 
 async def spawn(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,8 +17,28 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.subscription import Subscription
 
 from broker import codec, publishing, subjects, topology
-from broker.errors import ConnectionLost, Fenced, NoStream, NotAcknowledged, NotStored, PublishError, ServerError
-from broker.messages import Chunk, End, Failed, HandedBack, Reply, Started, TokenLogprob
+from broker.errors import (
+    ConnectionLost,
+    Fenced,
+    InvalidMessage,
+    NoStream,
+    NotAcknowledged,
+    NotStored,
+    PublishError,
+    ServerError,
+)
+from broker.messages import (
+    NOT_UNDERSTOOD,
+    Chunk,
+    Done,
+    End,
+    Failed,
+    HandedBack,
+    Other,
+    Reply,
+    Started,
+    TokenLogprob,
+)
 from broker.subjects import TurnAddress
 
 FENCE = "Nats-Expected-Last-Subject-Sequence"
@@ -56,7 +77,7 @@ class Stored(Struct, frozen=True):
 class StoredReply:
     """A message of a turn's reply as REPLIES holds it."""
 
-    reply: Reply
+    reply: Reply | Other
     sequence: int
     payload: bytes
 
@@ -86,12 +107,26 @@ async def _direct_get(nc: NatsConnection, where: str, request: bytes, what: str)
 
 
 async def read_end(nc: NatsConnection, client: str, turn: str) -> End | None:
-    """The end of a turn, or None while it has none."""
+    """The end of a turn, or None while it has none. One that is not understood is a failure that says so."""
     stored = await last_stored(nc, subjects.ENDS, subjects.end(client, turn))
-    if stored is None:
-        return None
-    end: End = codec.decode(stored.payload, End, stored.headers)
-    return end
+    return None if stored is None else understood_end(stored.payload, stored.headers)
+
+
+def understood_end(payload: bytes, headers: Mapping[str, str] | None) -> End:
+    """The end in a payload; a failure that says so where it is not understood."""
+    try:
+        found = codec.decode_reply(payload, headers)
+    except InvalidMessage as error:
+        return not_understood(error)
+    if isinstance(found, Done | Failed):
+        return found
+    kind = found.type[:64] if isinstance(found, Other) else type(found).__name__
+    return not_understood(f"an end of the kind {kind!r}")
+
+
+def not_understood(what: object) -> Failed:
+    """What an answer of a later release ends as for a reader of this one."""
+    return Failed(NOT_UNDERSTOOD, f"the turn is answered by another release, and its answer is not understood: {what}")
 
 
 async def read_stored(
@@ -135,10 +170,26 @@ async def _next_of_batch(subscription: Subscription, found: list[Stored]) -> str
 
 async def read_replies(nc: NatsConnection, client: str, turn: str) -> list[StoredReply]:
     """All that is stored of a turn's reply, in order. A worker's right; raises ServerError."""
-    return [
-        StoredReply(codec.decode(one.payload, Reply, one.headers), one.sequence, one.payload)
-        for one in await read_stored(nc, subjects.REPLIES, subjects.reply(client, turn))
-    ]
+    found: list[StoredReply] = []
+    for one in await read_stored(nc, subjects.REPLIES, subjects.reply(client, turn)):
+        before = found[-1].reply if found else None
+        found.append(StoredReply(_understood(one, before), one.sequence, one.payload))
+    return found
+
+
+def _understood(stored: Stored, before: Reply | Other | None) -> Reply | Other:
+    """A stored message of a reply; one of another release keeps its place, or gets that behind the one before."""
+    try:
+        found = codec.decode_reply(stored.payload, stored.headers)
+    except InvalidMessage as error:
+        log.warning("reply not understood sequence=%d error=%s", stored.sequence, error)
+        known = codec.place_of(stored.payload, stored.headers)
+        next_place = (before.index + 1, before.attempt) if before is not None else (0, 0)
+        return Other("", *(known or next_place))
+    if isinstance(found, Done | Failed):
+        next_index = before.index + 1 if before is not None else 0
+        return Other("", next_index, found.attempt)
+    return found
 
 
 class ReplyWriter:
@@ -236,8 +287,13 @@ class ReplyWriter:
         return await write_end(self._nc, self._address, end)
 
 
-def _is_whole(attempt: list[Reply], model: str) -> bool:
-    """Whether a worker with this model can go on with what is stored of an attempt."""
+def _is_whole(attempt: list[Reply | Other], model: str) -> bool:
+    """Whether a worker with this model can go on with what is stored of an attempt.
+
+    Not behind a start or a chunk that is not understood; a kind that a later release added has no tokens.
+    """
+    if any(isinstance(reply, Other) and (not reply.type or codec.is_known_reply(reply.type)) for reply in attempt):
+        return False
     starts = [reply for reply in attempt if isinstance(reply, Started)]
     indices = [reply.index for reply in attempt]
     num_tokens = 0
@@ -290,7 +346,7 @@ def _fitting(nc: NatsConnection, end: End) -> bytes:
 async def _wait_to_retry(nc: NatsConnection, what: str, turn: str, error: PublishError) -> None:
     """Raises ConnectionLost where no retry could help."""
     if nc.is_closed:
-        raise ConnectionLost(str(error)) from None
+        raise ConnectionLost(f"the connection to NATS is closed: {error}") from None
     log.warning("%s not stored turn=%s error=%s", what, turn, error)
     await asyncio.sleep(RETRY_SECONDS)
 

@@ -40,7 +40,11 @@ async def served_by(nc: NatsConnection, model: str) -> list[WorkerInfo]:
     if not await is_served(nc, model):
         return []
     for seconds in (QUICK_SECONDS, PATIENT_SECONDS):
-        if found := [one for one in await discovery.find_workers(nc, seconds) if one.model == model]:
+        if found := [
+            one
+            for one in await discovery.find_workers(nc, seconds)
+            if one.model == model and one.load.state != discovery.DRAINING
+        ]:
             return found
     return []
 
@@ -79,9 +83,10 @@ async def _answers(nc: NatsConnection, model: str, seconds: float) -> bool:
 
 
 def _model_of(answer: bytes) -> str | None:
-    """None for what is no worker's answer."""
+    """None for what is no worker's answer, and for a worker that drains."""
     try:
-        model = json.loads(answer)["metadata"]["model"]
-    except (ValueError, LookupError, TypeError):
+        metadata = json.loads(answer)["metadata"]
+        model, state = metadata["model"], metadata.get("state")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
-    return model if isinstance(model, str) else None
+    return model if isinstance(model, str) and state != discovery.DRAINING else None

@@ -120,6 +120,15 @@ class CancelAddress:
     conversation: str | None = None
 
 
+def cancel(address: CancelAddress) -> str:
+    """The subject of a cancel."""
+    if address.turn is not None:
+        return cancel_turn(address.client, address.turn)
+    if address.conversation is not None:
+        return cancel_conversation(address.client, address.conversation)
+    return cancel_all(address.client)
+
+
 def parse_cancel(subject: str) -> CancelAddress:
     """The parts of a cancel's subject; raises InvalidName."""
     match subject.split("."):
@@ -145,6 +154,15 @@ def dead_rest(model: str) -> str:
 def queue(model: str, priority: str) -> str:
     """Where workers tell how far their consumer has come."""
     return f"queue.{token(model, 'model')}.{priority}"
+
+
+LEAVING = "queue.*.leaving"
+"""What those listen to who remember workers."""
+
+
+def leaving(model: str) -> str:
+    """Where a model's workers tell that they take no more turns."""
+    return f"queue.{token(model, 'model')}.leaving"
 
 
 def telemetry(node: str) -> str:

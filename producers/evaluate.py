@@ -25,12 +25,15 @@ from rich.table import Table
 
 from broker.client import Client
 from broker.connection import Address
+from broker.discovery import RAW, SCORE
 from broker.errors import TurnpikeError
 from broker.locks import Lock
 from broker.messages import Message, Score
 from producers.ask import resolve
+from producers.routing import Needs
 from producers.settings import EvalSettings
 
+RAW_SCORES = Needs(can=frozenset({RAW, SCORE}))
 MIN_TRAILING_TOKENS = 3
 """llama.cpp's k_min_trailing_ctx."""
 
@@ -294,7 +297,7 @@ async def run_and_show(address: Address, options: EvalSettings, stop: asyncio.Ev
     out = Path(options.out).expanduser() if options.out is not None else None
     console = Console(stderr=True)
     async with Client(address) as client:
-        model = await resolve(client, options.model)
+        model = await resolve(client, options.model, needs=RAW_SCORES)
         found = accuracies(await run_on(client, model, items, out, stop, options.concurrency, console.print))
     if as_json:
         sys.stdout.write(msgspec.json.encode({"model": model, "path": path.name, "accuracies": found}).decode() + "\n")

@@ -32,9 +32,10 @@ from broker.messages import new_id
 from broker.process import EXIT_INTERRUPTED
 from producers import arrivals, records, sweep
 from producers.ask import resolve
-from producers.datasets import SHIPPED, Conversation, load_conversations
+from producers.datasets import SHIPPED, Conversation, DatasetError, load_conversations
 from producers.generator import Generator, OnChunk, Progress
 from producers.records import Bounds, Continued, Ended, Header, Recording, Summary, TurnRecord, summarize
+from producers.rows import summary
 from producers.settings import LoadSettings
 from producers.terminal import causes, folding
 
@@ -142,15 +143,21 @@ class Selection:
     conversations: list[Conversation]
     num_found: int
     path: Path
+    left_out: tuple[DatasetError, ...] = ()
+    """Rows of the file that cannot be read."""
 
 
 def select(options: LoadSettings) -> Selection:
     """The run's conversations, in an order drawn from the seed. Raises TurnpikeError."""
-    path = source(options)
-    found = load_conversations(path, min_turns=options.min_turns, unit=options.turns, language=options.language)
+    named = source(options)
+    left_out: list[DatasetError] = []
+    found = load_conversations(
+        named, min_turns=options.min_turns, unit=options.turns, language=options.language, left_out=left_out
+    )
     chosen = list(found)
     random.Random(options.seed).shuffle(chosen)
-    return Selection(chosen[: options.num_conversations], len(found), Path(path or SHIPPED).expanduser())
+    path = Path(named or SHIPPED).expanduser()
+    return Selection(chosen[: options.num_conversations], len(found), path, tuple(left_out))
 
 
 # --- The record's header ---------------------------------------------------------------------------------------------
@@ -186,6 +193,7 @@ def _dataset_facts(options: LoadSettings, selection: Selection) -> dict[str, Any
         "language": options.language,
         "rule": f"one best-ranked thread a tree, at least {options.min_turns} {options.turns}",
         "num_found": selection.num_found,
+        "num_left_out": len(selection.left_out),
         "num_chosen": len(selection.conversations),
         "seed": options.seed,
         "chosen_sha256": hashlib.sha256(names.encode()).hexdigest(),
@@ -207,6 +215,8 @@ async def run_and_show(address: Address, options: LoadSettings, stop: asyncio.Ev
     console.print(
         f"{selection.num_found} conversations of at least {options.min_turns} {options.turns} found; {num_run} run"
     )
+    if selection.left_out:
+        console.print(summary(selection.left_out), markup=False, highlight=False)
     if not num_run:
         return 1
     if num_run < options.num_conversations:

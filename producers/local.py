@@ -84,7 +84,7 @@ class LocalSystem:
     async def until_served(self) -> None:
         """Returns when the worker answers; TimeoutError after START_SECONDS."""
         async with asyncio.timeout(START_SECONDS):
-            while not any(found.worker == WORKER_NAME for found in await self.client.workers()):
+            while not any(found.worker == WORKER_NAME and found.is_serving for found in await self.client.workers()):
                 pass
 
 

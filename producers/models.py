@@ -40,9 +40,9 @@ LargestContext = Callable[[Entry], int]
 """The largest context of a model that fits this machine, in tokens; 0 where none does."""
 
 
-def _lock_of(options: ModelSettings, *, may_be_missing: bool = False) -> dict[str, Locked]:
+def _lock_of(options: ModelSettings, *, may_be_missing: bool = False, to_write: bool = False) -> dict[str, Locked]:
     path = Path(options.lock_file)
-    return {} if may_be_missing and not path.exists() else read_lock(path)
+    return {} if may_be_missing and not path.exists() else read_lock(path, to_write=to_write)
 
 
 def _chosen(options: ModelSettings, names: list[str]) -> dict[str, Locked]:
@@ -94,7 +94,7 @@ def lock_models(
     path = Path(options.lock_file)
     # From before it is read until it is written: two at once would leave the names of one of them.
     with Lock.of(path, "the lock file", wait_seconds=LOCK_SECONDS):
-        locked = _lock_of(options, may_be_missing=True)
+        locked = _lock_of(options, may_be_missing=True, to_write=True)
         _lock_names(path, locked, names, revision=revision, repository=repository, file=file)
     return 0
 

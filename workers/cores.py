@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -109,8 +110,9 @@ def measured_alone(
 ) -> tuple[dict[int, float], str]:
     """Seconds of a step by number of threads, kept in `path` from an earlier start or measured now; and words for
     which of the two."""
-    if (known := _kept(path).get(key)) is not None:
-        return known, "at an earlier start"
+    with contextlib.suppress(msgspec.ValidationError):
+        if known := msgspec.convert(_kept(path).get(key), dict[int, float], strict=False):
+            return known, "at an earlier start"
     before = usage()
     seconds = measure(candidates(num_cores()))
     others = usage().others_since(before)
@@ -124,9 +126,8 @@ def measured_alone(
     return seconds, "now"
 
 
-def _kept(path: Path) -> dict[str, dict[int, float]]:
-    """What was measured at earlier starts; nothing where it cannot be read."""
+def _kept(path: Path) -> dict[str, Any]:
+    """What was measured at earlier starts, also by other releases, in whose words; nothing where it cannot be read."""
     with contextlib.suppress(OSError, msgspec.DecodeError):
-        found = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[int, float]])
-        return {key: seconds for key, seconds in found.items() if seconds}
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     return {}

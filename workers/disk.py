@@ -140,7 +140,9 @@ class Disk:
         try:
             return codec.decode(content, Remembered)
         except InvalidMessage as error:
-            raise ValueError(f"what is remembered with it cannot be read: {error}") from None
+            # Whole, but of another release: the state is of use without it.
+            log.warning("what is remembered is not understood file=%s error=%s", path.name, error)
+            return None
 
     def _header(self, text: bytes) -> Header:
         try:

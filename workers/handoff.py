@@ -44,6 +44,7 @@ from workers.engine import State
 from workers.history import History
 from workers.ledger import TOKEN_BYTES, Key, Parked, checksum, common_tokens
 from workers.loop import MIN_PARKED_TOKENS, EngineLoop
+from workers.watching import guarded
 
 WINDOW = 8
 """Parts that are asked for at once."""
@@ -154,12 +155,13 @@ class Handoff:
         if self.is_on:
             self._group = group
             self._subscription = await self._nc.subscribe(subjects.kv(self._worker), cb=self._on_request)
-            group.create_task(self._announce_parked(self._loop.parking.keys()))
+            group.create_task(guarded("the directory", self._announce_parked(self._loop.parking.keys())))
 
     async def stop(self) -> None:
         """Gives nothing more; who reads just now computes instead."""
         if self._subscription is not None:
-            await self._subscription.unsubscribe()
+            with contextlib.suppress(nats.errors.Error):
+                await self._subscription.unsubscribe()
         self._group = None
         self._transfers.clear()
 
@@ -315,7 +317,8 @@ class Handoff:
     async def _ask[T: Opened | StatePart](self, worker: str, request: FetchRequest, timeout: float, kind: type[T]) -> T:
         try:
             answer = await self._nc.request(subjects.kv(worker), codec.encode(request), timeout=timeout)
-            found = codec.decode(answer.data, kind | FetchRefused, answer.headers)
+            # What a later release remembers may be of messages that are not ours: the state is of use all the same.
+            found = codec.decode(answer.data, kind | FetchRefused, answer.headers, optional=("remembered",))
         except (nats.errors.Error, TimeoutError) as error:
             raise TransferFailed(f"the peer does not answer: {str(error) or type(error).__name__}") from None
         except InvalidMessage as error:
@@ -332,14 +335,16 @@ class Handoff:
             request = codec.decode(message.data, FetchRequest, message.headers)
         except InvalidMessage as error:
             log.warning("fetch request not understood error=%s", error)
+            with contextlib.suppress(nats.errors.Error):  # so that nobody waits for it
+                await message.respond(codec.encode(FetchRefused("not_understood")))
             return
         if self._group is None:
             return
         match request:
             case FetchOpen():
-                self._group.create_task(self._answer_open(message, request))
+                self._group.create_task(guarded("giving a state", self._answer_open(message, request)))
             case FetchPart():
-                self._group.create_task(self._answer_part(message, request))
+                self._group.create_task(guarded("giving a state", self._answer_part(message, request)))
             case FetchClose():
                 self._transfers.pop(request.transfer, None)
 

@@ -76,9 +76,9 @@ def model_path(config: WorkerSettings) -> Path:
 
 async def serve(address: Address, config: WorkerSettings, version: str, stop: asyncio.Event) -> int:
     """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
+    from broker.health import serve_health
     from workers.disk import Disk
     from workers.engine import MAX_OUTPUTS
-    from workers.health import serve_health
     from workers.history import History
     from workers.jail import Jail
     from workers.llama.context import (
@@ -93,6 +93,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
     from workers.memory import available_bytes, check_memory
     from workers.meter import Shape, copy_bandwidth
     from workers.parking import Parking
+    from workers.presence import abilities
     from workers.scheduler import Scheduler
     from workers.slots import Slots
     from workers.worker import Worker, WorkerOptions
@@ -165,6 +166,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             template=model.chat_template,
             bos_token=vocabulary.text(vocabulary.bos),
             eos_token=vocabulary.text(vocabulary.eos),
+            followers=vocabulary.followers,
         )
         history = History(jail, vocabulary)
         layout = _layout(config, model.fingerprint)
@@ -215,6 +217,8 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 wait_seconds=config.wait_seconds,
                 shape=Shape(model.file_bytes, kv_shape.bytes_per_token, peak),
                 facts=_facts(config, model, threads, num_ctx),
+                can=await abilities(jail),
+                may_differ=config.allow_other_file,
             ),
         )
         health: AbstractAsyncContextManager[object] = contextlib.nullcontext()

@@ -20,6 +20,9 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
     """Default: the file that the lock file names for `model`, and without one the model that Turnpike ships."""
     model: str | None = None
     """The model's token in subjects; default: made from the file's name."""
+    allow_other_file: bool = False
+    """Serve the model although its other workers have another file: for changing the file worker by worker. Else such a
+    worker is refused."""
     worker_name: str | None = None
     node: str | None = None
     num_ctx: int = 8192
