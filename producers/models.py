@@ -142,8 +142,9 @@ async def pull_models(
         TimeRemainingColumn(),
     )
     failed = 0
+    chosen = _chosen(options, names)
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        for name, locked in _chosen(options, names).items():
+        for name, locked in chosen.items():
             task = progress.add_task(name, total=locked.size_bytes)
 
             def show(done: int, total: int, task: object = task) -> None:

@@ -163,7 +163,9 @@ class Meter:
             client = subjects.parse_turn(delivery.subject).client
         if not isinstance(end, Done):
             fields: dict[str, float | int | bool | str | None] = {"outcome": end.code, "is_failed": True}
-            return points.TURN.point(now, tags, fields | {"client": client, "attempt": end.attempt, "ttft_seconds": ttft})
+            return points.TURN.point(
+                now, tags, fields | {"client": client, "attempt": end.attempt, "ttft_seconds": ttft}
+            )
         usage, timings = end.usage, end.timings
         num_new = usage.completion_tokens
         return points.TURN.point(
