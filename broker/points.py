@@ -331,6 +331,7 @@ TURN = Measurement(
     "A turn that ended, by the worker that ended it",
     (*_WORKER_TAGS, "run"),
     {
+        "client": _str("whose: the NATS user, or the client of a gateway's key"),
         "outcome": _str("stop, length, cancelled, or the code of a failure"),
         "is_failed": _bool("it ended as `failed`"),
         "queue_wait_seconds": _float("s", "from its publish to its seat, by two wall clocks"),
