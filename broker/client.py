@@ -268,6 +268,16 @@ class Answer:
         self._place: _Place | None = None
 
     @property
+    def model(self) -> str:
+        """Whose queue the turn goes to."""
+        return self._model
+
+    @property
+    def num_tokens(self) -> int:
+        """Generated ones that have arrived of this attempt."""
+        return self._num_tokens
+
+    @property
     def done(self) -> Done:
         """The end of an answered turn; raises TurnFailed for the other kind."""
         assert self.end is not None, "the answer has not ended yet"
