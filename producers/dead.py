@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import sys
 from collections.abc import AsyncIterator
@@ -10,13 +11,23 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import msgspec
+import nats.errors
 from nats.aio.client import Client as NatsConnection
 
-from broker import dead_letters
+from broker import codec, dead_letters
 from broker.connection import Address, connect
 from broker.dead_letters import Buried, NoSuchLetter
-from broker.errors import InvalidMessage, InvalidName, PublishError
+from broker.errors import InvalidMessage, InvalidName, PublishError, TurnpikeError
+from broker.messages import DeadLetter
 from broker.process import EXIT_ERROR
+
+
+class NotAllowed(TurnpikeError):
+    """An account that may not read or change dead letters."""
+
+    def __init__(self, user: str) -> None:
+        self.user = user
+        super().__init__(f"dead letters are the operator's, not {user}'s: --credentials operator.credentials")
 
 
 @asynccontextmanager
@@ -24,6 +35,11 @@ async def _connected(address: Address) -> AsyncIterator[NatsConnection]:
     nc = await connect(address, name="turnpike-dead")
     try:
         yield nc
+    except (TurnpikeError, TimeoutError, nats.errors.Error):
+        # What is not allowed is not answered either, and the wait for it ends in a timeout.
+        if "permission" in str(nc.last_error).lower():
+            raise NotAllowed(address.user) from None
+        raise
     finally:
         await nc.close()
 
@@ -35,6 +51,8 @@ async def list_letters(address: Address, model: str | None, *, as_json: bool) ->
     if as_json:
         sys.stdout.write(msgspec.json.encode([_shown(one) for one in found]).decode() + "\n")
         return 0
+    if not found:
+        sys.stderr.write("no turn was given up on\n")
     for one in found:
         when = datetime.fromtimestamp(one.stored_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
         by = f"; begun by {', '.join(one.letter.workers)}" if one.letter.workers else ""
@@ -43,9 +61,23 @@ async def list_letters(address: Address, model: str | None, *, as_json: bool) ->
 
 
 def _shown(one: Buried) -> dict[str, object]:
-    fields: dict[str, object] = msgspec.to_builtins(one.letter, builtin_types=(bytes,))
-    # The original bytes as text where they are text: msgpack is shown as far as it reads.
-    return {"number": one.sequence, "stored_at": one.stored_at} | fields | {"payload": repr(one.letter.payload)}
+    letter = one.letter
+    fields: dict[str, object] = msgspec.to_builtins(letter, builtin_types=(bytes,))
+    # How often it was given to a worker: also to those that handed it back without beginning.
+    fields["num_deliveries"] = fields.pop("attempts")
+    return {"number": one.sequence, "stored_at": one.stored_at} | fields | {"payload": _payload(letter)}
+
+
+def _payload(letter: DeadLetter) -> object:
+    """What was published, as far as it can be read: the turn, or what it is instead, or the bytes."""
+    with contextlib.suppress(InvalidMessage, RecursionError):
+        found = codec.fields(letter.payload, letter.content_type)
+        msgspec.json.encode(found)  # which a stranger's map may be too deep for
+        return found
+    try:
+        return letter.payload.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(letter.payload).decode()}
 
 
 async def show_letter(address: Address, number: int) -> int:

@@ -142,9 +142,7 @@ async def address_or_own(address: Address, entry: Path | None, model: str) -> As
     else:
         yield address
         return
-    sys.stderr.write(
-        "no broker runs on this machine: starting one, and a worker with the demo model, for as long as this\n"
-    )
+    sys.stderr.write("no broker runs on this machine: starting one for the while, with a worker and the demo model\n")
     with tempfile.TemporaryDirectory(prefix="turnpike-local-") as folder:
         async with local_system(entry, Path(folder), model=model) as system:
             yield system.address

@@ -50,6 +50,14 @@ class FakeSampler:
         slot, position = self._engine.rows[row]
         return self._engine.next_token(self._engine.cells[slot][: position + 1], index)
 
+    def poll(self) -> int:
+        raise AssertionError("never pending")
+
+    def logprob(self, token: int, num_top: int) -> TokenLogprob:
+        raise AssertionError("never pending")
+
+    is_done = False
+
     def close(self) -> None:
         self._engine.num_samplers -= 1
 
@@ -182,6 +190,6 @@ class FakeRenderer:
 
 
 class NoGrammars:
-    async def gbnf(self, sampling: Sampling) -> str | None:
+    async def gbnf(self, sampling: Sampling, client: str = "") -> str | None:
         await asyncio.sleep(0)
         return sampling.grammar

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from broker import codec
-from broker.errors import InvalidMessage
+from broker.errors import InvalidMessage, TurnpikeError
 from broker.locks import Lock, Waiting
 from broker.messages import Remembered
 from workers.engine import State
@@ -75,8 +75,11 @@ class Disk:
         self.tier = Tier(max_bytes)
         self._paths: dict[Key, Path] = {}
         self._lock: Lock | None = None
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)
+        except OSError as error:
+            raise TurnpikeError(f"no conversations can be kept in {folder}: {error.strerror or error}") from None
 
     def open(self, adopt: Callable[[Key, Remembered], None] = _to_nobody, **waiting: Unpack[Waiting]) -> None:
         """Reads back what an earlier process left, the oldest first; what is of no use is removed, with a line each.

@@ -8,6 +8,8 @@ from typing import Protocol
 from broker.messages import Sampling, TokenLogprob
 
 MAX_OUTPUTS = 32
+PENDING = -2
+"""Instead of a token: the turn's grammar has no answer yet, and nobody waits for it."""
 
 State = bytes | bytearray
 """A sequence's KV state outside of the context: bytes that mean something to the engine and nobody else."""
@@ -70,7 +72,21 @@ class TokenSampler(Protocol):
     """Chooses one sequence's tokens. Belongs to the engine's thread."""
 
     def sample(self, row: int, index: int) -> int:
-        """The token chosen from the last step's logits `row`, as the answer's token `index`. −1: none is allowed."""
+        """The token chosen from the last step's logits `row`, as the answer's token `index`. −1: none is allowed, and
+        the answer is whole. PENDING: `poll` will tell. Raises TurnRejected."""
+        ...
+
+    def poll(self) -> int:
+        """After PENDING: the token from the same logits, or PENDING again."""
+        ...
+
+    def logprob(self, token: int, num_top: int) -> TokenLogprob:
+        """As the engine's, for a token that `poll` chose: the step's logits are gone by then."""
+        ...
+
+    @property
+    def is_done(self) -> bool:
+        """Whether a grammar lets nothing follow the token chosen last."""
         ...
 
     def close(self) -> None: ...

@@ -142,8 +142,9 @@ class History:
             return self._tokenized(await self._renderer.render(turn.messages))
         answer = len(told.messages) - 1
         rendered = await self._renderer.render(turn.messages, exact=answer)
-        place = next((content for content in rendered.contents if content[0] == answer), None)
-        if place is None or rendered.text[: place[1]] != told.prompt_text:
+        said = told.messages[answer].content
+        place = next((place for place in rendered.contents if place[0] == answer), None)
+        if place is None or rendered.text[: place[1]] != told.prompt_text or rendered.text[place[1] : place[2]] != said:
             # The template tells history otherwise than it was told at the time.
             return self._tokenized(await self._renderer.render(turn.messages))
         rest = place[2]

@@ -102,7 +102,8 @@ class Intake:
                     continue
                 if closing.is_set() or not self._has_room(is_interactive):
                     # The other consumer's pull took the last slot while this one was open.
-                    await delivery.hand_back()
+                    with contextlib.suppress(nats.errors.Error):  # then it comes back by itself
+                        await delivery.hand_back()
                     continue
                 self.num_held += 1
                 if not is_interactive:
@@ -171,7 +172,8 @@ class Intake:
         if now - self._beacon_at >= BEACON_SECONDS:
             self._beacon_at = now
             payload = codec.encode(Beacon(delivery.sequence, delivery.num_pending))
-            await self._nc.publish(subjects.queue(self._model, priority), payload)
+            with contextlib.suppress(nats.errors.Error):
+                await self._nc.publish(subjects.queue(self._model, priority), payload)
 
 
 async def _first(*events: asyncio.Event) -> None:

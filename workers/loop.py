@@ -17,7 +17,7 @@ from broker.errors import TurnRejected
 from broker.messages import CachedIn, FinishReason, Sampling, Score, TokenLogprob
 from workers import rates
 from workers.detokenizer import Detokenizer
-from workers.engine import Engine, EngineLost, KvCacheFull, Span, State, TokenSampler
+from workers.engine import PENDING, Engine, EngineLost, KvCacheFull, Span, State, TokenSampler
 from workers.ledger import Found, Key, Parked, packed
 from workers.parking import Parking
 from workers.scheduler import Scheduler, Step
@@ -32,6 +32,9 @@ MIN_PARKED_TOKENS = 32
 """Less is not worth a place, a file or a transfer."""
 MIN_RESTORED_TOKENS = 8
 """So many tokens more than the context has are worth a copy in memory: it takes what one or two take to compute."""
+
+LATE_SECONDS = 0.002
+"""Between two looks at a grammar that is late, where there is nothing else to do."""
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +136,8 @@ class _Running:
     logprobs: list[float] = field(default_factory=list)
     is_greedy: bool = True
     is_set_aside: bool = False
+    is_late: bool = False
+    """Its grammar has not said yet which token may follow: the others go on without it."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +251,11 @@ class EngineLoop:
         since = self._busy_since
         return 0.0 if since is None else self._clock() - since
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the thread was started and is no more."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
     def stop(self) -> None:
         """Ends the thread after the step that runs; what is seated is dropped."""
         with self._changed:
@@ -279,9 +289,12 @@ class EngineLoop:
         if self._exports:
             self._export(*self._exports.popleft())
         self._seat_waiting()
+        self._take_late()
         step = self._scheduler.schedule(self._clock())
         if step:
             self._run_step(step)
+        elif any(running.is_late for running in self._running.values()):
+            time.sleep(LATE_SECONDS)
         self._flush()
 
     def _take_orders(self) -> bool:
@@ -416,7 +429,7 @@ class EngineLoop:
         A slot in eight, and at least one, stays with batch: its share.
         """
         batch = [one for one in self._running.values() if one.job.is_batch and not one.is_set_aside]
-        able = [one for one in batch if not one.job.continuations]
+        able = [one for one in batch if not one.job.continuations and not one.is_late]
         if not self.parking.is_on or not able or len(batch) <= batch_reserve(self._engine.num_slots):
             return False
         victim = max(able, key=lambda one: one.sequence.arrived_at)
@@ -597,11 +610,18 @@ class EngineLoop:
         sequence, sampling = running.sequence, running.job.sampling
         assert running.sampler is not None
         vocabulary = self._engine.vocabulary
-        token = running.sampler.sample(row, sequence.num_generated)
+        was_late = running.is_late
+        token = running.sampler.poll() if was_late else running.sampler.sample(row, sequence.num_generated)
+        running.is_late = token == PENDING
+        if running.is_late:
+            return None
         if token < 0 or vocabulary.is_end(token):
             self._tell(running, running.detokenizer.finish(), (), ())
             return "stop"
-        logprobs = () if sampling.logprobs is None else (self._logprob(row, token, sampling.logprobs),)
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if sampling.logprobs is not None:
+            late = running.sampler if was_late else None
+            logprobs = (self._logprob(late, row, token, sampling.logprobs),)
         sequence.tokens.append(token)
         running.last_token_at = self._clock()
         running.first_token_at = running.first_token_at or running.last_token_at
@@ -612,10 +632,24 @@ class EngineLoop:
         self._tell(running, text, (token,), logprobs)
         if running.detokenizer.stopped:
             return "stop"
+        if running.sampler.is_done:
+            self._tell(running, running.detokenizer.finish(), (), ())
+            return "stop"
         return "length" if is_last else None
 
-    def _logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:
-        found = self._engine.logprob(row, token, num_top)
+    def _take_late(self) -> None:
+        """The tokens of those whose grammars were late, where they have come."""
+        for running in [one for one in self._running.values() if one.is_late]:
+            try:
+                reason = self._choose(running, -1)
+            except TurnRejected as error:
+                self._reject(running, error)
+            else:
+                if reason is not None:
+                    self._finish(running, reason)
+
+    def _logprob(self, late: TokenSampler | None, row: int, token: int, num_top: int) -> TokenLogprob:
+        found = late.logprob(token, num_top) if late is not None else self._engine.logprob(row, token, num_top)
         piece = self._engine.vocabulary.piece
         return TokenLogprob(
             found.token, found.logprob, found.top, piece(token), tuple(piece(top) for top, _ in found.top)

@@ -76,9 +76,9 @@ def model_path(config: WorkerSettings) -> Path:
 
 async def serve(address: Address, config: WorkerSettings, version: str, stop: asyncio.Event) -> int:
     """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
+    from broker.health import serve_health
     from workers.disk import Disk
     from workers.engine import MAX_OUTPUTS
-    from workers.health import serve_health
     from workers.history import History
     from workers.jail import Jail
     from workers.llama.context import (
@@ -118,7 +118,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             file_bytes=model.file_bytes,
             num_ctx=num_ctx,
             num_ubatch=config.num_ubatch,
-            max_outputs=MAX_OUTPUTS,
+            max_outputs=max(MAX_OUTPUTS, config.num_slots),
             flash_attention=not config.deterministic,
             # The file is mapped by now, and counted in the plan; mapped pages count as available.
             available=available_bytes(),
@@ -166,6 +166,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             template=model.chat_template,
             bos_token=vocabulary.text(vocabulary.bos),
             eos_token=vocabulary.text(vocabulary.eos),
+            followers=vocabulary.followers,
         )
         history = History(jail, vocabulary)
         layout = _layout(config, model.fingerprint)

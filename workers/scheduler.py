@@ -128,8 +128,10 @@ class Scheduler:
 
     def schedule(self, now: float) -> Step:
         """The next step; an empty one when there is nothing to compute."""
-        decoding = [sequence for sequence in self._sequences.values() if sequence.is_decoding]
-        prefilling = [sequence for sequence in self._sequences.values() if not sequence.is_decoding]
+        # One whose next token is not chosen yet has nothing to compute.
+        known = [sequence for sequence in self._sequences.values() if sequence.num_remaining]
+        decoding = [sequence for sequence in known if sequence.is_decoding]
+        prefilling = [sequence for sequence in known if not sequence.is_decoding]
         if not prefilling:
             return self._decode_step(decoding)
         seconds = self._prefill_seconds(len(decoding), now)

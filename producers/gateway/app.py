@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from broker import points, serving, subjects, topology
 from broker.client import Answer, Client
+from broker.connection import trouble
 from broker.discovery import WorkerInfo, departures, find_workers
 from broker.errors import (
     InvalidMessage,
@@ -30,6 +31,7 @@ from broker.errors import (
     ServerError,
     UnservedModel,
 )
+from broker.health import Rounds
 from broker.recorder import Recorder
 from broker.replies import last_stored
 from producers.elsewhere import Elsewhere
@@ -64,6 +66,8 @@ from producers.gateway.seen import STALE_SECONDS, Seen
 from producers.routing import AUTO, Decision, Needs, Routes, choose
 
 REFRESH_SECONDS = 1.0
+LOOK_SECONDS = 120.0
+"""By when a look at the workers is over, also where the server is slow to take points."""
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = ("index.html", "app.js", "style.css")
 MAX_MODELS_ASKED = 16
@@ -105,6 +109,7 @@ class Gateway:
         self._recorder = Recorder(nc, node, max_buffered=5000)
         self._looked = asyncio.Event()
         self._places = Places(nc)
+        self._rounds = Rounds()
 
     def app(self) -> ASGIApp:
         """Its routes."""
@@ -117,6 +122,8 @@ class Gateway:
             Route("/health", self._ready, methods=["GET"]),
             Route("/health/live", self._live, methods=["GET"]),
             Route("/health/ready", self._ready, methods=["GET"]),
+            Route("/live", self._live, methods=["GET"]),
+            Route("/ready", self._ready, methods=["GET"]),
             Route("/openapi.json", self._openapi, methods=["GET"]),
             Route("/", self._page, methods=["GET"]),
             *(Route(f"/{name}", self._page, methods=["GET"]) for name in PAGE_FILES),
@@ -132,6 +139,7 @@ class Gateway:
     async def _look(self) -> None:
         async with departures(self._nc, self._seen.leave):
             while True:
+                self._rounds.begin("the look at the workers", LOOK_SECONDS)
                 found: list[WorkerInfo] = []
                 asked_at = time.monotonic()
                 with contextlib.suppress(nats.errors.Error, ServerError):
@@ -336,9 +344,13 @@ class Gateway:
         await _json(found)(request.scope, receive, send)
 
     async def _live(self, request: HttpRequest) -> Response:
+        if (problem := trouble(self._nc) or self._rounds.trouble()) is not None:
+            return _json({"status": problem}, status=503)
         return _json({"status": "live"})
 
     async def _ready(self, request: HttpRequest) -> Response:
+        if (problem := trouble(self._nc)) is not None:
+            return _json({"status": problem}, status=503)
         if not self._nc.is_connected:
             return _json({"status": "not connected to NATS"}, status=503)
         return _json({"status": "ready", "workers": sum(one.is_serving for one in self.workers)})

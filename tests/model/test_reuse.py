@@ -22,7 +22,7 @@ from workers.parking import Parking
 Start = Callable[..., Bench]
 WATCHED = Sampling(max_tokens=4, ignore_eos=True, logprobs=20)
 LONG = 700
-"""Tokens of an answer that leaves the window, and the cells that windows have, far behind."""
+"""Tokens that leave the window, and the cells that windows have, far behind."""
 
 
 @pytest.fixture(scope="module", params=["tiny", "tiny-swa", "tiny-hybrid", "tiny-recurrent"])
@@ -66,13 +66,13 @@ def filler(one: Bench, number: int, length: int = 600) -> None:
     run(one, f"filler {number}", prompt(length, 90 + number), Sampling(max_tokens=1), client="other")
 
 
-def long_answer(one: Bench, name: str, tokens: list[int], **more: object) -> list[int]:
-    return run(one, name, tokens, Sampling(max_tokens=LONG, ignore_eos=True), **more)
+def long_turn(one: Bench, name: str, tokens: list[int], **more: object) -> list[int]:
+    return run(one, name, [*tokens, *prompt(LONG, 77)[1:]], Sampling(max_tokens=3, ignore_eos=True), **more)
 
 
 def test_a_conversation_goes_on_from_the_context(bench: Start, model: LlamaModel) -> None:
     one = bench(model)
-    known = long_answer(one, "first", prompt(200), conversation="c")
+    known = long_turn(one, "first", prompt(200), conversation="c")
     following = [*known, *prompt(30, 3)[1:]]
     run(one, "next", following, conversation="c")
     assert one.finished("next").num_cached == len(known) - 1
@@ -84,7 +84,7 @@ def test_a_conversation_that_was_changed_goes_on_from_what_is_left(
     bench: Start, model: LlamaModel, length: int
 ) -> None:
     one = bench(model)
-    known = long_answer(one, "first", prompt(200), conversation="c")
+    known = long_turn(one, "first", prompt(200), conversation="c")
     changed = [*known[:length], *prompt(30, 4)[1:]]
     run(one, "changed", changed, conversation="c")
     assert_same(watched(one, "changed"), cold(bench, model, changed))
@@ -95,32 +95,36 @@ def test_a_prefix_is_copied_from_an_idle_slot(bench: Start, model: LlamaModel, d
     one = bench(model, deterministic=deterministic)
     shared = prompt(300)
     run(one, "first", shared, conversation="a")
-    long_answer(one, "long", [*shared, *prompt(40, 5)[1:]], conversation="b")
+    long_turn(one, "long", [*shared, *prompt(40, 5)[1:]], conversation="b")
     for number, conversation in enumerate("cd"):
         tokens = [*shared, *prompt(40, 6 + number)[1:]]
         run(one, conversation, tokens, conversation=conversation)
         assert_same(watched(one, conversation), cold(bench, model, tokens, deterministic=deterministic))
 
 
-def test_a_prefix_is_copied_from_a_running_turn_only_where_it_is_whole(bench: Start, model: LlamaModel) -> None:
+@pytest.mark.parametrize("length", [20, LONG])
+def test_a_prefix_is_copied_from_a_running_turn_only_where_it_is_whole(
+    bench: Start, model: LlamaModel, length: int
+) -> None:
     one = bench(model, num_slots=3)
     shared = prompt(300)
     run(one, "first", shared, Sampling(max_tokens=1), conversation="a")
-    one.submit("long", [*shared, *prompt(40, 5)[1:]], Sampling(max_tokens=1500, ignore_eos=True), conversation="a")
-    for number, num_steps in enumerate((3, LONG)):
-        for _ in range(num_steps):
-            one.step()
-        tokens = [*shared, *prompt(40, 6 + number)[1:]]
-        name = f"copy {number}"
-        one.submit(name, tokens, WATCHED, conversation=name)
-        while not one.has_ended(name):
-            one.step()
-        assert_same(watched(one, name), cold(bench, model, tokens))
+    one.submit("long", [*shared, *prompt(length, 5)], Sampling(max_tokens=200, ignore_eos=True), conversation="a")
+    for _ in range(4):
+        one.step()
+    tokens = [*shared, *prompt(40, 6)[1:]]
+    one.submit("copy", tokens, WATCHED, conversation="b")
+    while not one.has_ended("copy"):
+        one.step()
+    assert not one.has_ended("long")
+    assert one.finished("copy").num_cached in (0, 300)
+    assert one.finished("copy").num_cached == 300 or not one.engine.can_remove_part
+    assert_same(watched(one, "copy"), cold(bench, model, tokens))
 
 
 def test_what_was_parked_in_ram_is_restored_whole_or_not_at_all(bench: Start, model: LlamaModel) -> None:
     one = bench(model, num_slots=1, num_ctx=2048, park_bytes=1 << 30)
-    known = long_answer(one, "first", prompt(200), conversation="c")
+    known = long_turn(one, "first", prompt(200), conversation="c")
     for number, length in enumerate((len(known), 880, 150)):
         filler(one, number)
         tokens = [*known[:length], *prompt(30, 7 + number)[1:]]
@@ -141,7 +145,7 @@ def test_what_was_parked_on_disk_is_restored_whole_or_not_at_all(
         disk.open()
         one.loop.parking = Parking(1 << 30, disk, can_remove_part=one.engine.can_remove_part)
         if process == 0:
-            known = long_answer(one, "first", prompt(200), conversation="c")
+            known = long_turn(one, "first", prompt(200), conversation="c")
             one.loop._park(0)
             one.loop.parking.flush(60.0)
         else:
@@ -149,14 +153,14 @@ def test_what_was_parked_on_disk_is_restored_whole_or_not_at_all(
             found = one.loop.parking.on_disk(packed(tokens), "alice", 0)
             assert (found is not None and one.loop.parking.load(found)) or not one.engine.can_remove_part
             run(one, "next", tokens, conversation="c")
-            assert one.finished("next").cached_in == ("disk" if one.engine.can_remove_part else None)
+            assert one.finished("next").cached_in == "disk" or not one.engine.can_remove_part
             assert_same(watched(one, "next"), cold(bench, model, tokens))
         one.loop.parking.close()
 
 
 def test_what_a_peer_gave_goes_on_where_the_peer_was(bench: Start, model: LlamaModel) -> None:
     giver, taker = (bench(model, num_slots=2, park_bytes=1 << 30) for _ in range(2))
-    known = long_answer(giver, "first", prompt(200), conversation="c")
+    known = long_turn(giver, "first", prompt(200), conversation="c")
     exported = giver.loop.export(Key("alice", "c"))
     giver.step()
     given = exported.result(timeout=5)
@@ -184,20 +188,20 @@ def test_a_state_of_other_tokens_than_it_says_is_not_gone_on_from(bench: Start, 
 
 def test_a_turn_that_was_set_aside_goes_on_as_if_nothing_had_been(bench: Start, model: LlamaModel) -> None:
     one = bench(model, num_slots=2, num_ctx=4096, park_bytes=1 << 30)
-    sampling = Sampling(max_tokens=400, ignore_eos=True, logprobs=20)
-    for number in range(2):
-        one.submit(f"batch {number}", prompt(200, number), sampling, is_batch=True)
-    for _ in range(250):
+    sampling = Sampling(max_tokens=60, ignore_eos=True, logprobs=20)
+    prompts = [[*prompt(LONG, number), *prompt(40, 8)[1:]] for number in range(2)]
+    for number, tokens in enumerate(prompts):
+        one.submit(f"batch {number}", tokens, sampling, is_batch=True)
+    for _ in range(30):
         one.step()
     for number in range(3):
         one.submit(f"urgent {number}", prompt(300, 20 + number), WATCHED, client="bob")
+    one.step()
+    assert one.loop._set_aside
     one.run()
-    assert all(one.finished(f"batch {number}").num_generated == 400 for number in range(2))
-    for number in range(2):
-        undisturbed = bench(model, num_slots=1)
-        undisturbed.submit("alone", prompt(200, number), sampling)
-        undisturbed.run()
-        again = scored(bench, model, [*prompt(200, number), *one.tokens(f"batch {number}")], 200)
+    for number, tokens in enumerate(prompts):
+        assert one.finished(f"batch {number}").num_generated == 60
+        again = scored(bench, model, [*tokens, *one.tokens(f"batch {number}")], len(tokens))
         told = [logprob.logprob for event in one.generated(f"batch {number}") for logprob in event.logprobs]
         assert np.abs(np.array(told) - np.array(again)).max() < 2 * LOGITS_TOLERANCE
 
@@ -211,7 +215,7 @@ def scored(bench: Start, model: LlamaModel, known: list[int], begin: int) -> lis
 
 def test_a_resumed_turn_goes_on_from_what_is_there_of_it(bench: Start, model: LlamaModel) -> None:
     one = bench(model, park_bytes=1 << 30)
-    known = long_answer(one, "first", prompt(200), conversation="c")
+    known = long_turn(one, "first", prompt(200), conversation="c")
     answer = known[200:]
     sampling = Sampling(max_tokens=len(answer) + 4, ignore_eos=True, logprobs=20)
     for number, num_sent in enumerate((len(answer) - 1, 500, 10)):

@@ -15,7 +15,7 @@ import numpy as np
 
 from broker.messages import Sampling, TokenLogprob
 from workers.engine import MAX_OUTPUTS, EngineLost, KvCacheFull, Span, State
-from workers.llama.sampler import LlamaSampler, Logits
+from workers.llama.sampler import LlamaSampler, Logits, logprob_of
 from workers.llama.vocabulary import LlamaVocabulary
 from workers.memory import KvShape
 from workers.model_file import ModelFileError, metadata, parts_of, why_not
@@ -119,7 +119,7 @@ class LlamaModel:
         self.buffers = dict(found.buffers)
         template = lib.llama_model_chat_template(self.pointer, None)
         self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
-        self.vocabulary = LlamaVocabulary(self.pointer, self.chat_template)
+        self.vocabulary = LlamaVocabulary(self.pointer, self.chat_template, path)
 
     @property
     def file_bytes(self) -> int:
@@ -187,6 +187,7 @@ class LlamaModel:
         return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
 
     def close(self) -> None:
+        self.vocabulary.followers.close()
         if self.pointer:
             lib.llama_model_free(self.pointer)
             self.pointer = None
@@ -214,7 +215,8 @@ class LlamaEngine:
             lib.LLAMA_FLASH_ATTN_TYPE_ENABLED if options.flash_attention else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
         parameters.type_k = parameters.type_v = _KV_TYPES[options.kv_type]
-        parameters.n_outputs_max = MAX_OUTPUTS
+        # Making a context takes one output for each sequence at least, however few a batch has.
+        parameters.n_outputs_max = max(MAX_OUTPUTS, options.num_slots)
         parameters.swa_full = False
         parameters.no_perf = True
         self._context: Any = lib.llama_init_from_model(model.pointer, parameters)
@@ -315,15 +317,7 @@ class LlamaEngine:
         return LlamaSampler(self.vocabulary, self.logits, sampling, prompt, gbnf)
 
     def logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:
-        logits = self.logits(row).astype(np.float64)
-        peak = logits.max()
-        logprobs = logits - (peak + np.log(np.exp(logits - peak).sum()))
-        top: tuple[tuple[int, float], ...] = ()
-        if num_top:
-            likeliest = np.argpartition(logprobs, -num_top)[-num_top:]
-            likeliest = likeliest[np.argsort(-logprobs[likeliest], kind="stable")]
-            top = tuple((int(candidate), float(logprobs[candidate])) for candidate in likeliest)
-        return TokenLogprob(token, float(logprobs[token]), top)
+        return logprob_of(self.logits(row), token, num_top)
 
     def is_likeliest(self, row: int, token: int) -> bool:
         return int(self.logits(row).argmax()) == token
