@@ -264,7 +264,7 @@ async def _require(nc: NatsConnection, model: str) -> float:
 
 # --- Who may do what -------------------------------------------------------------------------------------------------
 
-ROLES = ("operator", "worker", "producer", "sidecar", "gateway")
+ROLES = ("operator", "worker", "producer", "sidecar", "gateway", "reaper")
 
 
 def permissions(role: str, user: str) -> dict[str, Any]:
@@ -336,6 +336,22 @@ def permissions(role: str, user: str) -> dict[str, Any]:
                     ]
                 },
                 "subscribe": {"allow": [inbox, "live.>", "queue.>"]},
+            }
+        case "reaper":
+            # Ends queued turns that nobody takes; it has no business with anybody's answers, and publishes no turn.
+            return {
+                "publish": {
+                    "allow": [
+                        "end.>",
+                        "$JS.API.STREAM.LIST",
+                        "$JS.API.STREAM.INFO.*",
+                        "$JS.API.STREAM.MSG.DELETE.*",
+                        "$JS.API.CONSUMER.INFO.*.*",
+                        "$JS.API.DIRECT.GET.>",
+                        *discovery,
+                    ]
+                },
+                "subscribe": {"allow": [inbox, "cancel.>"]},
             }
         case "sidecar":
             # Writes points, and looks at what queues hold; it has no business with turns and replies.

@@ -9,21 +9,23 @@ import msgspec
 
 from broker.client import Answer, Client
 from broker.connection import Address
-from broker.messages import Done, Failed, Sampling
+from broker.discovery import CHAT
+from broker.messages import Done, Failed, Message, Sampling
 from broker.process import EXIT_INTERRUPTED
-from producers.routing import Routes, choose
+from producers.elsewhere import PATIENT_SECONDS, ask_routed
+from producers.routing import Needs, Routes, choose
 
 NO_ROUTES = Routes()
 PLACE_SECONDS = 2.0
-PATIENT_SECONDS = 2.0
+CHATS = Needs(can=frozenset({CHAT}))
 
 
-async def resolve(client: Client, model: str, routes: Routes = NO_ROUTES) -> str:
+async def resolve(client: Client, model: str, routes: Routes = NO_ROUTES, needs: Needs = CHATS) -> str:
     """The model that `auto` or a policy stands for; any other name is a model's. Raises UnservedModel."""
     if routes.policy(model) is None:
         return model
     # On a busy board the answers come late: only who is silent for longer is not there.
-    return choose(routes, model, await client.workers() or await client.workers(PATIENT_SECONDS)).model
+    return choose(routes, model, await client.workers() or await client.workers(PATIENT_SECONDS), needs).model
 
 
 async def ask(
@@ -38,7 +40,7 @@ async def ask(
 ) -> int:
     """Prints the answer as it comes, or its end as JSON. ^C cancels the turn."""
     async with Client(address) as client:
-        answer = client.ask(await resolve(client, model, routes), text, sampling=sampling)
+        answer = await ask_routed(client, routes, model, [Message("user", text)], sampling=sampling)
         async with asyncio.TaskGroup() as group:
             stopping = group.create_task(cancel_on(stop, answer))
             waiting = group.create_task(_tell_place(answer)) if sys.stderr.isatty() and not as_json else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -21,13 +22,17 @@ from rich.table import Table
 
 from broker.client import Client
 from broker.connection import Address
+from broker.discovery import RAW, SCORE
 from broker.errors import TurnFailed
+from broker.locks import Lock
 from broker.messages import Message, Score
 from producers.ask import resolve
 from producers.items import EvalError, Item, read_items
+from producers.routing import Needs
 from producers.rows import summary
 from producers.settings import EvalSettings
 
+RAW_SCORES = Needs(can=frozenset({RAW, SCORE}))
 MIN_TRAILING_TOKENS = 3
 """llama.cpp's k_min_trailing_ctx."""
 
@@ -184,6 +189,19 @@ async def run_on(
 
     An item that fails is left out and told; raises TurnFailed where all that were asked do.
     """
+    with Lock.of(out, "the record") if out is not None else contextlib.nullcontext():
+        return await _run_on(client, model, items, out, stop, concurrency, say)
+
+
+async def _run_on(
+    client: Client,
+    model: str,
+    items: Sequence[Item],
+    out: Path | None,
+    stop: asyncio.Event,
+    concurrency: int,
+    say: Callable[[str], None],
+) -> list[Answered]:
     before = _read_answers(out, say) if out is not None and out.exists() else []
     known = {answered.number for answered in before}
     left = [item for item in items if item.number not in known]
@@ -228,7 +246,7 @@ async def run_and_show(address: Address, options: EvalSettings, stop: asyncio.Ev
     if left_out:
         console.print(summary(left_out))
     async with Client(address) as client:
-        model = await resolve(client, options.model)
+        model = await resolve(client, options.model, needs=RAW_SCORES)
         found = accuracies(await run_on(client, model, items, out, stop, options.concurrency, console.print))
     if as_json:
         facts = {"model": model, "path": path.name, "num_left_out": len(left_out), "accuracies": found}

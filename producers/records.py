@@ -7,6 +7,7 @@ run's start, by the monotonic clock of the process that wrote them.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -306,6 +307,15 @@ def _shifted(turn: TurnRecord, seconds: float) -> TurnRecord:
     )
 
 
+def details(turns: Iterable[TurnRecord]) -> list[str]:
+    """Why turns failed in the words of the first one of each code, a line each."""
+    found: dict[str, str] = {}
+    for turn in turns:
+        if turn.is_failed and turn.detail:
+            found.setdefault(turn.outcome, f"{turn.outcome}: {turn.detail}")
+    return list(found.values())
+
+
 class Summary(Struct, frozen=True):
     """A run in figures. Rates in tokens per second; None where there was nothing to measure."""
 
@@ -330,6 +340,8 @@ class Summary(Struct, frozen=True):
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    failures: dict[str, int] = {}
+    """How many turns failed, by the code of the failure."""
 
 
 class Bounds(Struct, frozen=True):
@@ -385,4 +397,5 @@ def summarize(records: Sequence[TurnRecord], seconds: float, bounds: Bounds = NO
         prompt_tokens=prompt,
         cached_tokens=cached,
         completion_tokens=completion,
+        failures=dict(Counter(record.outcome for record in records if record.is_failed)),
     )

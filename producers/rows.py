@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from broker.errors import TurnpikeError
+from broker.extras import install
 
 MAX_NAMED = 3
 MAX_CSV_FIELD = 16 * 1024 * 1024
@@ -191,7 +192,7 @@ def _parquet[E: RowError](
         import pyarrow
         import pyarrow.parquet as parquet
     except ImportError:
-        raise error(path, None, "parquet needs pyarrow: pip install '.[parquet]'") from None
+        raise error(path, None, f"parquet needs pyarrow: {install('parquet')}") from None
     try:
         batches = parquet.read_table(path).to_batches()
     except (OSError, ValueError, pyarrow.ArrowException) as problem:

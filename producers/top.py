@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 
 import msgspec
 from msgspec import Struct
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from broker import subjects, topology
 from broker.client import Client
 from broker.connection import Address
 from broker.discovery import WorkerInfo
+from producers.terminal import folding
 
 REFRESH_SECONDS = 1.0
 
@@ -69,6 +72,26 @@ async def top(address: Address, stop: asyncio.Event, *, once: bool, as_json: boo
     return 0 if picture.workers else 1
 
 
+def _num_workers(workers: list[WorkerInfo]) -> str:
+    """Those that take turns, and what the others do; and whether all have the same model file."""
+    serving = [worker for worker in workers if worker.is_serving]
+    others = Counter(worker.load.state for worker in workers if not worker.is_serving)
+    text = ", ".join(
+        [str(len(serving)), *(f"[yellow]{number} {escape(state)}[/yellow]" for state, number in others.items())]
+    )
+    num_files = len({worker.fingerprint for worker in serving if worker.fingerprint})
+    return f"{text}, [red]{num_files} files[/red]" if num_files > 1 else text
+
+
+def _state(worker: WorkerInfo) -> str:
+    return "" if worker.is_serving else f" [yellow]{escape(worker.load.state)}[/yellow]"
+
+
+def _wait(workers: list[WorkerInfo]) -> str:
+    waits = [worker.load.expected_wait_seconds for worker in workers if worker.is_serving]
+    return f"{min(waits):.1f}" if waits else "–"
+
+
 def _shown(picture: Picture) -> RenderableType:
     if not picture.workers:
         return "no worker answers"
@@ -77,29 +100,26 @@ def _shown(picture: Picture) -> RenderableType:
         workers = [worker for worker in picture.workers if worker.model == queue.model]
         queues.add_row(
             queue.model,
-            str(len(workers)),
-            str(sum(worker.load.num_slots for worker in workers)),
+            _num_workers(workers),
+            str(sum(worker.load.num_slots for worker in workers if worker.is_serving)),
             str(queue.num_pending.get("interactive", 0)),
             str(queue.num_pending.get("batch", 0)),
             str(sum(queue.num_in_work.values())),
-            f"{min(worker.load.expected_wait_seconds for worker in workers):.1f}",
+            _wait(workers),
         )
-    table = Table(
-        "worker", "node", "model", "slots", "active", "prefill/s", "decode/s", "cached", "failed", "°C", title="workers"
-    )
+    heads = ("worker, node", "model", "busy", "prefill/s", "decode/s", "cached", "failed", "°C")
+    table = Table(*heads, title="workers")
     for worker in picture.workers:
         load = worker.load
         heat = "–" if load.celsius is None else f"{load.celsius:.0f}"
         table.add_row(
-            worker.worker,
-            worker.node,
-            f"{worker.model} {worker.quantization}",
-            str(load.num_slots),
-            str(load.num_active),
+            worker.worker if worker.worker.startswith(worker.node) else f"{worker.worker}, {worker.node}",
+            f"{worker.model} {worker.quantization}{_state(worker)}",
+            f"{load.num_active}/{load.num_slots}",
             "–" if load.prefill_tokens_per_second is None else f"{load.prefill_tokens_per_second:.0f}",
             "–" if load.decode_tokens_per_second is None else f"{load.decode_tokens_per_second:.1f}",
             "–" if load.cached_share is None else f"{100 * load.cached_share:.0f} %",
             str(load.num_failed),
             f"[red]{heat} throttled[/red]" if load.is_throttled else heat,
         )
-    return Group(queues, table)
+    return Group(folding(queues), folding(table))

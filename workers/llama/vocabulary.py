@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import re
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
+
+from workers.following import Followers
 
 _UNKNOWN = lib.LLAMA_TOKEN_ATTR_UNKNOWN
 _CONTROL = lib.LLAMA_TOKEN_ATTR_CONTROL
@@ -19,7 +22,9 @@ _RSTRIP = lib.LLAMA_TOKEN_ATTR_RSTRIP
 class LlamaVocabulary:
     """The vocabulary of a loaded model. llama.cpp's tokenizer is thread-safe, and so is this."""
 
-    def __init__(self, model: Any, chat_template: str | None) -> None:
+    def __init__(self, model: Any, chat_template: str | None, path: Path) -> None:
+        self.followers = Followers(path)
+        """Of grammars; started when the first one comes."""
         self._model = model  # a reference: the vocabulary lives as long as the model
         self._vocab = lib.llama_model_get_vocab(model)
         self._chat_template = chat_template or ""
@@ -27,6 +32,7 @@ class LlamaVocabulary:
         self.num_tokens = lib.llama_vocab_n_tokens(self._vocab)
         self.bos = lib.llama_vocab_bos(self._vocab)
         self.eos = lib.llama_vocab_eos(self._vocab)
+        self.begin = next((token for token in (self.bos, self.eos) if token >= 0), None)
         self.adds_bos = bool(lib.llama_vocab_get_add_bos(self._vocab))
 
     @property

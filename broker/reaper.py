@@ -1,0 +1,300 @@
+"""Ends queued turns of models that nobody serves: those whose deadline has passed, and those that a cancel concerns.
+
+A worker does that for its own model, and better: it knows what it has in hand. This is for queues without one. It reads
+what is queued once, a bounded piece at a time, and forgets it as soon as a worker answers. Any number of reapers may
+run: the first end of a turn is the one that counts, and the server decides whose that is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import nats.errors
+from nats.aio.client import Client as NatsConnection
+from nats.aio.msg import Msg
+
+from broker import codec, replies, serving, subjects, topology
+from broker.connection import Address, close, connect
+from broker.errors import InvalidMessage, InvalidName, NotReady, ServerError
+from broker.messages import Cancel, End, Turn
+from broker.queued import end_queued, past_deadline, stopped
+from broker.replies import Stored
+from broker.subjects import CancelAddress, TurnAddress
+
+NAME = "reaper"
+"""In the place of the worker's in the ends that it writes."""
+LOOK_SECONDS = 1.0
+REST_SECONDS = 0.1
+"""Between two looks, also while cancels come in a storm."""
+SERVED_SECONDS = 3.0
+"""How long a model that had a worker at the last look is taken to have one."""
+PIECE = 32
+"""Messages of one read: a turn may have a megabyte."""
+MAX_READ = 512
+"""Messages read of a stream in one look, and turns of a queue ended."""
+MAX_KNOWN = 100_000
+"""Turns of a queue that are kept in mind; those behind them are read when these are gone."""
+CANCEL_SECONDS = 3600.0
+"""How long the server keeps a cancel, and we do."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Queued:
+    """What a queued turn is ended by."""
+
+    address: TurnAddress
+    conversation: str
+    deadline: float | None
+    stored_at: float
+
+
+_Cancels = Mapping[CancelAddress, tuple[Cancel, float]]
+"""What each says, and when the server stored it."""
+
+
+@dataclass
+class _Queue:
+    """What is known of an unserved model's queue."""
+
+    ack_wait: float
+    unserved_since: float = field(default_factory=time.monotonic)
+    next_sequence: int = 1
+    turns: dict[int, _Queued] = field(default_factory=dict)
+    """By their sequence."""
+    deadlines: list[tuple[float, int]] = field(default_factory=list)
+    """A heap."""
+    due: dict[int, End] = field(default_factory=dict)
+    """The ends to write."""
+    begun: set[int] = field(default_factory=set)
+    """Of those that are due, the ones that a worker has begun."""
+
+    def add(self, sequence: int, turn: _Queued, cancels: _Cancels) -> None:
+        self.turns[sequence] = turn
+        if (end := _cancelled(turn, cancels)) is not None:
+            self.due[sequence] = end
+        elif turn.deadline is not None:
+            heapq.heappush(self.deadlines, (turn.deadline, sequence))
+
+    def cancel(self, cancels: _Cancels) -> None:
+        """Has the turns that these concern ended."""
+        for sequence, turn in self.turns.items():
+            if sequence not in self.due and (end := _cancelled(turn, cancels)) is not None:
+                self.due[sequence] = end
+
+    def pass_deadlines(self, now: float) -> None:
+        """Has those ended that are late by the wall clock."""
+        while self.deadlines and self.deadlines[0][0] <= now:
+            _, sequence = heapq.heappop(self.deadlines)
+            if sequence in self.turns:
+                self.due.setdefault(sequence, past_deadline(NAME))
+
+    def endable(self) -> list[int]:
+        """The turns to end now. Those that a worker has begun wait until they would be anybody's: it may only be cut
+        off, and has as long as the server gives it."""
+        is_left = time.monotonic() - self.unserved_since >= self.ack_wait
+        return [sequence for sequence in self.due if is_left or sequence not in self.begun]
+
+    def forget(self, sequence: int) -> None:
+        for known in (self.turns, self.due):
+            known.pop(sequence, None)
+        self.begun.discard(sequence)
+
+
+class Reaper:
+    """Looks after the queues without a worker, on a connection of the role `reaper` or an operator's."""
+
+    def __init__(self, nc: NatsConnection) -> None:
+        self._nc = nc
+        self._queues: dict[str, _Queue] = {}
+        """By model."""
+        self._served_at: dict[str, float] = {}
+        self._cancels: dict[CancelAddress, tuple[Cancel, float]] = {}
+        self._next_cancel = 1
+        self._woken = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Looks every second, and soon when a cancel is heard, until `stop`. Raises ServerError when the connection is
+        closed for good."""
+        heard = await self._nc.subscribe("cancel.>", cb=self._on_cancel)
+        try:
+            while not stop.is_set():
+                has_more = False
+                try:
+                    has_more = await self.look()
+                except (ServerError, nats.errors.Error) as error:
+                    if self._nc.is_closed:
+                        raise ServerError(f"the reaper's connection is closed: {error}") from None
+                    log.warning("queues not looked at error=%s", error)
+                if not has_more:
+                    await self._pause(stop)
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await heard.unsubscribe()
+
+    async def _on_cancel(self, message: Msg) -> None:
+        self._woken.set()
+
+    async def _pause(self, stop: asyncio.Event) -> None:
+        """Until the next look is due, a cancel is heard, or `stop`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REST_SECONDS):
+                await stop.wait()
+        waiting = [asyncio.ensure_future(event.wait()) for event in (self._woken, stop)]
+        try:
+            await asyncio.wait(waiting, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waiting:
+                one.cancel()
+        self._woken.clear()
+
+    async def look(self) -> bool:
+        """Ends what is to be ended, up to a bound; True where there is more to do at once. Raises ServerError."""
+        models = await self._filled()
+        are_unserved = await asyncio.gather(*map(self._is_unserved, models))
+        unserved = [model for model, is_unserved in zip(models, are_unserved, strict=True) if is_unserved]
+        self._queues = {model: queue for model, queue in self._queues.items() if model in unserved}
+        if not unserved:
+            return False
+        has_more = await self._read_cancels()
+        for model in unserved:
+            queue = self._queues[model]
+            has_more |= await self._read_turns(model, queue)
+            queue.pass_deadlines(time.time())
+            has_more |= await self._end(queue)
+        return has_more
+
+    async def _filled(self) -> list[str]:
+        """The models that have anything queued."""
+        found: list[str] = []
+        offset = 0
+        while True:
+            page = await topology.api(self._nc, "STREAM.LIST", {"subject": "turn.>", "offset": offset}) or {}
+            streams = page.get("streams") or []
+            for stream in streams:
+                name = stream["config"]["name"]
+                if name.startswith(subjects.TURNS_PREFIX) and stream["state"]["messages"]:
+                    found.append(name.removeprefix(subjects.TURNS_PREFIX))
+            offset += len(streams)
+            if not streams or offset >= page.get("total", 0):
+                return found
+
+    async def _is_unserved(self, model: str) -> bool:
+        served_at = self._served_at.get(model)
+        if served_at is not None and time.monotonic() - served_at < SERVED_SECONDS:
+            return False
+        if await serving.is_served(self._nc, model):
+            self._served_at[model] = time.monotonic()
+            return False
+        if model not in self._queues:
+            try:
+                self._queues[model] = _Queue(await topology.require(self._nc, model))
+            except NotReady:  # it has no consumers yet
+                return False
+        return True
+
+    # --- What is there ---
+
+    async def _read_cancels(self) -> bool:
+        """Takes up the cancels that are new; True where there are more."""
+        horizon = time.time() - CANCEL_SECONDS
+        self._cancels = {address: one for address, one in self._cancels.items() if one[1] >= horizon}
+        found = await replies.read_stored(self._nc, subjects.CANCELS, "cancel.>", MAX_READ, self._next_cancel)
+        new: dict[CancelAddress, tuple[Cancel, float]] = {}
+        for stored in found:
+            self._next_cancel = stored.sequence + 1
+            with contextlib.suppress(InvalidMessage, InvalidName):
+                cancel = codec.decode(stored.payload, Cancel, stored.headers)
+                new[subjects.parse_cancel(stored.subject)] = cancel, stored.stored_at
+        self._cancels |= new
+        if new:
+            for queue in self._queues.values():
+                queue.cancel(new)
+        return len(found) == MAX_READ
+
+    async def _read_turns(self, model: str, queue: _Queue) -> bool:
+        """Takes up the turns that are new in a queue; True where there are more."""
+        num_read = 0
+        while num_read < MAX_READ and len(queue.turns) < MAX_KNOWN:
+            piece = await replies.read_stored(
+                self._nc, subjects.turns_stream(model), subjects.turns(model), PIECE, queue.next_sequence
+            )
+            for stored in piece:
+                queue.next_sequence = stored.sequence + 1
+                if (turn := _queued(stored)) is not None:
+                    queue.add(stored.sequence, turn, self._cancels)
+            num_read += len(piece)
+            if len(piece) < PIECE:
+                return False
+        return num_read >= MAX_READ
+
+    # --- What is ended ---
+
+    async def _end(self, queue: _Queue) -> bool:
+        """Ends the turns whose time has come; True where there are more than one look takes."""
+        endable = queue.endable()
+        for sequence in endable[:MAX_READ]:
+            turn = queue.turns[sequence]
+            if not await self._is_queued(turn, sequence):
+                queue.forget(sequence)
+            elif sequence not in queue.begun and await self._is_begun(turn):
+                queue.begun.add(sequence)
+            else:
+                end = queue.due[sequence]
+                queue.forget(sequence)
+                await end_queued(self._nc, turn.address, sequence, end)
+        return len(endable) > MAX_READ
+
+    async def _is_queued(self, turn: _Queued, sequence: int) -> bool:
+        address = turn.address
+        subject = subjects.turn(address.model, address.priority, address.client, address.turn)
+        stored = await replies.last_stored(self._nc, subjects.turns_stream(address.model), subject)
+        return stored is not None and stored.sequence == sequence
+
+    async def _is_begun(self, turn: _Queued) -> bool:
+        reply = subjects.reply(turn.address.client, turn.address.turn)
+        return await replies.last_stored(self._nc, subjects.REPLIES, reply) is not None
+
+
+def _cancelled(turn: _Queued, cancels: _Cancels) -> End | None:
+    """The end of a turn that one of them concerns."""
+    client = turn.address.client
+    for address in (
+        CancelAddress(client, turn=turn.address.turn),
+        CancelAddress(client, conversation=turn.conversation),
+        CancelAddress(client),
+    ):
+        if (found := cancels.get(address)) is not None:
+            cancel, stored_at = found
+            # A conversation goes on after its cancel: only what was queued before is meant.
+            if address.turn is not None or stored_at >= turn.stored_at:
+                return stopped(cancel, max(0.0, time.time() - turn.stored_at), NAME)
+    return None
+
+
+def _queued(stored: Stored) -> _Queued | None:
+    """None for what is no turn: the worker that pulls it says so."""
+    try:
+        address = subjects.parse_turn(stored.subject)
+        turn = codec.decode(stored.payload, Turn, stored.headers)
+    except (InvalidName, InvalidMessage):
+        return None
+    if turn.id != address.turn:
+        return None
+    return _Queued(address, turn.conversation, turn.deadline, stored.stored_at)
+
+
+async def reap(address: Address, stop: asyncio.Event) -> None:
+    """A reaper on a connection of its own, until `stop`. Raises ServerError."""
+    nc = await connect(address, name="turnpike-reaper")
+    try:
+        await Reaper(nc).run(stop)
+    finally:
+        await close(nc)

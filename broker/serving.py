@@ -1,0 +1,92 @@
+"""Whether a model is served, and by whom: asked before a turn is queued, as a queue takes turns that nobody takes too.
+
+A worker is there while it answers discovery. One on a busy board answers late, so that silence counts at once only
+where the model's consumers have nothing in work and nobody pulls from them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client as NatsConnection
+
+from broker import discovery, subjects, topology
+from broker.discovery import WorkerInfo
+from broker.errors import NotServed, UnservedModel
+
+QUICK_SECONDS = 0.25
+"""Within which a worker that has little to do answers."""
+PATIENT_SECONDS = 2.0
+"""Within which one on a busy board does."""
+LOOK_SECONDS = 0.5
+
+
+async def is_served(nc: NatsConnection, model: str) -> bool:
+    """Whether a worker of the model answers: within milliseconds where one does; where none does after a quarter of a
+    second, or after two seconds where turns are in work, whose worker may only be busy. Raises ServerError."""
+    states = [await _consumer(nc, model, priority) for priority in subjects.PRIORITIES]
+    is_idle = not any(state.get("num_waiting") or state.get("num_ack_pending") for state in states)
+    return await _answers(nc, model, QUICK_SECONDS if is_idle else PATIENT_SECONDS)
+
+
+async def served_by(nc: NatsConnection, model: str) -> list[WorkerInfo]:
+    """The workers of the model that answer, with what they are doing; none where nobody serves it. As patient as
+    `is_served`, raises ServerError."""
+    if not await is_served(nc, model):
+        return []
+    for seconds in (QUICK_SECONDS, PATIENT_SECONDS):
+        if found := [
+            one
+            for one in await discovery.find_workers(nc, seconds)
+            if one.model == model and one.load.state != discovery.DRAINING
+        ]:
+            return found
+    return []
+
+
+async def until_served(nc: NatsConnection, model: str, seconds: float = 0.0) -> None:
+    """Comes back once a worker serves the model; raises NotServed where none does after so many seconds, UnservedModel
+    at once where no stream takes its turns, ServerError."""
+    until = time.monotonic() + seconds
+    while not await is_served(nc, model):
+        if await topology.api(nc, f"CONSUMER.INFO.{subjects.turns_stream(model)}.{subjects.PRIORITIES[0]}") is None:
+            raise UnservedModel(model)
+        if time.monotonic() >= until:
+            raise NotServed(model)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _consumer(nc: NatsConnection, model: str, priority: str) -> dict[str, Any]:
+    return await topology.api(nc, f"CONSUMER.INFO.{subjects.turns_stream(model)}.{priority}") or {}
+
+
+async def _answers(nc: NatsConnection, model: str, seconds: float) -> bool:
+    """Whether a worker of the model answers within so many seconds; comes back with the first that does."""
+    inbox = nc.new_inbox()
+    subscription = await nc.subscribe(inbox)
+    try:
+        await nc.publish(f"$SRV.INFO.{discovery.SERVICE}", b"", reply=inbox)
+        async with asyncio.timeout(seconds):
+            while _model_of((await subscription.next_msg(timeout=seconds)).data) != model:
+                pass
+        return True
+    except (nats.errors.TimeoutError, TimeoutError):
+        return False
+    finally:
+        with contextlib.suppress(nats.errors.Error):
+            await subscription.unsubscribe()
+
+
+def _model_of(answer: bytes) -> str | None:
+    """None for what is no worker's answer, and for a worker that drains."""
+    try:
+        metadata = json.loads(answer)["metadata"]
+        model, state = metadata["model"], metadata.get("state")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    return model if isinstance(model, str) and state != discovery.DRAINING else None

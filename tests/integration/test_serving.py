@@ -1,0 +1,50 @@
+"""A queue without a worker: who is told, how soon, and what ends there."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from broker.client import Client
+from broker.errors import NotServed, UnservedModel
+from tests.fakes import FakeEngine
+from tests.integration.conftest import StartWorker
+
+
+async def test_a_model_is_served_while_a_worker_of_it_answers(client: Client, start_worker: StartWorker) -> None:
+    assert not await client.is_served("m")
+    assert await client.served("m") == []
+    async with start_worker(name="w1"), start_worker(name="w2"):
+        started = time.perf_counter()
+        assert await client.is_served("m")
+        assert time.perf_counter() - started < 0.2, "an answer that is there is not waited for"
+        assert [worker.worker for worker in await client.served("m")] == ["w1", "w2"]
+        assert not await client.is_served("other")
+    assert not await client.is_served("m"), "a worker that has drained serves no longer"
+
+
+async def test_a_worker_with_every_slot_taken_serves(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker(FakeEngine(num_slots=1)) as running:
+        running.engine.gate.clear()
+        answer = client.ask("m", "x")
+        await answer.publish()
+        async with asyncio.timeout(5):
+            while (await client.served("m"))[0].load.num_active == 0:
+                pass
+        assert await client.is_served("m")
+        running.engine.gate.set()
+        await answer
+
+
+async def test_waiting_for_a_worker_ends_when_one_comes_or_the_time_is_up(
+    client: Client, start_worker: StartWorker
+) -> None:
+    with pytest.raises(NotServed, match="nobody serves model 'm' just now"):
+        await client.until_served("m")
+    with pytest.raises(UnservedModel):
+        await client.until_served("other", 60)
+    waiting = asyncio.ensure_future(client.until_served("m", 30))
+    async with start_worker():
+        await asyncio.wait_for(waiting, 5)

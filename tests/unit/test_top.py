@@ -1,0 +1,30 @@
+"""What `turnpike top` draws, at the width of a terminal that was not made wider for it."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from broker.discovery import Load, WorkerInfo
+from producers import top
+
+
+def worker(name: str) -> WorkerInfo:
+    load = Load(16, 15, 10_000, 0.0, 12345.0, 1234.5, celsius=84.0, is_throttled=True)
+    model = ("llama-3-2-1b-instruct", "Llama 3.2 1B Instruct", "Q4_K_M", 8192)
+    return WorkerInfo(name, *model, "raspberry-pi-5-number-12", load)
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_no_figure_is_cut_off(width: int) -> None:
+    workers = [worker(f"raspberry-pi-5-number-12-{pid}") for pid in (123456, 234567)]
+    queues = [top.Queued("llama-3-2-1b-instruct", {"interactive": 10_000, "batch": 9_999}, {"interactive": 31})]
+    out = io.StringIO()
+    Console(file=out, width=width).print(top._shown(top.Picture(workers, queues)))
+    text = out.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for figure in ("10000", "9999", "12345", "1234.5", "15/16", "84", "prefill/s"):
+        assert figure in text, figure
