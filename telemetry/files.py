@@ -6,11 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import psutil
-
 from broker.messages import Point
-
-_UNREADABLE = (psutil.Error, OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError)
 
 log = logging.getLogger(__name__)
 
@@ -65,15 +61,7 @@ class Sources:
         for name, source in sources:
             try:
                 found += source()
-            except (
-                psutil.Error,
-                OSError,
-                ValueError,
-                ArithmeticError,
-                LookupError,
-                TypeError,
-                AttributeError,
-            ) as error:
+            except (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
                 # A file of a board that nobody here has seen.
                 if name not in self._told:
                     self._told.add(name)
