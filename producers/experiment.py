@@ -36,6 +36,7 @@ from producers.local import last_line
 from producers.records import Bounds, Run
 from producers.report.command import report
 from producers.report.figures import by_context, context_cv, figures
+from producers.rows import summary
 from producers.settings import LoadSettings
 from producers.terminal import causes, folding
 
@@ -271,8 +272,14 @@ async def _load(stage: Stage, load: LoadSettings, path: Path, stop: asyncio.Even
 async def _winogrande(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> list[evaluate.Answered]:
     if plan.winogrande is None or stop.is_set():
         return []
-    items = evaluate.read_items(Path(plan.winogrande.path).expanduser())[: plan.winogrande.limit]
-    return await evaluate.run_on(stage.client, model.model, items, stage.out / f"{model.model}.winogrande.jsonl", stop)
+    left_out: list[evaluate.EvalError] = []
+    items = evaluate.read_items(Path(plan.winogrande.path).expanduser(), left_out)[: plan.winogrande.limit]
+    if left_out:
+        stage.console.print(f"  {summary(left_out)}", markup=False)
+    out = stage.out / f"{model.model}.winogrande.jsonl"
+    return await evaluate.run_on(
+        stage.client, model.model, items, out, stop, say=lambda text: stage.console.print(f"  {text}", markup=False)
+    )
 
 
 async def _until_served(stage: Stage, model: Model, sampled: Sampled | None, stop: asyncio.Event) -> None:
