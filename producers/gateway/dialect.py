@@ -310,13 +310,19 @@ ERRORS: dict[str, tuple[int, str]] = {
     "deadline": (408, "deadline"),
     "overloaded": (503, "overloaded"),
 }
+SCHEMA_FIELD, SCHEMA_PARAM = "sampling.json_schema", "response_format.json_schema.schema"
 
 
 def error_of(failed: Failed) -> ApiError:
     """What a failed turn is to the API."""
     status, code = ERRORS.get(failed.code, (500, failed.code))
     kind = "invalid_request_error" if status == 400 else "server_error"
-    return ApiError(status, f"{failed.detail}", kind=kind, code=code, retry_after=failed.retry_after)
+    detail, param = failed.detail, None
+    if failed.code == "invalid_grammar" and detail.startswith(SCHEMA_FIELD):
+        # The turn's field has another name in the request.
+        param = SCHEMA_PARAM
+        detail = param + detail.removeprefix(SCHEMA_FIELD)
+    return ApiError(status, detail, param=param, kind=kind, code=code, retry_after=failed.retry_after)
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:

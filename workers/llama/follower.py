@@ -142,7 +142,7 @@ class Follower:
 def _short(error: str) -> str:
     """llguidance's first line, which tells of the grammar; what follows tells of its insides."""
     line = error.partition("\n")[0].partition("<state>")[0].strip()
-    if "Too many items" in line or "too many" in line.lower():
+    if "too many" in line.lower() or "Current row has" in line:
         return f"it is too ambiguous to be followed ({line.partition(';')[0]})"
     return line or "it cannot be followed"
 
