@@ -1,4 +1,4 @@
-"""The engine's side of grammars: each is followed by a process of its own, whose time is counted and which may die of it.
+"""The engine's side of grammars: each is followed by a process of its own, whose time is counted, and which may die.
 
 `Followers` is the process that all of them are forked from (workers.llama.follower): it has the vocabulary, once.
 `Following` is one grammar's: asked about a token, it answers yes, or with all that are allowed. It is never waited for
@@ -147,7 +147,7 @@ class Followers:
 
 
 class Following:
-    """One grammar's follower, in the engine's thread. Every question has one answer; `poll` fetches it when it is there."""
+    """One grammar's follower, in the engine's thread. Each question has an answer; `poll` fetches it."""
 
     def __init__(self, followers: Followers, gbnf: str, field: str) -> None:
         self.field = field

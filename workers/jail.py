@@ -148,7 +148,7 @@ class TemplateChild:
 
 
 class Jail:
-    """Renders templates and checks grammars. Grammars that were good are remembered, and for a while those that were not."""
+    """Renders templates and checks grammars. Good grammars are remembered, and for a while those that were not."""
 
     def __init__(
         self,

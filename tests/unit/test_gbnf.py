@@ -6,7 +6,7 @@ import pytest
 
 from tests.follow import TABLES, accepts, made
 from workers.gbnf import GrammarRefused, lark_of_gbnf
-from workers.llama.follower import FollowFailed, Follower
+from workers.llama.follower import Follower, FollowFailed
 
 JSON = r"""
 root   ::= object
@@ -70,6 +70,7 @@ TAKEN = [
     ('root ::= [-a] [a-] [\\]\\-]{2}', ["-a]-", "a--]"], ["ab]-"]),
     ('root ::= "" a-b{0} a-b{1,}\na-b ::= "z"', ["z", "zzz"], [""]),
     ('root ::= expr\nexpr ::= expr "+" [0-9] | [0-9]', ["1", "1+2+3"], ["+1", "1+"]),
+    ("root ::= " + "(" * 32 + '"a"' + " [b-c]?)?" * 32, ["", "a", "abc"], ["d", "b" * 40]),
     (JSON, ['{"a": [1, -2.5e3, "x\\u00e9"], "b": {}} ', "{}"], ["[]", '{"a": 1,}']),
     (CHESS, ["1. e4 e5\n2. Nf3 Nc6\n3. O-O exd5+\n"], ["e4 e5\n"]),
     (ARITHMETIC, ["x = 1\n", "(a +2) *b_1= 3\n"], ["x=\n"]),
@@ -120,6 +121,6 @@ def test_a_long_right_recursion_is_followed_to_its_end() -> None:
 
 
 def test_a_grammar_that_cannot_be_followed_says_so() -> None:
-    rules = "".join(f"r{n} ::= [a-z ] s | \"\"\n" for n in range(1200))
+    rules = "".join(f'r{n} ::= [a-z ] s | ""\n' for n in range(1200))
     with pytest.raises(FollowFailed, match="too ambiguous"):
         Follower(TABLES, "root ::= s\ns ::= " + " | ".join(f"r{n}" for n in range(1200)) + "\n" + rules).take(ord("x"))

@@ -1,4 +1,4 @@
-"""The process that follows grammars: it has the vocabulary, and forks a child for each grammar that is tried or followed.
+"""The process of grammars: it has the vocabulary, and forks a child for each grammar that is tried or followed.
 
 llguidance bounds its work for each token, but one row of its parser may grow with the square of a grammar before that
 is counted: so a child has an allowance of computing time, which the kernel holds it to, and a limit of memory.
