@@ -44,26 +44,23 @@ GRAMMARS = {
 
 
 def follow(model: LlamaModel, gbnf: str) -> tuple[int, float, float, float, str]:
-    """(tokens, worst wait of the engine, all of it, seconds from question to token at worst, how it ended)."""
+    """(tokens, the engine's worst wait for the grammar, all of it, the worst token's seconds in all, how it ended)."""
     chance = np.random.default_rng(0)
 
     def logits(row: int) -> Logits:
         return chance.standard_normal(model.vocabulary.num_tokens, dtype=np.float32)
 
     sampler = LlamaSampler(model.vocabulary, logits, Sampling(), [], gbnf)
-    worst = total = longest = 0.0
+    following = sampler.following
+    assert following is not None
+    longest = 0.0
     index, how = 0, "went on"
     try:
         while index < NUM_TOKENS:
-            began = started = time.perf_counter()
+            began = time.perf_counter()
             token = sampler.sample(0, index)
-            while True:
-                waited = time.perf_counter() - started
-                worst, total = max(worst, waited), total + waited
-                if token != PENDING:
-                    break
-                time.sleep(0.002)
-                started = time.perf_counter()
+            while token == PENDING:
+                time.sleep(0.002)  # where other turns' steps would be
                 token = sampler.poll()
             longest = max(longest, time.perf_counter() - began)
             if token < 0 or model.vocabulary.is_end(token) or sampler.is_done:
@@ -74,12 +71,13 @@ def follow(model: LlamaModel, gbnf: str) -> tuple[int, float, float, float, str]
         how = error.detail.partition(": ")[2][:60]
     finally:
         sampler.close()
-    return index, worst, total, longest, how
+    return index, following.longest_wait, following.waited_seconds, longest, how
 
 
 def main() -> None:
     model = LlamaModel(Path(os.environ.get("MODEL", ROOT / "workers" / "models" / "demo.gguf")), vocab_only=True)
     followers = model.vocabulary.followers
+    assert model.vocabulary.end_tokens
     started = time.perf_counter()
     followers.start()
     ready = time.perf_counter() - started

@@ -155,6 +155,9 @@ class Following:
         self._buffer = bytearray()
         self._patience = PATIENCE_SECONDS
         self._asked_at: float | None = None
+        self.waited_seconds = 0.0
+        self.longest_wait = 0.0
+        """Of the engine for this grammar, in all and at once."""
         self.is_accepting = False
         """Whether the text so far is whole."""
         self.is_done = False
@@ -185,6 +188,8 @@ class Following:
         answer = self._read(started + min(self._patience, LONGEST_WAIT))
         now = time.perf_counter()
         self._patience = min(PATIENCE_SECONDS, max(0.0, self._patience - (now - started)))
+        self.waited_seconds += now - started
+        self.longest_wait = max(self.longest_wait, now - started)
         if answer is None:
             if now - self._asked_at > LOST_SECONDS:
                 raise self._lost()
