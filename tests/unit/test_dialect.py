@@ -4,7 +4,8 @@ from typing import Any
 
 import msgspec
 
-from producers.gateway.dialect import ChatRequest, conversation_of, parse
+from broker.messages import Failed
+from producers.gateway.dialect import ChatRequest, conversation_of, error_of, parse
 
 FIRST = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
 LATER = [*FIRST, {"role": "assistant", "content": "So."}, {"role": "user", "content": "And then?"}]
@@ -29,3 +30,10 @@ def test_without_a_name_it_is_known_by_its_beginning() -> None:
     assert conversation_of(chat(FIRST, user=""), None) == name
     assert conversation_of(chat(FIRST[1:]), None) != name
     assert conversation_of(chat([FIRST[0], {"role": "user", "content": "How?"}]), None) != name
+
+
+def test_a_refused_schema_is_told_by_the_field_of_the_request() -> None:
+    failed = Failed("invalid_grammar", "sampling.json_schema: at /properties/a: pattern: unbalanced '('")
+    error = error_of(failed)
+    assert (error.status, error.param, error.code) == (400, "response_format.json_schema.schema", "invalid_grammar")
+    assert error.message == "response_format.json_schema.schema: at /properties/a: pattern: unbalanced '('"
