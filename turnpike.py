@@ -141,7 +141,7 @@ def run_ensure(arguments: argparse.Namespace) -> int:
         print("\n".join(lines) or "nothing to change")
         return 0
 
-    return process.run(ensure)
+    return process.run(ensure, patience=process.PATIENCE_SECONDS)
 
 
 def run_reap(arguments: argparse.Namespace) -> int:
@@ -190,7 +190,7 @@ def run_user_add(arguments: argparse.Namespace) -> int:
         )
         return 0
 
-    return process.run(add)
+    return process.run(add, patience=process.PATIENCE_SECONDS)
 
 
 def run_worker(arguments: argparse.Namespace) -> int:
@@ -308,7 +308,7 @@ def run_models(arguments: argparse.Namespace) -> int:
             )
         case "pull":
             process.set_up_logging("WARNING")
-            return process.run(lambda stop: _pull(options, arguments.names, stop))
+            return process.run(lambda stop: _pull(options, arguments.names, stop), patience=process.PATIENCE_SECONDS)
         case "serve":
             return _serve_models(settings(MirrorSettings, arguments))
         case _:
@@ -411,21 +411,19 @@ def run_dead(arguments: argparse.Namespace) -> int:
     async def run(stop: asyncio.Event) -> int:
         return await work
 
-    return process.run(run)
+    return process.run(run, patience=process.PATIENCE_SECONDS)
 
 
 def run_cancel(arguments: argparse.Namespace) -> int:
     from broker import process
-    from broker.client import Client
+    from producers.cancel import cancel
 
     where = address(settings(CommonSettings, arguments), "local")
 
-    async def cancel(stop: asyncio.Event) -> int:
-        async with Client(where) as client:
-            await client.cancel(turn=arguments.turn, conversation=arguments.conversation)
-        return 0
-
-    return process.run(cancel)
+    return process.run(
+        lambda stop: cancel(where, turn=arguments.turn, conversation=arguments.conversation),
+        patience=process.PATIENCE_SECONDS,
+    )
 
 
 # --- For people ------------------------------------------------------------------------------------------------------
@@ -444,9 +442,12 @@ def run_ask(arguments: argparse.Namespace) -> int:
     async def ask_there(stop: asyncio.Event) -> int:
         async with _broker_or_own(options, arguments.model) as there:
             routes = read_routes(options.routes)
-            return await ask(there, arguments.model, text, sampling, stop, routes=routes, as_json=arguments.json)
+            is_seeded = arguments.seed is not None
+            return await ask(
+                there, arguments.model, text, sampling, stop, routes=routes, as_json=arguments.json, is_seeded=is_seeded
+            )
 
-    return process.run(ask_there)
+    return process.run(ask_there, patience=process.PATIENCE_SECONDS)
 
 
 def run_chat(arguments: argparse.Namespace) -> int:
@@ -458,11 +459,14 @@ def run_chat(arguments: argparse.Namespace) -> int:
     sampling = _sampling(arguments)
     process.set_up_logging("WARNING")
 
-    async def chat_there() -> int:
+    async def chat_there(stop: asyncio.Event) -> int:
         async with _broker_or_own(options, arguments.model) as there:
-            return await chat(there, arguments.model, sampling, arguments.system, read_routes(options.routes))
+            routes, is_seeded = read_routes(options.routes), arguments.seed is not None
+            return await chat(
+                there, arguments.model, sampling, stop, system=arguments.system, routes=routes, is_seeded=is_seeded
+            )
 
-    return asyncio_run(chat_there())
+    return process.run(chat_there, patience=process.PATIENCE_SECONDS)
 
 
 def _broker_or_own(options: CommonSettings, model: str) -> AbstractAsyncContextManager[Address]:
@@ -472,21 +476,6 @@ def _broker_or_own(options: CommonSettings, model: str) -> AbstractAsyncContextM
     is_named = options.url or options.credentials or os.environ.get("NATS_URL")
     entry = Path(__file__).absolute() if model == "demo" and not is_named else None
     return address_or_own(address(options, "local"), entry, model)
-
-
-def asyncio_run(main: Any) -> int:
-    """For commands that handle their signals themselves."""
-    from broker import process
-    from broker.errors import TurnpikeError
-
-    code = process.EXIT_ERROR
-    try:
-        code = asyncio.run(main) or 0
-    except* TurnpikeError as group:
-        process.report(group)
-    except* KeyboardInterrupt:
-        code = process.EXIT_INTERRUPTED
-    return code
 
 
 def _sampling(arguments: argparse.Namespace) -> Any:
@@ -509,12 +498,15 @@ def run_load(arguments: argparse.Namespace) -> int:
     from producers.load import continue_and_show, run_and_show
 
     process.set_up_logging("WARNING")
+    patience = process.PATIENCE_SECONDS
     if arguments.continued:
         common, path = settings(CommonSettings, arguments), Path(arguments.continued).expanduser()
         there = address(common, "local")
-        return process.run(lambda stop: continue_and_show(there, path, stop, as_json=arguments.json))
+        return process.run(lambda stop: continue_and_show(there, path, stop, as_json=arguments.json), patience=patience)
     options = settings(LoadSettings, arguments)
-    return process.run(lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json))
+    return process.run(
+        lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json), patience=patience
+    )
 
 
 def run_eval(arguments: argparse.Namespace) -> int:
@@ -523,7 +515,10 @@ def run_eval(arguments: argparse.Namespace) -> int:
 
     options = settings(EvalSettings, arguments)
     process.set_up_logging("WARNING")
-    return process.run(lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json))
+    return process.run(
+        lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json),
+        patience=process.PATIENCE_SECONDS,
+    )
 
 
 def run_experiment(arguments: argparse.Namespace) -> int:
@@ -545,7 +540,8 @@ def run_experiment(arguments: argparse.Namespace) -> int:
             num_cores=os.cpu_count() or 1,
             stop=stop,
             as_json=arguments.json,
-        )
+        ),
+        patience=process.PATIENCE_SECONDS,
     )
 
 
@@ -572,7 +568,9 @@ def run_top(arguments: argparse.Namespace) -> int:
     options = settings(CommonSettings, arguments)
     process.set_up_logging("WARNING")
     there = address(options, "local")
-    return process.run(lambda stop: top(there, stop, once=arguments.once, as_json=arguments.json))
+    return process.run(
+        lambda stop: top(there, stop, once=arguments.once, as_json=arguments.json), patience=process.PATIENCE_SECONDS
+    )
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
@@ -580,7 +578,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
     options = settings(DemoSettings, arguments)
     process.set_up_logging("WARNING" if arguments.log_level is None else options.log_level)
-    return process.run(lambda stop: _demo(options, stop, as_json=arguments.json))
+    return process.run(lambda stop: _demo(options, stop, as_json=arguments.json), patience=process.PATIENCE_SECONDS)
 
 
 async def _demo(options: DemoSettings, stop: asyncio.Event, *, as_json: bool) -> int:
@@ -997,7 +995,7 @@ def _broker_flags(parser: argparse.ArgumentParser) -> None:
 def main() -> int:
     arguments = _parser().parse_args()
     from broker.errors import TurnpikeError
-    from broker.process import EXIT_ERROR, EXIT_USAGE, report
+    from broker.process import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, report
 
     try:
         run: Callable[[argparse.Namespace], int] = arguments.entry
@@ -1009,6 +1007,8 @@ def main() -> int:
         return EXIT_USAGE if isinstance(error, SettingsError) else EXIT_ERROR
     except BrokenPipeError:
         return EXIT_ERROR
+    except KeyboardInterrupt:  # of a command that computes and no more
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

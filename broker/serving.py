@@ -24,6 +24,8 @@ QUICK_SECONDS = 0.25
 PATIENT_SECONDS = 2.0
 """Within which one on a busy board does."""
 LOOK_SECONDS = 0.5
+NAMES_SECONDS = 1.0
+"""A server that does not let us ask does not answer."""
 
 
 async def is_served(nc: NatsConnection, model: str) -> bool:
@@ -55,6 +57,20 @@ async def until_served(nc: NatsConnection, model: str, seconds: float = 0.0) -> 
         if time.monotonic() >= until:
             raise NotServed(model)
         await asyncio.sleep(LOOK_SECONDS)
+
+
+async def queues(nc: NatsConnection) -> list[str]:
+    """The models that the server has a queue for, served or not, by their tokens. Raises ServerError, also where it
+    does not let us ask, as one that an older release has set up."""
+    found: list[str] = []
+    while True:
+        request = {"subject": "turn.>", "offset": len(found)}
+        page = await topology.api(nc, "STREAM.NAMES", request, timeout=NAMES_SECONDS)
+        names = (page or {}).get("streams") or []
+        found += names
+        if not names or len(found) >= (page or {}).get("total", 0):
+            break
+    return sorted(name.removeprefix(subjects.TURNS_PREFIX) for name in found if name.startswith(subjects.TURNS_PREFIX))
 
 
 async def _consumer(nc: NatsConnection, model: str, priority: str) -> dict[str, Any]:

@@ -32,6 +32,8 @@ async def list_letters(address: Address, model: str | None, *, as_json: bool) ->
     if as_json:
         sys.stdout.write(msgspec.json.encode([_shown(one) for one in found]).decode() + "\n")
         return 0
+    if not found:
+        sys.stdout.write(f"no dead letters{f' of model {model}' if model is not None else ''}\n")
     for one in found:
         when = datetime.fromtimestamp(one.stored_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
         by = f"; begun by {', '.join(one.letter.workers)}" if one.letter.workers else ""

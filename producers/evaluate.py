@@ -8,6 +8,7 @@ follows the option, without the last token, or over the option too where less th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import json
 import math
@@ -22,12 +23,17 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from broker.client import Client
+from broker.client import Answer, Client
 from broker.connection import Address
 from broker.errors import TurnpikeError
 from broker.messages import Message, Score
+from broker.process import EXIT_INTERRUPTED
 from producers.ask import resolve
 from producers.settings import EvalSettings
+from producers.waiting import ready, telling, unless
+
+STOP_SECONDS = 0.4
+"""How long the cancels of what runs may take."""
 
 MIN_TRAILING_TOKENS = 3
 """llama.cpp's k_min_trailing_ctx."""
@@ -216,15 +222,17 @@ async def run(
     done: Callable[[Answered], None] = lambda answered: None,
     stop: asyncio.Event | None = None,
 ) -> list[Answered]:
-    """Scores the items, batch turns all of them; raises TurnFailed, PublishError."""
+    """Scores the items, batch turns all of them; raises TurnFailed, PublishError.
+
+    `stop` cancels what runs and comes back at once, with what was answered by then.
+    """
     waiting = iter(items)
     found: list[Answered] = []
+    running: set[Answer] = set()
 
     async def one_after_another() -> None:
         for item in waiting:
-            if stop is not None and stop.is_set():
-                return
-            answer = await client.ask(
+            answer = client.ask(
                 model,
                 [Message("user", item.context)],
                 kind="score",
@@ -232,13 +240,21 @@ async def run(
                 priority="batch",
                 raw=True,
             )
-            answered = evaluate(item, answer.scores)
+            running.add(answer)
+            answered = evaluate(item, (await answer).scores)
+            running.discard(answer)
             found.append(answered)
             done(answered)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(concurrency, len(items))):
-            group.create_task(one_after_another())
+    async def all_of_them() -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(concurrency, len(items))):
+                group.create_task(one_after_another())
+
+    if not await unless(stop or asyncio.Event(), all_of_them()):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await asyncio.gather(*(answer.cancel() for answer in running), return_exceptions=True)
     return sorted(found, key=lambda answered: answered.number)
 
 
@@ -280,7 +296,14 @@ async def run_and_show(address: Address, options: EvalSettings, stop: asyncio.Ev
     console = Console(stderr=True)
     async with Client(address) as client:
         model = await resolve(client, options.model)
-        found = accuracies(await run_on(client, model, items, out, stop, options.concurrency, console.print))
+        if not await unless(stop, ready(client, model, address.wait, console.print)):
+            return EXIT_INTERRUPTED
+        async with telling(client, [model], console.print):
+            answers = await run_on(client, model, items, out, stop, options.concurrency, console.print)
+    if stop.is_set():
+        goes_on = "" if out is None else "; run again, it goes on there"
+        console.print(f"interrupted: {len(answers)} of {len(items)} items answered{goes_on}")
+    found = accuracies(answers)
     if as_json:
         sys.stdout.write(msgspec.json.encode({"model": model, "path": path.name, "accuracies": found}).decode() + "\n")
     else:
@@ -289,7 +312,7 @@ async def run_and_show(address: Address, options: EvalSettings, stop: asyncio.Ev
             error = "–" if one.standard_error is None else f"{one.standard_error:.4f}"
             table.add_row(one.method, str(one.count), f"{one.accuracy:.4f}", error)
         Console().print(table)
-    return 0
+    return EXIT_INTERRUPTED if stop.is_set() else 0
 
 
 def _read_answers(path: Path) -> list[Answered]:

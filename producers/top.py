@@ -11,10 +11,11 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from broker import subjects, topology
+from broker import serving, subjects, topology
 from broker.client import Client
 from broker.connection import Address
 from broker.discovery import WorkerInfo
+from broker.errors import ServerError
 
 REFRESH_SECONDS = 1.0
 
@@ -35,10 +36,10 @@ class Picture(Struct, frozen=True):
 
 
 async def look(client: Client) -> Picture:
-    """What there is just now. A model without a worker is not seen: its stream is nobody's to list."""
+    """What there is just now, queues that nobody serves among it."""
     workers = await client.workers()
     queues = []
-    for model in sorted({worker.model for worker in workers}):
+    for model in sorted({worker.model for worker in workers} | await _queued(client)):
         pending, in_work = {}, {}
         for priority in subjects.PRIORITIES:
             info = await topology.api(client.nc, f"CONSUMER.INFO.{subjects.turns_stream(model)}.{priority}")
@@ -46,6 +47,14 @@ async def look(client: Client) -> Picture:
                 pending[priority], in_work[priority] = info["num_pending"], info["num_ack_pending"]
         queues.append(Queued(model, pending, in_work))
     return Picture(workers, queues)
+
+
+async def _queued(client: Client) -> set[str]:
+    """The models that have a queue; none where the server is one of an older release's and does not tell."""
+    try:
+        return set(await serving.queues(client.nc))
+    except ServerError:
+        return set()
 
 
 async def top(address: Address, stop: asyncio.Event, *, once: bool, as_json: bool) -> int:
@@ -70,20 +79,23 @@ async def top(address: Address, stop: asyncio.Event, *, once: bool, as_json: boo
 
 
 def _shown(picture: Picture) -> RenderableType:
-    if not picture.workers:
+    if not picture.workers and not picture.queues:
         return "no worker answers"
     queues = Table("model", "workers", "slots", "queued", "batch queued", "in work", "wait s", title="queues")
     for queue in picture.queues:
         workers = [worker for worker in picture.workers if worker.model == queue.model]
         queues.add_row(
             queue.model,
-            str(len(workers)),
+            str(len(workers)) if workers else "none",
             str(sum(worker.load.num_slots for worker in workers)),
             str(queue.num_pending.get("interactive", 0)),
             str(queue.num_pending.get("batch", 0)),
             str(sum(queue.num_in_work.values())),
-            f"{min(worker.load.expected_wait_seconds for worker in workers):.1f}",
+            f"{min(worker.load.expected_wait_seconds for worker in workers):.1f}" if workers else "–",
+            style=None if workers else "red",
         )
+    if not picture.workers:
+        return Group(queues, "no worker answers")
     table = Table(
         "worker", "node", "model", "slots", "active", "prefill/s", "decode/s", "cached", "failed", "°C", title="workers"
     )
