@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -302,13 +303,14 @@ async def test_an_interrupt_ends_what_waits_for_a_worker_or_looks(bench: Bench, 
 
 @pytest.mark.parametrize("arguments", [("ask", "m", "hello"), ("chat", "m"), ("top",), ("cancel", "--all")])
 async def test_an_interrupt_ends_what_waits_for_a_server(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    called = asyncio.Event()
-    silent = await asyncio.start_server(lambda *_: called.set(), "127.0.0.1", 0)
-    url = f"nats://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
-    async with silent, started([*arguments, "--url", url, "--wait-seconds", "60"], tmp_path) as command:
-        await asyncio.wait_for(called.wait(), 60)
-        assert await command.interrupted() == INTERRUPTED
-        assert "Traceback" not in command.said
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        url = f"nats://127.0.0.1:{silent.getsockname()[1]}"
+        async with started([*arguments, "--url", url, "--wait-seconds", "60"], tmp_path) as command:
+            caller, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(silent), 60)
+            assert await command.interrupted() == INTERRUPTED
+            caller.close()
+            assert "Traceback" not in command.said
 
 
 async def test_an_interrupt_ends_what_the_server_has_left_alone(
