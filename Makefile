@@ -1,5 +1,5 @@
 # Every target does the set-up it needs; the second run starts in seconds.
-.PHONY: demo test check bench chaos soak lock clean setup e2e-kubernetes experiment long
+.PHONY: demo test check bench chaos hostile fuzz soak lock clean setup e2e-kubernetes experiment long
 
 setup:
 	@tools/setup.sh
@@ -19,6 +19,12 @@ check: setup ## lint and types
 chaos: setup ## 20 minutes of faults, and an account of every turn
 	@.venv/bin/python -m tests.chaos
 
+hostile: setup ## ten minutes in peace, ten with a hostile client: everybody else's turns end
+	@.venv/bin/python -m tests.chaos.hostile
+
+fuzz: setup ## a million hostile inputs through every door of a cluster
+	@.venv/bin/python -m tests.fuzz
+
 soak: setup ## an hour at full load: memory, descriptors and streams stay flat
 	@.venv/bin/python -m tests.chaos.soak
 
@@ -28,7 +34,7 @@ e2e-kubernetes: setup ## on the Kubernetes that KUBECONFIG names, in the network
 experiment: setup ## the paper's experiment on shapes made on the spot, with its report, in .cache/experiment; DATASET=FILE for OpenAssistant trees
 	@tools/experiment.sh experiments/shapes.toml .cache/experiment$(if $(DATASET),-dataset "$(DATASET)")
 
-long: chaos soak experiment bench ## all that takes long: about three hours
+long: chaos hostile fuzz soak experiment bench ## all that takes long: about three hours
 
 bench: setup
 	@benchmarks/build_tools.sh >/dev/null

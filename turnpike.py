@@ -7,13 +7,13 @@ import asyncio
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from broker.settings import PREFIX, BrokerSettings, CommonSettings, MirrorSettings, ModelSettings, load
-from producers.settings import DemoSettings, EvalSettings, GatewaySettings, LoadSettings, RoutedSettings
+from producers.settings import AskSettings, DemoSettings, EvalSettings, GatewaySettings, LoadSettings
 from telemetry.settings import SidecarSettings, TelemetrySettings
 from workers.settings import WorkerSettings
 
@@ -33,6 +33,7 @@ ALL_SETTINGS: tuple[type[CommonSettings], ...] = (
     BrokerSettings,
     WorkerSettings,
     LoadSettings,
+    AskSettings,
     GatewaySettings,
     DemoSettings,
     EvalSettings,
@@ -68,7 +69,9 @@ def address(options: CommonSettings, user: str) -> Address:
         found = Address.parse(url, ca=options.tls_ca)
     else:
         found = read_credentials(local) if local.exists() else Address(DEFAULT_URL)
-    return dataclasses.replace(found, wait=options.wait_seconds)
+    # Named here, it is meant more than the one in a file that may have come from another machine.
+    ca = str(Path(options.tls_ca).expanduser()) if options.tls_ca else found.ca
+    return dataclasses.replace(found, ca=ca, wait=options.wait_seconds)
 
 
 # --- Services --------------------------------------------------------------------------------------------------------
@@ -174,19 +177,22 @@ def run_user_add(arguments: argparse.Namespace) -> int:
     from broker import process
     from broker.accounts import Accounts, write_credentials
     from broker.connection import Address
-    from broker.server import reload_running
+    from broker.server import last_address, reload_running
 
     options = settings(CommonSettings, arguments)
 
     async def add(stop: asyncio.Event) -> int:
         folder = data_dir(options)
         account = Accounts(folder).add(arguments.name, arguments.role)
-        url = reload_running(folder)
+        is_running = reload_running(folder) is not None
+        # As others reach it, where that was said; else as the broker itself knows it.
+        there = Address.parse(options.url) if options.url else last_address(folder) or Address(DEFAULT_URL)
+        ca = str(Path(options.tls_ca).expanduser().absolute()) if options.tls_ca else there.ca
         path = folder / f"{account.name}.credentials"
-        write_credentials(path, Address(url or DEFAULT_URL, account.name, account.password))
+        write_credentials(path, dataclasses.replace(there, user=account.name, password=account.password, ca=ca))
         print(
             f"{account.role} {account.name}: credentials in {path}"
-            + ("" if url else "; takes effect when the broker starts")
+            + ("" if is_running else "; takes effect when the broker starts")
         )
         return 0
 
@@ -340,12 +346,8 @@ def _serve_models(options: MirrorSettings) -> int:
     from broker.accounts import WORKER
     from broker.catalogue import read_lock
     from broker.subjects import node_name
+    from producers.mirror import Mirror, serve
 
-    try:
-        from producers.mirror import Mirror, serve
-    except ImportError:
-        print("turnpike: models serve needs Starlette and uvicorn: install `turnpike[http]`", file=sys.stderr)
-        return process.EXIT_ERROR
     process.set_up_logging(options.log_level)
 
     async def run(stop: asyncio.Event) -> int:
@@ -367,14 +369,10 @@ def _serve_models(options: MirrorSettings) -> int:
 def run_gateway(arguments: argparse.Namespace) -> int:
     from broker import process
     from broker.accounts import GATEWAY
+    from producers.gateway.keys import new_key
+    from producers.gateway.main import serve
 
     options: GatewaySettings = settings(GatewaySettings, arguments)
-    try:
-        from producers.gateway.keys import new_key
-        from producers.gateway.main import serve
-    except ImportError:
-        print("turnpike: gateway needs Starlette and uvicorn: install `turnpike[http]`", file=sys.stderr)
-        return process.EXIT_ERROR
     if options.new_key:
         key, digest = new_key()
         print(f'{key}\n# in the file of --keys:\n[clients.NAME]\nsha256 = ["{digest}"]')
@@ -414,6 +412,14 @@ def run_dead(arguments: argparse.Namespace) -> int:
     return process.run(run, patience=process.PATIENCE_SECONDS)
 
 
+def run_read(arguments: argparse.Namespace) -> int:
+    from broker import process
+    from producers.read import read_answer
+
+    where = address(settings(CommonSettings, arguments), "local")
+    return process.run(lambda stop: read_answer(where, arguments.turn, stop, as_json=arguments.json))
+
+
 def run_cancel(arguments: argparse.Namespace) -> int:
     from broker import process
     from producers.cancel import cancel
@@ -434,15 +440,15 @@ def run_ask(arguments: argparse.Namespace) -> int:
     from producers.ask import ask
     from producers.routing import read_routes
 
-    options: RoutedSettings = settings(RoutedSettings, arguments)
-    sampling = _sampling(arguments)
+    options: AskSettings = settings(AskSettings, arguments)
+    sampling = options.sampling()
     process.set_up_logging("WARNING")
     text = arguments.text if arguments.text != "-" else sys.stdin.read()
 
     async def ask_there(stop: asyncio.Event) -> int:
         async with _broker_or_own(options, arguments.model) as there:
             routes = read_routes(options.routes)
-            is_seeded = arguments.seed is not None
+            is_seeded = options.seed is not None
             return await ask(
                 there, arguments.model, text, sampling, stop, routes=routes, as_json=arguments.json, is_seeded=is_seeded
             )
@@ -455,13 +461,13 @@ def run_chat(arguments: argparse.Namespace) -> int:
     from producers.chat import chat
     from producers.routing import read_routes
 
-    options: RoutedSettings = settings(RoutedSettings, arguments)
-    sampling = _sampling(arguments)
+    options: AskSettings = settings(AskSettings, arguments)
+    sampling = options.sampling()
     process.set_up_logging("WARNING")
 
     async def chat_there(stop: asyncio.Event) -> int:
         async with _broker_or_own(options, arguments.model) as there:
-            routes, is_seeded = read_routes(options.routes), arguments.seed is not None
+            routes, is_seeded = read_routes(options.routes), options.seed is not None
             return await chat(
                 there, arguments.model, sampling, stop, system=arguments.system, routes=routes, is_seeded=is_seeded
             )
@@ -476,21 +482,6 @@ def _broker_or_own(options: CommonSettings, model: str) -> AbstractAsyncContextM
     is_named = options.url or options.credentials or os.environ.get("NATS_URL")
     entry = Path(__file__).absolute() if model == "demo" and not is_named else None
     return address_or_own(address(options, "local"), entry, model)
-
-
-def _sampling(arguments: argparse.Namespace) -> Any:
-    """The sampling flags, checked as the wire checks them."""
-    import msgspec
-
-    from broker.errors import SettingsError
-    from broker.messages import Sampling
-
-    names = {field.name for field in msgspec.structs.fields(Sampling)}
-    fields = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
-    try:
-        return msgspec.convert(fields, Sampling)
-    except msgspec.ValidationError as error:
-        raise SettingsError([str(error).replace("$.", "--").replace("`", "'")]) from None
 
 
 def run_load(arguments: argparse.Namespace) -> int:
@@ -612,7 +603,81 @@ async def _demo(options: DemoSettings, stop: asyncio.Event, *, as_json: bool) ->
     )
 
 
+def run_settings(arguments: argparse.Namespace) -> int:
+    """What may be set, by flag, variable or file, with what it is where nothing is said."""
+    import json
+
+    import msgspec
+
+    helps, commands = _helps(_parser())
+    found: dict[str, dict[str, object]] = {}
+    for kind in ALL_SETTINGS:
+        for field in msgspec.structs.fields(kind):
+            default = None if field.default is msgspec.NODEFAULT else field.default
+            one = found.setdefault(field.name, {"default": default, "variable": f"{PREFIX}{field.name.upper()}"})
+            one["help"], one["commands"] = helps.get(field.name, ""), commands.get(field.name, [])
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    print(
+        "# What may stand in the file of --config; TURNPIKE_NAME and flags win over it. Values shown are the defaults."
+    )
+    for name, one in sorted(found.items()):
+        of = cast(list[str], one["commands"])
+        print(f"\n# {one['help'] or 'by variable or file only'} ({'every command' if len(of) > 12 else ', '.join(of)})")
+        value = one["default"]
+        print(f"# {name} =" if value is None else f"# {name} = {json.dumps(value)}")
+    return 0
+
+
+def _helps(parser: argparse.ArgumentParser, path: str = "") -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Of each flag, by its setting's name: the help, and the commands that have it."""
+    helps: dict[str, str] = {}
+    commands: dict[str, list[str]] = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, inner in action.choices.items():
+                inner_helps, inner_commands = _helps(inner, f"{path} {name}".strip())
+                helps = inner_helps | helps
+                for flag, of in inner_commands.items():
+                    commands[flag] = commands.get(flag, []) + of
+        elif action.option_strings and path:
+            helps.setdefault(action.dest, action.help or "")
+            commands.setdefault(action.dest, []).insert(0, path)
+    return helps, commands
+
+
 # --- Flags -----------------------------------------------------------------------------------------------------------
+
+
+class _Commands(argparse._SubParsersAction):  # type: ignore[type-arg]
+    """Subcommands that keep what was said before their name: argparse's own forget it for their defaults."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        before = dict(vars(namespace))
+        super().__call__(parser, namespace, values, option_string)
+        name = values[0]
+        known = {action.dest for action in self.choices[name]._actions}
+        for action in parser._actions:
+            said = before.get(action.dest)
+            if not action.option_strings or said is None or said == action.default:
+                continue
+            if action.dest not in known:
+                parser.error(
+                    f"{action.option_strings[0]} is nothing to `{parser.prog.partition(' ')[2]} {name}`".replace(
+                        "` ", "`"
+                    )
+                )
+            now = getattr(namespace, action.dest, None)
+            if now is None:
+                setattr(namespace, action.dest, said)
+            elif isinstance(said, list) and isinstance(now, list):
+                setattr(namespace, action.dest, [*said, *now])
+
+
+def _group(parser: argparse.ArgumentParser, **options: Any) -> Any:
+    """A parser's subcommands."""
+    return parser.add_subparsers(action=_Commands, **options)
 
 
 def _add(
@@ -658,10 +723,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="turnpike",
         description="A message queue for conversations with small language models.",
-        epilog="Settings come from flags, then TURNPIKE_* variables, then a TOML file. See turnpike COMMAND --help",
+        epilog="Settings come from flags, then TURNPIKE_* variables, then a TOML file (`turnpike settings` lists "
+        "them). See turnpike COMMAND --help",
     )
     parser.add_argument("--version", action="version", version=f"turnpike {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _common(parser)
+    commands = _group(parser, dest="command", metavar="COMMAND", required=True)
 
     demo = _add(
         commands, "demo", run_demo, "server, worker and a small load at once, then a table", "turnpike demo --json"
@@ -680,7 +747,7 @@ def _parser() -> argparse.ArgumentParser:
     broker.add_argument("--tls-key", help="its key")
     broker.add_argument("--port", type=int, help="the port (default 4222; 0 takes a free one)")
     _broker_flags(broker)
-    broker_commands = broker.add_subparsers(metavar="[ensure|reap|secret]")
+    broker_commands = _group(broker, metavar="[ensure|reap|secret]")
     ensure = _add(
         broker_commands,
         "ensure",
@@ -709,10 +776,11 @@ def _parser() -> argparse.ArgumentParser:
     secret.add_argument("--namespace", default="turnpike", help="theirs (default turnpike)")
 
     user = commands.add_parser("user", help="accounts of the broker on this machine")
-    user_commands = user.add_subparsers(metavar="add", required=True)
+    _common(user)
+    user_commands = _group(user, metavar="add", required=True)
     add = _add(user_commands, "add", run_user_add, "a new account and its credentials file", "turnpike user add alice")
     add.add_argument("name", help="also the client's name on the wire")
-    add.add_argument("--role", default="producer", choices=("producer", "worker", "sidecar", "operator"))
+    add.add_argument("--role", default="producer", choices=("producer", "worker", "sidecar", "gateway", "operator"))
 
     worker = _add(
         commands,
@@ -815,13 +883,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     _influx_flags(sidecar)
     sidecar.add_argument("--node", help="default: the host's name, as its workers have it")
+    sidecar.add_argument("--health-port", type=int, help="answer GET /live and /ready there, for probes (none)")
     sidecar.add_argument("--sample-seconds", type=float, help="how often (default 1)")
     sidecar.add_argument("--root", help="where /proc and /sys are found (default /)")
     sidecar.add_argument("--vcgencmd", help="the Raspberry Pi's firmware command (default vcgencmd)")
     sidecar.add_argument("--monitor-url", help="the nats-server's monitoring address, http://HOST:8222")
 
     telemetry = commands.add_parser("telemetry", help="the database of telemetry")
-    telemetry_commands = telemetry.add_subparsers(metavar="init", required=True)
+    _common(telemetry)
+    telemetry_commands = _group(telemetry, metavar="init", required=True)
     init = _add(
         telemetry_commands,
         "init",
@@ -832,7 +902,8 @@ def _parser() -> argparse.ArgumentParser:
     _influx_flags(init)
 
     models = commands.add_parser("models", help="the models by name, and their files")
-    models_commands = models.add_subparsers(dest="models_command", metavar="COMMAND", required=True)
+    _common(models)
+    models_commands = _group(models, dest="models_command", metavar="COMMAND", required=True)
     for name, help, example in (
         ("list", "the catalogue, and what of it fits this machine", "turnpike models list"),
         ("lock", "write down what names stand for: revision and SHA-256", "turnpike models lock llama-3-2-1b oasst1"),
@@ -900,7 +971,8 @@ def _parser() -> argparse.ArgumentParser:
     service.add_argument("--environment-dir", default="/etc/turnpike", help="its settings, mode 0600 (/etc/turnpike)")
 
     dead = commands.add_parser("dead", help="turns that were given up on")
-    dead_commands = dead.add_subparsers(dest="dead_command", metavar="COMMAND", required=True)
+    _common(dead)
+    dead_commands = _group(dead, dest="dead_command", metavar="COMMAND", required=True)
     for name, help, example in (
         ("list", "which there are, and why", "turnpike dead list --model tiny"),
         ("show", "all of one, as JSON", "turnpike dead show 3"),
@@ -914,11 +986,24 @@ def _parser() -> argparse.ArgumentParser:
         else:
             command.add_argument("numbers", type=int, nargs="*" if name == "purge" else "+", metavar="NUMBER")
 
+    read = _add(commands, "read", run_read, "the answer of a turn, by its id", "turnpike read 3f2a… --wait-seconds 60")
+    read.add_argument("turn", help="its id, as `turnpike dead replay` and the gateway tell it")
+    read.add_argument("--json", action="store_true", help="its end as JSON")
+
     cancel = _add(commands, "cancel", run_cancel, "stop turns, queued or running", "turnpike cancel --conversation c1")
     which = cancel.add_mutually_exclusive_group(required=True)
     which.add_argument("--turn")
     which.add_argument("--conversation")
     which.add_argument("--all", action="store_true", help="all of this account's turns")
+
+    known = _add(
+        commands,
+        "settings",
+        run_settings,
+        "all that may be set, as the file of --config has it",
+        "turnpike settings > turnpike.toml",
+    )
+    known.add_argument("--json", action="store_true", help="for programs")
 
     top = _add(commands, "top", run_top, "who serves what, and what waits", "turnpike top --once --json")
     top.add_argument("--once", action="store_true", help="one picture, not refreshed in place")
@@ -992,8 +1077,9 @@ def _broker_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ack-wait-seconds", type=float, help="a silent worker's turn goes to another (default 30)")
 
 
-def main() -> int:
-    arguments = _parser().parse_args()
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command that the words name, those of the process by default; its exit code."""
+    arguments = _parser().parse_args(words)
     from broker.errors import TurnpikeError
     from broker.process import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, report
 
@@ -1005,10 +1091,20 @@ def main() -> int:
 
         report(error)
         return EXIT_USAGE if isinstance(error, SettingsError) else EXIT_ERROR
+    except ModuleNotFoundError as error:
+        from broker.extras import explained
+
+        if (missing := explained(error)) is None:
+            raise
+        report(missing)
+        return EXIT_ERROR
     except BrokenPipeError:
         return EXIT_ERROR
     except KeyboardInterrupt:  # of a command that computes and no more
         return EXIT_INTERRUPTED
+    except OSError as error:
+        report(error)
+        return EXIT_ERROR
 
 
 if __name__ == "__main__":

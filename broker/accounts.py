@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from broker import subjects, topology
 from broker.connection import Address
-from broker.errors import TurnpikeError
+from broker.errors import SettingsError, TurnpikeError
+from broker.locks import Lock
 
 OPERATOR = "operator"
 WORKER = "worker"
@@ -52,28 +53,49 @@ class Account(Struct, frozen=True):
         return f"Account(name={self.name!r}, role={self.role!r})"
 
 
+CHANGE_SECONDS = 30.0
+"""How long a change of the accounts waits for another one, or for a broker that starts with them."""
+
+
 class Accounts:
     """The users in one file, mode 0600, in a folder of mode 0700. Those that every broker has come first."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "accounts.json"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder)
         self._accounts = self._read()
+
+    def changing(self) -> Lock:
+        """Nobody else changes accounts or passwords until it is released. Blocks; raises InUse, CannotLock."""
+        what = f"the list of accounts in {self._path.parent}"
+        return Lock(self._path.with_name("accounts.lock"), what, wait_seconds=CHANGE_SECONDS)
+
+    def refresh(self) -> None:
+        """Takes up what other processes have added."""
+        self._accounts = self._read() or self._accounts
 
     def _read(self) -> dict[str, Account]:
         if not self._path.exists():
             return {}
-        accounts = msgspec.json.decode(self._path.read_bytes(), type=list[Account])
-        return {account.name: account for account in accounts}
+        return {account.name: account for account in _decoded(self._path, list[Account])}
 
     def ensure_defaults(self) -> None:
         """Makes the accounts that every broker has, where they are missing."""
-        for name, role in DEFAULTS:
-            if name not in self._accounts:
-                self.add(name, role)
+        if all(name in self._accounts for name, _ in DEFAULTS):
+            return
+        with self.changing():
+            self.refresh()
+            for name, role in DEFAULTS:
+                if name not in self._accounts:
+                    self._add(name, role)
 
     def add(self, name: str, role: str = "producer") -> Account:
         """A new user with a random password; raises TurnpikeError when the name is taken."""
+        with self.changing():
+            self.refresh()
+            return self._add(name, role)
+
+    def _add(self, name: str, role: str) -> Account:
         if subjects.token(name, "user") in self._accounts:
             raise TurnpikeError(f"user {name!r} exists already")
         if role not in topology.ROLES:
@@ -86,10 +108,11 @@ class Accounts:
     def password_of(self, service: str) -> str:
         """Of what is no NATS user but belongs to the same cluster; made the first time that it is asked for."""
         path = self._path.with_name("passwords.json")
-        known = msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
-        if service not in known:
-            known[service] = secrets.token_urlsafe(32)
-            write_private(path, msgspec.json.encode(known))
+        with self.changing():
+            known = _decoded(path, dict[str, str]) if path.exists() else {}
+            if service not in known:
+                known[service] = secrets.token_urlsafe(32)
+                write_private(path, msgspec.json.encode(known))
         return known[service]
 
     def __getitem__(self, name: str) -> Account:
@@ -110,6 +133,24 @@ class Accounts:
             }
             for account in self._accounts.values()
         ]
+
+
+def make_folder(folder: Path) -> None:
+    """A folder of our own, mode 0700; raises TurnpikeError in one line."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise TurnpikeError(f"{error.filename or folder}: {error.strerror or error}") from None
+
+
+def _decoded[T](path: Path, kind: type[T]) -> T:
+    """What a file of ours holds; raises TurnpikeError in one line that names it."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise TurnpikeError(f"{path}: {error.strerror or error}") from None
+    except msgspec.DecodeError as error:
+        raise TurnpikeError(f"{path} is damaged: {error}") from None
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -155,4 +196,8 @@ def read_credentials(path: Path) -> Address:
         raise TurnpikeError(f"credentials file {path}: {error.strerror}") from None
     except msgspec.DecodeError as error:
         raise TurnpikeError(f"credentials file {path}: {error}") from None
-    return Address(found.url, subjects.token(found.user, "user"), found.password, found.ca or None)
+    try:
+        there = Address.parse(found.url)
+    except SettingsError as error:
+        raise TurnpikeError(f"credentials file {path}: url: {error}") from None
+    return Address(there.url, subjects.token(found.user, "user"), found.password, found.ca or None)

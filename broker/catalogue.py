@@ -7,9 +7,10 @@ what its lock file says, until somebody locks again.
 from __future__ import annotations
 
 import hashlib
+import logging
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +23,9 @@ LOCK_NAME = "turnpike.models.lock"
 _HEADER = "# Written by `turnpike models lock`: what each name stands for, to the byte.\n"
 
 Memory = Literal["full", "sliding-window", "recurrent"]
+Kind = Literal["model", "dataset"]
+
+log = logging.getLogger(__name__)
 
 
 class UnknownModel(TurnpikeError):
@@ -90,7 +94,7 @@ class Locked(Struct, frozen=True, forbid_unknown_fields=True):
     file: str
     sha256: str
     size_bytes: int
-    kind: Literal["model", "dataset"] = "model"
+    kind: Kind = "model"
 
     def path_in(self, folder: Path, token: str) -> Path:
         """Where the file lies in a node's folder: its name says what it is, so two versions do not meet."""
@@ -99,14 +103,39 @@ class Locked(Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_catalogue(path: Path = CATALOGUE) -> dict[str, Entry]:
     """Token → entry, in the file's order. Raises CatalogueError."""
-    return _read(path, Entry)
+    return {token: _entry(path, token, row, Entry) for token, row in _rows(path).items()}
 
 
-def read_lock(path: Path) -> dict[str, Locked]:
-    """Token → locked file. Raises CatalogueError, also when there is no such file."""
+def read_lock(path: Path, *, to_write: bool = False) -> dict[str, Locked]:
+    """Token → locked file. Raises CatalogueError, also when there is no such file.
+
+    What a later release wrote is read as far as it is understood: a row of a kind that is not known here is left out,
+    with a warning. Not where the file is to be written anew, which would lose it: then that is an error.
+    """
     if not path.exists():
         raise CatalogueError(path, "there is no such file: turnpike models lock NAME makes it")
-    return _read(path, Locked)
+    found = {}
+    for token, row in _rows(path).items():
+        later = _of_a_later_release(row)
+        if later and to_write:
+            raise CatalogueError(path, f"{token}: {later}, of a later release: lock with that one")
+        if later:
+            log.warning("lock file=%s %s: %s, of a later release", path, token, later)
+            row = {name: value for name, value in row.items() if name in Locked.__struct_fields__}
+            if row.get("kind", "model") not in get_args(Kind):
+                continue
+        found[token] = _entry(path, token, row, Locked)
+    return found
+
+
+def _of_a_later_release(row: object) -> str:
+    """What a row has that is not known here; empty where all of it is."""
+    if not isinstance(row, dict):
+        return ""
+    if isinstance(kind := row.get("kind"), str) and kind not in get_args(Kind):
+        return f"the kind {kind!r}"
+    unknown = sorted(row.keys() - set(Locked.__struct_fields__))
+    return f"the field {unknown[0]!r}" if unknown else ""
 
 
 def write_lock(path: Path, locked: dict[str, Locked]) -> None:
@@ -147,17 +176,18 @@ def entry_of[T](token: str, entries: dict[str, T], where: str) -> T:
     return entries[token]
 
 
-def _read[T: Struct](path: Path, kind: type[T]) -> dict[str, T]:
+def _rows(path: Path) -> dict[str, Any]:
     try:
-        rows = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text())
     except OSError as error:
         raise CatalogueError(path, error.strerror or str(error)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CatalogueError(path, str(error)) from None
-    found = {}
-    for token, row in rows.items():
-        try:
-            found[subjects.token(token, "model")] = msgspec.convert(row, kind)
-        except (msgspec.ValidationError, TurnpikeError) as error:
-            raise CatalogueError(path, f"{token}: {error}") from None
-    return found
+
+
+def _entry[T: Struct](path: Path, token: str, row: object, kind: type[T]) -> T:
+    try:
+        subjects.token(token, "model")
+        return msgspec.convert(row, kind)
+    except (msgspec.ValidationError, TurnpikeError) as error:
+        raise CatalogueError(path, f"{token}: {error}") from None

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
@@ -23,19 +23,21 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from broker import codec, discovery, replies, serving, subjects, topology
+from broker import codec, discovery, publishing, replies, serving, subjects, topology
 from broker.connection import Address, close, connect
 from broker.errors import (
+    Duplicate,
     DuplicateTurn,
     InvalidMessage,
-    NotAcknowledged,
-    PayloadTooLarge,
+    NoStream,
+    NotStored,
     PublishError,
     QueueFull,
     ReplayUnavailable,
     ServerError,
     TurnFailed,
     UnservedModel,
+    UnsupportedVersion,
 )
 from broker.messages import (
     Beacon,
@@ -46,6 +48,7 @@ from broker.messages import (
     Failed,
     Kind,
     Message,
+    Other,
     Priority,
     Replay,
     ReplayRequest,
@@ -63,7 +66,8 @@ DEADLINE_GRACE_SECONDS = 2.0
 """How long behind its deadline a turn's end is waited for: a worker's or the reaper's, where there is either."""
 REPLAY_SECONDS = 2.0
 ASK_AGAIN_SECONDS = 1.0
-PUBLISH_TIMEOUT_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class Client:
@@ -147,10 +151,8 @@ class Client:
         await self._publish_cancel(subject, Cancel(sent_at=time.time()))
 
     async def _publish_cancel(self, subject: str, cancel: Cancel) -> None:
-        try:
-            await self.nc.request(subject, codec.encode(cancel), timeout=PUBLISH_TIMEOUT_SECONDS)
-        except (nats.errors.Error, TimeoutError) as error:
-            raise PublishError(f"the cancel was not acknowledged: {str(error) or type(error).__name__}") from None
+        # With an id of its own: what was not acknowledged is tried again, and stored once.
+        await publishing.publish(self.nc, subject, codec.encode(cancel), message_id=new_id())
 
     def follow(self, turn: str) -> Answer:
         """The answer to a turn that was published before, by this client or by another process of its name.
@@ -165,9 +167,9 @@ class Client:
             reply = await self.nc.request(
                 subjects.replay(self.name, turn), codec.encode(ReplayRequest(index)), timeout=REPLAY_SECONDS
             )
-        except (nats.errors.Error, TimeoutError) as error:
+            return codec.decode(reply.data, Replay, reply.headers)
+        except (nats.errors.Error, TimeoutError, InvalidMessage) as error:
             raise ReplayUnavailable(turn, str(error) or type(error).__name__) from None
-        return codec.decode(reply.data, Replay, reply.headers)
 
     async def tell_run(self, run: str, kind: Literal["run began", "run ended"], text: str = "") -> None:
         """Tells sidecars of a load run, for their dashboards; nobody has to be listening."""
@@ -193,29 +195,16 @@ class Client:
 
     async def publish(self, turn: Turn, model: str, priority: Priority = "interactive") -> int:
         """Queues a turn; returns its stream sequence once the server has it on disk. Raises PublishError."""
-        payload = codec.encode(turn)
-        if len(payload) > self.nc.max_payload:
-            raise PayloadTooLarge(len(payload), self.nc.max_payload)
         subject = subjects.turn(model, priority, self.name, turn.id)
-        headers = {"Nats-Msg-Id": turn.id, codec.CONTENT_TYPE: codec.MSGPACK}
         try:
-            reply = await self.nc.request(subject, payload, timeout=PUBLISH_TIMEOUT_SECONDS, headers=headers)
-        except nats.errors.NoRespondersError:
+            return (await publishing.publish(self.nc, subject, codec.encode(turn), message_id=turn.id)).sequence
+        except NoStream:
             raise UnservedModel(model) from None
-        except (nats.errors.Error, TimeoutError) as error:
-            raise NotAcknowledged(turn.id, str(error) or type(error).__name__) from None
-        match json.loads(reply.data):
-            case {"error": {"description": reason}}:
-                if "maximum" in reason:
-                    raise QueueFull(model, reason)
-                raise PublishError(f"the server refused the turn: {reason}")
-            case {"duplicate": True}:
-                # Ids are random: somebody else used this one, and what is queued is not ours.
-                raise DuplicateTurn(turn.id)
-            case {"seq": int(sequence)}:
-                return sequence
-            case other:
-                raise PublishError(f"the server's acknowledgement is not understood: {other}")
+        except Duplicate:
+            # Ids are random: somebody else used this one, and what is queued is not ours.
+            raise DuplicateTurn(turn.id) from None
+        except NotStored as error:
+            raise QueueFull(model, error.reason) if error.code == publishing.NOT_TAKEN else error from None
 
 
 @dataclass(frozen=True)
@@ -256,10 +245,15 @@ class Answer:
 
     def __init__(self, client: Client, turn: Turn, model: str, priority: Priority) -> None:
         self._client = client
-        self._model = subjects.token(model, "model")
         self._priority = priority
-        self._sequence: int | None = None
         self._subscription: Subscription | None = None
+        self._beacons: Subscription | None = None
+        self._begin(turn, model)
+
+    def _begin(self, turn: Turn, model: str) -> None:
+        """As before anything was sent."""
+        self._model = subjects.token(model, "model")
+        self._sequence: int | None = None
         self.turn = turn
         self.end: End | None = None
         self.started: Started | None = None
@@ -276,7 +270,16 @@ class Answer:
         self._late_at: float | None = None
         """When the deadline was seen to have passed, by the monotonic clock."""
         self._place: _Place | None = None
-        self._beacons: Subscription | None = None
+
+    @property
+    def model(self) -> str:
+        """Whose queue the turn goes to."""
+        return self._model
+
+    @property
+    def num_tokens(self) -> int:
+        """Generated ones that have arrived of this attempt."""
+        return self._num_tokens
 
     @property
     def done(self) -> Done:
@@ -382,13 +385,35 @@ class Answer:
             found = await self._look_after()
             self._keep_deadline()
             return found
-        arrived = codec.decode(message.data, Reply | End, message.headers)
+        if (message.headers or {}).get("Nats-Stream") == subjects.ENDS:
+            self.end = replies.understood_end(message.data, message.headers)
+            return self._rest()
+        try:
+            arrived = codec.decode_reply(message.data, message.headers)
+        except UnsupportedVersion as error:
+            return await self._give_up(error)
+        except InvalidMessage as error:
+            # What one message would have said, the end says too.
+            log.warning("message not understood turn=%s error=%s", self.turn.id, error)
+            return []
         if isinstance(arrived, Done | Failed):
             self.end = arrived
             return self._rest()
+        if isinstance(arrived, Started) and arrived.attempt > self._attempt:
+            self._next_index = arrived.index  # what is missing before it is void anyway
         if arrived.index > self._next_index:
             return await self._fill()  # it is among what is missing
         return self._take(arrived)
+
+    async def _give_up(self, error: InvalidMessage) -> list[Chunk]:
+        """A worker of a later release answers in a way that is not read here: the turn is stopped, and says so."""
+        await self._stop_unread()
+        self.end = replies.not_understood(error)
+        return []
+
+    async def _stop_unread(self) -> None:
+        with suppress(PublishError):
+            await self.cancel()
 
     def _patience(self) -> float:
         if self.turn.deadline is None:
@@ -442,12 +467,16 @@ class Answer:
             except ReplayUnavailable:
                 self._may_ask_at = time.perf_counter() + ASK_AGAIN_SECONDS
                 break
+            index = self._next_index
             for payload in replay.messages:
-                found += self._take(codec.decode(payload, Reply))
-            is_whole = replay.is_whole or not replay.messages
+                with suppress(InvalidMessage):
+                    reply = codec.decode_reply(payload)
+                    found += self._take(reply) if not isinstance(reply, Done | Failed) else []
+            # Where nothing of it was of use, asking again gives the same: the end makes up for it.
+            is_whole = replay.is_whole or self._next_index == index
         return found
 
-    def _take(self, reply: Reply) -> list[Chunk]:
+    def _take(self, reply: Reply | Other) -> list[Chunk]:
         if isinstance(reply, Started) and reply not in self._starts:
             self._starts.add(reply)
             # A server that was killed may have lost chunks that we saw; the next worker goes on before them.
@@ -463,8 +492,9 @@ class Answer:
         return self._added(reply) if isinstance(reply, Chunk) else []
 
     def _added(self, chunk: Chunk) -> list[Chunk]:
-        """The chunk, less what of it was seen before; none behind a hole, which the end or a new attempt fills."""
-        if chunk.token_offset > self._num_tokens or chunk.text_offset > len(self.text):
+        """The chunk, less what of it was seen before; none behind a hole, which the end or a new attempt fills, and
+        none of an attempt before the one that is read."""
+        if chunk.attempt < self._attempt or chunk.token_offset > self._num_tokens or chunk.text_offset > len(self.text):
             return []
         text = chunk.text[max(0, len(self.text) - chunk.text_offset) :]
         tokens = chunk.tokens[max(0, self._num_tokens - chunk.token_offset) :]
@@ -477,19 +507,25 @@ class Answer:
         return [chunk] if text or tokens else []
 
     def _rest(self) -> list[Chunk]:
-        """What the end holds beyond the chunks that arrived."""
+        """What the end holds beyond the chunks that arrived: all of it, as an attempt of its own, where what arrived is
+        not how it begins."""
         end = self.end
         if not isinstance(end, Done):
             return []
-        if not end.text.startswith(self.text):
+        is_void = False
+        if end.attempt != self._attempt or not end.text.startswith(self.text):
+            if end.finish_reason == "cancelled" and end.attempt <= self._attempt and self.text.startswith(end.text):
+                return []  # stopped before another worker had begun: what was read is all there is
+            is_void = bool(self.text or self._num_tokens)
+            self._attempt = max(end.attempt, self._attempt + is_void)
             self.text, self._num_tokens = "", 0
         text, tokens = end.text[len(self.text) :], end.tokens[self._num_tokens :]
-        if not text and not tokens:
+        if not text and not tokens and not is_void:
             return []
         self.text += text
         self._num_tokens += len(tokens)
         offsets = len(end.text) - len(text), len(end.tokens) - len(tokens)
-        return [Chunk(max(end.num_chunks, self._next_index), end.attempt, text, tokens, (), *offsets)]
+        return [Chunk(max(end.num_chunks, self._next_index), self._attempt, text, tokens, (), *offsets)]
 
 
 class _Followed(Answer):
@@ -507,6 +543,9 @@ class _Followed(Answer):
         await self._subscribe()
         self.end = await self._client.read(self.turn.id)
         self._early = self._rest() if self.end is not None else await self._fill()
+
+    async def _stop_unread(self) -> None:
+        """It is somebody else's, who may well be able to read it."""
 
     @property
     def _has_more(self) -> bool:

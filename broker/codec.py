@@ -7,7 +7,7 @@ Everything is a map with `v`, the wire version. msgpack by default; the same map
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import UnionType
 from typing import Any, TypeVar, overload
 
@@ -15,13 +15,29 @@ import msgpack  # type: ignore[import-untyped]
 import msgspec
 
 from broker.errors import InvalidMessage, UnsupportedVersion
-from broker.messages import WIRE_VERSION
+from broker.messages import (
+    MAX_BATCH_POINTS,
+    WIRE_VERSION,
+    Chunk,
+    Done,
+    End,
+    Failed,
+    HandedBack,
+    Other,
+    Point,
+    Points,
+    Reply,
+    Started,
+)
 
 T = TypeVar("T")
 
 MSGPACK = "application/msgpack"
 JSON = "application/json"
 CONTENT_TYPE = "Content-Type"
+
+_REPLIES = {"started": Started, "chunk": Chunk, "handed_back": HandedBack}
+_ENDS = {"done": Done, "failed": Failed}
 
 _AT = re.compile(r" - at `(?P<key>key in )?\$\.?(?P<path>[^`]*)`$")
 
@@ -36,19 +52,101 @@ def encode(message: msgspec.Struct, content_type: str = MSGPACK) -> bytes:
 
 
 @overload
-def decode[T](payload: bytes, kind: type[T], headers: Mapping[str, str] | None = None) -> T: ...
+def decode[T](
+    payload: bytes, kind: type[T], headers: Mapping[str, str] | None = None, *, optional: Collection[str] = ()
+) -> T: ...
 @overload
-def decode(payload: bytes, kind: UnionType, headers: Mapping[str, str] | None = None) -> Any: ...
-def decode(payload: bytes, kind: Any, headers: Mapping[str, str] | None = None) -> Any:
-    """The message of type `kind` in `payload`; raises InvalidMessage, which names the field."""
+def decode(
+    payload: bytes, kind: UnionType, headers: Mapping[str, str] | None = None, *, optional: Collection[str] = ()
+) -> Any: ...
+def decode(
+    payload: bytes, kind: Any, headers: Mapping[str, str] | None = None, *, optional: Collection[str] = ()
+) -> Any:
+    """The message of type `kind` in `payload`; raises InvalidMessage, which names the field.
+
+    Fields that are named `optional` are as absent where what they hold is not understood.
+    """
+    return _convert(_fields(payload, headers), kind, optional)
+
+
+def decode_reply(payload: bytes, headers: Mapping[str, str] | None = None) -> Reply | End | Other:
+    """A message of a turn's answer. One that is not understood but has a place among the others is `Other`.
+
+    Raises InvalidMessage for an end that is not understood, and for what has no place.
+    """
+    fields = _fields(payload, headers)
+    kind = fields.get("type")
+    if not isinstance(kind, str) or kind in _ENDS:
+        found: Reply | End = _convert(fields, Reply | End)
+        return found
+    try:
+        found = _convert(fields, Reply)
+        return found
+    except InvalidMessage:
+        other: Other = _convert(fields, Other)
+        return other
+
+
+def place_of(payload: bytes, headers: Mapping[str, str] | None = None) -> tuple[int, int] | None:
+    """Index and attempt of a message of a reply of whatever wire version, where it has them."""
+    try:
+        fields = _unpack(payload, (headers or {}).get(CONTENT_TYPE, MSGPACK))
+        place = _convert(fields | {"type": ""}, Other)
+    except InvalidMessage:
+        return None
+    return place.index, place.attempt
+
+
+def is_known_reply(kind: str) -> bool:
+    """Whether messages of a reply of this `type` are this release's."""
+    return kind in _REPLIES
+
+
+def decode_points(
+    payload: bytes, headers: Mapping[str, str] | None = None
+) -> tuple[tuple[Point, ...], list[tuple[Any, str]]]:
+    """The points of a batch, and what in it is none, with the reasons. Raises InvalidMessage for what is no batch."""
+    try:
+        return decode(payload, Points, headers).points, []
+    except UnsupportedVersion:
+        raise
+    except InvalidMessage as error:
+        rows = _fields(payload, headers).get("points")
+        if not isinstance(rows, list) or len(rows) > MAX_BATCH_POINTS:
+            raise error from None
+    points: list[Point] = []
+    rejected: list[tuple[Any, str]] = []
+    for row in rows:
+        try:
+            points.append(_convert(row, Point))
+        except InvalidMessage as error:
+            rejected.append((row, str(error)))
+    return tuple(points), rejected
+
+
+def _fields(payload: bytes, headers: Mapping[str, str] | None) -> dict[str, Any]:
+    """The map of a message of our wire version, without its `v`."""
     fields = _unpack(payload, (headers or {}).get(CONTENT_TYPE, MSGPACK))
     version = fields.pop("v", None)
     if version != WIRE_VERSION or isinstance(version, bool):
         raise UnsupportedVersion(version, WIRE_VERSION)
+    return fields
+
+
+def _convert(fields: Any, kind: Any, optional: Collection[str] = ()) -> Any:
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
-        raise _invalid(error) from None
+        invalid = _invalid(error)
+    name = re.split(r"[.\[]", invalid.field, maxsplit=1)[0]
+    if name in optional and name in fields:
+        return _convert({key: value for key, value in fields.items() if key != name}, kind, optional)
+    raise invalid
+
+
+def fields(payload: bytes, content_type: str | None = None) -> dict[str, Any]:
+    """What is in a payload, of whatever kind and version it is; raises InvalidMessage where it is no map."""
+    return _unpack(payload, content_type or MSGPACK)
 
 
 def _unpack(payload: bytes, content_type: str) -> dict[str, Any]:

@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import ssl
 import time
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
 
 from broker import subjects
-from broker.errors import ServerTooOld, ServerUnavailable
+from broker.errors import ConnectionLost, Refused, ServerTooOld, ServerUnavailable, SettingsError
+from broker.nats_client import SafeClient
+from broker.transport import Transport
 
 MINIMUM_SERVER = (2, 12, 0)  # persist_mode and the per-subject fences on work queues
 RETRY_SECONDS = 1.0
+SCHEMES = ("nats", "tls", "ws", "wss")
 PING_INTERVAL_SECONDS = 5
+WATCH_SECONDS = 1.0
+FAILING_SECONDS = 30.0
+"""A part of a connection that has ended is begun anew by a reconnection, which pings bring about in half of that."""
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +35,7 @@ class Address:
     """Where the server is and who we are there. `user` is also the client's name in subjects."""
 
     url: str
+    """Of a cluster's servers several, separated by commas."""
     user: str = "anonymous"
     password: str | None = field(default=None, repr=False)
     ca: str | None = None
@@ -35,14 +43,49 @@ class Address:
     wait: float = 0.0
     """Seconds for which a server that is not there yet is tried again."""
 
+    @property
+    def urls(self) -> list[str]:
+        """Each server's."""
+        return self.url.split(",")
+
     @classmethod
     def parse(cls, url: str, user: str | None = None, ca: str | None = None) -> Address:
-        """From nats://user:password@host:port; the credentials are taken out of the URL, so that none is logged."""
-        parts = urlsplit(url if "://" in url else f"nats://{url}")
-        host = parts.netloc.rpartition("@")[2]
-        name = unquote(parts.username) if parts.username else user or "anonymous"
-        password = unquote(parts.password) if parts.password else None
-        return cls(urlunsplit(parts._replace(netloc=host)), subjects.token(name, "user"), password, ca)
+        """From nats://user:password@host:port, or several of these for one cluster, separated by commas.
+
+        The credentials are taken out of the URLs, so that none is logged; one of them is enough, as all of a cluster's
+        servers know the same users. Raises SettingsError.
+        """
+        texts = [one.strip() for one in url.split(",") if one.strip()]
+        first = next((one.partition("://")[0] for one in texts if "://" in one), "nats")
+        servers = [_server(one if "://" in one else f"{first}://{one}") for one in texts]
+        schemes = sorted({one.scheme for one in servers})
+        users = {(one.username, one.password) for one in servers if one.username}
+        shown = ",".join(urlunsplit(one._replace(netloc=_host(one))) for one in servers)
+        if len(schemes) != 1:
+            raise SettingsError(
+                [f"{shown or repr(url)}: " + (f"both {' and '.join(schemes)}" if schemes else "no address")]
+            )
+        if len(users) > 1:
+            raise SettingsError([f"{shown}: servers of one cluster, and different users or passwords for them"])
+        name, password = users.pop() if users else (None, None)
+        name = unquote(name) if name else user or "anonymous"
+        return cls(shown, subjects.token(name, "user"), unquote(password) if password else None, ca)
+
+
+def _host(parts: SplitResult) -> str:
+    """Host and port, without who we are there."""
+    return parts.netloc.rpartition("@")[2]
+
+
+def _server(url: str) -> SplitResult:
+    """One server's URL; raises SettingsError where it is none, without showing what may be a password."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in SCHEMES and parts.hostname and (parts.port is None or parts.port > 0):
+            return parts
+    except ValueError:
+        pass
+    raise SettingsError([f"{url.rpartition('@')[2]!r} is no address of a NATS server: nats://USER:PASSWORD@HOST:PORT"])
 
 
 def _tls(address: Address) -> ssl.SSLContext | None:
@@ -54,7 +97,72 @@ def _tls(address: Address) -> ssl.SSLContext | None:
         raise ServerUnavailable(address.url, f"the CA file {address.ca}: {error.strerror or error}") from None
 
 
-async def connect(address: Address, *, name: str, timeout: float = 5.0) -> NatsConnection:
+class Connection(SafeClient):
+    """A connection that tells what nobody would notice: that it is closed for good, or that a part of it has died.
+
+    The server closes the connection of whoever it does not understand, and nats-py then does not reconnect.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lost = asyncio.Event()
+        self._is_given_up = False
+        """Closed by ourselves."""
+        self._failing_since: float | None = None
+
+    async def close(self) -> None:
+        self._is_given_up = asyncio.current_task() is not self._reconnection_task
+        await super().close()
+
+    async def on_closed(self) -> None:
+        self._lost.set()
+
+    def trouble(self) -> str | None:
+        """Why nothing more will come of it; None while it works or is being made again."""
+        if self._is_given_up:
+            return None
+        if self.is_closed:
+            return f"the connection to NATS is closed for good: {self.last_error or 'the server hung up'}"
+        part = self._dead_part()
+        if part is None:
+            self._failing_since = None
+            return None
+        now = time.monotonic()
+        # On its way from one state to another a part may have ended and the next one not begun.
+        self._failing_since = now if self._failing_since is None else self._failing_since
+        return f"the connection's {part} has ended" if now - self._failing_since > FAILING_SECONDS else None
+
+    def _dead_part(self) -> str | None:
+        parts: dict[str, asyncio.Task[None] | None] = {}
+        if self.is_connected:
+            parts = {"reader": self._reading_task, "writer": self._flusher_task, "pulse": self._ping_interval_task}
+        elif self.is_reconnecting:
+            parts = {"way back": self._reconnection_task}
+        return next((name for name, task in parts.items() if task is None or task.done()), None)
+
+
+def trouble(nc: NatsConnection) -> str | None:
+    """Why nothing more will come of a connection, for /live; None while it works or is being made again."""
+    if isinstance(nc, Connection):
+        return nc.trouble()
+    return "the connection to NATS is closed" if nc.is_closed else None
+
+
+async def watch(nc: NatsConnection) -> None:
+    """Raises ConnectionLost once nothing more will come of the connection. A task of everything that lives by one."""
+    while True:
+        if isinstance(nc, Connection):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(nc._lost.wait(), WATCH_SECONDS)
+        else:
+            await asyncio.sleep(WATCH_SECONDS)
+        if (reason := trouble(nc)) is not None:
+            raise ConnectionLost(reason)
+        if nc.is_closed:
+            return
+
+
+async def connect(address: Address, *, name: str, timeout: float = 5.0) -> Connection:
     """A connection that reconnects for ever; raises ServerUnavailable when the first attempt fails, ServerTooOld.
 
     For the address's `wait` seconds the first attempt is made again and again.
@@ -70,17 +178,21 @@ async def connect(address: Address, *, name: str, timeout: float = 5.0) -> NatsC
             await asyncio.sleep(RETRY_SECONDS)
 
 
-async def _connect(address: Address, *, name: str, timeout: float) -> NatsConnection:
-    nc = NatsConnection()
+async def _connect(address: Address, *, name: str, timeout: float) -> Connection:
+    nc = Connection()
+    nc._transport = Transport(tls_only=address.url.startswith("tls://"))
     refused = asyncio.Event()
+    seen: list[Exception] = []
     untrusted: list[str] = []
 
     async def on_error(error: Exception) -> None:
-        log.debug("nats error=%s", error)
+        _tell(error)
+        if not seen or isinstance(error, OSError):
+            seen[:] = [error]
         if "authorization" in str(error).lower():
             refused.set()
         if isinstance(error, ssl.SSLError):
-            untrusted.append(getattr(error, "verify_message", "") or str(error))
+            untrusted.append(_distrust(error))
             refused.set()
 
     async def on_disconnect() -> None:
@@ -92,7 +204,7 @@ async def _connect(address: Address, *, name: str, timeout: float) -> NatsConnec
 
     connecting = asyncio.ensure_future(
         nc.connect(
-            servers=[address.url],
+            servers=address.urls,
             name=name,
             user=address.user if address.password is not None else None,
             password=address.password,
@@ -106,6 +218,7 @@ async def _connect(address: Address, *, name: str, timeout: float) -> NatsConnec
             error_cb=on_error,
             disconnected_cb=on_disconnect,
             reconnected_cb=on_reconnect,
+            closed_cb=nc.on_closed,
         )
     )
     refusing = asyncio.ensure_future(refused.wait())
@@ -119,9 +232,12 @@ async def _connect(address: Address, *, name: str, timeout: float) -> NatsConnec
         await nc.close()
         # The server says why and hangs up, and nats-py raises whichever of the two it meets first.
         if untrusted:
-            raise ServerUnavailable(address.url, f"its certificate is not trusted: {untrusted[-1]}") from None
-        reason = "wrong user or password" if refused.is_set() or "authorization" in str(error).lower() else str(error)
-        raise ServerUnavailable(address.url, reason or type(error).__name__) from None
+            raise Refused(address.url, untrusted[-1]) from None
+        if refused.is_set() or "authorization" in str(error).lower():
+            raise Refused(address.url, "wrong user or password", "say who you are with --credentials FILE") from None
+        # Of the attempts; that they took too long is not why.
+        cause = seen[-1] if isinstance(error, TimeoutError) and seen else error
+        raise ServerUnavailable(address.url, _words(cause)) from None
     finally:
         refusing.cancel()
     found = nc.connected_server_version
@@ -129,6 +245,33 @@ async def _connect(address: Address, *, name: str, timeout: float) -> NatsConnec
         await nc.close()
         raise ServerTooOld(f"{found.major}.{found.minor}.{found.patch}", ".".join(map(str, MINIMUM_SERVER)))
     return nc
+
+
+def _distrust(error: ssl.SSLError) -> str:
+    """Why a server is not taken for what it says it is."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}; --tls-ca FILE names the CA to trust"
+    return str(error)
+
+
+def _words(error: Exception) -> str:
+    """An error of the network without asyncio's words around it."""
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+def _tell(error: Exception) -> None:
+    """What nats-py would otherwise swallow."""
+    match error:
+        case nats.errors.SlowConsumerError():
+            log.info("messages dropped, they come faster than they are taken subject=%s", error.subject)
+        case nats.errors.Error() if "permissions violation for subscription" in str(error).lower():
+            log.warning("nats error=%s", error)
+        case nats.errors.Error() | OSError() | TimeoutError():
+            log.debug("nats error=%s", error)
+        case _:
+            log.error("a message was not handled", exc_info=error)
 
 
 async def close(nc: NatsConnection) -> None:

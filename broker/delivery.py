@@ -109,9 +109,10 @@ class Puller:
             message = await self._subscription.next_msg(timeout=expires + GRACE_SECONDS)
         except (nats.errors.TimeoutError, TimeoutError):
             return None
-        status = (message.headers or {}).get("Status") if not message.data else None
-        if status is None:
+        if message.reply:
+            # A turn, whatever its producer wrote into its headers: what the server itself says wants no answer.
             return Delivery(message)
+        status = (message.headers or {}).get("Status", "")
         reason = (message.headers or {}).get("Description", "")
         match status:
             case "404" | "408":

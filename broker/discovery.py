@@ -9,31 +9,52 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import Callable
-from typing import Any
+import functools
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+import nats.errors
+from msgspec import Meta, Struct
 from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 from nats.micro import add_service
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service
 
+from broker import codec, subjects
+from broker.errors import InvalidMessage
+from broker.messages import Leaving, Token, Word
+
 SERVICE = "turnpike-worker"
 MIRROR = "turnpike-mirror"
+ENDPOINT = "state"
+CHAT, RAW, SCORE = "chat", "raw", "score"
+"""What a worker can: turns through the model's chat template, prompts without it, scores of given answers."""
+AWAY_SECONDS = 24 * 3600.0
+"""What a worker that drains gives for its wait: clients of earlier releases, which know no draining, look elsewhere."""
+
+STARTING, SERVING, DRAINING = "starting", "serving", "draining"
+
+log = logging.getLogger(__name__)
 
 
 class Load(Struct, frozen=True):
     """What a worker is doing just now."""
 
-    num_slots: int
-    num_active: int
-    num_pending: int
-    """Turns in the model's queue as of the last pull."""
-    expected_wait_seconds: float
-    """Until a turn that is queued now would be seated."""
+    num_slots: Annotated[int, Meta(ge=0)]
+    num_active: Annotated[int, Meta(ge=0)]
+    num_pending: Annotated[int, Meta(ge=0)]
+    """Turns in the model's queue as of the last pulls."""
+    expected_wait_seconds: Annotated[float, Meta(ge=0)]
+    """Until an interactive turn that is queued now would be seated."""
+    batch_wait_seconds: Annotated[float, Meta(ge=0)] | None = None
+    """The same of a batch turn; None where the release does not tell them apart."""
+    num_pending_batch: Annotated[int, Meta(ge=0)] = 0
+    """Of those in the queue, the batch turns."""
+    state: Word = SERVING
+    """STARTING: it takes no turns yet. DRAINING: it finishes what it has, and takes no more. Or a later release's."""
     prefill_tokens_per_second: float | None = None
     decode_tokens_per_second: float | None = None
     cached_share: float | None = None
@@ -48,17 +69,38 @@ class Load(Struct, frozen=True):
 class WorkerInfo(Struct, frozen=True):
     """A worker as discovery shows it."""
 
-    worker: str
-    model: str
+    worker: Token
+    model: Token
     model_name: str
     quantization: str
-    num_ctx: int
+    num_ctx: Annotated[int, Meta(ge=0)]
     node: str
     load: Load
     pid: int | None = None
     """Its process on the node, for the sidecar."""
     facts: dict[str, str] = {}
     """What it takes to repeat what is measured there: build, CPU, board, settings."""
+    fingerprint: str = ""
+    """Of the model file; empty where the release does not tell it."""
+    can: tuple[str, ...] | None = None
+    """CHAT, RAW, SCORE and what later releases can; None where the release does not tell it."""
+    since: float = 0.0
+    """When it announced itself, in seconds since the epoch by its own clock; 0 where the release does not tell it."""
+
+    @property
+    def file_bytes(self) -> int | None:
+        """Of the model file, where it tells."""
+        text = self.facts.get("file_bytes", "")
+        return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it takes turns."""
+        return self.load.state == SERVING
+
+    def does(self, what: str) -> bool:
+        """Whether it can what is asked of it, as far as it tells."""
+        return self.can is None or what in self.can
 
 
 class MirrorInfo(Struct, frozen=True):
@@ -70,7 +112,7 @@ class MirrorInfo(Struct, frozen=True):
 
 
 async def announce(nc: NatsConnection, *, version: str, metadata: dict[str, str], load: Callable[[], Load]) -> Service:
-    """Makes this worker discoverable; `load` is called for each request."""
+    """Makes this worker discoverable; `load` is called, and `metadata` read, for each request."""
     return await _announce(nc, SERVICE, "A llama.cpp worker of Turnpike", version, metadata, metadata["worker"], load)
 
 
@@ -100,51 +142,135 @@ async def _announce(
     async def answer(request: Request) -> None:
         await request.respond(msgspec.json.encode(state()))
 
-    await service.add_endpoint(EndpointConfig(name="state", subject=f"$SRV.STATE.{endpoint}", handler=answer))
+    await service.add_endpoint(EndpointConfig(name=ENDPOINT, subject=f"$SRV.STATE.{endpoint}", handler=answer))
     return service
+
+
+async def tell_departure(nc: NatsConnection, model: str, worker: str) -> None:
+    """Tells those who remember this worker to forget it: it takes no turns any more."""
+    await nc.publish(subjects.leaving(model), codec.encode(Leaving(worker)))
+
+
+@contextlib.asynccontextmanager
+async def departures(nc: NatsConnection, forget: Callable[[str], None]) -> AsyncIterator[None]:
+    """While it is entered, `forget` is called with the name of each worker that leaves."""
+
+    async def on_leaving(message: Msg) -> None:
+        try:
+            forget(codec.decode(message.data, Leaving, message.headers).worker)
+        except InvalidMessage as error:
+            log.warning("departure not understood subject=%r error=%s", message.subject[:200], error)
+
+    subscription = await nc.subscribe(subjects.LEAVING, cb=on_leaving)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(nats.errors.Error):
+            await subscription.unsubscribe()
 
 
 async def find_mirrors(nc: NatsConnection, wait: float = 0.25) -> list[MirrorInfo]:
     """Asks all mirrors and takes the answers that come within `wait` seconds, leaving out what is none."""
     found = []
     for answer in await _ask_all(nc, f"$SRV.STATS.{MIRROR}", wait):
-        with contextlib.suppress(LookupError, TypeError, msgspec.ValidationError):
-            found.append(msgspec.convert(answer["endpoints"][0]["data"], MirrorInfo))
+        try:
+            found.append(msgspec.convert(_state(answer), MirrorInfo))
+        except (ValueError, TypeError) as error:
+            _leave_out(MIRROR, answer["id"], str(error))
     return found
 
 
 async def find_workers(nc: NatsConnection, wait: float = 0.25) -> list[WorkerInfo]:
-    """Asks all workers and takes the answers that come within `wait` seconds."""
+    """Asks all workers and takes the answers that come within `wait` seconds.
+
+    An answer that is not understood costs its own worker its place in the list, with a warning, and nobody else.
+    """
     info, statistics = await asyncio.gather(
         _ask_all(nc, f"$SRV.INFO.{SERVICE}", wait), _ask_all(nc, f"$SRV.STATS.{SERVICE}", wait)
     )
-    loads = {answer["id"]: answer["endpoints"][0].get("data") for answer in statistics if answer.get("endpoints")}
+    states = {answer["id"]: answer for answer in statistics}
     workers = []
     for answer in info:
-        metadata = answer["metadata"]
-        if load := loads.get(answer["id"]):
-            workers.append(
-                WorkerInfo(
-                    worker=metadata["worker"],
-                    model=metadata["model"],
-                    model_name=metadata["model_name"],
-                    quantization=metadata["quantization"],
-                    num_ctx=int(metadata["num_ctx"]),
-                    node=metadata["node"],
-                    load=msgspec.convert(load, Load),
-                    pid=int(metadata["pid"]) if "pid" in metadata else None,
-                    facts=json.loads(metadata.get("facts", "{}")),
-                )
-            )
+        if (state := states.get(answer["id"])) is None:
+            continue  # it has gone, or answers late
+        try:
+            workers.append(_worker(answer, _state(state)))
+        except (ValueError, TypeError) as error:
+            _leave_out(SERVICE, answer["id"], str(error))
     return sorted(workers, key=lambda worker: (worker.model, worker.worker))
 
 
+def _worker(answer: Mapping[str, Any], state: object) -> WorkerInfo:
+    """What an answer to INFO and the state of its statistics tell; raises ValueError for what is not understood.
+
+    What may be absent is as absent where it is not understood. Later releases tell more, which is not looked at.
+    """
+    metadata = msgspec.convert(answer.get("metadata"), dict[str, Any])
+    fields: dict[str, Any] = {"model_name": "", "quantization": "", "node": "unknown", "load": _lenient(state, Load)}
+    texts = ("worker", "model", "node", "model_name", "quantization", "fingerprint")
+    fields |= {name: metadata[name] for name in texts if isinstance(metadata.get(name), str)}
+    for name, kind in (("num_ctx", int), ("pid", int), ("since", float)):
+        if isinstance(text := metadata.get(name), str):
+            try:
+                fields[name] = kind(text)
+            except ValueError:
+                continue  # as absent
+    if isinstance(text := metadata.get("facts"), str):
+        fields["facts"] = _facts(text)
+    if isinstance(text := metadata.get("can"), str):
+        fields["can"] = tuple(text.split())
+    return _lenient(fields, WorkerInfo)
+
+
+def _facts(text: str) -> dict[str, str]:
+    try:
+        found = msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+
+
+def _lenient[T: Struct](fields: object, kind: type[T]) -> T:
+    """Of a map; what may be absent is as absent where it does not convert. Raises ValueError for the rest."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"a {type(fields).__name__} instead of a map")
+    kept = dict(fields)
+    for field in msgspec.structs.fields(kind):
+        if field.name in kept and not field.required:
+            try:
+                msgspec.convert(kept[field.name], field.type)
+            except msgspec.ValidationError:
+                del kept[field.name]
+    return msgspec.convert(kept, kind)
+
+
+def _state(answer: Mapping[str, Any]) -> object:
+    """The data of the endpoint `state` in an answer to STATS, whatever other endpoints a later release has."""
+    endpoints = [one for one in answer.get("endpoints") or () if isinstance(one, dict)]
+    named = [one for one in endpoints if one.get("name") == ENDPOINT]
+    return (named or endpoints or [{}])[0].get("data")
+
+
+@functools.lru_cache(maxsize=1024)
+def _leave_out(service: str, who: str, reason: str) -> None:
+    """Says so, once: gateways and `top` ask each second."""
+    log.warning("left out service=%s id=%s answer not understood: %s", service, who[:64], reason[:500])
+
+
 async def _ask_all(nc: NatsConnection, subject: str, wait: float) -> list[dict[str, Any]]:
+    """Maps with an id; what else comes is no answer."""
     answers: list[dict[str, Any]] = []
 
     async def collect(message: Msg) -> None:
-        with contextlib.suppress(ValueError):
-            answers.append(json.loads(message.data))
+        if not message.data:
+            return  # the server's word that nobody listens
+        try:
+            answer = msgspec.json.decode(message.data)
+        except (ValueError, RecursionError) as error:
+            _leave_out(subject, "unknown", str(error))
+            return
+        if isinstance(answer, dict) and isinstance(answer.get("id"), str):
+            answers.append(answer)
 
     inbox = nc.new_inbox()
     subscription = await nc.subscribe(inbox, cb=collect)

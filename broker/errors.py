@@ -9,15 +9,18 @@
     ├── SettingsError             every problem of the settings, at once
     ├── ServerError
     │   ├── ServerUnavailable     nobody answers at the address
+    │   │   └── Refused           somebody does, and does not let us in, or is not trusted
+    │   ├── ConnectionLost        closed for good: whoever relied on it has to end
     │   ├── ServerTooOld          a nats-server that would silently ignore what we ask of it
     │   └── NotReady              streams or consumers are missing: `turnpike broker ensure`
-    ├── PublishError              the turn was not accepted, so it will not be answered
-    │   ├── UnservedModel         no stream takes turns for this model
+    ├── PublishError              the message was not stored; a turn will not be answered
+    │   ├── NoStream              no stream takes its subject; UnservedModel: no queue has this model's turns
     │   ├── NotServed             a queue would take them, but no worker answers for it
-    │   ├── QueueFull             the model's queue is at its bound
-    │   ├── PayloadTooLarge       over the server's max_payload
-    │   ├── DuplicateTurn         this turn id was used before
+    │   ├── NotStored             the server did not take it, `.code` says why; QueueFull: the queue is at its bound
+    │   ├── PayloadTooLarge       over the server's max_payload, headers counted
+    │   ├── Duplicate             its id was used before; DuplicateTurn: a turn's id
     │   └── NotAcknowledged       no acknowledgement came in time: it may or may not be stored
+    ├── OtherFile                 a worker of a model that others serve from another file
     ├── ReplayUnavailable         no worker answers a reader that missed something
     ├── TurnFailed                the turn ended as `failed`; `.failed` says why
     ├── CatalogueError            a catalogue or lock file that cannot be read
@@ -87,6 +90,24 @@ class ServerUnavailable(ServerError):
         )
 
 
+class ConnectionLost(ServerError):
+    """`reason` is a sentence of its own."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Refused(ServerUnavailable):
+    """Somebody is at the address and does not let us in, or is not who we trust."""
+
+    def __init__(self, url: str, reason: str, advice: str = "") -> None:
+        self.url = url
+        self.reason = reason
+        text = f"the NATS server at {url} cannot be used: {reason}" + (f"; {advice}" if advice else "")
+        TurnpikeError.__init__(self, text)
+
+
 class ServerTooOld(ServerError):
     def __init__(self, version: str, minimum: str) -> None:
         self.version = version
@@ -100,14 +121,44 @@ class NotReady(ServerError):
         super().__init__(f"{missing} does not exist on this server: run `turnpike broker ensure --model MODEL`")
 
 
+class OtherFile(TurnpikeError):
+    """A worker that would serve a model from another file than those that serve it."""
+
+    def __init__(self, model: str, worker: str, node: str) -> None:
+        self.model = model
+        self.worker = worker
+        self.node = node
+        super().__init__(
+            f"model {model!r} is served by {worker} on {node} from another file: turns would be answered by either. "
+            "Give this one another name (--model), stop the others first, "
+            "or change the file worker by worker with --allow-other-file"
+        )
+
+
 class PublishError(TurnpikeError):
-    """The turn was not accepted."""
+    """The message was not stored."""
+
+
+class NoStream(PublishError):
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        super().__init__(f"no stream takes {subject}: run `turnpike broker ensure`")
 
 
 class UnservedModel(PublishError):
     def __init__(self, model: str) -> None:
         self.model = model
         super().__init__(f"model {model!r} is not served here: no stream takes its turns (see `turnpike top`)")
+
+
+class NotStored(PublishError):
+    """`code` is the server's error code, None where it gave none."""
+
+    def __init__(self, subject: str, code: int | None, reason: str) -> None:
+        self.subject = subject
+        self.code = code
+        self.reason = reason
+        super().__init__(f"the server did not store {subject}: {reason}" + (f" (code {code})" if code else ""))
 
 
 class NotServed(PublishError):
@@ -127,10 +178,18 @@ class QueueFull(PublishError):
 
 
 class PayloadTooLarge(PublishError):
+    """`num_bytes` and `limit` count the headers too, as the server does."""
+
     def __init__(self, num_bytes: int, limit: int) -> None:
         self.num_bytes = num_bytes
         self.limit = limit
-        super().__init__(f"the turn has {num_bytes:,} bytes, and the server takes at most {limit:,} (max_payload)")
+        super().__init__(f"the message has {num_bytes:,} bytes, and the server takes at most {limit:,} (max_payload)")
+
+
+class Duplicate(PublishError):
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        super().__init__(f"a message with the id of {subject} was stored before")
 
 
 class DuplicateTurn(PublishError):
@@ -140,10 +199,12 @@ class DuplicateTurn(PublishError):
 
 
 class NotAcknowledged(PublishError):
-    def __init__(self, turn: str, reason: str) -> None:
-        self.turn = turn
+    """`what` is a subject, or a turn."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
         self.reason = reason
-        super().__init__(f"the publish of turn {turn} was not acknowledged ({reason}): it may or may not be queued")
+        super().__init__(f"the publish of {what} was not acknowledged ({reason}): it may or may not be queued")
 
 
 class ReplayUnavailable(TurnpikeError):

@@ -28,6 +28,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from broker.catalogue import FileError, Locked, Missing, WrongHash, sha256_of, verify
+from broker.locks import CannotLock, Lock
 from broker.mirror import MirrorFailed, OnProgress, fetch_from_mirror
 
 KEEP_FREE_BYTES = 512 * 1024 * 1024
@@ -94,19 +95,55 @@ def pull(
     mirrors: Sequence[str] = (),
     on_progress: OnProgress = lambda done, total: None,
     sleep: Callable[[float], None] = time.sleep,
+    wait_seconds: float = 0.0,
 ) -> Path:
     """The file, fetched unless it is there, and verified; its path. No request is made when it is.
 
     `mirrors` are asked first (broker/mirror.py), then the hub; whoever is asked goes on where the one before stopped.
-    Raises DiskFull before the first byte, WrongHash after the last, Missing when offline, HubError for all else.
+    Another process that fetches the same file is waited for, for `wait_seconds`. Raises InUse while it does, DiskFull
+    before the first byte, WrongHash after the last, Missing when offline, HubError for all else.
     """
     path = wanted.path_in(folder, token)
     if path.exists():
         return verify(token, wanted, folder)
     if constants.is_offline_mode() and not mirrors:
         raise Missing(token, f"{path.name} is not in {folder} and HF_HUB_OFFLINE forbids to fetch it")
-    folder.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held: contextlib.AbstractContextManager[object] = Lock.of(
+            part,
+            f"the file that {token} is fetched into,",
+            wait_seconds=wait_seconds,
+            while_waiting=lambda: on_progress(_size(part), wanted.size_bytes),
+        )
+    except OSError as error:
+        raise HubError(token, f"{error.filename or folder}: {error.strerror or error}") from None
+    except CannotLock as error:
+        if not error.is_for_want_of_locks:
+            raise HubError(token, str(error)) from None
+        # A folder that several nodes share, without locks. The hash tells what two at once would make of it.
+        log.warning("not locked error=%s", error)
+        held = contextlib.nullcontext()
+    with held:
+        if path.exists():  # whoever was waited for has brought it
+            return verify(token, wanted, folder)
+        _bring(token, wanted, part, mirrors, endpoint, on_progress, sleep)
+        part.replace(path)
+    return path
+
+
+def _bring(
+    token: str,
+    wanted: Locked,
+    part: Path,
+    mirrors: Sequence[str],
+    endpoint: str | None,
+    on_progress: OnProgress,
+    sleep: Callable[[float], None],
+) -> None:
+    """Brings `part` to its full size and makes sure of its bytes; raises as `pull`."""
+    folder = part.parent
     have = part.stat().st_size if part.exists() else 0
     free = shutil.disk_usage(folder).free
     if have < wanted.size_bytes and wanted.size_bytes - have + KEEP_FREE_BYTES > free:
@@ -114,19 +151,16 @@ def pull(
     for url in mirrors:
         try:
             if fetch_from_mirror(url, wanted, part, on_progress):
-                part.replace(path)
-                return path
+                return
         except MirrorFailed as error:
             log.warning("mirror left model=%s error=%s", token, error)
     if constants.is_offline_mode():
-        raise Missing(token, f"no mirror gave {path.name} and HF_HUB_OFFLINE forbids to fetch it")
+        raise Missing(token, f"no mirror gave {part.stem} and HF_HUB_OFFLINE forbids to fetch it")
     _fetch(token, wanted, part, endpoint, on_progress, sleep)
     found = sha256_of(part)
     if found != wanted.sha256:
         part.unlink()
         raise WrongHash(token, wanted.sha256, found)
-    part.replace(path)
-    return path
 
 
 class _Retry(Exception):

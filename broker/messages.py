@@ -22,6 +22,8 @@ Role = Literal["system", "user", "assistant"]
 Priority = Literal["interactive", "batch"]
 Kind = Literal["generate", "score"]
 FinishReason = Literal["stop", "length", "cancelled"]
+Word = Annotated[str, Meta(min_length=1, max_length=64)]
+"""One of a few values, of which a later release may know more: readers are prepared for those."""
 Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -149,6 +151,14 @@ class HandedBack(Struct, frozen=True, tag_field="type", tag="handed_back"):
 Reply = Started | Chunk | HandedBack
 
 
+class Other(Struct, frozen=True):
+    """A message of a reply that is not understood, as a later release wrote it: what is known of it is its place."""
+
+    type: str
+    index: Count
+    attempt: Count = 0
+
+
 class ReplayRequest(Struct, frozen=True):
     """A reader wants the stored replies of its turn again, from this index on."""
 
@@ -175,11 +185,12 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     prompt_tokens: Count
     cached_tokens: Count
     completion_tokens: Count
-    cached_in: CachedIn | None = None
-    """Where the cached tokens were; absent where there were none."""
+    cached_in: Word | None = None
+    """Where the cached tokens were, CachedIn or a later release's; absent where there were none."""
     recomputed_tokens: Count = 0
     """Of those that are not cached, the ones that had been computed before, and why it was done again."""
-    recomputed_for: RecomputedFor | None = None
+    recomputed_for: Word | None = None
+    """RecomputedFor, or a later release's."""
     dropped_messages: Count = 0
     """Of the history's beginning, left out as the context would not hold them."""
 
@@ -212,7 +223,8 @@ class Score(Struct, frozen=True):
 class Done(Struct, frozen=True, tag_field="type", tag="done", omit_defaults=True):
     """The end of a turn that was answered, with the whole answer."""
 
-    finish_reason: FinishReason
+    finish_reason: Word
+    """FinishReason, or a later release's."""
     text: str
     tokens: tuple[int, ...]
     usage: Usage
@@ -238,6 +250,9 @@ class Failed(Struct, frozen=True, tag_field="type", tag="failed", omit_defaults=
 
 End = Done | Failed
 
+NOT_UNDERSTOOD = "not_understood"
+"""The code of a failure that a reader makes: the answer's end, or its wire version, is not one that it knows."""
+
 
 class Cancel(Struct, frozen=True, omit_defaults=True):
     """Stop a turn, a conversation or all of a client's: which, the subject says."""
@@ -246,8 +261,8 @@ class Cancel(Struct, frozen=True, omit_defaults=True):
     """The turn's stream sequence from its publish's acknowledgement, with which a queued one is deleted."""
     model: Token | None = None
     sent_at: Seconds | None = None
-    reason: Literal["cancelled", "deadline"] = "cancelled"
-    """A turn that is stopped at its deadline ends as `failed`."""
+    reason: Word = "cancelled"
+    """Or `deadline`: a turn that is stopped at its deadline ends as `failed`. Whatever the reason, it is stopped."""
 
 
 class DeadLetter(Struct, frozen=True):
@@ -260,6 +275,9 @@ class DeadLetter(Struct, frozen=True):
     content_type: str | None = None
     workers: tuple[str, ...] = ()
     """Who began the turn, in order."""
+    rest: Count = 0
+    """Where the rest of the payload lies, for one that has no room beside the other fields: the sequence of a message
+    of the same stream, which is that rest and nothing else."""
 
 
 class Beacon(Struct, frozen=True):
@@ -267,6 +285,12 @@ class Beacon(Struct, frozen=True):
 
     sequence: Count
     pending: Count
+
+
+class Leaving(Struct, frozen=True):
+    """A worker takes itself out: it finishes what it has, and takes no more turns."""
+
+    worker: Token
 
 
 class Holding(Struct, frozen=True):
@@ -335,9 +359,9 @@ class StatePart(Struct, frozen=True, tag_field="type", tag="part"):
 
 
 class FetchRefused(Struct, frozen=True, tag_field="type", tag="refused"):
-    """`gone`: it is not here any more. `busy`: enough others are reading."""
+    """`gone`: it is not here any more. `busy`: enough others are reading. `not_understood`: the request is not."""
 
-    reason: Literal["gone", "busy"]
+    reason: Word
 
 
 FieldValue = float | int | bool | str
@@ -376,7 +400,8 @@ class RunEvent(Struct, frozen=True):
     """A load run began or ended: for annotations in Grafana."""
 
     run: Token
-    kind: Literal["run began", "run ended"]
+    kind: Word
+    """`run began`, `run ended`, or a later release's."""
     at: int
     """Nanoseconds since the epoch, by the producer's clock."""
     text: Annotated[str, Meta(max_length=2000)] = ""

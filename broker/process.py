@@ -14,7 +14,10 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import nats.errors
+
 from broker.errors import SettingsError, TurnpikeError
+from broker.sparing_log import Sparing
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -29,6 +32,8 @@ _M_ARENA_MAX = -8
 _M_MMAP_THRESHOLD = -3
 LARGE_BYTES = 256 * 1024
 
+log = logging.getLogger(__name__)
+
 
 def set_up_logging(level: str = "INFO") -> None:
     """A line an event: time, level, module, what happened and its keys. No user text at INFO and above."""
@@ -39,6 +44,8 @@ def set_up_logging(level: str = "INFO") -> None:
         stream=sys.stderr,
         force=True,
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Sparing())
     # nats-py logs what we log ourselves, with tracebacks.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
 
@@ -123,6 +130,14 @@ def run(main: Callable[[asyncio.Event], Awaitable[int | None]], *, patience: flo
     except* TurnpikeError as group:
         report(group)
         code = EXIT_USAGE if group.subgroup(SettingsError) else EXIT_ERROR
+    except* nats.errors.Error as group:
+        # What was under way when the connection was lost, or a server that does not answer: no fault of the code's.
+        report(group)
+    except* BrokenPipeError:
+        code = EXIT_ERROR  # who read our output has seen enough
+    except* OSError as group:
+        report(group)
+        code = EXIT_ERROR
     finally:
         force.cancel()
     return code
@@ -143,8 +158,13 @@ def report(error: BaseException) -> None:
     elif isinstance(error, SettingsError):
         for problem in error.problems:
             print(f"turnpike: {problem}", file=sys.stderr)  # noqa: T201
+    elif isinstance(error, OSError):
+        # A disk that is full, a folder that may not be written to: the file and why, and for DEBUG where.
+        log.debug("failed", exc_info=error)
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"turnpike: {where}{error.strerror or error or type(error).__name__}", file=sys.stderr)  # noqa: T201
     else:
-        print(f"turnpike: {error}", file=sys.stderr)  # noqa: T201
+        print(f"turnpike: {str(error) or type(error).__name__}", file=sys.stderr)  # noqa: T201
 
 
 async def spawn(
@@ -153,8 +173,12 @@ async def spawn(
     env: dict[str, str] | None = None,
     stdout: int | None = None,
     stderr: int | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> asyncio.subprocess.Process:
-    """Starts a child that the terminal's ^C does not reach (we stop it) and that dies with us (Linux)."""
+    """Starts a child that the terminal's ^C does not reach (we stop it) and that dies with us (Linux).
+
+    Of our descriptors it has those in `pass_fds`, for as long as it lives.
+    """
     return await asyncio.create_subprocess_exec(
         *map(str, command),
         stdin=asyncio.subprocess.DEVNULL,
@@ -162,6 +186,7 @@ async def spawn(
         stderr=stderr,
         env=None if env is None else os.environ | env,
         start_new_session=True,
+        pass_fds=pass_fds,
         preexec_fn=die_with_parent(),
     )
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import json
 import logging
 from collections import deque
 
-import nats.errors
 from nats.aio.client import Client as NatsConnection
 
-from broker import codec, subjects
+from broker import codec, publishing, subjects
+from broker.errors import NotStored, PayloadTooLarge, PublishError, TurnpikeError
 from broker.messages import MAX_BATCH_POINTS, Point, Points
 
 FLUSH_SECONDS = 1.0
 MAX_BUFFERED = 50_000
-TIMEOUT_SECONDS = 5.0
-_SIZE_MARGIN = 0.9
 
 log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Takes points at any rate; `run` sends them. What does not fit while NATS is away is dropped, oldest first."""
+    """Takes points at any rate; `flush` sends them, about every FLUSH_SECONDS. What does not fit while NATS is away is
+    dropped, oldest first."""
 
     def __init__(self, nc: NatsConnection, node: str, *, max_buffered: int = MAX_BUFFERED) -> None:
         self._nc = nc
@@ -39,40 +36,50 @@ class Recorder:
         """None is a measurement of which nothing was to be had."""
         self._buffer.extend(point for point in points if point is not None)
         while len(self._buffer) > self._max_buffered:
-            self._buffer.popleft()
-            self.num_dropped += 1
+            self._drop_first()
 
     def unique(self, time: int) -> int:
         """`time`, or the nanosecond after the last one returned: two points with the same tags must not be one."""
         self._last_time = max(time, self._last_time + 1)
         return self._last_time
 
-    async def run(self) -> None:
-        """Sends what is recorded, once a second, until it is cancelled."""
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
-            await self.flush()
-
     async def flush(self) -> bool:
         """Sends all that is there; False when the server did not take it, which keeps it for the next time."""
         while self._buffer:
             batch = tuple(itertools.islice(self._buffer, self._batch_points))
-            payload = codec.encode(Points(batch))
-            if len(payload) > self._nc.max_payload * _SIZE_MARGIN and len(batch) > 1:
-                self._batch_points = len(batch) // 2
-                continue
             num_dropped = self.num_dropped
             try:
                 # Acknowledged: a plain publish would be lost with its connection.
-                reply = await self._nc.request(self._subject, payload, timeout=TIMEOUT_SECONDS)
-            except (nats.errors.Error, TimeoutError) as error:
-                log.debug("points kept num=%d error=%s", len(self._buffer), error)
-                return False
-            if failure := json.loads(reply.data).get("error"):
-                log.warning("points kept num=%d error=%s", len(self._buffer), failure.get("description"))
+                await publishing.publish(self._nc, self._subject, _encoded(batch))
+            except (PayloadTooLarge, Unsendable) as error:
+                if len(batch) > 1:
+                    self._batch_points = len(batch) // 2
+                else:  # a point that nobody could ever send holds up no other
+                    log.warning("point dropped measurement=%.64s error=%s", batch[0].measurement, error)
+                    self._drop_first()
+                continue
+            except PublishError as error:
+                level = logging.WARNING if isinstance(error, NotStored) and error.code else logging.DEBUG
+                log.log(level, "points kept num=%d error=%s", len(self._buffer), error)
                 return False
             # Those that were dropped meanwhile were of this batch.
             for _ in range(max(0, len(batch) - (self.num_dropped - num_dropped))):
                 self._buffer.popleft()
             self.num_sent += len(batch)
+            self._batch_points = min(MAX_BATCH_POINTS, 2 * self._batch_points)
         return True
+
+    def _drop_first(self) -> None:
+        self._buffer.popleft()
+        self.num_dropped += 1
+
+
+class Unsendable(TurnpikeError):
+    """There is a value that no message can hold."""
+
+
+def _encoded(batch: tuple[Point, ...]) -> bytes:
+    try:
+        return codec.encode(Points(batch))
+    except (OverflowError, ValueError, TypeError) as error:
+        raise Unsendable(str(error)) from None

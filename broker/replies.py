@@ -6,24 +6,47 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import nats.errors
 from msgspec import Struct
+from msgspec.structs import replace
 from nats.aio.client import Client as NatsConnection
 from nats.aio.subscription import Subscription
 
-from broker import codec, subjects, topology
-from broker.errors import Fenced, ServerError
-from broker.messages import Chunk, Done, End, Failed, HandedBack, Reply, Started, TokenLogprob
+from broker import codec, publishing, subjects, topology
+from broker.errors import (
+    ConnectionLost,
+    Fenced,
+    InvalidMessage,
+    NoStream,
+    NotAcknowledged,
+    NotStored,
+    PublishError,
+    ServerError,
+)
+from broker.messages import (
+    NOT_UNDERSTOOD,
+    Chunk,
+    Done,
+    End,
+    Failed,
+    HandedBack,
+    Other,
+    Reply,
+    Started,
+    TokenLogprob,
+)
 from broker.subjects import TurnAddress
 
 FENCE = "Nats-Expected-Last-Subject-Sequence"
-WRONG_LAST_SEQUENCE = (10071, 10164)
-STREAM_FULL = 10077
+MAX_DETAIL = 2000
+"""Characters of why a turn failed: a stranger's value may stand in it."""
 ENDS_REMOVED = 64
+_FULL_MARGIN = 4096
+"""What the server keeps with a message: its subject, headers and a frame."""
 RETRY_SECONDS = 1.0
 BATCH = 256
 """Messages of one batched direct get."""
@@ -54,32 +77,56 @@ class Stored(Struct, frozen=True):
 class StoredReply:
     """A message of a turn's reply as REPLIES holds it."""
 
-    reply: Reply
+    reply: Reply | Other
     sequence: int
     payload: bytes
 
 
 async def last_stored(nc: NatsConnection, stream: str, subject: str) -> Stored | None:
     """The last message of one subject by direct get, or None. Raises ServerError when the stream does not answer."""
+    return await _direct_get(nc, f"{stream}.{subject}", b"", subject)
+
+
+async def stored_at(nc: NatsConnection, stream: str, sequence: int) -> Stored | None:
+    """The message of that sequence, or None. Not a producer's right; raises ServerError."""
+    return await _direct_get(nc, stream, json.dumps({"seq": sequence}).encode(), f"{stream} {sequence}")
+
+
+async def _direct_get(nc: NatsConnection, where: str, request: bytes, what: str) -> Stored | None:
     try:
-        reply = await nc.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", timeout=5)
+        reply = await nc.request(f"$JS.API.DIRECT.GET.{where}", request, timeout=5)
     except (nats.errors.Error, TimeoutError) as error:
-        raise ServerError(f"direct get of {subject}: {str(error) or type(error).__name__}") from error
+        raise ServerError(f"direct get of {what}: {str(error) or type(error).__name__}") from error
     headers = dict(reply.headers or {})
+    # First: a message's own headers may hold a status, and the server's come behind them.
+    if "Nats-Sequence" in headers:
+        return Stored(reply.data, int(headers["Nats-Sequence"]), headers)
     if headers.get("Status") == "404":
         return None
-    if "Nats-Sequence" not in headers:
-        raise ServerError(f"direct get of {subject}: {headers.get('Status')} {headers.get('Description')}")
-    return Stored(reply.data, int(headers["Nats-Sequence"]), headers)
+    raise ServerError(f"direct get of {what}: {headers.get('Status')} {headers.get('Description')}")
 
 
 async def read_end(nc: NatsConnection, client: str, turn: str) -> End | None:
-    """The end of a turn, or None while it has none."""
+    """The end of a turn, or None while it has none. One that is not understood is a failure that says so."""
     stored = await last_stored(nc, subjects.ENDS, subjects.end(client, turn))
-    if stored is None:
-        return None
-    end: End = codec.decode(stored.payload, End, stored.headers)
-    return end
+    return None if stored is None else understood_end(stored.payload, stored.headers)
+
+
+def understood_end(payload: bytes, headers: Mapping[str, str] | None) -> End:
+    """The end in a payload; a failure that says so where it is not understood."""
+    try:
+        found = codec.decode_reply(payload, headers)
+    except InvalidMessage as error:
+        return not_understood(error)
+    if isinstance(found, Done | Failed):
+        return found
+    kind = found.type[:64] if isinstance(found, Other) else type(found).__name__
+    return not_understood(f"an end of the kind {kind!r}")
+
+
+def not_understood(what: object) -> Failed:
+    """What an answer of a later release ends as for a reader of this one."""
+    return Failed(NOT_UNDERSTOOD, f"the turn is answered by another release, and its answer is not understood: {what}")
 
 
 async def read_stored(
@@ -112,21 +159,37 @@ async def _next_of_batch(subscription: Subscription, found: list[Stored]) -> str
     """Appends the next message of a batched direct get; the status that ends the batch, or None."""
     message = await subscription.next_msg(timeout=5)
     headers = dict(message.headers or {})
+    if "Nats-Sequence" in headers:
+        found.append(Stored(message.data, int(headers["Nats-Sequence"]), headers))
+        return None
     status = headers.get("Status")
     if status in ("404", "204"):  # no such message; the end of the batch
         return status
-    if "Nats-Sequence" not in headers:
-        raise ServerError(f"direct get: {status} {headers.get('Description')}")
-    found.append(Stored(message.data, int(headers["Nats-Sequence"]), headers))
-    return None
+    raise ServerError(f"direct get: {status} {headers.get('Description')}")
 
 
 async def read_replies(nc: NatsConnection, client: str, turn: str) -> list[StoredReply]:
     """All that is stored of a turn's reply, in order. A worker's right; raises ServerError."""
-    return [
-        StoredReply(codec.decode(one.payload, Reply, one.headers), one.sequence, one.payload)
-        for one in await read_stored(nc, subjects.REPLIES, subjects.reply(client, turn))
-    ]
+    found: list[StoredReply] = []
+    for one in await read_stored(nc, subjects.REPLIES, subjects.reply(client, turn)):
+        before = found[-1].reply if found else None
+        found.append(StoredReply(_understood(one, before), one.sequence, one.payload))
+    return found
+
+
+def _understood(stored: Stored, before: Reply | Other | None) -> Reply | Other:
+    """A stored message of a reply; one of another release keeps its place, or gets that behind the one before."""
+    try:
+        found = codec.decode_reply(stored.payload, stored.headers)
+    except InvalidMessage as error:
+        log.warning("reply not understood sequence=%d error=%s", stored.sequence, error)
+        known = codec.place_of(stored.payload, stored.headers)
+        next_place = (before.index + 1, before.attempt) if before is not None else (0, 0)
+        return Other("", *(known or next_place))
+    if isinstance(found, Done | Failed):
+        next_index = before.index + 1 if before is not None else 0
+        return Other("", next_index, found.attempt)
+    return found
 
 
 class ReplyWriter:
@@ -179,42 +242,58 @@ class ReplyWriter:
         await self._write(HandedBack(self.num_chunks, self.attempt))
 
     async def write(self, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] = ()) -> None:
-        """Sends the next chunk; comes back when it is stored."""
+        """Sends the next chunk; comes back when it is stored. What gathered while the server was away may be more than
+        one."""
         offsets = self._text_offset, self._token_offset
-        await self._write(Chunk(self.num_chunks, self.attempt, text, tokens, logprobs, *offsets))
+        chunk = Chunk(self.num_chunks, self.attempt, text, tokens, logprobs, *offsets)
+        payload = codec.encode(chunk)
+        # Half of what may be sent, so that a replay holds at least one.
+        if len(payload) > publishing.limit(self._nc) // 2 and len(text) + len(tokens) > 1:
+            characters, half = len(text) // 2, len(tokens) // 2
+            await self.write(text[:characters], tokens[:half], logprobs[:half])
+            await self.write(text[characters:], tokens[half:], logprobs[half:])
+            return
+        await self._write_payload(payload)
         self._text_offset += len(text)
         self._token_offset += len(tokens)
 
     async def _write(self, reply: Reply) -> None:
-        payload = codec.encode(reply)
+        await self._write_payload(codec.encode(reply))
+
+    async def _write_payload(self, payload: bytes) -> None:
         while True:
-            answer = await self._publish(self._subject, payload, {FENCE: str(self._sequence)})
-            match answer:  # an error carries a sequence too, zero, so it is looked for first
-                case {"error": {"err_code": code}} if code in WRONG_LAST_SEQUENCE:
-                    # Either somebody else's write, or ours, stored while its acknowledgement was lost.
-                    stored = await last_stored(self._nc, subjects.REPLIES, self._subject)
-                    if stored is None or stored.payload != payload or stored.sequence <= self._sequence:
-                        raise Fenced(self._address.turn)
-                    self._sequence = stored.sequence
-                    break
-                case {"seq": sequence} if "error" not in answer:
-                    self._sequence = sequence
-                    break
-                case _:
-                    log.warning("chunk not stored turn=%s answer=%s", self._address.turn, answer)
-                    await asyncio.sleep(RETRY_SECONDS)
+            try:
+                stored = await publishing.publish(
+                    self._nc, self._subject, payload, headers={FENCE: str(self._sequence)}
+                )
+                self._sequence = stored.sequence
+                break
+            except NotStored as error:
+                if error.code not in publishing.WRONG_LAST_SEQUENCE:
+                    await _wait_to_retry(self._nc, "chunk", self._address.turn, error)
+                    continue
+                # Either somebody else's write, or ours, stored while its acknowledgement was lost.
+                last = await last_stored(self._nc, subjects.REPLIES, self._subject)
+                if last is None or last.payload != payload or last.sequence <= self._sequence:
+                    raise Fenced(self._address.turn) from None
+                self._sequence = last.sequence
+                break
+            except (NoStream, NotAcknowledged) as error:
+                await _wait_to_retry(self._nc, "chunk", self._address.turn, error)
         self.num_chunks += 1
 
     async def end(self, end: End) -> bool:
         """Writes the end; False when the turn already had one. Tries until the server has answered."""
         return await write_end(self._nc, self._address, end)
 
-    async def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> dict[str, Any]:
-        return await _publish(self._nc, subject, payload, headers)
 
+def _is_whole(attempt: list[Reply | Other], model: str) -> bool:
+    """Whether a worker with this model can go on with what is stored of an attempt.
 
-def _is_whole(attempt: list[Reply], model: str) -> bool:
-    """Whether a worker with this model can go on with what is stored of an attempt."""
+    Not behind a start or a chunk that is not understood; a kind that a later release added has no tokens.
+    """
+    if any(isinstance(reply, Other) and (not reply.type or codec.is_known_reply(reply.type)) for reply in attempt):
+        return False
     starts = [reply for reply in attempt if isinstance(reply, Started)]
     indices = [reply.index for reply in attempt]
     num_tokens = 0
@@ -234,26 +313,45 @@ def _is_whole(attempt: list[Reply], model: str) -> bool:
 async def write_end(nc: NatsConnection, address: TurnAddress, end: End) -> bool:
     """Writes the end of a turn; False when it already had one. The server decides: the first writer wins."""
     subject = subjects.end(address.client, address.turn)
-    payload = codec.encode(end)
-    if len(payload) > nc.max_payload and isinstance(end, Done):
-        detail = f"the answer has {len(payload):,} bytes, over the server's max_payload of {nc.max_payload:,}"
-        payload = codec.encode(Failed("answer_too_large", detail, worker=end.worker, attempt=end.attempt))
+    payload = _fitting(nc, end)
     while True:
-        answer = await _publish(nc, subject, payload, {})
-        match answer:
-            case {"error": {"description": description}} if "per subject" in description:
-                stored = await last_stored(nc, subjects.ENDS, subject)
-                return stored is not None and stored.payload == payload
-            case {"error": {"err_code": code}} if code == STREAM_FULL:
-                await _make_room(nc)
-            case {"seq": _} if "error" not in answer:
-                return True
-            case _:
-                log.warning("end not stored turn=%s answer=%s", address.turn, answer)
-                await asyncio.sleep(RETRY_SECONDS)
+        try:
+            await publishing.publish(nc, subject, payload)
+            return True
+        except NotStored as error:
+            if error.code != publishing.NOT_TAKEN:
+                await _wait_to_retry(nc, "end", address.turn, error)
+                continue
+            # Either there is one already, maybe ours, stored while its acknowledgement was lost; or the stream is full.
+            stored = await last_stored(nc, subjects.ENDS, subject)
+            if stored is not None:
+                return stored.payload == payload
+            await _make_room(nc, len(payload))
+        except (NoStream, NotAcknowledged) as error:
+            await _wait_to_retry(nc, "end", address.turn, error)
 
 
-async def _make_room(nc: NatsConnection) -> None:
+def _fitting(nc: NatsConnection, end: End) -> bytes:
+    """The bytes of an end that the server takes: for an answer that is too large, those of one that says so."""
+    if isinstance(end, Failed) and len(end.detail) > MAX_DETAIL:
+        end = replace(end, detail=f"{end.detail[:MAX_DETAIL]}…")
+    payload = codec.encode(end)
+    if publishing.fits(nc, payload) or isinstance(end, Failed):
+        return payload
+    size = publishing.num_bytes(payload, publishing.with_content_type())
+    detail = f"the answer has {size:,} bytes, over the server's max_payload of {publishing.limit(nc):,}"
+    return codec.encode(Failed("answer_too_large", detail, worker=end.worker, attempt=end.attempt))
+
+
+async def _wait_to_retry(nc: NatsConnection, what: str, turn: str, error: PublishError) -> None:
+    """Raises ConnectionLost where no retry could help."""
+    if nc.is_closed:
+        raise ConnectionLost(f"the connection to NATS is closed: {error}") from None
+    log.warning("%s not stored turn=%s error=%s", what, turn, error)
+    await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _make_room(nc: NatsConnection, num_bytes: int) -> None:
     """Removes the oldest ends of a full stream.
 
     A stream that refuses a second message of a subject also refuses what is over its bytes, instead of dropping the
@@ -261,7 +359,12 @@ async def _make_room(nc: NatsConnection) -> None:
     """
     try:
         info = await topology.api(nc, f"STREAM.INFO.{subjects.ENDS}")
-        first = info["state"]["first_seq"] if info is not None else 0
+        if info is None or not 0 <= info["config"]["max_bytes"] < info["state"]["bytes"] + num_bytes + _FULL_MARGIN:
+            # The server answers alike where its disk is full: nobody's end is given for that.
+            log.warning("ends are not taken, and the stream is not full")
+            await asyncio.sleep(RETRY_SECONDS)
+            return
+        first = info["state"]["first_seq"]
         for sequence in range(first, first + ENDS_REMOVED):
             # Another worker may be at it too, or it has gone by age: that is no error.
             with contextlib.suppress(ServerError):
@@ -270,15 +373,3 @@ async def _make_room(nc: NatsConnection) -> None:
     except ServerError as error:
         log.warning("no room for an end error=%s", error)
         await asyncio.sleep(RETRY_SECONDS)
-
-
-async def _publish(nc: NatsConnection, subject: str, payload: bytes, headers: dict[str, str]) -> dict[str, Any]:
-    headers = headers | {codec.CONTENT_TYPE: codec.MSGPACK}
-    try:
-        reply = await nc.request(subject, payload, timeout=5, headers=headers)
-    except (nats.errors.Error, TimeoutError) as error:
-        if nc.is_closed:
-            raise
-        return {"lost": str(error) or type(error).__name__}
-    answer: dict[str, Any] = json.loads(reply.data)
-    return answer

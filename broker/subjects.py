@@ -139,12 +139,26 @@ def parse_cancel(subject: str) -> CancelAddress:
 
 def dead(model: str | None = None) -> str:
     """Where the turns of a model that were given up on lie; of all models without one, a filter."""
-    return f"dead.{token(model, 'model')}" if model is not None else "dead.>"
+    return f"dead.{token(model, 'model')}" if model is not None else "dead.*"
+
+
+def dead_rest(model: str) -> str:
+    """Where the rest of a payload lies that has no room in its letter."""
+    return f"dead.{token(model, 'model')}.rest"
 
 
 def queue(model: str, priority: str) -> str:
     """Where workers tell how far their consumer has come."""
     return f"queue.{token(model, 'model')}.{priority}"
+
+
+LEAVING = "queue.*.leaving"
+"""What those listen to who remember workers."""
+
+
+def leaving(model: str) -> str:
+    """Where a model's workers tell that they take no more turns."""
+    return f"queue.{token(model, 'model')}.leaving"
 
 
 def telemetry(node: str) -> str:

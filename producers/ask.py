@@ -9,23 +9,25 @@ import msgspec
 
 from broker.client import Client
 from broker.connection import Address
+from broker.discovery import CHAT
 from broker.errors import PublishError, TurnFailed
-from broker.messages import Chunk, End, Failed, Sampling
+from broker.messages import Chunk, End, Failed, Message, Sampling
 from broker.process import EXIT_INTERRUPTED
+from producers.elsewhere import PATIENT_SECONDS, ask_routed
 from producers.following import Following, with_seed
 from producers.printing import Printer, summary
-from producers.routing import Routes, choose
+from producers.routing import Needs, Routes, choose
 
 NO_ROUTES = Routes()
-PATIENT_SECONDS = 2.0
+CHATS = Needs(can=frozenset({CHAT}))
 
 
-async def resolve(client: Client, model: str, routes: Routes = NO_ROUTES) -> str:
+async def resolve(client: Client, model: str, routes: Routes = NO_ROUTES, needs: Needs = CHATS) -> str:
     """The model that `auto` or a policy stands for; any other name is a model's. Raises UnservedModel."""
     if routes.policy(model) is None:
         return model
     # On a busy board the answers come late: only who is silent for longer is not there.
-    return choose(routes, model, await client.workers() or await client.workers(PATIENT_SECONDS)).model
+    return choose(routes, model, await client.workers() or await client.workers(PATIENT_SECONDS), needs).model
 
 
 async def ask(
@@ -46,11 +48,11 @@ async def ask(
     """
     printer = Printer()
     async with Client(address) as client:
-        model = await resolve(client, model, routes)
-        answer = client.ask(model, text, sampling=with_seed(sampling, is_seeded))
+        messages = [Message("user", text)]
+        answer = await ask_routed(client, routes, model, messages, sampling=with_seed(sampling, is_seeded))
         show = _ignored if as_json else printer.show
         tells_place = sys.stderr.isatty() and not as_json
-        following = Following(client, answer, model, show, printer.note, address.wait, tells_place)
+        following = Following(client, answer, show, printer.note, address.wait, tells_place)
         try:
             await following.until(stop)
         except TurnFailed as error:

@@ -129,7 +129,7 @@ class Conversation:
         messages = [*self.messages, message]
         answer = client.ask(self._model, messages, sampling=sampling, conversation=self._conversation)
         tells_place = sys.stderr.isatty()
-        return Following(client, answer, self._model, printer.show, printer.note, self._address.wait, tells_place)
+        return Following(client, answer, printer.show, printer.note, self._address.wait, tells_place)
 
     @asynccontextmanager
     async def _stopping(self, answer: Answer, printer: Printer) -> AsyncIterator[asyncio.Event]:

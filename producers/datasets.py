@@ -12,6 +12,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from broker.errors import TurnpikeError
+from broker.extras import install
 from broker.messages import Message, Role
 
 SHIPPED = Path(__file__).parent / "data" / "radio_site.jsonl"
@@ -123,7 +124,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
-        raise DatasetError(path, None, "parquet needs pyarrow: install `turnpike[parquet]`") from None
+        raise DatasetError(path, None, f"parquet needs pyarrow: {install('parquet')}") from None
     try:
         rows = parquet.read_table(path).to_pylist()
     except (OSError, ValueError) as error:  # what pyarrow raises for a broken file are ValueErrors

@@ -25,16 +25,20 @@ from rich.table import Table
 
 from broker.client import Answer, Client
 from broker.connection import Address
+from broker.discovery import RAW, SCORE
 from broker.errors import TurnpikeError
+from broker.locks import Lock
 from broker.messages import Message, Score
 from broker.process import EXIT_INTERRUPTED
 from producers.ask import resolve
+from producers.routing import Needs
 from producers.settings import EvalSettings
 from producers.waiting import ready, telling, unless
 
 STOP_SECONDS = 0.4
 """How long the cancels of what runs may take."""
 
+RAW_SCORES = Needs(can=frozenset({RAW, SCORE}))
 MIN_TRAILING_TOKENS = 3
 """llama.cpp's k_min_trailing_ctx."""
 
@@ -268,6 +272,19 @@ async def run_on(
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Answered]:
     """As `run`, with what was answered in `out`, from which it goes on after an interruption. Raises EvalError too."""
+    with Lock.of(out, "the record") if out is not None else contextlib.nullcontext():
+        return await _run_on(client, model, items, out, stop, concurrency, say)
+
+
+async def _run_on(
+    client: Client,
+    model: str,
+    items: Sequence[Item],
+    out: Path | None,
+    stop: asyncio.Event,
+    concurrency: int,
+    say: Callable[[str], None],
+) -> list[Answered]:
     before = _read_answers(out) if out is not None and out.exists() else []
     known = {answered.number for answered in before}
     left = [item for item in items if item.number not in known]
@@ -295,7 +312,7 @@ async def run_and_show(address: Address, options: EvalSettings, stop: asyncio.Ev
     out = Path(options.out).expanduser() if options.out is not None else None
     console = Console(stderr=True)
     async with Client(address) as client:
-        model = await resolve(client, options.model)
+        model = await resolve(client, options.model, needs=RAW_SCORES)
         if not await unless(stop, ready(client, model, address.wait, console.print)):
             return EXIT_INTERRUPTED
         async with telling(client, [model], console.print):

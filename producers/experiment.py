@@ -28,6 +28,7 @@ from broker.accounts import write_credentials
 from broker.client import Client
 from broker.connection import Address
 from broker.errors import TurnpikeError
+from broker.locks import Lock
 from broker.process import EXIT_INTERRUPTED, spawn, terminate
 from producers import evaluate, records
 from producers.load import run_recorded, select
@@ -417,9 +418,12 @@ async def run_and_show(
     """The experiment, then its table on stdout, and table.md, table.csv and report.html in `out`."""
     plan = read_plan(plan_path)
     console = Console(stderr=True)
-    async with Client(address) as client:
-        stage = Stage(client, entry, worker, out, probe, num_cores, console, address.wait)
-        rows = await run_experiment(stage, plan, stop)
+    out.mkdir(parents=True, exist_ok=True)
+    lock = Lock(out / "experiment.lock", f"the experiment's folder {out}", advice="give this one another --out")
+    with lock:
+        async with Client(address) as client:
+            stage = Stage(client, entry, worker, out, probe, num_cores, console, address.wait)
+            rows = await run_experiment(stage, plan, stop)
     if stop.is_set() and not rows:
         return EXIT_INTERRUPTED
     (out / "table.md").write_text(markdown(plan, rows))

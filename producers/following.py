@@ -37,14 +37,13 @@ def with_seed(sampling: Sampling, is_seeded: bool) -> Sampling:
 
 @dataclass
 class Following:
-    """One turn of `model` from before it is queued to its end. `say` tells people what it waits for.
+    """One turn from before it is queued to its end. `say` tells people what it waits for.
 
     `wait_seconds` are for a worker to come, or a full queue to have room. `tells_place`: also how long the line is.
     """
 
     client: Client
     answer: Answer
-    model: str
     show: Callable[[Chunk], object]
     say: Callable[[str], object]
     wait_seconds: float = 0.0
@@ -76,7 +75,7 @@ class Following:
             reading.result()
 
     async def _read(self) -> None:
-        await ready(self.client, self.model, self.wait_seconds, self.say)
+        await ready(self.client, self.answer.model, self.wait_seconds, self.say)
         await self._publish()
         async for chunk in self.answer:
             self._heard_at = time.perf_counter()
@@ -92,7 +91,9 @@ class Following:
                 if time.perf_counter() >= until:
                     raise
             if not has_told:
-                self.say(f"the queue of {self.model} is full: trying again for up to {self.wait_seconds:g} s; ^C ends")
+                self.say(
+                    f"the queue of {self.answer.model} is full: trying again for up to {self.wait_seconds:g} s; ^C ends"
+                )
                 has_told = True
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -104,14 +105,14 @@ class Following:
             is_quiet = time.perf_counter() - self._heard_at > QUIET_SECONDS
             if self.answer.acknowledged_at is None or (self.answer.started is not None and not is_quiet):
                 unserved_since = None
-            elif await is_served(self.client, self.model):
+            elif await is_served(self.client, self.answer.model):
                 unserved_since = None
                 await self._tell_place()
             elif unserved_since is None:
                 unserved_since = time.perf_counter()
-                self.say(f"nobody serves {self.model} just now: the turn waits for a worker; ^C stops it")
+                self.say(f"nobody serves {self.answer.model} just now: the turn waits for a worker; ^C stops it")
             elif time.perf_counter() - unserved_since > max(GIVE_UP_SECONDS, self.wait_seconds):
-                raise NotServed(self.model)
+                raise NotServed(self.answer.model)
 
     async def _tell_place(self) -> None:
         if self.tells_place and (place := await self.answer.place()) is not None:

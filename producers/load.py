@@ -27,6 +27,7 @@ from broker.client import Client
 from broker.connection import Address
 from broker.discovery import WorkerInfo
 from broker.errors import TurnpikeError
+from broker.locks import Lock
 from broker.messages import new_id
 from broker.process import EXIT_INTERRUPTED
 from producers import arrivals, records
@@ -264,6 +265,8 @@ async def run_recorded(
     again = Again(skip=frozenset(), begun_before=0.0)
     with contextlib.ExitStack() as stack:
         recording = None
+        if path is not None:
+            stack.enter_context(Lock.of(path, "the record"))
         if path is not None and before is not None:
             recording, again = resume(path, before, options, selection, progress)
             console.print(f"going on with run {before.name}: {len(progress.records)} turns are there")

@@ -15,7 +15,7 @@ from typing import Any
 from broker.accounts import GATEWAY, LOCAL, SIDECAR, WORKER, write_credentials
 from broker.client import Client
 from broker.connection import Address, connect
-from broker.errors import ServerUnavailable, TurnpikeError
+from broker.errors import Refused, ServerUnavailable, TurnpikeError
 from broker.process import spawn, terminate
 from broker.server import EmbeddedServer
 from broker.topology import ensure
@@ -84,7 +84,7 @@ class LocalSystem:
     async def until_served(self) -> None:
         """Returns when the worker answers; TimeoutError after START_SECONDS."""
         async with asyncio.timeout(START_SECONDS):
-            while not any(found.worker == WORKER_NAME for found in await self.client.workers()):
+            while not any(found.worker == WORKER_NAME and found.is_serving for found in await self.client.workers()):
                 pass
 
 
@@ -135,15 +135,14 @@ async def address_or_own(address: Address, entry: Path | None, model: str) -> As
     """
     try:
         await (await connect(address, name="turnpike-probe")).close()
-    except ServerUnavailable:
-        if entry is None:
+    except ServerUnavailable as error:
+        # A broker that does not let us in is one all the same, and holds the port.
+        if entry is None or isinstance(error, Refused):
             raise
     else:
         yield address
         return
-    sys.stderr.write(
-        "no broker runs on this machine: starting one, and a worker with the demo model, for as long as this\n"
-    )
+    sys.stderr.write("no broker runs on this machine: starting one for the while, with a worker and the demo model\n")
     with tempfile.TemporaryDirectory(prefix="turnpike-local-") as folder:
         async with local_system(entry, Path(folder), model=model) as system:
             yield system.address

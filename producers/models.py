@@ -24,18 +24,22 @@ from broker.catalogue import (
 )
 from broker.discovery import MirrorInfo
 from broker.errors import TurnpikeError
+from broker.locks import InUse, Lock
 from broker.settings import ModelSettings
 
 WIDE = 140
 """Columns of a terminal that has room for everything."""
 
+LOCK_SECONDS = 60.0
+"""How long `turnpike models lock` waits for another one: it asks the hub a question for each name."""
+
 LargestContext = Callable[[Entry], int]
 """The largest context of a model that fits this machine, in tokens; 0 where none does."""
 
 
-def _lock_of(options: ModelSettings, *, may_be_missing: bool = False) -> dict[str, Locked]:
+def _lock_of(options: ModelSettings, *, may_be_missing: bool = False, to_write: bool = False) -> dict[str, Locked]:
     path = Path(options.lock_file)
-    return {} if may_be_missing and not path.exists() else read_lock(path)
+    return {} if may_be_missing and not path.exists() else read_lock(path, to_write=to_write)
 
 
 def _chosen(options: ModelSettings, names: list[str]) -> dict[str, Locked]:
@@ -84,11 +88,20 @@ def lock_models(
     options: ModelSettings, names: list[str], *, revision: str, repository: str | None, file: str | None
 ) -> int:
     """Asks the hub what the names stand for now, and writes it down."""
+    path = Path(options.lock_file)
+    # From before it is read until it is written: two at once would leave the names of one of them.
+    with Lock.of(path, "the lock file", wait_seconds=LOCK_SECONDS):
+        locked = _lock_of(options, may_be_missing=True, to_write=True)
+        _lock_names(path, locked, names, revision=revision, repository=repository, file=file)
+    return 0
+
+
+def _lock_names(
+    path: Path, locked: dict[str, Locked], names: list[str], *, revision: str, repository: str | None, file: str | None
+) -> None:
     from broker import hub
 
     catalogue = read_catalogue()
-    path = Path(options.lock_file)
-    locked = _lock_of(options, may_be_missing=True)
     for name in names:
         if repository is not None and file is not None:
             found = hub.lock(repository, file, revision=revision)
@@ -100,7 +113,6 @@ def lock_models(
         locked[name] = found
         write_lock(path, locked)
         print(f"{name}: {found.repository}/{found.file} at {found.revision[:12]}, {found.size_bytes / 1e9:.2f} GB")  # noqa: T201
-    return 0
 
 
 DATASETS = {
@@ -138,10 +150,12 @@ async def pull_models(
 
             try:
                 near = [*options.mirror, *(mirror.url for mirror in mirrors if locked.sha256 in mirror.sha256)]
-                path = await asyncio.to_thread(hub.pull, name, locked, folder, mirrors=near, on_progress=show)
+                path = await asyncio.to_thread(
+                    hub.pull, name, locked, folder, mirrors=near, on_progress=show, wait_seconds=options.wait_seconds
+                )
             except _Stopped:
                 return 130
-            except FileError as error:
+            except (FileError, InUse) as error:
                 failed += 1
                 progress.console.print(f"turnpike: {error}", markup=False, highlight=False)
                 continue

@@ -2,23 +2,53 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from broker.errors import SettingsError, TurnpikeError
-from broker.settings import CommonSettings, ModelSettings
+from broker.messages import Sampling
+from broker.settings import CommonSettings, Count, ModelSettings, Port, convert, flag
 from producers import arrivals
 
 
 class RoutedSettings(CommonSettings, frozen=True, kw_only=True):
-    """`turnpike ask` and `turnpike chat`."""
+    """Whoever chooses a model by policies."""
 
     routes: str | None = None
     """A TOML file of policies for models; without one there is `auto`."""
+
+
+class AskSettings(RoutedSettings, frozen=True, kw_only=True):
+    """`turnpike ask` and `turnpike chat`: as `Sampling`, whose own values stand where nothing is given."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    seed: int | None = None
+    ignore_eos: bool | None = None
+    stop: tuple[str, ...] | None = None
+
+    def sampling(self) -> Sampling:
+        """Checked as the wire checks it; raises SettingsError with every problem."""
+        problems, fields = [], {}
+        for field in msgspec.structs.fields(Sampling):
+            if (value := getattr(self, field.name, None)) is not None:
+                try:
+                    fields[field.name] = convert(value, field.type)
+                except ValueError as error:
+                    problems.append(f"{flag(field.name)}: {error}")
+        if problems:
+            raise SettingsError(problems)
+        return Sampling(**fields)
 
 
 class GatewaySettings(RoutedSettings, frozen=True, kw_only=True):
     """`turnpike gateway`."""
 
     gateway_host: str = "127.0.0.1"
-    gateway_port: int = 8080
+    gateway_port: Port = 8080
     keys: str | None = None
     """A TOML file of clients and the SHA-256 of their keys; without one everybody is the local client."""
     allow_anyone: bool = False
@@ -120,7 +150,7 @@ class LoadSettings(ModelSettings, frozen=True, kw_only=True):
 
     def _check_texts(self) -> list[str]:
         problems = []
-        for flag, check in (
+        for name, check in (
             ("arrivals", lambda: arrivals.parse(self.arrivals)),
             ("think", lambda: arrivals.Think.parse(self.think)),
             ("model", lambda: self.weights(self.model)),
@@ -131,7 +161,7 @@ class LoadSettings(ModelSettings, frozen=True, kw_only=True):
             except TurnpikeError as error:
                 problems.append(str(error))
             except ValueError as error:
-                problems.append(f"--{flag}: {error}")
+                problems.append(f"--{name}: {error}")
         try:
             unknown = {name for name, _ in self.weights(self.priority)} - {"interactive", "batch"}
             if unknown:
@@ -174,9 +204,9 @@ class DemoSettings(CommonSettings, frozen=True, kw_only=True):
 
     influx_url: str | None = None
     """Where its telemetry goes; default: INFLUX_URL, else a file beside the broker's data."""
-    num_conversations: int = 4
-    max_tokens: int = 48
+    num_conversations: Count = 4
+    max_tokens: Count = 48
     model_file: str | None = None
     gateway: bool = False
     """With the OpenAI API and the page in front of it, until ^C."""
-    gateway_port: int = 8080
+    gateway_port: Port = 8080

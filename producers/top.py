@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 
 import msgspec
 from msgspec import Struct
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from broker import serving, subjects, topology
@@ -78,6 +80,26 @@ async def top(address: Address, stop: asyncio.Event, *, once: bool, as_json: boo
     return 0 if picture.workers else 1
 
 
+def _num_workers(workers: list[WorkerInfo]) -> str:
+    """Those that take turns, and what the others do; and whether all have the same model file."""
+    able = [worker for worker in workers if worker.is_serving]
+    others = Counter(worker.load.state for worker in workers if not worker.is_serving)
+    text = ", ".join(
+        [str(len(able)), *(f"[yellow]{number} {escape(state)}[/yellow]" for state, number in others.items())]
+    )
+    num_files = len({worker.fingerprint for worker in able if worker.fingerprint})
+    return f"{text}, [red]{num_files} files[/red]" if num_files > 1 else text
+
+
+def _state(worker: WorkerInfo) -> str:
+    return "" if worker.is_serving else f" [yellow]{escape(worker.load.state)}[/yellow]"
+
+
+def _wait(workers: list[WorkerInfo]) -> str:
+    waits = [worker.load.expected_wait_seconds for worker in workers if worker.is_serving]
+    return f"{min(waits):.1f}" if waits else "–"
+
+
 def _shown(picture: Picture) -> RenderableType:
     if not picture.workers and not picture.queues:
         return "no worker answers"
@@ -86,13 +108,13 @@ def _shown(picture: Picture) -> RenderableType:
         workers = [worker for worker in picture.workers if worker.model == queue.model]
         queues.add_row(
             queue.model,
-            str(len(workers)) if workers else "none",
-            str(sum(worker.load.num_slots for worker in workers)),
+            _num_workers(workers) if workers else "none",
+            str(sum(worker.load.num_slots for worker in workers if worker.is_serving)),
             str(queue.num_pending.get("interactive", 0)),
             str(queue.num_pending.get("batch", 0)),
             str(sum(queue.num_in_work.values())),
-            f"{min(worker.load.expected_wait_seconds for worker in workers):.1f}" if workers else "–",
-            style=None if workers else "red",
+            _wait(workers),
+            style=None if any(worker.is_serving for worker in workers) else "red",
         )
     if not picture.workers:
         return Group(queues, "no worker answers")
@@ -105,7 +127,7 @@ def _shown(picture: Picture) -> RenderableType:
         table.add_row(
             worker.worker,
             worker.node,
-            f"{worker.model} {worker.quantization}",
+            f"{worker.model} {worker.quantization}{_state(worker)}",
             str(load.num_slots),
             str(load.num_active),
             "–" if load.prefill_tokens_per_second is None else f"{load.prefill_tokens_per_second:.0f}",

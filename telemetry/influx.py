@@ -7,6 +7,7 @@ the same call is sent to `/write`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import sys
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 
 from broker.errors import TurnpikeError
 from broker.influx_address import InfluxAddress
+from broker.locks import CannotLock, InUse, Lock
 from broker.messages import Point
 
 # influxdb-client loads numpy where there is one, for data frames that we have none of: 11 MiB of the sidecar's memory.
@@ -195,23 +197,39 @@ class InfluxSink:
 
 
 class FileSink:
-    """Line protocol in a file; a full one is moved aside (`points.lp.1` is the newest of those)."""
+    """Line protocol in a file; a full one is moved aside (`points.lp.1` is the newest of those).
+
+    The file is this sink's alone until `close`: raises InUse where another process writes there. A folder that cannot
+    be written to yet is tried again with each batch.
+    """
 
     def __init__(self, path: Path, max_bytes: int = FILE_BYTES, num_files: int = NUM_FILES) -> None:
         self._path = path
         self._max_bytes = max_bytes
         self._num_files = num_files
+        self._lock: Lock | None = None
+        with contextlib.suppress(OSError, CannotLock):
+            self._hold()
+
+    def _hold(self) -> None:
+        if self._lock is not None or not _is_kept(self._path):
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        advice = "let this one write to another, --influx-url file:PATH"
+        self._lock = Lock.of(self._path, "the file of points", advice=advice)
 
     async def write(self, points: Sequence[Point]) -> list[Rejected]:
         text = "".join(f"{line(point)}\n" for point in points)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._hold()
             if self._path.exists() and self._path.stat().st_size + len(text) > self._max_bytes:
                 self._rotate()
             with self._path.open("a") as file:
                 file.write(text)
         except OSError as error:
             raise SinkUnavailable(str(self._path), error.strerror or str(error)) from None
+        except (InUse, CannotLock) as error:
+            raise SinkUnavailable(str(self._path), str(error)) from None
         return []
 
     def _rotate(self) -> None:
@@ -223,7 +241,15 @@ class FileSink:
         self._path.with_name(f"{self._path.name}.{self._num_files}").unlink(missing_ok=True)
 
     async def close(self) -> None:
-        """Nothing is held open."""
+        """Lets go of the file."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether a path is a file's, or nothing's yet, and not a device's: /dev/null takes everybody's points."""
+    return path.is_file() or not path.exists()
 
 
 def sink(url: str, token: str | None = None, org: str | None = None) -> Sink:

@@ -88,11 +88,13 @@ class Queues:
         found = []
         for model in sorted({worker.model for worker in self.workers}):
             loads = [worker.load for worker in self.workers if worker.model == model]
+            # One that drains still computes, and takes nothing.
+            serving = [worker.load for worker in self.workers if worker.model == model and worker.is_serving]
             fields = {
-                "num_workers": len(loads),
-                "num_slots": sum(load.num_slots for load in loads),
+                "num_workers": len(serving),
+                "num_slots": sum(load.num_slots for load in serving),
                 "num_active": sum(load.num_active for load in loads),
-                "expected_wait_seconds": min(load.expected_wait_seconds for load in loads),
+                "expected_wait_seconds": min((load.expected_wait_seconds for load in serving), default=None),
             }
             found.append(points.WORKERS.point(now, {"model": model}, fields))
         return found

@@ -15,10 +15,11 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 
 from broker import codec, points, subjects
-from broker.connection import Address, close, connect
+from broker.connection import Address, close, connect, trouble, watch
 from broker.errors import InvalidMessage, ServerError
-from broker.messages import NodeState, Point, Points, RunEvent
-from broker.recorder import Recorder
+from broker.health import Rounds, either, serve_health
+from broker.messages import NodeState, Point, RunEvent
+from broker.recorder import FLUSH_SECONDS, Recorder
 from telemetry.board import THROTTLED_BITS, Board, Vcgencmd
 from telemetry.cgroup import Cgroup
 from telemetry.queues import EVERY_SECONDS, Queues
@@ -27,6 +28,8 @@ from telemetry.settings import SidecarSettings
 from telemetry.writer import Writer
 
 LAST_POINTS_SECONDS = 2.0
+ROUND_SECONDS = 120.0
+"""For a loop that comes round every few seconds, also where the server is slow."""
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +38,26 @@ async def serve(address: Address, options: SidecarSettings, stop: asyncio.Event,
     """Connects and samples until `stop`. Raises TurnpikeError in one line for what is wrong."""
     options.check()
     node = subjects.node_name(options.node)
-    nc = await connect(address, name=f"turnpike-sidecar-{node}")
-    writer = None
-    recorder = Recorder(nc, node)
-    if options.influx_url:
-        from telemetry.influx import sink
+    rounds = Rounds()
+    async with contextlib.AsyncExitStack() as stack:
+        into = None
+        if options.influx_url:
+            from telemetry.influx import sink
 
-        writer = Writer(nc, sink(options.influx_url, options.influx_token, options.influx_org), recorder, node)
-    try:
-        await Sidecar(nc, node, options, recorder, writer, in_pod=in_pod).run(stop)
-    finally:
-        await close(nc)
+            into = sink(options.influx_url, options.influx_token, options.influx_org)
+            stack.push_async_callback(into.close)
+        nc = await connect(address, name=f"turnpike-sidecar-{node}")
+        stack.push_async_callback(close, nc)
+        recorder = Recorder(nc, node)
+        writer = Writer(nc, into, recorder, node, rounds) if into is not None else None
+        if options.health_port is not None:
+            health = serve_health(
+                options.health_port,
+                live=either(lambda: trouble(nc), rounds.trouble),
+                ready=lambda: None if nc.is_connected else "not connected to NATS",
+            )
+            await stack.enter_async_context(health)
+        await Sidecar(nc, node, options, recorder, writer, rounds, in_pod=in_pod).run(stop)
     return 0
 
 
@@ -59,9 +71,11 @@ class Sidecar:
         options: SidecarSettings,
         recorder: Recorder,
         writer: Writer | None,
+        rounds: Rounds | None = None,
         *,
         in_pod: bool = False,
     ) -> None:
+        self._rounds = rounds or Rounds()
         self._nc = nc
         self._node = node
         self._options = options
@@ -88,7 +102,7 @@ class Sidecar:
         self._recorder.record(self._event("sidecar started", f"on {self._node}"))
         log.info("sampling node=%s every=%gs writing=%s", self._node, self._options.sample_seconds, bool(self._writer))
         async with asyncio.TaskGroup() as group:
-            work = [self._sample_for_ever(), self._watch_for_ever(), self._recorder.run()]
+            work = [self._sample_for_ever(), self._watch_for_ever(), self._send_for_ever(), watch(self._nc)]
             for_ever = [group.create_task(one) for one in work]
             all_sent = asyncio.Event()
             if self._writer is not None:
@@ -103,17 +117,23 @@ class Sidecar:
                 await asyncio.wait_for(self._recorder.flush(), LAST_POINTS_SECONDS)
             all_sent.set()
 
+    async def _send_for_ever(self) -> None:
+        async for _ in _every(FLUSH_SECONDS):
+            self._rounds.begin("the sending of points", ROUND_SECONDS)
+            await self._recorder.flush()
+
     async def _sample_for_ever(self) -> None:
         async for _ in _every(self._options.sample_seconds):
+            self._rounds.begin("sampling", self._options.sample_seconds + ROUND_SECONDS)
             started = time.perf_counter()
             try:
                 # In a thread: a firmware command or a slow /sys file holds up no one.
                 self._recorder.record(*await asyncio.to_thread(self._sample))
+                self._sample_seconds = time.perf_counter() - started
+                self._recorder.record(self._own_cost())
             except Exception:
                 # A file of a board that nobody here has seen: the next sample may do without it.
                 log.exception("sample failed")
-            self._sample_seconds = time.perf_counter() - started
-            self._recorder.record(self._own_cost())
             board = self._board
             state = NodeState(board.watts, board.is_estimated, board.celsius, board.is_throttled)
             with contextlib.suppress(nats.errors.Error):
@@ -168,22 +188,27 @@ class Sidecar:
 
     async def _watch_for_ever(self) -> None:
         async for _ in _every(EVERY_SECONDS):
+            self._rounds.begin("the look at the queues", EVERY_SECONDS + ROUND_SECONDS)
             try:
                 self._recorder.record(*await self._queues.points())
             except (ServerError, nats.errors.Error) as error:
                 log.warning("queues not seen error=%s", error)
                 continue
+            except Exception:
+                # An answer that nobody here has seen, of a newer server or worker: the next look may do without it.
+                log.exception("queues not seen")
+                continue
             for worker in self._queues.workers:
-                if worker.node == self._node and worker.pid is not None:
+                if worker.node == self._node and worker.pid is not None and worker.is_serving:
                     self._pids[worker.worker] = worker.pid
                     self._stopped.discard(worker.worker)
 
     async def _on_points(self, message: Msg) -> None:
         """The node's workers say when they stop of their own will."""
         with contextlib.suppress(InvalidMessage):
-            for point in codec.decode(message.data, Points, message.headers).points:
+            for point in codec.decode_points(message.data, message.headers)[0]:
                 if point.measurement == points.EVENT.name and point.tags.get("kind") == "worker stopped":
-                    self._stopped.add(point.tags["worker"])
+                    self._stopped.add(point.tags.get("worker", ""))
 
     async def _on_run(self, message: Msg) -> None:
         """Every sidecar hears it and makes the same point of it."""

@@ -19,6 +19,8 @@ FIRST = 3
 class FakeVocabulary:
     """A character a token, shifted by FIRST; tokens below are control tokens."""
 
+    begin: int | None = 1
+
     def piece(self, token: int) -> bytes:
         return chr(token - FIRST).encode() if token >= FIRST else b""
 
@@ -47,6 +49,14 @@ class FakeSampler:
     def sample(self, row: int, index: int) -> int:
         slot, position = self._engine.rows[row]
         return self._engine.next_token(self._engine.cells[slot][: position + 1], index)
+
+    def poll(self) -> int:
+        raise AssertionError("never pending")
+
+    def logprob(self, token: int, num_top: int) -> TokenLogprob:
+        raise AssertionError("never pending")
+
+    is_done = False
 
     def close(self) -> None:
         self._engine.num_samplers -= 1
@@ -134,13 +144,21 @@ class FakeEngine:
     def is_likeliest(self, row: int, token: int) -> bool:
         return True
 
+    def is_whole(self, slot: int, num_tokens: int) -> bool:
+        return len(self.cells[slot]) >= num_tokens
+
     def truncate(self, slot: int, num_tokens: int) -> bool:
+        if not self.is_whole(slot, num_tokens):
+            return False
         del self.cells[slot][num_tokens:]
         return True
 
-    def copy(self, source: int, target: int, num_tokens: int) -> None:
+    def copy(self, source: int, target: int, num_tokens: int) -> bool:
         assert not self.cells[target]
+        if not self.is_whole(source, num_tokens):
+            return False
         self.cells[target] = self.cells[source][:num_tokens]
+        return True
 
     def state_bytes(self, slot: int) -> int:
         return 8 + 4 * len(self.cells[slot])
@@ -172,6 +190,6 @@ class FakeRenderer:
 
 
 class NoGrammars:
-    async def gbnf(self, sampling: Sampling) -> str | None:
+    async def gbnf(self, sampling: Sampling, client: str = "") -> str | None:
         await asyncio.sleep(0)
         return sampling.grammar

@@ -60,13 +60,35 @@ watched '/^(Collecting|Successfully)/ { print "  " substr($0, 1, 110); fflush() 
 key=$(printf '%s|%s|%s|%s' "$args" "${CFLAGS:-}" "$(cat .venv/llama.lock; grep -m1 'model name' /proc/cpuinfo)" \
     "$(.venv/bin/python -VV; c++ --version)" | cksum | tr -d ' ')
 wheels=${XDG_CACHE_HOME:-$HOME/.cache}/turnpike/wheels/$key
+# Beside the wheel: the source's chat templates, which the tests render. Without them, and a wheel, they are left out.
+source=$wheels/source
+fetch() {
+    PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pip download -q --require-hashes --no-build-isolation --no-deps \
+        --no-binary :all: --no-cache-dir -d "$source" -r .venv/llama.lock
+}
+keep_templates() {
+    mkdir -p "$wheels/templates.part" &&
+        tar -xzf "$source"/llama_cpp_python-*.tar.gz -C "$wheels/templates.part" --strip-components=5 --wildcards \
+            '*/vendor/llama.cpp/models/templates/*.jinja' && mv "$wheels/templates.part" "$wheels/templates"
+}
 if ! ls "$wheels"/llama_cpp_python-*.whl >/dev/null 2>&1; then
+    say "fetching llama.cpp's source (77 MB)"
+    fetch >"$log" 2>&1 || { tail -25 "$log" >&2; die "the set-up failed: the whole log is in $log"; }
     say "compiling llama.cpp with $args ${CFLAGS:-} (about four minutes on two cores, once)"
     PATH="$PWD/.venv/bin:$PATH" CMAKE_ARGS="$args -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF" \
         watched 'match($0, /\[[0-9]+\/[0-9]+\]/) { split(substr($0, RSTART + 1, RLENGTH - 2), n, "/");
             if (n[1] % 10 == 0 || n[1] == n[2]) { print "  compiled " n[1] " of " n[2]; fflush() } }' \
         .venv/bin/python -m pip wheel -v --require-hashes --no-build-isolation --no-deps --no-cache-dir \
-        -w "$wheels" -r .venv/llama.lock
+        --no-index --find-links "$source" -w "$wheels" -r .venv/llama.lock
+fi
+if [ ! -d "$wheels/templates" ]; then
+    { ls "$source"/llama_cpp_python-*.tar.gz || fetch; } >"$log" 2>&1 && keep_templates >"$log" 2>&1 ||
+        say "without the chat templates of llama.cpp's source: their tests will be skipped"
+fi
+rm -rf "$source" "$wheels/templates.part" .cache/llama-templates
+if [ -d "$wheels/templates" ]; then
+    mkdir -p .cache
+    cp -r "$wheels/templates" .cache/llama-templates
 fi
 .venv/bin/python -m pip install -q --no-deps --no-index "$wheels"/llama_cpp_python-*.whl >"$log" 2>&1 ||
     { tail -25 "$log" >&2; die "the set-up failed: the whole log is in $log"; }

@@ -175,7 +175,10 @@ class Cancels:
             stored = await replies.last_stored(self._nc, subjects.CANCELS, subject)
             # A conversation goes on after its cancel: only what was queued before is meant.
             if stored is not None and (stored.stored_at >= stored_at or ".turn." in subject):
-                return codec.decode(stored.payload, Cancel, stored.headers)
+                try:
+                    return codec.decode(stored.payload, Cancel, stored.headers)
+                except InvalidMessage as error:  # as when it was heard: one that is not understood stops nothing
+                    log.warning("cancel not understood subject=%r error=%s", subject, error)
         return None
 
 

@@ -14,12 +14,14 @@ import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Unpack
 
 import msgspec
 from msgspec import Struct
 
 from broker import codec
-from broker.errors import InvalidMessage
+from broker.errors import InvalidMessage, TurnpikeError
+from broker.locks import Lock, Waiting
 from broker.messages import Remembered
 from workers.engine import State
 from workers.ledger import TOKEN_BYTES, Key, Parked, Tier, checksum
@@ -72,12 +74,22 @@ class Disk:
         self._expected_bytes = expected_bytes
         self.tier = Tier(max_bytes)
         self._paths: dict[Key, Path] = {}
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)
+        self._lock: Lock | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)
+        except OSError as error:
+            raise TurnpikeError(f"no conversations can be kept in {folder}: {error.strerror or error}") from None
 
-    def open(self, adopt: Callable[[Key, Remembered], None] = _to_nobody) -> None:
+    def open(self, adopt: Callable[[Key, Remembered], None] = _to_nobody, **waiting: Unpack[Waiting]) -> None:
         """Reads back what an earlier process left, the oldest first; what is of no use is removed, with a line each.
-        What was remembered of a conversation goes to `adopt`."""
+        What was remembered of a conversation goes to `adopt`.
+
+        From here on the folder is this worker's alone, until `close`; one that still stops may be waited for. Raises
+        InUse, CannotLock."""
+        if self._lock is None:
+            advice = "give this worker another --kv-dir"
+            self._lock = Lock.of(self._folder, "the folder of parked conversations", advice=advice, **waiting)
         for left in self._folder.glob(f"*{SUFFIX}.part"):
             left.unlink()
         for path in sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda one: one.stat().st_mtime):
@@ -92,6 +104,12 @@ class Disk:
             if remembered is not None:
                 adopt(key, remembered)
             self.keep(Parked(key, tokens, path.stat().st_size, header.num_canonical), path)
+
+    def close(self) -> None:
+        """Lets go of the folder; the files stay."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def _head(self, path: Path) -> tuple[Header, bytes, int]:
         """Header, tokens, and where the state begins. Raises ValueError where anything does not agree."""
@@ -122,7 +140,9 @@ class Disk:
         try:
             return codec.decode(content, Remembered)
         except InvalidMessage as error:
-            raise ValueError(f"what is remembered with it cannot be read: {error}") from None
+            # Whole, but of another release: the state is of use without it.
+            log.warning("what is remembered is not understood file=%s error=%s", path.name, error)
+            return None
 
     def _header(self, text: bytes) -> Header:
         try:

@@ -8,6 +8,8 @@ from typing import Protocol
 from broker.messages import Sampling, TokenLogprob
 
 MAX_OUTPUTS = 32
+PENDING = -2
+"""Instead of a token: the turn's grammar has no answer yet, and nobody waits for it."""
 
 State = bytes | bytearray
 """A sequence's KV state outside of the context: bytes that mean something to the engine and nobody else."""
@@ -50,6 +52,9 @@ class EngineLost(EngineError):
 class Vocabulary(Protocol):
     """Text ↔ tokens. Thread-safe."""
 
+    begin: int | None
+    """The token that stands for a text's beginning: BOS, or EOS where there is no BOS; None where there is neither."""
+
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; empty for control tokens."""
         ...
@@ -67,7 +72,21 @@ class TokenSampler(Protocol):
     """Chooses one sequence's tokens. Belongs to the engine's thread."""
 
     def sample(self, row: int, index: int) -> int:
-        """The token chosen from the last step's logits `row`, as the answer's token `index`. −1: none is allowed."""
+        """The token chosen from the last step's logits `row`, as the answer's token `index`. −1: none is allowed, and
+        the answer is whole. PENDING: `poll` will tell. Raises TurnRejected."""
+        ...
+
+    def poll(self) -> int:
+        """After PENDING: the token from the same logits, or PENDING again."""
+        ...
+
+    def logprob(self, token: int, num_top: int) -> TokenLogprob:
+        """As the engine's, for a token that `poll` chose: the step's logits are gone by then."""
+        ...
+
+    @property
+    def is_done(self) -> bool:
+        """Whether a grammar lets nothing follow the token chosen last."""
         ...
 
     def close(self) -> None: ...
@@ -105,12 +124,19 @@ class Engine(Protocol):
 
     def is_likeliest(self, row: int, token: int) -> bool: ...
 
-    def truncate(self, slot: int, num_tokens: int) -> bool:
-        """Forgets a slot's tokens from position `num_tokens` on; False when the memory cannot, and keeps them all."""
+    def is_whole(self, slot: int, num_tokens: int) -> bool:
+        """Whether a slot's sequence can be gone on with behind its first `num_tokens` tokens: all is there that what
+        follows them looks back on. A window may have left it, a recurrent state moved past it."""
         ...
 
-    def copy(self, source: int, target: int, num_tokens: int) -> None:
-        """Gives an empty slot the first `num_tokens` tokens of another one; the cells are shared, not copied."""
+    def truncate(self, slot: int, num_tokens: int) -> bool:
+        """Forgets a slot's tokens from position `num_tokens` on; False where those before it would not be whole, and
+        keeps them all."""
+        ...
+
+    def copy(self, source: int, target: int, num_tokens: int) -> bool:
+        """Gives an empty slot the first `num_tokens` tokens of another one; the cells are shared, not copied. False,
+        and the slot stays empty, where they are not whole."""
         ...
 
     def state_bytes(self, slot: int) -> int:

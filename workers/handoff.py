@@ -23,8 +23,8 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from broker import codec, subjects
-from broker.errors import InvalidMessage, ServerError
+from broker import codec, publishing, subjects
+from broker.errors import InvalidMessage, PublishError, ServerError
 from broker.messages import (
     MAX_PART_BYTES,
     FetchClose,
@@ -44,12 +44,15 @@ from workers.engine import State
 from workers.history import History
 from workers.ledger import TOKEN_BYTES, Key, Parked, checksum, common_tokens
 from workers.loop import MIN_PARKED_TOKENS, EngineLoop
+from workers.watching import guarded
 
 WINDOW = 8
 """Parts that are asked for at once."""
 OPEN_SECONDS = 5.0
 """For a peer to answer: its engine's step may have to end first."""
 PART_SECONDS = 5.0
+TELL_SECONDS = 1.0
+"""For the directory to take an entry: an answer's end waits for it."""
 IDLE_SECONDS = 15.0
 """After which a transfer that nobody reads is forgotten."""
 MAX_TRANSFERS = 4
@@ -152,12 +155,13 @@ class Handoff:
         if self.is_on:
             self._group = group
             self._subscription = await self._nc.subscribe(subjects.kv(self._worker), cb=self._on_request)
-            group.create_task(self._announce_parked(self._loop.parking.keys()))
+            group.create_task(guarded("the directory", self._announce_parked(self._loop.parking.keys())))
 
     async def stop(self) -> None:
         """Gives nothing more; who reads just now computes instead."""
         if self._subscription is not None:
-            await self._subscription.unsubscribe()
+            with contextlib.suppress(nats.errors.Error):
+                await self._subscription.unsubscribe()
         self._group = None
         self._transfers.clear()
 
@@ -167,7 +171,12 @@ class Handoff:
         """Says that the conversation is here, so long."""
         if self.is_on and num_tokens >= MIN_PARKED_TOKENS:
             holding = Holding(self._worker, self._fingerprint, num_tokens, self._loop.expected_state_bytes(num_tokens))
-            await self._nc.publish(subjects.held(self._model, client, conversation), codec.encode(holding))
+            subject = subjects.held(self._model, client, conversation)
+            try:
+                await publishing.publish(self._nc, subject, codec.encode(holding), timeout=TELL_SECONDS)
+            except PublishError as error:
+                # Whoever has the next turn computes what is here: slower, not wrong.
+                log.info("not in the directory conversation=%s error=%s", conversation, error)
 
     async def _announce_parked(self, keys: Iterable[Key]) -> None:
         """What an earlier process of ours left on disk, unless another worker is further by now."""
@@ -308,7 +317,8 @@ class Handoff:
     async def _ask[T: Opened | StatePart](self, worker: str, request: FetchRequest, timeout: float, kind: type[T]) -> T:
         try:
             answer = await self._nc.request(subjects.kv(worker), codec.encode(request), timeout=timeout)
-            found = codec.decode(answer.data, kind | FetchRefused, answer.headers)
+            # What a later release remembers may be of messages that are not ours: the state is of use all the same.
+            found = codec.decode(answer.data, kind | FetchRefused, answer.headers, optional=("remembered",))
         except (nats.errors.Error, TimeoutError) as error:
             raise TransferFailed(f"the peer does not answer: {str(error) or type(error).__name__}") from None
         except InvalidMessage as error:
@@ -325,14 +335,16 @@ class Handoff:
             request = codec.decode(message.data, FetchRequest, message.headers)
         except InvalidMessage as error:
             log.warning("fetch request not understood error=%s", error)
+            with contextlib.suppress(nats.errors.Error):  # so that nobody waits for it
+                await message.respond(codec.encode(FetchRefused("not_understood")))
             return
         if self._group is None:
             return
         match request:
             case FetchOpen():
-                self._group.create_task(self._answer_open(message, request))
+                self._group.create_task(guarded("giving a state", self._answer_open(message, request)))
             case FetchPart():
-                self._group.create_task(self._answer_part(message, request))
+                self._group.create_task(guarded("giving a state", self._answer_part(message, request)))
             case FetchClose():
                 self._transfers.pop(request.transfer, None)
 

@@ -38,8 +38,8 @@ class Intake:
         self._pull_seconds = pull_seconds
         self.num_held = 0
         """Turns that were taken and not freed yet."""
-        self.num_pending = 0
-        """Turns in the model's queue as of the last pull."""
+        self.pending = dict.fromkeys(subjects.PRIORITIES, 0)
+        """Turns in the model's queue by priority, as of its last pull."""
         self._slot_freed = asyncio.Event()
         self._interactive_idle = asyncio.Event()
         self._interactive_may = asyncio.Event()
@@ -55,6 +55,21 @@ class Intake:
         self._batch.discard(id(delivery))
         self._slot_freed.set()
 
+    @property
+    def num_pending(self) -> int:
+        return sum(self.pending.values())
+
+    def num_ahead(self, priority: str) -> int:
+        """How many turns one that is queued now would wait for: batch for all of them, interactive not for batch, nor
+        for the slots of batch turns that are set aside for it."""
+        room, held, queued = self._num_slots, self.num_held, self.num_pending
+        if priority == "interactive":
+            queued = self.pending["interactive"]
+            if self._can_set_aside:
+                room -= min(len(self._batch), batch_reserve(self._num_slots))
+                held -= len(self._batch)
+        return queued + max(0, held + 1 - room)
+
     def _has_room(self, is_interactive: bool) -> bool:
         if self.num_held < self._num_slots:
             return True
@@ -63,8 +78,18 @@ class Intake:
         kept_for_batch = min(len(self._batch), batch_reserve(self._num_slots))
         return self.num_held - len(self._batch) < self._num_slots - kept_for_batch
 
-    async def run(self, priority: str, stop: asyncio.Event, take: Callable[[Delivery], None]) -> None:
-        """Keeps one pull open on a priority's consumer while a slot is free, until `stop`; `take` gets what came."""
+    async def run(
+        self,
+        priority: str,
+        stop: asyncio.Event,
+        take: Callable[[Delivery], None],
+        closing: asyncio.Event | None = None,
+    ) -> None:
+        """Keeps one pull open on a priority's consumer while a slot is free, until `stop`; `take` gets what came.
+
+        What a pull that is open at `stop` brings is taken until `closing`, and handed back then.
+        """
+        closing = closing or stop
         puller = Puller(self._nc, subjects.turns_stream(self._model), priority)
         await puller.start()
         is_interactive = priority == "interactive"
@@ -72,17 +97,18 @@ class Intake:
             while not stop.is_set():
                 if not await self._may_pull(stop, is_interactive):
                     continue
-                delivery = await self._next(puller, is_interactive)
+                delivery = await self._next(puller, priority)
                 if delivery is None:
                     continue
-                if stop.is_set() or not self._has_room(is_interactive):
+                if closing.is_set() or not self._has_room(is_interactive):
                     # The other consumer's pull took the last slot while this one was open.
-                    await delivery.hand_back()
+                    with contextlib.suppress(nats.errors.Error):  # then it comes back by itself
+                        await delivery.hand_back()
                     continue
                 self.num_held += 1
                 if not is_interactive:
                     self._batch.add(id(delivery))
-                self.num_pending = delivery.num_pending
+                self.pending[priority] = delivery.num_pending
                 self._count_turns(is_interactive)
                 take(delivery)
                 await self._beacon(priority, delivery)
@@ -114,7 +140,8 @@ class Intake:
             return False
         return True
 
-    async def _next(self, puller: Puller, is_interactive: bool) -> Delivery | None:
+    async def _next(self, puller: Puller, priority: str) -> Delivery | None:
+        is_interactive = priority == "interactive"
         is_due = not is_interactive and self._batch_is_due.is_set()
         try:
             # At once what is there; then an open pull, during which the other priority may have the slot.
@@ -122,7 +149,7 @@ class Intake:
             if delivery is None and not is_due:
                 if is_interactive:
                     self._interactive_idle.set()
-                self.num_pending = 0
+                self.pending[priority] = 0
                 self._batch_is_open = self._batch_is_open or not is_interactive
                 delivery = await puller.pull(self._pull_seconds)
         except (nats.errors.Error, NotReady) as error:
@@ -145,7 +172,8 @@ class Intake:
         if now - self._beacon_at >= BEACON_SECONDS:
             self._beacon_at = now
             payload = codec.encode(Beacon(delivery.sequence, delivery.num_pending))
-            await self._nc.publish(subjects.queue(self._model, priority), payload)
+            with contextlib.suppress(nats.errors.Error):
+                await self._nc.publish(subjects.queue(self._model, priority), payload)
 
 
 async def _first(*events: asyncio.Event) -> None:

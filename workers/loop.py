@@ -6,7 +6,6 @@ The asyncio side talks to it by `submit` and `cancel` and hears from it by event
 from __future__ import annotations
 
 import logging
-import statistics
 import threading
 import time
 from collections import deque
@@ -16,24 +15,26 @@ from dataclasses import dataclass, field, replace
 
 from broker.errors import TurnRejected
 from broker.messages import CachedIn, FinishReason, Sampling, Score, TokenLogprob
+from workers import rates
 from workers.detokenizer import Detokenizer
-from workers.engine import Engine, EngineLost, KvCacheFull, Span, State, TokenSampler
+from workers.engine import PENDING, Engine, EngineLost, KvCacheFull, Span, State, TokenSampler
 from workers.ledger import Found, Key, Parked, packed
 from workers.parking import Parking
-from workers.scheduler import MIN_PREFILL_TOKENS, Scheduler, Step
+from workers.scheduler import Scheduler, Step
 from workers.sequence import Sequence
-from workers.slots import Seat, Slots
+from workers.slots import Seat, Slots, common_prefix
+from workers.spoken import as_spoken
 from workers.threads import PREFILL, Threads
 
-WARM_UP_TOKENS = 64
-THREADS_SECONDS = 0.6
-"""For each number of threads that is tried at the start."""
 BATCH_EVERY = 8
 """Batch's share: of so many turns, or slots, one."""
 MIN_PARKED_TOKENS = 32
 """Less is not worth a place, a file or a transfer."""
 MIN_RESTORED_TOKENS = 8
 """So many tokens more than the context has are worth a copy in memory: it takes what one or two take to compute."""
+
+LATE_SECONDS = 0.002
+"""Between two looks at a grammar that is late, where there is nothing else to do."""
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +136,8 @@ class _Running:
     logprobs: list[float] = field(default_factory=list)
     is_greedy: bool = True
     is_set_aside: bool = False
+    is_late: bool = False
+    """Its grammar has not said yet which token may follow: the others go on without it."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,7 @@ class EngineLoop:
         self._submitted: deque[tuple[Job, float]] = deque()
         self._cancelled: set[str] = set()
         self._exports: deque[tuple[Key, Future[Export]]] = deque()
+        self._renames: deque[tuple[Key, str, list[int]]] = deque()
         self._stopping = False
         self._waiting: deque[tuple[Job, float]] = deque()
         self._running: dict[str, _Running] = {}
@@ -223,6 +227,12 @@ class EngineLoop:
             self._cancelled.add(job)
             self._changed.notify()
 
+    def rename(self, key: Key, name: str, tokens: list[int]) -> None:
+        """What is kept of an answered turn, `tokens`, is the conversation `name`'s from now on."""
+        with self._changed:
+            self._renames.append((key, name, tokens))
+            self._changed.notify()
+
     def export(self, key: Key) -> Future[Export]:
         """A copy of a conversation's state that lies idle in the context, made between two steps; None where there is
         none."""
@@ -240,6 +250,11 @@ class EngineLoop:
         """How long the round that runs just now has taken; 0 while there is nothing to do."""
         since = self._busy_since
         return 0.0 if since is None else self._clock() - since
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the thread was started and is no more."""
+        return self._thread.ident is not None and not self._thread.is_alive()
 
     def stop(self) -> None:
         """Ends the thread after the step that runs; what is seated is dropped."""
@@ -274,9 +289,12 @@ class EngineLoop:
         if self._exports:
             self._export(*self._exports.popleft())
         self._seat_waiting()
+        self._take_late()
         step = self._scheduler.schedule(self._clock())
         if step:
             self._run_step(step)
+        elif any(running.is_late for running in self._running.values()):
+            time.sleep(LATE_SECONDS)
         self._flush()
 
     def _take_orders(self) -> bool:
@@ -289,13 +307,16 @@ class EngineLoop:
             self._waiting.extend(self._submitted)
             self._submitted.clear()
             cancelled, self._cancelled = self._cancelled, set()
+            while self._renames:
+                key, name, tokens = self._renames.popleft()
+                self._slots.rename(key.client, key.conversation, name, tokens)
             stopping = self._stopping
         for job in cancelled:
             self._cancel(job)
         return not stopping
 
     def _has_orders(self) -> bool:
-        orders = (self._submitted, self._cancelled, self._exports, self._waiting, self._running)
+        orders = (self._submitted, self._cancelled, self._exports, self._renames, self._waiting, self._running)
         return self._stopping or any(orders)
 
     def _cancel(self, job: str) -> None:
@@ -363,9 +384,12 @@ class EngineLoop:
         try:
             if not job.continuations:
                 sampler = self._engine.sampler(job.sampling, tokens, job.gbnf)
-        except TurnRejected:
+        except Exception as error:
             self._slots.release(seat.slot, tokens[:num_cached], 0, self._clock())
-            raise
+            if isinstance(error, TurnRejected):
+                raise
+            log.exception("turn failed in the engine turn=%s", job.id)
+            raise TurnRejected("internal_error", type(error).__name__, retryable=True) from None
         self._scheduler.add(sequence)
         self._running[job.id] = _Running(job, sequence, sampler, detokenizer, cached_in)
         self._events.append(Seated(job.id, num_cached, cached_in))
@@ -375,7 +399,7 @@ class EngineLoop:
         self, job: Job, tokens: list[int], wanted: list[int], num_cells: int
     ) -> tuple[Seat, CachedIn | None] | None:
         """Takes a slot that holds as much of `wanted` as there is anywhere; None when it has to wait."""
-        seat = self._slots.seat(wanted, num_cells, job.client, job.conversation)
+        seat = self._slots.seat(wanted, num_cells, job.client, job.conversation, self._engine.is_whole)
         if seat is None:
             return None
         prefix = packed(wanted) if self.parking.is_on else b""
@@ -385,12 +409,13 @@ class EngineLoop:
             self._park(index)
             self._engine.truncate(index, 0)
             self._slots.clear(index)
-        cached_in: CachedIn | None = "context" if seat.num_reused else None
+        cached_in: CachedIn | None
         restored = None if seat.num_reused else self._restore(job, prefix, seat)
         if restored is not None:
             seat, cached_in = restored
         else:
             seat = self._keep_prefix(seat, job)
+            cached_in = "context" if seat.num_reused else None
         self._slots.take(seat, tokens, num_cells, job.client, job.conversation)
         if restored is not None and self._canonical_chunk:
             self._slots[seat.slot].num_canonical = seat.num_reused
@@ -404,7 +429,7 @@ class EngineLoop:
         A slot in eight, and at least one, stays with batch: its share.
         """
         batch = [one for one in self._running.values() if one.job.is_batch and not one.is_set_aside]
-        able = [one for one in batch if not one.job.continuations]
+        able = [one for one in batch if not one.job.continuations and not one.is_late]
         if not self.parking.is_on or not able or len(batch) <= batch_reserve(self._engine.num_slots):
             return False
         victim = max(able, key=lambda one: one.sequence.arrived_at)
@@ -424,6 +449,7 @@ class EngineLoop:
             return False
         seat, _ = placed
         sequence.slot, sequence.num_computed = seat.slot, seat.num_reused
+        sequence.first_output = len(sequence.tokens) - 1
         self._scheduler.add(sequence)
         running.is_set_aside = False
         self._set_aside.remove(running)
@@ -432,14 +458,14 @@ class EngineLoop:
     def _keep_prefix(self, seat: Seat, job: Job) -> Seat:
         """What the seat's slot holds, or its source, down to the prefix that is reused."""
         if seat.source is not None:
-            self._engine.copy(seat.source, seat.slot, seat.num_reused)
-            return seat
+            done = self._engine.copy(seat.source, seat.slot, seat.num_reused)
+            return seat if done else replace(seat, num_reused=0, source=None)
         slot = self._slots[seat.slot]
         if slot.conversation != job.conversation and seat.num_reused < len(slot.tokens):
             self._park(seat.slot)  # another one's, of which the beginning is of use
         if self._engine.truncate(seat.slot, seat.num_reused):
             return seat
-        # A memory that cannot go back to there: all of it is computed again.
+        # What those tokens look back on is gone: all of it is computed again.
         self._engine.truncate(seat.slot, 0)
         return replace(seat, num_reused=0)
 
@@ -467,9 +493,9 @@ class EngineLoop:
             return None
         state, origin = taken
         self._engine.truncate(seat.slot, 0)
-        done = self._engine.restore(seat.slot, state)
-        if done and found.num_tokens < found.parked.num_tokens:
-            done = self._engine.truncate(seat.slot, found.num_tokens) or not self._engine.truncate(seat.slot, 0)
+        done = self._engine.restore(seat.slot, state) and self._engine.truncate(seat.slot, found.num_tokens)
+        if not done:
+            self._engine.truncate(seat.slot, 0)
         self.copy_seconds += self._clock() - started
         return (replace(seat, num_reused=found.num_tokens), origin) if done else None
 
@@ -484,6 +510,8 @@ class EngineLoop:
     def _copy_out(self, index: int) -> Export:
         slot = self._slots[index]
         if slot.is_active or len(slot.tokens) < MIN_PARKED_TOKENS:
+            return None
+        if not self._engine.is_whole(index, len(slot.tokens)):
             return None
         num_bytes = self._engine.state_bytes(index)
         if num_bytes > self.parking.max_bytes:
@@ -520,6 +548,7 @@ class EngineLoop:
         except KvCacheFull:
             self._make_room(step)
             return
+        self._scheduler.computed(step)
         num_tokens = step.num_tokens
         finished: list[tuple[_Running, FinishReason]] = []
         for sequence, span, outputs in zip(step.sequences, step.spans, rows, strict=True):
@@ -581,11 +610,18 @@ class EngineLoop:
         sequence, sampling = running.sequence, running.job.sampling
         assert running.sampler is not None
         vocabulary = self._engine.vocabulary
-        token = running.sampler.sample(row, sequence.num_generated)
+        was_late = running.is_late
+        token = running.sampler.poll() if was_late else running.sampler.sample(row, sequence.num_generated)
+        running.is_late = token == PENDING
+        if running.is_late:
+            return None
         if token < 0 or vocabulary.is_end(token):
             self._tell(running, running.detokenizer.finish(), (), ())
             return "stop"
-        logprobs = () if sampling.logprobs is None else (self._logprob(row, token, sampling.logprobs),)
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if sampling.logprobs is not None:
+            late = running.sampler if was_late else None
+            logprobs = (self._logprob(late, row, token, sampling.logprobs),)
         sequence.tokens.append(token)
         running.last_token_at = self._clock()
         running.first_token_at = running.first_token_at or running.last_token_at
@@ -596,10 +632,24 @@ class EngineLoop:
         self._tell(running, text, (token,), logprobs)
         if running.detokenizer.stopped:
             return "stop"
+        if running.sampler.is_done:
+            self._tell(running, running.detokenizer.finish(), (), ())
+            return "stop"
         return "length" if is_last else None
 
-    def _logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:
-        found = self._engine.logprob(row, token, num_top)
+    def _take_late(self) -> None:
+        """The tokens of those whose grammars were late, where they have come."""
+        for running in [one for one in self._running.values() if one.is_late]:
+            try:
+                reason = self._choose(running, -1)
+            except TurnRejected as error:
+                self._reject(running, error)
+            else:
+                if reason is not None:
+                    self._finish(running, reason)
+
+    def _logprob(self, late: TokenSampler | None, row: int, token: int, num_top: int) -> TokenLogprob:
+        found = late.logprob(token, num_top) if late is not None else self._engine.logprob(row, token, num_top)
         piece = self._engine.vocabulary.piece
         return TokenLogprob(
             found.token, found.logprob, found.top, piece(token), tuple(piece(top) for top, _ in found.top)
@@ -681,8 +731,24 @@ class EngineLoop:
         if self._canonical_chunk:
             num_canonical = min(sequence.num_computed, sequence.num_prompt_tokens)
             num_canonical -= num_canonical % self._canonical_chunk
+        if running.detokenizer.stopped:
+            sequence.num_computed = self._without_stop(running)
         computed = sequence.tokens[: sequence.num_computed]
         self._slots.release(sequence.slot, computed, num_canonical, self._clock())
+
+    def _without_stop(self, running: _Running) -> int:
+        """Takes the stop text, which the conversation's next prompt does not have, out of the slot where it can be
+        done: how many tokens are computed then. What only grows could not be gone on with behind it."""
+        sequence = running.sequence
+        answer = sequence.tokens[sequence.num_prompt_tokens :]
+        detokenizer, text = Detokenizer(running.job.sampling.stop), ""
+        for piece in map(self._engine.vocabulary.piece, answer):
+            text += detokenizer.add(piece)
+            if detokenizer.stopped:
+                break
+        shared = common_prefix(as_spoken(self._engine.vocabulary, answer, text), answer)
+        num_kept = min(sequence.num_computed, sequence.num_prompt_tokens + shared)
+        return num_kept if self._engine.truncate(sequence.slot, num_kept) else sequence.num_computed
 
     def _make_room(self, step: Step) -> None:
         """llama.cpp found no cells although they were counted: an idle slot goes, or else the youngest sequence."""
@@ -725,39 +791,12 @@ class EngineLoop:
 
     def measure_threads(self, candidates: Iterable[int]) -> dict[int, float]:
         """Seconds of a decode step by number of threads, the median of some each. Before `start`."""
-        seconds: dict[int, float] = {}
-        for self._engine.num_threads in candidates:
-            self._engine.truncate(0, 0)
-            self._engine.decode([Span(0, 0, tuple(range(MIN_PREFILL_TOKENS)), MIN_PREFILL_TOKENS - 1)])
-            taken: list[float] = []
-            began = self._clock()
-            while self._clock() - began < THREADS_SECONDS or len(taken) < 3:
-                at = MIN_PREFILL_TOKENS + len(taken)
-                started = self._clock()
-                self._engine.decode([Span(0, at, (1,), at)])
-                taken.append(self._clock() - started)
-            seconds[self._engine.num_threads] = statistics.median(taken)
-        self._engine.truncate(0, 0)
-        return seconds
+        return rates.by_threads(self._engine, candidates, self._clock)
 
     def warm_up(self) -> None:
         """Measures a step here, before `start`: memory is touched, the cost model has its first rates."""
-        vocabulary_size = WARM_UP_TOKENS
-        tokens = tuple(range(vocabulary_size))
-        num_tokens = min(len(tokens), self._engine.max_batch_tokens, self._engine.max_sequence_tokens - 2)
-        costs = self._scheduler.costs
-        for _ in range(2):
-            self._engine.truncate(0, 0)
-            started = self._clock()
-            self._engine.decode([Span(0, 0, tokens[:num_tokens], num_tokens - 1)])
-            middle = self._clock()
-            first = self._engine.state_bytes(0)
-            self._engine.decode([Span(0, num_tokens, tokens[:1], 0)])
-            finished = self._clock()
-            each = self._engine.state_bytes(0) - first
-            self._state_bytes = (first - each * num_tokens, each)
-            # The second round counts: the first pays for the memory's first touch.
-            costs.prefill_seconds_per_token = max(middle - started, 1e-6) / num_tokens
-            costs.decode_seconds[1] = max(finished - middle, 1e-6)
-        self._engine.truncate(0, 0)
+        found = rates.of_a_step(self._engine, self._clock)
+        self._state_bytes = (found.state_bytes, found.state_bytes_per_token)
+        self._scheduler.costs.prefill_seconds_per_token = found.prefill_seconds_per_token
+        self._scheduler.costs.decode_seconds[1] = found.decode_seconds
         self.state = self._glimpse()

@@ -10,22 +10,26 @@ import os
 import platform
 import re
 import typing
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-import msgspec
-
 from broker import subjects
-from broker.accounts import write_private
 from broker.catalogue import entry_of, read_lock, verify
 from broker.connection import Address, close, connect
+from broker.errors import SettingsError, TurnpikeError
 from broker.process import keep_the_heap_small
+from workers.cores import measured_alone, num_cores
+from workers.engine import EngineError
+from workers.model_file import ModelFileError, parts_of
 from workers.models import DEMO
 from workers.settings import WorkerSettings
-from workers.threads import Threads, best, candidates
+from workers.threads import Threads, best
 
 if typing.TYPE_CHECKING:
+    from workers.llama.context import LlamaModel
     from workers.loop import EngineLoop
+    from workers.memory import MemoryPlan
 
 log = logging.getLogger(__name__)
 
@@ -33,33 +37,25 @@ CANONICAL_CHUNK = 128
 """Where the deterministic mode cuts prompts."""
 
 
-def num_cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 def default_threads() -> int:
     return max(1, num_cores() - 1)
 
 
+def check_threads(config: WorkerSettings) -> None:
+    """Raises SettingsError for more threads than there are cores: they would wait for each other at every step."""
+    if config.threads is not None and config.threads > num_cores():
+        raise SettingsError([f"--threads: must be at most {num_cores()}, the cores that this process may use"])
+
+
 def measured_threads(loop: EngineLoop, config: WorkerSettings, fingerprint: str) -> int:
     """How many threads are best for this model on this machine alone: measured, or as it was measured before."""
-    path = Path(config.data_dir).expanduser() / "threads.json"
     cpu = _first_line("/proc/cpuinfo", ("model name", "Model"))
-    key = f"{fingerprint} {cpu} {num_cores()} {config.kv_type} {importlib.metadata.version('llama-cpp-python')}"
-    try:
-        known = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[int, float]])
-    except (OSError, msgspec.DecodeError):
-        known = {}
-    if key not in known:
-        known[key] = loop.measure_threads(candidates(num_cores()))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_private(path, msgspec.json.encode(known))
-        except OSError as error:
-            log.info("not kept for the next start file=%s error=%s", path, error)
-    chosen = best(known[key])
-    times = " ".join(f"{num}:{each * 1000:.1f}ms" for num, each in sorted(known[key].items()))
-    log.info("threads=%d a decode step by threads %s", chosen, times)
+    key = f"{fingerprint} {cpu} {num_cores()} {config.kv_type} {importlib.metadata.version('llama-cpp-python')} alone"
+    path = Path(config.data_dir).expanduser() / "threads.json"
+    seconds, when = measured_alone(loop.measure_threads, path, key)
+    chosen = best(seconds)
+    times = " ".join(f"{num}:{each * 1000:.1f}ms" for num, each in sorted(seconds.items()))
+    log.info("threads=%d a decode step by threads %s (measured %s)", chosen, times, when)
     return chosen
 
 
@@ -71,7 +67,7 @@ def model_token(path: Path) -> str:
 def model_path(config: WorkerSettings) -> Path:
     """The file that the settings mean, verified where its hash is known. Raises TurnpikeError."""
     if config.model_file is not None:
-        return Path(config.model_file).expanduser()
+        return parts_of(Path(config.model_file).expanduser())[0]
     if config.model in (None, DEMO.token):
         return DEMO.verified()
     locked = entry_of(config.model, read_lock(Path(config.lock_file)), config.lock_file)
@@ -80,9 +76,9 @@ def model_path(config: WorkerSettings) -> Path:
 
 async def serve(address: Address, config: WorkerSettings, version: str, stop: asyncio.Event) -> int:
     """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
+    from broker.health import serve_health
     from workers.disk import Disk
     from workers.engine import MAX_OUTPUTS
-    from workers.health import serve_health
     from workers.history import History
     from workers.jail import Jail
     from workers.llama.context import (
@@ -92,17 +88,21 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
         missing_features,
         system_info,
     )
+    from workers.llama.last_words import say_before_dying
     from workers.loop import EngineLoop
     from workers.memory import available_bytes, check_memory
     from workers.meter import Shape, copy_bandwidth
     from workers.parking import Parking
+    from workers.presence import abilities
     from workers.scheduler import Scheduler
     from workers.slots import Slots
     from workers.worker import Worker, WorkerOptions
 
     config.check()
+    check_threads(config)
     keep_the_heap_small()
     path = await asyncio.to_thread(model_path, config)
+    say_before_dying(f"model file {path}")
     model_name = subjects.token(config.model, "model") if config.model else model_token(path)
     threads = config.threads or (default_threads() if config.deterministic else num_cores())
     nc = await connect(address, name=f"turnpike-worker-{model_name}")
@@ -115,10 +115,10 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
         kv_shape = model.kv_shape.quantized(config.kv_type)
         plan = check_memory(
             kv_shape,
-            file_bytes=path.stat().st_size,
+            file_bytes=model.file_bytes,
             num_ctx=num_ctx,
             num_ubatch=config.num_ubatch,
-            max_outputs=MAX_OUTPUTS,
+            max_outputs=max(MAX_OUTPUTS, config.num_slots),
             flash_attention=not config.deterministic,
             # The file is mapped by now, and counted in the plan; mapped pages count as available.
             available=available_bytes(),
@@ -136,7 +136,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
         engine = LlamaEngine(model, options)
         cpu_flags = set(_first_line("/proc/cpuinfo", ("flags", "Features")).split())
         cleanup.callback(engine.close)
-        _report(system_info(), missing_features(cpu_flags, system_info()), plan.total, engine.buffers)
+        _report(system_info(), missing_features(cpu_flags, system_info()), plan, engine.buffers)
         canonical = CANONICAL_CHUNK if config.deterministic else 0
         scheduler = Scheduler(
             budget=config.step_budget_seconds,
@@ -154,16 +154,19 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
         )
         loop = EngineLoop(engine, scheduler, slots, canonical_chunk=canonical)
         if config.threads is None and not config.deterministic:
-            threads = await asyncio.to_thread(measured_threads, loop, config, model.fingerprint)
+            with computing(path):
+                threads = await asyncio.to_thread(measured_threads, loop, config, model.fingerprint)
             loop.threads = Threads(num_cores(), threads)
             engine.num_threads = threads
-        await asyncio.to_thread(loop.warm_up)
+        with computing(path):
+            await asyncio.to_thread(loop.warm_up)
         vocabulary = model.vocabulary
         jail = Jail(
             path,
             template=model.chat_template,
             bos_token=vocabulary.text(vocabulary.bos),
             eos_token=vocabulary.text(vocabulary.eos),
+            followers=vocabulary.followers,
         )
         history = History(jail, vocabulary)
         layout = _layout(config, model.fingerprint)
@@ -176,7 +179,13 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 loop.expected_state_bytes,
                 lambda key: history.recall(key.client, key.conversation),
             )
-            await asyncio.to_thread(disk.open, lambda key, told: history.adopt(key.client, key.conversation, told))
+            cleanup.callback(disk.close)
+            await asyncio.to_thread(
+                disk.open,
+                lambda key, told: history.adopt(key.client, key.conversation, told),
+                wait_seconds=config.wait_seconds,
+                while_waiting=lambda: _go_on_waiting(stop),
+            )
         loop.parking = Parking(
             plan.parking,
             disk,
@@ -206,8 +215,10 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 fetch_bytes_per_second=config.fetch_bytes_per_second,
                 park_seconds=config.park_seconds,
                 wait_seconds=config.wait_seconds,
-                shape=Shape(path.stat().st_size, kv_shape.bytes_per_token, peak),
-                facts=_facts(config, path, threads, num_ctx),
+                shape=Shape(model.file_bytes, kv_shape.bytes_per_token, peak),
+                facts=_facts(config, model, threads, num_ctx),
+                can=await abilities(jail),
+                may_differ=config.allow_other_file,
             ),
         )
         health: AbstractAsyncContextManager[object] = contextlib.nullcontext()
@@ -220,6 +231,21 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             await jail.close()
             await close(nc)
     return 0
+
+
+def _go_on_waiting(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        raise TurnpikeError("stopped before its folder of parked conversations was free")
+
+
+@contextlib.contextmanager
+def computing(path: Path) -> Iterator[None]:
+    """What llama.cpp cannot compute at the start says something of the file, or of the settings, and no traceback."""
+    try:
+        yield
+    except EngineError as error:
+        reason = str(error) or "no cells for a first step"
+        raise ModelFileError(path, f"llama.cpp cannot compute with it: {reason}") from None
 
 
 def _layout(config: WorkerSettings, fingerprint: str) -> str:
@@ -237,15 +263,15 @@ def _sha256(config: WorkerSettings) -> str:
     return entry_of(config.model, read_lock(Path(config.lock_file)), config.lock_file).sha256
 
 
-def _facts(config: WorkerSettings, path: Path, threads: int, num_ctx: int) -> dict[str, str]:
+def _facts(config: WorkerSettings, model: LlamaModel, threads: int, num_ctx: int) -> dict[str, str]:
     """Build, machine and settings, for the records of whoever measures this worker."""
     from workers.llama.context import system_info
 
     found = {
         "llama-cpp-python": importlib.metadata.version("llama-cpp-python"),
         "llama.cpp": system_info().strip(),
-        "file": path.name,
-        "file_bytes": str(path.stat().st_size),
+        "file": model.path.name,
+        "file_bytes": str(model.file_bytes),
         "file_sha256": _sha256(config),
         "cpu": _first_line("/proc/cpuinfo", ("model name", "Model")),
         "board": _text("/proc/device-tree/model"),
@@ -284,9 +310,10 @@ def _first_line(path: str, names: tuple[str, ...]) -> str:
     return ""
 
 
-def _report(info: str, missing: list[str], planned: int, buffers: dict[str, float]) -> None:
+def _report(info: str, missing: list[str], plan: MemoryPlan, buffers: dict[str, float]) -> None:
     log.info("llama.cpp %s", info.strip())
     if missing:
         log.warning("llama.cpp was built without what this CPU has: %s", ", ".join(missing))
+    log.info("memory %s", plan.describe())
     sizes = " ".join(f"{name.replace(' ', '_')}={size / 2**20:.0f}MiB" for name, size in buffers.items())
-    log.info("memory planned=%dMiB %s", planned / 2**20, sizes)
+    log.info("memory llama.cpp has %s", sizes)

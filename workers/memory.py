@@ -45,6 +45,14 @@ class MemoryPlan:
     def total(self) -> int:
         return self.weights + self.kv + self.compute + self.process + self.parking
 
+    def describe(self) -> str:
+        """What it takes to run, by purpose, and what conversations at rest may take besides, little by little."""
+        return (
+            f"planned={_mib(self.total - self.parking)}MiB (weights={_mib(self.weights)}MiB kv={_mib(self.kv)}MiB"
+            f" computing={_mib(self.compute)}MiB process={_mib(self.process)}MiB),"
+            f" parked conversations up to {_mib(self.parking)}MiB more"
+        )
+
 
 class DoesNotFit(TurnpikeError):
     """The plan is over what is available; `max_ctx` is the largest context that would fit, 0 if none."""

@@ -128,8 +128,10 @@ class Scheduler:
 
     def schedule(self, now: float) -> Step:
         """The next step; an empty one when there is nothing to compute."""
-        decoding = [sequence for sequence in self._sequences.values() if sequence.is_decoding]
-        prefilling = [sequence for sequence in self._sequences.values() if not sequence.is_decoding]
+        # One whose next token is not chosen yet has nothing to compute.
+        known = [sequence for sequence in self._sequences.values() if sequence.num_remaining]
+        decoding = [sequence for sequence in known if sequence.is_decoding]
+        prefilling = [sequence for sequence in known if not sequence.is_decoding]
         if not prefilling:
             return self._decode_step(decoding)
         seconds = self._prefill_seconds(len(decoding), now)
@@ -200,15 +202,23 @@ class Scheduler:
             span = Span(span.slot, start, span.tokens[: num_silent + max_outputs], span.first_output)
         return span
 
-    def update(self, step: Step, seconds: float, now: float) -> None:
-        """Takes note of a step that ran: its tokens are computed, its time teaches the cost model."""
+    @staticmethod
+    def computed(step: Step) -> None:
+        """Takes note that the engine holds the step's tokens: before anything is made of what it put out, as that may
+        end a sequence, whose slot then keeps what is there."""
         for sequence, span in zip(step.sequences, step.spans, strict=True):
             sequence.num_computed = span.end
+
+    def update(self, step: Step, seconds: float, now: float) -> None:
+        """Takes note of a step that ran: its tokens are computed, its time teaches the cost model. Some of its
+        sequences may have gone meanwhile."""
+        self.computed(step)
         if step.is_decode:
             if len(step.spans) == self._max_batch_outputs:
                 # Whoever was left out is first in the next one.
                 for sequence in step.sequences:
-                    self._sequences[sequence.id] = self._sequences.pop(sequence.id)
+                    if self._sequences.get(sequence.id) is sequence:
+                        self._sequences[sequence.id] = self._sequences.pop(sequence.id)
             self._decoded_at = now
             self._prefill_is_due = True
             self.costs.observe_decode(len(step.spans), seconds)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
-from broker.errors import SettingsError
-from broker.settings import ModelSettings
+from broker import subjects
+from broker.errors import InvalidName, SettingsError
+from broker.settings import ModelSettings, Port, flag
+
+MAX_SLOTS = 256
+"""llama.cpp's LLAMA_MAX_SEQ."""
 
 
 class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
@@ -15,6 +20,9 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
     """Default: the file that the lock file names for `model`, and without one the model that Turnpike ships."""
     model: str | None = None
     """The model's token in subjects; default: made from the file's name."""
+    allow_other_file: bool = False
+    """Serve the model although its other workers have another file: for changing the file worker by worker. Else such a
+    worker is refused."""
     worker_name: str | None = None
     node: str | None = None
     num_ctx: int = 8192
@@ -43,7 +51,7 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
     """Of a conversation longer than the context: refused, or its oldest turns left out."""
     kv_type: Literal["f16", "q8_0"] = "f16"
     """The KV cache's precision."""
-    health_port: int | None = None
+    health_port: Port | None = None
     """Answers GET /live and /ready there; without it nothing listens."""
 
     def check(self) -> None:
@@ -61,8 +69,19 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
             )
             if value < least
         ]
+        num_cores = len(os.sched_getaffinity(0))
+        if self.threads is not None and self.threads > num_cores:
+            problems.append(f"--threads: this machine has {num_cores} cores, and more threads only wait for each other")
+        for what, name in (("model", self.model), ("worker", self.worker_name), ("node", self.node)):
+            if name is not None:
+                try:
+                    subjects.token(name, what)
+                except InvalidName as error:
+                    problems.append(f"{flag('worker_name' if what == 'worker' else what)}: {error}")
         if self.step_budget_seconds <= 0:
             problems.append("--step-budget-seconds: must be above 0")
+        if self.num_slots > MAX_SLOTS:
+            problems.append(f"--num-slots: must be at most {MAX_SLOTS}")
         if self.kv_type != "f16" and self.deterministic:
             problems.append("--kv-type: the deterministic mode has no flash attention, which q8_0 wants")
         if self.coalesce_seconds < 0:

@@ -6,6 +6,7 @@ what is new. A prefix that another slot of the same client holds is copied, whic
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 MIN_COPY_TOKENS = 16
@@ -47,6 +48,10 @@ class Seat:
     num_reused: int = 0
     source: int | None = None
     evicted: tuple[int, ...] = ()
+
+
+def _always(slot: int, num_tokens: int) -> bool:
+    return True
 
 
 def common_prefix(a: list[int], b: list[int]) -> int:
@@ -92,12 +97,20 @@ class Slots:
     def num_cells_used(self) -> int:
         return sum(slot.num_cells for slot in self._slots)
 
-    def seat(self, tokens: list[int], num_cells: int, client: str, conversation: str) -> Seat | None:
+    def seat(
+        self,
+        tokens: list[int],
+        num_cells: int,
+        client: str,
+        conversation: str,
+        is_whole: Callable[[int, int], bool] = _always,
+    ) -> Seat | None:
         """The best seat for a prompt that may grow to `num_cells`; None when it has to wait for a slot or for cells.
 
         At least the prompt's last token is always computed: its logits choose the first token of the answer.
+        `is_whole` says of a slot and a number of its tokens whether they can be gone on from.
         """
-        reusable = {slot.index: self._reusable(slot, tokens, client) for slot in self._slots}
+        reusable = {slot.index: self._reusable(slot, tokens, client, is_whole) for slot in self._slots}
         own = max(
             (slot for slot in self._slots if not slot.is_active and slot.conversation == conversation and slot.tokens),
             key=lambda slot: reusable[slot.index],
@@ -130,16 +143,16 @@ class Slots:
             return None
         return self._with_room(Seat(seat.slot, evicted=seat.evicted), num_cells)
 
-    def _reusable(self, slot: Slot, tokens: list[int], client: str) -> int:
+    def _reusable(self, slot: Slot, tokens: list[int], client: str, is_whole: Callable[[int, int], bool]) -> int:
         if not slot.tokens or (slot.client != client and not self._share_across_clients):
             return 0
         shared = min(common_prefix(slot.tokens, tokens), len(tokens) - 1)
         if self._canonical_chunk:
             # Only what a cold start would have computed by the same calls.
-            return min(shared, slot.num_canonical) // self._canonical_chunk * self._canonical_chunk
+            shared = min(shared, slot.num_canonical) // self._canonical_chunk * self._canonical_chunk
         if not self._can_remove_part and shared < len(slot.tokens):
             return 0
-        return shared
+        return shared if shared and is_whole(slot.index, shared) else 0
 
     def _emptiest(self, keep: int | None) -> Slot | None:
         """An empty slot, else the idle one that was used longest ago; the donor of a prefix only when no other is."""
@@ -183,6 +196,13 @@ class Slots:
         slot = self._slots[index]
         assert slot.is_active
         slot.tokens, slot.num_canonical, slot.num_reserved, slot.used_at = tokens, num_canonical, 0, now
+
+    def rename(self, client: str, conversation: str, name: str, tokens: list[int]) -> None:
+        """The slot that keeps these tokens of a conversation is of one of another name from now on."""
+        for slot in self._slots:
+            is_it = (slot.client, slot.conversation, slot.is_active) == (client, conversation, False)
+            if is_it and slot.tokens and slot.tokens == tokens[: len(slot.tokens)]:
+                slot.conversation = name
 
     def idle(self) -> list[Slot]:
         """Slots that keep a conversation whose turn is over, the longest unused first."""

@@ -19,9 +19,10 @@ import nats.errors
 from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 
-from broker import codec, discovery, replies, subjects, topology
+from broker import codec, dead_letters, discovery, replies, subjects, topology
 from broker.delivery import Delivery
-from broker.errors import Fenced, InvalidMessage, InvalidName, ServerError, TurnRejected
+from broker.discovery import AWAY_SECONDS
+from broker.errors import Fenced, InvalidMessage, InvalidName, PublishError, ServerError, TurnRejected
 from broker.messages import (
     Cancel,
     DeadLetter,
@@ -29,6 +30,7 @@ from broker.messages import (
     End,
     Failed,
     NodeState,
+    Priority,
     RecomputedFor,
     Replay,
     ReplayRequest,
@@ -48,6 +50,8 @@ from workers.intake import Intake
 from workers.ledger import Key, packed
 from workers.loop import MIN_PARKED_TOKENS, EngineLoop, Event, Finished, Generated, Job, Lost, Rejected, Seated
 from workers.meter import Meter, Shape, TurnNotes
+from workers.presence import Presence
+from workers.watching import ROUND_SECONDS, Watch, WorkerLost
 
 DEATH_STARTS = 3
 HAND_BACK_SECONDS = 1.0
@@ -61,8 +65,6 @@ MAX_POINTS = 5_000
 LAST_POINTS_SECONDS = 1.0
 """How long a worker that stops waits for a server that does not take its last points."""
 _SMOOTHING = 0.2
-STUCK_SECONDS = 300.0
-"""A round of the engine takes a quarter of a second, and on the slowest board with the largest model some ten."""
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +72,10 @@ log = logging.getLogger(__name__)
 _NO_SHAPE = Shape()
 
 
-class WorkerLost(ServerError):
-    """The engine died under the worker."""
-
-
 class GrammarCompiler(Protocol):
     """Checks a turn's grammar and returns it as GBNF. The jail does."""
 
-    async def gbnf(self, sampling: Sampling) -> str | None: ...
+    async def gbnf(self, sampling: Sampling, client: str = "") -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -110,6 +108,14 @@ class WorkerOptions:
     """For the model's stream and consumers, at the start."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """What it takes to repeat what is measured here: build, CPU, board, settings."""
+    can: tuple[str, ...] = (discovery.CHAT, discovery.RAW, discovery.SCORE)
+    may_differ: bool = False
+    """It may serve the model from another file than its other workers."""
+    look_seconds: float = 0.25
+    """How long the model's other workers have to answer at the start."""
+    leave_seconds: float = 0.5
+    """How long a worker that stops takes what its open pulls bring, of those who chose it before they heard: asking
+    around takes a quarter of a second."""
 
 
 class Worker:
@@ -141,6 +147,7 @@ class Worker:
             max_bytes_per_second=options.fetch_bytes_per_second,
         )
         self._recorder = Recorder(nc, options.node, max_buffered=MAX_POINTS)
+        self._watch = Watch(nc, loop)
         tags = {
             "node": options.node,
             "model": options.model,
@@ -156,17 +163,19 @@ class Worker:
         self._mean_seconds = 10.0
         self._mean_tokens: float | None = None
         self._lost: str | None = None
+        self._presence = Presence(nc, self._metadata(), self._load, look_seconds=options.look_seconds)
         self.is_serving = asyncio.Event()
         """Set once turns are pulled."""
 
     # --- Life ---
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serves until `stop`, then drains: stops pulling, finishes what is seated, hands back the rest.
+        """Serves until `stop`, then drains: says so, stops pulling, finishes what is seated, hands back the rest.
 
-        Cancelling it hands everything back at once. Raises NotReady, WorkerLost.
+        Cancelling it hands everything back at once. Raises NotReady, OtherFile, WorkerLost.
         """
         self._ack_wait = await topology.require(self._nc, self._options.model, self._options.wait_seconds)
+        await self._presence.start(version=self._options.version, may_differ=self._options.may_differ)
         loop = asyncio.get_running_loop()
 
         def deliver(events: list[Event]) -> None:
@@ -176,14 +185,14 @@ class Worker:
         self._loop.start(deliver)
         replays = await self._nc.subscribe("replay.>", queue="workers", cb=self._on_replay)
         node = await self._nc.subscribe(subjects.node(self._options.node), cb=self._on_node)
-        service = await discovery.announce(
-            self._nc, version=self._options.version, metadata=self._metadata(), load=self._load
-        )
         log.info("serving model=%s worker=%s slots=%d", self._options.model, self._options.name, self._num_slots)
         is_drained = False
+        closing = asyncio.Event()
         try:
             async with self._cancels, asyncio.TaskGroup() as beats:
-                beating = [beats.create_task(work) for work in (self._keep_alive(), self._tell_seconds())]
+                beating = [
+                    beats.create_task(work) for work in (self._keep_alive(), self._tell_seconds(), self._watch.run())
+                ]
                 self._record_event("worker started")
                 await self._handoff.start(beats)
                 async with asyncio.TaskGroup() as group:
@@ -192,19 +201,25 @@ class Worker:
                         group.create_task(self._handle(delivery))
 
                     pulls = [
-                        group.create_task(self._intake.run(priority, stop, take)) for priority in subjects.PRIORITIES
+                        group.create_task(self._intake.run(priority, stop, take, closing))
+                        for priority in subjects.PRIORITIES
                     ]
+                    self._presence.serve()
                     self.is_serving.set()
                     await stop.wait()
                     log.info("draining running=%d", len(self._work))
                     self.is_serving.clear()
-                    await service.stop()
+                    await self._presence.leave()
+                    # Who chose this worker's model before that was heard is still served by the open pulls.
+                    loop.call_later(self._options.leave_seconds if self._lost is None else 0.0, closing.set)
                     await asyncio.gather(*pulls)
                 await self._handoff.stop()
                 is_drained = True
                 for task in beating:
                     task.cancel()
         finally:
+            await self._presence.stop()
+            self._watch.end()
             with contextlib.suppress(nats.errors.Error, TimeoutError):
                 await replays.unsubscribe()
                 await node.unsubscribe()
@@ -223,10 +238,8 @@ class Worker:
                 log.info("on disk conversations=%d", num_kept)
 
     def is_stuck(self) -> str | None:
-        """Why the process should be started anew: its engine has not come back from a step for minutes. A worker that
-        is merely busy, or cut off from its server, is not stuck."""
-        seconds = self._loop.stuck_seconds
-        return f"a step has taken {seconds:.0f} s" if seconds > STUCK_SECONDS else None
+        """Why the process should be started anew; None for a worker that is merely busy, or cut off from its server."""
+        return self._watch.trouble()
 
     def is_not_ready(self) -> str | None:
         """Why no turn is taken just now."""
@@ -249,17 +262,22 @@ class Worker:
             "node": options.node,
             "pid": str(os.getpid()),
             "facts": json.dumps(dict(options.facts)),
+            "fingerprint": options.fingerprint,
+            "file_bytes": options.facts.get("file_bytes", ""),
+            "can": " ".join(options.can),
         }
 
     def _load(self) -> discovery.Load:
         state = self._loop.state
         intake = self._intake
-        queued = intake.num_pending + max(0, intake.num_held + 1 - self._num_slots)
         return discovery.Load(
             num_slots=self._num_slots,
             num_active=intake.num_held,
             num_pending=intake.num_pending,
-            expected_wait_seconds=queued * self._mean_seconds / self._num_slots,
+            expected_wait_seconds=self._expected_wait("interactive"),
+            batch_wait_seconds=self._expected_wait("batch"),
+            num_pending_batch=intake.pending["batch"],
+            state=self._presence.state,
             prefill_tokens_per_second=state.prefill_tokens_per_second,
             decode_tokens_per_second=state.decode_tokens_per_second,
             cached_share=self._cached_share,
@@ -267,6 +285,11 @@ class Worker:
             celsius=self._node.celsius,
             is_throttled=self._node.is_throttled,
         )
+
+    def _expected_wait(self, priority: Priority) -> float:
+        if self._presence.state == discovery.DRAINING:
+            return AWAY_SECONDS
+        return self._intake.num_ahead(priority) * self._mean_seconds / self._num_slots
 
     def _route(self, events: list[Event], stop: asyncio.Event) -> None:
         for event in events:
@@ -281,6 +304,7 @@ class Worker:
     async def _keep_alive(self) -> None:
         """Every third of ack_wait, for every turn in hand: a live worker's turn is never given to another."""
         while True:
+            self._watch.rounds.begin("the loop that keeps turns alive", self._ack_wait / 3 + ROUND_SECONDS)
             await asyncio.sleep(self._ack_wait / 3)
             for delivery in list(self._deliveries):
                 with contextlib.suppress(nats.errors.Error):  # cut off: the next beat may get through
@@ -291,6 +315,7 @@ class Worker:
     async def _tell_seconds(self) -> None:
         """A point for each second of the engine, and all points on their way."""
         while True:
+            self._watch.rounds.begin("the loop that tells of each second", ROUND_SECONDS)
             await asyncio.sleep(1)
             if time.perf_counter() - self._node_at > NODE_SECONDS:
                 self._node, self._loop.watts = NodeState(), None
@@ -323,7 +348,7 @@ class Worker:
             if not delivery.is_settled:
                 await delivery.hand_back()
             raise
-        except (nats.errors.Error, ServerError) as error:
+        except (nats.errors.Error, ServerError, PublishError) as error:
             log.warning("↻ turn left to redelivery subject=%s error=%s", delivery.subject, error)
         except Exception:
             log.exception("! turn failed subject=%s", delivery.subject)
@@ -491,7 +516,7 @@ class Worker:
             max_tokens=max(max_tokens, 1),
             is_batch=work.address.priority == "batch",
             sampling=turn.sampling,
-            gbnf=await self._grammars.gbnf(turn.sampling),
+            gbnf=await self._grammars.gbnf(turn.sampling, client),
             continuations=tuple(continuations),
         )
         return job, prompt
@@ -530,8 +555,11 @@ class Worker:
                 self._mean_tokens = _smoothed(self._mean_tokens, len(tokens))
                 cancel = time.perf_counter() - work.cancelled_at if work.cancel is not None else 0.0
                 if end.reason != "cancelled" and not work.turn.continuations and not work.turn.raw:
-                    self._history.remember(work.address.client, work.turn, prompt, list(end.tokens), answer)
-                    await self._handoff.announce(work.address.client, work.turn.conversation, len(end.tokens) - 1)
+                    client = work.address.client
+                    name = self._history.remember(client, work.turn, prompt, list(end.tokens), answer)
+                    if name != work.turn.conversation:
+                        self._loop.rename(Key(client, work.turn.conversation), name, list(end.tokens))
+                    await self._handoff.announce(client, name, len(end.tokens) - 1)
                 return Done(
                     finish_reason=end.reason,
                     text=answer,
@@ -584,7 +612,7 @@ class Worker:
         if needed <= left:
             return None
         detail = f"the answer would take about {needed:.1f} s, and the deadline is in {max(0.0, left):.1f} s"
-        retry_after = self._load().expected_wait_seconds
+        retry_after = self._expected_wait("interactive")
         return Failed("overloaded", detail, True, self._options.name, retry_after=retry_after)
 
     def _until_deadline(self, work: Work) -> float | None:
@@ -633,11 +661,7 @@ class Worker:
             delivery.headers.get(codec.CONTENT_TYPE),
             workers,
         )
-        payload = codec.encode(letter)
-        if len(payload) > self._nc.max_payload:
-            log.warning("dead letter too large turn=%s", address.turn)
-            return
-        await self._nc.request(subjects.dead(address.model), payload, timeout=5)
+        await dead_letters.bury(self._nc, letter, address.model, delivery.sequence)
 
     # --- Readers ---
 

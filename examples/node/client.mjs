@@ -42,6 +42,7 @@ async function ask(nc, model, text) {
   let attempt = 0;
   for await (const message of live) {
     const reply = decode(message.data);
+    if (reply.v !== 1) throw new Error(`wire version ${reply.v} is not spoken here`);
     if ((reply.attempt ?? 0) > attempt) { // begun anew: what was said before is void
       attempt = reply.attempt;
       seen = "";
@@ -54,7 +55,8 @@ async function ask(nc, model, text) {
     } else if (reply.type === "failed") {
       throw new Error(`${reply.code}: ${reply.detail}`);
     } else if (reply.type === "done") {
-      process.stdout.write(reply.text.slice(seen.length) + "\n");
+      // The end is right where it is not what was said and more.
+      process.stdout.write((reply.text.startsWith(seen) ? reply.text.slice(seen.length) : `\n${reply.text}`) + "\n");
       return reply;
     }
   }

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from broker.errors import TurnpikeError
+from broker.extras import install
 from producers.records import Bounds, read_all
 from producers.report import tables
 from producers.report.figures import comparable, figures
@@ -42,7 +43,7 @@ def report(
             try:
                 from producers.report.page import page
             except ImportError:
-                raise ReportError("--html needs matplotlib: install `turnpike[report]`") from None
+                raise ReportError(f"--html needs matplotlib: {install('report')}") from None
             html.write_text(page(runs, found, against, warnings, bounds, telemetry))
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}") from None

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import signal
 import subprocess
@@ -26,16 +25,17 @@ from typing import cast
 from nats.aio.client import Client as NatsConnection
 
 from broker import codec, subjects
-from broker.accounts import LOCAL, OPERATOR, WORKER, read_credentials
+from broker.accounts import LOCAL, OPERATOR
 from broker.client import Client
-from broker.connection import Address, connect
-from broker.errors import ServerError, TurnpikeError
-from broker.messages import Chunk, Done, End, Reply, Started
+from broker.connection import connect
+from broker.errors import ServerError
+from broker.messages import Chunk, Done, End, Other, Reply, Started
 from broker.process import spawn, terminate
 from broker.replies import read_replies, read_stored
 from tests.chaos.cable import Cable
 from tests.chaos.producer import MODEL, NUM_CASES, case
-from tests.support import ROOT, free_port
+from tests.cluster import Cluster, Process
+from tests.support import ROOT
 
 ACK_WAIT_SECONDS = 3.0
 NUM_WORKERS = 2
@@ -126,57 +126,29 @@ class Chaos:
         self._clock = build_clock(folder)
         self._model_file = model_file
         self._rng = random.Random(seed)
-        self._port = free_port()
-        self._broker: asyncio.subprocess.Process | None = None
-        self._workers: list[asyncio.subprocess.Process] = []
-        self._producers: list[asyncio.subprocess.Process] = []
+        host = cable.address if cable else "127.0.0.1"
+        self._cluster = Cluster(folder, MODEL, host=host, ack_wait_seconds=ACK_WAIT_SECONDS)
+        self._workers: list[Process] = []
+        self._producers: list[Process] = []
         self._num_workers_started = 0
         self.account = Account(seed)
 
     # --- The parts ---
 
-    async def _start_broker(self) -> None:
-        command: list[str | Path] = [
-            sys.executable,
-            ROOT / "turnpike.py",
-            "broker",
-            "--data-dir",
-            self._folder / "data",
-        ]
-        command += ["--port", str(self._port), "--model", MODEL, "--ack-wait-seconds", str(ACK_WAIT_SECONDS)]
-        command += ["--host", self._cable.address if self._cable else "127.0.0.1"]
-        log = (self._folder / "broker.log").open("ab")
-        self._broker = await spawn([*command, "--log-level", "WARNING"], stdout=log.fileno(), stderr=log.fileno())
-        log.close()
-        async with asyncio.timeout(30):
-            while True:
-                with suppress(TurnpikeError, OSError):
-                    await (await connect(self._address(OPERATOR), name="probe", timeout=1)).close()
-                    return
-                await asyncio.sleep(0.05)
-
-    def _credentials(self, user: str) -> Path:
-        return self._folder / "data" / f"{user}.credentials"
-
-    def _address(self, user: str) -> Address:
-        return read_credentials(self._credentials(user))
-
     def _own_clock(self, name: str) -> dict[str, str]:
         return {"LD_PRELOAD": str(self._clock), "STEPPED_CLOCK": str(self._folder / f"{name}.clock")}
 
-    async def _start_worker(self, index: int) -> asyncio.subprocess.Process:
+    async def _start_worker(self, index: int) -> Process:
         self._num_workers_started += 1
-        name = f"w{self._num_workers_started}"
-        command: list[str | Path] = [*(self._cable.inside if self._cable and index == 0 else ())]
-        command += [sys.executable, ROOT / "turnpike.py", "worker", "--model-file", self._model_file]
-        command += ["--model", MODEL, "--credentials", self._credentials(WORKER), "--worker-name", name]
-        command += ["--deterministic", "--threads", "1", "--log-level", "WARNING"]
-        with (self._folder / f"{name}.log").open("ab") as log:
-            env = self._own_clock(f"worker{index}")
-            return await spawn(command, stdout=log.fileno(), stderr=log.fileno(), env=env)
+        return await self._cluster.start_worker(
+            f"w{self._num_workers_started}",
+            *("--model-file", self._model_file, "--deterministic", "--threads", "1"),
+            inside=self._cable.inside if self._cable and index == 0 else (),
+            env=self._own_clock(f"worker{index}"),
+        )
 
-    async def _start_producer(self, index: int) -> asyncio.subprocess.Process:
-        command: list[str | Path] = [sys.executable, "-m", "tests.chaos.producer", self._credentials(LOCAL)]
+    async def _start_producer(self, index: int) -> Process:
+        command: list[str | Path] = [sys.executable, "-m", "tests.chaos.producer", self._cluster.credentials(LOCAL)]
         command += [self._folder / f"producer{index}.jsonl", f"{self.account.seed}/{index}/{time.time()}"]
         with (self._folder / f"producer{index}.log").open("ab") as log:
             env = {"PYTHONPATH": str(ROOT)} | self._own_clock(f"producer{index}")
@@ -203,11 +175,11 @@ class Chaos:
         worker.send_signal(signal.SIGCONT)
 
     async def _kill_server(self) -> None:
-        assert self._broker is not None
-        self._broker.kill()  # nats-server goes with it
-        await self._broker.wait()
+        assert self._cluster.broker is not None
+        self._cluster.broker.kill()  # nats-server goes with it
+        await self._cluster.broker.wait()
         await asyncio.sleep(self._rng.uniform(0.0, 3.0))
-        await self._start_broker()
+        await self._cluster.start_broker()
 
     async def _cut_link(self) -> None:
         assert self._cable is not None
@@ -243,7 +215,7 @@ class Chaos:
         if self._cable:
             faults["link cut"] = self._cut_link
             weights.append(1)
-        await self._start_broker()
+        await self._cluster.start_broker()
         try:
             expected = await self._undisturbed()
             self._workers += [await self._start_worker(index) for index in range(1, NUM_WORKERS)]
@@ -262,18 +234,17 @@ class Chaos:
             self.account.seconds = time.perf_counter() - started
             await self._settle_accounts(expected)
         finally:
-            for process in (*self._producers, *self._workers, self._broker):
-                if process is not None and process.returncode is None:
-                    with suppress(ProcessLookupError):
-                        os.kill(process.pid, signal.SIGCONT)
+            for process in self._producers:
+                if process.returncode is None:
                     process.kill()
                     await process.wait()
+            await self._cluster.close()
         return self.account
 
     async def _undisturbed(self) -> list[list[int]]:
         """Every case's tokens, computed once in peace by the first worker."""
         self._workers = [await self._start_worker(0)]
-        async with Client(self._address(LOCAL)) as client:
+        async with Client(self._cluster.address(LOCAL)) as client:
             async with asyncio.timeout(60):
                 while not await client.workers():
                     assert self._workers[0].returncode is None, "the worker did not start"
@@ -298,7 +269,7 @@ class Chaos:
         for (turn, _), seen in sessions.items():
             if turn in cases:
                 self._account_reader(turn, seen, expected[cases[turn]])
-        nc = await connect(self._address(OPERATOR), name="account")
+        nc = await connect(self._cluster.address(OPERATOR), name="account")
         try:
             for turn, number in cases.items():
                 await self._account_turn(nc, turn, expected[number])
@@ -343,7 +314,7 @@ class Chaos:
         if list(end.tokens) != expected:
             self.account.wrong.append(turn)
 
-    def _account_starts(self, stored: list[Reply], end: End) -> None:
+    def _account_starts(self, stored: list[Reply | Other], end: End) -> None:
         num_known = end.usage.prompt_tokens if isinstance(end, Done) else 0
         num_starts = 0
         for reply in stored:

@@ -15,6 +15,7 @@ from nats.aio.client import Client as NatsConnection
 from broker.accounts import LOCAL, OPERATOR, WORKER
 from broker.client import Client
 from broker.connection import close, connect
+from broker.discovery import CHAT, RAW, SCORE
 from broker.influx_address import InfluxAddress
 from broker.server import EmbeddedServer
 from telemetry.database import init
@@ -56,6 +57,9 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
         overflow: Literal["error", "drop"] = "error",
         fetch_bytes_per_second: float = 0.0,
         history: History | None = None,
+        can: tuple[str, ...] = (CHAT, RAW, SCORE),
+        facts: dict[str, str] | None = None,
+        may_differ: bool = False,
     ) -> AsyncIterator[Running]:
         engine = engine or FakeEngine()
         scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=32)
@@ -74,6 +78,10 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
             overflow=overflow,
             state_fingerprint=fingerprint,
             fetch_bytes_per_second=fetch_bytes_per_second,
+            can=can,
+            facts=facts or {},
+            may_differ=may_differ,
+            look_seconds=0.1,
         )
         history = history or History(FakeRenderer(), engine.vocabulary)
         worker = Worker(nc, loop, history, NoGrammars(), options)

@@ -6,11 +6,13 @@ import asyncio
 import json
 import subprocess
 
+import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import dead_letters, replies, subjects
+from broker import codec, dead_letters, replies, subjects
 from broker.accounts import LOCAL, OPERATOR, write_credentials
 from broker.client import Answer, Client
+from broker.messages import DeadLetter
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
@@ -47,20 +49,57 @@ async def test_a_turn_that_was_given_up_can_be_shown_and_queued_again(
         assert answers[0].turn.id in (await run(nats_server, OPERATOR, "dead", "list")).stdout.replace("\n", "")
         shown = json.loads((await run(nats_server, OPERATOR, "dead", "show", numbers[1])).stdout)
         assert "poison" in shown["reason"]
+        assert shown["payload"]["messages"] == [{"role": "user", "content": "two"}]
+        assert shown["payload"]["id"] == answers[1].turn.id
         again = await run(nats_server, OPERATOR, "dead", "replay", numbers[1])
         new = again.stdout.split()[-1]
         assert (await client.follow(new)).text == "echo two"
+        told = await run(nats_server, LOCAL, "read", new)
+        assert (told.returncode, told.stdout) == (0, "echo two\n")
+        assert json.loads((await run(nats_server, LOCAL, "read", new, "--json")).stdout)["text"] == "echo two"
+        failed = await run(nats_server, LOCAL, "read", answers[1].turn.id)
+        assert failed.returncode == 1
+        assert failed.stderr.startswith("turnpike: poison: ")
         assert len(await dead_letters.read(operator)) == 2
         missing = await run(nats_server, OPERATOR, "dead", "purge", numbers[1])
         assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
         assert "2 purged" in (await run(nats_server, OPERATOR, "dead", "purge")).stdout
         assert await dead_letters.read(operator) == []
+        nothing = await run(nats_server, OPERATOR, "dead", "list")
+        assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, "", "no turn was given up on\n")
+
+
+async def test_the_answer_of_a_turn_that_has_none_is_a_sentence(nats_server: EmbeddedServer) -> None:
+    found = await run(nats_server, LOCAL, "read", "nosuch")
+    assert (found.returncode, found.stdout, found.stderr.count("\n")) == (1, "", 1)
+    assert "turn nosuch of local has no end" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("payload", "content_type", "shown"),
+    [
+        (b'{"v": 9, "x": [1]}', "application/json", {"v": 9, "x": [1]}),
+        (b"\x81\xa1v\x09", None, {"v": 9}),
+        ("no turn: ä".encode(), None, "no turn: ä"),
+        (b"\x85\xff", None, {"base64": "hf8="}),
+    ],
+)
+async def test_what_is_no_turn_is_shown_as_far_as_it_can_be_read(
+    operator: NatsConnection, nats_server: EmbeddedServer, payload: bytes, content_type: str | None, shown: object
+) -> None:
+    letter = DeadLetter("turn.m.batch.local.t1", "why", 4, payload, content_type)
+    acknowledged = await operator.request(subjects.dead("m"), codec.encode(letter), timeout=5)
+    number = str(json.loads(acknowledged.data)["seq"])
+    found = json.loads((await run(nats_server, OPERATOR, "dead", "show", number)).stdout)
+    assert (found["payload"], found["num_deliveries"]) == (shown, 4)
 
 
 async def test_a_producer_may_not_read_the_dead(nats_server: EmbeddedServer) -> None:
     found = await run(nats_server, LOCAL, "dead", "list")
     assert found.returncode == 1
-    assert found.stderr.startswith("turnpike: ")
+    assert (
+        found.stderr == "turnpike: dead letters are the operator's, not local's: --credentials operator.credentials\n"
+    )
 
 
 async def test_turns_are_cancelled_from_the_terminal(

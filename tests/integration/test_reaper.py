@@ -150,7 +150,7 @@ async def test_a_begun_turn_is_left_to_its_worker_for_as_long_as_the_server_does
     for _ in range(2):
         await looking.look()
     assert await client.read(answer.turn.id) is None, "the worker may only be cut off from the server"
-    looking._queues["m"].unserved_since -= topology.ACK_WAIT_SECONDS
+    looking._queues["m"].left_since -= topology.ACK_WAIT_SECONDS
     await looking.look()
     assert isinstance(await client.read(answer.turn.id), Failed), "by now another worker would have had it"
     await until_queued(operator, 0)

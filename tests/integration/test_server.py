@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,10 @@ import pytest
 from broker import topology
 from broker.accounts import LOCAL, OPERATOR, WORKER
 from broker.connection import Address, connect
-from broker.errors import NotReady, ServerError, ServerTooOld, ServerUnavailable
+from broker.errors import NotReady, Refused, ServerError, ServerTooOld, ServerUnavailable
 from broker.server import EmbeddedServer, reload_running
-from tests.support import free_port
+from producers.local import address_or_own
+from tests.support import ROOT, TURNPIKE, free_port
 
 
 async def test_ensuring_twice_changes_nothing(nats_server: EmbeddedServer) -> None:
@@ -71,8 +74,28 @@ async def test_nobody_at_the_address_is_said_so() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    with pytest.raises(ServerUnavailable, match=f"127.0.0.1:{port}"):
+    with pytest.raises(ServerUnavailable, match=f"127.0.0.1:{port}: Connection refused. Start one"):
         await connect(Address(f"nats://127.0.0.1:{port}"), name="test", timeout=1)
+
+
+async def test_of_several_servers_one_that_answers_is_enough(nats_server: EmbeddedServer) -> None:
+    account = nats_server.accounts[LOCAL]
+    for order in ("nats://{0}:{1}@127.0.0.1:{3},{2}", "{2},nats://{0}:{1}@127.0.0.1:{3}"):
+        url = order.format(account.name, account.password, nats_server.url, free_port())
+        env = os.environ | {"NATS_URL": url}
+        command = [*TURNPIKE, "cancel", "--all"]
+        found = await asyncio.to_thread(subprocess.run, command, env=env, capture_output=True, text=True)
+        assert (found.returncode, found.stderr) == (0, "")
+
+
+async def test_who_is_at_the_address_and_does_not_let_us_in_is_no_reason_to_start_a_broker(
+    nats_server: EmbeddedServer,
+) -> None:
+    with pytest.raises(Refused, match="wrong user or password") as caught:
+        async with address_or_own(Address(nats_server.url, LOCAL, "guessed"), ROOT / "turnpike.py", "demo"):
+            pytest.fail("a broker of our own was started")
+    assert "turnpike broker" not in str(caught.value)
+    assert "--credentials" in str(caught.value)
 
 
 async def test_a_server_that_is_too_old_is_refused() -> None:

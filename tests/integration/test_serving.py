@@ -54,7 +54,7 @@ async def test_waiting_for_a_worker_ends_when_one_comes_or_the_time_is_up(
 async def test_a_reader_keeps_its_deadline_where_nobody_ends_the_turn(client: Client) -> None:
     deadline = time.time() + 0.5
     async with asyncio.timeout(10):
-        with pytest.raises(TurnFailed, match="deadline: .*nobody has ended the turn"):
+        with pytest.raises(TurnFailed, match=r"deadline: .*nobody has ended the turn"):
             await client.ask("m", "hello", deadline=deadline)
     assert deadline <= time.time() < deadline + 4
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import pty
 import re
 import signal
 import socket
+import termios
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -131,9 +133,8 @@ class Bench:
 
 
 def _take_terminal() -> None:
-    import fcntl
-    import termios
-
+    """Its standard input becomes a session's own terminal, or ^C would be nobody's."""
+    os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ from broker.errors import ServerUnavailable
 from broker.process import spawn, terminate
 from broker.server import MAX_SUBSCRIPTIONS, EmbeddedServer, Tls, find_server
 from broker.topology import MAX_PAYLOAD_BYTES
-from tests.support import ROOT, free_port
+from tests.support import ROOT, TURNPIKE, free_port
 from tests.unit.test_manifests import FROM_GENERATOR
 
 
@@ -55,6 +56,58 @@ async def test_a_client_that_does_not_trust_the_server_stays_away(tls_server: Em
             await connect(Address(address.url, address.user, address.password, ca), name="x")
     with pytest.raises(ServerUnavailable, match=r"missing\.pem"):
         await connect(Address(address.url, address.user, address.password, "/missing.pem"), name="x")
+
+
+async def test_a_second_account_is_served_over_tls_and_nothing_warns(
+    tls_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    async def turnpike(*arguments: str, **environment: str) -> tuple[int | None, str]:
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("TURNPIKE_", "NATS_"))}
+        process = await asyncio.create_subprocess_exec(
+            *TURNPIKE, *arguments, env=env | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        return process.returncode or await process.wait(), (await process.communicate())[1].decode()
+
+    path = tls_server.folder / "carol.credentials"
+    assert await turnpike("user", "add", "carol", "--data-dir", str(tls_server.folder)) == (0, "")
+    assert read_credentials(path).url == tls_server.url
+    cancel = ("cancel", "--all", "--credentials", str(path))
+    assert await turnpike(*cancel) == (0, "")
+    # As on another machine, where the file's CA is not; named there, it is meant.
+    fields, ca = json.loads(path.read_text()), str(tmp_path / "ca.pem")
+    path.write_text(json.dumps(fields | {"ca": "/not/here.pem"}))
+    assert await turnpike(*cancel, "--tls-ca", ca) == (0, "")
+    assert await turnpike(*cancel, TURNPIKE_TLS_CA=ca) == (0, "")
+    del fields["ca"]
+    path.write_text(json.dumps(fields))
+    code, said = await turnpike(*cancel)
+    assert code == 1
+    assert "certificate is not trusted" in said
+    assert "--tls-ca" in said
+    assert "turnpike broker" not in said
+
+
+async def test_the_accounts_address_is_the_one_that_others_reach(tmp_path: Path) -> None:
+    command = [*TURNPIKE, "user", "add", "carol", "--data-dir", str(tmp_path), "--url", "tls://pi-1:4222"]
+    await asyncio.to_thread(subprocess.check_output, [*command, "--tls-ca", str(tmp_path / "ca.pem")])
+    found = read_credentials(tmp_path / "carol.credentials")
+    assert (found.url, found.user, found.ca) == ("tls://pi-1:4222", "carol", str(tmp_path / "ca.pem"))
+
+
+async def test_what_was_to_be_secured_sends_no_password_in_the_clear() -> None:
+    heard = bytearray()
+
+    async def stripped(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        info = {"server_id": "x", "version": "2.12.0", "max_payload": 1048576, "headers": True, "proto": 1}
+        writer.write(f"INFO {json.dumps(info)}\r\n".encode())
+        heard.extend(await reader.read())
+        writer.close()
+
+    async with await asyncio.start_server(stripped, "127.0.0.1", 0) as server:
+        address = Address(f"tls://127.0.0.1:{server.sockets[0].getsockname()[1]}", "me", "hush")
+        with pytest.raises(ServerUnavailable, match="does not speak TLS"):
+            await connect(address, name="x")
+    assert heard == b""
 
 
 async def test_nobody_is_served_in_the_clear(tls_server: EmbeddedServer) -> None:

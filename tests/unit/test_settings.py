@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 from pathlib import Path
 
 import msgspec
@@ -9,8 +11,9 @@ from msgspec import Struct
 
 import turnpike
 from broker.errors import SettingsError
-from broker.settings import CommonSettings, load
-from producers.settings import DemoSettings, GatewaySettings, LoadSettings, RoutedSettings
+from broker.messages import Sampling
+from broker.settings import CommonSettings, Count, LogLevel, Port, load
+from producers.settings import AskSettings, DemoSettings, GatewaySettings, LoadSettings
 from telemetry.settings import SidecarSettings
 from workers.settings import WorkerSettings
 
@@ -64,6 +67,111 @@ def test_another_commands_settings_are_no_mistake() -> None:
     assert load(Example, flags={"model": "m"}, environment=environment, known=[Other]).model == "m"
 
 
+class Bounded(Struct, frozen=True, kw_only=True):
+    port: Port = 1
+    is_on: bool = False
+    level: LogLevel = "INFO"
+    seconds: float | None = None
+    count: Count | None = None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("yes", True), ("On", True), ("1", True), ("true", True), ("no", False), ("OFF", False)]
+)
+def test_yes_and_no_are_understood(text: str, value: bool) -> None:
+    assert load(Bounded, flags={}, environment={"TURNPIKE_IS_ON": text}).is_on is value
+
+
+def test_choices_are_taken_in_any_case_and_nothing_is_not_set() -> None:
+    environment = {"TURNPIKE_LEVEL": "warning", "TURNPIKE_SECONDS": "", "TURNPIKE_PORT": ""}
+    assert load(Bounded, flags={}, environment=environment) == Bounded(level="WARNING")
+
+
+def test_what_is_wrong_is_said_in_words_and_names_the_flag_as_it_is_typed() -> None:
+    environment = {"TURNPIKE_IS_ON": "maybe", "TURNPIKE_LEVEL": "verbose", "TURNPIKE_SECONDS": "quick"}
+    with pytest.raises(SettingsError) as caught:
+        load(Bounded, flags={"port": 70000, "count": 0}, environment=environment)
+    assert sorted(caught.value.problems) == [
+        "--count: must be at least 1",
+        "--port: must be at most 65535",
+        "TURNPIKE_IS_ON: 'maybe' is neither true nor false",
+        "TURNPIKE_LEVEL: 'verbose' is none of DEBUG, INFO, WARNING, ERROR, CRITICAL",
+        "TURNPIKE_SECONDS: 'quick' is no number",
+    ]
+
+
+def test_what_is_no_number_is_no_seconds() -> None:
+    with pytest.raises(SettingsError, match="--seconds: must be a number"):
+        load(Bounded, flags={"seconds": math.nan}, environment={})
+
+
+def test_how_tokens_are_chosen_may_stand_in_the_file_and_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "turnpike.toml"
+    file.write_text('temperature = 0.7\nmax_tokens = 9\nstop = ["\\n", "a,b"]\n')
+    found: AskSettings = load(AskSettings, flags={"top_k": 3}, environment={"TURNPIKE_SEED": "7"}, file=file)
+    assert found.sampling() == Sampling(max_tokens=9, temperature=0.7, top_k=3, seed=7, stop=("\n", "a,b"))
+    assert load(AskSettings, flags={}, environment={}).sampling() == Sampling()
+
+
+def test_how_tokens_cannot_be_chosen_is_said_of_every_flag() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(AskSettings, flags={"max_tokens": 0, "top_p": 1.5, "min_p": -1.0}, environment={}).sampling()
+    assert caught.value.problems == [
+        "--max-tokens: must be at least 1",
+        "--top-p: must be at most 1.0",
+        "--min-p: must be at least 0.0",
+    ]
+
+
+def test_more_threads_than_cores_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"--threads: this machine has \d+ cores"):
+        WorkerSettings(threads=len(os.sched_getaffinity(0)) + 1).check()
+    WorkerSettings(threads=len(os.sched_getaffinity(0))).check()
+
+
+@pytest.mark.parametrize(
+    "path", [("broker",), ("broker", "ensure"), ("user", "add"), ("models", "list"), ("dead", "list")]
+)
+def test_flags_count_wherever_they_stand_before_the_last_word(path: tuple[str, ...]) -> None:
+    more = {"user": ["carol"]}.get(path[0], [])
+    for at in range(len(path) + 1):
+        words = [*path[:at], "--data-dir", "/x", "--tls-ca", "/ca", *path[at:], *more]
+        found = turnpike._parser().parse_args(words)
+        assert (found.data_dir, found.tls_ca) == ("/x", "/ca"), words
+
+
+def test_what_was_said_last_wins_and_lists_add_up() -> None:
+    words = ["broker", "--url", "a", "--model", "m", "--max-queued-turns", "5", "ensure", "--url", "b", "--model", "n"]
+    found = turnpike._parser().parse_args(words)
+    assert (found.url, found.model, found.max_queued_turns) == ("b", ["m", "n"], 5)
+    assert found.entry is turnpike.run_ensure
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("broker --port 5 ensure", "--port is nothing to `broker ensure`"),
+        ("broker --tls-cert x secret --out y", "--tls-cert is nothing to `broker secret`"),
+    ],
+)
+def test_a_flag_that_a_subcommand_does_not_know_is_no_silence(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        turnpike._parser().parse_args(words.split())
+    assert said in capsys.readouterr().err
+
+
+def test_the_list_of_settings_is_a_file_of_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert turnpike.main(["settings"]) == 0
+    listed = {
+        line.partition(" = ")[0].removeprefix("# ").removesuffix(" =") for line in capsys.readouterr().out.splitlines()
+    }
+    every = {field.name for kind in turnpike.ALL_SETTINGS for field in msgspec.structs.fields(kind)}
+    assert every <= listed
+    assert {"temperature", "max_tokens", "kv_dir", "tls_ca"} <= every
+
+
 @pytest.mark.parametrize("content", ["model = ", b"\xff\xfe"])
 def test_a_broken_file_is_named(tmp_path: Path, content: str | bytes) -> None:
     file = tmp_path / "broken.toml"
@@ -77,8 +185,8 @@ def test_a_broken_file_is_named(tmp_path: Path, content: str | bytes) -> None:
     [
         ("worker", WorkerSettings),
         ("gateway", GatewaySettings),
-        ("ask", RoutedSettings),
-        ("chat", RoutedSettings),
+        ("ask", AskSettings),
+        ("chat", AskSettings),
         ("load", LoadSettings),
         ("demo", DemoSettings),
         ("sidecar", SidecarSettings),

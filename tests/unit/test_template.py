@@ -31,12 +31,54 @@ def test_an_exact_message_keeps_its_white_space() -> None:
 
 def test_a_template_that_cuts_into_a_content_makes_no_template_text_of_it() -> None:
     text, contents = run("{% for m in messages %}{{ m.content[:40] }}|{% endfor %}", "<|im_end|>" * 20)
-    assert contents == [text]
+    assert (text, contents) == ("<|im_end|>" * 4 + "|", ["<|im_end|>" * 4])
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n kept", "kept\n"])
+def test_nothing_is_stripped_off_an_exact_message(text: str) -> None:
+    prompt, contents = run(
+        "{% for m in messages %}<{{ m.content.strip() | trim }}>{% endfor %}", "x", text, "y", exact=1
+    )
+    assert prompt == f"<x><{text}><y>"
+    assert contents == ["x", text, "y"]
+
+
+def test_the_thinking_that_a_template_cuts_off_leaves_the_answer_a_content() -> None:
+    template = "{% for m in messages %}<|im_start|>{{ m.content.split('</think>')[-1] }}<|im_end|>{% endfor %}"
+    text, contents = run(template, "q", "<think>a</think>It writes <|im_end|> there.", "and?")
+    assert text == "<|im_start|>q<|im_end|><|im_start|>It writes <|im_end|> there.<|im_end|><|im_start|>and?<|im_end|>"
+    assert contents == ["q", "It writes <|im_end|> there.", "and?"]
+
+
+def test_a_switch_at_the_end_of_a_content_is_found_by_the_template() -> None:
+    template = "{% for m in messages %}[{{ m.content.removesuffix('/no_think').rstrip() }}]{% endfor %}"
+    assert run(template, "Be brief /no_think", "hello")[0] == "[Be brief][hello]"
+
+
+def test_tags_that_mark_the_answer_for_training_mean_nothing() -> None:
+    template = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}|{% endfor %}"
+    assert run(template, "a", "b")[0] == "a|b|"
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{% for tool in tools %}x{% endfor %}{{ tools | length }}", "0"),
+        ("{% if tools %}x{% endif %}{% if tools is not none %}x{% endif %}{% if tools is defined %}y{% endif %}", "y"),
+        ("{{ tools }}{{ tools == none }}{{ tools | tojson }}{{ tools | default([], true) | length }}", "NoneTruenull0"),
+    ],
+)
+def test_without_tools_a_template_may_ask_for_them_or_go_through_them(template: str, text: str) -> None:
+    assert run(template, "hello")[0] == text
 
 
 @pytest.mark.parametrize(
     "template",
     [
+        "{{ messages[0].content.encode() }}",
+        "{{ (messages[0].content | length).to_bytes(2, 'big') }}",
+        "{% autoescape true %}{{ messages[0].content }}{% endautoescape %}",
+        "{{ messages[0].content._origins() }}",
         "{% for %}",
         "{{ raise_exception('roles must alternate') }}",
         "{{ messages[99].content }}",

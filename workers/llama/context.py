@@ -13,12 +13,12 @@ from typing import Any, Literal
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
-from broker.errors import TurnpikeError
 from broker.messages import Sampling, TokenLogprob
 from workers.engine import MAX_OUTPUTS, EngineLost, KvCacheFull, Span, State
-from workers.llama.sampler import LlamaSampler, Logits
+from workers.llama.sampler import LlamaSampler, Logits, logprob_of
 from workers.llama.vocabulary import LlamaVocabulary
 from workers.memory import KvShape
+from workers.model_file import ModelFileError, metadata, parts_of, why_not
 from workers.scheduler import MIN_PREFILL_TOKENS
 
 log = logging.getLogger(__name__)
@@ -30,15 +30,6 @@ FLASH_TILE = 64
 TILE_CONTEXT = 256
 """A token by itself costs what one in a tile costs, and as much again for every so many tokens before it (measured)."""
 _BUFFER = re.compile(r"\s(\S+)\s+(model|compute|KV|output)\s+buffer size =\s+([\d.]+) MiB")
-
-
-class ModelFileError(TurnpikeError):
-    """A GGUF file that is missing, truncated or not one."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        self.path = path
-        self.reason = reason
-        super().__init__(f"model file {path}: {reason}")
 
 
 class _Messages:
@@ -98,16 +89,20 @@ class ContextOptions:
     """q8_0 takes 17/32 of f16's bytes and wants flash attention."""
 
 
+def _reason(line: str) -> str:
+    """What a line of llama.cpp's log says, without the function that says it."""
+    return line.partition(": ")[2] or line or "no reason given"
+
+
 class LlamaModel:
     """A loaded model file."""
 
     def __init__(self, path: Path, *, vocab_only: bool = False) -> None:
-        self.path = path
-        if not path.is_file():
-            raise ModelFileError(path, "there is no such file")
-        with path.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                raise ModelFileError(path, "is not a GGUF file")
+        self.parts = parts_of(path)
+        """Its files: one, or those that it was split into."""
+        self.path = path = self.parts[0]
+        if (reason := why_not(metadata(path))) is not None:
+            raise ModelFileError(path, f"is {reason}")
         found = messages()
         found.lines.clear()
         found.buffers.clear()
@@ -117,23 +112,31 @@ class LlamaModel:
         self.pointer: Any = lib.llama_model_load_from_file(str(path).encode(), parameters)
         if not self.pointer:
             reason = next((line for line in found.lines if "error" in line.lower() or "fail" in line.lower()), "")
-            raise ModelFileError(
-                path, f"llama.cpp cannot load it: {reason.partition(': ')[2] or reason or 'no reason given'}"
-            )
+            raise ModelFileError(path, f"llama.cpp cannot load it: {_reason(reason)}")
+        if lib.llama_model_has_encoder(self.pointer) or lib.llama_model_is_diffusion(self.pointer):
+            self.close()
+            raise ModelFileError(path, "is of a kind of model that is not served here")
         self.buffers = dict(found.buffers)
         template = lib.llama_model_chat_template(self.pointer, None)
         self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
-        self.vocabulary = LlamaVocabulary(self.pointer, self.chat_template)
+        self.vocabulary = LlamaVocabulary(self.pointer, self.chat_template, path)
+
+    @property
+    def file_bytes(self) -> int:
+        """Of all its files."""
+        return sum(part.stat().st_size for part in self.parts)
 
     @property
     def fingerprint(self) -> str:
-        """Tells this file from others: by its size and its first and last mebibyte, as all of it takes seconds."""
-        size = self.path.stat().st_size
-        digest = hashlib.sha256(str(size).encode())
-        with self.path.open("rb") as file:
-            digest.update(file.read(1 << 20))
-            file.seek(max(0, size - (1 << 20)))
-            digest.update(file.read())
+        """Tells this model's files from others: by their sizes and first and last mebibytes, as all takes seconds."""
+        digest = hashlib.sha256()
+        for part in self.parts:
+            size = part.stat().st_size
+            digest.update(str(size).encode())
+            with part.open("rb") as file:
+                digest.update(file.read(1 << 20))
+                file.seek(max(0, size - (1 << 20)))
+                digest.update(file.read())
         return digest.hexdigest()[:16]
 
     @property
@@ -142,10 +145,10 @@ class LlamaModel:
 
     @property
     def quantization(self) -> str:
-        """As llama.cpp describes the file: Q4_0, Q4_K - Medium, …"""
-        buffer = ctypes.create_string_buffer(256)
-        lib.llama_model_desc(self.pointer, buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace").rpartition("B ")[2] or "unknown"
+        """As llama.cpp names it: Q4_0, Q4_K - Medium, …; "unknown" where neither the file nor its tensors tell."""
+        name = lib.llama_ftype_name(lib.llama_model_ftype(self.pointer)) or b""
+        found = str(name.decode("utf-8", "replace").removeprefix("(guessed) "))
+        return "unknown" if not found or found.startswith("unknown") else found
 
     @property
     def num_ctx_train(self) -> int:
@@ -184,6 +187,7 @@ class LlamaModel:
         return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
 
     def close(self) -> None:
+        self.vocabulary.followers.close()
         if self.pointer:
             lib.llama_model_free(self.pointer)
             self.pointer = None
@@ -196,6 +200,7 @@ class LlamaEngine:
         self._model = model
         self.vocabulary = model.vocabulary
         found = messages()
+        found.lines.clear()
         found.buffers.clear()
         parameters = lib.llama_context_default_params()
         parameters.n_ctx = options.num_ctx
@@ -210,12 +215,17 @@ class LlamaEngine:
             lib.LLAMA_FLASH_ATTN_TYPE_ENABLED if options.flash_attention else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
         parameters.type_k = parameters.type_v = _KV_TYPES[options.kv_type]
-        parameters.n_outputs_max = MAX_OUTPUTS
+        # Making a context takes one output for each sequence at least, however few a batch has.
+        parameters.n_outputs_max = max(MAX_OUTPUTS, options.num_slots)
         parameters.swa_full = False
         parameters.no_perf = True
         self._context: Any = lib.llama_init_from_model(model.pointer, parameters)
         if not self._context:
-            raise ModelFileError(model.path, f"llama.cpp cannot make a context of {options.num_ctx} tokens for it")
+            why = next((line for line in reversed(found.lines) if "fail" in line or "error" in line), "")
+            raise ModelFileError(
+                model.path,
+                f"llama.cpp cannot make a context of {options.num_ctx} tokens for it: {_reason(why)}",
+            )
         self.buffers = model.buffers | found.buffers
         self._memory = lib.llama_get_memory(self._context)
         self.num_slots = options.num_slots
@@ -225,7 +235,9 @@ class LlamaEngine:
         self.max_batch_outputs = MAX_OUTPUTS
         self._flash_attention = options.flash_attention
         self.min_prefill_tokens = FLASH_TILE if options.flash_attention else MIN_PREFILL_TOKENS
-        self.can_remove_part = not model.is_recurrent and not model.sliding_window
+        self._is_recurrent = model.is_recurrent
+        self._window = model.sliding_window
+        self.can_remove_part = not self._is_recurrent and not self._window
         self._batch = lib.llama_batch_init(options.max_batch_tokens, 0, 1)
 
     @property
@@ -305,24 +317,34 @@ class LlamaEngine:
         return LlamaSampler(self.vocabulary, self.logits, sampling, prompt, gbnf)
 
     def logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:
-        logits = self.logits(row).astype(np.float64)
-        peak = logits.max()
-        logprobs = logits - (peak + np.log(np.exp(logits - peak).sum()))
-        top: tuple[tuple[int, float], ...] = ()
-        if num_top:
-            likeliest = np.argpartition(logprobs, -num_top)[-num_top:]
-            likeliest = likeliest[np.argsort(-logprobs[likeliest], kind="stable")]
-            top = tuple((int(candidate), float(logprobs[candidate])) for candidate in likeliest)
-        return TokenLogprob(token, float(logprobs[token]), top)
+        return logprob_of(self.logits(row), token, num_top)
 
     def is_likeliest(self, row: int, token: int) -> bool:
         return int(self.logits(row).argmax()) == token
 
+    def is_whole(self, slot: int, num_tokens: int) -> bool:
+        if num_tokens == 0:
+            return True
+        first = lib.llama_memory_seq_pos_min(self._memory, slot)
+        last = lib.llama_memory_seq_pos_max(self._memory, slot)
+        if self._is_recurrent:
+            # One state a sequence, which is that of its last token and of no other.
+            return bool(last == num_tokens - 1)
+        # llama.cpp keeps all positions between the two, and of a window's layers drops the oldest ones.
+        least = max(0, num_tokens - self._window + 1) if self._window else 0
+        return bool(0 <= first <= least and last >= num_tokens - 1)
+
     def truncate(self, slot: int, num_tokens: int) -> bool:
+        # llama.cpp itself says true of a window that is not there any more.
+        if not self.is_whole(slot, num_tokens):
+            return False
         return bool(lib.llama_memory_seq_rm(self._memory, slot, num_tokens, -1))
 
-    def copy(self, source: int, target: int, num_tokens: int) -> None:
+    def copy(self, source: int, target: int, num_tokens: int) -> bool:
+        if not self.is_whole(source, num_tokens):
+            return False
         lib.llama_memory_seq_cp(self._memory, source, target, 0, num_tokens)
+        return True
 
     def state_bytes(self, slot: int) -> int:
         return int(lib.llama_state_seq_get_size(self._context, slot))

@@ -1,7 +1,7 @@
-"""A child process for what a stranger may have written: chat templates, grammars, JSON schemas.
+"""What a stranger may have written is tried here, in a child process: chat templates, grammars, JSON schemas.
 
-A hostile grammar aborts the process that compiles it, a template may loop for ever: here they may. The parent
-(workers.jail) kills this process when an answer is late. Requests and answers are JSON lines on stdin and stdout.
+A template may loop for ever: here it may. The parent (workers.jail) kills this process when an answer is late. Requests
+and answers are JSON lines on stdin and stdout. Grammars are tried in children of another (workers.llama.follower).
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import os
 import resource
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workers.llama.follower import Tables
 
 MEMORY_BYTES = 2 * 1024 * 1024 * 1024
-TRIAL_TOKENS = 64
 
 
 def _render(request: dict[str, Any]) -> dict[str, Any]:
@@ -33,39 +35,28 @@ def _render(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _grammar(request: dict[str, Any]) -> dict[str, Any]:
-    """Compiles a grammar and follows it for a while, as one may compile and then explode."""
+    """A grammar, or a schema's: made, compiled and followed for a while, as one may compile and then explode."""
+    from workers.llama.follower import tried
+
+    return tried(tables_of(request["model"]), request)
+
+
+def tables_of(path: str) -> Tables:
+    """The vocabulary of a model file, for grammars; the first call loads it."""
     from pathlib import Path
 
-    import numpy as np
-
-    from broker.errors import TurnRejected
-    from broker.messages import Sampling
     from workers.llama.context import LlamaModel
-    from workers.llama.sampler import LlamaSampler, gbnf_of_schema
+    from workers.llama.follower import Tables
 
-    gbnf = request["grammar"]
-    if gbnf is None:
-        try:
-            gbnf = gbnf_of_schema(request["schema"])
-        except ValueError as error:
-            return {"error": f"the schema cannot be made a grammar: {error}"}
-    global _model
-    if _model is None:
-        _model = LlamaModel(Path(request["model"]), vocab_only=True)
-    logits = np.random.default_rng(0).standard_normal(_model.vocabulary.num_tokens, dtype=np.float32)
-    try:
-        sampler = LlamaSampler(_model.vocabulary, lambda row: logits.copy(), Sampling(), [], gbnf)
-        for index in range(TRIAL_TOKENS):
-            token = sampler.sample(0, index)
-            if token < 0 or _model.vocabulary.is_end(token):
-                break
-        sampler.close()
-    except TurnRejected as error:
-        return {"error": error.detail}
-    return {"gbnf": gbnf}
+    global _model, _tables
+    if _model is None or _tables is None:
+        _model = LlamaModel(Path(path), vocab_only=True)
+        _tables = Tables(_model.vocabulary)
+    return _tables
 
 
 _model: Any = None
+_tables: Tables | None = None
 
 
 def main() -> None:
@@ -77,7 +68,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]]
-    operations = {"ready": lambda request: {}, "render": _render, "grammar": _grammar}
+    operations = {"ready": lambda request: {}, "render": _render}
     for line in sys.stdin:
         request = json.loads(line)
         try:

@@ -28,6 +28,8 @@ SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
 UNK, BOS, EOS, IM_START, IM_END = range(5)
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
 _BLOCK = 1 << 20
+CONV_KERNEL = 4
+"""Of a Mamba layer."""
 
 FTYPES = {
     "F16": lib.LLAMA_FTYPE_MOSTLY_F16,
@@ -39,7 +41,9 @@ FTYPES = {
 
 @dataclass(frozen=True)
 class Shape:
-    """The dimensions of a model. `sliding_window` makes it a Gemma-3 shape, whose most layers see only so far."""
+    """The dimensions of a model. `sliding_window` makes it a Gemma-3 shape, whose most layers see only so far;
+    `conv_length` an LFM-2 shape, of whose layers most keep one state a sequence; `state_size` a Mamba shape, where all
+    do."""
 
     name: str
     num_embd: int
@@ -50,6 +54,20 @@ class Shape:
     num_vocab: int
     num_ctx: int
     sliding_window: int = 0
+    conv_length: int = 0
+    state_size: int = 0
+
+    @property
+    def architecture(self) -> str:
+        if self.state_size:
+            return "mamba"
+        if self.conv_length:
+            return "lfm2"
+        return "gemma3" if self.sliding_window else "llama"
+
+    def is_recurrent(self, layer: int) -> bool:
+        """Whether a layer has a state instead of a cache."""
+        return bool(self.state_size) or bool(self.conv_length and layer % 3 != 2)
 
 
 SHAPES = {
@@ -57,6 +75,8 @@ SHAPES = {
     for shape in (
         Shape("tiny", 256, 2, 4, 2, 512, 1024, 4096),
         Shape("tiny-swa", 256, 6, 4, 2, 512, 1024, 4096, sliding_window=64),
+        Shape("tiny-hybrid", 256, 6, 4, 2, 512, 1024, 4096, conv_length=3),
+        Shape("tiny-recurrent", 256, 4, 4, 2, 512, 1024, 4096, state_size=16),
         Shape("0.5B", 896, 24, 14, 2, 4864, 32000, 32768),
         Shape("TinyLlama-1.1B", 2048, 22, 32, 4, 5632, 32000, 2048),
         Shape("Llama-3.2-1B", 2048, 16, 32, 8, 8192, 128256, 131072),
@@ -137,14 +157,24 @@ def quantize(source: Path, target: Path, quantization: str) -> None:
 
 def new_writer(path: Path, shape: Shape, eps: float = 1e-5) -> gguf.GGUFWriter:
     """A GGUF file that has its dimensions, and wants its vocabulary, its tensors in f16 and who made it."""
-    writer = gguf.GGUFWriter(path, "gemma3" if shape.sliding_window else "llama", use_temp_file=False)
+    writer = gguf.GGUFWriter(path, shape.architecture, use_temp_file=False)
     head = shape.num_embd // shape.num_heads
     writer.add_context_length(shape.num_ctx)
     writer.add_embedding_length(shape.num_embd)
     writer.add_block_count(shape.num_layers)
     writer.add_feed_forward_length(shape.num_ff)
     writer.add_head_count(shape.num_heads)
-    writer.add_head_count_kv(shape.num_kv_heads)
+    if shape.conv_length:
+        layers = range(shape.num_layers)
+        writer.add_head_count_kv([0 if shape.is_recurrent(layer) else shape.num_kv_heads for layer in layers])
+        writer.add_shortconv_l_cache(shape.conv_length)
+    else:
+        writer.add_head_count_kv(shape.num_kv_heads)
+    if shape.state_size:
+        writer.add_ssm_conv_kernel(CONV_KERNEL)
+        writer.add_ssm_inner_size(2 * shape.num_embd)
+        writer.add_ssm_state_size(shape.state_size)
+        writer.add_ssm_time_step_rank(shape.num_embd // 16)
     writer.add_layer_norm_rms_eps(eps)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(shape.num_vocab)
@@ -160,30 +190,58 @@ def new_writer(path: Path, shape: Shape, eps: float = 1e-5) -> gguf.GGUFWriter:
 
 def block_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
     """The tensors of all layers and their dimensions, in the order of a file."""
+    return {
+        f"blk.{layer}.{name}": dimensions
+        for layer in range(shape.num_layers)
+        for name, dimensions in _layer_shapes(shape, layer).items()
+    }
+
+
+def _layer_shapes(shape: Shape, layer: int) -> dict[str, tuple[int, ...]]:
+    if shape.state_size:
+        return _mamba_shapes(shape)
     head = shape.num_embd // shape.num_heads
     kv = shape.num_kv_heads * head
-    names: dict[str, tuple[int, ...]] = {
-        "attn_norm": (shape.num_embd,),
-        "attn_q": (shape.num_embd, shape.num_embd),
-        "attn_k": (kv, shape.num_embd),
-        "attn_v": (kv, shape.num_embd),
-        "attn_output": (shape.num_embd, shape.num_embd),
-        "ffn_norm": (shape.num_embd,),
-        "ffn_gate": (shape.num_ff, shape.num_embd),
-        "ffn_up": (shape.num_ff, shape.num_embd),
-        "ffn_down": (shape.num_embd, shape.num_ff),
-    }
-    if shape.sliding_window:
+    names: dict[str, tuple[int, ...]] = {"attn_norm.weight": (shape.num_embd,)}
+    if shape.is_recurrent(layer):
         names |= {
-            "attn_q_norm": (head,),
-            "attn_k_norm": (head,),
-            "post_attention_norm": (shape.num_embd,),
-            "post_ffw_norm": (shape.num_embd,),
+            "shortconv.conv.weight": (shape.num_embd, shape.conv_length),
+            "shortconv.in_proj.weight": (3 * shape.num_embd, shape.num_embd),
+            "shortconv.out_proj.weight": (shape.num_embd, shape.num_embd),
         }
+    else:
+        names |= {
+            "attn_q.weight": (shape.num_embd, shape.num_embd),
+            "attn_k.weight": (kv, shape.num_embd),
+            "attn_v.weight": (kv, shape.num_embd),
+            "attn_output.weight": (shape.num_embd, shape.num_embd),
+        }
+    names |= {
+        "ffn_norm.weight": (shape.num_embd,),
+        "ffn_gate.weight": (shape.num_ff, shape.num_embd),
+        "ffn_up.weight": (shape.num_ff, shape.num_embd),
+        "ffn_down.weight": (shape.num_embd, shape.num_ff),
+    }
+    if shape.sliding_window or (shape.conv_length and not shape.is_recurrent(layer)):
+        names |= {"attn_q_norm.weight": (head,), "attn_k_norm.weight": (head,)}
+    if shape.sliding_window:
+        names |= {"post_attention_norm.weight": (shape.num_embd,), "post_ffw_norm.weight": (shape.num_embd,)}
+    return names
+
+
+def _mamba_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    inner, rank = 2 * shape.num_embd, shape.num_embd // 16
     return {
-        f"blk.{layer}.{name}.weight": dimensions
-        for layer in range(shape.num_layers)
-        for name, dimensions in names.items()
+        "attn_norm.weight": (shape.num_embd,),
+        "ssm_in.weight": (2 * inner, shape.num_embd),
+        "ssm_conv1d.weight": (inner, CONV_KERNEL),
+        "ssm_conv1d.bias": (inner,),
+        "ssm_x.weight": (rank + 2 * shape.state_size, inner),
+        "ssm_dt.weight": (inner, rank),
+        "ssm_dt.bias": (inner,),
+        "ssm_a": (inner, shape.state_size),
+        "ssm_d": (inner,),
+        "ssm_out.weight": (shape.num_embd, inner),
     }
 
 
@@ -205,7 +263,7 @@ def write_tensors(
 ) -> None:
     """Writes the file; `make` gives one tensor after the other, so that one at a time is in memory."""
     for name, dimensions in shapes.items():
-        dtype = np.dtype(np.float32 if len(dimensions) == 1 else np.float16)
+        dtype = _dtype(name, dimensions)
         writer.add_tensor_info(name, dimensions, dtype, int(np.prod(dimensions)) * dtype.itemsize)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -213,6 +271,12 @@ def write_tensors(
     for name in shapes:
         writer.write_tensor_data(make(name))
     writer.close()
+
+
+def _dtype(name: str, dimensions: tuple[int, ...]) -> np.dtype[np.floating]:
+    """What llama.cpp computes with in single precision is stored so."""
+    is_single = len(dimensions) == 1 or "conv1d" in name or ".conv." in name or name.endswith("ssm_a")
+    return np.dtype(np.float32 if is_single else np.float16)
 
 
 def piece_type(piece: str) -> int:
@@ -232,15 +296,21 @@ def _write_f16(path: Path, shape: Shape, rng: np.random.Generator) -> None:
 
     def tensor(name: str) -> np.ndarray:
         dimensions = shapes[name]
+        if name.endswith("ssm_a"):
+            return np.tile(-np.arange(1, dimensions[1] + 1, dtype=np.float32), (dimensions[0], 1))
+        if name.endswith(".bias"):
+            return np.zeros(dimensions, dtype=np.float32)
         if len(dimensions) == 1:
             return np.ones(dimensions, dtype=np.float32)  # Gemma's norms are stored plus one by its converter
         # One block of noise, rolled and tiled: random enough, and quick at three billion weights.
         noise = np.roll(block, int(rng.integers(_BLOCK))) * dimensions[-1] ** -0.5
-        return np.resize(noise.astype(np.float16), int(np.prod(dimensions))).reshape(dimensions)
+        return np.resize(noise.astype(_dtype(name, dimensions)), int(np.prod(dimensions))).reshape(dimensions)
 
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (shape.num_vocab, shape.num_embd)}
     shapes |= block_shapes(shape)
-    shapes |= {"output_norm.weight": (shape.num_embd,), "output.weight": (shape.num_vocab, shape.num_embd)}
+    # llama.cpp has always looked for LFM-2's under this name.
+    norm = "token_embd_norm.weight" if shape.conv_length else "output_norm.weight"
+    shapes |= {norm: (shape.num_embd,), "output.weight": (shape.num_vocab, shape.num_embd)}
     write_tensors(writer, shapes, tensor)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import TurnRejected
-from broker.messages import Sampling
+from broker.messages import Sampling, TokenLogprob
+from workers.engine import PENDING
+from workers.following import LIST, TAKE, TRY, Following, with_token
 from workers.llama.vocabulary import LlamaVocabulary
 
 Logits = NDArray[np.float32]
 _MASK = (1 << 64) - 1
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 PENALTY_TOKENS = 64
-MAX_GRAMMAR_SECONDS = 2.0
-"""Of one token. A grammar may be small, compile at once and still explode while it is followed."""
 
 
 def seed_of(seed: int, index: int) -> int:
@@ -51,7 +50,10 @@ class LlamaSampler:
         self._masked = np.array(sorted(vocabulary.end_tokens), dtype=np.int64) if sampling.ignore_eos else None
         self._chain: Any = None
         self._penalties: Any = None
-        self._grammar: Any = None
+        self._grammar: Following | None = None
+        self._kept: Logits | None = None
+        self._offered = (-1, 0)
+        """The token that the grammar was asked about, −1 where it was asked for all, and its index in the answer."""
         self._candidates: NDArray[Any] | None = None
         is_plain = sampling.temperature == 0 and sampling.repeat_penalty == 1 and gbnf is None
         if is_plain:
@@ -69,10 +71,12 @@ class LlamaSampler:
             for part in self._cuts(sampling):
                 lib.llama_sampler_chain_add(self._chain, part)
         if gbnf is not None:
-            self._grammar = lib.llama_sampler_init_grammar(vocabulary.pointer, gbnf.encode(), b"root")
-            if not self._grammar:
+            field = "sampling.grammar" if sampling.json_schema is None else "sampling.json_schema"
+            try:
+                self._grammar = Following(vocabulary.followers, gbnf, field)
+            except TurnRejected:
                 self.close()
-                raise TurnRejected("invalid_grammar", "sampling.grammar: llama.cpp does not accept it")
+                raise
 
     @staticmethod
     def _cuts(sampling: Sampling) -> list[Any]:
@@ -92,26 +96,71 @@ class LlamaSampler:
             logits[self._masked] = -np.inf
         if self._candidates is None:
             return int(logits.argmax())
-        token = self._choose(logits, index, with_grammar=False)
-        if self._grammar is not None:
-            started = time.perf_counter()
-            # The grammar is asked about the token that would be chosen; only when it objects, about all of them.
-            if not self._allows(token, logits):
-                token = self._choose(logits, index, with_grammar=True)
-            if token >= 0:
-                lib.llama_sampler_accept(self._grammar, token)
-            if time.perf_counter() - started > MAX_GRAMMAR_SECONDS:
-                raise TurnRejected("invalid_grammar", "sampling.grammar: takes seconds for one token")
+        if self._grammar is None:
+            return self._accepted(self._choose(logits, index))
+        self._kept, self._offered = logits.copy(), (-1, index)
+        if self._grammar.is_asked:
+            return self.poll()
+        return self._offer()
+
+    def _offer(self) -> int:
+        """Asks about the token that would be chosen without the grammar; only when it objects, about all of them."""
+        assert self._grammar is not None
+        assert self._kept is not None
+        _, index = self._offered
+        token = self._choose(self._kept, index)
+        if self._vocabulary.is_end(token) and self._grammar.is_accepting:
+            return token
+        if token < 0 or self._vocabulary.is_end(token):
+            self._grammar.ask(LIST)
+        else:
+            self._offered = (token, index)
+            self._grammar.ask(with_token(TRY, token))
+        return self.poll()
+
+    def poll(self) -> int:
+        assert self._grammar is not None
+        if not self._grammar.is_asked:
+            return self._offer()
+        mask = self._grammar.poll()
+        if mask is None:
+            return PENDING
+        token, index = self._offered
+        if mask:
+            return self._among(mask, index)
+        if token < 0:  # the answer to an earlier question: the grammar is compiled
+            return self._offer()
+        return self._accepted(token)
+
+    def _among(self, mask: bytes, index: int) -> int:
+        """The token that is chosen among those that the grammar allows."""
+        assert self._grammar is not None
+        assert self._kept is not None
+        allowed = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")[: len(self._kept)].astype(bool)
+        allowed[list(self._vocabulary.end_tokens)] = self._grammar.is_accepting
+        token = self._choose(np.where(allowed, self._kept, np.float32(-np.inf)), index)
+        if token < 0 and not self._grammar.is_accepting:
+            raise TurnRejected("invalid_grammar", f"{self._grammar.field}: no token of the model can go on from here")
+        if token < 0 or self._vocabulary.is_end(token):
+            return token
+        self._offered = (token, index)
+        self._grammar.ask(with_token(TAKE, token))
+        return self.poll()
+
+    def _accepted(self, token: int) -> int:
         if self._penalties is not None and token >= 0:
             lib.llama_sampler_accept(self._penalties, token)
         return token
 
-    def _allows(self, token: int, logits: Logits) -> bool:
-        one = np.array([(token, logits[token], 0.0)], dtype=_CANDIDATE)
-        lib.llama_sampler_apply(self._grammar, ctypes.byref(_array(one)))
-        return bool(np.isfinite(one["logit"][0]))
+    @property
+    def is_done(self) -> bool:
+        return self._grammar is not None and self._grammar.is_done
 
-    def _choose(self, logits: Logits, index: int, *, with_grammar: bool) -> int:
+    def logprob(self, token: int, num_top: int) -> TokenLogprob:
+        assert self._kept is not None
+        return logprob_of(self._kept, token, num_top)
+
+    def _choose(self, logits: Logits, index: int) -> int:
         candidates = self._candidates
         assert candidates is not None
         # Cuts reorder the array, so the ids are written anew as well.
@@ -120,8 +169,6 @@ class LlamaSampler:
         array = _array(candidates)
         if self._penalties is not None:
             lib.llama_sampler_apply(self._penalties, ctypes.byref(array))
-        if with_grammar:
-            lib.llama_sampler_apply(self._grammar, ctypes.byref(array))
         if self._chain is None:
             best = int(candidates["logit"].argmax())
             return int(candidates["id"][best]) if np.isfinite(candidates["logit"][best]) else -1
@@ -134,9 +181,11 @@ class LlamaSampler:
         return int(array.data[array.selected].id)
 
     def close(self) -> None:
-        for part in (self._chain, self._penalties, self._grammar):
+        for part in (self._chain, self._penalties):
             if part:
                 lib.llama_sampler_free(part)
+        if self._grammar is not None:
+            self._grammar.close()
         self._chain = self._penalties = self._grammar = None
 
 
@@ -145,11 +194,14 @@ def _array(candidates: NDArray[Any]) -> Any:
     return lib.llama_token_data_array(data=data, size=len(candidates), selected=-1, sorted=False)
 
 
-def gbnf_of_schema(schema_json: str) -> str:
-    """The GBNF grammar of a JSON schema, by llama.cpp's own rules; raises ValueError."""
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
-
-    try:
-        return str(json_schema_to_gbnf(schema_json))
-    except Exception as error:
-        raise ValueError(str(error) or type(error).__name__) from error
+def logprob_of(row: Logits, token: int, num_top: int) -> TokenLogprob:
+    """The token's log-probability in a row of logits, and the likeliest tokens'."""
+    logits = row.astype(np.float64)
+    peak = logits.max()
+    logprobs = logits - (peak + np.log(np.exp(logits - peak).sum()))
+    top: tuple[tuple[int, float], ...] = ()
+    if num_top:
+        likeliest = np.argpartition(logprobs, -num_top)[-num_top:]
+        likeliest = likeliest[np.argsort(-logprobs[likeliest], kind="stable")]
+        top = tuple((int(candidate), float(logprobs[candidate])) for candidate in likeliest)
+    return TokenLogprob(token, float(logprobs[token]), top)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import re
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
+
+from workers.following import Followers
 
 _UNKNOWN = lib.LLAMA_TOKEN_ATTR_UNKNOWN
 _CONTROL = lib.LLAMA_TOKEN_ATTR_CONTROL
@@ -19,7 +22,9 @@ _RSTRIP = lib.LLAMA_TOKEN_ATTR_RSTRIP
 class LlamaVocabulary:
     """The vocabulary of a loaded model. llama.cpp's tokenizer is thread-safe, and so is this."""
 
-    def __init__(self, model: Any, chat_template: str | None) -> None:
+    def __init__(self, model: Any, chat_template: str | None, path: Path) -> None:
+        self.followers = Followers(path)
+        """Of grammars; started when the first one comes."""
         self._model = model  # a reference: the vocabulary lives as long as the model
         self._vocab = lib.llama_model_get_vocab(model)
         self._chat_template = chat_template or ""
@@ -27,6 +32,7 @@ class LlamaVocabulary:
         self.num_tokens = lib.llama_vocab_n_tokens(self._vocab)
         self.bos = lib.llama_vocab_bos(self._vocab)
         self.eos = lib.llama_vocab_eos(self._vocab)
+        self.begin = next((token for token in (self.bos, self.eos) if token >= 0), None)
         self.adds_bos = bool(lib.llama_vocab_get_add_bos(self._vocab))
 
     @property
@@ -87,8 +93,9 @@ class LlamaVocabulary:
         without it the text goes on from what came before.
         """
         found = list(self._pattern.finditer(text))
-        own = [match for match in found if any(a <= match.start() and match.end() <= b for a, b in template_spans)]
-        if len(own) == len(found):
+        # Span by span: a word that begins in a content must not take the first characters of the template's next one.
+        own = [match for a, b in template_spans for match in self._pattern.finditer(text, a, b)]
+        if [match.span() for match in own] == [match.span() for match in found]:
             begins_plain = not add_bos and not (own and own[0].start() == 0)
             tokens = self._continued(text, parse_special=True) if begins_plain else self._raw(text, parse_special=True)
         else:

@@ -116,7 +116,12 @@ async function read(conversation, request) {
     for await (const event of events(answer.body)) {
       if (event.comment) {
         if ("turns_ahead" in event.comment) say(`${event.comment.turns_ahead} turns ahead${event.comment.seconds ? `, about ${Math.round(event.comment.seconds)} s` : ""}`);
-        if (event.comment.restarted) message.content = "";
+        if (event.comment.restarted) { message.content = ""; tokens = 0; first = 0; say("begun anew by another worker"); }
+        if (event.comment.turn) { // another model took it over, as another turn
+          conversation.turn = event.comment.turn;
+          conversation.model = event.comment.model ?? conversation.model;
+          save();
+        }
         if (event.comment.worker) message.facts = facts(event.comment, tokens, first);
       } else if (event.data.error) {
         throw new Error(event.data.error.message);

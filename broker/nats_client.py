@@ -1,0 +1,48 @@
+"""nats-py's client, made safe against what other users of the server may put into subjects, replies and headers.
+
+The server hands on whatever bytes a publisher chose. nats-py 2.16 ends its read loop at the first subject, reply or
+status line that is no UTF-8, without a word and without a reconnection, takes a subject with a vertical tab for a
+broken protocol, and answers to any subject that a request names: one message of any producer made every worker deaf.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from nats.aio.client import Client
+from nats.protocol import parser
+
+log = logging.getLogger(__name__)
+
+# A subject ends where the server ends it: nats-py's \s knows more kinds of white space.
+_ARGUMENT = rb"([^ \t\r\n]+)[ \t]+"
+_REPLY = rb"(" + _ARGUMENT + rb")?"
+parser.MSG_RE = re.compile(rb"\AMSG[ \t]+" + _ARGUMENT * 2 + _REPLY + rb"([0-9]+)\r\n")
+parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+" + _ARGUMENT * 2 + _REPLY + rb"([0-9]+)[ \t]+([0-9]+)\r\n")
+
+ANSWERED = (b"_INBOX", b"$JS.ACK.", b"_R_.", b"_GR_.")
+"""Where an answer may go: to somebody's inbox, to JetStream, or through a server to another account. A request that
+names another subject would have us write there with our rights: the end of another client's turn, for one."""
+
+
+class SafeClient(Client):
+    """Hands on every message, with what cannot be decoded replaced, and without a reply that is no inbox."""
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        try:
+            found: dict[str, str] | None = await super()._process_headers(headers)
+        except (ValueError, IndexError) as error:
+            log.debug("headers not understood error=%s", error)
+            return None
+        return found
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        if reply and not reply.startswith(ANSWERED):
+            log.warning("a request that names no inbox is not answered subject=%r reply=%r", subject[:200], reply[:200])
+            reply = b""
+        await super()._process_msg(sid, _decodable(subject), _decodable(reply), data, headers)
+
+
+def _decodable(name: bytes) -> bytes:
+    return name.decode("utf-8", "backslashreplace").encode()

@@ -1,0 +1,183 @@
+"""Whichever way a turn leaves the engine, in the middle of a step too, its slot's books are what the engine holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.errors import TurnRejected
+from broker.messages import Sampling
+from tests.fakes import FakeEngine, FakeSampler
+from workers.engine import TokenSampler
+from workers.loop import EngineLoop, Event, Finished, Generated, Job, Lost, Rejected
+from workers.parking import Parking
+from workers.scheduler import Scheduler
+from workers.slots import Slots
+
+Way = Literal["length", "end", "stop", "refused", "fault", "unseated", "cancelled", "resumed", "scored"]
+ANSWER = "abcdefghijklmnop"
+
+
+class Refusing(FakeSampler):
+    """Gives up at one of the answer's tokens: as a grammar does, or as a fault of ours would."""
+
+    def __init__(self, engine: FakeEngine, at: int, error: Exception) -> None:
+        super().__init__(engine)
+        self._at = at
+        self._error = error
+
+    def sample(self, row: int, index: int) -> int:
+        if index == self._at:
+            raise self._error
+        return super().sample(row, index)
+
+
+class RefusingEngine(FakeEngine):
+    """A turn's grammar says how its sampler goes wrong, and at which token."""
+
+    def sampler(self, sampling: Sampling, prompt: list[int], gbnf: str | None) -> TokenSampler:
+        kind, _, at = (gbnf or "").partition(" ")
+        if kind == "unseated":
+            raise MemoryError
+        plain = super().sampler(sampling, prompt, gbnf)
+        if not kind:
+            return plain
+        error = TurnRejected("invalid_grammar", "no token is allowed") if kind == "refused" else ValueError("a fault")
+        return Refusing(self, int(at), error)
+
+
+@dataclass(frozen=True)
+class Turn:
+    way: Way
+    at: int
+    """The step, or the answer's token, at which it leaves."""
+    prompt: tuple[int, ...]
+    conversation: int
+    is_batch: bool
+
+    def job(self, name: str) -> Job:
+        prompt = [1, *(70 + token for token in self.prompt)]
+        answer = tuple(ord(character) + 3 for character in ANSWER)
+        scored = tuple((tuple([*prompt, *answer[:length]]), len(prompt)) for length in (6, 2, 4))
+        return Job(
+            name,
+            "c",
+            f"conversation {self.conversation}",
+            prompt,
+            max_tokens=self.at + 1 if self.way == "length" else len(ANSWER) + 4,
+            is_batch=self.is_batch,
+            sampling=Sampling(stop=(ANSWER[self.at : self.at + 2],)) if self.way == "stop" else Sampling(),
+            gbnf=f"{self.way} {self.at}" if self.way in ("refused", "fault", "unseated") else None,
+            resumed=answer[: self.at] if self.way == "resumed" else (),
+            continuations=scored if self.way == "scored" else (),
+        )
+
+
+class Books:
+    """A loop whose steps the test takes, and what it told."""
+
+    def __init__(self, num_slots: int, num_ctx: int) -> None:
+        self.engine = RefusingEngine(num_slots=num_slots, num_ctx=num_ctx, answer=ANSWER)
+        scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=self.engine.max_batch_outputs)
+        self.slots = Slots(num_slots, num_ctx)
+        self.loop = EngineLoop(self.engine, scheduler, self.slots, parking=Parking(1 << 20))
+        self.loop._deliver = self._take
+        self.events: list[Event] = []
+
+    def _take(self, events: list[Event]) -> None:
+        assert not any(isinstance(event, Lost) for event in events)
+        self.events += events
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.loop._running or self.loop._waiting or self.loop._submitted)
+
+    def step(self) -> None:
+        assert self.loop._take_orders()
+        self.loop._turn_over()
+        running = [one for one in self.loop._running.values() if not one.is_set_aside]
+        for one in running:
+            sequence = one.sequence
+            assert self.engine.cells[sequence.slot] == sequence.tokens[: sequence.num_computed]
+        for index in {*range(self.engine.num_slots)} - {one.sequence.slot for one in running}:
+            assert not self.slots[index].is_active
+            assert self.engine.cells[index] == self.slots[index].tokens
+
+    def ends(self, job: str) -> list[Event]:
+        return [event for event in self.events if isinstance(event, Finished | Rejected) and event.job == job]
+
+    def text(self, job: str) -> str:
+        return "".join(event.text for event in self.events if isinstance(event, Generated) and event.job == job)
+
+
+WAYS: list[Way] = ["length", "end", "stop", "refused", "fault", "unseated", "cancelled", "resumed", "scored"]
+turns = st.builds(
+    Turn,
+    st.sampled_from(WAYS),
+    st.integers(0, 12),
+    st.lists(st.integers(0, 1), min_size=1, max_size=60).map(tuple),
+    st.integers(0, 4),
+    st.booleans(),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(turns, st.integers(0, 3)), min_size=1, max_size=14), st.integers(1, 4))
+def test_the_books_are_right_after_every_step_whoever_leaves_how(work: list[tuple[Turn, int]], num_slots: int) -> None:
+    books = Books(num_slots, num_ctx=max(96 * num_slots, 192))
+    for number, (turn, num_steps) in enumerate(work):
+        name = f"{number}"
+        books.loop.submit(turn.job(name))
+        for step in range(num_steps):
+            if turn.way == "cancelled" and step >= turn.at % 3:
+                books.loop.cancel(name)
+            if books.has_work:
+                books.step()
+    for _ in range(3000):
+        if not books.has_work:
+            break
+        books.step()
+    for number, (turn, _) in enumerate(work):
+        (end,) = books.ends(f"{number}")
+        if turn.way in ("refused", "fault", "unseated"):
+            assert isinstance(end, Rejected)
+        elif turn.way == "stop" and turn.at + 2 <= len(ANSWER):
+            assert isinstance(end, Finished)
+            assert books.text(f"{number}") == ANSWER[: turn.at]
+
+
+@pytest.mark.parametrize("num_slots", [31, 32, 33])
+def test_a_turn_rejected_in_a_step_with_every_output_taken_ends_nobody_else(num_slots: int) -> None:
+    books = Books(num_slots, num_ctx=65536)
+    for number in range(num_slots):
+        way: Way = "refused" if number == 0 else "end"
+        books.loop.submit(Turn(way, 3, (number % 7,) * 20, number, False).job(f"{number}"))
+    while books.has_work:
+        books.step()
+    assert isinstance(books.ends("0")[0], Rejected)
+    assert all(isinstance(books.ends(f"{number}")[0], Finished) for number in range(1, num_slots))
+
+
+def test_a_conversation_whose_turn_was_rejected_is_parked_and_restored_whole() -> None:
+    books = Books(1, num_ctx=4096)
+    asked = Turn("refused", 1, (0, 1) * 20, 0, False)
+    for name, turn in (("1", asked), ("2", Turn("end", 0, (1, 1) * 20, 1, False)), ("3", asked)):
+        books.loop.submit(turn.job(name))
+        while books.has_work:
+            books.step()
+    assert books.engine.num_restored == 1
+    assert [type(books.ends(name)[0]) for name in "123"] == [Rejected, Finished, Rejected]
+
+
+def test_the_stop_text_does_not_stay_in_the_slot() -> None:
+    books = Books(1, num_ctx=4096)
+    job = Turn("stop", 9, (0, 1) * 20, 0, False).job("1")
+    books.loop.submit(job)
+    while books.has_work:
+        books.step()
+    told = "".join(chr(token - 3) for token in books.slots[0].tokens[len(job.prompt) :])
+    assert told == books.text("1") == ANSWER[:9]

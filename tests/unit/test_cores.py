@@ -1,0 +1,101 @@
+"""How many cores there are for a process, and who else uses them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from broker.errors import SettingsError
+from workers.cores import Usage, measured_alone, num_cores
+from workers.main import check_threads
+from workers.settings import WorkerSettings
+
+
+def tree(root: Path, files: dict[str, str]) -> tuple[Path, Path]:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root / "proc", root / "cgroup"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 4),
+        ({"proc/self/cgroup": "0::/\n", "cgroup/cpu.max": "max 100000\n"}, 4),
+        ({"proc/self/cgroup": "0::/\n", "cgroup/cpu.max": "200000 100000\n"}, 2),
+        ({"proc/self/cgroup": "0::/\n", "cgroup/cpu.max": "150000 100000\n"}, 2),
+        ({"proc/self/cgroup": "0::/\n", "cgroup/cpu.max": "900000 100000\n"}, 4),
+        ({"proc/self/cgroup": "0::/a/b\n", "cgroup/a/b/cpu.max": "max 100000", "cgroup/a/cpu.max": "100000 100000"}, 1),
+        ({"proc/self/cgroup": "0::/kubepods/x\n", "cgroup/cpu.max": "300000 100000\n"}, 3),
+        ({"proc/self/cgroup": "3:cpu,cpuacct:/a\n", "cgroup/cpu,cpuacct/a/cpu.cfs_quota_us": "-1"}, 4),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/a\n3:cpu,cpuacct:/a\n",
+                "cgroup/cpu,cpuacct/a/cpu.cfs_quota_us": "50000",
+                "cgroup/cpu,cpuacct/a/cpu.cfs_period_us": "100000",
+            },
+            1,
+        ),
+        ({"proc/self/cgroup": "0::/\n", "cgroup/cpu.max": "nonsense\n"}, 4),
+    ],
+)
+def test_a_quota_of_the_cgroup_or_of_one_around_it_counts(tmp_path: Path, files: dict[str, str], expected: int) -> None:
+    assert num_cores(*tree(tmp_path, files), allowed=4) == expected
+
+
+def test_more_threads_than_cores_are_refused_with_the_number_that_there_is() -> None:
+    check_threads(WorkerSettings(threads=num_cores()))
+    with pytest.raises(SettingsError, match=f"--threads: must be at most {num_cores()}"):
+        check_threads(WorkerSettings(threads=num_cores() + 1))
+
+
+def test_what_others_use_is_what_the_machine_does_besides_us(tmp_path: Path) -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    cpus = sorted(os.sched_getaffinity(0))
+    proc = tmp_path / "proc"
+    proc.mkdir()
+
+    def usage(at: float, busy_seconds: float, own: float) -> Usage:
+        lines = [f"cpu{cpu} {int(busy_seconds * ticks)} 0 0 999 999 0 0 0 77 0" for cpu in cpus]
+        (proc / "stat").write_text("cpu 1 2 3\n" + "\n".join(lines) + "\ncpu9999 500000 0 0 0\nintr 5\n")
+        return Usage(at, Usage.now(proc).busy, own)
+
+    before, after = usage(10.0, 5.0, 1.0), usage(12.0, 7.0, 2.0)
+    others = after.others_since(before)
+    assert others == pytest.approx((2.0 * len(cpus) - 1.0) / 2.0)
+    (proc / "stat").unlink()
+    assert Usage.now(proc).others_since(before) is None
+
+
+def test_a_measurement_beside_a_busy_neighbour_is_made_again_at_the_next_start(tmp_path: Path) -> None:
+    path, measured = tmp_path / "data" / "threads.json", []
+    crowded, alone = {1: 0.1, 2: 0.5}, {1: 0.1, 2: 0.06}
+
+    def start(seconds: dict[int, float], others: float) -> tuple[dict[int, float], str]:
+        usages = iter([Usage(10.0, 5.0, 1.0), Usage(12.0, 5.0 + 2.0 + 2 * others, 3.0)])
+
+        def measure(numbers: Iterable[int]) -> dict[int, float]:
+            measured.append(list(numbers))
+            return seconds
+
+        return measured_alone(measure, path, "key", lambda: next(usages))
+
+    assert start(crowded, 0.8) == (crowded, "now, beside others on 0.8 cores: measured again at the next start")
+    assert start(alone, 0.1) == (alone, "now")
+    assert start(crowded, 0.0) == (alone, "at an earlier start")
+    assert len(measured) == 2
+
+
+def test_a_file_of_measurements_that_cannot_be_read_is_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "threads.json"
+    for damaged in ('{"x": "y"}', "{", '{"key": {}}'):
+        path.write_text(damaged)
+        found = measured_alone(lambda numbers: {1: 0.5}, path, "key", lambda: Usage(0.0, None, 0.0))
+        assert found == ({1: 0.5}, "now")
+        assert msgspec.json.decode(path.read_bytes()) == {"key": {"1": 0.5}}

@@ -1,0 +1,100 @@
+"""How others see a worker: what it can, that it leaves, and that all workers of a model have the same file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import nats.errors
+from nats.aio.client import Client as NatsConnection
+from nats.micro.service import Service
+
+from broker import discovery
+from broker.discovery import CHAT, RAW, SCORE, Load, WorkerInfo
+from broker.errors import OtherFile, TurnRejected
+from broker.messages import Message
+from workers.history import Renderer
+
+STOP_SECONDS = 1.0
+"""How long a worker that stops waits for a server that does not answer."""
+
+log = logging.getLogger(__name__)
+
+
+async def abilities(renderer: Renderer) -> tuple[str, ...]:
+    """What a worker can with this template: chat where it tells a plain question."""
+    try:
+        await renderer.render((Message("user", "Hello."),))
+    except TurnRejected as error:
+        log.warning("no chat, prompts without a template only: %s", error.detail)
+        return (RAW, SCORE)
+    return (CHAT, RAW, SCORE)
+
+
+class Presence:
+    """A worker among others. It is seen from `start` on, chosen from `serve` to `leave`, and gone after `stop`."""
+
+    def __init__(
+        self, nc: NatsConnection, metadata: Mapping[str, str], load: Callable[[], Load], *, look_seconds: float
+    ) -> None:
+        """`metadata` as discovery wants it; `look_seconds` is how long others have to answer at the start."""
+        self._nc = nc
+        self._since = time.time()
+        self._metadata = {**metadata, "since": repr(self._since), "state": discovery.STARTING}
+        """As it is told to whoever asks: the service reads it each time."""
+        self._load = load
+        self._look_seconds = look_seconds
+        self._service: Service | None = None
+
+    @property
+    def state(self) -> str:
+        return self._metadata["state"]
+
+    async def start(self, *, version: str, may_differ: bool) -> None:
+        """Announces the worker. Raises OtherFile where others serve the model from another file, unless that is
+        allowed: then it is told."""
+        self._service = await discovery.announce(self._nc, version=version, metadata=self._metadata, load=self._load)
+        # Announced first: of two that start at once each sees the other, and one of them goes.
+        found = await discovery.find_workers(self._nc, self._look_seconds)
+        for other in found:
+            if not self._is_in_the_way(other):
+                continue
+            error = OtherFile(self._metadata["model"], other.worker, other.node)
+            if not may_differ:
+                await self.stop()
+                raise error
+            log.warning("! %s", error)
+
+    def _is_in_the_way(self, other: WorkerInfo) -> bool:
+        mine = self._metadata
+        if other.model != mine["model"] or other.load.state == discovery.DRAINING:
+            return False
+        if other.load.state == discovery.STARTING and (other.since, other.worker) >= (self._since, mine["worker"]):
+            return False  # ourselves, or one that came later and goes
+        if other.fingerprint and mine["fingerprint"]:
+            return other.fingerprint != mine["fingerprint"]
+        size = mine["file_bytes"]
+        return bool(size) and other.file_bytes is not None and str(other.file_bytes) != size  # an earlier release
+
+    def serve(self) -> None:
+        self._metadata["state"] = discovery.SERVING
+
+    async def leave(self) -> None:
+        """Says that the worker takes itself out; comes back when the server has heard it."""
+        if self.state == discovery.DRAINING:
+            return
+        self._metadata["state"] = discovery.DRAINING
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            await discovery.tell_departure(self._nc, self._metadata["model"], self._metadata["worker"])
+            await asyncio.wait_for(self._nc.flush(), STOP_SECONDS)
+
+    async def stop(self) -> None:
+        """Not seen any more."""
+        await self.leave()
+        service, self._service = self._service, None
+        if service is not None:
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                await asyncio.wait_for(service.stop(), STOP_SECONDS)
