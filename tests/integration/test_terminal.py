@@ -376,7 +376,7 @@ async def test_an_end_of_input_leaves_a_chat_whose_turn_waits(
         running.engine.gate.clear()
         async with bench.command("ask", "m", "fills the slot"):
             await queued.one()
-            await asyncio.to_thread(running.engine.entered.wait)
+            assert await asyncio.to_thread(running.engine.entered.wait, 30)
             chat.type("waits\n")
             await queued.one()
             began = time.perf_counter()
