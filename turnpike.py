@@ -702,7 +702,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--url", help="nats://USER:PASSWORD@HOST:PORT (or NATS_URL)")
     group.add_argument("--credentials", help="a credentials file, as `turnpike user add` writes it")
     group.add_argument("--tls-ca", help="the certificates that a tls:// server is trusted by (default: the system's)")
-    group.add_argument("--wait-seconds", type=float, help="how long services wait for what they need (default 0)")
+    group.add_argument(
+        "--wait-seconds", type=float, help="how long to wait for a server, streams or a turn's worker (default 0)"
+    )
     group.add_argument("--log-level", help="DEBUG, INFO, WARNING or ERROR")
 
 
@@ -714,7 +716,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--top-p", type=float)
     group.add_argument("--min-p", type=float)
     group.add_argument("--repeat-penalty", type=float)
-    group.add_argument("--seed", type=int)
+    group.add_argument("--seed", type=int, help="of what is drawn (default: another one each turn, which is shown)")
     group.add_argument("--ignore-eos", action="store_true", default=None, help="go on to --max-tokens")
     group.add_argument("--stop", action="append", help="end before this text; can be given several times")
 
