@@ -20,17 +20,22 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from broker.client import Client
+from broker.client import Answer, Client
 from broker.connection import Address
 from broker.discovery import RAW, SCORE
 from broker.errors import TurnFailed
 from broker.locks import Lock
 from broker.messages import Message, Score
+from broker.process import EXIT_INTERRUPTED
 from producers.ask import resolve
 from producers.items import EvalError, Item, read_items
 from producers.routing import Needs
 from producers.rows import summary
 from producers.settings import EvalSettings
+from producers.waiting import ready, telling, unless
+
+STOP_SECONDS = 0.4
+"""How long the cancels of what runs may take."""
 
 RAW_SCORES = Needs(can=frozenset({RAW, SCORE}))
 MIN_TRAILING_TOKENS = 3
@@ -144,35 +149,47 @@ async def run(
     stop: asyncio.Event | None = None,
     failed: Callable[[Item, TurnFailed], None] | None = None,
 ) -> list[Answered]:
-    """Scores the items, batch turns all of them; raises PublishError, and TurnFailed without `failed`."""
+    """Scores the items, batch turns all of them; raises PublishError, and TurnFailed without `failed`.
+
+    `stop` cancels what runs and comes back at once, with what was answered by then.
+    """
     waiting = iter(items)
     found: list[Answered] = []
+    running: set[Answer] = set()
 
     async def one_after_another() -> None:
         for item in waiting:
-            if stop is not None and stop.is_set():
-                return
+            answer = client.ask(
+                model,
+                [Message("user", item.context)],
+                kind="score",
+                continuations=item.continuations,
+                priority="batch",
+                raw=True,
+            )
+            running.add(answer)
             try:
-                answer = await client.ask(
-                    model,
-                    [Message("user", item.context)],
-                    kind="score",
-                    continuations=item.continuations,
-                    priority="batch",
-                    raw=True,
-                )
+                done_turn = await answer
             except TurnFailed as error:
                 if failed is None:
                     raise
+                running.discard(answer)
                 failed(item, error)
                 continue
-            answered = evaluate(item, answer.scores)
+            running.discard(answer)
+            answered = evaluate(item, done_turn.scores)
             found.append(answered)
             done(answered)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(concurrency, len(items))):
-            group.create_task(one_after_another())
+    async def all_of_them() -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(concurrency, len(items))):
+                group.create_task(one_after_another())
+
+    if not await unless(stop or asyncio.Event(), all_of_them()):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await asyncio.gather(*(answer.cancel() for answer in running), return_exceptions=True)
     return sorted(found, key=lambda answered: answered.number)
 
 
@@ -247,7 +264,14 @@ async def run_and_show(address: Address, options: EvalSettings, stop: asyncio.Ev
         console.print(summary(left_out))
     async with Client(address) as client:
         model = await resolve(client, options.model, needs=RAW_SCORES)
-        found = accuracies(await run_on(client, model, items, out, stop, options.concurrency, console.print))
+        if not await unless(stop, ready(client, model, address.wait, console.print)):
+            return EXIT_INTERRUPTED
+        async with telling(client, [model], console.print):
+            answers = await run_on(client, model, items, out, stop, options.concurrency, console.print)
+    if stop.is_set():
+        goes_on = "" if out is None else "; run again, it goes on there"
+        console.print(f"interrupted: {len(answers)} of {len(items)} items answered{goes_on}")
+    found = accuracies(answers)
     if as_json:
         facts = {"model": model, "path": path.name, "num_left_out": len(left_out), "accuracies": found}
         sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
@@ -257,7 +281,7 @@ async def run_and_show(address: Address, options: EvalSettings, stop: asyncio.Ev
             error = "–" if one.standard_error is None else f"{one.standard_error:.4f}"
             table.add_row(one.method, str(one.count), f"{one.accuracy:.4f}", error)
         Console().print(table)
-    return 0
+    return EXIT_INTERRUPTED if stop.is_set() else 0
 
 
 class _Stored(Struct, frozen=True):
