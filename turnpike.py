@@ -145,7 +145,7 @@ def run_ensure(arguments: argparse.Namespace) -> int:
         print("\n".join(lines) or "nothing to change")
         return 0
 
-    return process.run(ensure)
+    return process.run(ensure, patience=process.PATIENCE_SECONDS)
 
 
 def run_reap(arguments: argparse.Namespace) -> int:
@@ -197,7 +197,7 @@ def run_user_add(arguments: argparse.Namespace) -> int:
         )
         return 0
 
-    return process.run(add)
+    return process.run(add, patience=process.PATIENCE_SECONDS)
 
 
 def run_worker(arguments: argparse.Namespace) -> int:
@@ -411,7 +411,7 @@ def run_models(arguments: argparse.Namespace) -> int:
             )
         case "pull":
             process.set_up_logging("WARNING")
-            return process.run(lambda stop: _pull(options, arguments.names, stop))
+            return process.run(lambda stop: _pull(options, arguments.names, stop), patience=process.PATIENCE_SECONDS)
         case "serve":
             return _serve_models(settings(MirrorSettings, arguments))
         case _:
@@ -507,7 +507,7 @@ def run_dead(arguments: argparse.Namespace) -> int:
     async def run(stop: asyncio.Event) -> int:
         return await work
 
-    return process.run(run)
+    return process.run(run, patience=process.PATIENCE_SECONDS)
 
 
 def run_read(arguments: argparse.Namespace) -> int:
@@ -520,16 +520,14 @@ def run_read(arguments: argparse.Namespace) -> int:
 
 def run_cancel(arguments: argparse.Namespace) -> int:
     from broker import process
-    from broker.client import Client
+    from producers.cancel import cancel
 
     where = address(settings(CommonSettings, arguments), "local")
 
-    async def cancel(stop: asyncio.Event) -> int:
-        async with Client(where) as client:
-            await client.cancel(turn=arguments.turn, conversation=arguments.conversation)
-        return 0
-
-    return process.run(cancel)
+    return process.run(
+        lambda stop: cancel(where, turn=arguments.turn, conversation=arguments.conversation),
+        patience=process.PATIENCE_SECONDS,
+    )
 
 
 # --- For people ------------------------------------------------------------------------------------------------------
@@ -548,9 +546,12 @@ def run_ask(arguments: argparse.Namespace) -> int:
     async def ask_there(stop: asyncio.Event) -> int:
         async with _broker_or_own(options, arguments.model) as there:
             routes = read_routes(options.routes)
-            return await ask(there, arguments.model, text, sampling, stop, routes=routes, as_json=arguments.json)
+            is_seeded = options.seed is not None
+            return await ask(
+                there, arguments.model, text, sampling, stop, routes=routes, as_json=arguments.json, is_seeded=is_seeded
+            )
 
-    return process.run(ask_there)
+    return process.run(ask_there, patience=process.PATIENCE_SECONDS)
 
 
 def run_chat(arguments: argparse.Namespace) -> int:
@@ -562,11 +563,14 @@ def run_chat(arguments: argparse.Namespace) -> int:
     sampling = options.sampling()
     process.set_up_logging("WARNING")
 
-    async def chat_there() -> int:
+    async def chat_there(stop: asyncio.Event) -> int:
         async with _broker_or_own(options, arguments.model) as there:
-            return await chat(there, arguments.model, sampling, arguments.system, read_routes(options.routes))
+            routes, is_seeded = read_routes(options.routes), options.seed is not None
+            return await chat(
+                there, arguments.model, sampling, stop, system=arguments.system, routes=routes, is_seeded=is_seeded
+            )
 
-    return asyncio_run(chat_there())
+    return process.run(chat_there, patience=process.PATIENCE_SECONDS)
 
 
 def _broker_or_own(options: CommonSettings, model: str) -> AbstractAsyncContextManager[Address]:
@@ -578,34 +582,20 @@ def _broker_or_own(options: CommonSettings, model: str) -> AbstractAsyncContextM
     return address_or_own(address(options, "local"), entry, model)
 
 
-def asyncio_run(main: Any) -> int:
-    """For commands that handle their signals themselves."""
-    from broker import process
-    from broker.errors import TurnpikeError
-
-    code = process.EXIT_ERROR
-    try:
-        code = asyncio.run(main) or 0
-    except* TurnpikeError as group:
-        process.report(group)
-    except* OSError as failed:
-        process.report(failed)
-    except* KeyboardInterrupt:
-        code = process.EXIT_INTERRUPTED
-    return code
-
-
 def run_load(arguments: argparse.Namespace) -> int:
     from broker import process
     from producers.load import continue_and_show, run_and_show
 
     process.set_up_logging("WARNING")
+    patience = process.PATIENCE_SECONDS
     if arguments.continued:
         common, path = settings(CommonSettings, arguments), Path(arguments.continued).expanduser()
         there = address(common, "local")
-        return process.run(lambda stop: continue_and_show(there, path, stop, as_json=arguments.json))
+        return process.run(lambda stop: continue_and_show(there, path, stop, as_json=arguments.json), patience=patience)
     options = settings(LoadSettings, arguments)
-    return process.run(lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json))
+    return process.run(
+        lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json), patience=patience
+    )
 
 
 def run_eval(arguments: argparse.Namespace) -> int:
@@ -614,7 +604,10 @@ def run_eval(arguments: argparse.Namespace) -> int:
 
     options = settings(EvalSettings, arguments)
     process.set_up_logging("WARNING")
-    return process.run(lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json))
+    return process.run(
+        lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json),
+        patience=process.PATIENCE_SECONDS,
+    )
 
 
 def run_experiment(arguments: argparse.Namespace) -> int:
@@ -636,7 +629,8 @@ def run_experiment(arguments: argparse.Namespace) -> int:
             num_cores=os.cpu_count() or 1,
             stop=stop,
             as_json=arguments.json,
-        )
+        ),
+        patience=process.PATIENCE_SECONDS,
     )
 
 
@@ -663,7 +657,9 @@ def run_top(arguments: argparse.Namespace) -> int:
     options = settings(CommonSettings, arguments)
     process.set_up_logging("WARNING")
     there = address(options, "local")
-    return process.run(lambda stop: top(there, stop, once=arguments.once, as_json=arguments.json))
+    return process.run(
+        lambda stop: top(there, stop, once=arguments.once, as_json=arguments.json), patience=process.PATIENCE_SECONDS
+    )
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
@@ -671,7 +667,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
     options = settings(DemoSettings, arguments)
     process.set_up_logging("WARNING" if arguments.log_level is None else options.log_level)
-    return process.run(lambda stop: _demo(options, stop, as_json=arguments.json))
+    return process.run(lambda stop: _demo(options, stop, as_json=arguments.json), patience=process.PATIENCE_SECONDS)
 
 
 async def _demo(options: DemoSettings, stop: asyncio.Event, *, as_json: bool) -> int:
@@ -812,7 +808,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--url", help="nats://USER:PASSWORD@HOST:PORT (or NATS_URL)")
     group.add_argument("--credentials", help="a credentials file, as `turnpike user add` writes it")
     group.add_argument("--tls-ca", help="the certificates that a tls:// server is trusted by (default: the system's)")
-    group.add_argument("--wait-seconds", type=float, help="how long services wait for what they need (default 0)")
+    group.add_argument(
+        "--wait-seconds", type=float, help="how long to wait for a server, streams or a turn's worker (default 0)"
+    )
     group.add_argument("--log-level", help="DEBUG, INFO, WARNING or ERROR")
 
 
@@ -824,7 +822,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--top-p", type=float)
     group.add_argument("--min-p", type=float)
     group.add_argument("--repeat-penalty", type=float)
-    group.add_argument("--seed", type=int)
+    group.add_argument("--seed", type=int, help="of what is drawn (default: another one each turn, which is shown)")
     group.add_argument("--ignore-eos", action="store_true", default=None, help="go on to --max-tokens")
     group.add_argument("--stop", action="append", help="end before this text; can be given several times")
 
@@ -1199,7 +1197,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Runs the command that the words name, those of the process by default; its exit code."""
     arguments = _parser().parse_args(words)
     from broker.errors import TurnpikeError
-    from broker.process import EXIT_ERROR, EXIT_USAGE, report
+    from broker.process import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, report
 
     try:
         run: Callable[[argparse.Namespace], int] = arguments.entry
@@ -1218,6 +1216,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return EXIT_ERROR
     except BrokenPipeError:
         return EXIT_ERROR
+    except KeyboardInterrupt:  # of a command that computes and no more
+        return EXIT_INTERRUPTED
     except OSError as error:
         report(error)
         return EXIT_ERROR
