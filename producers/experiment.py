@@ -31,6 +31,7 @@ from broker.errors import TurnpikeError
 from broker.locks import Lock
 from broker.process import EXIT_INTERRUPTED, spawn, terminate
 from producers import evaluate, records
+from producers.items import EvalError, read_items
 from producers.load import run_recorded, select
 from producers.local import last_line
 from producers.records import Bounds, Run
@@ -275,8 +276,8 @@ async def _load(stage: Stage, load: LoadSettings, path: Path, stop: asyncio.Even
 async def _winogrande(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> list[evaluate.Answered]:
     if plan.winogrande is None or stop.is_set():
         return []
-    left_out: list[evaluate.EvalError] = []
-    items = evaluate.read_items(Path(plan.winogrande.path).expanduser(), left_out)[: plan.winogrande.limit]
+    left_out: list[EvalError] = []
+    items = read_items(Path(plan.winogrande.path).expanduser(), left_out)[: plan.winogrande.limit]
     if left_out:
         stage.console.print(f"  {summary(left_out)}", markup=False)
     out = stage.out / f"{model.model}.winogrande.jsonl"

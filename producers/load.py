@@ -239,6 +239,7 @@ async def run_and_show(address: Address, options: LoadSettings, stop: asyncio.Ev
 async def continue_and_show(address: Address, path: Path, stop: asyncio.Event, *, as_json: bool) -> int:
     """Goes on with a run that was interrupted, by the settings of its record. Raises RecordError, CannotContinue."""
     run = records.read(path)
+    _check_continues(path, run)  # before a worker is waited for that nothing is asked of
     saved = {name: value for name, value in run.header.settings.items() if name in SAVED_SETTINGS}
     options = msgspec.convert(saved, LoadSettings)
     console = Console(stderr=True)
@@ -300,6 +301,14 @@ class Again(TypedDict):
     begun_before: float
 
 
+def _check_continues(path: Path, run: records.Run) -> None:
+    """Raises CannotContinue for a run that has nothing left to do, or cannot be taken up where it was."""
+    if run.seconds is not None:
+        raise CannotContinue(f"{path}: the run ended; there is nothing to go on with")
+    if run.header.settings.get("sweep") is not None:
+        raise CannotContinue(f"{path}: a sweep's levels follow from one another: begin it again")
+
+
 def resume(
     path: Path, run: records.Run, options: LoadSettings, selection: Selection, progress: Progress
 ) -> tuple[Recording, Again]:
@@ -307,10 +316,7 @@ def resume(
 
     Raises CannotContinue.
     """
-    if run.seconds is not None:
-        raise CannotContinue(f"{path}: the run ended; there is nothing to go on with")
-    if options.sweep is not None:
-        raise CannotContinue(f"{path}: a sweep's levels follow from one another: begin it again")
+    _check_continues(path, run)
     facts = _dataset_facts(options, selection)
     for name in ("chosen_sha256", "sha256"):
         if facts.get(name) != run.header.dataset.get(name):

@@ -178,6 +178,8 @@ async def test_a_file_is_line_protocol_and_rotates(tmp_path: Path) -> None:
     sent = [point(x=float(index)) for index in range(100)]
     for one in sent:
         assert await out.write([one]) == []
+    assert (path.parent / "points.lp.lock").exists()
+    await out.close()
     names = sorted(found.name for found in path.parent.iterdir())
     assert names == ["points.lp", "points.lp.1", "points.lp.2"]
     assert all(found.stat().st_size <= 1000 for found in path.parent.iterdir())

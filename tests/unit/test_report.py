@@ -186,7 +186,7 @@ def test_no_figure_is_cut_off_in_80_columns(tmp_path: Path) -> None:
     runs = read_all(paths)
     found = [figures(run) for run in runs]
     text = shown_at_80(tables.text(found, [tables.ratios(runs[0], runs[1])], ["warning"]))
-    assert "…" not in text.replace("│ … from its", "")  # which is a name
+    assert "…" not in text.replace("… from its", "")  # which is a name
     figure = quantity(found[0].quantities["ttft_seconds"].p99, "s")
     assert figure in text
     assert max(map(len, text.splitlines())) <= 80
