@@ -20,7 +20,7 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 
 from broker import codec, replies, serving, subjects, topology
-from broker.connection import Address, close, connect
+from broker.connection import Address, close, connect, watch
 from broker.discovery import SERVING
 from broker.errors import InvalidMessage, InvalidName, NotReady, ServerError
 from broker.messages import Cancel, End, Turn
@@ -300,6 +300,9 @@ async def reap(address: Address, stop: asyncio.Event) -> None:
     """A reaper on a connection of its own, until `stop`. Raises ServerError."""
     nc = await connect(address, name="turnpike-reaper")
     try:
-        await Reaper(nc).run(stop)
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(watch(nc))
+            await Reaper(nc).run(stop)
+            watching.cancel()
     finally:
         await close(nc)

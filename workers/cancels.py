@@ -19,6 +19,7 @@ from broker import codec, replies, subjects
 from broker.delivery import Delivery
 from broker.errors import InvalidMessage, InvalidName
 from broker.messages import Cancel, End, Turn
+from broker.queued import concerns
 from broker.subjects import CancelAddress, TurnAddress
 from workers.loop import Event
 from workers.meter import TurnNotes
@@ -107,7 +108,7 @@ class Cancels:
         address, cancel = understood
         self._recent.append((address, cancel, time.perf_counter()))
         for work in list(self._held.values()):
-            if _concerns(address, work.address.client, work.turn):
+            if concerns(address, work.address.client, work.turn):
                 log.info("⊘ cancel turn=%s", work.turn.id)
                 work.cancelled_by(cancel)
                 self._stop(work.job)
@@ -122,7 +123,7 @@ class Cancels:
             return work.cancel
         client, stored_at = work.address.client, work.delivery.stored_at
         # A copy: others come while this waits.
-        concerned = [one for one in self._recent if _concerns(one[0], client, work.turn)]
+        concerned = [one for one in self._recent if concerns(one[0], client, work.turn)]
         for address, cancel, _ in concerned:
             if address.turn:
                 return cancel
@@ -141,11 +142,3 @@ class Cancels:
             with contextlib.suppress(InvalidMessage):  # told when it was heard
                 return codec.decode(stored.payload, Cancel, stored.headers)
         return None
-
-
-def _concerns(address: CancelAddress, client: str, turn: Turn) -> bool:
-    if address.client != client:
-        return False
-    if address.turn is not None:
-        return address.turn == turn.id
-    return address.conversation is None or address.conversation == turn.conversation
