@@ -24,7 +24,7 @@ ANSWER = (
 )
 TURNS = (
     "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ message.role }}\n"
-    "{{ message.content }}<end_of_turn>\n{% endfor %}<start_of_turn>assistant\n"
+    "{{ message.content }}<end_of_turn>\n{% endfor %}{{ '<start_of_turn>assistant\\n' }}"
 )
 """Of a base model's file, which has no template."""
 
