@@ -124,6 +124,12 @@ TAKEN: list[tuple[Any, list[str], list[str]]] = [
     ({"$ref": "#/$defs/n", "minimum": 5, "$defs": {"n": I | {"maximum": 9}}}, ["5", "9"], ["4", "10"]),
     ({"enum": [1, "a", None, {"x": [1.5, True]}]}, ["1", '"a"', "null", '{"x": [1.5, true]}'], ["2", '{"x": []}']),
     ({"enum": [1, 20, "a"], "type": "integer", "maximum": 9}, ["1"], ["20", '"a"']),
+    (
+        {"allOf": [{"properties": {"a": I}, "required": ["a"]}], "type": "object", "unevaluatedProperties": False},
+        ['{"a": 1}'],
+        ['{"a": 1, "b": 2}', "{}"],
+    ),
+    (S | {"pattern": "^(foo|bar)?$", "minLength": 1}, ['"foo"'], ['""']),
     (True, ["1", "[]", '"x"'], ["", "tru"]),
     ({"type": "array", "items": [S, I], "additionalItems": False}, ['["a", 1]'], ['["a", 1, 2]']),
 ]

@@ -64,6 +64,8 @@ class Shape:
     """Of properties that are not named; None where nothing is said of them."""
     pattern_properties: dict[str, Parts] = field(default_factory=dict)
     num_object_parts: int = 0
+    is_closed: bool = False
+    """By `unevaluatedProperties`: what is said of a property anywhere makes it known."""
     names: Parts = ()
     min_properties: int = 0
     max_properties: int | None = None
@@ -242,9 +244,9 @@ def _merge_objects(shape: Shape, part: Part) -> None:
         pattern: (part.at("patternProperties", pattern),) for pattern in schema.get("patternProperties", {})
     }
     additional: Parts | None = (part.at("additionalProperties"),) if "additionalProperties" in schema else None
-    if schema.get("unevaluatedProperties") is False and additional is None and not own and not patterns:
-        additional = (part.at("unevaluatedProperties"),)
-    elif "unevaluatedProperties" in schema and not isinstance(schema["unevaluatedProperties"], bool):
+    if schema.get("unevaluatedProperties") is False:
+        shape.is_closed = True
+    elif schema.get("unevaluatedProperties", True) is not True:
         raise SchemaRefused(part.path, "unevaluatedProperties: cannot be held to")
     if not (own or patterns or additional):
         return
