@@ -15,7 +15,7 @@ import nats.errors
 from nats.aio.client import Client as NatsConnection
 
 from broker import subjects
-from broker.errors import Refused, ServerTooOld, ServerUnavailable, SettingsError
+from broker.errors import ConnectionLost, Refused, ServerTooOld, ServerUnavailable, SettingsError
 from broker.nats_client import SafeClient
 from broker.transport import Transport
 
@@ -23,6 +23,9 @@ MINIMUM_SERVER = (2, 12, 0)  # persist_mode and the per-subject fences on work q
 RETRY_SECONDS = 1.0
 SCHEMES = ("nats", "tls", "ws", "wss")
 PING_INTERVAL_SECONDS = 5
+WATCH_SECONDS = 1.0
+FAILING_SECONDS = 30.0
+"""A part of a connection that has ended is begun anew by a reconnection, which pings bring about in half of that."""
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +97,72 @@ def _tls(address: Address) -> ssl.SSLContext | None:
         raise ServerUnavailable(address.url, f"the CA file {address.ca}: {error.strerror or error}") from None
 
 
-async def connect(address: Address, *, name: str, timeout: float = 5.0) -> NatsConnection:
+class Connection(SafeClient):
+    """A connection that tells what nobody would notice: that it is closed for good, or that a part of it has died.
+
+    The server closes the connection of whoever it does not understand, and nats-py then does not reconnect.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lost = asyncio.Event()
+        self._is_given_up = False
+        """Closed by ourselves."""
+        self._failing_since: float | None = None
+
+    async def close(self) -> None:
+        self._is_given_up = asyncio.current_task() is not self._reconnection_task
+        await super().close()
+
+    async def on_closed(self) -> None:
+        self._lost.set()
+
+    def trouble(self) -> str | None:
+        """Why nothing more will come of it; None while it works or is being made again."""
+        if self._is_given_up:
+            return None
+        if self.is_closed:
+            return f"the connection to NATS is closed for good: {self.last_error or 'the server hung up'}"
+        part = self._dead_part()
+        if part is None:
+            self._failing_since = None
+            return None
+        now = time.monotonic()
+        # On its way from one state to another a part may have ended and the next one not begun.
+        self._failing_since = now if self._failing_since is None else self._failing_since
+        return f"the connection's {part} has ended" if now - self._failing_since > FAILING_SECONDS else None
+
+    def _dead_part(self) -> str | None:
+        parts: dict[str, asyncio.Task[None] | None] = {}
+        if self.is_connected:
+            parts = {"reader": self._reading_task, "writer": self._flusher_task, "pulse": self._ping_interval_task}
+        elif self.is_reconnecting:
+            parts = {"way back": self._reconnection_task}
+        return next((name for name, task in parts.items() if task is None or task.done()), None)
+
+
+def trouble(nc: NatsConnection) -> str | None:
+    """Why nothing more will come of a connection, for /live; None while it works or is being made again."""
+    if isinstance(nc, Connection):
+        return nc.trouble()
+    return "the connection to NATS is closed" if nc.is_closed else None
+
+
+async def watch(nc: NatsConnection) -> None:
+    """Raises ConnectionLost once nothing more will come of the connection. A task of everything that lives by one."""
+    while True:
+        if isinstance(nc, Connection):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(nc._lost.wait(), WATCH_SECONDS)
+        else:
+            await asyncio.sleep(WATCH_SECONDS)
+        if (reason := trouble(nc)) is not None:
+            raise ConnectionLost(reason)
+        if nc.is_closed:
+            return
+
+
+async def connect(address: Address, *, name: str, timeout: float = 5.0) -> Connection:
     """A connection that reconnects for ever; raises ServerUnavailable when the first attempt fails, ServerTooOld.
 
     For the address's `wait` seconds the first attempt is made again and again.
@@ -110,15 +178,15 @@ async def connect(address: Address, *, name: str, timeout: float = 5.0) -> NatsC
             await asyncio.sleep(RETRY_SECONDS)
 
 
-async def _connect(address: Address, *, name: str, timeout: float) -> NatsConnection:
-    nc = SafeClient()
+async def _connect(address: Address, *, name: str, timeout: float) -> Connection:
+    nc = Connection()
     nc._transport = Transport(tls_only=address.url.startswith("tls://"))
     refused = asyncio.Event()
     seen: list[Exception] = []
     untrusted: list[str] = []
 
     async def on_error(error: Exception) -> None:
-        log.debug("nats error=%s", error)
+        _tell(error)
         if not seen or isinstance(error, OSError):
             seen[:] = [error]
         if "authorization" in str(error).lower():
@@ -150,6 +218,7 @@ async def _connect(address: Address, *, name: str, timeout: float) -> NatsConnec
             error_cb=on_error,
             disconnected_cb=on_disconnect,
             reconnected_cb=on_reconnect,
+            closed_cb=nc.on_closed,
         )
     )
     refusing = asyncio.ensure_future(refused.wait())
@@ -190,6 +259,19 @@ def _words(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+def _tell(error: Exception) -> None:
+    """What nats-py would otherwise swallow."""
+    match error:
+        case nats.errors.SlowConsumerError():
+            log.info("messages dropped, they come faster than they are taken subject=%s", error.subject)
+        case nats.errors.Error() if "permissions violation for subscription" in str(error).lower():
+            log.warning("nats error=%s", error)
+        case nats.errors.Error() | OSError() | TimeoutError():
+            log.debug("nats error=%s", error)
+        case _:
+            log.error("a message was not handled", exc_info=error)
 
 
 async def close(nc: NatsConnection) -> None:

@@ -91,9 +91,11 @@ class ServerUnavailable(ServerError):
 
 
 class ConnectionLost(ServerError):
+    """`reason` is a sentence of its own."""
+
     def __init__(self, reason: str) -> None:
         self.reason = reason
-        super().__init__(f"the connection to NATS is closed for good: {reason}")
+        super().__init__(reason)
 
 
 class Refused(ServerUnavailable):

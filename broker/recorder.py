@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
 from collections import deque
@@ -20,7 +19,8 @@ log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Takes points at any rate; `run` sends them. What does not fit while NATS is away is dropped, oldest first."""
+    """Takes points at any rate; `flush` sends them, about every FLUSH_SECONDS. What does not fit while NATS is away is
+    dropped, oldest first."""
 
     def __init__(self, nc: NatsConnection, node: str, *, max_buffered: int = MAX_BUFFERED) -> None:
         self._nc = nc
@@ -42,12 +42,6 @@ class Recorder:
         """`time`, or the nanosecond after the last one returned: two points with the same tags must not be one."""
         self._last_time = max(time, self._last_time + 1)
         return self._last_time
-
-    async def run(self) -> None:
-        """Sends what is recorded, once a second, until it is cancelled."""
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
-            await self.flush()
 
     async def flush(self) -> bool:
         """Sends all that is there; False when the server did not take it, which keeps it for the next time."""

@@ -346,7 +346,7 @@ def _fitting(nc: NatsConnection, end: End) -> bytes:
 async def _wait_to_retry(nc: NatsConnection, what: str, turn: str, error: PublishError) -> None:
     """Raises ConnectionLost where no retry could help."""
     if nc.is_closed:
-        raise ConnectionLost(str(error)) from None
+        raise ConnectionLost(f"the connection to NATS is closed: {error}") from None
     log.warning("%s not stored turn=%s error=%s", what, turn, error)
     await asyncio.sleep(RETRY_SECONDS)
 

@@ -86,6 +86,11 @@ def live(client: str, turn: str) -> str:
     return f"live.{token(client, 'client')}.{token(turn, 'turn')}"
 
 
+def live_of(client: str) -> str:
+    """All replies and ends of a client's turns: a filter."""
+    return f"live.{token(client, 'client')}.*"
+
+
 def replay(client: str, turn: str) -> str:
     """Where a reader asks the workers for what it missed."""
     return f"replay.{token(client, 'client')}.{token(turn, 'turn')}"
@@ -118,6 +123,15 @@ class CancelAddress:
     client: str
     turn: str | None = None
     conversation: str | None = None
+
+
+def cancel(address: CancelAddress) -> str:
+    """The subject of a cancel."""
+    if address.turn is not None:
+        return cancel_turn(address.client, address.turn)
+    if address.conversation is not None:
+        return cancel_conversation(address.client, address.conversation)
+    return cancel_all(address.client)
 
 
 def parse_cancel(subject: str) -> CancelAddress:

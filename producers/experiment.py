@@ -36,20 +36,24 @@ from producers.local import last_line
 from producers.records import Bounds, Run
 from producers.report.command import report
 from producers.report.figures import by_context, context_cv, figures
+from producers.rows import summary
 from producers.settings import LoadSettings
+from producers.terminal import causes, folding
+from producers.waiting import ready, unless
 
 SERVED_SECONDS = 600.0
 """How long a model may take to be served: a large file from an SD card."""
 SAMPLE_SECONDS = 1.0
 MAX_EARLY_DEATHS = 2
 
-PUBLISHED = (
-    ("internlm", "Winogrande about 0.8"),
-    ("gemma", "Winogrande about 0.7"),
-    ("llama-3", "Winogrande about 0.69"),
-    ("yi", "Winogrande about 0.49"),
-    ("zephyr", "Winogrande about 0.46"),
-)
+PUBLISHED = {
+    "internlm2-5-7b": "Winogrande about 0.8",
+    "gemma-7b": "Winogrande about 0.7",
+    "llama-3-8b": "Winogrande about 0.69",
+    "yi-6b": "Winogrande about 0.49",
+    "zephyr-7b": "Winogrande about 0.46",
+}
+"""Of the catalogue's models, by their whole names: another size of a family is another model."""
 PUBLISHED_OF_ALL = "5 to 12 tokens per second, under 50 % of CPU and memory"
 
 
@@ -147,6 +151,8 @@ class Row(Struct, frozen=True):
     num_kills: int | None
     accuracies: dict[str, tuple[float, float | None]]
     published: str
+    failures: dict[str, int] = {}
+    """How many turns failed, by the code of the failure."""
     effect: str = ""
     """Of a second quantisation, against the first."""
 
@@ -179,7 +185,7 @@ def row(run: Run, sampled: Sampled | None, answers: list[evaluate.Answered]) -> 
     spreads = found.quantities
     workers = [worker for worker in run.header.workers if worker.get("model") == found.model]
     files = {f"{worker.get('model_name')} {worker.get('quantization')}" for worker in workers}
-    name = found.model.lower()
+    failed = {turn.outcome for turn in run.counted() if turn.is_failed}
     return Row(
         model=found.model,
         file=", ".join(sorted(files)),
@@ -198,7 +204,8 @@ def row(run: Run, sampled: Sampled | None, answers: list[evaluate.Answered]) -> 
         num_restarts=sampled.num_restarts if sampled else None,
         num_kills=sampled.num_kills if sampled else None,
         accuracies={one.method: (one.accuracy, one.standard_error) for one in evaluate.accuracies(answers)},
-        published=next((text for prefix, text in PUBLISHED if name.startswith(prefix)), ""),
+        published=PUBLISHED.get(found.model.lower(), ""),
+        failures={code: count for code, count in found.outcomes.items() if code in failed},
     )
 
 
@@ -216,6 +223,8 @@ class Stage:
     probe: Probe
     num_cores: int
     console: Console
+    wait_seconds: float = 0.0
+    """For a worker of others' to come."""
 
 
 async def run_experiment(stage: Stage, plan: Plan, stop: asyncio.Event) -> list[Row]:
@@ -266,20 +275,28 @@ async def _load(stage: Stage, load: LoadSettings, path: Path, stop: asyncio.Even
 async def _winogrande(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> list[evaluate.Answered]:
     if plan.winogrande is None or stop.is_set():
         return []
-    items = evaluate.read_items(Path(plan.winogrande.path).expanduser())[: plan.winogrande.limit]
-    return await evaluate.run_on(stage.client, model.model, items, stage.out / f"{model.model}.winogrande.jsonl", stop)
+    left_out: list[evaluate.EvalError] = []
+    items = evaluate.read_items(Path(plan.winogrande.path).expanduser(), left_out)[: plan.winogrande.limit]
+    if left_out:
+        stage.console.print(f"  {summary(left_out)}", markup=False)
+    out = stage.out / f"{model.model}.winogrande.jsonl"
+    return await evaluate.run_on(
+        stage.client, model.model, items, out, stop, say=lambda text: stage.console.print(f"  {text}", markup=False)
+    )
 
 
 async def _until_served(stage: Stage, model: Model, sampled: Sampled | None, stop: asyncio.Event) -> None:
+    """Until our own worker has loaded its file; where others serve, no longer than was asked for. Raises NotServed."""
+    if sampled is None:
+        await unless(stop, ready(stage.client, model.model, stage.wait_seconds, stage.console.print))
+        return
     started = time.perf_counter()
     while not stop.is_set() and not any(worker.model == model.model for worker in await stage.client.workers()):
-        if sampled is not None and sampled.num_restarts > MAX_EARLY_DEATHS:
+        if sampled.num_restarts > MAX_EARLY_DEATHS:
             said = last_line(stage.out / f"{model.model}.worker.log")
             raise ExperimentError(f"the worker of {model.model} does not stay: {said}")
         if time.perf_counter() - started > SERVED_SECONDS:
-            raise ExperimentError(
-                f"no worker serves {model.model!r}: start one, or give its flags as `worker` in the plan"
-            )
+            raise ExperimentError(f"the worker of {model.model} does not serve after {SERVED_SECONDS:g} s")
 
 
 @asynccontextmanager
@@ -337,7 +354,7 @@ async def _made(stage: Stage, model: Model) -> Path:
 _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("model", lambda one: one.model),
     ("file", lambda one: one.file or "–"),
-    ("turns", lambda one: f"{one.num_turns}" + (f" ({one.num_failed} failed)" if one.num_failed else "")),
+    ("turns", lambda one: f"{one.num_turns}" + _failed(one)),
     ("prefill tokens/s", lambda one: _number(one.prefill_tokens_per_second, 1)),
     ("decode tokens/s", lambda one: _number(one.decode_tokens_per_second, 2)),
     ("prefill s/token", lambda one: _number(one.prefill_seconds_per_token, 4)),
@@ -353,6 +370,12 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("published", lambda one: one.published or "–"),
     ("against its other quantisation", lambda one: one.effect or "–"),
 )
+
+
+def _failed(one: Row) -> str:
+    if not one.num_failed:
+        return ""
+    return f" ({one.num_failed} failed" + (f": {causes(one.failures)})" if one.failures else ")")
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -395,7 +418,7 @@ def table(plan: Plan, rows: list[Row]) -> Table:
         found.add_column(heading)
     for name, of in _COLUMNS[1:]:
         found.add_row(name, *(of(one) for one in rows))
-    return found
+    return folding(found)
 
 
 async def run_and_show(
@@ -417,8 +440,10 @@ async def run_and_show(
     lock = Lock(out / "experiment.lock", f"the experiment's folder {out}", advice="give this one another --out")
     with lock:
         async with Client(address) as client:
-            stage = Stage(client, entry, worker, out, probe, num_cores, console)
+            stage = Stage(client, entry, worker, out, probe, num_cores, console, address.wait)
             rows = await run_experiment(stage, plan, stop)
+    if stop.is_set() and not rows:
+        return EXIT_INTERRUPTED
     (out / "table.md").write_text(markdown(plan, rows))
     (out / "table.csv").write_text(as_csv(rows))
     if rows:

@@ -84,7 +84,7 @@ async def serve_http(
     max_connections: int,
     grace_seconds: int = GRACE_SECONDS,
 ) -> None:
-    """Serves until `stop`; what is under way then has `grace_seconds`."""
+    """Serves until `stop`; what is under way then has `grace_seconds`. Raises TurnpikeError where it ends before."""
     config = uvicorn.Config(
         app,
         http=Patient,
@@ -101,6 +101,9 @@ async def serve_http(
     with listening:
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve([listening]))
-            await stop.wait()
+            stopping = group.create_task(stop.wait())
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.is_set():
+                raise TurnpikeError("the HTTP server has ended by itself")
             server.should_exit = True
             await serving

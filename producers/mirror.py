@@ -6,20 +6,24 @@ Files are named by their SHA-256, and only those that the lock file names are gi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import nats.errors
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from broker.catalogue import FileError, Locked, verify
-from broker.connection import Address, close, connect
+from broker.connection import Address, close, connect, trouble, watch
 from broker.discovery import MirrorInfo, announce_mirror
+from broker.health import Check, told
 from broker.mirror import path_of
 from producers.http_server import listen, serve_http
 
@@ -54,17 +58,24 @@ class Mirror:
             try:
                 self._files[wanted.sha256] = verify(token, wanted, self._folder)
                 log.info("serving model=%s sha256=%s", token, wanted.sha256[:12])
-            except FileError as error:
+            except (FileError, OSError) as error:
                 log.warning("not served: %s", error)
 
-    def app(self) -> Starlette:
-        return Starlette(routes=[Route(path_of("{digest}"), self._answer)])
+    def app(self, live: Check, ready: Check) -> Starlette:
+        """Its files, and GET /live and /ready for probes."""
+        probes = [Route("/live", partial(_probe, live)), Route("/ready", partial(_probe, ready))]
+        return Starlette(routes=[Route(path_of("{digest}"), self._answer), *probes])
 
     async def _answer(self, request: Request) -> Response:
         path = self._files.get(request.path_params["digest"])
         if path is None or not path.exists():
             raise HTTPException(404)
         return _Blocks(path, media_type="application/octet-stream")
+
+
+async def _probe(check: Check, request: Request) -> Response:
+    problem = told(check)
+    return PlainTextResponse(f"{problem or 'ok'}\n", 200 if problem is None else 503)
 
 
 async def serve(
@@ -87,12 +98,15 @@ async def serve(
     )
     try:
         async with asyncio.TaskGroup() as group:
-            scanning = group.create_task(_scan_for_ever(mirror))
-            serving = group.create_task(serve_http(mirror.app(), listening, stop, max_connections=MAX_CONNECTIONS))
+            beside = [group.create_task(_scan_for_ever(mirror)), group.create_task(watch(nc))]
+            app = mirror.app(lambda: trouble(nc), lambda: None if nc.is_connected else "not connected to NATS")
+            serving = group.create_task(serve_http(app, listening, stop, max_connections=MAX_CONNECTIONS))
             print(f"model files at {where}", flush=True)  # noqa: T201
             await stop.wait()
-            await service.stop()
-            scanning.cancel()
+            with contextlib.suppress(nats.errors.Error):
+                await service.stop()
+            for task in beside:
+                task.cancel()
             await serving
     finally:
         await close(nc)

@@ -12,6 +12,9 @@
     [models.phi]
     tags = ["chat", "code"]
 
+A line `default = "quick"` before all of them says where what names no model goes. A policy may be called as any model
+is, `gpt-3.5-turbo` or `org/name`, so that clients with a name built in find one.
+
 `auto` is the served model with the shortest expected wait, unless the file says otherwise. Only such models are taken
 as can answer the turn: with a chat template for a chat, with a context that holds it. Of equals the largest is taken
 (half its bytes is as large), of those the least busy, then the fastest; what is equal even so shares the conversations.
@@ -29,12 +32,12 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from broker import subjects
 from broker.discovery import CHAT, RAW, SCORE, WorkerInfo
-from broker.errors import InvalidName, PublishError, TurnpikeError, UnservedModel
+from broker.errors import PublishError, TurnpikeError, UnservedModel
 from broker.messages import Message, Priority, Turn, new_id
 
 AUTO = "auto"
+MAX_NAME = 256
 BYTES_PER_TOKEN = 4
 """About what the text of most languages has. Where that is too few for a turn, a failure of its model tells."""
 MESSAGE_TOKENS = 8
@@ -75,6 +78,8 @@ class ModelTags(Struct, frozen=True, forbid_unknown_fields=True):
 class Routes(Struct, frozen=True, forbid_unknown_fields=True):
     """A routing file."""
 
+    default: str | None = None
+    """A policy, for requests that name no model."""
     policies: dict[str, Policy] = {}
     models: dict[str, ModelTags] = {}
 
@@ -101,11 +106,12 @@ def read_routes(file: str | Path | None) -> Routes:
         routes = msgspec.convert(tomllib.loads(path.read_text()), Routes)
     except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise RoutingError(f"{path}: {error}") from None
+    if routes.default is not None and routes.policy(routes.default) is None:
+        raise RoutingError(f"{path}: default: there is no policy {routes.default!r}")
     for name in routes.policies:
-        try:
-            subjects.token(name, "policy")
-        except InvalidName as error:
-            raise RoutingError(f"{path}: {error}") from None
+        if not _can_name(name):
+            reason = f"is not 1 to {MAX_NAME} printable characters without blanks"
+            raise RoutingError(f"{path}: policy {name[:80]!r} {reason}")
         seen = [name]
         while (policy := routes.policy(seen[-1])) is not None and policy.fallback is not None:
             if routes.policy(policy.fallback) is None:
@@ -114,6 +120,10 @@ def read_routes(file: str | Path | None) -> Routes:
                 raise RoutingError(f"{path}: policies.{name}.fallback: leads back to {policy.fallback!r}")
             seen.append(policy.fallback)
     return routes
+
+
+def _can_name(name: str) -> bool:
+    return 0 < len(name) <= MAX_NAME and name.isascii() and name.isprintable() and not set(name) & set(" \\")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ class SidecarSettings(TelemetrySettings, frozen=True, kw_only=True):
     """The Raspberry Pi's firmware command, asked only for what sysfs does not tell."""
     monitor_url: str | None = None
     """The nats-server's monitoring address, http://HOST:8222, for the `broker` measurement's rates."""
+    health_port: int | None = None
+    """Answers GET /live and /ready there; without it nothing listens."""
 
     def check(self) -> None:
         """Raises SettingsError with every problem."""

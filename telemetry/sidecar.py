@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import nats.errors
@@ -15,18 +15,22 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 
 from broker import codec, points, subjects
-from broker.connection import Address, close, connect
+from broker.connection import Address, close, connect, trouble, watch
 from broker.errors import InvalidMessage, ServerError
+from broker.health import Rounds, either, serve_health
 from broker.messages import NodeState, Point, RunEvent
-from broker.recorder import Recorder
+from broker.recorder import FLUSH_SECONDS, Recorder
 from telemetry.board import THROTTLED_BITS, Board, Vcgencmd
 from telemetry.cgroup import Cgroup
+from telemetry.files import Sources
 from telemetry.queues import EVERY_SECONDS, Queues
 from telemetry.resources import Resources
 from telemetry.settings import SidecarSettings
 from telemetry.writer import Writer
 
 LAST_POINTS_SECONDS = 2.0
+ROUND_SECONDS = 120.0
+"""For a loop that comes round every few seconds, also where the server is slow."""
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ async def serve(address: Address, options: SidecarSettings, stop: asyncio.Event,
     """Connects and samples until `stop`. Raises TurnpikeError in one line for what is wrong."""
     options.check()
     node = subjects.node_name(options.node)
+    rounds = Rounds()
     async with contextlib.AsyncExitStack() as stack:
         into = None
         if options.influx_url:
@@ -45,8 +50,15 @@ async def serve(address: Address, options: SidecarSettings, stop: asyncio.Event,
         nc = await connect(address, name=f"turnpike-sidecar-{node}")
         stack.push_async_callback(close, nc)
         recorder = Recorder(nc, node)
-        writer = Writer(nc, into, recorder, node) if into is not None else None
-        await Sidecar(nc, node, options, recorder, writer, in_pod=in_pod).run(stop)
+        writer = Writer(nc, into, recorder, node, rounds) if into is not None else None
+        if options.health_port is not None:
+            health = serve_health(
+                options.health_port,
+                live=either(lambda: trouble(nc), rounds.trouble),
+                ready=lambda: None if nc.is_connected else "not connected to NATS",
+            )
+            await stack.enter_async_context(health)
+        await Sidecar(nc, node, options, recorder, writer, rounds, in_pod=in_pod).run(stop)
     return 0
 
 
@@ -60,9 +72,11 @@ class Sidecar:
         options: SidecarSettings,
         recorder: Recorder,
         writer: Writer | None,
+        rounds: Rounds | None = None,
         *,
         in_pod: bool = False,
     ) -> None:
+        self._rounds = rounds or Rounds()
         self._nc = nc
         self._node = node
         self._options = options
@@ -71,6 +85,7 @@ class Sidecar:
         self._scope = "pod" if in_pod else "node"
         self._root = Path(options.root)
         self._resources = Resources(self._root, node, Path(options.data_dir).expanduser())
+        self._sources = Sources()
         self._board = Board(self._root, node, Vcgencmd(options.vcgencmd))
         self._queues = Queues(nc, options.monitor_url)
         self._pids: dict[str, int] = {}
@@ -89,7 +104,7 @@ class Sidecar:
         self._recorder.record(self._event("sidecar started", f"on {self._node}"))
         log.info("sampling node=%s every=%gs writing=%s", self._node, self._options.sample_seconds, bool(self._writer))
         async with asyncio.TaskGroup() as group:
-            work = [self._sample_for_ever(), self._watch_for_ever(), self._recorder.run()]
+            work = [self._sample_for_ever(), self._watch_for_ever(), self._send_for_ever(), watch(self._nc)]
             for_ever = [group.create_task(one) for one in work]
             all_sent = asyncio.Event()
             if self._writer is not None:
@@ -104,17 +119,23 @@ class Sidecar:
                 await asyncio.wait_for(self._recorder.flush(), LAST_POINTS_SECONDS)
             all_sent.set()
 
+    async def _send_for_ever(self) -> None:
+        async for _ in _every(FLUSH_SECONDS):
+            self._rounds.begin("the sending of points", ROUND_SECONDS)
+            await self._recorder.flush()
+
     async def _sample_for_ever(self) -> None:
         async for _ in _every(self._options.sample_seconds):
+            self._rounds.begin("sampling", self._options.sample_seconds + ROUND_SECONDS)
             started = time.perf_counter()
             try:
                 # In a thread: a firmware command or a slow /sys file holds up no one.
                 self._recorder.record(*await asyncio.to_thread(self._sample))
+                self._sample_seconds = time.perf_counter() - started
+                self._recorder.record(self._own_cost())
             except Exception:
                 # A file of a board that nobody here has seen: the next sample may do without it.
                 log.exception("sample failed")
-            self._sample_seconds = time.perf_counter() - started
-            self._recorder.record(self._own_cost())
             board = self._board
             state = NodeState(board.watts, board.is_estimated, board.celsius, board.is_throttled)
             with contextlib.suppress(nats.errors.Error):
@@ -124,15 +145,19 @@ class Sidecar:
         now = time.time_ns()
         found = [*self._resources.points(now), *self._board.points(now)]
         for worker, pid in list(self._pids.items()):
-            process = self._resources.process(now, pid, worker)
-            found.append(process)
-            if process is not None:
-                found += Cgroup(self._root, pid).points(now, self._node, worker, self._scope)
+            if not self._resources.is_gone(pid):
+                found += self._sources.points(self._worker_sources(now, worker, pid))
                 continue
             del self._pids[worker]
             if worker not in self._stopped:
                 found.append(self._event("worker lost", f"{worker} ended without a word", worker))
         return [*found, *self._throttling_events(found)]
+
+    def _worker_sources(self, now: int, worker: str, pid: int) -> list[tuple[str, Callable[[], list[Point | None]]]]:
+        return [
+            ("process", lambda: [self._resources.process(now, pid, worker)]),
+            ("cgroup", lambda: Cgroup(self._root, pid).points(now, self._node, worker, self._scope)),
+        ]
 
     def _throttling_events(self, found: list[Point | None]) -> list[Point | None]:
         """One for each thing that the firmware has begun to hold back since the sample before."""
@@ -169,10 +194,15 @@ class Sidecar:
 
     async def _watch_for_ever(self) -> None:
         async for _ in _every(EVERY_SECONDS):
+            self._rounds.begin("the look at the queues", EVERY_SECONDS + ROUND_SECONDS)
             try:
                 self._recorder.record(*await self._queues.points())
             except (ServerError, nats.errors.Error) as error:
                 log.warning("queues not seen error=%s", error)
+                continue
+            except Exception:
+                # An answer that nobody here has seen, of a newer server or worker: the next look may do without it.
+                log.exception("queues not seen")
                 continue
             for worker in self._queues.workers:
                 if worker.node == self._node and worker.pid is not None and worker.is_serving:

@@ -14,6 +14,7 @@ from nats.aio.client import Client as NatsConnection
 from broker import codec, points, subjects
 from broker.delivery import Delivery, Puller
 from broker.errors import InvalidMessage, NotReady
+from broker.health import Rounds
 from broker.messages import Point
 from broker.recorder import Recorder
 from telemetry.influx import Rejected, Sink, SinkUnavailable
@@ -24,6 +25,11 @@ PULL_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 10.0
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 15.0
+MAX_WAIT_SECONDS = 120.0
+"""However much later a database wants to be asked again."""
+WRITING = "the writer"
+ROUND_SECONDS = 300.0
+"""For one write, in which the database may be slow to name each bad line."""
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +37,10 @@ log = logging.getLogger(__name__)
 class Writer:
     """Takes its share of the stream by the consumer that all sidecars share, and writes it."""
 
-    def __init__(self, nc: NatsConnection, sink: Sink, recorder: Recorder, node: str) -> None:
+    def __init__(
+        self, nc: NatsConnection, sink: Sink, recorder: Recorder, node: str, rounds: Rounds | None = None
+    ) -> None:
+        self._rounds = rounds or Rounds()
         self._nc = nc
         self._sink = sink
         self._recorder = recorder
@@ -45,16 +54,19 @@ class Writer:
         """Writes until `stop`, then what waits, if the database takes it at once; else it is handed back."""
         puller = Puller(self._nc, subjects.TELEMETRY, subjects.WRITER)
         await puller.start()
-        keeping = asyncio.create_task(self._keep_alive())
         try:
-            is_last = False
-            while not is_last:
-                is_last = stop.is_set()
-                gathered = await self._gather(puller, 0 if is_last else PULL_SECONDS)
-                if self._held:
-                    await self._write(gathered, stop)
+            async with asyncio.TaskGroup() as group:
+                keeping = group.create_task(self._keep_alive())
+                is_last = False
+                while not is_last:
+                    self._rounds.begin(WRITING, ROUND_SECONDS)
+                    is_last = stop.is_set()
+                    gathered = await self._gather(puller, 0 if is_last else PULL_SECONDS)
+                    if self._held:
+                        await self._write(gathered, stop)
+                keeping.cancel()
         finally:
-            keeping.cancel()
+            self._rounds.end(WRITING)
             with contextlib.suppress(nats.errors.Error):
                 for delivery in self._held:
                     await delivery.hand_back()
@@ -94,13 +106,14 @@ class Writer:
         """Tries until the database has taken them or it is time to stop."""
         delay = FIRST_RETRY_SECONDS
         while True:
+            self._rounds.begin(WRITING, ROUND_SECONDS)
             started = time.perf_counter()
             try:
                 rejected = await self._sink.write(gathered) if gathered else []
             except SinkUnavailable as error:
                 log.warning("points wait num=%d error=%s", len(gathered), error)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), error.retry_after or delay)
+                    await asyncio.wait_for(stop.wait(), min(error.retry_after or delay, MAX_WAIT_SECONDS))
                 if stop.is_set():
                     return
                 delay = min(2 * delay, MAX_RETRY_SECONDS)
@@ -113,7 +126,8 @@ class Writer:
         held, self._held = self._held, []
         for delivery in held:
             # Unconfirmed: a lost acknowledgement has the batch written again, which changes nothing.
-            await delivery.ack(confirm=False)
+            with contextlib.suppress(nats.errors.Error):
+                await delivery.ack(confirm=False)
 
     def _note_rejected(self, rejected: Rejected) -> None:
         self.num_rejected += 1

@@ -44,6 +44,7 @@ from workers.engine import State
 from workers.history import History
 from workers.ledger import TOKEN_BYTES, Key, Parked, checksum, common_tokens
 from workers.loop import MIN_PARKED_TOKENS, EngineLoop
+from workers.watching import guarded
 
 WINDOW = 8
 """Parts that are asked for at once."""
@@ -154,12 +155,13 @@ class Handoff:
         if self.is_on:
             self._group = group
             self._subscription = await self._nc.subscribe(subjects.kv(self._worker), cb=self._on_request)
-            group.create_task(self._announce_parked(self._loop.parking.keys()))
+            group.create_task(guarded("the directory", self._announce_parked(self._loop.parking.keys())))
 
     async def stop(self) -> None:
         """Gives nothing more; who reads just now computes instead."""
         if self._subscription is not None:
-            await self._subscription.unsubscribe()
+            with contextlib.suppress(nats.errors.Error):
+                await self._subscription.unsubscribe()
         self._group = None
         self._transfers.clear()
 
@@ -340,9 +342,9 @@ class Handoff:
             return
         match request:
             case FetchOpen():
-                self._group.create_task(self._answer_open(message, request))
+                self._group.create_task(guarded("giving a state", self._answer_open(message, request)))
             case FetchPart():
-                self._group.create_task(self._answer_part(message, request))
+                self._group.create_task(guarded("giving a state", self._answer_part(message, request)))
             case FetchClose():
                 self._transfers.pop(request.transfer, None)
 

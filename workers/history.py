@@ -2,6 +2,7 @@
 
 An answer's text need not tokenise back into the tokens that were generated, and one mismatch would cost the whole
 prefix. So a conversation's tokens are kept, and its next turn adds only those of the text that follows the answer.
+They are found by what was said, not by the conversation's name: chats of one name do not forget each other.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
+from broker.conversations import chain, name_of, next_name
 from broker.messages import Message, Remembered, Turn
 from workers.engine import Vocabulary
 from workers.ledger import TOKEN_BYTES
@@ -82,13 +84,14 @@ class _Known:
     num_text_bytes: int
     num_tokens: int
     num_messages: int
+    conversation: str
 
     @classmethod
-    def of(cls, told: _Told, numbers: bytes) -> _Known:
+    def of(cls, told: _Told, numbers: bytes, conversation: str) -> _Known:
         text = msgspec.json.encode(told)
         size = len(text) + len(numbers)
         block = b"".join((text, numbers, bytes(block_size(size) - size)))
-        return cls(block, len(text), len(numbers) // TOKEN_BYTES, len(told.messages))
+        return cls(block, len(text), len(numbers) // TOKEN_BYTES, len(told.messages), conversation)
 
     @property
     def told(self) -> _Told:
@@ -120,6 +123,9 @@ class History:
         self._max_tokens = max_tokens
         self._num_tokens = 0
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        """By client and what was said."""
+        self._latest: dict[tuple[str, str], str] = {}
+        """By client and conversation, what was said in it last."""
 
     async def prompt(self, client: str, turn: Turn) -> Prompt:
         """The tokens of a turn's prompt; raises TurnRejected."""
@@ -130,7 +136,7 @@ class History:
                 # Nothing to score behind, of a model that begins with nothing: the token that stands for a beginning.
                 return Prompt(prompt.rendered, [self._vocabulary.begin])
             return prompt
-        known = self._known.get((client, turn.conversation))
+        known = self._last_known(client, turn)
         told = known.told if known is not None else None
         if known is None or told is None or turn.messages[: len(told.messages)] != told.messages:
             return self._tokenized(await self._renderer.render(turn.messages))
@@ -146,6 +152,11 @@ class History:
             rendered.text[rest:], template_spans=rendered.template_spans(rest), add_bos=False
         )
         return Prompt(rendered, [*known.tokens, *tail], known.num_tokens)
+
+    def _last_known(self, client: str, turn: Turn) -> _Known | None:
+        """Of the answers that the turn's history holds, the last one that was given here."""
+        names = (name for _, name in reversed(chain(turn.messages)))
+        return next((known for name in names if (known := self._known.get((client, name))) is not None), None)
 
     def _tokenized(self, rendered: Rendered) -> Prompt:
         spans = rendered.template_spans()
@@ -164,22 +175,27 @@ class History:
             shared += 1
         return tokens, min(shared, len(tokens) - 1)
 
-    def remember(self, client: str, turn: Turn, prompt: Prompt, tokens: list[int], text: str) -> None:
-        """Notes an answer: `tokens` are the prompt's and the answer's, `text` what the client was sent."""
+    def remember(self, client: str, turn: Turn, prompt: Prompt, tokens: list[int], text: str) -> str:
+        """Notes an answer: `tokens` are the prompt's and the answer's, `text` what the client was sent. Returns the
+        name of the conversation that goes on from it."""
         num_prompt = len(prompt.tokens)
         tokens = tokens[:num_prompt] + as_spoken(self._vocabulary, tokens[num_prompt:], text)
-        messages = (*turn.messages, Message("assistant", text))
-        told = _Told(messages, prompt.rendered.text)
-        self._keep((client, turn.conversation), _Known.of(told, array("i", tokens).tobytes()))
+        told = _Told((*turn.messages, Message("assistant", text)), prompt.rendered.text)
+        conversation = next_name(turn.conversation, turn.messages, text)
+        # What it was before is kept for one turn more: another chat may say the same so far, or this one go back.
+        for _, name in chain(turn.messages)[:-1]:
+            self._forget((client, name))
+        self._keep(client, _Known.of(told, array("i", tokens).tobytes(), conversation), told)
+        return conversation
 
     def is_current(self, client: str, turn: Turn) -> bool:
-        """Whether the turn before this one was answered here, as far as their number tells."""
-        known = self._known.get((client, turn.conversation))
+        """Whether the turn before this one was answered here."""
+        known = self._last_known(client, turn)
         return known is not None and known.num_messages == len(turn.messages) - 1
 
     def recall(self, client: str, conversation: str) -> Remembered | None:
         """What is remembered, for another worker or another day. From any thread."""
-        known = self._known.get((client, conversation))
+        known = self._known.get((client, self._latest.get((client, conversation), "")))
         if known is None:
             return None
         told = known.told
@@ -187,20 +203,28 @@ class History:
 
     def adopt(self, client: str, conversation: str, remembered: Remembered) -> None:
         """Takes over what another worker, or process, remembered, unless more is known here."""
-        known = self._known.get((client, conversation))
+        known = self._known.get((client, self._latest.get((client, conversation), "")))
         num_known = known.num_messages if known is not None else 0
         if len(remembered.tokens) % TOKEN_BYTES == 0 and num_known < len(remembered.messages):
             answer = remembered.messages[-1].content
             if not ends_with(self._vocabulary, array("i", remembered.tokens), answer):
                 return  # an older release's, which remembered stop texts too
             told = _Told(remembered.messages, remembered.prompt_text)
-            self._keep((client, conversation), _Known.of(told, remembered.tokens))
+            self._keep(client, _Known.of(told, remembered.tokens, conversation), told)
 
-    def _keep(self, key: tuple[str, str], known: _Known) -> None:
-        if old := self._known.pop(key, None):
-            self._num_tokens -= old.num_tokens
-        self._known[key] = known
+    def _keep(self, client: str, known: _Known, told: _Told) -> None:
+        said = name_of(told.messages)
+        self._forget((client, said))
+        self._known[client, said] = known
+        self._latest[client, known.conversation] = said
         self._num_tokens += known.num_tokens
         while self._num_tokens > self._max_tokens and len(self._known) > 1:
-            _, forgotten = self._known.popitem(last=False)
-            self._num_tokens -= forgotten.num_tokens
+            self._forget(next(iter(self._known)))
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        if (old := self._known.pop(key, None)) is None:
+            return
+        self._num_tokens -= old.num_tokens
+        client, said = key
+        if self._latest.get((client, old.conversation)) == said:
+            del self._latest[client, old.conversation]

@@ -62,6 +62,10 @@ class Job:
     resumed: tuple[int, ...] = ()
     """The answer's tokens that an earlier worker has sent: known, to be computed, not to be told again."""
 
+    def num_to_score(self, first: int) -> int:
+        """The tokens of the continuations from that one on."""
+        return sum(len(known) - begin for known, begin in self.continuations[first:])
+
 
 @dataclass(frozen=True)
 class Seated:
@@ -188,6 +192,7 @@ class EngineLoop:
         self._submitted: deque[tuple[Job, float]] = deque()
         self._cancelled: set[str] = set()
         self._exports: deque[tuple[Key, Future[Export]]] = deque()
+        self._renames: deque[tuple[Key, str, list[int]]] = deque()
         self._stopping = False
         self._waiting: deque[tuple[Job, float]] = deque()
         self._running: dict[str, _Running] = {}
@@ -226,6 +231,12 @@ class EngineLoop:
             self._cancelled.add(job)
             self._changed.notify()
 
+    def rename(self, key: Key, name: str, tokens: list[int]) -> None:
+        """What is kept of an answered turn, `tokens`, is the conversation `name`'s from now on."""
+        with self._changed:
+            self._renames.append((key, name, tokens))
+            self._changed.notify()
+
     def export(self, key: Key) -> Future[Export]:
         """A copy of a conversation's state that lies idle in the context, made between two steps; None where there is
         none."""
@@ -243,6 +254,11 @@ class EngineLoop:
         """How long the round that runs just now has taken; 0 while there is nothing to do."""
         since = self._busy_since
         return 0.0 if since is None else self._clock() - since
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the thread was started and is no more."""
+        return self._thread.ident is not None and not self._thread.is_alive()
 
     def stop(self) -> None:
         """Ends the thread after the step that runs; what is seated is dropped."""
@@ -295,13 +311,16 @@ class EngineLoop:
             self._waiting.extend(self._submitted)
             self._submitted.clear()
             cancelled, self._cancelled = self._cancelled, set()
+            while self._renames:
+                key, name, tokens = self._renames.popleft()
+                self._slots.rename(key.client, key.conversation, name, tokens)
             stopping = self._stopping
         for job in cancelled:
             self._cancel(job)
         return not stopping
 
     def _has_orders(self) -> bool:
-        orders = (self._submitted, self._cancelled, self._exports, self._waiting, self._running)
+        orders = (self._submitted, self._cancelled, self._exports, self._renames, self._waiting, self._running)
         return self._stopping or any(orders)
 
     def _cancel(self, job: str) -> None:
@@ -364,6 +383,7 @@ class EngineLoop:
             num_computed=num_cached,
             num_cached=num_cached,
             first_output=first_output,
+            num_to_come=job.num_to_score(1),
         )
         sampler = None
         try:
@@ -676,6 +696,7 @@ class EngineLoop:
         sequence.num_prompt_tokens = len(known)
         sequence.num_computed = keep
         sequence.first_output = begin - 1
+        sequence.num_to_come = job.num_to_score(len(running.scores) + 1)
 
     def _finish(self, running: _Running, reason: FinishReason) -> None:
         sequence = running.sequence

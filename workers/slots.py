@@ -197,6 +197,13 @@ class Slots:
         assert slot.is_active
         slot.tokens, slot.num_canonical, slot.num_reserved, slot.used_at = tokens, num_canonical, 0, now
 
+    def rename(self, client: str, conversation: str, name: str, tokens: list[int]) -> None:
+        """The slot that keeps these tokens of a conversation is of one of another name from now on."""
+        for slot in self._slots:
+            is_it = (slot.client, slot.conversation, slot.is_active) == (client, conversation, False)
+            if is_it and slot.tokens and slot.tokens == tokens[: len(slot.tokens)]:
+                slot.conversation = name
+
     def idle(self) -> list[Slot]:
         """Slots that keep a conversation whose turn is over, the longest unused first."""
         return sorted((one for one in self._slots if one.tokens and not one.is_active), key=lambda one: one.used_at)

@@ -51,6 +51,7 @@ from workers.ledger import Key, packed
 from workers.loop import MIN_PARKED_TOKENS, EngineLoop, Event, Finished, Generated, Job, Lost, Rejected, Seated
 from workers.meter import Meter, Shape, TurnNotes
 from workers.presence import Presence
+from workers.watching import ROUND_SECONDS, Watch, WorkerLost
 
 DEATH_STARTS = 3
 HAND_BACK_SECONDS = 1.0
@@ -64,17 +65,11 @@ MAX_POINTS = 5_000
 LAST_POINTS_SECONDS = 1.0
 """How long a worker that stops waits for a server that does not take its last points."""
 _SMOOTHING = 0.2
-STUCK_SECONDS = 300.0
-"""A round of the engine takes a quarter of a second, and on the slowest board with the largest model some ten."""
 
 log = logging.getLogger(__name__)
 
 
 _NO_SHAPE = Shape()
-
-
-class WorkerLost(ServerError):
-    """The engine died under the worker."""
 
 
 class GrammarCompiler(Protocol):
@@ -119,8 +114,8 @@ class WorkerOptions:
     look_seconds: float = 0.25
     """How long the model's other workers have to answer at the start."""
     leave_seconds: float = 0.5
-    """How long a worker that stops takes what its open pulls bring, of those who chose it before they heard: asking
-    around takes a quarter of a second."""
+    """How long an idle worker that stops takes turns of those who chose it before they heard: asking around takes a
+    quarter of a second."""
 
 
 class Worker:
@@ -152,6 +147,7 @@ class Worker:
             max_bytes_per_second=options.fetch_bytes_per_second,
         )
         self._recorder = Recorder(nc, options.node, max_buffered=MAX_POINTS)
+        self._watch = Watch(nc, loop)
         tags = {
             "node": options.node,
             "model": options.model,
@@ -194,7 +190,9 @@ class Worker:
         closing = asyncio.Event()
         try:
             async with self._cancels, asyncio.TaskGroup() as beats:
-                beating = [beats.create_task(work) for work in (self._keep_alive(), self._tell_seconds())]
+                beating = [
+                    beats.create_task(work) for work in (self._keep_alive(), self._tell_seconds(), self._watch.run())
+                ]
                 self._record_event("worker started")
                 await self._handoff.start(beats)
                 async with asyncio.TaskGroup() as group:
@@ -212,7 +210,7 @@ class Worker:
                     log.info("draining running=%d", len(self._work))
                     self.is_serving.clear()
                     await self._presence.leave()
-                    # Who chose this worker's model before that was heard is still served by the open pulls.
+                    # Who chose this worker's model before that was heard is still served.
                     loop.call_later(self._options.leave_seconds if self._lost is None else 0.0, closing.set)
                     await asyncio.gather(*pulls)
                 await self._handoff.stop()
@@ -221,6 +219,7 @@ class Worker:
                     task.cancel()
         finally:
             await self._presence.stop()
+            self._watch.end()
             with contextlib.suppress(nats.errors.Error, TimeoutError):
                 await replays.unsubscribe()
                 await node.unsubscribe()
@@ -239,10 +238,8 @@ class Worker:
                 log.info("on disk conversations=%d", num_kept)
 
     def is_stuck(self) -> str | None:
-        """Why the process should be started anew: its engine has not come back from a step for minutes. A worker that
-        is merely busy, or cut off from its server, is not stuck."""
-        seconds = self._loop.stuck_seconds
-        return f"a step has taken {seconds:.0f} s" if seconds > STUCK_SECONDS else None
+        """Why the process should be started anew; None for a worker that is merely busy, or cut off from its server."""
+        return self._watch.trouble()
 
     def is_not_ready(self) -> str | None:
         """Why no turn is taken just now."""
@@ -307,6 +304,7 @@ class Worker:
     async def _keep_alive(self) -> None:
         """Every third of ack_wait, for every turn in hand: a live worker's turn is never given to another."""
         while True:
+            self._watch.rounds.begin("the loop that keeps turns alive", self._ack_wait / 3 + ROUND_SECONDS)
             await asyncio.sleep(self._ack_wait / 3)
             for delivery in list(self._deliveries):
                 with contextlib.suppress(nats.errors.Error):  # cut off: the next beat may get through
@@ -317,6 +315,7 @@ class Worker:
     async def _tell_seconds(self) -> None:
         """A point for each second of the engine, and all points on their way."""
         while True:
+            self._watch.rounds.begin("the loop that tells of each second", ROUND_SECONDS)
             await asyncio.sleep(1)
             if time.perf_counter() - self._node_at > NODE_SECONDS:
                 self._node, self._loop.watts = NodeState(), None
@@ -334,7 +333,7 @@ class Worker:
 
     async def _on_node(self, message: Msg) -> None:
         with contextlib.suppress(InvalidMessage):
-            self._node = codec.decode(message.data, NodeState, message.headers)
+            self._node = codec.decode(message.data, NodeState, message.headers, optional=NodeState.__struct_fields__)
             self._loop.watts, self._node_at = self._node.watts, time.perf_counter()
 
     # --- One turn ---
@@ -496,7 +495,7 @@ class Worker:
         turn, client = work.turn, work.address.client
         prompt = await self._prompt(work)
         limit = self._loop.engine.max_sequence_tokens
-        if not prompt.tokens:
+        if not prompt.tokens and not turn.continuations:
             raise TurnRejected("empty_prompt", "messages: the prompt has no tokens, and the model adds none of its own")
         continuations = []
         for text in turn.continuations:
@@ -505,7 +504,10 @@ class Worker:
                 raise TurnRejected(
                     "prompt_too_long", f"continuations: {len(tokens)} tokens, and the context holds {limit}"
                 )
-            continuations.append((tuple(tokens), begin))
+            if not tokens:
+                raise TurnRejected("empty_prompt", "continuations: one is empty, and so is the prompt")
+            # With nothing in front of it a first token has no probability: those behind it are scored.
+            continuations.append((tuple(tokens), max(begin, 1)))
         max_tokens = min(turn.sampling.max_tokens, limit - len(prompt.tokens))
         if continuations:
             max_tokens = max(len(tokens) for tokens, _ in continuations) - len(prompt.tokens)
@@ -556,8 +558,11 @@ class Worker:
                 self._mean_tokens = _smoothed(self._mean_tokens, len(tokens))
                 cancel = time.perf_counter() - work.cancelled_at if work.cancel is not None else 0.0
                 if end.reason != "cancelled" and not work.turn.continuations and not work.turn.raw:
-                    self._history.remember(work.address.client, work.turn, prompt, list(end.tokens), answer)
-                    await self._handoff.announce(work.address.client, work.turn.conversation, len(end.tokens) - 1)
+                    client = work.address.client
+                    name = self._history.remember(client, work.turn, prompt, list(end.tokens), answer)
+                    if name != work.turn.conversation:
+                        self._loop.rename(Key(client, work.turn.conversation), name, list(end.tokens))
+                    await self._handoff.announce(client, name, len(end.tokens) - 1)
                 return Done(
                     finish_reason=end.reason,
                     text=answer,

@@ -14,10 +14,21 @@ import msgspec
 import nats.errors
 
 from broker.client import Answer
-from broker.errors import PublishError, ServerError, TurnFailed, TurnpikeError
+from broker.errors import (
+    InvalidMessage,
+    PayloadTooLarge,
+    PublishError,
+    QueueFull,
+    ServerError,
+    TurnFailed,
+    TurnpikeError,
+    UnservedModel,
+)
 from broker.messages import NOT_UNDERSTOOD, Chunk, Done, TokenLogprob
 from producers.elsewhere import Elsewhere
 from producers.gateway.dialect import ApiError, Dialect, error_of
+from producers.gateway.errors import no_such_model, unavailable
+from producers.gateway.patience import Patience
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -44,6 +55,8 @@ class Told:
     usage: bool = False
     details: Callable[[Answer], dict[str, Any]] | None = None
     """For comments: who answers, and how. Whoever asks for them reads comments."""
+    num_workers: Callable[[], int] | None = None
+    """For comments of a turn that waits: how many serve its model."""
 
 
 async def until_gone(receive: Receive) -> None:
@@ -65,6 +78,22 @@ async def beside_client[T](work: Awaitable[T], receive: Receive) -> T:
         for task in (working, leaving):
             task.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def published(answer: Answer) -> None:
+    """Raises ApiError where the queue does not take the turn."""
+    try:
+        await answer.publish()
+    except UnservedModel as error:
+        raise no_such_model(error.model) from None
+    except QueueFull as error:
+        raise ApiError(429, str(error), kind="requests", code="queue_full", retry_after=5.0) from None
+    except PayloadTooLarge as error:
+        raise ApiError(413, str(error), code="payload_too_large") from None
+    except InvalidMessage as error:  # nothing that msgpack could carry
+        raise ApiError(400, f"the request cannot be queued: {error}") from None
+    except PublishError as error:
+        raise unavailable(error) from None
 
 
 async def collect(answer: Answer) -> tuple[Done, list[TokenLogprob]]:
@@ -100,10 +129,17 @@ class Stream:
     """Server-sent events of an answer."""
 
     def __init__(
-        self, answer: Answer, dialect: Dialect, told: Told, headers: Headers | Callable[[], Headers] = ()
+        self,
+        answer: Answer,
+        dialect: Dialect,
+        told: Told,
+        headers: Headers | Callable[[], Headers] = (),
+        patience: Patience | None = None,
     ) -> None:
         """`headers` are asked for when the stream begins, where they are to be called."""
         self._answer = answer
+        self._patience = patience
+        self._has_begun = False
         self._dialect = dialect
         self._told = told
         self._headers = headers
@@ -117,14 +153,20 @@ class Stream:
     async def run(self, receive: Receive, send: Send) -> None:
         """Sends all of it; raises ApiError before anything was sent, ClientGone."""
         reading = asyncio.ensure_future(self._read())
+        giving_up = asyncio.ensure_future(self._give_up())
         try:
             first = await beside_client(self._next(FIRST_SECONDS), receive)
             if isinstance(first, ApiError):
                 raise first
             await beside_client(self._send_all(first, send), receive)
         finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+            for task in (reading, giving_up):
+                task.cancel()
+            await asyncio.gather(reading, giving_up, return_exceptions=True)
+
+    async def _give_up(self) -> None:
+        if self._patience is not None:
+            await self._arrived.put(await self._patience.until_hopeless())
 
     async def _read(self) -> None:
         """The answer's chunks as they come; the queue's bound holds it back where the client is slow, and what NATS
@@ -151,8 +193,6 @@ class Stream:
         own = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
         headers = self._headers() if callable(self._headers) else self._headers
         await send({"type": "http.response.start", "status": 200, "headers": [*own, *headers]})
-        if (begin := self._dialect.begin()) is not None:
-            await self._send(send, _event(begin))
         found = first
         said_at = time.monotonic()
         while True:
@@ -161,6 +201,7 @@ class Stream:
                 turn = self._answer.turn.id
                 moved = {"turn": turn, "model": self._answer.decision.model, "route": self._answer.decision.reason}
                 await self._send(send, _comment(moved))
+            await self._begin(found, send)
             match found:
                 case False:
                     if (place := await self._place()) is not None:
@@ -184,17 +225,25 @@ class Stream:
             found = await self._next(PLACE_SECONDS)
         await self._send(send, b"".join(self._ending()), last=True)
 
-    def _chunk(self, chunk: Chunk) -> bytes:
-        """What is sent for a chunk; nothing as long as an answer that was begun anew repeats what the client has."""
+    async def _begin(self, found: Chunk | ApiError | bool, send: Send) -> None:
+        """The first event, once it is known who answers: until then a turn waits, and comments say so."""
         if self._answer.started is not None:
             self._dialect.fingerprint = self._answer.started.model
+        elif found is False:
+            return
+        if not self._has_begun and not isinstance(found, ApiError):
+            self._has_begun = True
+            if (begin := self._dialect.begin()) is not None:
+                await self._send(send, _event(begin))
+
+    def _chunk(self, chunk: Chunk) -> bytes:
+        """What is sent for a chunk; nothing as long as an answer that was begun anew repeats what the client has."""
         begin = b""
         if chunk.attempt > self._attempt:
             self._attempt = chunk.attempt
             if self._told.details is not None and self._sent:
                 # Who reads comments drops what it has.
                 begin, self._sent = _comment({"restarted": chunk.attempt}), ""
-                self._dialect.num_characters = 0
             elif self._sent:
                 # What an API client has cannot be taken back.
                 self._held = ""
@@ -204,6 +253,10 @@ class Stream:
                 return b""
             text, self._held = self._held[len(self._sent) :], None
             chunk = msgspec.structs.replace(chunk, text=text, logprobs=())
+            self._sent += text
+            event = _event(self._dialect.chunk(chunk))
+            self._dialect.go_on_at(len(self._sent))
+            return event
         self._sent += chunk.text
         return begin + _event(self._dialect.chunk(chunk))
 
@@ -231,7 +284,8 @@ class Stream:
         # No place is no reason to end an answer.
         with contextlib.suppress(TurnpikeError, nats.errors.Error, LookupError, TypeError):
             if (place := await self._answer.place()) is not None:
-                return {"turns_ahead": place.turns_ahead, "seconds": place.seconds}
+                found = {"turns_ahead": place.turns_ahead, "seconds": place.seconds}
+                return found | ({"workers": self._told.num_workers()} if self._told.num_workers is not None else {})
         return None
 
     async def _send(self, send: Send, body: bytes, *, last: bool = False) -> None:

@@ -23,7 +23,7 @@ from msgspec import Meta, Struct
 from broker import subjects
 from broker.accounts import API_KEY_PREFIX, LOCAL, api_key_digest
 from broker.errors import InvalidName, TurnpikeError
-from producers.gateway.dialect import ApiError
+from producers.gateway.errors import ApiError
 
 TURNS_AT_ONCE = 64
 ANYONE = 1 << 30
@@ -76,6 +76,10 @@ class Account:
     _tokens: float | None = None
     """Left of its minute; below zero it has to wait."""
     _refilled_at: float = 0.0
+
+    @property
+    def has_limits(self) -> bool:
+        return self.limits.turns_at_once < ANYONE or self.limits.tokens_per_minute is not None
 
     def begin(self, now: float) -> None:
         """Takes note of a turn; raises ApiError where it is one too many."""

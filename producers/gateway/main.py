@@ -7,7 +7,7 @@ import ipaddress
 from pathlib import Path
 
 from broker import subjects
-from broker.connection import Address, close, connect
+from broker.connection import Address, close, connect, watch
 from broker.errors import SettingsError
 from producers.gateway.app import Gateway
 from producers.gateway.keys import Keys, read_keys
@@ -36,10 +36,11 @@ async def serve(address: Address, options: GatewaySettings, version: str, stop: 
     host, port = listening.getsockname()[:2]
     try:
         async with asyncio.TaskGroup() as group:
-            looking = group.create_task(gateway.look())
+            beside = [group.create_task(gateway.look()), group.create_task(watch(nc))]
             print(f"gateway at http://{host}:{port}", flush=True)  # noqa: T201
             await serve_http(gateway.app(), listening, stop, max_connections=MAX_CONNECTIONS)
-            looking.cancel()
+            for task in beside:
+                task.cancel()
     finally:
         await close(nc)
     return 0

@@ -9,12 +9,12 @@ import pytest
 
 from broker.client import Client
 from broker.errors import TurnpikeError
+from broker.health import serve_health
 from broker.messages import Sampling
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.support import eventually
-from workers import worker as module
-from workers.health import serve_health
+from workers import watching
 
 
 async def probe(port: int, path: str) -> tuple[int, str]:
@@ -48,7 +48,7 @@ async def test_a_worker_is_ready_while_it_serves_and_not_while_it_drains(
 async def test_an_engine_that_does_not_come_back_from_a_step_is_told(
     client: Client, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "STUCK_SECONDS", 0.05)
+    monkeypatch.setattr(watching, "STUCK_SECONDS", 0.05)
     engine = FakeEngine()
     async with start_worker(engine) as running:
         assert running.worker.is_stuck() is None

@@ -83,9 +83,11 @@ async def test_a_remembered_conversation_is_not_retokenised(jail: Jail, tiny: Ll
     history = History(jail, tiny.vocabulary)
     turn = Turn("t", "c", user("hello"))
     prompt = await history.prompt("alice", turn)
-    odd = [ord("h") + 5 + 216, 300, 301]  # tokens that no tokenizer would give for this text
-    history.remember("alice", turn, prompt, prompt.tokens + odd, " an answer ")
-    following = Turn("u", "c", (*user("hello"), Message("assistant", " an answer "), *user("more")))
+    odd = [5 + ord("h"), 300, 301]  # a byte of its own, as no tokenizer would give it for this text
+    answer = b"".join(map(tiny.vocabulary.piece, odd)).decode()
+    assert tiny.vocabulary.tokenize(answer, template_spans=[], add_bos=False) != odd
+    history.remember("alice", turn, prompt, prompt.tokens + odd, answer)
+    following = Turn("u", "c", (*user("hello"), Message("assistant", answer), *user("more")))
     tokens = (await history.prompt("alice", following)).tokens
     assert tokens[: len(prompt.tokens) + 3] == prompt.tokens + odd
     assert tokens[len(prompt.tokens) + 3] == IM_END

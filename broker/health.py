@@ -1,4 +1,4 @@
-"""Whether a worker lives and is ready, by HTTP, for Kubernetes' probes: GET /live and GET /ready, 200 or 503.
+"""Whether a process lives and is ready, by HTTP, for Kubernetes' probes: GET /live and GET /ready, 200 or 503.
 
 A probe by `exec` would start a process on the board every few seconds; a file's age wants a shell in the image.
 """
@@ -6,6 +6,8 @@ A probe by `exec` would start a process on the board every few seconds; a file's
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -14,8 +16,48 @@ from broker.errors import TurnpikeError
 MAX_REQUEST_BYTES = 4096
 REQUEST_SECONDS = 5.0
 
+log = logging.getLogger(__name__)
+
 Check = Callable[[], str | None]
 """None when all is well, else what is not, in a few words."""
+
+
+class Rounds:
+    """The loops of a process that have to come round. One that has not for its patience is told by its name."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: dict[str, tuple[float, float]] = {}
+
+    def begin(self, name: str, patience: float) -> None:
+        """A round begins, or its next part: it has so many seconds until the next time."""
+        self._seen[name] = self._clock(), patience
+
+    def end(self, name: str) -> None:
+        """There are no more of it."""
+        self._seen.pop(name, None)
+
+    def trouble(self) -> str | None:
+        """The first loop that is late."""
+        now = self._clock()
+        for name, (at, patience) in self._seen.items():
+            if now - at > patience:
+                return f"{name} has not come round for {now - at:.0f} s"
+        return None
+
+
+def either(*checks: Check) -> Check:
+    """The first thing that is wrong."""
+    return lambda: next((problem for check in checks if (problem := check()) is not None), None)
+
+
+def told(check: Check) -> str | None:
+    """What a check finds; that it fails is a finding too."""
+    try:
+        return check()
+    except Exception as error:
+        log.exception("a check of our own failed")
+        return f"the check failed: {type(error).__name__}"
 
 
 @asynccontextmanager
@@ -29,7 +71,7 @@ async def serve_health(port: int, *, live: Check, ready: Check, host: str = "0.0
                 request = await reader.readuntil(b"\r\n\r\n")
                 method, path, *_ = request.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
                 check = checks.get(path) if method == "GET" else None
-                problem = check() if check else "unknown path: /live or /ready"
+                problem = told(check) if check else "unknown path: /live or /ready"
                 status = "200 OK" if problem is None else "503 Service Unavailable" if check else "404 Not Found"
                 body = (problem or "ok").encode() + b"\n"
                 writer.write(

@@ -1,0 +1,62 @@
+"""A line between a client and a nats-server, on which a test says a word of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+BYTES = 64 * 1024
+
+
+class Line:
+    """One port that leads to the server."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        self._there = parts.hostname, parts.port
+        self._clients: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.url = ""
+
+    async def _open(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection(*self._there)
+        self._clients.add(writer)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_pass_on(reader, there_writer))
+                group.create_task(_pass_on(there_reader, writer))
+        finally:
+            self._clients.discard(writer)
+            writer.close()
+            there_writer.close()
+
+    async def refuse(self, words: str) -> None:
+        """What a server says before it hangs up, to all who are there."""
+        for writer in list(self._clients):
+            writer.write(f"-ERR '{words}'\r\n".encode())
+            await writer.drain()
+            writer.close()
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while chunk := await reader.read(BYTES):
+            writer.write(chunk)
+            await writer.drain()
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def line_to(url: str) -> AsyncIterator[Line]:
+    line = Line(url)
+    server = await asyncio.start_server(line._open, "127.0.0.1", 0)
+    line.url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield line
+    finally:
+        server.close()
+        await line.refuse("Server Shutdown")
