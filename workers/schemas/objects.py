@@ -34,10 +34,8 @@ def object_body(maker: Maker, shape: Shape) -> str | None:
         high = None
     ws = maker.ws()
     fields = [(entry, is_required) for _, entry, is_required in named]
-    if low == 0 and high is None:
-        inner = _chain(maker, fields, extra)
-    else:
-        inner = _counted(maker, shape, fields, extra, (low, high))
+    is_counted = low > 0 or high is not None
+    inner = _counted(maker, shape, fields, extra, (low, high)) if is_counted else _chain(maker, fields, extra)
     return f'"{{" {ws} {inner} {ws} "}}"' if inner else f'"{{" {ws} "}}"'
 
 

@@ -224,7 +224,7 @@ def _merge_items(shape: Shape, part: Part) -> None:
         raise SchemaRefused(part.path, "unevaluatedItems: cannot be held to")
     if prefix is not None and not isinstance(prefix, list):
         raise SchemaRefused(part.path, f"{where}: a list of schemas is wanted")
-    own = [(part.at(where, index),) for index in range(len(prefix or ()))]
+    own: list[Parts] = [(part.at(where, index),) for index in range(len(prefix or ()))]
     length = max(len(own), len(shape.prefix))
     one, other = [*shape.prefix], [*own]
     one += [shape.items or ()] * (length - len(one))
