@@ -183,6 +183,7 @@ REFUSED: list[tuple[Any, str]] = [
     (obj({"a": S | {"format": "no-such"}}), "at /properties/a: format: 'no-such'"),
     (obj({"a": {"not": S}}), "at /properties/a: not: cannot be held to"),
     (obj({"a": I | {"minimum": "x"}}), "at /properties/a: minimum: a number is wanted"),
+    (obj({"a": S | {"minLength": 10**40}}), "at /properties/a: minLength: more than 1,000,000"),
     ({"if": {}, "then": {}}, "at /: if: cannot be held to"),
     ({"type": "array", "uniqueItems": True, "items": S}, "at /: uniqueItems: can be held to for the values"),
     ({"type": "array", "contains": S}, "at /: contains: cannot be held to"),

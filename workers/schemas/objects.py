@@ -36,6 +36,8 @@ def object_body(maker: Maker, shape: Shape) -> str | None:
     fields = [(entry, is_required) for _, entry, is_required in named]
     is_counted = low > 0 or high is not None
     inner = _counted(maker, shape, fields, extra, (low, high)) if is_counted else _chain(maker, fields, extra)
+    if inner is None:
+        return None
     return f'"{{" {ws} {inner} {ws} "}}"' if inner else f'"{{" {ws} "}}"'
 
 

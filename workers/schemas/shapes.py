@@ -10,6 +10,8 @@ from typing import Any
 
 from workers.schemas.rules import SchemaRefused
 
+MAX_COUNT = 1_000_000
+"""Characters, items or properties: no answer has so many, so a bound above says nothing."""
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 REFUSED = (
     *("not", "if", "then", "else", "contains", "minContains", "maxContains", "dependentRequired", "dependentSchemas"),
@@ -169,6 +171,8 @@ def _multiple(shape: Shape, value: Any, part: Part) -> None:
 def _least(name: str) -> Callable[[Shape, Any, Part], None]:
     def take(shape: Shape, value: Any, part: Part) -> None:
         keyword = name.split("_")[0] + name.split("_")[1].capitalize()
+        if natural(value, part, keyword) > MAX_COUNT:
+            raise SchemaRefused(part.path, f"{keyword}: more than {MAX_COUNT:,}")
         setattr(shape, name, max(getattr(shape, name), natural(value, part, keyword)))
 
     return take
@@ -178,7 +182,8 @@ def _most(name: str) -> Callable[[Shape, Any, Part], None]:
     def take(shape: Shape, value: Any, part: Part) -> None:
         keyword = name.split("_")[0] + name.split("_")[1].capitalize()
         known, new = getattr(shape, name), natural(value, part, keyword)
-        setattr(shape, name, new if known is None else min(known, new))
+        if new <= MAX_COUNT:
+            setattr(shape, name, new if known is None else min(known, new))
 
     return take
 
