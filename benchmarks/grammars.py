@@ -48,7 +48,8 @@ def follow(model: LlamaModel, gbnf: str) -> tuple[int, float, float, float, str]
     chance = np.random.default_rng(0)
 
     def logits(row: int) -> Logits:
-        return chance.standard_normal(model.vocabulary.num_tokens, dtype=np.float32)
+        found: Logits = chance.standard_normal(model.vocabulary.num_tokens, dtype=np.float32)
+        return found
 
     sampler = LlamaSampler(model.vocabulary, logits, Sampling(), [], gbnf)
     following = sampler.following

@@ -20,6 +20,7 @@ from tests.model.conftest import Bench
 from tests.model.test_engine import prompt
 from workers.jail import Jail
 from workers.llama.context import LlamaModel
+from workers.loop import Finished, Generated
 
 Start = Callable[..., Bench]
 SLOW = "root ::= s\ns ::= " + " | ".join(f"r{n}" for n in range(200)) + "\n"
@@ -28,7 +29,7 @@ SLOW += "".join(f'r{n} ::= [a-z ] s | ""\n' for n in range(200))
 DIGITS = "".join(str(n * n % 10) for n in range(400))
 DOUBLED = f'root ::= "{DIGITS}" b14\nb0 ::= "q" | ""\n' + "".join(f"b{n} ::= b{n - 1} b{n - 1}\n" for n in range(1, 15))
 """627 bytes that held llama.cpp's own sampler for minutes, behind digits that are harmless."""
-POINT = {
+POINT: dict[str, object] = {
     "type": "object",
     "properties": {"x": {"type": "integer", "minimum": 1, "maximum": 9}, "on": {"type": "boolean"}},
     "required": ["x", "on"],
@@ -47,7 +48,7 @@ def test_a_grammar_that_takes_for_ever_holds_nobody_up_and_fails_alone(bench: St
     one.submit("slow", prompt(40), Sampling(max_tokens=30), gbnf=SLOW)
     one.submit("other", prompt(40, 2), Sampling(max_tokens=30, ignore_eos=True))
     one.submit("schema", prompt(40, 3), Sampling(max_tokens=30), gbnf='root ::= "yes" | "no"')
-    while not {"other", "schema"} <= {name for name in one.events if type(one.events[name][-1]).__name__ == "Finished"}:
+    while not {"other", "schema"} <= {name for name in one.events if isinstance(one.events[name][-1], Finished)}:
         one.step()
     assert "slow" in one.loop._running, "the others waited for it"
     one.run()
@@ -123,7 +124,7 @@ def test_a_follower_that_is_killed_costs_its_turn_and_nothing_else(bench: Start)
     one = bench()
     words = "root ::= [a-z]{500}"
     one.submit("killed", prompt(40), Sampling(max_tokens=400), gbnf=words)
-    while not any(event.tokens for event in one.events.get("killed", []) if hasattr(event, "text")):
+    while not any(event.tokens for event in one.events.get("killed", []) if isinstance(event, Generated)):
         one.step()
     process = one.model.vocabulary.followers.process
     assert process is not None

@@ -124,6 +124,12 @@ TAKEN: list[tuple[Any, list[str], list[str]]] = [
     ({"$ref": "#/$defs/n", "minimum": 5, "$defs": {"n": I | {"maximum": 9}}}, ["5", "9"], ["4", "10"]),
     ({"enum": [1, "a", None, {"x": [1.5, True]}]}, ["1", '"a"', "null", '{"x": [1.5, true]}'], ["2", '{"x": []}']),
     ({"enum": [1, 20, "a"], "type": "integer", "maximum": 9}, ["1"], ["20", '"a"']),
+    (
+        {"allOf": [{"properties": {"a": I}, "required": ["a"]}], "type": "object", "unevaluatedProperties": False},
+        ['{"a": 1}'],
+        ['{"a": 1, "b": 2}', "{}"],
+    ),
+    (S | {"pattern": "^(foo|bar)?$", "minLength": 1}, ['"foo"'], ['""']),
     (True, ["1", "[]", '"x"'], ["", "tru"]),
     ({"type": "array", "items": [S, I], "additionalItems": False}, ['["a", 1]'], ['["a", 1, 2]']),
 ]
@@ -177,6 +183,7 @@ REFUSED: list[tuple[Any, str]] = [
     (obj({"a": S | {"format": "no-such"}}), "at /properties/a: format: 'no-such'"),
     (obj({"a": {"not": S}}), "at /properties/a: not: cannot be held to"),
     (obj({"a": I | {"minimum": "x"}}), "at /properties/a: minimum: a number is wanted"),
+    (obj({"a": S | {"minLength": 10**40}}), "at /properties/a: minLength: more than 1,000,000"),
     ({"if": {}, "then": {}}, "at /: if: cannot be held to"),
     ({"type": "array", "uniqueItems": True, "items": S}, "at /: uniqueItems: can be held to for the values"),
     ({"type": "array", "contains": S}, "at /: contains: cannot be held to"),

@@ -212,7 +212,8 @@ class Maker:
             raise SchemaRefused(shape.path, "uniqueItems: too many values")
         if low > most:
             return None
-        ws, names = self.ws(), {}
+        ws = self.ws()
+        names: dict[tuple[int, int], str | None] = {}
 
         def rest(at: int, count: int) -> str | None:
             """What may follow when `count` were taken of the values before `at`."""

@@ -34,10 +34,10 @@ def object_body(maker: Maker, shape: Shape) -> str | None:
         high = None
     ws = maker.ws()
     fields = [(entry, is_required) for _, entry, is_required in named]
-    if low == 0 and high is None:
-        inner = _chain(maker, fields, extra)
-    else:
-        inner = _counted(maker, shape, fields, extra, (low, high))
+    is_counted = low > 0 or high is not None
+    inner = _counted(maker, shape, fields, extra, (low, high)) if is_counted else _chain(maker, fields, extra)
+    if inner is None:
+        return None
     return f'"{{" {ws} {inner} {ws} "}}"' if inner else f'"{{" {ws} "}}"'
 
 
@@ -86,7 +86,13 @@ def _extra(maker: Maker, shape: Shape, taken: set[str]) -> str | None:
     if shape.pattern_properties and shape.additional is not None and not is_never(shape.additional):
         raise SchemaRefused(shape.path, "additionalProperties: cannot be held to beside patternProperties")
     said = shape.additional
-    if said is None and not shape.properties and not shape.required and not shape.pattern_properties:
+    if (
+        said is None
+        and not shape.is_closed
+        and not shape.properties
+        and not shape.required
+        and not shape.pattern_properties
+    ):
         said = ()
     if said is not None and not shape.pattern_properties and not is_never(said):
         name = maker.value(shape.names) if shape.names else _other_name(maker, set(shape.properties) | taken)

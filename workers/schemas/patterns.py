@@ -293,6 +293,9 @@ def limited(node: Node, low: int, high: int | None) -> Node | None:
         case Rep(Chars() as one, begin, end):
             last = end if high is None else high if end is None else min(high, end)
             return Rep(one, max(begin, low), last) if last is None or max(begin, low) <= last else None
+        case Rep(one, 0, 1) if not isinstance(one, Chars):
+            inner = limited(one, low, high)
+            return inner if low > 0 or inner is None else Alt((Cat(), inner))
         case Rep(Alt() | Cat() as one, begin, end) if lengths(one) == (1, 1):
             return limited(Rep(Chars(_set_of(one)), begin, end), low, high)
         case Alt(parts):

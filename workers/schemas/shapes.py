@@ -10,6 +10,8 @@ from typing import Any
 
 from workers.schemas.rules import SchemaRefused
 
+MAX_COUNT = 1_000_000
+"""Characters, items or properties: no answer has so many, so a bound above says nothing."""
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 REFUSED = (
     *("not", "if", "then", "else", "contains", "minContains", "maxContains", "dependentRequired", "dependentSchemas"),
@@ -64,6 +66,8 @@ class Shape:
     """Of properties that are not named; None where nothing is said of them."""
     pattern_properties: dict[str, Parts] = field(default_factory=dict)
     num_object_parts: int = 0
+    is_closed: bool = False
+    """By `unevaluatedProperties`: what is said of a property anywhere makes it known."""
     names: Parts = ()
     min_properties: int = 0
     max_properties: int | None = None
@@ -167,6 +171,8 @@ def _multiple(shape: Shape, value: Any, part: Part) -> None:
 def _least(name: str) -> Callable[[Shape, Any, Part], None]:
     def take(shape: Shape, value: Any, part: Part) -> None:
         keyword = name.split("_")[0] + name.split("_")[1].capitalize()
+        if natural(value, part, keyword) > MAX_COUNT:
+            raise SchemaRefused(part.path, f"{keyword}: more than {MAX_COUNT:,}")
         setattr(shape, name, max(getattr(shape, name), natural(value, part, keyword)))
 
     return take
@@ -176,7 +182,8 @@ def _most(name: str) -> Callable[[Shape, Any, Part], None]:
     def take(shape: Shape, value: Any, part: Part) -> None:
         keyword = name.split("_")[0] + name.split("_")[1].capitalize()
         known, new = getattr(shape, name), natural(value, part, keyword)
-        setattr(shape, name, new if known is None else min(known, new))
+        if new <= MAX_COUNT:
+            setattr(shape, name, new if known is None else min(known, new))
 
     return take
 
@@ -222,7 +229,7 @@ def _merge_items(shape: Shape, part: Part) -> None:
         raise SchemaRefused(part.path, "unevaluatedItems: cannot be held to")
     if prefix is not None and not isinstance(prefix, list):
         raise SchemaRefused(part.path, f"{where}: a list of schemas is wanted")
-    own = [(part.at(where, index),) for index in range(len(prefix or ()))]
+    own: list[Parts] = [(part.at(where, index),) for index in range(len(prefix or ()))]
     length = max(len(own), len(shape.prefix))
     one, other = [*shape.prefix], [*own]
     one += [shape.items or ()] * (length - len(one))
@@ -242,9 +249,9 @@ def _merge_objects(shape: Shape, part: Part) -> None:
         pattern: (part.at("patternProperties", pattern),) for pattern in schema.get("patternProperties", {})
     }
     additional: Parts | None = (part.at("additionalProperties"),) if "additionalProperties" in schema else None
-    if schema.get("unevaluatedProperties") is False and additional is None and not own and not patterns:
-        additional = (part.at("unevaluatedProperties"),)
-    elif "unevaluatedProperties" in schema and not isinstance(schema["unevaluatedProperties"], bool):
+    if schema.get("unevaluatedProperties") is False:
+        shape.is_closed = True
+    elif schema.get("unevaluatedProperties", True) is not True:
         raise SchemaRefused(part.path, "unevaluatedProperties: cannot be held to")
     if not (own or patterns or additional):
         return
