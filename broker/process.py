@@ -46,8 +46,24 @@ def set_up_logging(level: str = "INFO") -> None:
     )
     for handler in logging.getLogger().handlers:
         handler.addFilter(Sparing())
-    # nats-py logs what we log ourselves, with tracebacks.
+        handler.addFilter(_is_wanted)
+    # nats-py logs what we log ourselves, with tracebacks; uvicorn under a name that reads as an error.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+TURN_SIGNS = "→←↻↷⊘!"
+"""With what a line about one turn begins."""
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Not each turn's lines of a worker in the background of a terminal: somebody chats there, or watches a table."""
+    if record.levelno != logging.INFO or not str(record.msg).startswith(tuple(TURN_SIGNS)):
+        return True
+    try:
+        return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
+    except (OSError, ValueError):  # a file or a pipe, which is there for them
+        return True
 
 
 @dataclass

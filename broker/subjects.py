@@ -125,6 +125,15 @@ class CancelAddress:
     conversation: str | None = None
 
 
+def cancel(address: CancelAddress) -> str:
+    """The subject of a cancel."""
+    if address.turn is not None:
+        return cancel_turn(address.client, address.turn)
+    if address.conversation is not None:
+        return cancel_conversation(address.client, address.conversation)
+    return cancel_all(address.client)
+
+
 def parse_cancel(subject: str) -> CancelAddress:
     """The parts of a cancel's subject; raises InvalidName."""
     match subject.split("."):

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import gzip
-import json
+import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import Struct
 
-from broker.errors import TurnpikeError
-from broker.extras import install
 from broker.messages import Message, Role
+from producers.rows import RowError, clean, read_rows, summary, text_of
 
 SHIPPED = Path(__file__).parent / "data" / "radio_site.jsonl"
 DEMO_CONVERSATIONS = SHIPPED.with_name("demo.jsonl")
 """A few that the shipped model can follow."""
 _ROLES: dict[str, Literal["user", "assistant"]] = {"prompter": "user", "assistant": "assistant"}
-_SHAREGPT_ROLES: dict[str, Role] = {
+_SPEAKERS: dict[str, Role] = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
     "assistant": "assistant",
     "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
     "system": "system",
+    "developer": "system",
 }
 _WORDS = (
     "the", "of", "and", "to", "in", "is", "it", "you", "that", "was", "for", "on", "are", "with", "as", "his",
@@ -40,14 +41,8 @@ _WORDS = (
 )  # fmt: skip
 
 
-class DatasetError(TurnpikeError):
-    """A data set that cannot be read; says which line of which file."""
-
-    def __init__(self, path: Path, line: int | None, reason: str) -> None:
-        self.path = path
-        self.line = line
-        self.reason = reason
-        super().__init__(f"{path}{f':{line}' if line is not None else ''}: {reason}")
+class DatasetError(RowError):
+    """A data set that cannot be read, or a row of it; says which line of which file."""
 
 
 class Conversation(Struct, frozen=True):
@@ -66,90 +61,81 @@ class Conversation(Struct, frozen=True):
 
 
 def load_conversations(
-    source: str | Path | None = None, *, min_turns: int = 5, unit: str = "messages", language: str = "en"
+    source: str | Path | None = None,
+    *,
+    min_turns: int = 5,
+    unit: str = "messages",
+    language: str = "en",
+    left_out: list[DatasetError] | None = None,
 ) -> list[Conversation]:
     """All conversations of a file that have at least `min_turns` turns, one of each tree; None is the shipped file.
 
     Of a tree, the best-ranked thread that is long enough: at each message the best-ranked reply that leads to one.
-    How many there are is what the file holds; nothing is padded. `synthetic:…` is made up (see `synthetic`). Raises
-    DatasetError.
+    How many there are is what the file holds; nothing is padded. `synthetic:…` is made up (see `synthetic`). A row that
+    cannot be read is added to `left_out`; raises DatasetError where nothing else is in the file.
     """
     if isinstance(source, str) and source.startswith("synthetic:"):
         return synthetic(source)
     path = SHIPPED if source is None else Path(source).expanduser()
-    rows = list(_read_parquet(path) if path.suffix == ".parquet" else _read(path))
-    if not rows:
-        raise DatasetError(path, None, "holds no lines")
-    first = rows[0][1]
-    try:
-        if "messages" in first:
-            found: Iterable[Conversation] = (_own(row) for _, row in rows)
-        elif "prompt" in first:
-            trees = (row["prompt"] for _, row in rows)
-            found = _threads(trees, min_turns, unit, language)
-        elif "message_id" in first:
-            found = _threads(_grow(path, rows), min_turns, unit, language)
-        elif "conversations" in first:
-            found = [_sharegpt(path, line, row) for line, row in rows]
-        else:
-            raise DatasetError(path, rows[0][0], "is no OpenAssistant tree or message, no ShareGPT, and no `messages`")
-        return [conversation for conversation in found if conversation.num_turns(unit) >= min_turns]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DatasetError(path, None, f"a row lacks or garbles a field: {type(error).__name__} {error}") from None
+    left_out = [] if left_out is None else left_out
+    flat: list[tuple[int, dict[str, Any]]] = []
+    found: list[Conversation] = []
+    num_trees = 0
+    for line, row in read_rows(path, left_out, DatasetError):
+        try:
+            match row:
+                case {"messages": _} | {"conversations": _}:
+                    found.append(_said(line, row))
+                case {"prompt": dict(tree)}:
+                    _check_message(tree)
+                    num_trees += 1
+                    left_out += [DatasetError(path, line, f"a reply in it: {fault}") for fault in _faults(tree)]
+                    found += _thread(tree, min_turns, unit, language)
+                case {"message_id": _}:
+                    _check_message(row)
+                    flat.append((line, row))
+                case dict():
+                    raise ValueError("is no OpenAssistant tree or message, no ShareGPT, and no `messages`")
+                case _:
+                    raise ValueError("is not a JSON object")
+        except ValueError as problem:
+            left_out.append(DatasetError(path, line, str(problem)))
+    roots = _grow(path, flat, left_out)
+    found += [thread for root in roots for thread in _thread(root, min_turns, unit, language)]
+    if not found and not num_trees and not roots:
+        raise DatasetError(path, None, f"no conversation: {summary(left_out)}" if left_out else "holds no lines")
+    return [conversation for conversation in found if conversation.num_turns(unit) >= min_turns]
 
 
-def _read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    number = None
-    try:
-        with path.open("rb") as probe:
-            is_gzip = probe.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rt", encoding="utf-8") if is_gzip else path.open(encoding="utf-8") as file:
-            if file.read(1) == "[":
-                # ShareGPT is one JSON array, not a line each.
-                file.seek(0)
-                for number, row in enumerate(json.load(file), 1):
-                    yield number, _checked(path, number, row)
-                return
-            file.seek(0)
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, _checked(path, number, json.loads(line))
-    except json.JSONDecodeError as error:
-        raise DatasetError(path, number, f"is not JSON: {error}") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DatasetError(path, None, str(getattr(error, "strerror", None) or error)) from None
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise DatasetError(path, None, f"parquet needs pyarrow: {install('parquet')}") from None
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:  # what pyarrow raises for a broken file are ValueErrors
-        raise DatasetError(path, None, str(error)) from None
-    yield from ((number, _checked(path, number, row)) for number, row in enumerate(rows, 1))
-
-
-def _checked(path: Path, number: int, row: Any) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise DatasetError(path, number, "is not a JSON object")
-    return row
-
-
-def _sharegpt(path: Path, line: int, row: dict[str, Any]) -> Conversation:
-    """`{id, conversations: [{from: human|gpt|system, value}]}`, as ShareGPT's dumps have it."""
+def _said(line: int, row: dict[str, Any]) -> Conversation:
+    """`{id, conversations: [{from: human|gpt|system, value}]}`, as ShareGPT's dumps have it, or OpenAI's
+    `{messages: [{role, content}]}`. Raises ValueError."""
+    said = row.get("messages", row.get("conversations"))
+    if not isinstance(said, list):
+        raise ValueError("its messages are no list")
     messages = []
-    for said in row["conversations"]:
-        role = _SHAREGPT_ROLES.get(said["from"])
+    for number, one in enumerate(said, 1):
+        if not isinstance(one, dict):
+            raise ValueError(f"its message {number} is no object")
+        # One dump has both kinds of names, and which it has does not go by the list's.
+        field = "from" if "from" in one else "role"
+        role = _SPEAKERS.get(one[field]) if isinstance(one.get(field), str) else None
         if role is None:
-            raise DatasetError(path, line, f"`from` is {said['from']!r}, none of {', '.join(_SHAREGPT_ROLES)}")
-        messages.append(Message(role, said["value"]))
+            raise ValueError(f"`{field}` is {one.get(field)!r}, none of {', '.join(_SPEAKERS)}")
+        try:
+            messages.append(Message(role, text_of(one.get("value", one.get("content")))))
+        except ValueError as problem:
+            raise ValueError(f"its message {number} has {problem}") from None
     # Dumps begin in the middle now and then: what comes before the user's first message has no question.
-    first = next((index for index, message in enumerate(messages) if message.role == "user"), len(messages))
+    first = next((index for index, message in enumerate(messages) if message.role == "user"), None)
+    if first is None:
+        raise ValueError("no message of it is the user's")
     head = [message for message in messages[:first] if message.role == "system"]
-    return Conversation(str(row.get("id", line)), (*head, *messages[first:]))
+    return Conversation(_name(row.get("id"), line), (*head, *messages[first:]))
+
+
+def _name(value: object, line: int) -> str:
+    return clean(str(line if value is None else value))
 
 
 def synthetic(text: str) -> list[Conversation]:
@@ -187,69 +173,106 @@ def synthetic(text: str) -> list[Conversation]:
     return found
 
 
-def _own(row: dict[str, Any]) -> Conversation:
-    messages = tuple(Message(message["role"], message["content"]) for message in row["messages"])
-    return Conversation(str(row.get("id", "")), messages)
+def _check_message(row: dict[str, Any]) -> None:
+    """Raises ValueError for what is no message of OpenAssistant's. What was deleted there may lack anything else."""
+    if not isinstance(row.get("message_id"), str | int):
+        raise ValueError(f"lacks or garbles a field: message_id is {row.get('message_id')!r}")
+    if not row.get("deleted") and (fault := _fault(row)):
+        raise ValueError(f"lacks or garbles a field: {fault}")
 
 
-def _grow(path: Path, rows: list[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Trees from a flat list of messages, which may come in any order. Raises DatasetError for what is no tree."""
-    messages = {row["message_id"]: row | {"replies": []} for _, row in rows}
-    lines = {row["message_id"]: line for line, row in rows}
-    if len(messages) < len(rows):
-        first = {row["message_id"]: line for line, row in reversed(rows)}
-        twice = next(line for line, row in rows if first[row["message_id"]] != line)
-        raise DatasetError(path, twice, "its message_id occurs twice")
+def _fault(message: dict[str, Any]) -> str | None:
+    if not isinstance(message.get("text"), str):
+        return f"text is {repr(message.get('text'))[:40]}"
+    if not isinstance(message.get("role"), str) or message["role"] not in _ROLES:
+        return f"role is {message.get('role')!r}, none of {', '.join(_ROLES)}"
+    return None
+
+
+def _faults(tree: dict[str, Any]) -> Iterator[str]:
+    """Of the replies in a tree, at any depth."""
+    level = [tree]
+    while level:
+        replies = level.pop().get("replies")
+        if replies is not None and not isinstance(replies, list):
+            yield f"replies are {repr(replies)[:40]}"
+            continue
+        for reply in replies or ():
+            fault = "is no object" if not isinstance(reply, dict) else _fault(reply)
+            if fault is not None and not (isinstance(reply, dict) and reply.get("deleted")):
+                yield fault
+            elif isinstance(reply, dict):
+                level.append(reply)
+
+
+def _grow(path: Path, rows: list[tuple[int, dict[str, Any]]], left_out: list[DatasetError]) -> list[dict[str, Any]]:
+    """The trees' roots, from a flat list of messages in any order. What is in no tree is added to `left_out`."""
+    messages: dict[str | int, dict[str, Any]] = {}
+    lines: dict[str | int, int] = {}
+    for line, row in rows:
+        name = row["message_id"]
+        if name in messages:
+            left_out.append(DatasetError(path, line, "its message_id occurs twice"))
+            continue
+        messages[name], lines[name] = row | {"replies": []}, line
     roots: list[dict[str, Any]] = []
+    orphans: list[dict[str, Any]] = []
     for name, message in messages.items():
         parent = message.get("parent_id")
-        if parent is None:
+        # pandas writes NaN, which equals nothing, where there is none.
+        if parent is None or parent == "" or parent != parent:
             roots.append(message)
-        elif parent in messages:
+        elif isinstance(parent, str | int) and parent in messages:
             messages[parent]["replies"].append(message)
         else:
-            raise DatasetError(path, lines[name], f"its parent {parent!r} is not in the file")
-    reached, level = set(), list(roots)
+            orphans.append(message)
+            left_out.append(DatasetError(path, lines[name], f"its parent {parent!r} is not in the file"))
+    reached, level = set(), [*roots, *orphans]
     while level:
         message = level.pop()
         reached.add(message["message_id"])
         level += message["replies"]
-    if lost := [lines[name] for name in messages if name not in reached]:
-        raise DatasetError(path, min(lost), "it is its own ancestor")
+    left_out += [DatasetError(path, lines[name], "it is its own ancestor") for name in messages if name not in reached]
     return roots
 
 
-def _threads(roots: Iterable[dict[str, Any]], min_turns: int, unit: str, language: str) -> Iterator[Conversation]:
+def _thread(root: dict[str, Any], min_turns: int, unit: str, language: str) -> Iterator[Conversation]:
+    """Its best one; none where it is of another language or deleted. Raises ValueError."""
     # Prompter and assistant take turns, so n prompter turns are a thread of 2n − 1 messages or more.
     min_messages = min_turns if unit == "messages" else 2 * min_turns - 1
-    for root in roots:
-        if root.get("lang", language) != language or not _usable(root):
-            continue
-        thread = _best_thread(root, min_messages)
-        messages = tuple(Message(_ROLES[message["role"]], message["text"]) for message in thread)
-        yield Conversation(str(root["message_id"]), messages)
+    if root.get("lang", language) != language or not _usable(root):
+        return
+    thread = _best_thread(root, min_messages)
+    messages = tuple(Message(_ROLES[message["role"]], clean(message["text"])) for message in thread)
+    yield Conversation(clean(str(root["message_id"])), messages)
 
 
 def _best_thread(root: dict[str, Any], min_messages: int) -> list[dict[str, Any]]:
     thread = [root]
     language = root.get("lang")
     # A reply in another language would make the thread a mixed one.
-    while replies := [
-        reply for reply in thread[-1].get("replies", []) if _usable(reply) and reply.get("lang", language) == language
-    ]:
+    while replies := [reply for reply in _replies(thread[-1]) if reply.get("lang", language) == language]:
         wanted = min_messages - len(thread)
         long_enough = [reply for reply in replies if _depth(reply) >= wanted]
         thread.append(min(long_enough or replies, key=_rank))
     return thread
 
 
+def _replies(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those that can be used: a garbled one costs what hangs on it, not the tree."""
+    replies = message.get("replies")
+    return [one for one in replies if isinstance(one, dict) and _usable(one)] if isinstance(replies, list) else []
+
+
 def _usable(message: dict[str, Any]) -> bool:
-    return not message.get("deleted") and message.get("review_result") is not False and bool(message["text"].strip())
+    is_kept = not message.get("deleted") and message.get("review_result") is not False
+    return is_kept and _fault(message) is None and bool(message["text"].strip())
 
 
-def _rank(message: dict[str, Any]) -> tuple[bool, int]:
+def _rank(message: dict[str, Any]) -> tuple[bool, float]:
     rank = message.get("rank")
-    return (rank is None, rank if rank is not None else 0)
+    is_ranked = isinstance(rank, int | float) and math.isfinite(rank)
+    return (not is_ranked, rank if is_ranked else 0)
 
 
 def _depth(message: dict[str, Any]) -> int:
@@ -257,5 +280,5 @@ def _depth(message: dict[str, Any]) -> int:
     while level:
         current, depth = level.pop()
         deepest = max(deepest, depth)
-        level += [(reply, depth + 1) for reply in current.get("replies", []) if _usable(reply)]
+        level += [(reply, depth + 1) for reply in _replies(current)]
     return deepest

@@ -36,7 +36,9 @@ from producers.local import last_line
 from producers.records import Bounds, Run
 from producers.report.command import report
 from producers.report.figures import by_context, context_cv, figures
+from producers.rows import summary
 from producers.settings import LoadSettings
+from producers.terminal import causes, folding
 from producers.waiting import ready, unless
 
 SERVED_SECONDS = 600.0
@@ -44,13 +46,14 @@ SERVED_SECONDS = 600.0
 SAMPLE_SECONDS = 1.0
 MAX_EARLY_DEATHS = 2
 
-PUBLISHED = (
-    ("internlm", "Winogrande about 0.8"),
-    ("gemma", "Winogrande about 0.7"),
-    ("llama-3", "Winogrande about 0.69"),
-    ("yi", "Winogrande about 0.49"),
-    ("zephyr", "Winogrande about 0.46"),
-)
+PUBLISHED = {
+    "internlm2-5-7b": "Winogrande about 0.8",
+    "gemma-7b": "Winogrande about 0.7",
+    "llama-3-8b": "Winogrande about 0.69",
+    "yi-6b": "Winogrande about 0.49",
+    "zephyr-7b": "Winogrande about 0.46",
+}
+"""Of the catalogue's models, by their whole names: another size of a family is another model."""
 PUBLISHED_OF_ALL = "5 to 12 tokens per second, under 50 % of CPU and memory"
 
 
@@ -148,6 +151,8 @@ class Row(Struct, frozen=True):
     num_kills: int | None
     accuracies: dict[str, tuple[float, float | None]]
     published: str
+    failures: dict[str, int] = {}
+    """How many turns failed, by the code of the failure."""
     effect: str = ""
     """Of a second quantisation, against the first."""
 
@@ -180,7 +185,7 @@ def row(run: Run, sampled: Sampled | None, answers: list[evaluate.Answered]) -> 
     spreads = found.quantities
     workers = [worker for worker in run.header.workers if worker.get("model") == found.model]
     files = {f"{worker.get('model_name')} {worker.get('quantization')}" for worker in workers}
-    name = found.model.lower()
+    failed = {turn.outcome for turn in run.counted() if turn.is_failed}
     return Row(
         model=found.model,
         file=", ".join(sorted(files)),
@@ -199,7 +204,8 @@ def row(run: Run, sampled: Sampled | None, answers: list[evaluate.Answered]) -> 
         num_restarts=sampled.num_restarts if sampled else None,
         num_kills=sampled.num_kills if sampled else None,
         accuracies={one.method: (one.accuracy, one.standard_error) for one in evaluate.accuracies(answers)},
-        published=next((text for prefix, text in PUBLISHED if name.startswith(prefix)), ""),
+        published=PUBLISHED.get(found.model.lower(), ""),
+        failures={code: count for code, count in found.outcomes.items() if code in failed},
     )
 
 
@@ -269,8 +275,14 @@ async def _load(stage: Stage, load: LoadSettings, path: Path, stop: asyncio.Even
 async def _winogrande(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> list[evaluate.Answered]:
     if plan.winogrande is None or stop.is_set():
         return []
-    items = evaluate.read_items(Path(plan.winogrande.path).expanduser())[: plan.winogrande.limit]
-    return await evaluate.run_on(stage.client, model.model, items, stage.out / f"{model.model}.winogrande.jsonl", stop)
+    left_out: list[evaluate.EvalError] = []
+    items = evaluate.read_items(Path(plan.winogrande.path).expanduser(), left_out)[: plan.winogrande.limit]
+    if left_out:
+        stage.console.print(f"  {summary(left_out)}", markup=False)
+    out = stage.out / f"{model.model}.winogrande.jsonl"
+    return await evaluate.run_on(
+        stage.client, model.model, items, out, stop, say=lambda text: stage.console.print(f"  {text}", markup=False)
+    )
 
 
 async def _until_served(stage: Stage, model: Model, sampled: Sampled | None, stop: asyncio.Event) -> None:
@@ -342,7 +354,7 @@ async def _made(stage: Stage, model: Model) -> Path:
 _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("model", lambda one: one.model),
     ("file", lambda one: one.file or "–"),
-    ("turns", lambda one: f"{one.num_turns}" + (f" ({one.num_failed} failed)" if one.num_failed else "")),
+    ("turns", lambda one: f"{one.num_turns}" + _failed(one)),
     ("prefill tokens/s", lambda one: _number(one.prefill_tokens_per_second, 1)),
     ("decode tokens/s", lambda one: _number(one.decode_tokens_per_second, 2)),
     ("prefill s/token", lambda one: _number(one.prefill_seconds_per_token, 4)),
@@ -358,6 +370,12 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("published", lambda one: one.published or "–"),
     ("against its other quantisation", lambda one: one.effect or "–"),
 )
+
+
+def _failed(one: Row) -> str:
+    if not one.num_failed:
+        return ""
+    return f" ({one.num_failed} failed" + (f": {causes(one.failures)})" if one.failures else ")")
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -400,7 +418,7 @@ def table(plan: Plan, rows: list[Row]) -> Table:
         found.add_column(heading)
     for name, of in _COLUMNS[1:]:
         found.add_row(name, *(of(one) for one in rows))
-    return found
+    return folding(found)
 
 
 async def run_and_show(

@@ -30,16 +30,16 @@ from broker.errors import TurnpikeError
 from broker.locks import Lock
 from broker.messages import new_id
 from broker.process import EXIT_INTERRUPTED
-from producers import arrivals, records
+from producers import arrivals, records, sweep
 from producers.ask import resolve
-from producers.datasets import SHIPPED, Conversation, load_conversations
+from producers.datasets import SHIPPED, Conversation, DatasetError, load_conversations
 from producers.generator import Generator, OnChunk, Progress
 from producers.records import Bounds, Continued, Ended, Header, Recording, Summary, TurnRecord, summarize
+from producers.rows import summary
 from producers.settings import LoadSettings
+from producers.terminal import causes, folding
 from producers.waiting import ready, telling, unless
 
-GOOD_ENOUGH = 0.9
-"""A sweep's rate is sustained while so large a share of it is goodput."""
 NUM_BISECTIONS = 3
 MAX_DOUBLINGS = 12
 SAVED_SETTINGS = tuple(field.name for field in msgspec.structs.fields(LoadSettings))
@@ -114,9 +114,8 @@ async def _sweep(
         level = rate if not bad else (good + bad) / 2
         num_before = len(progress.records)
         await generator(arrivals.Steps(((level, seconds),)), level).run(stop)
-        found = summarize(progress.records[num_before:], seconds, bounds)
         num_levels += 1
-        if (found.goodput_turns_per_second or 0.0) >= GOOD_ENOUGH * found.num_turns / seconds and found.num_turns:
+        if sweep.level(level, progress.records[num_before:], seconds, bounds).is_sustained:
             good, rate = level, 2 * level
         else:
             if not bad:
@@ -145,15 +144,21 @@ class Selection:
     conversations: list[Conversation]
     num_found: int
     path: Path
+    left_out: tuple[DatasetError, ...] = ()
+    """Rows of the file that cannot be read."""
 
 
 def select(options: LoadSettings) -> Selection:
     """The run's conversations, in an order drawn from the seed. Raises TurnpikeError."""
-    path = source(options)
-    found = load_conversations(path, min_turns=options.min_turns, unit=options.turns, language=options.language)
+    named = source(options)
+    left_out: list[DatasetError] = []
+    found = load_conversations(
+        named, min_turns=options.min_turns, unit=options.turns, language=options.language, left_out=left_out
+    )
     chosen = list(found)
     random.Random(options.seed).shuffle(chosen)
-    return Selection(chosen[: options.num_conversations], len(found), Path(path or SHIPPED).expanduser())
+    path = Path(named or SHIPPED).expanduser()
+    return Selection(chosen[: options.num_conversations], len(found), path, tuple(left_out))
 
 
 # --- The record's header ---------------------------------------------------------------------------------------------
@@ -189,6 +194,7 @@ def _dataset_facts(options: LoadSettings, selection: Selection) -> dict[str, Any
         "language": options.language,
         "rule": f"one best-ranked thread a tree, at least {options.min_turns} {options.turns}",
         "num_found": selection.num_found,
+        "num_left_out": len(selection.left_out),
         "num_chosen": len(selection.conversations),
         "seed": options.seed,
         "chosen_sha256": hashlib.sha256(names.encode()).hexdigest(),
@@ -210,6 +216,8 @@ async def run_and_show(address: Address, options: LoadSettings, stop: asyncio.Ev
     console.print(
         f"{selection.num_found} conversations of at least {options.min_turns} {options.turns} found; {num_run} run"
     )
+    if selection.left_out:
+        console.print(summary(selection.left_out), markup=False, highlight=False)
     if not num_run:
         return 1
     if num_run < options.num_conversations:
@@ -328,10 +336,17 @@ def _whole(run: records.Run, options: LoadSettings, conversations: list[Conversa
 def _show(options: LoadSettings, progress: Progress, stop: asyncio.Event, as_json: bool) -> int:
     bounds = Bounds(options.slo_ttft_seconds, options.slo_tpot_seconds)
     summary = summarize(progress.records, time.perf_counter() - progress.started_at, bounds)
+    found = sweep.levels(progress.records, {"sweep": options.sweep}, bounds)
     if as_json:
-        sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
+        fields = msgspec.to_builtins(summary) | ({"levels": msgspec.to_builtins(found)} if found else {})
+        sys.stdout.write(msgspec.json.encode(fields).decode() + "\n")
     else:
-        Console().print(summary_table(summary, f"run {options.run}"))
+        console = Console()
+        console.print(summary_table(summary, f"run {options.run}"))
+        if (said := sweep.verdict(found, bounds)) is not None:
+            console.print(said, highlight=False)
+        for detail in records.details(progress.records):
+            console.print(detail, markup=False, highlight=False)
     if stop.is_set():
         return EXIT_INTERRUPTED
     return 1 if summary.num_failed else 0
@@ -372,7 +387,9 @@ def summary_table(
     def rate(value: float | None) -> str:
         return "–" if value is None else f"{value:.1f} tokens/s"
 
-    turns = f"{summary.num_turns}" + (f", {summary.num_failed} failed" if summary.num_failed else "")
+    turns = f"{summary.num_turns}"
+    if summary.num_failed:
+        turns += f", {summary.num_failed} failed" + (f" ({causes(summary.failures)})" if summary.failures else "")
     table.add_row("turns", turns + (f", {num_active} running" if num_active is not None else ""))
     table.add_row("time to first token, p50 / p99", milliseconds(summary.ttft_p50_seconds, summary.ttft_p99_seconds))
     if summary.scheduled_ttft_p99_seconds is not None:
@@ -389,4 +406,4 @@ def summary_table(
     table.add_row("generated tokens", str(summary.completion_tokens))
     if memory_bytes is not None:
         table.add_row("memory of the worker", f"{memory_bytes / 2**20:.0f} MiB")
-    return table
+    return folding(table)

@@ -18,6 +18,7 @@ from broker.client import Client
 from broker.connection import Address
 from broker.discovery import WorkerInfo
 from broker.errors import ServerError
+from producers.terminal import folding
 
 REFRESH_SECONDS = 1.0
 
@@ -118,22 +119,19 @@ def _shown(picture: Picture) -> RenderableType:
         )
     if not picture.workers:
         return Group(queues, "no worker answers")
-    table = Table(
-        "worker", "node", "model", "slots", "active", "prefill/s", "decode/s", "cached", "failed", "°C", title="workers"
-    )
+    heads = ("worker, node", "model", "busy", "prefill/s", "decode/s", "cached", "failed", "°C")
+    table = Table(*heads, title="workers")
     for worker in picture.workers:
         load = worker.load
         heat = "–" if load.celsius is None else f"{load.celsius:.0f}"
         table.add_row(
-            worker.worker,
-            worker.node,
+            worker.worker if worker.worker.startswith(worker.node) else f"{worker.worker}, {worker.node}",
             f"{worker.model} {worker.quantization}{_state(worker)}",
-            str(load.num_slots),
-            str(load.num_active),
+            f"{load.num_active}/{load.num_slots}",
             "–" if load.prefill_tokens_per_second is None else f"{load.prefill_tokens_per_second:.0f}",
             "–" if load.decode_tokens_per_second is None else f"{load.decode_tokens_per_second:.1f}",
             "–" if load.cached_share is None else f"{100 * load.cached_share:.0f} %",
             str(load.num_failed),
             f"[red]{heat} throttled[/red]" if load.is_throttled else heat,
         )
-    return Group(queues, table)
+    return Group(folding(queues), folding(table))

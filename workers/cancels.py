@@ -15,18 +15,16 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from broker import codec, replies, subjects, topology
+from broker import codec, replies, subjects
 from broker.delivery import Delivery
-from broker.errors import InvalidMessage, InvalidName, ServerError
+from broker.errors import InvalidMessage, InvalidName
 from broker.messages import Cancel, End, Turn
-from broker.replies import write_end
 from broker.subjects import CancelAddress, TurnAddress
 from workers.loop import Event
 from workers.meter import TurnNotes
+from workers.queued import STORED_SECONDS, QueuedCancels
 
 MAX_RECENT = 1024
-STORED_SECONDS = 0.2
-"""By when a cancel that was heard is also in its stream."""
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +73,15 @@ class Cancels:
         self._model = model
         self._held = held
         self._stop = stop
-        self._end_of = end_of
+        self._queued = QueuedCancels(nc, model, self._is_held, end_of)
         self._recent: deque[tuple[CancelAddress, Cancel, float]] = deque(maxlen=MAX_RECENT)
         self._subscriptions: list[Subscription] = []
 
+    def _is_held(self, turn: str) -> bool:
+        return any(work.turn.id == turn for work in self._held.values())
+
     async def __aenter__(self) -> None:
+        await self._queued.__aenter__()
         self._subscriptions.append(await self._nc.subscribe("cancel.>", cb=self._on_cancel))
         # Queued turns are looked for by one worker of the model, running ones by each in its own hands.
         queued = await self._nc.subscribe("cancel.>", queue=f"cancels-{self._model}", cb=self._on_cancel_queued)
@@ -89,6 +91,7 @@ class Cancels:
         with contextlib.suppress(nats.errors.Error):
             for subscription in self._subscriptions:
                 await subscription.unsubscribe()
+        await self._queued.__aexit__()
 
     def _understood(self, message: Msg) -> tuple[CancelAddress, Cancel] | None:
         try:
@@ -110,75 +113,33 @@ class Cancels:
                 self._stop(work.job)
 
     async def _on_cancel_queued(self, message: Msg) -> None:
-        """Ends what is still queued, without computing it, also while every worker is busy."""
-        if (understood := self._understood(message)) is None:
-            return
-        address, cancel = understood
-        try:
-            if address.turn is None or cancel.sequence is None:
-                await self._cancel_all_queued(address, cancel)
-            elif cancel.model == self._model:
-                await self._cancel_queued(address.client, address.turn, cancel.sequence, cancel)
-        except ServerError as error:
-            log.warning("cancel not carried out subject=%s error=%s", message.subject, error)
-
-    async def _cancel_all_queued(self, address: CancelAddress, cancel: Cancel) -> None:
-        """Looks through the client's queued turns of this model for those that the cancel concerns."""
-        stream = subjects.turns_stream(self._model)
-        found: dict[str, int] = {}
-        while True:
-            query = {"subjects_filter": subjects.turns_of(self._model, address.client), "offset": len(found)}
-            info = await topology.api(self._nc, f"STREAM.INFO.{stream}", query)
-            page = (info or {}).get("state", {}).get("subjects") or {}
-            found |= page
-            if not page or len(found) >= (info or {}).get("total", 0):
-                break
-        for subject in found:
-            stored = await replies.last_stored(self._nc, stream, subject)
-            if stored is None:
-                continue  # taken meanwhile: whoever has it has heard the cancel too
-            try:
-                turn = codec.decode(stored.payload, Turn, stored.headers)
-            except InvalidMessage:
-                continue  # answered as such when it is pulled
-            if _concerns(address, address.client, turn):
-                await self._cancel_queued(address.client, turn.id, stored.sequence, cancel)
-
-    async def _cancel_queued(self, client: str, turn: str, sequence: int, cancel: Cancel) -> None:
-        is_held = any(work.turn.id == turn for work in self._held.values())
-        if is_held or await replies.last_stored(self._nc, subjects.REPLIES, subjects.reply(client, turn)):
-            return  # some worker has begun it, and hears this too
-        address = TurnAddress(self._model, "", client, turn)
-        if await write_end(self._nc, address, self._end_of(cancel, 0.0)):
-            stream = subjects.turns_stream(self._model)
-            deleted = await topology.api(self._nc, f"STREAM.MSG.DELETE.{stream}", {"seq": sequence})
-            log.info("⊘ queued turn=%s deleted=%s", turn, deleted is not None)
+        if (understood := self._understood(message)) is not None:
+            self._queued.put(*understood)
 
     async def of(self, work: Work) -> Cancel | None:
         """The cancel that concerns a turn: just heard, or in the stream from before we listened."""
         if work.cancel is not None:
             return work.cancel
         client, stored_at = work.address.client, work.delivery.stored_at
-        for address, cancel, heard_at in self._recent:
-            if not _concerns(address, client, work.turn):
-                continue
+        # A copy: others come while this waits.
+        concerned = [one for one in self._recent if _concerns(one[0], client, work.turn)]
+        for address, cancel, _ in concerned:
             if address.turn:
                 return cancel
-            if time.perf_counter() - heard_at < STORED_SECONDS:
-                # Whether it was queued before the cancel the server's stamps tell, once the cancel is stored.
-                await asyncio.sleep(STORED_SECONDS)
-        for subject in (
-            subjects.cancel_turn(client, work.turn.id),
-            subjects.cancel_conversation(client, work.turn.conversation),
-            subjects.cancel_all(client),
+        if any(time.perf_counter() - heard_at < STORED_SECONDS for _, _, heard_at in concerned):
+            # Whether it was queued before the cancel the server's stamps tell, once the cancel is stored.
+            await asyncio.sleep(STORED_SECONDS)
+        for address in (
+            CancelAddress(client, turn=work.turn.id),
+            CancelAddress(client, conversation=work.turn.conversation),
+            CancelAddress(client),
         ):
-            stored = await replies.last_stored(self._nc, subjects.CANCELS, subject)
+            stored = await replies.last_stored(self._nc, subjects.CANCELS, subjects.cancel(address))
             # A conversation goes on after its cancel: only what was queued before is meant.
-            if stored is not None and (stored.stored_at >= stored_at or ".turn." in subject):
-                try:
-                    return codec.decode(stored.payload, Cancel, stored.headers)
-                except InvalidMessage as error:  # as when it was heard: one that is not understood stops nothing
-                    log.warning("cancel not understood subject=%r error=%s", subject, error)
+            if stored is None or (stored.stored_at < stored_at and not address.turn):
+                continue
+            with contextlib.suppress(InvalidMessage):  # told when it was heard
+                return codec.decode(stored.payload, Cancel, stored.headers)
         return None
 
 

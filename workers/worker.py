@@ -114,8 +114,8 @@ class WorkerOptions:
     look_seconds: float = 0.25
     """How long the model's other workers have to answer at the start."""
     leave_seconds: float = 0.5
-    """How long a worker that stops takes what its open pulls bring, of those who chose it before they heard: asking
-    around takes a quarter of a second."""
+    """How long an idle worker that stops takes turns of those who chose it before they heard: asking around takes a
+    quarter of a second."""
 
 
 class Worker:
@@ -210,7 +210,7 @@ class Worker:
                     log.info("draining running=%d", len(self._work))
                     self.is_serving.clear()
                     await self._presence.leave()
-                    # Who chose this worker's model before that was heard is still served by the open pulls.
+                    # Who chose this worker's model before that was heard is still served.
                     loop.call_later(self._options.leave_seconds if self._lost is None else 0.0, closing.set)
                     await asyncio.gather(*pulls)
                 await self._handoff.stop()
@@ -333,7 +333,7 @@ class Worker:
 
     async def _on_node(self, message: Msg) -> None:
         with contextlib.suppress(InvalidMessage):
-            self._node = codec.decode(message.data, NodeState, message.headers)
+            self._node = codec.decode(message.data, NodeState, message.headers, optional=NodeState.__struct_fields__)
             self._loop.watts, self._node_at = self._node.watts, time.perf_counter()
 
     # --- One turn ---
@@ -495,7 +495,7 @@ class Worker:
         turn, client = work.turn, work.address.client
         prompt = await self._prompt(work)
         limit = self._loop.engine.max_sequence_tokens
-        if not prompt.tokens:
+        if not prompt.tokens and not turn.continuations:
             raise TurnRejected("empty_prompt", "messages: the prompt has no tokens, and the model adds none of its own")
         continuations = []
         for text in turn.continuations:
@@ -504,7 +504,10 @@ class Worker:
                 raise TurnRejected(
                     "prompt_too_long", f"continuations: {len(tokens)} tokens, and the context holds {limit}"
                 )
-            continuations.append((tuple(tokens), begin))
+            if not tokens:
+                raise TurnRejected("empty_prompt", "continuations: one is empty, and so is the prompt")
+            # With nothing in front of it a first token has no probability: those behind it are scored.
+            continuations.append((tuple(tokens), max(begin, 1)))
         max_tokens = min(turn.sampling.max_tokens, limit - len(prompt.tokens))
         if continuations:
             max_tokens = max(len(tokens) for tokens, _ in continuations) - len(prompt.tokens)

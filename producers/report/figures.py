@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from broker import metrics
-from producers.records import NO_BOUNDS, Bounds, Run, TurnRecord
+from producers import sweep
+from producers.records import NO_BOUNDS, Bounds, Run, TurnRecord, details
 
 NUM_RESAMPLES = 1000
 MAX_RESAMPLED = 500
@@ -95,7 +96,10 @@ class RunFigures(Struct, frozen=True):
 
 
 def figures(run: Run, bounds: Bounds = NO_BOUNDS, joules: float | None = None) -> RunFigures:
-    """A run's figures, without its warm-up and cool-down. `joules` are those of all its turns."""
+    """A run's figures, without its warm-up and cool-down. `joules` are those of all its turns.
+
+    Without `bounds` they are those that the run itself was told to meet.
+    """
     turns = run.counted()
     done = [turn for turn in turns if not turn.is_failed]
     begun = min((turn.sent_at for turn in turns), default=0.0)
@@ -105,7 +109,9 @@ def figures(run: Run, bounds: Bounds = NO_BOUNDS, joules: float | None = None) -
         outcomes[turn.outcome] = outcomes.get(turn.outcome, 0) + 1
     prompt = sum(turn.prompt_tokens for turn in done)
     tokens = sum(turn.completion_tokens for turn in done)
+    bounds = bounds or sweep.own_bounds(run.header.settings)
     num_good = sum(bounds.are_met(turn) for turn in turns)
+    found = sweep.levels(turns, run.header.settings, bounds)
     spreads = {quantity.key: spread(values(turns, quantity)) for quantity in QUANTITIES}
     return RunFigures(
         run=run.name,
@@ -121,8 +127,8 @@ def figures(run: Run, bounds: Bounds = NO_BOUNDS, joules: float | None = None) -
         cached_share=sum(turn.cached_tokens for turn in done) / prompt if prompt else None,
         goodput_turns_per_second=num_good / seconds if bounds and seconds else None,
         itl=spread([gap for turn in done for gap in turn.gaps()]),
-        quantities={key: found for key, found in spreads.items() if found is not None},
-        notes=list(run.notes),
+        quantities={key: one for key, one in spreads.items() if one is not None},
+        notes=[*run.notes, *filter(None, [sweep.verdict(found, bounds)]), *details(turns)],
         joules_per_token=joules / tokens if joules is not None and tokens else None,
     )
 

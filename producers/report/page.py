@@ -89,10 +89,8 @@ def _run(one: RunFigures) -> str:
     ]
     head = "".join(f"<th>{head}</th>" for head in ("", "mean", "p50", "p90", "p99", "deviation", "n"))
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in one.notes)
-    return (
-        f"<h2>{html.escape(one.run)} · {html.escape(one.model)}</h2><p>{'; '.join(facts)}</p>{notes}"
-        f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
-    )
+    table = f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>' if lines else ""
+    return f"<h2>{html.escape(one.run)} · {html.escape(one.model)}</h2><p>{'; '.join(facts)}</p>{notes}{table}"
 
 
 def _ratios(one: RunFigures, first: RunFigures, compared: dict[str, Ratio]) -> str:

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Sequence
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from broker import metrics
-from producers.records import NO_BOUNDS, Bounds, Run, TurnRecord, summarize
+from producers import sweep
+from producers.records import NO_BOUNDS, Bounds, Run, TurnRecord
 from producers.report.figures import by_context, context_cv
 from producers.report.nodes import PANELS, Telemetry
 
@@ -63,6 +65,11 @@ def _svg(figure: Figure, alt: str) -> str:
     text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'class="picture" role="img"', text, count=1)
     text = text.replace("<svg ", f'<svg aria-label="{alt}" ', 1)
     return text.replace(INK, "currentColor")
+
+
+def _whole(axis: Axis) -> None:
+    """There is no half a turn, and no turn before the first."""
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _legend(axes: Axes, runs: Sequence[Run]) -> None:
@@ -119,7 +126,7 @@ def ttft_by_turn(runs: Sequence[Run]) -> str:
             line = [metrics.percentile(groups[place], q) or 0.0 for place in places]
             label = run.name if q == 50 else None
             axes.plot(places, line, style, color=color, label=label, markersize=3, linewidth=1.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _whole(axes.xaxis)
     axes.set_ylim(bottom=0)
     _legend(axes, runs)
     return _svg(figure, "Time to first token by turn")
@@ -155,6 +162,7 @@ def over_time(runs: Sequence[Run]) -> list[str]:
         times = [index * width for index in range(len(counts))]
         axes.plot(times, [count / width for count in counts], color=color, label=run.name, linewidth=1.2)
         below.plot(times, _waiting(turns, times), color=color, label=run.name, linewidth=1.2, drawstyle="steps-post")
+    _whole(below.yaxis)
     _legend(axes, runs)
     _legend(below, runs)
     return [_svg(tokens, "Tokens per second over the run"), _svg(waiting, "Turns that wait")]
@@ -191,7 +199,8 @@ def gantt(run: Run) -> str:
         axes.barh(places, waits, left=[turn.sent_at for turn in of], height=0.8, color=color, alpha=0.3)
         lengths = [turn.ended_at - at for at, turn in zip(first, of, strict=True)]
         axes.barh(places, lengths, left=first, height=0.8, color=color, label=worker)
-    axes.invert_yaxis()
+    axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)
+    _whole(axes.yaxis)
     axes.grid(visible=False, axis="y")
     if workers:
         axes.legend(loc="upper right", ncols=4, fontsize=8)
@@ -212,27 +221,27 @@ def prompt_lengths(runs: Sequence[Run]) -> str:
     axes.margins(y=0.25)
     axes.autoscale(axis="y")
     axes.set_ylim(bottom=0)
+    _whole(axes.xaxis)
     _legend(axes, runs)
     return _svg(figure, "Prompt lengths over the conversations")
 
 
 def goodput(runs: Sequence[Run], bounds: Bounds) -> str | None:
     """Of a sweep: how much of each rate was good."""
-    swept = [run for run in runs if any(turn.level is not None for turn in run.turns)]
-    if not swept or not bounds:
+    swept = [
+        (run, found)
+        for run in runs
+        if (found := sweep.levels(run.counted(), run.header.settings, bounds or sweep.own_bounds(run.header.settings)))
+    ]
+    if not swept:
         return None
     figure, axes = _figure("Goodput by rate", "turns/s sent", "turns/s that met the bounds")
-    for run, color in zip(swept, _colors(swept), strict=True):
-        levels: dict[float, list[TurnRecord]] = {}
-        for turn in run.turns:
-            if turn.level is not None:
-                levels.setdefault(turn.level, []).append(turn)
-        seconds = float(str(run.header.settings.get("sweep")).partition(":")[2] or 1)
-        rates = sorted(levels)
-        good = [summarize(levels[rate], seconds, bounds).goodput_turns_per_second or 0.0 for rate in rates]
-        axes.plot(rates, good, "-o", color=color, label=run.name, markersize=4)
+    shown = [run for run, _ in swept]
+    for (run, found), color in zip(swept, _colors(shown), strict=True):
+        rates = [one.rate for one in found]
+        axes.plot(rates, [one.goodput for one in found], "-o", color=color, label=run.name, markersize=4)
         axes.plot(rates, rates, ":", color=INK, linewidth=0.8)
-    _legend(axes, swept)
+    _legend(axes, shown)
     return _svg(figure, "Goodput by rate")
 
 

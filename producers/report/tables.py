@@ -9,10 +9,13 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from producers.records import Run
 from producers.report.figures import QUANTITIES, Ratio, RunFigures, Spread, ratio, values
+from producers.terminal import folding
 
+NOTHING = 1e-12
 MILLISECONDS_BELOW = 0.9995
 """Seconds; of three digits a second is the next."""
 
@@ -21,6 +24,8 @@ def quantity(value: float | None, unit: str) -> str:
     """With three digits; seconds with their unit, or in milliseconds; other units stand with the quantity's name."""
     if value is None:
         return "–"
+    if abs(value) < NOTHING:
+        value = 0.0  # what rounding has left of it
     if unit == "s":
         return f"{1000 * value:.3g} ms" if abs(value) < MILLISECONDS_BELOW else f"{value:.3g} s"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
@@ -46,20 +51,21 @@ def text(found: Sequence[RunFigures], against: Sequence[dict[str, Ratio]], warni
     for one in found:
         table = Table(title=_title(one), title_justify="left")
         for head in ("", "mean", "p50", "p90", "p99", "deviation", "n"):
-            table.add_column(head, justify="right" if head else "left", no_wrap=True)
+            table.add_column(head, justify="right" if head else "left")
         for _, title, unit, spread in rows(one):
             cells = (spread.mean, spread.p50, spread.p90, spread.p99, spread.standard_deviation)
             table.add_row(name(title, unit), *(quantity(value, unit) for value in cells), str(spread.count))
-        parts.append(table)
+        # Where every turn failed the title says why, and there is nothing below the heads.
+        parts.append(folding(table) if one.quantities else Text(_title(one), style="table.title"))
         parts += [f"note: {note}" for note in one.notes]
     for one, compared in zip(found[1:], against, strict=True):
         table = Table(title=f"{one.run} ÷ {found[0].run}, with 95 % intervals", title_justify="left")
         for head in ("", "ratio", "from", "to"):
-            table.add_column(head, justify="right" if head else "left", no_wrap=True)
+            table.add_column(head, justify="right" if head else "left")
         for of in QUANTITIES:
             if (r := compared.get(of.key)) is not None:
                 table.add_row(of.title, f"{r.ratio:.3f}", f"{r.low:.3f}", f"{r.high:.3f}")
-        parts.append(table)
+        parts.append(folding(table) if compared else Text(f"{table.title}: nothing that both have"))
     return Group(*parts)
 
 

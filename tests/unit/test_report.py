@@ -8,18 +8,23 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console, RenderableType
 from scipy import stats
 
 from broker import metrics
-from producers.records import Bounds, Ended, Header, Recording, Run, TurnRecord, read_all
+from producers.load import summary_table
+from producers.records import Bounds, Ended, Header, Recording, Run, TurnRecord, read_all, summarize
 from producers.report import tables
 from producers.report.command import report
 from producers.report.figures import by_context, comparable, context_cv, figures, ratio, spread
 from producers.report.page import page
+from producers.report.pictures import all_of
+from producers.report.tables import quantity
 
 samples = st.lists(st.floats(0.001, 1000), min_size=2, max_size=200)
 
@@ -167,6 +172,90 @@ def test_runs_of_other_models_are_not_compared_without_a_word(tmp_path: Path) ->
     found = [figures(run) for run in runs]
     against = [tables.ratios(runs[0], runs[1])]
     assert "not comparable" in page(runs, found, against, comparable(runs), Bounds())
+
+
+def shown_at_80(renderable: RenderableType) -> str:
+    out = io.StringIO()
+    Console(file=out, width=80, force_terminal=False).print(renderable)
+    return out.getvalue()
+
+
+def test_no_figure_is_cut_off_in_80_columns(tmp_path: Path) -> None:
+    long = "run-with-a-long-name-20261126-153012-abcd"
+    paths = [write(tmp_path / "a.jsonl", long, 60), write(tmp_path / "b.jsonl", "b" + long, 60, seed=2)]
+    runs = read_all(paths)
+    found = [figures(run) for run in runs]
+    text = shown_at_80(tables.text(found, [tables.ratios(runs[0], runs[1])], ["warning"]))
+    assert "…" not in text.replace("│ … from its", "")  # which is a name
+    figure = quantity(found[0].quantities["ttft_seconds"].p99, "s")
+    assert figure in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_run_of_which_every_turn_failed_says_why_and_has_no_empty_table(tmp_path: Path) -> None:
+    with Recording(tmp_path / "a.jsonl", Header(1, "bad", 5, {"model": "m"}, {}, {}, [])) as recording:
+        for number in range(3):
+            turn = TurnRecord(number, number, 0, f"t{number}", "m", 0.0, 1.0, "invalid_template", is_failed=True)
+            recording.write(msgspec.structs.replace(turn, detail="no role 'tool'"))
+        recording.write(Ended(1.0))
+    runs = read_all([tmp_path / "a.jsonl"])
+    found = [figures(run) for run in runs]
+    text = shown_at_80(tables.text(found, [], []))
+    assert "3 invalid_template" in text
+    assert "note: invalid_template: no role 'tool'" in text
+    assert "p99" not in text
+    assert "<table" not in page(runs, found, [], [], Bounds())
+    summary = summarize(runs[0].turns, 1.0)
+    assert summary.failures == {"invalid_template": 3}
+    assert "3, 3 failed (3 invalid_template)" in shown_at_80(summary_table(summary, "x"))
+
+
+def swept(rates: dict[float, float], seconds: float = 10.0) -> list[TurnRecord]:
+    """Turns of each rate, such a share of them with a first token after 0.1 s and the rest after 9 s."""
+    turns = []
+    for rate, share in rates.items():
+        count = int(rate * seconds)
+        for number in range(count):
+            first = 0.1 if number < share * count else 9.0
+            turns.append(TurnRecord(number, number, 0, "t", "m", 0.0, 9.5, "stop", arrivals=((first, 1),), level=rate))
+    return turns
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ({10: 1.0, 20: 1.0, 40: 0.3, 30: 0.95, 35: 0.5}, "sustained 30 turns/s (first token ≤ 2 s); 35 were too many"),
+        ({1: 0.2}, "not sustained: 1 turns/s, the lowest rate tried (first token ≤ 2 s)"),
+        ({1: 1.0, 2: 1.0}, "sustained 2 turns/s (first token ≤ 2 s); no higher rate was tried"),
+    ],
+)
+def test_a_sweep_says_what_it_found_by_the_records_own_bounds(
+    tmp_path: Path, rates: dict[float, float], said: str
+) -> None:
+    settings = {"model": "m", "sweep": "10:10", "slo_ttft_seconds": 2.0}
+    with Recording(tmp_path / "a.jsonl", Header(1, "s", 5, settings, {}, {}, [])) as recording:
+        for turn in swept(rates):
+            recording.write(turn)
+        recording.write(Ended(60.0))
+    runs = read_all([tmp_path / "a.jsonl"])
+    found = [figures(run) for run in runs]
+    assert found[0].notes == [said]
+    assert found[0].goodput_turns_per_second is not None
+    assert said in " ".join(shown_at_80(tables.text(found, [], [])).split())
+    assert 'aria-label="Goodput by rate' in page(runs, found, [], [], Bounds())
+    # Others' bounds, where they are given.
+    assert figures(runs[0], Bounds(ttft_seconds=0.05)).notes[0].startswith("not sustained")
+
+
+def test_there_is_no_half_a_turn_on_an_axis(tmp_path: Path) -> None:
+    runs = read_all([write(tmp_path / "a.jsonl", "a", 12)])
+    for picture in all_of(runs):
+        name = re.search(r'aria-label="([^"]*)"', picture)
+        assert name is not None
+        if name[1].startswith("Gantt") or name[1] == "Turns that wait":
+            ticks = re.findall(r"<text[^>]*>([\d.−-]+)</text>", picture[picture.index("matplotlib.axis_2") :])
+            assert ticks
+            assert not [tick for tick in ticks if "." in tick or tick.startswith("−")], name[1]
 
 
 def test_a_run_with_nothing_in_it_is_a_page_too(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 """Whatever a chat template does to a content, its words stay text: on templates that do what others' do, and on those
-of llama.cpp's source, where the set-up or TURNPIKE_TEMPLATES has left them."""
+of llama.cpp's source, where the set-up or TP_TEMPLATES has left them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jinja2.ext import loopcontrols
 
 from workers.llama.template import TemplateFailed, render
 
-FOLDER = Path(os.environ.get("TURNPIKE_TEMPLATES", ".cache/llama-templates"))
+FOLDER = Path(os.environ.get("TP_TEMPLATES", ".cache/llama-templates"))
 OTHERS = sorted(FOLDER.glob("*.jinja"))
 CONTROL = re.compile(r"<\|[^|>\n]{1,40}\|>|<｜[^｜\n]{1,40}｜>|\[/?[A-Z_]{2,20}\]|</?[A-Za-z_]{1,30}>")
 LOOP = "{%% for m in messages %%}<|im_start|>{{ m.role }}\n%s<|im_end|>\n{%% endfor %%}<|im_start|>assistant\n"
@@ -178,6 +178,6 @@ def test_the_words_of_a_content_are_never_the_templates(name: str) -> None:
     assert num_rendered
 
 
-@pytest.mark.skipif(not OTHERS, reason=f"no templates of llama.cpp's source in {FOLDER}: see TURNPIKE_TEMPLATES")
+@pytest.mark.skipif(not OTHERS, reason=f"no templates of llama.cpp's source in {FOLDER}: see TP_TEMPLATES")
 def test_the_templates_of_others_are_all_tried() -> None:
     assert len(OTHERS) >= 60

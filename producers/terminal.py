@@ -1,0 +1,30 @@
+"""What tables for terminals have in common: nothing that is measured is ever cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+
+def folding(table: Table) -> Table:
+    """The table with columns that fold where a terminal is too narrow, the widest first, instead of ending in “…”.
+
+    Its lines take one character a column, not three: what is between the figures is what there is least use for.
+    """
+    table.box, table.padding, table.pad_edge = SIMPLE_HEAD, (0, 1, 0, 0), False
+    for column in table.columns:
+        column.no_wrap, column.overflow = False, "fold"
+    return table
+
+
+def causes(failures: Mapping[str, int]) -> str:
+    """Why turns failed, the most frequent first: `2 invalid_template, 1 deadline`."""
+    ordered = sorted(failures.items(), key=lambda one: (-one[1], one[0]))
+    return ", ".join(f"{count} {code}" for code, count in ordered)
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """`1 turn`, `2 turns`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
