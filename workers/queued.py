@@ -20,7 +20,7 @@ from nats.aio.client import Client as NatsConnection
 from broker import codec, replies, subjects, topology
 from broker.errors import InvalidMessage, PublishError, ServerError
 from broker.messages import Cancel, End, Turn
-from broker.replies import write_end
+from broker.queued import end_queued
 from broker.subjects import CancelAddress, TurnAddress
 from workers.watching import guarded
 
@@ -159,9 +159,7 @@ class QueuedCancels:
         if self._is_held(turn) or await replies.last_stored(self._nc, subjects.REPLIES, subjects.reply(client, turn)):
             return  # some worker has begun it, and hears this too
         end = self._end_of(cancel, max(0.0, time.time() - stored_at))
-        if await write_end(self._nc, TurnAddress(self._model, "", client, turn), end):
-            deleted = await topology.api(self._nc, f"STREAM.MSG.DELETE.{self._stream}", {"seq": sequence})
-            log.info("⊘ queued turn=%s deleted=%s", turn, deleted is not None)
+        await end_queued(self._nc, TurnAddress(self._model, "", client, turn), sequence, end)
 
     # --- Many ---
 

@@ -40,6 +40,7 @@ from broker.messages import (
     Turn,
     Usage,
 )
+from broker.queued import stopped
 from broker.recorder import Recorder
 from broker.replies import ReplyWriter, write_end
 from broker.subjects import TurnAddress
@@ -649,9 +650,7 @@ class Worker:
 
     def _stopped(self, cancel: Cancel, queue_wait: float) -> End:
         """The end of a turn that was stopped before it was begun."""
-        if cancel.reason == "deadline":
-            return self._failed("deadline", "the deadline passed while the turn was queued")
-        return Done("cancelled", "", (), Usage(0, 0, 0), Timings(queue_wait, 0.0, 0.0), self._options.name)
+        return stopped(cancel, queue_wait, self._options.name)
 
     async def _dead_letter(
         self, delivery: Delivery, address: TurnAddress, failed: Failed, workers: tuple[str, ...] = ()
