@@ -7,9 +7,12 @@ import contextlib
 import ctypes
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +25,9 @@ from broker.sparing_log import Sparing
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-PATIENCE_SECONDS = 0.6
+PATIENCE_SECONDS = 0.5
 """What a command for people may take to wind up after ^C: with what is to follow it ends within a second."""
-FORCE_SECONDS = 0.2
+FORCE_SECONDS = 0.4
 HURRY_SECONDS = 0.1
 SHOW_CURSOR = b"\x1b[?25h"
 _PR_SET_PDEATHSIG = 1
@@ -74,6 +77,9 @@ class _Interrupts:
     """Whoever has ^C for themselves; the last one counts."""
     is_in_a_hurry: bool = False
     """Somebody at a terminal waits for the end."""
+    folders: set[Path] = field(default_factory=set)
+    """To be gone at the end."""
+    children: weakref.WeakSet[asyncio.subprocess.Process] = field(default_factory=weakref.WeakSet)
 
 
 _interrupts = _Interrupts()
@@ -87,6 +93,18 @@ def interrupts_go_to(taker: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         _interrupts.takers.remove(taker)
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A folder that is gone afterwards, also where the process is ended by force."""
+    with tempfile.TemporaryDirectory(prefix=prefix) as name:
+        folder = Path(name)
+        _interrupts.folders.add(folder)
+        try:
+            yield folder
+        finally:
+            _interrupts.folders.discard(folder)
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[int | None]], *, patience: float | None = None) -> int:
@@ -160,7 +178,13 @@ def run(main: Callable[[asyncio.Event], Awaitable[int | None]], *, patience: flo
 
 
 def _end_now() -> None:
-    """For whoever does not end by itself; children die with us, and the cursor comes back."""
+    """For whoever does not end by itself: nothing is left behind, and the cursor comes back."""
+    for child in list(_interrupts.children):
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+    for folder in list(_interrupts.folders):
+        shutil.rmtree(folder, ignore_errors=True)
     if sys.stderr.isatty():
         os.write(sys.stderr.fileno(), SHOW_CURSOR)
     os._exit(EXIT_INTERRUPTED)
@@ -195,7 +219,7 @@ async def spawn(
 
     Of our descriptors it has those in `pass_fds`, for as long as it lives.
     """
-    return await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         *map(str, command),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=stdout,
@@ -205,6 +229,8 @@ async def spawn(
         pass_fds=pass_fds,
         preexec_fn=die_with_parent(),
     )
+    _interrupts.children.add(process)
+    return process
 
 
 def die_with_parent() -> Callable[[], None]:

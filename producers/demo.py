@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from rich.text import Text
 from broker.accounts import write_credentials
 from broker.client import Answer
 from broker.messages import Chunk
-from broker.process import EXIT_INTERRUPTED, spawn, terminate
+from broker.process import EXIT_INTERRUPTED, spawn, temporary_folder, terminate
 from producers.datasets import DEMO_CONVERSATIONS
 from producers.generator import Progress
 from producers.load import progress_table, run_load, select, showing, summary_table
@@ -107,7 +106,7 @@ async def run_demo(
         return Group(streams.render(), progress_table(progress))
 
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turnpike-demo-")))
+        folder = stack.enter_context(temporary_folder("turnpike-demo-"))
         parts = local_system(
             entry, folder, model=MODEL, model_file=model_file, nats_url=nats_url, wait=False, influx_url=influx_url
         )

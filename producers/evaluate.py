@@ -34,7 +34,7 @@ from producers.rows import summary
 from producers.settings import EvalSettings
 from producers.waiting import ready, telling, unless
 
-STOP_SECONDS = 0.4
+STOP_SECONDS = 0.35
 """How long the cancels of what runs may take."""
 
 RAW_SCORES = Needs(can=frozenset({RAW, SCORE}))

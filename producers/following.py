@@ -22,7 +22,7 @@ QUIET_SECONDS = 5.0
 """An answer that says nothing for so long may have lost its worker."""
 GIVE_UP_SECONDS = 60.0
 """How long a turn that is queued waits for a worker that has gone: about what a restart takes."""
-STOP_SECONDS = 0.5
+STOP_SECONDS = 0.35
 """How long a cancelled turn's end is waited for."""
 RETRY_SECONDS = 1.0
 MAX_SEED = 2**32

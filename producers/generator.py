@@ -23,7 +23,7 @@ from producers.datasets import Conversation
 from producers.records import TurnRecord, with_end
 from producers.settings import LoadSettings
 
-STOP_SECONDS = 0.4
+STOP_SECONDS = 0.35
 """How long the ends of cancelled turns are waited for."""
 OnChunk = Callable[[str, Answer, Chunk], None]
 

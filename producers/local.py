@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from broker.accounts import GATEWAY, LOCAL, SIDECAR, WORKER, write_credentials
 from broker.client import Client
 from broker.connection import Address, connect
 from broker.errors import Refused, ServerUnavailable, TurnpikeError
-from broker.process import spawn, terminate
+from broker.process import spawn, temporary_folder, terminate
 from broker.server import EmbeddedServer
 from broker.topology import ensure
 
@@ -143,8 +142,8 @@ async def address_or_own(address: Address, entry: Path | None, model: str) -> As
         yield address
         return
     sys.stderr.write("no broker runs on this machine: starting one for the while, with a worker and the demo model\n")
-    with tempfile.TemporaryDirectory(prefix="turnpike-local-") as folder:
-        async with local_system(entry, Path(folder), model=model) as system:
+    with temporary_folder("turnpike-local-") as folder:
+        async with local_system(entry, folder, model=model) as system:
             yield system.address
 
 

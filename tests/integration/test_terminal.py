@@ -22,9 +22,15 @@ import pytest
 from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 
-from broker.accounts import LOCAL, write_credentials
-from broker.connection import close
+from broker import codec
+from broker.accounts import LOCAL, OPERATOR, REAPER, write_credentials
+from broker.client import Client
+from broker.connection import close, connect
+from broker.messages import Failed, Turn
+from broker.reaper import Reaper
+from broker.replies import write_end
 from broker.server import EmbeddedServer
+from broker.subjects import TurnAddress
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.support import TURNPIKE
@@ -104,7 +110,8 @@ class Bench:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            preexec_fn=lambda: (os.setsid(), _take_terminal()),
+            start_new_session=True,
+            preexec_fn=_take_terminal,
         )
         os.close(theirs)
         command = Command(process, _terminal=ours)
@@ -133,8 +140,7 @@ class Bench:
 
 
 def _take_terminal() -> None:
-    """Its standard input becomes a session's own terminal, or ^C would be nobody's."""
-    os.setsid()
+    """Of a new session: its standard input becomes the session's own, or ^C would be nobody's."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
@@ -196,12 +202,12 @@ class Queued:
     """Hears every turn that is queued."""
 
     def __init__(self, nc: NatsConnection) -> None:
-        self._nc = nc
+        self.nc = nc
         self._turns: asyncio.Queue[Msg] = asyncio.Queue(maxsize=100)
 
     async def listen(self) -> None:
-        await self._nc.subscribe("turn.>", cb=self._turns.put)
-        await self._nc.flush()
+        await self.nc.subscribe("turn.>", cb=self._turns.put)
+        await self.nc.flush()
 
     async def one(self) -> Msg:
         return await asyncio.wait_for(self._turns.get(), 60)
@@ -447,3 +453,93 @@ async def test_a_chat_survives_its_servers_restart_in_the_middle(bench: Bench, s
         assert "echo after" in chat.said
         chat.type("\x04")
         assert await chat.ends() == 0
+
+
+# --- What is said ---
+
+
+async def test_a_failed_turn_is_json_too(bench: Bench, start_worker: StartWorker) -> None:
+    async with start_worker(FakeEngine(num_ctx=64)):
+        code, out, said = await output(bench, "ask", "m", "x" * 200, "--json")
+    assert code == 1
+    failed = json.loads(out)
+    assert (failed["type"], failed["code"]) == ("failed", "prompt_too_long")
+    assert said.startswith("turnpike: prompt_too_long")
+
+
+async def test_an_error_begins_a_line_of_its_own(bench: Bench, start_worker: StartWorker, queued: Queued) -> None:
+    engine = FakeEngine(answer="x" * 4000, token_seconds=0.02)
+    async with start_worker(engine), bench.terminal("ask", "m", "hello", "--max-tokens", "4000") as asked:
+        turn = (await queued.one()).subject.rpartition(".")[2]
+        await asked.until_it_says("xxx")
+        failed = Failed("deadline", "somebody ended it")
+        assert await write_end(queued.nc, TurnAddress("m", "interactive", LOCAL, turn), failed)
+        assert await asked.ends() == 1
+    assert re.search(r"x\r?\nturnpike: deadline: somebody ended it", asked.said)
+
+
+async def test_each_turn_is_drawn_with_a_seed_of_its_own_which_is_shown(
+    bench: Bench, start_worker: StartWorker, queued: Queued
+) -> None:
+    async def seed_of_next() -> int:
+        return int(codec.decode((await queued.one()).data, Turn).sampling.seed)
+
+    async with start_worker():
+        seeds = []
+        for _ in range(2):
+            _, _, said = await output(bench, "ask", "m", "hello", "--temperature", "1")
+            seeds.append(await seed_of_next())
+            assert f"; seed {seeds[-1]}]" in said
+        _, out, _ = await output(bench, "ask", "m", "hello", "--temperature", "1", "--json")
+        seeds.append(await seed_of_next())
+        assert json.loads(out)["seed"] == seeds[-1]
+        await output(bench, "chat", "m", "--temperature", "1", stdin=b"one\ntwo\n")
+        seeds += [await seed_of_next(), await seed_of_next()]
+        assert len(set(seeds)) == 5, "no two alike"
+        for arguments in (("--temperature", "1", "--seed", "7"), ("--seed", "7")):
+            await output(bench, "ask", "m", "hello", *arguments)
+            assert await seed_of_next() == 7
+        _, _, said = await output(bench, "ask", "m", "hello")
+        assert await seed_of_next() == 0
+        assert "seed" not in said, "nothing was drawn"
+
+
+async def test_a_token_alone_has_no_rate(bench: Bench, start_worker: StartWorker) -> None:
+    async with start_worker():
+        _, _, said = await output(bench, "ask", "m", "hello", "--max-tokens", "1")
+    assert re.search(r"; 1 token; waited", said)
+
+
+async def test_a_cancel_says_what_it_did(bench: Bench, start_worker: StartWorker, queued: Queued) -> None:
+    code, out, _ = await output(bench, "cancel", "--all")
+    assert (code, out) == (0, "nothing to cancel: no turn is queued or running\n")
+    reaper_nc = await connect(bench.server.address(REAPER), name="reaper")
+    stop = asyncio.Event()
+    reaping = asyncio.create_task(Reaper(reaper_nc).run(stop))
+    async with Client(bench.server.address(LOCAL)) as client:
+        answers = [client.ask("m", str(number), conversation="c") for number in range(3)]
+        for answer in answers:
+            await answer.publish()
+        code, out, _ = await output(bench, "cancel", "--turn", answers[0].turn.id)
+        assert f"turn {answers[0].turn.id}: cancelled in the queue" in out
+        code, out, _ = await output(bench, "cancel", "--conversation", "c")
+        assert "2 turns ended: 2 in the queue, 0 that ran" in out
+        code, out, _ = await output(bench, "cancel", "--turn", answers[0].turn.id)
+        assert "had ended before: cancelled in the queue" in out
+    stop.set()
+    await reaping
+    await close(reaper_nc)
+
+
+async def test_top_shows_queues_without_workers_in_red(bench: Bench) -> None:
+    async with bench.terminal("top") as top:
+        await top.until_it_says("no worker answers")
+    assert re.search(r"\x1b\[31m.*m .*none", top.said), top.said
+    code, out, _ = await output(bench, "top", "--json")
+    assert code == 1
+    assert [queue["model"] for queue in json.loads(out)["queues"]] == ["m"]
+
+
+async def test_an_empty_list_of_dead_letters_is_said(bench: Bench) -> None:
+    code, _, said = await output(bench, "dead", "list", user=OPERATOR)
+    assert (code, said) == (0, "no turn was given up on\n")
