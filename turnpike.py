@@ -796,6 +796,12 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--model-file", help="the GGUF file; default: the locked one of --model, else the demo model")
     _model_flags(worker)
     worker.add_argument("--model", help="the model's name in subjects (default: from the file's name)")
+    worker.add_argument(
+        "--allow-other-file",
+        action="store_true",
+        default=None,
+        help="serve beside workers of the model that have another file: to change it worker by worker",
+    )
     worker.add_argument("--worker-name", help="default: the node's name and the process id")
     worker.add_argument("--node", help="default: the host's name")
     worker.add_argument("--num-ctx", type=int, help="KV cells, shared by all slots (default 8192)")
