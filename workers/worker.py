@@ -505,7 +505,7 @@ class Worker:
                     "prompt_too_long", f"continuations: {len(tokens)} tokens, and the context holds {limit}"
                 )
             if not tokens:
-                raise TurnRejected("empty_prompt", "continuations: nothing is to be scored, and nothing stands before it")
+                raise TurnRejected("empty_prompt", "continuations: one is empty, and so is the prompt")
             # With nothing in front of it a first token has no probability: those behind it are scored.
             continuations.append((tuple(tokens), max(begin, 1)))
         max_tokens = min(turn.sampling.max_tokens, limit - len(prompt.tokens))
