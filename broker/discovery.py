@@ -49,12 +49,6 @@ class Load(Struct, frozen=True):
     """Turns in the model's queue as of the last pulls."""
     expected_wait_seconds: Annotated[float, Meta(ge=0)]
     """Until an interactive turn that is queued now would be seated."""
-    batch_wait_seconds: Annotated[float, Meta(ge=0)] | None = None
-    """The same of a batch turn; None where the release does not tell them apart."""
-    num_pending_batch: Annotated[int, Meta(ge=0)] = 0
-    """Of those in the queue, the batch turns."""
-    state: Word = SERVING
-    """STARTING: it takes no turns yet. DRAINING: it finishes what it has, and takes no more. Or a later release's."""
     prefill_tokens_per_second: float | None = None
     decode_tokens_per_second: float | None = None
     cached_share: float | None = None
@@ -64,6 +58,12 @@ class Load(Struct, frozen=True):
     celsius: float | None = None
     """Its node's hottest sensor, as the sidecar says."""
     is_throttled: bool | None = None
+    batch_wait_seconds: Annotated[float, Meta(ge=0)] | None = None
+    """`expected_wait_seconds` of a batch turn; None where the release does not tell them apart."""
+    num_pending_batch: Annotated[int, Meta(ge=0)] = 0
+    """Of those in the queue, the batch turns."""
+    state: Word = SERVING
+    """STARTING: it takes no turns yet. DRAINING: it finishes what it has, and takes no more. Or a later release's."""
 
 
 class WorkerInfo(Struct, frozen=True):

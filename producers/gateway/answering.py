@@ -211,6 +211,9 @@ class Stream:
                         await self._send(send, b": still here\n\n")
                         said_at = time.monotonic()
                 case True:
+                    if self._held is not None:  # the new answer is shorter than what the client has
+                        await self._send(send, _event(_contradicted(self._answer.turn.id).body), last=True)
+                        return
                     break
                 case ApiError():
                     await self._send(send, _event(found.body), last=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, MutableMapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -124,6 +126,40 @@ def test_an_api_client_gets_an_answer_that_was_begun_anew_as_if_it_was_not() -> 
 def test_an_api_client_is_told_where_the_new_answer_is_another() -> None:
     _, stream = sent([Chunk(1, 0, '{"node', (1,)), Chunk(3, 1, '{"x', (1,))], reads_comments=False)
     assert stream._is_contradicted
+
+
+@pytest.mark.parametrize("again", ['{"nod', ""])
+async def test_an_api_client_is_told_where_the_new_answer_ends_before_what_it_has(again: str) -> None:
+    chunks = [Chunk(1, 0, '{"node', (1,)), Chunk(3, 1, again, (1,))]
+    body = await streamed(chunks, done(again, (1,)))
+    assert '"code":"restarted"' in body
+    assert "[DONE]" not in body
+    body = await streamed([*chunks, Chunk(4, 1, ANSWER[len(again) :], (2,))], done())
+    assert '"code":"restarted"' not in body
+    assert body.endswith("data: [DONE]\n\n")
+
+
+async def streamed(chunks: list[Chunk], end: Done) -> str:
+    """All that a client gets of an answer with these chunks."""
+
+    class Given(Answer):
+        async def __aiter__(self) -> AsyncIterator[Chunk]:
+            for chunk in chunks:
+                yield chunk
+            self.end = end
+
+    given = Given(answer()._client, answer().turn, "m", "interactive")
+    sent: list[bytes] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message.get("body", b""))
+
+    async def receive() -> MutableMapping[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    await Stream(given, Dialect("t", "m", is_chat=True), Told()).run(receive, send)
+    return b"".join(sent).decode()
 
 
 def test_who_reads_comments_is_told_to_drop_what_it_has() -> None:

@@ -78,7 +78,7 @@ def offer(
     batch_wait: float | None = None,
     state: str = SERVING,
 ) -> WorkerInfo:
-    load = Load(4, active, 0, wait, batch_wait, state=state, decode_tokens_per_second=speed)
+    load = Load(4, active, 0, wait, decode_tokens_per_second=speed, batch_wait_seconds=batch_wait, state=state)
     return WorkerInfo(name, model, model, "Q4_0", num_ctx, "pi", load, facts={"file_bytes": str(size)}, can=can)
 
 
