@@ -223,6 +223,7 @@ async function models() {
     if (!names.includes(state.model)) names.unshift(state.model);
     $("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === state.model)));
     say(data.length ? "" : "no model is served just now");
+    if (!data.length) setTimeout(models, 3000); // one may be on its way
   } catch { say("the gateway cannot be reached"); }
 }
 
