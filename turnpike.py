@@ -12,12 +12,13 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from broker.settings import PREFIX, BrokerSettings, CommonSettings, MirrorSettings, ModelSettings, load
+from broker.settings import PREFIX, BrokerSettings, CommonSettings, MirrorSettings, ModelSettings, flag, load
 from producers.settings import AskSettings, DemoSettings, EvalSettings, GatewaySettings, LoadSettings
 from telemetry.settings import SidecarSettings, TelemetrySettings
 from workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
+    from broker import services
     from broker.catalogue import Entry
     from broker.connection import Address
     from broker.server import Tls
@@ -144,7 +145,7 @@ def run_ensure(arguments: argparse.Namespace) -> int:
         print("\n".join(lines) or "nothing to change")
         return 0
 
-    return process.run(ensure)
+    return process.run(ensure, patience=process.PATIENCE_SECONDS)
 
 
 def run_reap(arguments: argparse.Namespace) -> int:
@@ -196,7 +197,7 @@ def run_user_add(arguments: argparse.Namespace) -> int:
         )
         return 0
 
-    return process.run(add)
+    return process.run(add, patience=process.PATIENCE_SECONDS)
 
 
 def run_worker(arguments: argparse.Namespace) -> int:
@@ -242,29 +243,11 @@ def run_install_service(arguments: argparse.Namespace) -> int:
     from broker.errors import SettingsError, TurnpikeError
 
     options = settings(CommonSettings, arguments)
-    environment = {
-        f"{PREFIX}{name.upper()}": str(value)
-        for name in ("credentials", "url", "tls_ca", "influx_url", "num_ctx", "lock_file", "models_dir", "monitor_url")
-        if (value := getattr(arguments, name, None)) is not None
-    } | {f"{PREFIX}WAIT_SECONDS": f"{options.wait_seconds or 600:g}"}
     try:
-        match arguments.service:
-            case "broker":
-                service = services.broker(arguments.model or ["demo"])
-            case "worker" if len(arguments.model or ()) == 1:
-                model = arguments.model[0]
-                planned, parking = _worker_plan(model, arguments.num_ctx)
-                environment[f"{PREFIX}PARK_BYTES"] = str(parking)
-                service = services.worker(model, planned + parking, environment)
-            case "worker":
-                raise SettingsError(["--model: which one? a worker serves one model"])
-            case "sidecar":
-                service = services.sidecar(environment)
-            case _:
-                service = services.mirror(environment)
+        service = _service(arguments, options)
         written = services.install(
             service,
-            executable=Path(arguments.executable or sys.argv[0]).absolute(),
+            executable=_executable(arguments.executable),
             user=arguments.user,
             units=Path(arguments.unit_dir),
             environments=Path(arguments.environment_dir),
@@ -280,20 +263,134 @@ def run_install_service(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _worker_plan(model: str, num_ctx: int | None) -> tuple[int, int]:
+PATHS = (
+    "config",
+    "data_dir",
+    "credentials",
+    "tls_ca",
+    "tls_cert",
+    "tls_key",
+    "lock_file",
+    "models_dir",
+    "model_file",
+    "keys",
+    "routes",
+)
+"""Flags of install-service that name files: a service has another working directory than whoever installs it."""
+
+
+def _service(arguments: argparse.Namespace, options: CommonSettings) -> services.Service:
+    from broker import services
+    from broker.errors import SettingsError
+
+    for name in PATHS:
+        if (path := getattr(arguments, name)) is not None:
+            setattr(arguments, name, str(Path(path).expanduser().absolute()))
+    if arguments.lock_file is None and (found := Path(ModelSettings().lock_file)).exists():
+        arguments.lock_file = str(found.absolute())
+    if (url := arguments.influx_url or "").startswith("file:"):
+        arguments.influx_url = f"file:{Path(url.removeprefix('file:').removeprefix('//')).expanduser().absolute()}"
+    environment = {f"{PREFIX}WAIT_SECONDS": f"{options.wait_seconds or 600:g}"}
+    for name in (*_SERVICE_FLAGS[arguments.service], *_EVERY_SERVICE):
+        if (value := getattr(arguments, name)) is not None:
+            environment[f"{PREFIX}{name.upper()}"] = str(value).lower() if isinstance(value, bool) else str(value)
+    every = {name for names in _SERVICE_FLAGS.values() for name in names}
+    if unknown := [
+        name for name in sorted(every) if getattr(arguments, name) and name not in _SERVICE_FLAGS[arguments.service]
+    ]:
+        # A lock file that merely lies here is for those that want one.
+        unknown = [name for name in unknown if name != "lock_file"]
+    if unknown:
+        raise SettingsError([f"{flag(name)}: nothing to a {arguments.service}" for name in unknown])
+    match arguments.service:
+        case "broker":
+            tls = arguments.tls_cert, arguments.tls_key, arguments.tls_ca
+            _tls(BrokerSettings(tls_cert=tls[0], tls_key=tls[1], tls_ca=tls[2]))  # all of them, or none
+            kept = {
+                name: environment[name] for name in (f"{PREFIX}CONFIG", f"{PREFIX}LOG_LEVEL") if name in environment
+            }
+            where = arguments.data_dir or f"{services.STATE_DIR}/broker"
+            cert, key, ca = tls
+            files = (cert, key, ca) if cert and key and ca else None
+            return services.broker(arguments.model or ["demo"], kept, folder=where, tls=files)
+        case "worker":
+            return _worker_service(arguments, environment)
+        case "sidecar":
+            return services.sidecar(environment)
+        case "gateway":
+            return services.gateway(environment)
+        case _:
+            return services.mirror(environment)
+
+
+_EVERY_SERVICE = ("config", "data_dir", "log_level", "credentials", "url", "tls_ca")
+_SERVICE_FLAGS: dict[str, tuple[str, ...]] = {
+    "broker": ("tls_cert", "tls_key"),
+    "worker": ("num_ctx", "lock_file", "models_dir", "model_file"),
+    "sidecar": ("influx_url", "monitor_url"),
+    "gateway": ("keys", "routes", "gateway_host", "gateway_port", "allow_anyone"),
+    "mirror": ("lock_file", "models_dir"),
+}
+"""Which flags are a service's own."""
+
+
+def _worker_service(arguments: argparse.Namespace, environment: dict[str, str]) -> services.Service:
+    from broker import services
+    from broker.errors import SettingsError
+    from workers.main import model_token
+
+    models = arguments.model or ([model_token(Path(arguments.model_file))] if arguments.model_file else [])
+    if len(models) != 1:
+        raise SettingsError(["--model: which one? a worker serves one model"])
+    planned, parking = _worker_plan(models[0], arguments.num_ctx, arguments.model_file)
+    environment[f"{PREFIX}PARK_BYTES"] = str(parking)
+    return services.worker(models[0], planned + parking, environment)
+
+
+def _executable(named: str | None) -> list[Path]:
+    """The words that begin every command of this installation."""
+    path = Path(named or sys.argv[0]).absolute()
+    return [Path(sys.executable).absolute(), path] if path.suffix == ".py" and not os.access(path, os.X_OK) else [path]
+
+
+def _worker_plan(model: str, num_ctx: int | None, model_file: str | None) -> tuple[int, int]:
     """The bytes of a worker's plan and some, and those for conversations at rest: a quarter of what this machine has
-    free besides. For a model of the catalogue, or the one that is shipped."""
+    free besides. For a model of the catalogue, a file, or the model that is shipped."""
     from broker.catalogue import CATALOGUE, entry_of, read_catalogue
     from workers import boards
     from workers.memory import available_bytes
     from workers.models import DEMO
 
-    if model == DEMO.token:
+    num_ctx = num_ctx or WorkerSettings().num_ctx
+    if model_file is not None:
+        planned = _file_plan(Path(model_file), num_ctx) + boards.LIMIT_HEADROOM_BYTES
+    elif model == DEMO.token:
         planned = 2 * boards.LIMIT_HEADROOM_BYTES
     else:
         entry = entry_of(model, read_catalogue(), CATALOGUE.name)
-        planned = boards.plan(entry, num_ctx or WorkerSettings().num_ctx).total + boards.LIMIT_HEADROOM_BYTES
+        planned = boards.plan(entry, num_ctx).total + boards.LIMIT_HEADROOM_BYTES
     return planned, max(0, available_bytes() - planned) // 4
+
+
+def _file_plan(path: Path, num_ctx: int) -> int:
+    """The bytes of a plan for a model's file, as llama.cpp reads it."""
+    from workers.engine import MAX_OUTPUTS
+    from workers.llama.context import LlamaModel
+    from workers.memory import plan_memory
+
+    options, model = WorkerSettings(), LlamaModel(path)
+    try:
+        plan = plan_memory(
+            model.kv_shape,
+            file_bytes=model.file_bytes,
+            num_ctx=num_ctx,
+            num_ubatch=options.num_ubatch,
+            max_outputs=max(MAX_OUTPUTS, options.num_slots),
+            flash_attention=True,
+        )
+    finally:
+        model.close()
+    return plan.total
 
 
 def run_models(arguments: argparse.Namespace) -> int:
@@ -314,7 +411,7 @@ def run_models(arguments: argparse.Namespace) -> int:
             )
         case "pull":
             process.set_up_logging("WARNING")
-            return process.run(lambda stop: _pull(options, arguments.names, stop))
+            return process.run(lambda stop: _pull(options, arguments.names, stop), patience=process.PATIENCE_SECONDS)
         case "serve":
             return _serve_models(settings(MirrorSettings, arguments))
         case _:
@@ -334,7 +431,8 @@ async def _pull(options: ModelSettings, names: list[str], stop: asyncio.Event) -
         try:
             nc = await connect(address(options, "local"), name="turnpike-pull", timeout=3.0)
         except ServerError as error:
-            print(f"turnpike: no mirrors are looked for: {error}", file=sys.stderr)
+            if is_named:  # and not merely remembered from when there was one
+                print(f"turnpike: no mirrors are looked for: {error}", file=sys.stderr)
         else:
             mirrors = await find_mirrors(nc)
             await close(nc)
@@ -409,7 +507,7 @@ def run_dead(arguments: argparse.Namespace) -> int:
     async def run(stop: asyncio.Event) -> int:
         return await work
 
-    return process.run(run)
+    return process.run(run, patience=process.PATIENCE_SECONDS)
 
 
 def run_read(arguments: argparse.Namespace) -> int:
@@ -422,16 +520,14 @@ def run_read(arguments: argparse.Namespace) -> int:
 
 def run_cancel(arguments: argparse.Namespace) -> int:
     from broker import process
-    from broker.client import Client
+    from producers.cancel import cancel
 
     where = address(settings(CommonSettings, arguments), "local")
 
-    async def cancel(stop: asyncio.Event) -> int:
-        async with Client(where) as client:
-            await client.cancel(turn=arguments.turn, conversation=arguments.conversation)
-        return 0
-
-    return process.run(cancel)
+    return process.run(
+        lambda stop: cancel(where, turn=arguments.turn, conversation=arguments.conversation),
+        patience=process.PATIENCE_SECONDS,
+    )
 
 
 # --- For people ------------------------------------------------------------------------------------------------------
@@ -450,9 +546,12 @@ def run_ask(arguments: argparse.Namespace) -> int:
     async def ask_there(stop: asyncio.Event) -> int:
         async with _broker_or_own(options, arguments.model) as there:
             routes = read_routes(options.routes)
-            return await ask(there, arguments.model, text, sampling, stop, routes=routes, as_json=arguments.json)
+            is_seeded = options.seed is not None
+            return await ask(
+                there, arguments.model, text, sampling, stop, routes=routes, as_json=arguments.json, is_seeded=is_seeded
+            )
 
-    return process.run(ask_there)
+    return process.run(ask_there, patience=process.PATIENCE_SECONDS)
 
 
 def run_chat(arguments: argparse.Namespace) -> int:
@@ -464,11 +563,14 @@ def run_chat(arguments: argparse.Namespace) -> int:
     sampling = options.sampling()
     process.set_up_logging("WARNING")
 
-    async def chat_there() -> int:
+    async def chat_there(stop: asyncio.Event) -> int:
         async with _broker_or_own(options, arguments.model) as there:
-            return await chat(there, arguments.model, sampling, arguments.system, read_routes(options.routes))
+            routes, is_seeded = read_routes(options.routes), options.seed is not None
+            return await chat(
+                there, arguments.model, sampling, stop, system=arguments.system, routes=routes, is_seeded=is_seeded
+            )
 
-    return asyncio_run(chat_there())
+    return process.run(chat_there, patience=process.PATIENCE_SECONDS)
 
 
 def _broker_or_own(options: CommonSettings, model: str) -> AbstractAsyncContextManager[Address]:
@@ -480,34 +582,20 @@ def _broker_or_own(options: CommonSettings, model: str) -> AbstractAsyncContextM
     return address_or_own(address(options, "local"), entry, model)
 
 
-def asyncio_run(main: Any) -> int:
-    """For commands that handle their signals themselves."""
-    from broker import process
-    from broker.errors import TurnpikeError
-
-    code = process.EXIT_ERROR
-    try:
-        code = asyncio.run(main) or 0
-    except* TurnpikeError as group:
-        process.report(group)
-    except* OSError as failed:
-        process.report(failed)
-    except* KeyboardInterrupt:
-        code = process.EXIT_INTERRUPTED
-    return code
-
-
 def run_load(arguments: argparse.Namespace) -> int:
     from broker import process
     from producers.load import continue_and_show, run_and_show
 
     process.set_up_logging("WARNING")
+    patience = process.PATIENCE_SECONDS
     if arguments.continued:
         common, path = settings(CommonSettings, arguments), Path(arguments.continued).expanduser()
         there = address(common, "local")
-        return process.run(lambda stop: continue_and_show(there, path, stop, as_json=arguments.json))
+        return process.run(lambda stop: continue_and_show(there, path, stop, as_json=arguments.json), patience=patience)
     options = settings(LoadSettings, arguments)
-    return process.run(lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json))
+    return process.run(
+        lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json), patience=patience
+    )
 
 
 def run_eval(arguments: argparse.Namespace) -> int:
@@ -516,7 +604,10 @@ def run_eval(arguments: argparse.Namespace) -> int:
 
     options = settings(EvalSettings, arguments)
     process.set_up_logging("WARNING")
-    return process.run(lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json))
+    return process.run(
+        lambda stop: run_and_show(address(options, "local"), options, stop, as_json=arguments.json),
+        patience=process.PATIENCE_SECONDS,
+    )
 
 
 def run_experiment(arguments: argparse.Namespace) -> int:
@@ -538,7 +629,8 @@ def run_experiment(arguments: argparse.Namespace) -> int:
             num_cores=os.cpu_count() or 1,
             stop=stop,
             as_json=arguments.json,
-        )
+        ),
+        patience=process.PATIENCE_SECONDS,
     )
 
 
@@ -565,7 +657,9 @@ def run_top(arguments: argparse.Namespace) -> int:
     options = settings(CommonSettings, arguments)
     process.set_up_logging("WARNING")
     there = address(options, "local")
-    return process.run(lambda stop: top(there, stop, once=arguments.once, as_json=arguments.json))
+    return process.run(
+        lambda stop: top(there, stop, once=arguments.once, as_json=arguments.json), patience=process.PATIENCE_SECONDS
+    )
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
@@ -573,7 +667,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
     options = settings(DemoSettings, arguments)
     process.set_up_logging("WARNING" if arguments.log_level is None else options.log_level)
-    return process.run(lambda stop: _demo(options, stop, as_json=arguments.json))
+    return process.run(lambda stop: _demo(options, stop, as_json=arguments.json), patience=process.PATIENCE_SECONDS)
 
 
 async def _demo(options: DemoSettings, stop: asyncio.Event, *, as_json: bool) -> int:
@@ -584,7 +678,7 @@ async def _demo(options: DemoSettings, stop: asyncio.Event, *, as_json: bool) ->
     from telemetry.influx import Influx
     from telemetry.resources import process_memory
 
-    influx_url = options.influx_url or f"file:{data_dir(options) / 'demo.lp'}"
+    influx_url = options.influx_url or f"file:{_demo_points(data_dir(options))}"
     if not influx_url.startswith("file:"):
         token, org = os.environ.get("INFLUX_TOKEN"), os.environ.get("INFLUX_ORG")
         await asyncio.to_thread(init, Influx(InfluxAddress.parse(influx_url, token, org)))
@@ -643,12 +737,20 @@ def _helps(parser: argparse.ArgumentParser, path: str = "") -> tuple[dict[str, s
             for name, inner in action.choices.items():
                 inner_helps, inner_commands = _helps(inner, f"{path} {name}".strip())
                 helps = inner_helps | helps
-                for flag, of in inner_commands.items():
-                    commands[flag] = commands.get(flag, []) + of
+                for one, of in inner_commands.items():
+                    commands[one] = commands.get(one, []) + of
         elif action.option_strings and path:
             helps.setdefault(action.dest, action.help or "")
             commands.setdefault(action.dest, []).insert(0, path)
     return helps, commands
+
+
+def _demo_points(folder: Path) -> Path:
+    """Where a demo's telemetry goes where nothing is said: of two at once the second has a file of its own."""
+    from broker.locks import is_held
+
+    usual = folder / "demo.lp"
+    return folder / f"demo-{os.getpid()}.lp" if is_held(usual.with_name("demo.lp.lock")) else usual
 
 
 # --- Flags -----------------------------------------------------------------------------------------------------------
@@ -706,7 +808,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--url", help="nats://USER:PASSWORD@HOST:PORT (or NATS_URL)")
     group.add_argument("--credentials", help="a credentials file, as `turnpike user add` writes it")
     group.add_argument("--tls-ca", help="the certificates that a tls:// server is trusted by (default: the system's)")
-    group.add_argument("--wait-seconds", type=float, help="how long services wait for what they need (default 0)")
+    group.add_argument(
+        "--wait-seconds", type=float, help="how long to wait for a server, streams or a turn's worker (default 0)"
+    )
     group.add_argument("--log-level", help="DEBUG, INFO, WARNING or ERROR")
 
 
@@ -718,7 +822,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--top-p", type=float)
     group.add_argument("--min-p", type=float)
     group.add_argument("--repeat-penalty", type=float)
-    group.add_argument("--seed", type=int)
+    group.add_argument("--seed", type=int, help="of what is drawn (default: another one each turn, which is shown)")
     group.add_argument("--ignore-eos", action="store_true", default=None, help="go on to --max-tokens")
     group.add_argument("--stop", action="append", help="end before this text; can be given several times")
 
@@ -963,9 +1067,17 @@ def _parser() -> argparse.ArgumentParser:
         "write a systemd unit, for a Pi without Kubernetes",
         "sudo turnpike install-service worker --model llama-3-2-1b --credentials /etc/turnpike/worker.credentials",
     )
-    service.add_argument("service", choices=("broker", "worker", "sidecar", "mirror"))
+    service.add_argument("service", choices=("broker", "worker", "sidecar", "gateway", "mirror"))
     service.add_argument("--model", action="append", help="the worker's, or those that the broker queues turns for")
+    service.add_argument("--model-file", help="the worker's GGUF file; default: the locked one of --model")
     service.add_argument("--num-ctx", type=int, help="the worker's context, which its memory limit follows")
+    service.add_argument("--tls-cert", help="the broker's certificate: turns TLS on, with --tls-key and --tls-ca")
+    service.add_argument("--tls-key", help="its key")
+    service.add_argument("--keys", help="the gateway's file of clients and their keys")
+    service.add_argument("--routes", help="its policies for models")
+    service.add_argument("--gateway-host", help="the interface it listens at (default 127.0.0.1)")
+    service.add_argument("--gateway-port", type=int, help="default 8080")
+    service.add_argument("--allow-anyone", action="store_true", default=None, help="without keys, at any address")
     service.add_argument("--influx-url", help="where the sidecar writes points")
     service.add_argument("--monitor-url", help="the nats-server's monitoring address, for the sidecar")
     _model_flags(service)
@@ -1085,7 +1197,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Runs the command that the words name, those of the process by default; its exit code."""
     arguments = _parser().parse_args(words)
     from broker.errors import TurnpikeError
-    from broker.process import EXIT_ERROR, EXIT_USAGE, report
+    from broker.process import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, report
 
     try:
         run: Callable[[argparse.Namespace], int] = arguments.entry
@@ -1104,6 +1216,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return EXIT_ERROR
     except BrokenPipeError:
         return EXIT_ERROR
+    except KeyboardInterrupt:  # of a command that computes and no more
+        return EXIT_INTERRUPTED
     except OSError as error:
         report(error)
         return EXIT_ERROR

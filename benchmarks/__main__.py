@@ -29,6 +29,7 @@ QUESTIONS = (
     "parking",
     "handoff",
     "neighbour",
+    "grammars",
     "conversations",
     "gateway",
     "queue",

@@ -113,7 +113,9 @@ def read_lock(path: Path, *, to_write: bool = False) -> dict[str, Locked]:
     with a warning. Not where the file is to be written anew, which would lose it: then that is an error.
     """
     if not path.exists():
-        raise CatalogueError(path, "there is no such file: turnpike models lock NAME makes it")
+        raise CatalogueError(
+            path.absolute(), "there is no such file: turnpike models lock NAME makes it, --lock-file names another"
+        )
     found = {}
     for token, row in _rows(path).items():
         later = _of_a_later_release(row)

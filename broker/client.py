@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -61,6 +62,8 @@ from broker.messages import (
 
 # A server that republishes nothing for so long may have ended the turn while we were away: then its end is read.
 LOOK_AFTER_SECONDS = 5.0
+DEADLINE_GRACE_SECONDS = 2.0
+"""How long behind its deadline a turn's end is waited for: a worker's or the reaper's, where there is either."""
 REPLAY_SECONDS = 2.0
 ASK_AGAIN_SECONDS = 1.0
 
@@ -264,7 +267,8 @@ class Answer:
         self._num_reconnects = 0
         self._starts: set[Started] = set()
         self._may_ask_at = 0.0
-        self._is_late = False
+        self._late_at: float | None = None
+        """When the deadline was seen to have passed, by the monotonic clock."""
         self._place: _Place | None = None
 
     @property
@@ -307,20 +311,27 @@ class Answer:
         self.acknowledged_at = time.perf_counter()
 
     async def place(self) -> PlaceInLine | None:
-        """About the how manieth in line the turn is, and how long that takes; None once a worker has it.
+        """About the how manieth in line the turn is, and how long that takes; None once a worker has it, or while the
+        server does not tell.
 
         The first call asks the server (0.2 ms), later ones reckon from what workers tell as they take turns.
         """
         if self.started is not None or self.end is not None or self._sequence is None:
             return None
         if self._place is None:
-            stream = subjects.turns_stream(self._model)
-            info = await topology.api(self._client.nc, f"CONSUMER.INFO.{stream}.{self._priority}")
-            if info is None:
+            if not self._client.nc.is_connected:
                 return None
-            self._place = _Place(self._sequence, info["delivered"]["stream_seq"], info["num_pending"])
-            subject = subjects.queue(self._model, self._priority)
-            self._beacons = await self._client.nc.subscribe(subject, cb=self._place.on_beacon)
+            stream = subjects.turns_stream(self._model)
+            try:
+                info = await topology.api(self._client.nc, f"CONSUMER.INFO.{stream}.{self._priority}")
+                if info is None:
+                    return None
+                place = _Place(self._sequence, info["delivered"]["stream_seq"], info["num_pending"])
+                subject = subjects.queue(self._model, self._priority)
+                self._beacons = await self._client.nc.subscribe(subject, cb=place.on_beacon)
+            except (ServerError, nats.errors.Error):  # it has restarted, say: the turn waits all the same
+                return None
+            self._place = place
         return self._place.now()
 
     async def _subscribe(self) -> None:
@@ -369,12 +380,11 @@ class Answer:
         try:
             message: Msg = await self._subscription.next_msg(timeout=self._patience())
         except (nats.errors.TimeoutError, TimeoutError):
-            if self.turn.deadline is not None and not self._is_late and time.time() >= self.turn.deadline:
-                self._is_late = True
-                with suppress(PublishError):  # then a worker notices by itself
-                    await self.cancel(reason="deadline")
+            if await self._is_just_late():
                 return []
-            return await self._look_after()
+            found = await self._look_after()
+            self._keep_deadline()
+            return found
         if (message.headers or {}).get("Nats-Stream") == subjects.ENDS:
             self.end = replies.understood_end(message.data, message.headers)
             return self._rest()
@@ -406,9 +416,31 @@ class Answer:
             await self.cancel()
 
     def _patience(self) -> float:
-        if self.turn.deadline is None or self._is_late:
+        if self.turn.deadline is None:
             return LOOK_AFTER_SECONDS
-        return min(LOOK_AFTER_SECONDS, max(0.0, self.turn.deadline - time.time()) + 0.001)
+        if self._late_at is None:
+            left = self.turn.deadline - time.time()
+        else:
+            left = self._late_at + DEADLINE_GRACE_SECONDS - time.perf_counter()
+        return min(LOOK_AFTER_SECONDS, max(0.0, left) + 0.001)
+
+    async def _is_just_late(self) -> bool:
+        """True once, when the deadline has passed: whoever has the turn is told."""
+        if self.turn.deadline is None or self._late_at is not None or time.time() < self.turn.deadline:
+            return False
+        self._late_at = time.perf_counter()
+        # Where it cannot be told, a worker notices by itself.
+        with suppress(PublishError, TimeoutError):
+            async with asyncio.timeout(DEADLINE_GRACE_SECONDS):
+                await self.cancel(reason="deadline")
+        return True
+
+    def _keep_deadline(self) -> None:
+        """Ends the answer for its reader where nobody else has ended the late turn: no worker, no reaper, no server."""
+        if self.end is not None or self._late_at is None:
+            return
+        if time.perf_counter() - self._late_at >= DEADLINE_GRACE_SECONDS:
+            self.end = Failed("deadline", "the deadline passed, and nobody has ended the turn: no worker answers")
 
     async def _look_after(self) -> list[Chunk]:
         """Nothing came for a while: the end may have been lost, and when the connection was cut, anything."""

@@ -98,7 +98,7 @@ _WORKER_TAGS = ("node", "model", "quantization", "worker")
 
 CPU = Measurement(
     "cpu",
-    "A core, or `all` of them, over the time since the sample before. psutil: /proc/stat, cpufreq",
+    "A core, or `all` of them, over the time since the sample before, the first time since boot. /proc/stat, cpufreq",
     ("node", "cpu"),
     {
         "busy_ratio": _float("ratio", "time not idle and not waiting for a disk"),
@@ -122,7 +122,7 @@ SYSTEM = Measurement(
 )
 MEMORY = Measurement(
     "memory",
-    "The node's memory. psutil: /proc/meminfo, /proc/vmstat",
+    "The node's memory. /proc/meminfo, /proc/vmstat",
     ("node",),
     {
         "total_bytes": _int("B", "MemTotal"),
@@ -137,7 +137,7 @@ MEMORY = Measurement(
 )
 DISK = Measurement(
     "disk",
-    "A block device. psutil: /proc/diskstats",
+    "A block device. /proc/diskstats",
     ("node", "device"),
     {
         "read_bytes": _int("B", "since boot, counting up"),
@@ -153,7 +153,7 @@ FILESYSTEM = Measurement(
 )
 NETWORK = Measurement(
     "network",
-    "A network interface, loopback left out. psutil: /proc/net/dev",
+    "A network interface, loopback left out. /proc/net/dev",
     ("node", "interface"),
     {
         "received_bytes": _int("B", "since boot, counting up"),
@@ -243,9 +243,9 @@ CGROUP = Measurement(
     {
         "cpu_seconds": _float("s", "CPU time used, counting up"),
         "throttled_seconds": _float("s", "time in which the CPU limit held it back, counting up"),
-        "cpu_limit_cores": _float("cores", "absent without a limit"),
+        "cpu_limit_cores": _float("cores", "the tightest of its own and those above it; absent without a limit"),
         "memory_bytes": _int("B", "charged to it, page cache among it"),
-        "memory_limit_bytes": _int("B", "absent without a limit"),
+        "memory_limit_bytes": _int("B", "the tightest of its own and those above it; absent without a limit"),
         "num_oom_kills": _int("kills", "counting up"),
     },
 )
@@ -331,6 +331,7 @@ TURN = Measurement(
     "A turn that ended, by the worker that ended it",
     (*_WORKER_TAGS, "run"),
     {
+        "client": _str("whose: the NATS user, or the client of a gateway's key"),
         "outcome": _str("stop, length, cancelled, or the code of a failure"),
         "is_failed": _bool("it ended as `failed`"),
         "queue_wait_seconds": _float("s", "from its publish to its seat, by two wall clocks"),

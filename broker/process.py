@@ -9,7 +9,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nats.errors
@@ -20,6 +22,11 @@ from broker.sparing_log import Sparing
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+PATIENCE_SECONDS = 0.6
+"""What a command for people may take to wind up after ^C: with what is to follow it ends within a second."""
+FORCE_SECONDS = 0.2
+HURRY_SECONDS = 0.1
+SHOW_CURSOR = b"\x1b[?25h"
 _PR_SET_PDEATHSIG = 1
 _M_ARENA_MAX = -8
 _M_MMAP_THRESHOLD = -3
@@ -39,16 +46,68 @@ def set_up_logging(level: str = "INFO") -> None:
     )
     for handler in logging.getLogger().handlers:
         handler.addFilter(Sparing())
-    # nats-py logs what we log ourselves, with tracebacks.
+        handler.addFilter(_is_wanted)
+    # nats-py logs what we log ourselves, with tracebacks; uvicorn under a name that reads as an error.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
-def run(main: Callable[[asyncio.Event], Awaitable[int | None]]) -> int:
+TURN_SIGNS = "→←↻↷⊘!"
+"""With what a line about one turn begins."""
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Not each turn's lines of a worker in the background of a terminal: somebody chats there, or watches a table."""
+    if record.levelno != logging.INFO or not str(record.msg).startswith(tuple(TURN_SIGNS)):
+        return True
+    try:
+        return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
+    except (OSError, ValueError):  # a file or a pipe, which is there for them
+        return True
+
+
+@dataclass
+class _Interrupts:
+    """What a signal does in this process just now."""
+
+    takers: list[Callable[[], object]] = field(default_factory=list)
+    """Whoever has ^C for themselves; the last one counts."""
+    is_in_a_hurry: bool = False
+    """Somebody at a terminal waits for the end."""
+
+
+_interrupts = _Interrupts()
+
+
+@contextlib.contextmanager
+def interrupts_go_to(taker: Callable[[], object]) -> Iterator[None]:
+    """While entered, a SIGINT calls `taker` in the event loop, and ends nothing by itself."""
+    _interrupts.takers.append(taker)
+    try:
+        yield
+    finally:
+        _interrupts.takers.remove(taker)
+
+
+def run(main: Callable[[asyncio.Event], Awaitable[int | None]], *, patience: float | None = None) -> int:
     """Runs `main(stop)` to its end and returns the exit code.
 
     The first SIGINT or SIGTERM sets `stop`, and main winds up. The second one cancels main, which then has only its
     `finally` blocks left. Errors of ours become one line on stderr.
+
+    With `patience`, for commands that somebody waits for: main is cancelled so many seconds after the first signal, and
+    FORCE_SECONDS later the process ends whatever it is in, a thread or a computation among it.
     """
+    force = threading.Timer((patience or 0.0) + FORCE_SECONDS, _end_now)
+    force.daemon = True
+    _interrupts.is_in_a_hurry = False
+
+    def hurry(number: int, _: object) -> None:
+        # Called between two bytecodes, also where the event loop is not reached.
+        is_taken = number == signal.SIGINT and _interrupts.takers
+        if not is_taken and not _interrupts.is_in_a_hurry:
+            _interrupts.is_in_a_hurry = True
+            force.start()
 
     async def supervised() -> int:
         loop = asyncio.get_running_loop()
@@ -56,21 +115,30 @@ def run(main: Callable[[asyncio.Event], Awaitable[int | None]]) -> int:
         task = asyncio.ensure_future(main(stop))
         interrupted = False
 
-        def on_signal() -> None:
+        def on_signal(number: int) -> None:
             nonlocal interrupted
+            if number == signal.SIGINT and _interrupts.takers:
+                _interrupts.takers[-1]()
+                return
             interrupted = True
             if stop.is_set():
                 task.cancel()
+            elif patience is not None:
+                loop.call_later(patience, task.cancel)
             stop.set()
 
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, on_signal)
+            loop.add_signal_handler(number, on_signal, number)
+            if patience is not None:
+                signal.signal(number, hurry)
         try:
             return await task or 0
         except asyncio.CancelledError:
             if not interrupted:
                 raise
             return EXIT_INTERRUPTED
+        finally:
+            sys.stdout.flush()
 
     code = EXIT_ERROR
     try:
@@ -86,7 +154,16 @@ def run(main: Callable[[asyncio.Event], Awaitable[int | None]]) -> int:
     except* OSError as group:
         report(group)
         code = EXIT_ERROR
+    finally:
+        force.cancel()
     return code
+
+
+def _end_now() -> None:
+    """For whoever does not end by itself; children die with us, and the cursor comes back."""
+    if sys.stderr.isatty():
+        os.write(sys.stderr.fileno(), SHOW_CURSOR)
+    os._exit(EXIT_INTERRUPTED)
 
 
 def report(error: BaseException) -> None:
@@ -155,7 +232,8 @@ def keep_the_heap_small() -> None:
 
 
 async def terminate(process: asyncio.subprocess.Process, grace: float = 10.0) -> int:
-    """SIGTERM, then SIGKILL after `grace` seconds; returns the exit code."""
+    """SIGTERM, then SIGKILL after `grace` seconds, soon where somebody has pressed ^C; returns the exit code."""
+    grace = min(grace, HURRY_SECONDS) if _interrupts.is_in_a_hurry else grace
     if process.returncode is None:
         process.terminate()
         try:

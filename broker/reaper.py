@@ -21,6 +21,7 @@ from nats.aio.msg import Msg
 
 from broker import codec, replies, serving, subjects, topology
 from broker.connection import Address, close, connect
+from broker.discovery import SERVING
 from broker.errors import InvalidMessage, InvalidName, NotReady, ServerError
 from broker.messages import Cancel, End, Turn
 from broker.queued import end_queued, past_deadline, stopped
@@ -65,7 +66,8 @@ class _Queue:
     """What is known of an unserved model's queue."""
 
     ack_wait: float
-    unserved_since: float = field(default_factory=time.monotonic)
+    left_since: float = field(default_factory=time.monotonic)
+    """Since when no worker answers, by the monotonic clock."""
     next_sequence: int = 1
     turns: dict[int, _Queued] = field(default_factory=dict)
     """By their sequence."""
@@ -99,7 +101,7 @@ class _Queue:
     def endable(self) -> list[int]:
         """The turns to end now. Those that a worker has begun wait until they would be anybody's: it may only be cut
         off, and has as long as the server gives it."""
-        is_left = time.monotonic() - self.unserved_since >= self.ack_wait
+        is_left = time.monotonic() - self.left_since >= self.ack_wait
         return [sequence for sequence in self.due if is_left or sequence not in self.begun]
 
     def forget(self, sequence: int) -> None:
@@ -190,7 +192,8 @@ class Reaper:
         served_at = self._served_at.get(model)
         if served_at is not None and time.monotonic() - served_at < SERVED_SECONDS:
             return False
-        if await serving.is_served(self._nc, model):
+        state = await serving.state(self._nc, model)
+        if state == SERVING:
             self._served_at[model] = time.monotonic()
             return False
         if model not in self._queues:
@@ -198,6 +201,8 @@ class Reaper:
                 self._queues[model] = _Queue(await topology.require(self._nc, model))
             except NotReady:  # it has no consumers yet
                 return False
+        if state is not None:  # one drains: it takes no turns, and ends those that it has
+            self._queues[model].left_since = time.monotonic()
         return True
 
     # --- What is there ---

@@ -36,7 +36,7 @@ class Service:
             lines.append(f'{name}="{escaped}"\n')
         return "".join(lines)
 
-    def unit(self, executable: Path, user: str, environment_file: Path) -> str:
+    def unit(self, executable: Sequence[Path], user: str, environment_file: Path) -> str:
         """The unit file's text. Raises TurnpikeError for what systemd could not take literally."""
         lines = [
             "# By `turnpike install-service`, which writes it anew; changes go into drop-ins (systemctl edit).",
@@ -51,7 +51,8 @@ class Service:
             "Type=exec",
             f"User={user}",
             f"Group={user}",
-            "ExecStart=" + " ".join(_quoted(word.replace("$", "$$")) for word in (str(executable), *self.arguments)),
+            "ExecStart="
+            + " ".join(_quoted(word.replace("$", "$$")) for word in (*map(str, executable), *self.arguments)),
             # Read by systemd before it becomes the user: mode 0600, as there may be passwords in it.
             f"EnvironmentFile=-{_quoted(str(environment_file))}",
             "WorkingDirectory=%S/turnpike",
@@ -108,10 +109,20 @@ def _checked(word: str) -> str:
     return word
 
 
-def broker(models: Sequence[str], host: str = "0.0.0.0") -> Service:
-    arguments = ["broker", "--data-dir", f"{STATE_DIR}/broker", "--host", host]
+def broker(
+    models: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    folder: str = f"{STATE_DIR}/broker",
+    host: str = "0.0.0.0",
+    tls: tuple[str, str, str] | None = None,
+) -> Service:
+    """`tls` are the files of certificate, key and CA."""
+    arguments = ["broker", "--data-dir", folder, "--host", host]
     arguments += [word for model in models for word in ("--model", model)]
-    return Service("turnpike-broker", "Turnpike: the queue", arguments, memory_bytes=768 * 1024**2)
+    if tls is not None:
+        arguments += [word for pair in zip(("--tls-cert", "--tls-key", "--tls-ca"), tls, strict=True) for word in pair]
+    return Service("turnpike-broker", "Turnpike: the queue", arguments, environment, memory_bytes=768 * 1024**2)
 
 
 def worker(model: str, memory_bytes: int, environment: Mapping[str, str]) -> Service:
@@ -139,6 +150,17 @@ def sidecar(environment: Mapping[str, str]) -> Service:
     )
 
 
+def gateway(environment: Mapping[str, str]) -> Service:
+    return Service(
+        "turnpike-gateway",
+        "Turnpike: the OpenAI API in front of the queue",
+        ["gateway"],
+        environment,
+        after="network-online.target turnpike-broker.service",
+        memory_bytes=512 * 1024**2,
+    )
+
+
 def mirror(environment: Mapping[str, str]) -> Service:
     return Service(
         "turnpike-mirror",
@@ -150,7 +172,7 @@ def mirror(environment: Mapping[str, str]) -> Service:
     )
 
 
-def install(service: Service, *, executable: Path, user: str, units: Path, environments: Path) -> list[Path]:
+def install(service: Service, *, executable: Sequence[Path], user: str, units: Path, environments: Path) -> list[Path]:
     """Writes the unit and its environment file; which ones. Raises TurnpikeError."""
     environment_file = environments / f"{service.name}.env"
     unit = units / f"{service.name}.service"

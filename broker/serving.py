@@ -16,7 +16,7 @@ import nats.errors
 from nats.aio.client import Client as NatsConnection
 
 from broker import discovery, subjects, topology
-from broker.discovery import WorkerInfo
+from broker.discovery import SERVING, WorkerInfo
 from broker.errors import NotServed, UnservedModel
 
 QUICK_SECONDS = 0.25
@@ -24,14 +24,22 @@ QUICK_SECONDS = 0.25
 PATIENT_SECONDS = 2.0
 """Within which one on a busy board does."""
 LOOK_SECONDS = 0.5
+NAMES_SECONDS = 1.0
+"""A server that does not let us ask does not answer."""
+
+
+async def state(nc: NatsConnection, model: str) -> str | None:
+    """SERVING within milliseconds where a worker of the model takes turns. Else what one does that answers, drains say;
+    None where none answers: after a quarter of a second, or two where turns are in work, whose worker may only be busy.
+    Raises ServerError."""
+    consumers = [await _consumer(nc, model, priority) for priority in subjects.PRIORITIES]
+    is_idle = not any(one.get("num_waiting") or one.get("num_ack_pending") for one in consumers)
+    return await _answered(nc, model, QUICK_SECONDS if is_idle else PATIENT_SECONDS)
 
 
 async def is_served(nc: NatsConnection, model: str) -> bool:
-    """Whether a worker of the model answers: within milliseconds where one does; where none does after a quarter of a
-    second, or after two seconds where turns are in work, whose worker may only be busy. Raises ServerError."""
-    states = [await _consumer(nc, model, priority) for priority in subjects.PRIORITIES]
-    is_idle = not any(state.get("num_waiting") or state.get("num_ack_pending") for state in states)
-    return await _answers(nc, model, QUICK_SECONDS if is_idle else PATIENT_SECONDS)
+    """Whether a worker of the model takes turns; as patient as `state`. Raises ServerError."""
+    return await state(nc, model) == SERVING
 
 
 async def served_by(nc: NatsConnection, model: str) -> list[WorkerInfo]:
@@ -61,32 +69,49 @@ async def until_served(nc: NatsConnection, model: str, seconds: float = 0.0) -> 
         await asyncio.sleep(LOOK_SECONDS)
 
 
+async def queues(nc: NatsConnection) -> list[str]:
+    """The models that the server has a queue for, served or not, by their tokens. Raises ServerError, also where it
+    does not let us ask, as one that an older release has set up."""
+    found: list[str] = []
+    while True:
+        request = {"subject": "turn.>", "offset": len(found)}
+        page = await topology.api(nc, "STREAM.NAMES", request, timeout=NAMES_SECONDS)
+        names = (page or {}).get("streams") or []
+        found += names
+        if not names or len(found) >= (page or {}).get("total", 0):
+            break
+    return sorted(name.removeprefix(subjects.TURNS_PREFIX) for name in found if name.startswith(subjects.TURNS_PREFIX))
+
+
 async def _consumer(nc: NatsConnection, model: str, priority: str) -> dict[str, Any]:
     return await topology.api(nc, f"CONSUMER.INFO.{subjects.turns_stream(model)}.{priority}") or {}
 
 
-async def _answers(nc: NatsConnection, model: str, seconds: float) -> bool:
-    """Whether a worker of the model answers within so many seconds; comes back with the first that does."""
+async def _answered(nc: NatsConnection, model: str, seconds: float) -> str | None:
+    """What the model's workers do that answer within so many seconds; comes back with the first that serves."""
+    found: str | None = None
     inbox = nc.new_inbox()
     subscription = await nc.subscribe(inbox)
     try:
-        await nc.publish(f"$SRV.INFO.{discovery.SERVICE}", b"", reply=inbox)
+        await nc.publish(f"$SRV.STATS.{discovery.SERVICE}", b"", reply=inbox)
         async with asyncio.timeout(seconds):
-            while _model_of((await subscription.next_msg(timeout=seconds)).data) != model:
-                pass
-        return True
+            while found != SERVING:
+                found = _state_of((await subscription.next_msg(timeout=seconds)).data, model) or found
     except (nats.errors.TimeoutError, TimeoutError):
-        return False
+        pass
     finally:
         with contextlib.suppress(nats.errors.Error):
             await subscription.unsubscribe()
+    return found
 
 
-def _model_of(answer: bytes) -> str | None:
-    """None for what is no worker's answer, and for a worker that drains."""
+def _state_of(answer: bytes, model: str) -> str | None:
+    """None for what is no answer of the model's workers. A release that does not tell its state serves."""
     try:
-        metadata = json.loads(answer)["metadata"]
-        model, state = metadata["model"], metadata.get("state")
+        said = json.loads(answer)
+        if said["metadata"]["model"] != model:
+            return None
+        data = said["endpoints"][0]["data"]
+        return str(data.get("state", SERVING))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
-    return model if isinstance(model, str) and state != discovery.DRAINING else None

@@ -51,7 +51,8 @@ class CommonSettings(Struct, frozen=True, kw_only=True):
     tls_ca: str | None = None
     """The certificates that a tls:// server is trusted by; default: the system's."""
     wait_seconds: float = 0.0
-    """How long to wait at the start for what is needed to be there: on a cluster all starts at once."""
+    """How long to wait at the start for what is needed to be there: a server, streams, and for turns a worker. On a
+    cluster all starts at once."""
 
 
 class ModelSettings(CommonSettings, frozen=True, kw_only=True):

@@ -86,6 +86,11 @@ def live(client: str, turn: str) -> str:
     return f"live.{token(client, 'client')}.{token(turn, 'turn')}"
 
 
+def live_of(client: str) -> str:
+    """All replies and ends of a client's turns: a filter."""
+    return f"live.{token(client, 'client')}.*"
+
+
 def replay(client: str, turn: str) -> str:
     """Where a reader asks the workers for what it missed."""
     return f"replay.{token(client, 'client')}.{token(turn, 'turn')}"

@@ -224,10 +224,12 @@ def _holds(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
     return all(found.get(key) == value or (key not in found and not value) for key, value in wanted.items())
 
 
-async def api(nc: NatsConnection, subject: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
+async def api(
+    nc: NatsConnection, subject: str, body: dict[str, Any] | None = None, timeout: float = 10.0
+) -> dict[str, Any] | None:
     """The answer of the JetStream API, None for "not found"; raises ServerError with the server's words."""
     try:
-        reply = await nc.request(f"$JS.API.{subject}", json.dumps(body).encode() if body else b"", timeout=10)
+        reply = await nc.request(f"$JS.API.{subject}", json.dumps(body).encode() if body else b"", timeout=timeout)
     except Exception as error:
         raise ServerError(f"{subject}: {str(error) or type(error).__name__}") from error
     answer: dict[str, Any] = json.loads(reply.data)
@@ -313,11 +315,12 @@ def permissions(role: str, user: str) -> dict[str, Any]:
                         f"run.{user}",
                         f"$JS.API.DIRECT.GET.{subjects.REPLIES}.reply.{user}.*",
                         f"$JS.API.DIRECT.GET.{subjects.ENDS}.end.{user}.*",
+                        "$JS.API.STREAM.NAMES",
                         "$JS.API.CONSUMER.INFO.*.*",
                         *discovery,
                     ]
                 },
-                "subscribe": {"allow": [inbox, f"live.{user}.*", "queue.>"]},
+                "subscribe": {"allow": [inbox, subjects.live_of(user), "queue.>"]},
             }
         case "gateway":
             # A producer for all clients; which one a request is of, its API key says.
@@ -331,6 +334,7 @@ def permissions(role: str, user: str) -> dict[str, Any]:
                         f"$JS.API.DIRECT.GET.{subjects.REPLIES}.reply.>",
                         f"$JS.API.DIRECT.GET.{subjects.ENDS}.end.>",
                         "$JS.API.DIRECT.GET.*.turn.>",
+                        "$JS.API.STREAM.NAMES",
                         "$JS.API.CONSUMER.INFO.*.*",
                         *discovery,
                     ]

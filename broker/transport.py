@@ -22,7 +22,7 @@ class Transport(TcpTransport):
     """Put into a client before it connects. With `tls_only` not a byte is sent before TLS is up, the password least."""
 
     def __init__(self, *, tls_only: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._tls_only = tls_only
         self._is_secured = False
 
@@ -32,11 +32,11 @@ class Transport(TcpTransport):
 
     def write(self, payload: bytes) -> Any:
         self._check()
-        return super().write(payload)
+        return super().write(payload)  # type: ignore[no-untyped-call]
 
     def writelines(self, payload: Any) -> Any:
         self._check()
-        return super().writelines(payload)
+        return super().writelines(payload)  # type: ignore[no-untyped-call]
 
     def _check(self) -> None:
         if self._tls_only and not self._is_secured:

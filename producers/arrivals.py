@@ -6,7 +6,6 @@ conversations at once, is the other kind and has no schedule. Rates are turns pe
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Iterator
@@ -15,10 +14,15 @@ from itertools import count
 from pathlib import Path
 
 from broker.errors import TurnpikeError
+from producers.rows import RowError, read_rows
 
 
 class BadArrivals(TurnpikeError):
     """An arrival specification or a trace that makes no sense; says where."""
+
+
+class BadTrace(RowError, BadArrivals):
+    """A trace that cannot be read, or a line of it."""
 
 
 @dataclass(frozen=True)
@@ -144,24 +148,27 @@ def _positive(text: str, *, zero: bool = False) -> float:
 
 
 def read_trace(path: Path) -> Trace:
-    """The offsets of a trace; raises BadArrivals with the line that is wrong or out of order."""
+    """The offsets of a trace; raises BadTrace with the line that is wrong or out of order."""
     times: list[float] = []
-    try:
-        with path.open() as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    at = float(json.loads(line)["offset"])
-                except (ValueError, TypeError, KeyError):
-                    raise BadArrivals(f'{path}:{number}: is no line like {{"offset": 1.5}}') from None
-                if not math.isfinite(at) or at < 0 or (times and at < times[-1]):
-                    raise BadArrivals(f"{path}:{number}: offset {at:g} is out of order")
-                times.append(at)
-    except OSError as error:
-        raise BadArrivals(f"{path}: {error.strerror}") from None
+    # A schedule without one of its arrivals is another one: here a bad row is no row to leave out.
+    bad: list[BadTrace] = []
+    for number, row in read_rows(path, bad, BadTrace):
+        if bad:
+            break
+        at = row.get("offset") if isinstance(row, dict) else None
+        if isinstance(at, bool) or not isinstance(at, int | float | str):
+            raise BadTrace(path, number, 'is no line like {"offset": 1.5}')
+        try:
+            at = float(at)
+        except (ValueError, OverflowError):
+            raise BadTrace(path, number, 'is no line like {"offset": 1.5}') from None
+        if not math.isfinite(at) or at < 0 or (times and at < times[-1]):
+            raise BadTrace(path, number, f"offset {at:g} is out of order")
+        times.append(at)
+    if bad:
+        raise BadTrace(path, bad[0].line, f'is no line like {{"offset": 1.5}}: {bad[0].reason}')
     if not times:
-        raise BadArrivals(f"{path}: holds no lines")
+        raise BadTrace(path, None, "holds no lines")
     return Trace(tuple(times))
 
 

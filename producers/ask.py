@@ -7,16 +7,18 @@ import sys
 
 import msgspec
 
-from broker.client import Answer, Client
+from broker.client import Client
 from broker.connection import Address
 from broker.discovery import CHAT
-from broker.messages import Done, Failed, Message, Sampling
+from broker.errors import PublishError, TurnFailed
+from broker.messages import Chunk, End, Failed, Message, Sampling
 from broker.process import EXIT_INTERRUPTED
 from producers.elsewhere import PATIENT_SECONDS, ask_routed
+from producers.following import Following, with_seed
+from producers.printing import Printer, summary
 from producers.routing import Needs, Routes, choose
 
 NO_ROUTES = Routes()
-PLACE_SECONDS = 2.0
 CHATS = Needs(can=frozenset({CHAT}))
 
 
@@ -37,63 +39,42 @@ async def ask(
     *,
     routes: Routes = NO_ROUTES,
     as_json: bool = False,
+    is_seeded: bool = True,
 ) -> int:
-    """Prints the answer as it comes, or its end as JSON. ^C cancels the turn."""
+    """Prints the answer as it comes, or its end as JSON, a failed one too. `stop` cancels the turn.
+
+    Where nobody serves the model, one is waited for as long as the address says. Without `is_seeded` tokens are drawn
+    with a seed of their own. Raises NotServed, PublishError, TurnFailed.
+    """
+    printer = Printer()
     async with Client(address) as client:
-        answer = await ask_routed(client, routes, model, [Message("user", text)], sampling=sampling)
-        async with asyncio.TaskGroup() as group:
-            stopping = group.create_task(cancel_on(stop, answer))
-            waiting = group.create_task(_tell_place(answer)) if sys.stderr.isatty() and not as_json else None
-            await _show(answer, as_json)
-            stopping.cancel()
-            if waiting is not None:
-                waiting.cancel()
-        if as_json:
-            assert answer.end is not None
-            print(msgspec.json.encode(answer.end).decode())  # noqa: T201
-        return EXIT_INTERRUPTED if stop.is_set() else 0
-
-
-async def cancel_on(stop: asyncio.Event, answer: Answer) -> None:
-    """Cancels the turn when `stop` is set."""
-    await stop.wait()
-    await answer.cancel()
-
-
-async def _tell_place(answer: Answer) -> None:
-    """While the turn waits, about where it is in line."""
-    while answer.end is None and answer.started is None:
-        await asyncio.sleep(PLACE_SECONDS)
-        if (place := await answer.place()) is not None:
-            when = "" if place.seconds is None else f", about {place.seconds:.0f} s"
-            sys.stderr.write(f"[{place.turns_ahead} turns ahead{when}]\n")
-
-
-async def _show(answer: Answer, as_json: bool) -> None:
-    attempt = 0
-    async for chunk in answer:
-        if as_json:
-            continue
-        if chunk.attempt > attempt:
-            attempt = chunk.attempt
-            sys.stdout.write("\n[started again by another worker]\n")
-        sys.stdout.write(chunk.text)
-        sys.stdout.flush()
+        messages = [Message("user", text)]
+        answer = await ask_routed(client, routes, model, messages, sampling=with_seed(sampling, is_seeded))
+        show = _ignored if as_json else printer.show
+        tells_place = sys.stderr.isatty() and not as_json
+        following = Following(client, answer, show, printer.note, address.wait, tells_place)
+        try:
+            await following.until(stop)
+        except TurnFailed as error:
+            printer.end_line()
+            _print_end(as_json, error.failed, answer.turn.sampling)
+            raise
+        except PublishError as error:
+            _print_end(as_json, Failed("not_published", str(error), retryable=True), answer.turn.sampling)
+            raise
+    printer.end_line()
+    if answer.end is not None:
+        _print_end(as_json, answer.end, answer.turn.sampling)
     if not as_json:
-        sys.stdout.write("\n")
-        sys.stderr.write(summary(answer) + "\n")
+        printer.note(summary(answer))
+    return EXIT_INTERRUPTED if following.was_stopped else 0
 
 
-def summary(answer: Answer) -> str:
-    """One line of figures."""
-    match answer.end:
-        case Done(usage=usage, timings=timings, finish_reason=reason):
-            rate = (usage.completion_tokens - 1) / timings.decode if timings.decode else 0
-            return (
-                f"[{reason}: {usage.prompt_tokens} prompt tokens, {usage.cached_tokens} of them cached; "
-                f"{usage.completion_tokens} tokens at {rate:.1f}/s; waited {timings.queue_wait * 1000:.0f} ms]"
-            )
-        case Failed(code=code, detail=detail):
-            return f"[{code}: {detail}]"
-        case None:
-            return "[no end]"
+def _ignored(chunk: Chunk) -> None:
+    pass
+
+
+def _print_end(as_json: bool, end: End, sampling: Sampling) -> None:
+    if as_json:
+        seed = {"seed": sampling.seed} if sampling.temperature else {}
+        sys.stdout.write(msgspec.json.encode(msgspec.to_builtins(end) | seed).decode() + "\n")

@@ -27,6 +27,7 @@ from producers.load import progress_table, run_load, select, showing, summary_ta
 from producers.local import LocalSystem, LocalSystemFailed, local_system
 from producers.records import TurnRecord, summarize
 from producers.settings import LoadSettings
+from producers.terminal import plural
 
 MODEL = "demo"
 NUM_SHOWN = 2
@@ -111,7 +112,9 @@ async def run_demo(
             entry, folder, model=MODEL, model_file=model_file, nats_url=nats_url, wait=False, influx_url=influx_url
         )
         system = await stack.enter_async_context(parts)
-        say(f"nats-server at {system.address.url}")
+        say(
+            f"nats-server at {system.address.url}; telemetry into {influx_url.removeprefix('file:').rpartition('@')[2]}"
+        )
 
         async def work() -> None:
             await system.until_served()
@@ -127,7 +130,7 @@ async def run_demo(
         seconds = time.perf_counter() - progress.started_at
         if stop.is_set():
             return EXIT_INTERRUPTED
-        code = _report(progress.records, seconds, memory_of(system.worker.pid), streams, as_json)
+        code = _report(progress.records, seconds, memory_of(system.worker.pid), streams, max_tokens, as_json)
         if gateway_port is not None:
             await system.beside(_gateway(stack, entry, folder, system, gateway_port, stop), None)
         return code
@@ -159,7 +162,12 @@ async def _gateway(
 
 
 def _report(
-    records: list[TurnRecord], seconds: float, memory_bytes: int | None, streams: Streams, as_json: bool
+    records: list[TurnRecord],
+    seconds: float,
+    memory_bytes: int | None,
+    streams: Streams,
+    max_tokens: int,
+    as_json: bool,
 ) -> int:
     summary = summarize(records, seconds)
     if as_json:
@@ -169,4 +177,8 @@ def _report(
         console = Console()
         console.print(streams.render())
         console.print(summary_table(summary, "turnpike demo", memory_bytes=memory_bytes))
+        if num_cut := sum(record.outcome == "length" for record in records):
+            console.print(
+                f"{num_cut} of {plural(len(records), 'answer')} cut at --max-tokens {max_tokens}", highlight=False
+            )
     return 1 if summary.num_failed or not records else 0

@@ -8,68 +8,38 @@ follows the option, without the last token, or over the option too where less th
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
-import csv
-import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from broker.client import Client
+from broker.client import Answer, Client
 from broker.connection import Address
 from broker.discovery import RAW, SCORE
-from broker.errors import TurnpikeError
+from broker.errors import TurnFailed
 from broker.locks import Lock
 from broker.messages import Message, Score
+from broker.process import EXIT_INTERRUPTED
 from producers.ask import resolve
+from producers.items import EvalError, Item, read_items
 from producers.routing import Needs
+from producers.rows import summary
 from producers.settings import EvalSettings
+from producers.waiting import ready, telling, unless
+
+STOP_SECONDS = 0.4
+"""How long the cancels of what runs may take."""
 
 RAW_SCORES = Needs(can=frozenset({RAW, SCORE}))
 MIN_TRAILING_TOKENS = 3
 """llama.cpp's k_min_trailing_ctx."""
-
-
-class EvalError(TurnpikeError):
-    """An evaluation's file that cannot be read; says which line."""
-
-    def __init__(self, path: Path, line: int | None, reason: str) -> None:
-        self.path, self.line, self.reason = path, line, reason
-        super().__init__(f"{path}{f':{line}' if line is not None else ''}: {reason}")
-
-
-@dataclass(frozen=True)
-class Item:
-    """A question: `context`, the candidates that may follow it, and which is right. Winogrande's have a `rest`."""
-
-    number: int
-    context: str
-    choices: tuple[str, ...]
-    label: int
-    rest: str | None = None
-
-    @property
-    def continuations(self) -> tuple[str, ...]:
-        """What is scored behind the context, each text once."""
-        if self.rest is None:
-            return self.choices
-        texts: dict[str, None] = {}
-        for choice in self.choices:
-            texts |= dict.fromkeys((choice, choice + self.rest, self.harness_text(choice)))
-        return tuple(texts)
-
-    def harness_text(self, choice: str) -> str:
-        """lm-evaluation-harness puts one space between the option and what follows, whatever the sentence has."""
-        assert self.rest is not None
-        return f"{choice} {self.rest.strip()}"
 
 
 class Answered(Struct, frozen=True):
@@ -96,58 +66,6 @@ class Accuracy(Struct, frozen=True):
     standard_error: float | None
 
 
-# --- Files -----------------------------------------------------------------------------------------------------------
-
-
-def read_items(path: Path) -> list[Item]:
-    """Winogrande as JSON lines or the CSV of llama.cpp's tool, or `context`, `choices`, `label`. Raises EvalError."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvalError(path, None, str(getattr(error, "strerror", None) or error)) from None
-    rows: Iterator[tuple[int, Any]] = _csv(text) if path.suffix == ".csv" else _json(path, text)
-    found = []
-    for number, row in rows:
-        try:
-            found.append(_item(number, row))
-        except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise EvalError(path, number, f"is no item: {type(error).__name__} {error}") from None
-    if not found:
-        raise EvalError(path, None, "holds no items")
-    return found
-
-
-def _json(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise EvalError(path, number, f"is not JSON: {error}") from None
-
-
-def _csv(text: str) -> Iterator[tuple[int, Any]]:
-    """`index,sentence,option1,option2,answer`, with or without a head line."""
-    for number, row in enumerate(csv.reader(text.splitlines()), 1):
-        if row and row[-1] not in ("answer",):
-            yield number, dict(zip(("index", "sentence", "option1", "option2", "answer"), row, strict=True))
-
-
-def _item(number: int, row: dict[str, Any]) -> Item:
-    if "sentence" in row:
-        before, blank, rest = row["sentence"].partition("_")
-        if not blank:
-            raise ValueError("the sentence has no _")
-        label = int(row["answer"]) - 1
-        choices: tuple[str, ...] = (row["option1"], row["option2"])
-    else:
-        before, rest, label = row["context"], None, int(row["label"])
-        choices = tuple(map(str, row["choices"]))
-    if not 0 <= label < len(choices) or len(choices) < 2:
-        raise ValueError("its label names none of its choices")
-    return Item(number, before, choices, label, rest)
-
-
 # --- Methods ---------------------------------------------------------------------------------------------------------
 
 
@@ -162,7 +80,19 @@ def evaluate(item: Item, scores: Sequence[Score]) -> Answered:
     harness = tuple(_after(by_text[item.harness_text(choice)], _end(by_text[choice])) for choice in item.choices)
     one, two = (by_text[choice + item.rest] for choice in item.choices)
     bases = [_end(by_text[choice]) for choice in item.choices]
-    return Answered(item.number, item.label, {"partial": harness, "llama.cpp": _llama_cpp(one, two, bases)})
+    # Where nothing stands in front, a model without BOS scores from the second token on, and the first may differ.
+    texts = [choice + item.rest for choice in item.choices]
+    max_shared = _num_shared(*texts) if not item.context else max(map(len, texts))
+    llama_cpp = _llama_cpp(one, two, bases, max_shared)
+    return Answered(item.number, item.label, {"partial": harness, "llama.cpp": llama_cpp})
+
+
+def _num_shared(one: Sequence[object], two: Sequence[object]) -> int:
+    """How many items they begin alike with."""
+    shared = 0
+    while shared < min(len(one), len(two)) and one[shared] == two[shared]:
+        shared += 1
+    return shared
 
 
 def _end(score: Score) -> int:
@@ -175,18 +105,15 @@ def _after(score: Score, base: int) -> float:
     return sum(score.logprobs[max(0, base - score.start) :])
 
 
-def _llama_cpp(one: Score, two: Score, bases: Sequence[int]) -> tuple[float, float]:
+def _llama_cpp(one: Score, two: Score, bases: Sequence[int], max_shared: int) -> tuple[float, float]:
     """As winogrande_score in llama.cpp's tools/perplexity has it.
 
     Where less than four tokens differ, that tool reads the second sentence's first logits from a wrong row (a FIXME of
     its own); this does not.
     """
     start = min(one.start, two.start)
-    first, second = one.tokens[start - one.start :], two.tokens[start - two.start :]
-    shared = 0
-    while shared < min(len(first), len(second)) and first[shared] == second[shared]:
-        shared += 1
-    common = start + shared
+    shared = _num_shared(one.tokens[start - one.start :], two.tokens[start - two.start :])
+    common = start + min(shared, max_shared)
     ends = (_end(one), _end(two))
     if not all(end - common > MIN_TRAILING_TOKENS for end in ends):
         bases = (common, common)
@@ -220,16 +147,19 @@ async def run(
     concurrency: int = 4,
     done: Callable[[Answered], None] = lambda answered: None,
     stop: asyncio.Event | None = None,
+    failed: Callable[[Item, TurnFailed], None] | None = None,
 ) -> list[Answered]:
-    """Scores the items, batch turns all of them; raises TurnFailed, PublishError."""
+    """Scores the items, batch turns all of them; raises PublishError, and TurnFailed without `failed`.
+
+    `stop` cancels what runs and comes back at once, with what was answered by then.
+    """
     waiting = iter(items)
     found: list[Answered] = []
+    running: set[Answer] = set()
 
     async def one_after_another() -> None:
         for item in waiting:
-            if stop is not None and stop.is_set():
-                return
-            answer = await client.ask(
+            answer = client.ask(
                 model,
                 [Message("user", item.context)],
                 kind="score",
@@ -237,13 +167,29 @@ async def run(
                 priority="batch",
                 raw=True,
             )
-            answered = evaluate(item, answer.scores)
+            running.add(answer)
+            try:
+                done_turn = await answer
+            except TurnFailed as error:
+                if failed is None:
+                    raise
+                running.discard(answer)
+                failed(item, error)
+                continue
+            running.discard(answer)
+            answered = evaluate(item, done_turn.scores)
             found.append(answered)
             done(answered)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(concurrency, len(items))):
-            group.create_task(one_after_another())
+    async def all_of_them() -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(concurrency, len(items))):
+                group.create_task(one_after_another())
+
+    if not await unless(stop or asyncio.Event(), all_of_them()):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await asyncio.gather(*(answer.cancel() for answer in running), return_exceptions=True)
     return sorted(found, key=lambda answered: answered.number)
 
 
@@ -256,7 +202,10 @@ async def run_on(
     concurrency: int = 4,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Answered]:
-    """As `run`, with what was answered in `out`, from which it goes on after an interruption. Raises EvalError too."""
+    """As `run`, with what was answered in `out`, from which it goes on after an interruption. Raises EvalError too.
+
+    An item that fails is left out and told; raises TurnFailed where all that were asked do.
+    """
     with Lock.of(out, "the record") if out is not None else contextlib.nullcontext():
         return await _run_on(client, model, items, out, stop, concurrency, say)
 
@@ -270,7 +219,7 @@ async def _run_on(
     concurrency: int,
     say: Callable[[str], None],
 ) -> list[Answered]:
-    before = _read_answers(out) if out is not None and out.exists() else []
+    before = _read_answers(out, say) if out is not None and out.exists() else []
     known = {answered.number for answered in before}
     left = [item for item in items if item.number not in known]
     say(f"{len(items)} items, {len(items) - len(left)} of them answered before")
@@ -280,11 +229,25 @@ async def _run_on(
         if file is not None:
             file.write(msgspec.json.encode(answered) + b"\n")
 
+    failures: list[tuple[Item, TurnFailed]] = []
     try:
-        answers = await run(client, model, left, concurrency=concurrency, done=note, stop=stop)
+        answers = await run(
+            client,
+            model,
+            left,
+            concurrency=concurrency,
+            done=note,
+            stop=stop,
+            failed=lambda item, error: failures.append((item, error)),
+        )
     finally:
         if file is not None:
             file.close()
+    if failures:
+        item, error = failures[0]
+        say(f"items that failed and are left out: {len(failures)}, the first of them {item.number} by {error}")
+        if not answers:
+            raise error
     wanted = {item.number for item in items}
     return [*(answered for answered in before if answered.number in wanted), *answers]
 
@@ -293,30 +256,66 @@ async def run_and_show(address: Address, options: EvalSettings, stop: asyncio.Ev
     """An evaluation, with its accuracies on stdout."""
     options.check()
     path = Path(options.path).expanduser()
-    items = read_items(path)[: options.limit]
+    left_out: list[EvalError] = []
+    items = read_items(path, left_out)[: options.limit]
     out = Path(options.out).expanduser() if options.out is not None else None
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, highlight=False)
+    if left_out:
+        console.print(summary(left_out))
     async with Client(address) as client:
         model = await resolve(client, options.model, needs=RAW_SCORES)
-        found = accuracies(await run_on(client, model, items, out, stop, options.concurrency, console.print))
+        if not await unless(stop, ready(client, model, address.wait, console.print)):
+            return EXIT_INTERRUPTED
+        async with telling(client, [model], console.print):
+            answers = await run_on(client, model, items, out, stop, options.concurrency, console.print)
+    if stop.is_set():
+        goes_on = "" if out is None else "; run again, it goes on there"
+        console.print(f"interrupted: {len(answers)} of {len(items)} items answered{goes_on}")
+    found = accuracies(answers)
     if as_json:
-        sys.stdout.write(msgspec.json.encode({"model": model, "path": path.name, "accuracies": found}).decode() + "\n")
+        facts = {"model": model, "path": path.name, "num_left_out": len(left_out), "accuracies": found}
+        sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
     else:
         table = Table("method", "items", "accuracy", "standard error", title=f"{model} on {path.name}")
         for one in found:
             error = "–" if one.standard_error is None else f"{one.standard_error:.4f}"
             table.add_row(one.method, str(one.count), f"{one.accuracy:.4f}", error)
         Console().print(table)
-    return 0
+    return EXIT_INTERRUPTED if stop.is_set() else 0
 
 
-def _read_answers(path: Path) -> list[Answered]:
-    """What was answered before; a last line that a kill cut off is left out, and cut off the file."""
+class _Stored(Struct, frozen=True):
+    """An Answered as JSON has it, which has no NaN."""
+
+    number: int
+    label: int
+    scores: dict[str, tuple[float | None, ...]]
+
+    def answered(self) -> Answered:
+        scores = {
+            method: tuple(math.nan if one is None else one for one in values) for method, values in self.scores.items()
+        }
+        return Answered(self.number, self.label, scores)
+
+
+def _read_answers(path: Path, say: Callable[[str], None]) -> list[Answered]:
+    """What was answered before; a last line that a kill cut off is left out, and cut off the file. A line that is
+    damaged is left out as well: what it was of is asked again. Raises EvalError for a file that holds no answers."""
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         path.write_bytes(whole)
-    try:
-        return [msgspec.json.decode(line, type=Answered) for line in whole.splitlines()]
-    except msgspec.DecodeError as error:
-        raise EvalError(path, None, f"is no record of an evaluation: {error}") from None
+    found: dict[int, Answered] = {}
+    damaged: list[EvalError] = []
+    for number, line in enumerate(whole.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
+        try:
+            if line.strip():
+                one = msgspec.json.decode(line, type=_Stored).answered()
+                found[one.number] = one
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            damaged.append(EvalError(path, number, f"is no record of an evaluation: {error}"))
+    if damaged and not found:
+        raise damaged[0]
+    if damaged:
+        say(summary(damaged))
+    return list(found.values())

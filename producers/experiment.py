@@ -36,8 +36,10 @@ from producers.local import last_line
 from producers.records import Bounds, Run
 from producers.report.command import report
 from producers.report.figures import by_context, context_cv, figures
+from producers.rows import summary
 from producers.settings import LoadSettings
 from producers.terminal import causes, folding
+from producers.waiting import ready, unless
 
 SERVED_SECONDS = 600.0
 """How long a model may take to be served: a large file from an SD card."""
@@ -221,6 +223,8 @@ class Stage:
     probe: Probe
     num_cores: int
     console: Console
+    wait_seconds: float = 0.0
+    """For a worker of others' to come."""
 
 
 async def run_experiment(stage: Stage, plan: Plan, stop: asyncio.Event) -> list[Row]:
@@ -271,20 +275,28 @@ async def _load(stage: Stage, load: LoadSettings, path: Path, stop: asyncio.Even
 async def _winogrande(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> list[evaluate.Answered]:
     if plan.winogrande is None or stop.is_set():
         return []
-    items = evaluate.read_items(Path(plan.winogrande.path).expanduser())[: plan.winogrande.limit]
-    return await evaluate.run_on(stage.client, model.model, items, stage.out / f"{model.model}.winogrande.jsonl", stop)
+    left_out: list[evaluate.EvalError] = []
+    items = evaluate.read_items(Path(plan.winogrande.path).expanduser(), left_out)[: plan.winogrande.limit]
+    if left_out:
+        stage.console.print(f"  {summary(left_out)}", markup=False)
+    out = stage.out / f"{model.model}.winogrande.jsonl"
+    return await evaluate.run_on(
+        stage.client, model.model, items, out, stop, say=lambda text: stage.console.print(f"  {text}", markup=False)
+    )
 
 
 async def _until_served(stage: Stage, model: Model, sampled: Sampled | None, stop: asyncio.Event) -> None:
+    """Until our own worker has loaded its file; where others serve, no longer than was asked for. Raises NotServed."""
+    if sampled is None:
+        await unless(stop, ready(stage.client, model.model, stage.wait_seconds, stage.console.print))
+        return
     started = time.perf_counter()
     while not stop.is_set() and not any(worker.model == model.model for worker in await stage.client.workers()):
-        if sampled is not None and sampled.num_restarts > MAX_EARLY_DEATHS:
+        if sampled.num_restarts > MAX_EARLY_DEATHS:
             said = last_line(stage.out / f"{model.model}.worker.log")
             raise ExperimentError(f"the worker of {model.model} does not stay: {said}")
         if time.perf_counter() - started > SERVED_SECONDS:
-            raise ExperimentError(
-                f"no worker serves {model.model!r}: start one, or give its flags as `worker` in the plan"
-            )
+            raise ExperimentError(f"the worker of {model.model} does not serve after {SERVED_SECONDS:g} s")
 
 
 @asynccontextmanager
@@ -428,8 +440,10 @@ async def run_and_show(
     lock = Lock(out / "experiment.lock", f"the experiment's folder {out}", advice="give this one another --out")
     with lock:
         async with Client(address) as client:
-            stage = Stage(client, entry, worker, out, probe, num_cores, console)
+            stage = Stage(client, entry, worker, out, probe, num_cores, console, address.wait)
             rows = await run_experiment(stage, plan, stop)
+    if stop.is_set() and not rows:
+        return EXIT_INTERRUPTED
     (out / "table.md").write_text(markdown(plan, rows))
     (out / "table.csv").write_text(as_csv(rows))
     if rows:

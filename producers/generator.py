@@ -23,6 +23,8 @@ from producers.datasets import Conversation
 from producers.records import TurnRecord, with_end
 from producers.settings import LoadSettings
 
+STOP_SECONDS = 0.4
+"""How long the ends of cancelled turns are waited for."""
 OnChunk = Callable[[str, Answer, Chunk], None]
 
 
@@ -117,20 +119,28 @@ class Generator:
         return time.perf_counter() - self._started_at
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Sends until all is sent or `stop` is set, which cancels what runs; comes back when all has ended."""
-        async with asyncio.TaskGroup() as group:
-            cancelling = group.create_task(self._cancel_all(stop))
-            if isinstance(self._arrivals, Closed):
-                await self._closed(stop)
-            else:
-                await self._open(self._arrivals, stop)
-            cancelling.cancel()
+        """Sends until all is sent or `stop` is set, which cancels what runs; comes back when all has ended.
 
-    async def _cancel_all(self, stop: asyncio.Event) -> None:
+        What has not ended STOP_SECONDS after `stop` has no record: nobody may be there to end it.
+        """
+        async with asyncio.TaskGroup() as group:
+            arrivals = self._arrivals
+            working = group.create_task(
+                self._closed(stop) if isinstance(arrivals, Closed) else self._open(arrivals, stop)
+            )
+            cancelling = group.create_task(self._cancel_all(stop, working))
+            working.add_done_callback(lambda _: cancelling.cancel())
+
+    async def _cancel_all(self, stop: asyncio.Event, working: asyncio.Task[None]) -> None:
         await stop.wait()
-        for answer in list(self.progress.active.values()):
-            with suppress(PublishError):  # then it runs to its end
-                await answer.cancel()
+        cancelled = [asyncio.ensure_future(answer.cancel()) for answer in list(self.progress.active.values())]
+        try:
+            await asyncio.sleep(STOP_SECONDS)
+        finally:
+            for one in cancelled:
+                one.cancel()  # then it runs to its end
+            await asyncio.gather(*cancelled, return_exceptions=True)
+        working.cancel()
 
     # --- Closed: so many conversations at once ---
 

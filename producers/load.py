@@ -38,6 +38,7 @@ from producers.records import Bounds, Continued, Ended, Header, Recording, Summa
 from producers.rows import summary
 from producers.settings import LoadSettings
 from producers.terminal import causes, folding
+from producers.waiting import ready, telling, unless
 
 NUM_BISECTIONS = 3
 MAX_DOUBLINGS = 12
@@ -229,6 +230,8 @@ async def run_and_show(address: Address, options: LoadSettings, stop: asyncio.Ev
             run=options.run or new_run(),
         )
         path = Path(options.out).expanduser() if options.out is not None else None
+        if not await _are_served(client, options, address, console, stop):
+            return EXIT_INTERRUPTED
         progress = await run_recorded(client, options, selection, path, console, stop)
     return _show(options, progress, stop, as_json)
 
@@ -238,9 +241,22 @@ async def continue_and_show(address: Address, path: Path, stop: asyncio.Event, *
     run = records.read(path)
     saved = {name: value for name, value in run.header.settings.items() if name in SAVED_SETTINGS}
     options = msgspec.convert(saved, LoadSettings)
+    console = Console(stderr=True)
     async with Client(address) as client:
-        progress = await run_recorded(client, options, select(options), path, Console(stderr=True), stop, run)
+        if not await _are_served(client, options, address, console, stop):
+            return EXIT_INTERRUPTED
+        progress = await run_recorded(client, options, select(options), path, console, stop, run)
     return _show(options, progress, stop, as_json)
+
+
+async def _are_served(
+    client: Client, options: LoadSettings, address: Address, console: Console, stop: asyncio.Event
+) -> bool:
+    """True once every model of the run has a worker, False when it was stopped before. Raises NotServed."""
+    for model, _ in options.weights(options.model):
+        if not await unless(stop, ready(client, model, address.wait, console.print)):
+            return False
+    return True
 
 
 async def run_recorded(
@@ -268,7 +284,8 @@ async def run_recorded(
             stack.enter_context(recording)
         stack.enter_context(showing(console, lambda: progress_table(progress)))
         conversations = selection.conversations
-        await run_load(client, options, conversations, stop=stop, progress=progress, recording=recording, **again)
+        async with telling(client, [model for model, _ in options.weights(options.model)], console.print):
+            await run_load(client, options, conversations, stop=stop, progress=progress, recording=recording, **again)
     return progress
 
 

@@ -26,10 +26,13 @@ from broker.discovery import MirrorInfo
 from broker.errors import TurnpikeError
 from broker.locks import InUse, Lock
 from broker.settings import ModelSettings
+from producers.terminal import folding
 
 WIDE = 140
 """Columns of a terminal that has room for everything."""
 
+ATTENTION = {"full": "all tokens", "sliding-window": "a window"}
+"""What a model looks back on; recurrent ones on none of them."""
 LOCK_SECONDS = 60.0
 """How long `turnpike models lock` waits for another one: it asks the hub a question for each name."""
 
@@ -66,21 +69,21 @@ def list_models(options: ModelSettings, largest_context: LargestContext, *, as_j
     is_wide = console.width >= WIDE
     table = Table(
         caption="KV: the cache of 1,000 tokens. Fits: the largest context, of all turns together, that this machine "
-        "has memory for. *: its name at the hub could not be checked."
+        "has memory for; here: whether its file is. *: its name at the hub could not be checked."
     )
-    for column in ("name", "size", "KV", "memory", "fits", *(("model", "licence") if is_wide else ()), ""):
-        table.add_column(column, justify="right" if column in ("size", "KV", "fits") else "left", no_wrap=True)
+    for column in ("name", "size", "KV", "attention", "fits", *(("model", "licence") if is_wide else ()), "here"):
+        table.add_column(column, justify="right" if column in ("size", "KV", "fits") else "left")
     for token, entry, context, state in rows:
         table.add_row(
             token + ("*" if "unchecked" in entry.checked else ""),
             f"{entry.size_bytes / 1e9:.2f} GB",
             f"{entry.kv_bytes_per_token * 1000 / 1e6:.0f} MB",
-            entry.memory,
+            ATTENTION.get(entry.memory, entry.memory),
             f"{context:,}" if context else "no",
             *((f"{entry.name} {entry.quantization}", entry.licence) if is_wide else ()),
-            state,
+            {"here": "yes", "locked": "no, locked"}.get(state, "no"),
         )
-    console.print(table)
+    console.print(folding(table))
     return 0
 
 
@@ -139,8 +142,9 @@ async def pull_models(
         TimeRemainingColumn(),
     )
     failed = 0
+    chosen = _chosen(options, names)
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        for name, locked in _chosen(options, names).items():
+        for name, locked in chosen.items():
             task = progress.add_task(name, total=locked.size_bytes)
 
             def show(done: int, total: int, task: object = task) -> None:

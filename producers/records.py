@@ -6,6 +6,7 @@ run's start, by the monotonic clock of the process that wrote them.
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from msgspec import Struct, field
 from broker import metrics
 from broker.errors import TurnpikeError
 from broker.messages import End, Failed
+from producers.rows import MAX_NAMED
 
 VERSION = 1
 
@@ -224,8 +226,10 @@ class Recording:
 
 
 def read(path: Path) -> Run:
-    """The run in a file; raises RecordError with the line that is wrong. A last line that was cut off is noted."""
+    """The run in a file. A line of it that cannot be read is left out and noted, as a last one that was cut off; raises
+    RecordError where it does not begin as a record."""
     run: Run | None = None
+    unread: list[str] = []
     decoder = msgspec.json.Decoder(Line)
     try:
         with path.open("rb") as file:
@@ -233,10 +237,17 @@ def read(path: Path) -> Run:
                 if run is not None and not text.endswith(b"\n"):
                     run.notes.append(f"line {number} was cut off and is left out")
                     break
+                # A byte order mark, where somebody's editor put one.
+                text = text.removeprefix(codecs.BOM_UTF8) if number == 1 else text
+                if not text.strip():
+                    continue
                 try:
                     line = decoder.decode(text)
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    raise RecordError(path, number, _why(text, error)) from None
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                    if run is None:
+                        raise RecordError(path, number, _why(text, error)) from None
+                    unread.append(f"line {number} is left out: {_why(text, error)}")
+                    continue
                 if run is None:
                     if not isinstance(line, Header):
                         raise RecordError(path, number, "is no header: the file does not begin as a record")
@@ -247,6 +258,9 @@ def read(path: Path) -> Run:
         raise RecordError(path, None, error.strerror or str(error)) from None
     if run is None:
         raise RecordError(path, None, "is empty")
+    run.notes += unread[:MAX_NAMED]
+    if len(unread) > MAX_NAMED:
+        run.notes.append(f"and {len(unread) - MAX_NAMED} more lines are left out")
     return run
 
 

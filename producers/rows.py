@@ -48,7 +48,7 @@ def read_rows[E: RowError](
             yield from _parquet(path, left_out, error)
             return
         with _opened(path) as file:
-            if path.name.removesuffix(".gz").endswith(".csv"):
+            if is_csv(path):
                 yield from _csv(file, path, left_out, error)
             elif _begins_array(file):
                 yield from _array(file, path, left_out, error)
@@ -56,6 +56,11 @@ def read_rows[E: RowError](
                 yield from _lines(file, path, left_out, error)
     except (OSError, EOFError, zlib.error, UnicodeError) as problem:
         raise error(path, None, str(getattr(problem, "strerror", None) or problem)) from None
+
+
+def is_csv(path: Path) -> bool:
+    """Whether its rows are lists of texts."""
+    return path.name.removesuffix(".gz").endswith(".csv")
 
 
 def clean(text: str) -> str:
@@ -162,21 +167,22 @@ def _csv[E: RowError](
     file: IO[bytes], path: Path, left_out: list[E], error: Callable[[Path, int | None, str], E]
 ) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(MAX_CSV_FIELD)
-    # As the standard says, a field in quotes may hold line ends; what is not UTF-8 shows itself as half characters.
-    reader = csv.reader(io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline=""))  # type: ignore[type-var]
-    while True:
-        number = reader.line_num + 1
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as problem:
-            left_out.append(error(path, number, f"is no line of a CSV: {problem}"))
-            continue
-        if all(map(_is_utf8, row)):
-            yield number, row
-        else:
-            left_out.append(error(path, number, "is not UTF-8"))
+    # A field in quotes may hold line ends. What is not UTF-8 shows itself as half characters.
+    with io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="") as lines:  # type: ignore[type-var]
+        reader = csv.reader(lines)
+        while True:
+            number = reader.line_num + 1
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as problem:
+                left_out.append(error(path, number, f"is no line of a CSV: {problem}"))
+                continue
+            if all(map(_is_utf8, row)):
+                yield number, row
+            else:
+                left_out.append(error(path, number, "is not UTF-8"))
 
 
 def _parquet[E: RowError](

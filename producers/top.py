@@ -13,10 +13,11 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from broker import subjects, topology
+from broker import serving, subjects, topology
 from broker.client import Client
 from broker.connection import Address
 from broker.discovery import WorkerInfo
+from broker.errors import ServerError
 from producers.terminal import folding
 
 REFRESH_SECONDS = 1.0
@@ -38,10 +39,10 @@ class Picture(Struct, frozen=True):
 
 
 async def look(client: Client) -> Picture:
-    """What there is just now. A model without a worker is not seen: its stream is nobody's to list."""
+    """What there is just now, queues that nobody serves among it."""
     workers = await client.workers()
     queues = []
-    for model in sorted({worker.model for worker in workers}):
+    for model in sorted({worker.model for worker in workers} | await _queued(client)):
         pending, in_work = {}, {}
         for priority in subjects.PRIORITIES:
             info = await topology.api(client.nc, f"CONSUMER.INFO.{subjects.turns_stream(model)}.{priority}")
@@ -49,6 +50,14 @@ async def look(client: Client) -> Picture:
                 pending[priority], in_work[priority] = info["num_pending"], info["num_ack_pending"]
         queues.append(Queued(model, pending, in_work))
     return Picture(workers, queues)
+
+
+async def _queued(client: Client) -> set[str]:
+    """The models that have a queue; none where the server is one of an older release's and does not tell."""
+    try:
+        return set(await serving.queues(client.nc))
+    except ServerError:
+        return set()
 
 
 async def top(address: Address, stop: asyncio.Event, *, once: bool, as_json: bool) -> int:
@@ -74,12 +83,12 @@ async def top(address: Address, stop: asyncio.Event, *, once: bool, as_json: boo
 
 def _num_workers(workers: list[WorkerInfo]) -> str:
     """Those that take turns, and what the others do; and whether all have the same model file."""
-    serving = [worker for worker in workers if worker.is_serving]
+    able = [worker for worker in workers if worker.is_serving]
     others = Counter(worker.load.state for worker in workers if not worker.is_serving)
     text = ", ".join(
-        [str(len(serving)), *(f"[yellow]{number} {escape(state)}[/yellow]" for state, number in others.items())]
+        [str(len(able)), *(f"[yellow]{number} {escape(state)}[/yellow]" for state, number in others.items())]
     )
-    num_files = len({worker.fingerprint for worker in serving if worker.fingerprint})
+    num_files = len({worker.fingerprint for worker in able if worker.fingerprint})
     return f"{text}, [red]{num_files} files[/red]" if num_files > 1 else text
 
 
@@ -93,20 +102,23 @@ def _wait(workers: list[WorkerInfo]) -> str:
 
 
 def _shown(picture: Picture) -> RenderableType:
-    if not picture.workers:
+    if not picture.workers and not picture.queues:
         return "no worker answers"
     queues = Table("model", "workers", "slots", "queued", "batch queued", "in work", "wait s", title="queues")
     for queue in picture.queues:
         workers = [worker for worker in picture.workers if worker.model == queue.model]
         queues.add_row(
             queue.model,
-            _num_workers(workers),
+            _num_workers(workers) if workers else "none",
             str(sum(worker.load.num_slots for worker in workers if worker.is_serving)),
             str(queue.num_pending.get("interactive", 0)),
             str(queue.num_pending.get("batch", 0)),
             str(sum(queue.num_in_work.values())),
             _wait(workers),
+            style=None if any(worker.is_serving for worker in workers) else "red",
         )
+    if not picture.workers:
+        return Group(queues, "no worker answers")
     heads = ("worker, node", "model", "busy", "prefill/s", "decode/s", "cached", "failed", "°C")
     table = Table(*heads, title="workers")
     for worker in picture.workers:

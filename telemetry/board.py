@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from broker import points
 from broker.messages import Point
-from telemetry.files import number, scaled, text
+from telemetry.files import Sources, as_number, number, text
 
 VCGENCMD_TIMEOUT_SECONDS = 2.0
 FIRMWARE_EVERY_SECONDS = 5.0
@@ -19,6 +20,16 @@ FIRMWARE_EVERY_SECONDS = 5.0
 THROTTLED_FILES = ("sys/devices/platform/soc/*firmware/get_throttled", "sys/devices/platform/*/*firmware/get_throttled")
 THROTTLED_BITS = ("undervoltage", "frequency_capped", "throttled", "soft_temperature_limit")
 SINCE_BOOT = 16
+CELSIUS = (-55.0, 200.0)
+"""What silicon can have; a Pi's zone now and then says -650,789."""
+RPM = (0.0, 50_000.0)
+"""A counter that is not connected says 65,535."""
+WATTS = (0.0, 2_000.0)
+LIFE = (1.0, 11.0)
+"""Tenths, and 11 for "over"."""
+PRE_END_OF_LIFE = (1, 2, 3)
+"""Normal, warning, urgent."""
+DEFINED_BITS = 32
 
 _RAIL = re.compile(r"^\s*(?P<rail>\w+)_(?P<kind>[AV])\s+(?:current|volt)(?:\(\d+\))?=(?P<value>[0-9.]+)[AV]", re.M)
 _THROTTLED = re.compile(r"^(?:throttled=)?(?:0x)?([0-9a-fA-F]+)$")
@@ -32,7 +43,8 @@ def pmic_watts(output: str) -> float | None:
     volts, amperes = dict[str, float](), dict[str, float]()
     for match in _RAIL.finditer(output):
         into = volts if match["kind"] == "V" else amperes
-        into[match["rail"]] = float(match["value"])
+        with contextlib.suppress(ValueError):
+            into[match["rail"]] = float(match["value"])
     rails = volts.keys() & amperes.keys()
     return sum(volts[rail] * amperes[rail] for rail in rails) if rails else None
 
@@ -40,7 +52,9 @@ def pmic_watts(output: str) -> float | None:
 def throttled_bits(output: str) -> int | None:
     """From `throttled=0x50005` of vcgencmd, or the bare hexadecimal number of the sysfs file."""
     match = _THROTTLED.match(output.strip())
-    return int(match[1], 16) if match else None
+    bits = int(match[1], 16) if match else -1
+    # All ones is an error that was read as a number.
+    return bits if 0 <= bits < (1 << DEFINED_BITS) - 1 else None
 
 
 class Vcgencmd:
@@ -61,7 +75,12 @@ class Vcgencmd:
         self._asked_at[arguments[0]] = now
         try:
             done = subprocess.run(
-                [self._path, *arguments], capture_output=True, text=True, timeout=VCGENCMD_TIMEOUT_SECONDS, check=False
+                [self._path, *arguments],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=VCGENCMD_TIMEOUT_SECONDS,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
@@ -73,6 +92,7 @@ class Board:
 
     def __init__(self, root: Path, node: str, vcgencmd: Vcgencmd, clock: Callable[[], float] = time.monotonic) -> None:
         self._node = node
+        self._sources = Sources()
         self._vcgencmd = vcgencmd
         self._clock = clock
         self._temperatures = _temperatures(root)
@@ -98,23 +118,39 @@ class Board:
         self.is_throttled: bool | None = None
 
     def points(self, now: int) -> list[Point | None]:
-        """All that this board tells, at `now`, nanoseconds since the epoch."""
+        """All that this board tells, at `now`, nanoseconds since the epoch; of each source by itself."""
+        self.celsius = None
+        return self._sources.points(
+            (
+                ("temperatures", lambda: self._heat(now)),
+                ("fans", lambda: self._turning(now)),
+                ("throttling", lambda: [self._throttling(now)]),
+                ("pmic", lambda: [self._pmic(now)]),
+                ("rapl", lambda: [self._drawn(now)]),
+                ("wear", lambda: self._wear(now)),
+            )
+        )
+
+    def _heat(self, now: int) -> list[Point | None]:
         found = [
-            points.TEMPERATURE.point(now, self._tags(sensor=sensor), {"celsius": scaled(number(path), 1e-3)})
+            points.TEMPERATURE.point(now, self._tags(sensor=sensor), {"celsius": _within(CELSIUS, number(path), 1e-3)})
             for sensor, path in self._temperatures.items()
         ]
         self.celsius = max((float(one.fields["celsius"]) for one in found if one is not None), default=None)
-        found += [
-            points.FAN.point(now, self._tags(fan=fan), {"rpm": scaled(number(path), 1.0)})
+        return found
+
+    def _turning(self, now: int) -> list[Point | None]:
+        found = [
+            points.FAN.point(now, self._tags(fan=fan), {"rpm": _within(RPM, number(path))})
             for fan, path in self._fans.items()
         ]
         for folder in self._coolers:
             state, most = number(folder / "cur_state"), number(folder / "max_state")
-            level = state / most if state is not None and most else None
+            level = state / most if state is not None and most is not None and 0 <= state <= most != 0 else None
             found.append(
                 points.FAN.point(now, self._tags(fan=text(folder / "type") or folder.name), {"level_ratio": level})
             )
-        return [*found, self._throttling(now), *self._power(now), *self._wear(now)]
+        return found
 
     def _tags(self, **tags: str) -> dict[str, str]:
         return {"node": self._node, **tags}
@@ -131,18 +167,20 @@ class Board:
             fields[f"{name}_since_boot"] = bool(bits >> bit + SINCE_BOOT & 1)
         return points.THROTTLING.point(now, self._tags(), fields)
 
-    def _power(self, now: int) -> list[Point | None]:
-        found: list[Point | None] = []
+    def _pmic(self, now: int) -> Point | None:
         output = self._vcgencmd.ask("pmic_read_adc")
-        if output is not None and (watts := pmic_watts(output)) is not None:
-            self.watts, self.is_estimated = watts, True
-            found.append(points.POWER.point(now, self._tags(source="pmic"), {"watts": watts, "is_estimated": True}))
+        watts = _within(WATTS, None if output is None else pmic_watts(output))
+        if watts is None:
+            return None
+        self.watts, self.is_estimated = watts, True
+        return points.POWER.point(now, self._tags(source="pmic"), {"watts": watts, "is_estimated": True})
+
+    def _drawn(self, now: int) -> Point | None:
         drawn = [watts for folder in self._rapl if (watts := self._rapl_watts(folder)) is not None]
-        if drawn:
-            self.watts, self.is_estimated = sum(drawn), False
-            fields = {"watts": self.watts, "is_estimated": False}
-            found.append(points.POWER.point(now, self._tags(source="rapl"), fields))
-        return found
+        if not drawn:
+            return None
+        self.watts, self.is_estimated = sum(drawn), False
+        return points.POWER.point(now, self._tags(source="rapl"), {"watts": self.watts, "is_estimated": False})
 
     def _rapl_watts(self, folder: Path) -> float | None:
         """The mean since the last call, by the package's counter of microjoules, which wraps."""
@@ -156,18 +194,25 @@ class Board:
         drawn = microjoules - before[1]
         if drawn < 0:
             drawn += number(folder / "max_energy_range_uj") or 0
-        return drawn * 1e-6 / (now - before[0]) if drawn >= 0 else None
+        # A counter that began anew looks like one that wrapped.
+        return _within(WATTS, drawn, 1e-6 / (now - before[0]))
 
     def _wear(self, now: int) -> list[Point | None]:
         found = []
         for card in self._cards:
-            lives = [int(part, 16) for part in (text(card / "device/life_time") or "").split()]
+            lives = [_within(LIFE, as_number(part, 16)) for part in (text(card / "device/life_time") or "").split()]
             # Tenths of the life used, as JEDEC's eMMC 5.0 has it; 0 is "not defined".
-            used = max(lives, default=0) / 10
+            used = max((life for life in lives if life is not None), default=0) / 10
             level = number(card / "device/pre_eol_info", 16)
-            fields = {"used_ratio": used or None, "pre_end_of_life": level or None}
+            level = level if level in PRE_END_OF_LIFE else None
+            fields = {"used_ratio": used or None, "pre_end_of_life": level}
             found.append(points.WEAR.point(now, self._tags(device=card.name), fields))
         return found
+
+
+def _within(limits: tuple[float, float], value: float | None, unit: float = 1.0) -> float | None:
+    """The value in other units; None for what cannot be, as of a sensor that is not connected."""
+    return value * unit if value is not None and limits[0] <= value * unit <= limits[1] else None
 
 
 def _glob(root: Path, pattern: str) -> list[Path]:

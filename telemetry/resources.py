@@ -1,4 +1,4 @@
-"""What a node and the workers on it use: psutil's counters as points. What is absent is None, never zero.
+"""What a node and the workers on it use: the kernel's counters as points. What is absent is None, never zero.
 
 Every path begins at a root, so that a recorded tree of another board can be read as well as this machine's.
 """
@@ -12,11 +12,14 @@ from pathlib import Path
 
 import psutil
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from broker import points
 from broker.messages import FieldValue, Point
+from telemetry import procfs
 from telemetry.cgroup import RESOURCES, pressure
-from telemetry.files import number, text
+from telemetry.files import Sources, as_number, number, text
+from telemetry.procfs import floats
 
 Fields = dict[str, FieldValue | None]
 _PROC = Path("/proc")
@@ -63,13 +66,13 @@ def _fields(text: str) -> dict[str, int]:
     for line in text.splitlines():
         name, _, rest = line.partition(":")
         parts = rest.split()
-        if len(parts) == 2 and parts[1] == "kB":
-            found[name] = int(parts[0]) * 1024
+        if len(parts) == 2 and parts[1] == "kB" and (value := as_number(parts[0])) is not None:
+            found[name] = value * 1024
     return found
 
 
 class Resources:
-    """The node's counters, as points; rates need the sample before, so the first one lacks them."""
+    """The node's counters, as points; shares are of the time since the sample before, of the first one since boot."""
 
     def __init__(
         self, root: Path, node: str, data_dir: Path | None = None, clock: Callable[[], float] = time.monotonic
@@ -80,44 +83,44 @@ class Resources:
         self._clock = clock
         # psutil knows one /proc, and so does this process.
         psutil.PROCFS_PATH = str(root / "proc")
-        self._cpu_before: dict[str, tuple[float, ...]] = {}
+        self._sources = Sources()
+        self._cpu_before: dict[str, procfs.Ticks] | None = None
         self._processes: dict[int, tuple[float, float]] = {}
 
     def points(self, now: int) -> list[Point | None]:
-        """All of the node, at `now`, nanoseconds since the epoch."""
-        return [
-            *self._cpu(now),
-            self._system(now),
-            self._memory(now),
-            *self._disks(now),
-            self._filesystem(now),
-            *self._network(now),
-            *self._pressure(now),
-        ]
+        """All of the node, at `now`, nanoseconds since the epoch; of each source by itself."""
+        return self._sources.points(
+            (
+                ("cpu", lambda: self._cpu(now)),
+                ("system", lambda: [self._system(now)]),
+                ("memory", lambda: [self._memory(now)]),
+                ("disks", lambda: self._disks(now)),
+                ("filesystem", lambda: [self._filesystem(now)]),
+                ("network", lambda: self._network(now)),
+                ("pressure", lambda: self._pressure(now)),
+            )
+        )
 
     def _tags(self, **tags: str) -> dict[str, str]:
         return {"node": self._node, **tags}
 
     def _cpu(self, now: int) -> list[Point | None]:
+        times = procfs.cpu_ticks(self._root / "proc")
         frequencies = self._frequencies()
-        known = [value for value in frequencies.values() if value is not None]
+        known = [value for cpu, value in frequencies.items() if value is not None and cpu in times]
         frequencies["all"] = sum(known) / len(known) if known else None
-        times = {"all": psutil.cpu_times(), **{str(i): one for i, one in enumerate(psutil.cpu_times(percpu=True))}}
+        before, self._cpu_before = self._cpu_before, times
         found = []
-        for cpu, spent in times.items():
+        for cpu, ticks in times.items():
             fields: Fields = {"frequency_hertz": frequencies.get(cpu)}
-            before, self._cpu_before[cpu] = self._cpu_before.get(cpu), tuple(spent)
-            if before is not None:
-                delta = type(spent)(*(max(0.0, later - earlier) for later, earlier in zip(spent, before, strict=True)))
-                # guest time is in user time already
-                total = sum(delta) - delta.guest - delta.guest_nice
-                if total > 0:
-                    fields |= {
-                        "busy_ratio": (total - delta.idle - delta.iowait) / total,
-                        "user_ratio": (delta.user + delta.nice) / total,
-                        "system_ratio": (delta.system + delta.irq + delta.softirq) / total,
-                        "iowait_ratio": delta.iowait / total,
-                    }
+            spent = ticks if before is None else ticks.since(before[cpu]) if cpu in before else None
+            if spent is not None and spent.total > 0:
+                fields |= {
+                    "busy_ratio": (spent.total - spent.idle - spent.iowait) / spent.total,
+                    "user_ratio": (spent.user + spent.nice) / spent.total,
+                    "system_ratio": (spent.system + spent.irq + spent.softirq) / spent.total,
+                    "iowait_ratio": spent.iowait / spent.total,
+                }
             found.append(points.CPU.point(now, self._tags(cpu=cpu), fields))
         return found
 
@@ -125,48 +128,39 @@ class Resources:
         found: dict[str, float | None] = {}
         for path in self._root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"):
             kilohertz = number(path)
-            found[path.parent.parent.name.removeprefix("cpu")] = None if kilohertz is None else kilohertz * _KILOHERTZ
+            is_known = kilohertz is not None and kilohertz > 0
+            found[path.parent.parent.name.removeprefix("cpu")] = kilohertz * _KILOHERTZ if is_known else None
         return found
 
     def _system(self, now: int) -> Point | None:
-        loads = [float(part) for part in (text(self._root / "proc/loadavg") or "").split()[:3]]
-        uptime = (text(self._root / "proc/uptime") or "").split()
-        fields: Fields = dict(zip(("load1", "load5", "load15"), loads, strict=False))
-        fields["uptime_seconds"] = float(uptime[0]) if uptime else None
-        fields["num_cores"] = len(psutil.cpu_times(percpu=True))
+        fields: Fields = dict(zip(("load1", "load5", "load15"), floats(self._root / "proc/loadavg", 3), strict=True))
+        (fields["uptime_seconds"],) = floats(self._root / "proc/uptime", 1)
+        fields["num_cores"] = len(procfs.cpu_ticks(self._root / "proc").keys() - {"all"}) or None
         return points.SYSTEM.point(now, self._tags(), fields)
 
     def _memory(self, now: int) -> Point | None:
-        memory, swap = psutil.virtual_memory(), psutil.swap_memory()
-        return points.MEMORY.point(
-            now,
-            self._tags(),
-            {
-                "total_bytes": memory.total,
-                "available_bytes": memory.available,
-                "used_bytes": memory.total - memory.available,
-                "cached_bytes": memory.cached,
-                "swap_total_bytes": swap.total,
-                "swap_used_bytes": swap.used,
-                "swapped_in_bytes": swap.sin,
-                "swapped_out_bytes": swap.sout,
-            },
-        )
+        memory, events = procfs.table(self._root / "proc/meminfo"), procfs.table(self._root / "proc/vmstat")
+        total, available = memory.get("MemTotal"), memory.get("MemAvailable")
+        cached, swap, free = memory.get("Cached"), memory.get("SwapTotal"), memory.get("SwapFree")
+        swapped_in, swapped_out = events.get("pswpin"), events.get("pswpout")
+        fields: Fields = {
+            "total_bytes": total,
+            "available_bytes": available,
+            "used_bytes": max(0, total - available) if total is not None and available is not None else None,
+            "cached_bytes": None if cached is None else cached + memory.get("SReclaimable", 0),
+            "swap_total_bytes": swap,
+            "swap_used_bytes": max(0, swap - free) if swap is not None and free is not None else None,
+            "swapped_in_bytes": None if swapped_in is None else swapped_in * procfs.PAGE_BYTES,
+            "swapped_out_bytes": None if swapped_out is None else swapped_out * procfs.PAGE_BYTES,
+        }
+        return points.MEMORY.point(now, self._tags(), fields)
 
     def _disks(self, now: int) -> list[Point | None]:
         # Whole devices: a partition's bytes are in them already.
         devices = {path.name for path in self._root.glob("sys/block/*") if not path.name.startswith(("loop", "ram"))}
         return [
-            points.DISK.point(
-                now,
-                self._tags(device=name),
-                {
-                    "read_bytes": disk.read_bytes,
-                    "written_bytes": disk.write_bytes,
-                    "busy_seconds": disk.busy_time / 1000,
-                },
-            )
-            for name, disk in (psutil.disk_io_counters(perdisk=True, nowrap=False) or {}).items()
+            points.DISK.point(now, self._tags(device=name), asdict(disk))
+            for name, disk in procfs.disks(self._root / "proc").items()
             if name in devices
         ]
 
@@ -177,27 +171,17 @@ class Resources:
             found = os.statvfs(self._data_dir)
         except OSError:
             return None
+        if not found.f_blocks:
+            return None  # it does not count
         fields: Fields = {"total_bytes": found.f_blocks * found.f_frsize, "free_bytes": found.f_bavail * found.f_frsize}
         return points.FILESYSTEM.point(now, self._tags(path=str(self._data_dir)), fields)
 
     def _network(self, now: int) -> list[Point | None]:
-        counters = psutil.net_io_counters(pernic=True, nowrap=False) or {}
+        counters = procfs.networks(self._root / "proc")
         # A K3s node has a virtual cable for each pod; inside a pod there is nothing but such a one.
         physical = {path.parent.name for path in self._root.glob("sys/class/net/*/device")}
         names = physical & counters.keys() or counters.keys() - {"lo"}
-        return [
-            points.NETWORK.point(
-                now,
-                self._tags(interface=name),
-                {
-                    "received_bytes": counters[name].bytes_recv,
-                    "sent_bytes": counters[name].bytes_sent,
-                    "num_errors": counters[name].errin + counters[name].errout,
-                    "num_dropped": counters[name].dropin + counters[name].dropout,
-                },
-            )
-            for name in sorted(names)
-        ]
+        return [points.NETWORK.point(now, self._tags(interface=name), asdict(counters[name])) for name in sorted(names)]
 
     def _pressure(self, now: int) -> list[Point | None]:
         return [
@@ -207,8 +191,18 @@ class Resources:
             for resource in RESOURCES
         ]
 
+    @staticmethod
+    def is_gone(pid: int) -> bool:
+        """Whether there is no such process, or what is left of one that ended."""
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+        except (psutil.Error, OSError, ValueError, LookupError):
+            return False
+
     def process(self, now: int, pid: int, worker: str) -> Point | None:
-        """A worker's process; None when it is gone."""
+        """A worker's process; None when it is gone or not to be read."""
         try:
             process = psutil.Process(pid)
             with process.oneshot():
@@ -239,4 +233,4 @@ def _faults(stat: Path) -> tuple[int | None, int | None]:
     """Minor and major page faults of a process (proc(5): fields 10 and 12), which psutil does not tell."""
     # The name in brackets may hold anything, so counting begins behind it.
     fields = (text(stat) or "").rpartition(")")[2].split()
-    return (int(fields[7]), int(fields[9])) if len(fields) > 9 else (None, None)
+    return (as_number(fields[7]), as_number(fields[9])) if len(fields) > 9 else (None, None)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import nats.errors
@@ -22,6 +22,7 @@ from broker.messages import NodeState, Point, RunEvent
 from broker.recorder import FLUSH_SECONDS, Recorder
 from telemetry.board import THROTTLED_BITS, Board, Vcgencmd
 from telemetry.cgroup import Cgroup
+from telemetry.files import Sources
 from telemetry.queues import EVERY_SECONDS, Queues
 from telemetry.resources import Resources
 from telemetry.settings import SidecarSettings
@@ -84,6 +85,7 @@ class Sidecar:
         self._scope = "pod" if in_pod else "node"
         self._root = Path(options.root)
         self._resources = Resources(self._root, node, Path(options.data_dir).expanduser())
+        self._sources = Sources()
         self._board = Board(self._root, node, Vcgencmd(options.vcgencmd))
         self._queues = Queues(nc, options.monitor_url)
         self._pids: dict[str, int] = {}
@@ -143,15 +145,19 @@ class Sidecar:
         now = time.time_ns()
         found = [*self._resources.points(now), *self._board.points(now)]
         for worker, pid in list(self._pids.items()):
-            process = self._resources.process(now, pid, worker)
-            found.append(process)
-            if process is not None:
-                found += Cgroup(self._root, pid).points(now, self._node, worker, self._scope)
+            if not self._resources.is_gone(pid):
+                found += self._sources.points(self._worker_sources(now, worker, pid))
                 continue
             del self._pids[worker]
             if worker not in self._stopped:
                 found.append(self._event("worker lost", f"{worker} ended without a word", worker))
         return [*found, *self._throttling_events(found)]
+
+    def _worker_sources(self, now: int, worker: str, pid: int) -> list[tuple[str, Callable[[], list[Point | None]]]]:
+        return [
+            ("process", lambda: [self._resources.process(now, pid, worker)]),
+            ("cgroup", lambda: Cgroup(self._root, pid).points(now, self._node, worker, self._scope)),
+        ]
 
     def _throttling_events(self, found: list[Point | None]) -> list[Point | None]:
         """One for each thing that the firmware has begun to hold back since the sample before."""

@@ -1,4 +1,4 @@
-"""Follows a grammar byte by byte, with a vocabulary of the 256 bytes: which texts are its own, and some that it makes."""
+"""Follows a grammar byte by byte, with a vocabulary of bytes: which texts are its own, and some that it makes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def made(gbnf: str, seed: int, max_bytes: int = 4000) -> str:
         allowed = [byte for byte in range(END) if mask[byte >> 3] >> (byte & 7) & 1]
         hurry = [byte for byte in allowed if byte in _CLOSERS]
         if len(allowed) > 40:  # inside a string: to its end, or by capitals to where a pattern lets it end
-            hurry = [ord('"')] if ord('"') in hurry else [byte for byte in allowed if chr(byte).isupper()]
+            hurry = [byte for byte in allowed if chr(byte) in '"\n'] or [
+                byte for byte in allowed if chr(byte).isupper()
+            ]
         if hurry and chance.random() < 0.1 + len(text) / 400:
             allowed = hurry
         byte = chance.choice(allowed)

@@ -1,4 +1,4 @@
-"""The engine's side of grammars: each is followed by a process of its own, whose time is counted and which may die of it.
+"""The engine's side of grammars: each is followed by a process of its own, whose time is counted, and which may die.
 
 `Followers` is the process that all of them are forked from (workers.llama.follower): it has the vocabulary, once.
 `Following` is one grammar's: asked about a token, it answers yes, or with all that are allowed. It is never waited for
@@ -7,15 +7,13 @@ longer than a few milliseconds: who has no answer yet asks again after the next 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import shutil
+import select
 import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -35,6 +33,7 @@ MAX_FRAME = 8 * 1024 * 1024
 TRY, TAKE, LIST = b"T", b"C", b"M"
 """Questions: may this token follow (then it does); this token follows; what may follow?"""
 ANSWER, ERROR = b"A", b"E"
+READY = b"+"
 _LENGTH = struct.Struct("<I")
 _TOKEN = struct.Struct("<i")
 
@@ -67,94 +66,91 @@ class Followers:
     def __init__(self, model: Path) -> None:
         self._model = model
         self._lock = threading.Lock()
-        self._folder: str | None = None
+        self._was_started = False
         self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        """Over it go connections, each for a new follower. The process ends when it closes: when we are gone."""
 
     @property
     def process(self) -> subprocess.Popen[bytes] | None:
         return self._process
 
-    @property
-    def address(self) -> str:
-        """The socket's, once it is started."""
-        assert self._folder is not None
-        return f"{self._folder}/followers"
-
     def start(self) -> None:
         """Starts it unless it runs, and waits until it has the vocabulary. Raises TurnRejected."""
         with self._lock:
+            self._was_started = True
             if self._process is not None and self._process.poll() is None:
                 return
             self._end()
-            self._folder = tempfile.mkdtemp(prefix="turnpike-")
             started = time.perf_counter()
-            with socket.socket(socket.AF_UNIX) as listener:
-                listener.bind(self.address)
-                listener.listen(64)
-                command = [sys.executable, "-m", "workers.llama.follower", str(self._model), str(listener.fileno())]
-                # It ends when its standard input does: when we are gone, in whatever way.
+            control, theirs = socket.socketpair()
+            with theirs:
+                command = [sys.executable, "-m", "workers.llama.follower", str(self._model), str(theirs.fileno())]
                 self._process = subprocess.Popen(
                     command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    pass_fds=(listener.fileno(),),
+                    pass_fds=(theirs.fileno(),),
                     start_new_session=True,
                 )
-            if not self._is_ready():
+            control.settimeout(START_SECONDS)
+            try:
+                is_ready = control.recv(1) == READY
+            except OSError:
+                is_ready = False
+            if not is_ready:
+                control.close()
                 self._end()
                 raise TurnRejected("overloaded", "the process that follows grammars does not start", retryable=True)
+            control.settimeout(1.0)
+            self._control = control
             log.info("grammars pid=%d seconds=%.1f", self._process.pid, time.perf_counter() - started)
 
-    def _is_ready(self) -> bool:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        late = threading.Timer(START_SECONDS, self._process.kill)
-        late.start()
-        try:
-            return self._process.stdout.read(1) == b"+"
-        finally:
-            late.cancel()
-
     def connect(self) -> socket.socket:
-        """A connection to a new follower. Raises TurnRejected."""
-        self.start()
-        connection = socket.socket(socket.AF_UNIX)
+        """A connection to a new follower. Waits for no start but the very first. Raises TurnRejected."""
+        if not self._was_started:
+            self.start()
+        ours, theirs = socket.socketpair()
+        control = self._control
         try:
-            connection.settimeout(1.0)
-            connection.connect(self.address)
-        except OSError as error:
-            connection.close()
-            raise TurnRejected("overloaded", f"no process to follow the grammar: {error}", retryable=True) from error
-        return connection
+            with theirs:
+                if control is None:
+                    raise BrokenPipeError
+                socket.send_fds(control, [b"+"], [theirs.fileno()])
+        except OSError:
+            ours.close()
+            raise TurnRejected("overloaded", "no process to follow the grammar just now", retryable=True) from None
+        return ours
 
     def close(self) -> None:
         with self._lock:
             self._end()
 
     def _end(self) -> None:
+        control, self._control = self._control, None
+        if control is not None:
+            control.close()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
             self._process = None
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
 
 
 class Following:
-    """One grammar's follower, in the engine's thread. Every question has one answer; `poll` fetches it when it is there."""
+    """One grammar's follower, in the engine's thread. Each question has an answer; `poll` fetches it."""
 
     def __init__(self, followers: Followers, gbnf: str, field: str) -> None:
         self.field = field
         self._connection = followers.connect()
+        self._connection.setblocking(False)
+        self._outgoing = bytearray()
         self._buffer = bytearray()
         self._patience = PATIENCE_SECONDS
         self._asked_at: float | None = None
+        self.waited_seconds = 0.0
+        self.longest_wait = 0.0
+        """Of the engine for this grammar, in all and at once."""
         self.is_accepting = False
         """Whether the text so far is whole."""
         self.is_done = False
@@ -169,9 +165,16 @@ class Following:
     def ask(self, question: bytes) -> None:
         assert not self.is_asked
         self._asked_at = time.perf_counter()
+        self._outgoing += framed(question)
+        self._send()
+
+    def _send(self) -> None:
+        """What the other side has room for: a large grammar may have to wait until it is read."""
         try:
-            self._connection.settimeout(1.0)
-            self._connection.sendall(framed(question))
+            while self._outgoing:
+                del self._outgoing[: self._connection.send(self._outgoing)]
+        except BlockingIOError:
+            pass
         except OSError:
             raise self._lost() from None
 
@@ -185,6 +188,8 @@ class Following:
         answer = self._read(started + min(self._patience, LONGEST_WAIT))
         now = time.perf_counter()
         self._patience = min(PATIENCE_SECONDS, max(0.0, self._patience - (now - started)))
+        self.waited_seconds += now - started
+        self.longest_wait = max(self.longest_wait, now - started)
         if answer is None:
             if now - self._asked_at > LOST_SECONDS:
                 raise self._lost()
@@ -205,16 +210,24 @@ class Following:
                     answer = bytes(self._buffer[4:wanted])
                     del self._buffer[:wanted]
                     return answer
-            self._connection.settimeout(max(0.0, until - time.perf_counter()))
+            self._send()
+            events = select.POLLIN | (select.POLLOUT if self._outgoing else 0)
+            if not self._waits_for(events, until):
+                return None
             try:
                 more = self._connection.recv(1 << 16)
-            except (TimeoutError, BlockingIOError):
-                return None
+            except BlockingIOError:
+                continue
             except OSError:
                 more = b""
             if not more:
                 raise self._lost()
             self._buffer += more
+
+    def _waits_for(self, events: int, until: float) -> bool:
+        poll = select.poll()
+        poll.register(self._connection, events)
+        return bool(poll.poll(max(0.0, 1e3 * (until - time.perf_counter()))))
 
     def _lost(self) -> TurnRejected:
         return TurnRejected(

@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass, field
 
 MAX_DEPTH = 32
+INLINE_DEPTH = 4
+"""Groups within more groups than so many become rules: llguidance has a limit of its own for them."""
 MAX_REPEATS = 1_000_000
 MAX_TERMINALS = 5_000
 _NAME = re.compile(r"[a-zA-Z0-9-]+")
@@ -56,6 +58,7 @@ class _Translator:
         self._at = 0
         self._terminals: dict[str, str] = {}
         self._names: dict[str, str] = {"root": "start"}
+        self._groups: list[str] = []
 
     def lark(self) -> str:
         rules = {rule.name: rule for rule in self._rules()}
@@ -67,6 +70,7 @@ class _Translator:
         if "root" not in _productive(rules):
             raise GrammarRefused("it makes no text: `root` never comes to an end")
         lines = [f"{self._named(rule.name)}: {_body(rule)}" for rule in rules.values()]
+        lines += self._groups
         lines += [f"{name}: /{expression}/" for expression, name in self._terminals.items()]
         return '%llguidance { "no_forcing": true }\n' + "\n".join(lines) + "\n"
 
@@ -150,7 +154,12 @@ class _Translator:
         rules = frozenset(rule for sequence in alternatives for item in sequence for rule in item.rules)
         needed = [frozenset(rule for item in sequence for rule in item.needed) for sequence in alternatives]
         # Of alternatives the least that all of them need: more would call a rule barren that is not.
-        return Item(_choice(alternatives), rules, needed=frozenset.intersection(*needed))
+        lark = _choice(alternatives)
+        if depth >= INLINE_DEPTH:
+            name = f"g{len(self._groups)}"
+            self._groups.append(f"{name}: {lark[1:-1]}")
+            lark = name
+        return Item(lark, rules, needed=frozenset.intersection(*needed))
 
     def _repeated(self, item: Item, blank: re.Pattern[str]) -> Item:
         low, high = self._counts(blank)
@@ -259,7 +268,7 @@ def _choice(alternatives: list[Sequence]) -> str:
 
 
 def _body(rule: _Rule) -> str:
-    """A rule's right side. `x: a x | b` becomes `(a)* b`: recursion on the right would cost more with each repetition."""
+    """A rule's right side. `x: a x | b` becomes `(a)* b`: recursion on the right costs more with each repetition."""
     recursive = [one for one in rule.alternatives if one and one[-1].rule == rule.name]
     rest = [one for one in rule.alternatives if not (one and one[-1].rule == rule.name)]
     repeated = [one[:-1] for one in recursive]

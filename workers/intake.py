@@ -18,6 +18,8 @@ from broker.messages import Beacon
 from workers.loop import BATCH_EVERY, batch_reserve
 
 BEACON_SECONDS = 0.5
+LAST_PULL_SECONDS = 0.25
+"""Of a worker that stops."""
 
 log = logging.getLogger(__name__)
 
@@ -87,17 +89,21 @@ class Intake:
     ) -> None:
         """Keeps one pull open on a priority's consumer while a slot is free, until `stop`; `take` gets what came.
 
-        What a pull that is open at `stop` brings is taken until `closing`, and handed back then.
+        A loop that has room at `stop`, and so nothing waiting, takes what comes until `closing`: it is of those who had
+        not heard yet that the worker stops.
         """
         closing = closing or stop
         puller = Puller(self._nc, subjects.turns_stream(self._model), priority)
         await puller.start()
         is_interactive = priority == "interactive"
         try:
-            while not stop.is_set():
+            while not closing.is_set():
                 if not await self._may_pull(stop, is_interactive):
+                    if stop.is_set():
+                        break
                     continue
-                delivery = await self._next(puller, priority)
+                expires = min(self._pull_seconds, LAST_PULL_SECONDS) if stop.is_set() else self._pull_seconds
+                delivery = await self._next(puller, priority, expires)
                 if delivery is None:
                     continue
                 if closing.is_set() or not self._has_room(is_interactive):
@@ -140,7 +146,7 @@ class Intake:
             return False
         return True
 
-    async def _next(self, puller: Puller, priority: str) -> Delivery | None:
+    async def _next(self, puller: Puller, priority: str, expires: float) -> Delivery | None:
         is_interactive = priority == "interactive"
         is_due = not is_interactive and self._batch_is_due.is_set()
         try:
@@ -151,7 +157,7 @@ class Intake:
                     self._interactive_idle.set()
                 self.pending[priority] = 0
                 self._batch_is_open = self._batch_is_open or not is_interactive
-                delivery = await puller.pull(self._pull_seconds)
+                delivery = await puller.pull(expires)
         except (nats.errors.Error, NotReady) as error:
             log.warning("pull failed error=%s", error)
             await asyncio.sleep(1)

@@ -148,7 +148,7 @@ class TemplateChild:
 
 
 class Jail:
-    """Renders templates and checks grammars. Grammars that were good are remembered, and for a while those that were not."""
+    """Renders templates and checks grammars. Good grammars are remembered, and for a while those that were not."""
 
     def __init__(
         self,
@@ -194,8 +194,9 @@ class Jail:
             return None
         field, request = _request(sampling)
         key = _digest(request)
+        self._refusals.check(key)
+        await asyncio.to_thread(self._followers.start)  # the engine must not have to wait for it
         if key not in self._grammars:
-            self._refusals.check(key)
             async with self._place_of(client, field):
                 await self._try(key, request, field)
         self._grammars.move_to_end(key)
@@ -234,11 +235,11 @@ class Jail:
                 self._clients.pop(client, None)
 
     async def _answer(self, request: bytes, field: str) -> dict[str, Any]:
-        await asyncio.to_thread(self._followers.start)
         writer: asyncio.StreamWriter | None = None
         try:
             async with asyncio.timeout(GRAMMAR_SECONDS):
-                reader, writer = await asyncio.open_unix_connection(self._followers.address, limit=MAX_FRAME)
+                connection = await asyncio.to_thread(self._followers.connect)
+                reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MAX_FRAME)
                 writer.write(framed(request))
                 head = await reader.readexactly(4)
                 answer: dict[str, Any] = json.loads(await reader.readexactly(length_of(head)))

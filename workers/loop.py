@@ -62,6 +62,10 @@ class Job:
     resumed: tuple[int, ...] = ()
     """The answer's tokens that an earlier worker has sent: known, to be computed, not to be told again."""
 
+    def num_to_score(self, first: int) -> int:
+        """The tokens of the continuations from that one on."""
+        return sum(len(known) - begin for known, begin in self.continuations[first:])
+
 
 @dataclass(frozen=True)
 class Seated:
@@ -379,6 +383,7 @@ class EngineLoop:
             num_computed=num_cached,
             num_cached=num_cached,
             first_output=first_output,
+            num_to_come=job.num_to_score(1),
         )
         sampler = None
         try:
@@ -691,6 +696,7 @@ class EngineLoop:
         sequence.num_prompt_tokens = len(known)
         sequence.num_computed = keep
         sequence.first_output = begin - 1
+        sequence.num_to_come = job.num_to_score(len(running.scores) + 1)
 
     def _finish(self, running: _Running, reason: FinishReason) -> None:
         sequence = running.sequence

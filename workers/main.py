@@ -21,7 +21,7 @@ from broker.errors import SettingsError, TurnpikeError
 from broker.process import keep_the_heap_small
 from workers.cores import measured_alone, num_cores
 from workers.engine import EngineError
-from workers.model_file import ModelFileError, parts_of
+from workers.model_file import ModelFileError, answering_parts
 from workers.models import DEMO
 from workers.settings import WorkerSettings
 from workers.threads import Threads, best
@@ -67,7 +67,7 @@ def model_token(path: Path) -> str:
 def model_path(config: WorkerSettings) -> Path:
     """The file that the settings mean, verified where its hash is known. Raises TurnpikeError."""
     if config.model_file is not None:
-        return parts_of(Path(config.model_file).expanduser())[0]
+        return answering_parts(Path(config.model_file).expanduser())[0]
     if config.model in (None, DEMO.token):
         return DEMO.verified()
     locked = entry_of(config.model, read_lock(Path(config.lock_file)), config.lock_file)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from broker.errors import TurnpikeError
+from workers.cgroup import left_bytes
 
 PROCESS_BYTES = 120 * 1024 * 1024
 """Python, NATS, llama.cpp's code and the child that renders templates."""
@@ -137,18 +138,11 @@ def _mib(num_bytes: int) -> int:
 
 
 def available_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """What a new process may take: the machine's MemAvailable, or what the cgroup's limit leaves if that is less."""
+    """What a new process may take: the machine's MemAvailable, or what its cgroups' limits leave if that is less."""
     available = 1 << 62
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError, IndexError):
         for line in (proc / "meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 available = int(line.split()[1]) * 1024
-    for limit_name, usage_name in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        with contextlib.suppress(OSError, ValueError):
-            limit = int((cgroup / limit_name).read_text())
-            usage = int((cgroup / usage_name).read_text())
-            available = min(available, max(0, limit - usage))
-    return available
+    left = left_bytes(proc, cgroup)
+    return available if left is None else min(available, left)

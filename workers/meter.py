@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 import time
@@ -10,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import get_args
 
-from broker import metrics, points
+from broker import metrics, points, subjects
 from broker.delivery import Delivery
+from broker.errors import InvalidName
 from broker.messages import CachedIn, Done, End, Point, RecomputedFor, Turn
 from workers.loop import LoopState
 from workers.parking import ParkingState
@@ -154,18 +156,23 @@ class Meter:
     def turn(self, now: int, delivery: Delivery, turn: Turn | None, end: End, notes: TurnNotes) -> Point | None:
         """A turn's point at `now`, nanoseconds since the epoch. `turn` is None where its bytes were not understood."""
         tags = self.tags | {"run": (turn.run if turn is not None else None) or points.NONE}
-        ttft = None
+        ttft, client = None, None
         if notes.first_token_at is not None and not notes.num_resumed_tokens:
             ttft = max(0.0, notes.first_token_at - delivery.stored_at)
+        with contextlib.suppress(InvalidName):  # a subject of nobody's
+            client = subjects.parse_turn(delivery.subject).client
         if not isinstance(end, Done):
             fields: dict[str, float | int | bool | str | None] = {"outcome": end.code, "is_failed": True}
-            return points.TURN.point(now, tags, fields | {"attempt": end.attempt, "ttft_seconds": ttft})
+            return points.TURN.point(
+                now, tags, fields | {"client": client, "attempt": end.attempt, "ttft_seconds": ttft}
+            )
         usage, timings = end.usage, end.timings
         num_new = usage.completion_tokens
         return points.TURN.point(
             now,
             tags,
             {
+                "client": client,
                 "outcome": end.finish_reason,
                 "is_failed": False,
                 "queue_wait_seconds": timings.queue_wait,

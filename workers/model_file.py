@@ -154,6 +154,14 @@ def parts_of(path: Path) -> list[Path]:
     return parts
 
 
+def answering_parts(path: Path) -> list[Path]:
+    """As `parts_of`; raises ModelFileError for what cannot answer a turn too."""
+    parts = parts_of(path)
+    if (reason := why_not(metadata(parts[0]))) is not None:
+        raise ModelFileError(parts[0], f"is {reason}")
+    return parts
+
+
 def why_not(found: dict[str, Value]) -> str | None:
     """What a file is instead of a model that answers; None for one that may be."""
     architecture = str(found.get("general.architecture", ""))

@@ -10,6 +10,8 @@ The rules, and the measurements behind them (see ARCHITECTURE.md):
   their tokens over 2 × the step's bound.
 - Prefill always advances: at least `min_prefill_tokens` between two decode steps, also where one decode, or they
   themselves, outlast the budget. 16 is the promise; the engine may name more where fewer cost as much.
+- What is scored keeps streams waiting for one step at a time: nobody waits for its first token, and there may be much
+  of it. All of its continuations count when it is asked which prompt is short.
 - Of the waiting prompts the one with the shortest remainder goes first. Four seconds of waiting count as one of
   computing less, so that none is passed for ever. Simulated over shuffled OpenAssistant threads, the median time to
   first token is a quarter below first come, first served, and 8 % below one second for one; the worst is 9 % above.
@@ -136,7 +138,8 @@ class Scheduler:
             return self._decode_step(decoding)
         seconds = self._prefill_seconds(len(decoding), now)
         num_tokens = int(seconds / self.costs.prefill_seconds_per_token) if seconds < float("inf") else 1 << 30
-        if decoding and num_tokens < self._min_prefill_tokens and not self._prefill_is_due:
+        may_decode = num_tokens < self._min_prefill_tokens or all(sequence.is_scored for sequence in prefilling)
+        if decoding and may_decode and not self._prefill_is_due:
             return self._decode_step(decoding)
         return self._prefill_step(prefilling, max(num_tokens, self._min_prefill_tokens), now)
 
@@ -171,7 +174,7 @@ class Scheduler:
         return Step(tuple(sequences), tuple(spans))
 
     def _urgency(self, sequence: Sequence, now: float) -> float:
-        return self.costs.prefill(sequence.num_remaining) - AGEING * (now - sequence.arrived_at)
+        return self.costs.prefill(sequence.num_remaining + sequence.num_to_come) - AGEING * (now - sequence.arrived_at)
 
     def _cut(self, sequence: Sequence, num_tokens: int, *, is_first: bool) -> int:
         if self._canonical_chunk:

@@ -27,6 +27,8 @@ class Sequence:
     """Of the prompt's tokens, those that were not computed for this turn."""
     first_output: int = field(default=-1)
     """The first position whose logits are wanted; −1 stands for the last prompt token's."""
+    num_to_come: int = 0
+    """Tokens that will be known once these are computed: the further continuations of a scored turn."""
 
     def __post_init__(self) -> None:
         assert 0 < self.num_prompt_tokens <= len(self.tokens)
@@ -37,6 +39,11 @@ class Sequence:
     def num_remaining(self) -> int:
         """Known tokens that are not computed yet."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether it is computed for the log-probabilities of what it says, and nobody reads it as it comes."""
+        return self.first_output < self.num_prompt_tokens - 1
 
     @property
     def is_decoding(self) -> bool:

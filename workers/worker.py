@@ -114,8 +114,8 @@ class WorkerOptions:
     look_seconds: float = 0.25
     """How long the model's other workers have to answer at the start."""
     leave_seconds: float = 0.5
-    """How long a worker that stops takes what its open pulls bring, of those who chose it before they heard: asking
-    around takes a quarter of a second."""
+    """How long an idle worker that stops takes turns of those who chose it before they heard: asking around takes a
+    quarter of a second."""
 
 
 class Worker:
@@ -210,7 +210,7 @@ class Worker:
                     log.info("draining running=%d", len(self._work))
                     self.is_serving.clear()
                     await self._presence.leave()
-                    # Who chose this worker's model before that was heard is still served by the open pulls.
+                    # Who chose this worker's model before that was heard is still served.
                     loop.call_later(self._options.leave_seconds if self._lost is None else 0.0, closing.set)
                     await asyncio.gather(*pulls)
                 await self._handoff.stop()
@@ -505,7 +505,7 @@ class Worker:
                     "prompt_too_long", f"continuations: {len(tokens)} tokens, and the context holds {limit}"
                 )
             if not tokens:
-                raise TurnRejected("empty_prompt", "continuations: nothing is to be scored, and nothing stands before it")
+                raise TurnRejected("empty_prompt", "continuations: one is empty, and so is the prompt")
             # With nothing in front of it a first token has no probability: those behind it are scored.
             continuations.append((tuple(tokens), max(begin, 1)))
         max_tokens = min(turn.sampling.max_tokens, limit - len(prompt.tokens))

@@ -53,6 +53,7 @@ ERRORS: dict[str, tuple[int, str]] = {
 }
 """Of docs/protocol.md's codes. What is the client's own doing is a 400: its library asks again after a 500."""
 
+SCHEMA_FIELD, SCHEMA_PARAM = "sampling.json_schema", "response_format.json_schema.schema"
 _TOO_LONG = re.compile(r"(\d+) tokens, and the context holds (\d+)")
 
 
@@ -62,9 +63,15 @@ def error_of(failed: Failed) -> ApiError:
         return _too_long(failed)
     status, code = ERRORS.get(failed.code, (500, failed.code))
     kind = "invalid_request_error" if status == 400 else "server_error"
+    detail, param = failed.detail, None
+    if failed.code == "invalid_grammar" and detail.startswith(SCHEMA_FIELD):
+        # The turn's field has another name in the request.
+        param = SCHEMA_PARAM
+        detail = param + detail.removeprefix(SCHEMA_FIELD)
     return ApiError(
         status,
-        failed.detail,
+        detail,
+        param=param,
         kind=kind,
         code=code,
         retry_after=failed.retry_after,

@@ -1,25 +1,40 @@
-"""What a hostile or careless client does, over NATS and over HTTP, each attack by itself a coroutine."""
+"""What a hostile or careless client does, over NATS and over HTTP: a process of its own, with a user and a key.
+
+    python -m tests.chaos.attacks CREDENTIALS URL KEY SEED [ATTACK ...]
+
+SIGTERM ends it; it prints how often it did what, as JSON.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import signal
+import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import nats.errors
 
 from broker import codec, subjects
+from broker.accounts import read_credentials
 from broker.client import Client
 from broker.errors import TurnpikeError
 from broker.messages import Message, Sampling, Turn, new_id
 from tests.fuzz.mutants import bytes_changed, mutant
-from tests.raw_nats import RawClient
+from tests.raw_nats import RawClient, raw_client
 
+MODEL = "demo"
+ATTACKS_AT_ONCE = 4
+PAUSE_SECONDS = 0.2
+"""Between two attacks of one attacker: it is one client, not the load of a hundred."""
 PATIENCE_SECONDS = 20.0
 """How long an attack waits for its own answer."""
 LITERAL = "".join(random.Random(1).choice("0123456789") for _ in range(400))
@@ -55,7 +70,16 @@ class Mallory:
     What comes back is of no concern; whatever of its own is refused, late or cut off neither.
     """
 
-    def __init__(self, model: str, client: Client, raw: RawClient, url: str, key: str, rng: random.Random) -> None:
+    def __init__(
+        self,
+        model: str,
+        client: Client,
+        raw: RawClient,
+        url: str,
+        key: str,
+        rng: random.Random,
+        only: Sequence[str] = (),
+    ) -> None:
         self._model = model
         self._client = client
         self._raw = raw
@@ -82,6 +106,8 @@ class Mallory:
             "replays": self._replays,
             "deadlines": self._deadlines,
         }
+        for name in set(self.attacks) - set(only) if only else ():
+            del self.attacks[name]
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -232,3 +258,34 @@ class Mallory:
 
     async def _no_model(self) -> None:
         await self._chat(model=self._rng.choice(("nobody", "a/b", "x" * 300, "../..", "auto")), stream=True)
+
+
+async def main(credentials: Path, url: str, key: str, rng: random.Random, only: Sequence[str]) -> Counter[str]:
+    """Attacks until SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    address = read_credentials(credentials)
+    counts: Counter[str] = Counter()
+    async with Client(address) as client, raw_client(address) as raw:
+        mallory = Mallory(MODEL, client, raw, url, key, rng, only)
+
+        async def attack_on() -> None:
+            while not stop.is_set():
+                counts[await mallory.attack()] += 1
+                await asyncio.sleep(PAUSE_SECONDS)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(ATTACKS_AT_ONCE):
+                group.create_task(attack_on())
+        await mallory.close()
+    return counts
+
+
+def run() -> None:
+    credentials, url, key, seed, *only = sys.argv[1:]
+    os.nice(10)  # its computing is another machine's
+    print(json.dumps(asyncio.run(main(Path(credentials), url, key, random.Random(seed), only))))  # noqa: T201
+
+
+if __name__ == "__main__":
+    run()

@@ -1,9 +1,9 @@
 """A cluster that works, honest clients, and a hostile one among them: what the others notice.
 
-    python -m tests.chaos.hostile [MINUTES] [SEED] [FOLDER]
+    python -m tests.chaos.hostile [MINUTES] [SEED] [FOLDER] [ATTACK ...]
 
 First so many minutes in peace, then as many besieged (ten by default): everybody else's turns end, none is lost, and
-the worst silence between two tokens is set against the one in peace.
+the worst silence between two tokens is set against the one in peace. ATTACKs are names from attacks.py; default: all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,21 +28,18 @@ from broker.accounts import LOCAL
 from broker.client import Client
 from broker.errors import TurnFailed
 from broker.messages import Sampling
+from broker.process import spawn
 from producers.gateway.keys import new_key
-from tests.chaos.attacks import Mallory
+from tests.chaos.attacks import MODEL
 from tests.cluster import Cluster
 from tests.fuzz.siege import bad_lines, probe
-from tests.raw_nats import raw_client
-from tests.support import TURNPIKE, free_port
+from tests.support import ROOT, TURNPIKE, free_port
 
-MODEL = "demo"
 MALLORY = "mallory"
 NUM_WORKERS = 2
 NUM_HONEST = 2
 """Readers by NATS, and as many by HTTP."""
-ATTACKS_AT_ONCE = 4
 PAUSE_SECONDS = 0.2
-"""Between two attacks of one attacker: it is one client, not the load of a hundred."""
 ANSWER_SECONDS = 120.0
 QUESTIONS = ("How do I drain a node?", "What is 14 plus 3?", "Hello. My name is Torvik and I am new here.")
 
@@ -76,8 +73,9 @@ class Account:
 class Siege:
     """One run in one folder."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, attacks: Sequence[str] = ()) -> None:
         self._folder = folder
+        self._attacks = attacks
         self._rng = random.Random(seed)
         self._cluster = Cluster(folder, MODEL, ack_wait_seconds=10)
         self._expected: dict[str, str] = {}
@@ -182,19 +180,18 @@ class Siege:
     # --- The other one ---
 
     async def _besiege(self, account: Account, until: float) -> None:
-        address = self._cluster.address(MALLORY)
-        async with Client(address) as client, raw_client(address) as raw:
-            mallory = Mallory(MODEL, client, raw, self._url, self._keys[MALLORY], self._rng)
-
-            async def attack_on() -> None:
-                while time.perf_counter() < until:
-                    account.attacks[await mallory.attack()] += 1
-                    await asyncio.sleep(PAUSE_SECONDS)
-
-            async with asyncio.TaskGroup() as group:
-                for _ in range(ATTACKS_AT_ONCE):
-                    group.create_task(attack_on())
-            await mallory.close()
+        """In a process of its own, or what it computes would be taken for silence."""
+        command: list[str | Path] = [sys.executable, "-m", "tests.chaos.attacks", self._cluster.credentials(MALLORY)]
+        command += [self._url, self._keys[MALLORY], str(self._rng.random()), *self._attacks]
+        with (self._folder / "mallory.txt").open("wb") as errors:
+            env = {"PYTHONPATH": str(ROOT)}
+            process = await spawn(command, env=env, stdout=asyncio.subprocess.PIPE, stderr=errors.fileno())
+        assert process.stdout is not None
+        await asyncio.sleep(until - time.perf_counter())
+        process.terminate()
+        said = await process.stdout.read()
+        assert await process.wait() == 0, (self._folder / "mallory.txt").read_text()
+        account.attacks.update(json.loads(said))
 
 
 async def _timed(chunks: AsyncIterator[object], account: Account) -> None:
@@ -208,7 +205,7 @@ async def _timed(chunks: AsyncIterator[object], account: Account) -> None:
 
 async def _streamed(http: httpx2.AsyncClient, body: dict[str, object], account: Account) -> str:
     """The text of a stream that ends as it should; raises ValueError for another end."""
-    text, reason, last_at = "", None, None
+    text, reason, last_at = "", None, 0.0
     async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
         if answer.status_code != 200:
             raise ValueError(f"{answer.status_code} {await answer.aread()!r}")
@@ -218,13 +215,13 @@ async def _streamed(http: httpx2.AsyncClient, body: dict[str, object], account: 
             event = json.loads(line.removeprefix("data: "))
             if "error" in event:
                 raise ValueError(line)
-            now = time.perf_counter()
-            if last_at is not None:
-                account.gaps.append(now - last_at)
-            last_at = now
             for choice in event["choices"]:
-                text += choice["delta"].get("content") or ""
                 reason = choice["finish_reason"] or reason
+                if content := choice["delta"].get("content"):
+                    now = time.perf_counter()
+                    if text:
+                        account.gaps.append(now - last_at)
+                    text, last_at = text + content, now
     if reason != "stop":
         raise ValueError(f"ended with {reason} after {text!r}")
     return text
@@ -236,7 +233,7 @@ def main() -> int:
     kept = Path(sys.argv[3]) if len(sys.argv) > 3 else None
     folder = kept or Path(tempfile.mkdtemp(prefix="turnpike-hostile-"))
     folder.mkdir(parents=True, exist_ok=True)
-    peace, siege, problems = asyncio.run(Siege(folder, seed).run(minutes * 60))
+    peace, siege, problems = asyncio.run(Siege(folder, seed, sys.argv[4:]).run(minutes * 60))
     print(f"in peace: {peace}\nbesieged: {siege}\n  {dict(siege.attacks)}")  # noqa: T201
     print(f"longest silence besieged ÷ in peace: {siege.worst_gap / max(peace.worst_gap, 1e-9):.2f}")  # noqa: T201
     if peace.lost or siege.lost or siege.wrong or problems:

@@ -20,7 +20,7 @@ from broker.accounts import GATEWAY, LOCAL, SIDECAR, WORKER
 from broker.client import Answer, Client
 from broker.connection import close, connect
 from broker.errors import TurnFailed
-from broker.messages import DeadLetter, FetchRefused, HandedBack, Holding, Started
+from broker.messages import DeadLetter, Done, FetchRefused, HandedBack, Holding, Started
 from broker.replies import ReplyWriter
 from broker.server import EmbeddedServer
 from producers.gateway.app import Gateway
@@ -192,7 +192,7 @@ async def test_the_next_worker_goes_on_or_begins_anew(
     async with start_worker(FakeEngine(answer=ANSWER)), asyncio.timeout(SECONDS):
         while (found := await client.read(answer.turn.id)) is None:
             await client.nc.flush()
-        assert isinstance(found, replies.Done)
+        assert isinstance(found, Done)
         assert (found.text, found.attempt) == (ANSWER, attempt)
     stored = await replies.read_replies(later, LOCAL, answer.turn.id)
     started = [one.reply for one in stored if isinstance(one.reply, Started)]

@@ -211,7 +211,8 @@ async def test_an_evaluation_goes_on_where_it_was_interrupted(
         {"sentence": f"Item {number} and _ too.", "option1": "this", "option2": "that", "answer": "1"}
         for number in range(12)
     ]
-    items.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    too_long = {"context": "x" * 20_000, "choices": ["this", "that"], "label": 0}
+    items.write_text("".join(json.dumps(line) + "\n" for line in [*lines, too_long, {"sentence": None}]))
     command = [*TURNPIKE, "eval", str(items), "--model", "m", "--credentials", str(credentials), "--out", str(out)]
 
     async def evaluated(*flags: str) -> tuple[str, str]:
@@ -225,7 +226,9 @@ async def test_an_evaluation_goes_on_where_it_was_interrupted(
         await evaluated("--limit", "5")
         out.write_bytes(out.read_bytes()[:-3])
         said, errors = await evaluated("--json")
-    assert "12 items, 4 of them answered before" in errors
+    assert "13 items, 4 of them answered before" in errors
+    assert "1 row is left out: items.jsonl:14: is no item" in errors
+    assert "items that failed and are left out: 1, the first of them 13 by prompt_too_long" in errors
     found = json.loads(said)
     assert {one["method"]: one["count"] for one in found["accuracies"]} == {"partial": 12, "llama.cpp": 12}
     assert len(out.read_text().splitlines()) == 12

@@ -124,3 +124,33 @@ def test_the_list_says_what_fits_and_what_is_here(server: Hub, tmp_path: Path) -
     assert by_token["smollm2-360m"]["largest_context"] > 0
     shown = models(tmp_path, server, "list").stdout
     assert re.search(r"tinyllama-1-1b\* .* 23 MB .* 2,048 ", shown)
+
+
+def test_every_column_of_the_list_has_a_heading_and_nothing_is_cut_off(tmp_path: Path) -> None:
+    found = subprocess.run(
+        command(tmp_path, "list"), capture_output=True, text=True, timeout=60, env=os.environ | {"COLUMNS": "60"}
+    )
+    assert found.returncode == 0, found.stderr
+    assert "…" not in found.stdout
+    (heads,) = (line for line in found.stdout.splitlines() if "attention" in line)
+    assert heads.split() == ["name", "size", "KV", "attention", "fits", "here"]
+    assert "a window" in found.stdout
+    assert " full" not in found.stdout
+
+
+def test_without_a_broker_a_pull_does_not_speak_of_mirrors(server: Hub, tmp_path: Path) -> None:
+    lock(tmp_path, server)
+    local = tmp_path / "data" / "local.credentials"
+    local.parent.mkdir()
+    local.write_text('{"url": "nats://127.0.0.1:1", "user": "local"}')
+    found = models(tmp_path, server, "pull", "--data-dir", str(local.parent))
+    assert found.returncode == 0, found.stderr
+    assert "mirror" not in found.stderr
+    named = models(tmp_path, server, "pull", "--url", "nats://127.0.0.1:1")
+    assert "no mirrors are looked for" in named.stderr
+
+
+def test_a_lock_file_that_is_not_there_is_named_with_its_folder(server: Hub, tmp_path: Path) -> None:
+    found = models(tmp_path, server, "pull", "x")
+    assert found.returncode == 1
+    assert found.stderr.startswith(f"turnpike: {tmp_path}/lock: there is no such file")

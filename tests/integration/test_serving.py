@@ -8,7 +8,8 @@ import time
 import pytest
 
 from broker.client import Client
-from broker.errors import NotServed, UnservedModel
+from broker.errors import NotServed, TurnFailed, UnservedModel
+from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 
@@ -48,3 +49,31 @@ async def test_waiting_for_a_worker_ends_when_one_comes_or_the_time_is_up(
     waiting = asyncio.ensure_future(client.until_served("m", 30))
     async with start_worker():
         await asyncio.wait_for(waiting, 5)
+
+
+async def test_a_reader_keeps_its_deadline_where_nobody_ends_the_turn(client: Client) -> None:
+    deadline = time.time() + 0.5
+    async with asyncio.timeout(10):
+        with pytest.raises(TurnFailed, match=r"deadline: .*nobody has ended the turn"):
+            await client.ask("m", "hello", deadline=deadline)
+    assert deadline <= time.time() < deadline + 4
+
+
+async def test_a_reader_keeps_its_deadline_while_the_server_is_away(
+    client: Client, nats_server: EmbeddedServer
+) -> None:
+    deadline = time.time() + 1
+    answer = client.ask("m", "hello", deadline=deadline)
+    await answer.publish()
+    await nats_server.kill()
+    async with asyncio.timeout(15):
+        with pytest.raises(TurnFailed, match="deadline"):
+            await answer
+
+
+async def test_ones_place_is_not_told_while_the_server_is_away(client: Client, nats_server: EmbeddedServer) -> None:
+    answer = client.ask("m", "hello")
+    await answer.publish()
+    await nats_server.kill()
+    assert await asyncio.wait_for(answer.place(), 15) is None
+    await nats_server.start()

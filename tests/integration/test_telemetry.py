@@ -219,6 +219,7 @@ async def test_a_turns_joules_are_its_share_of_the_nodes_power(
                 for one in codec.decode(message.data, Points, message.headers).points:
                     if one.measurement == "turn":
                         joules.append(float(one.fields["joules"]))
+                        assert (one.fields["client"], one.fields["outcome"]) == (LOCAL, "length")
     # Both together took no more than the node drew, and most of it, as nothing else ran.
     assert 0.5 * 5.0 * seconds < sum(joules) <= 5.0 * seconds
     await nc.close()

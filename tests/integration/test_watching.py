@@ -230,6 +230,32 @@ async def test_a_gateway_whose_connection_is_gone_is_neither_live_nor_ready(nats
     await serving
 
 
+async def test_no_size_of_a_request_ends_a_gateway(nats_server: EmbeddedServer, start_worker: StartWorker) -> None:
+    nc = await connect(nats_server.address(GATEWAY), name="gateway")
+    gateway = Gateway(nc, Keys(None), Routes(), node="here", version="0")
+    stop, port = asyncio.Event(), free_port()
+    looking = asyncio.ensure_future(gateway.look())
+    serving = asyncio.ensure_future(serve_http(gateway.app(), listen("127.0.0.1", port), stop, max_connections=8))
+    async with start_worker(), httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+
+        async def ask(text: str) -> int:
+            body = {"model": "m", "messages": [{"role": "user", "content": text}], "max_tokens": 1}
+            return (await http.post("/v1/chat/completions", json=body)).status_code
+
+        await eventually(lambda: live(port) == 200)
+        # The turn's other fields and headers lie in between: from what is taken, and is too long for the model, on.
+        codes = [await ask("x" * size) for size in range(nc.max_payload - 330, nc.max_payload - 90, 20)]
+        assert set(codes) == {400, 413}
+        assert codes == sorted(codes)
+        assert nc.stats["reconnects"] == 0
+        assert await ask("hello") == 200
+        assert await asyncio.to_thread(live, port) == 200
+    looking.cancel()
+    stop.set()
+    await serving
+    await close(nc)
+
+
 async def test_an_http_server_that_ends_by_itself_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
     async def over(self: uvicorn.Server) -> None:
         """As uvicorn does it: its loop comes back."""

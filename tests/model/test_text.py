@@ -130,14 +130,10 @@ async def test_an_invalid_grammar_is_an_error(jail: Jail, grammar: str) -> None:
     assert caught.value.code == "invalid_grammar"
 
 
-async def test_an_exploding_grammar_costs_its_turn_and_nothing_else(
-    jail: Jail, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("workers.jail.TIMEOUT_SECONDS", 2.0)
+async def test_an_ambiguous_grammar_is_no_danger(jail: Jail) -> None:
     rules = "".join(f"r{n} ::= r{n + 1} r{n + 1} | r{n + 1}\n" for n in range(24))
-    with pytest.raises(TurnRejected):
-        await jail.gbnf(Sampling(grammar=f'root ::= r0\n{rules}r24 ::= "a"?\n'))
-    assert await jail.gbnf(Sampling(grammar='root ::= "a"')) == 'root ::= "a"'
+    gbnf = f'root ::= r0\n{rules}r24 ::= "a"?\n'
+    assert await jail.gbnf(Sampling(grammar=gbnf)) == gbnf
 
 
 async def test_a_json_schema_becomes_a_grammar(jail: Jail) -> None:

@@ -40,6 +40,10 @@ PATTERNS = (
     "sys/fs/cgroup/*.stat",
     "sys/fs/cgroup/*.max",
     "sys/fs/cgroup/*.pressure",
+    "sys/fs/cgroup/*.slice/*.max",
+    "sys/fs/cgroup/*.slice/memory.[cs]*t",
+    "sys/fs/cgroup/*.slice/*.service/*.max",
+    "sys/fs/cgroup/*.slice/*.service/memory.[cs]*t",
     "sys/fs/cgroup/memory.current",
     "sys/fs/cgroup/memory.events",
     "sys/fs/cgroup/cpu/cpu.cfs_*_us",
@@ -47,6 +51,7 @@ PATTERNS = (
     "sys/fs/cgroup/cpuacct/cpuacct.usage",
     "sys/fs/cgroup/memory/memory.limit_in_bytes",
     "sys/fs/cgroup/memory/memory.oom_control",
+    "sys/fs/cgroup/memory/memory.stat",
     "sys/fs/cgroup/memory/memory.usage_in_bytes",
 )
 _HEAD = re.compile(r"^==> (?P<path>\S+) <==\n", re.M)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import itertools
 import math
 import random
@@ -149,6 +150,12 @@ def test_a_trace_is_replayed(tmp_path: Path) -> None:
         ("nonsense\n", r"trace\.jsonl:1: is no line like"),
         ('{"offset": -1}\n', r"trace\.jsonl:1: offset -1 is out of order"),
         ("\n", r"trace\.jsonl: holds no lines"),
+        ('{"offset": null}\n', r"trace\.jsonl:1: is no line like"),
+        ('{"offset": true}\n', r"trace\.jsonl:1: is no line like"),
+        ('{"offset": 1' + "0" * 400 + "}\n", r"trace\.jsonl:1: is no line like"),
+        ('{"offset": 1' + "0" * 5000 + "}\n", r"trace\.jsonl:1: is no line like"),
+        ("null\n", r"trace\.jsonl:1: is no line like"),
+        ('{"a": ' * 100_000, r"trace\.jsonl:1: is no line like"),
     ],
 )
 def test_a_bad_trace_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -167,3 +174,14 @@ def test_thinking() -> None:
     for text in ("2", "fixed", "exponential:-1", "gamma:1"):
         with pytest.raises(BadArrivals, match="--think"):
             Think.parse(text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_trace_may_begin_with_a_byte_order_mark_and_be_packed(tmp_path: Path, encoding: str) -> None:
+    lines = '{"offset": 0, "note": "a\u2028b ü"}\r\n{"offset": 1.5}\r\n'.encode(encoding)
+    for name, content in (("x.jsonl", lines), ("x.jsonl.gz", gzip.compress(lines))):
+        (tmp_path / name).write_bytes(content)
+        assert parse(f"trace:{tmp_path / name}") == Trace((0.0, 1.5))
+    (tmp_path / "x.jsonl").write_bytes(b'{"offset": 0}\n{"offset": 1, "note": "\xff"}\n')
+    with pytest.raises(BadArrivals, match=r"x\.jsonl:2: is no line like .*: is not UTF-8"):
+        parse(f"trace:{tmp_path / 'x.jsonl'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from broker.messages import FieldValue, Point
 from telemetry.board import Board, Vcgencmd, pmic_watts, throttled_bits
 from telemetry.cgroup import Cgroup
+from telemetry.files import Sources
 from telemetry.resources import Resources
 from tests.trees import plant
 
@@ -186,7 +188,7 @@ def test_a_cgroup_v1(tmp_path: Path) -> None:
 def test_what_a_board_lacks_is_absent(tmp_path: Path) -> None:
     root = plant("vm_cgroup_v1", tmp_path)
     found = by_name([*Resources(root, "vm").points(1), *Board(root, "vm", Vcgencmd(None)).points(1)])
-    assert {key[0] for key in found} == {"system", "memory", "disk", "network", "pressure"}
+    assert {key[0] for key in found} == {"cpu", "system", "memory", "disk", "network", "pressure"}
     assert "frequency_hertz" not in found.get(("cpu", "0"), {})
 
 
@@ -194,3 +196,116 @@ def test_a_cgroup_path_does_not_lead_out_of_its_mount(tmp_path: Path) -> None:
     root = plant("pi5", tmp_path)
     (root / "proc/self/cgroup").write_text("0::/../../../proc\n")
     assert Cgroup(root, "self").fields()["cpu_seconds"] == 4615.0
+
+
+def test_a_core_that_is_offline_has_no_point_and_the_others_keep_their_numbers(tmp_path: Path) -> None:
+    root = plant("pi4_core_offline", tmp_path)
+    resources = Resources(root, "pi")
+    first = by_name(resources.points(0))
+    assert first["cpu", "3"] == pytest.approx(
+        {"busy_ratio": 0.4, "user_ratio": 0.4, "system_ratio": 0.0, "iowait_ratio": 0.0, "frequency_hertz": 1.5e9}
+    ), "the first time since boot"
+    stat = root / "proc/stat"
+    stat.write_text(
+        stat.read_text().replace("cpu1 200 0 0 800", "cpu1 300 0 0 800").replace("cpu3 400 0 0 600", "cpu3 400 0 0 700")
+    )
+    found = by_name(resources.points(1))
+    cores = {key[1]: fields for key, fields in found.items() if key[0] == "cpu"}
+    assert cores.keys() == {"all", "0", "1", "3"}
+    assert "busy_ratio" not in cores["0"], "it was not told anything new"
+    assert (cores["1"]["busy_ratio"], cores["3"]["busy_ratio"]) == (1.0, 0.0)
+    assert (cores["3"]["frequency_hertz"], cores["all"]["frequency_hertz"]) == (1.5e9, 1.7e9)
+    assert found["system",]["num_cores"] == 3
+    stat.write_text(stat.read_text().replace("cpu3", "cpu2 50 0 0 50 0 0 0 0 0 0\ncpu3"))
+    back = by_name(resources.points(2))
+    assert back["cpu", "2"] == {"frequency_hertz": 0.6e9}, "a core that comes back has no sample before"
+
+
+def test_an_odd_line_costs_what_it_tells(tmp_path: Path) -> None:
+    root = plant("lxc_odd_files", tmp_path)
+    found = by_name([*Resources(root, "n", tmp_path).points(1), *Board(root, "n", Vcgencmd(None)).points(1)])
+    assert {key for key in found if key[0] == "disk"} == {("disk", "sda"), ("disk", "cciss!c0d0")}
+    assert found["disk", "sda"] == {"read_bytes": 22 * 512, "written_bytes": 55 * 512, "busy_seconds": 0.077}
+    assert found["system",] == {"load1": 0.42, "load15": 0.6, "num_cores": 1}
+    assert found["memory",]["available_bytes"] == 3011200 * 1024
+    assert found["network", "eth0"] == {
+        "received_bytes": 5_000_000, "sent_bytes": 3_000_000, "num_errors": 4, "num_dropped": 6
+    }  # fmt: skip
+    assert {key for key in found if key[0] == "cpu"} == {("cpu", "all"), ("cpu", "0")}
+    assert {key: fields for key, fields in found.items() if key[0] == "pressure"} == {
+        ("pressure", "node", "cpu"): {"some_ratio": 0.015, "some_seconds": 2.0}
+    }
+    assert found["temperature", "cpu-thermal"] == {"celsius": pytest.approx(48.312)}
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"9" * 6000, b"-1\n", b"nan inf 1e999\n", b"a:b:c\n" * 3])
+@pytest.mark.parametrize("tree", ["pi5", "pi4_throttled", "x86_rapl_cgroup_v2", "vm_cgroup_v1", "systemd_unit"])
+def test_whatever_stands_in_a_file_the_other_sources_are_told(tmp_path: Path, tree: str, content: bytes) -> None:
+    def sample() -> set[str]:
+        resources, board = Resources(root, "n", tmp_path), Board(root, "n", Vcgencmd(None))
+        resources.points(0)
+        return {
+            key[0]
+            for key in by_name(
+                [*resources.points(1), *board.points(1), *Cgroup(root, "self").points(1, "n", "w", "pod")]
+            )
+        }
+
+    root = plant(tree, tmp_path / "root")
+    whole = sample()
+    for path in sorted(one for one in root.rglob("*") if one.is_file()):
+        kept = path.read_bytes()
+        path.write_bytes(content)
+        assert len(whole - sample()) <= 1, path
+        path.write_bytes(kept)
+
+
+def test_a_source_that_fails_is_told_once_and_the_others_are_asked(caplog: pytest.LogCaptureFixture) -> None:
+    def fails() -> list[Point | None]:
+        raise PermissionError(13, "Permission denied")
+
+    sources = Sources()
+    for _ in range(3):
+        assert sources.points([("a", fails), ("b", lambda: [None]), ("c", lambda: [None])]) == [None, None]
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said == "source failed name=a error=PermissionError: [Errno 13] Permission denied"
+
+
+def test_what_no_silicon_can_have_is_absent(tmp_path: Path) -> None:
+    board = Board(plant("pi3_wild_sensors", tmp_path), "pi", Vcgencmd(None))
+    found = by_name(board.points(1))
+    assert found == {
+        ("temperature", "nct7802/temp2"): {"celsius": 41.5},
+        ("fan", "nct7802/fan3"): {"rpm": 0.0},
+        ("wear", "mmcblk1"): {"used_ratio": 0.2},
+    }
+    assert (board.celsius, board.is_throttled, board.watts) == (41.5, None, None)
+    (tmp_path / "sys/class/hwmon/hwmon0/temp2_input").unlink()
+    board.points(2)
+    assert board.celsius is None
+
+
+def test_what_a_container_does_not_show_is_absent_and_not_zero(tmp_path: Path) -> None:
+    found = by_name(Resources(plant("container_without_vmstat", tmp_path), "n").points(1))
+    assert found["memory",] == {"total_bytes": 2 * 2**30}
+    assert found["system",] == {"load1": 0.42, "uptime_seconds": 12.5, "num_cores": 1}
+    assert not any(key[0] in ("disk", "pressure") for key in found)
+
+
+def test_pages_have_the_size_of_this_kernels(tmp_path: Path) -> None:
+    memory = by_name(Resources(plant("pi4_core_offline", tmp_path), "n").points(1))["memory",]
+    assert (memory["swapped_in_bytes"], memory["swapped_out_bytes"]) == (
+        3 * os.sysconf("SC_PAGE_SIZE"),
+        7 * os.sysconf("SC_PAGE_SIZE"),
+    )
+
+
+def test_the_limits_of_a_unit_are_the_tightest_of_its_own_and_its_slices(tmp_path: Path) -> None:
+    fields = Cgroup(plant("systemd_unit", tmp_path), "self").fields()
+    assert (fields["memory_limit_bytes"], fields["cpu_limit_cores"]) == (800 * 2**20, 1.5)
+    assert (fields["memory_bytes"], fields["cpu_seconds"]) == (100 * 2**20, 5.0)
+
+
+@pytest.mark.parametrize("output", ["EXT5V_V volt(24)=5.1.4V\nEXT5V_A current(1)=1A\n", "3V_A current(0)=1e9A\n"])
+def test_a_rail_that_is_garbled_is_left_out(output: str) -> None:
+    assert pmic_watts(output) is None

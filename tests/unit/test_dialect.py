@@ -316,3 +316,10 @@ def test_text_offsets_count_characters_in_all_pieces_of_a_stream() -> None:
     assert [chunk["choices"][0]["logprobs"]["text_offset"][0] for chunk in chunks] == expected
     anew = streamed.chunk(Chunk(9, 1, "", (), (logprobs[0],)))
     assert anew["choices"][0]["logprobs"]["text_offset"] == [0]
+
+
+def test_a_refused_schema_is_told_by_the_field_of_the_request() -> None:
+    failed = Failed("invalid_grammar", "sampling.json_schema: at /properties/a: pattern: unbalanced '('")
+    error = error_of(failed)
+    assert (error.status, error.param, error.code) == (400, "response_format.json_schema.schema", "invalid_grammar")
+    assert error.message == "response_format.json_schema.schema: at /properties/a: pattern: unbalanced '('"

@@ -35,6 +35,21 @@ ONLY_IMPORTER = {
 }
 
 
+UNSTORED = {
+    "broker/publishing.py": "the one that reads the answer",
+    "broker/client.py": "asks workers for a replay, tells of a run",
+    "broker/delivery.py": "pulls",
+    "broker/discovery.py": "asks who is there, says who leaves",
+    "broker/replies.py": "direct gets",
+    "broker/serving.py": "asks who is there",
+    "broker/topology.py": "JetStream's API, whose errors it reads",
+    "telemetry/sidecar.py": "tells its node's workers how the node is",
+    "workers/handoff.py": "asks peers for states",
+    "workers/intake.py": "beacons",
+}
+"""Where something is published that no stream takes, and what: all that is to be stored goes through one function."""
+
+
 def imports(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -92,3 +107,25 @@ def test_every_package_is_typed_and_says_what_it_is() -> None:
     for package in (*PACKAGES, "workers/llama"):
         assert (ROOT / package / "py.typed").exists()
         assert ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text()))
+
+
+def publishes(path: Path) -> bool:
+    """Whether it calls `request` or `publish` of a connection."""
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return any(
+        isinstance(called, ast.Attribute)
+        and called.attr in ("request", "publish")
+        and ast.unparse(called.value).rpartition(".")[2] in ("nc", "_nc")
+        for called in calls
+    )
+
+
+def test_what_is_to_be_stored_is_published_in_one_place() -> None:
+    assert {str(path.relative_to(ROOT)) for path in MODULES if publishes(path)} == set(UNSTORED)
+    stored = {"turn", "reply", "end", "dead", "dead_rest", "held", "telemetry", "cancel"}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("nc.request", "nc.publish")):
+                first = ast.unparse(node.args[0])
+                names = {f"subjects.{name}(" for name in stored} | {"subjects.cancel_"}
+                assert not any(first.startswith(name) for name in names), f"{path}: {first}"

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.trees import plant
 from workers.memory import DoesNotFit, KvShape, available_bytes, check_memory, plan_memory
 
 TINYLLAMA = KvShape(22, 22528, 2048, 32000, 32, 5632)
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 
 
 def check(available: int, num_ctx: int = 8192) -> int:
@@ -80,3 +81,32 @@ def test_the_cgroups_limit_counts_where_it_is_lower(tmp_path: Path, files: dict[
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     assert available_bytes(tmp_path, tmp_path / "cgroup") == expected
+
+
+@pytest.mark.parametrize(
+    ("tree", "expected"),
+    [
+        # limit − (current − (file − shmem))
+        ("pod_page_cache_v2", 2 * GIB - (3 * GIB // 2 - (7 * GIB // 5 - 100 * MIB))),
+        ("pod_page_cache_v1", 2 * GIB - (3 * GIB // 2 - (7 * GIB // 5 - 100 * MIB))),
+        # The slice has 800 MiB, of which 300 − (50 − 10) are used; the unit would have 964.
+        ("systemd_unit", 540 * MIB),
+    ],
+)
+def test_page_cache_is_free_and_the_tightest_group_counts(tmp_path: Path, tree: str, expected: int) -> None:
+    root = plant(tree, tmp_path)
+    assert available_bytes(root / "proc", root / "sys/fs/cgroup") == expected
+
+
+@pytest.mark.parametrize(
+    "groups", ["0::/../../elsewhere", "0::/not/there", "nonsense", "", "1:name=systemd:/x\n0::/unit\n", "\x00::::"]
+)
+def test_a_path_that_leads_nowhere_leaves_the_mounts_own_limit(tmp_path: Path, groups: str) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "cgroup/unit").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemAvailable: many kB\n")
+    (tmp_path / "proc/self/cgroup").write_text(groups)
+    (tmp_path / "cgroup/memory.max").write_text(str(GIB))
+    (tmp_path / "cgroup/memory.current").write_text(str(GIB // 4))
+    (tmp_path / "cgroup/memory.stat").write_text("file\nfile x\nanon 5\n")
+    assert available_bytes(tmp_path / "proc", tmp_path / "cgroup") == GIB - GIB // 4

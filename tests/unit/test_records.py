@@ -99,7 +99,8 @@ def test_a_run_that_was_killed_leaves_a_valid_file(tmp_path: Path, cut: int) -> 
         ("", "is empty"),
         ('{"kind": "turn"}\n', r":1: is no line of a record"),
         ('{"kind": "ended", "seconds": 1}\n', r":1: is no header"),
-        ("HEADER\nnonsense\nHEADER\n", r":2: is no line of a record"),
+        ("HEADER\nnonsense\nHEADER\n", r":3: is a second header"),
+        ("\ufeffnonsense\n", r":1: is no line of a record"),
         ("HEADER\nHEADER\n", r":2: is a second header"),
         ('{"kind": "header", "version": 2, "run": {}}\n', r":1: is of version 2, and this Turnpike reads up to 1"),
     ],
@@ -109,6 +110,29 @@ def test_a_bad_record_is_named_with_its_line(tmp_path: Path, text: str, message:
     path.write_text(text.replace("HEADER", msgspec.json.encode(HEADER).decode()))
     with pytest.raises(RecordError, match=message):
         read(path)
+
+
+def test_a_damaged_line_costs_one_turn_and_is_noted(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    with Recording(path, HEADER) as recording:
+        for number in range(9):
+            recording.write(turn(number=number, dataset_id="a\u2028b", detail="\u0085"))
+        recording.write(Ended(9.0))
+    lines = path.read_bytes().split(b"\n")
+    lines[2] = lines[2][:30] + lines[3]  # a line that a kill cut off, and the next one behind it
+    del lines[3]
+    lines[4] = lines[4].replace(b"turn", b"t\xff\x00n", 1)
+    lines[5] = b""
+    lines[6] = lines[6].replace(b'"number":6', b'"number":null')
+    lines[7] = b'{"kind":"later","seconds":1}'
+    path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(lines))
+    run = read(path)
+    assert [one.number for one in run.turns] == [0, 3, 8]
+    assert {one.dataset_id for one in run.turns} == {"a\u2028b"}
+    assert run.seconds == 9.0
+    assert [note.partition(":")[0] for note in run.notes] == [
+        "line 3 is left out", "line 5 is left out", "line 7 is left out", "and 1 more lines are left out"
+    ]  # fmt: skip
 
 
 def test_parts_of_a_run_are_merged_on_one_clock(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from broker.discovery import Load, WorkerInfo
+from broker.discovery import CHAT, DRAINING, RAW, SCORE, SERVING, STARTING, Load, WorkerInfo
 from broker.errors import UnservedModel
-from producers.routing import Decision, ModelTags, Policy, Routes, choose
+from broker.messages import Message
+from producers.routing import Decision, ModelTags, Needs, Policy, Routes, choose
 
 
 def worker(model: str, wait: float, size: int = 1, name: str = "w") -> WorkerInfo:
@@ -58,3 +60,98 @@ def test_who_has_none_falls_back_and_says_so() -> None:
 
 def test_auto_can_be_said_otherwise() -> None:
     assert choose(Routes(policies={"auto": Policy(by="smallest")}), "auto", WORKERS).model == "small"
+
+
+# --- What can answer ---
+
+
+def offer(
+    model: str,
+    *,
+    size: int = 100,
+    wait: float = 0.0,
+    can: tuple[str, ...] | None = None,
+    num_ctx: int = 4096,
+    active: int = 0,
+    speed: float | None = None,
+    name: str = "w",
+    batch_wait: float | None = None,
+    state: str = SERVING,
+) -> WorkerInfo:
+    load = Load(4, active, 0, wait, batch_wait, state=state, decode_tokens_per_second=speed)
+    return WorkerInfo(name, model, model, "Q4_0", num_ctx, "pi", load, facts={"file_bytes": str(size)}, can=can)
+
+
+QUESTION = [Message("user", "hello")]
+LONG = [Message("user", "word " * 2000)]
+
+
+def test_a_model_without_a_template_is_chosen_for_raw_prompts_alone() -> None:
+    workers = [offer("a", can=(RAW, SCORE), size=900), offer("b", can=(CHAT, RAW)), offer("c")]
+    for _ in range(9):
+        assert choose(Routes(), "auto", workers, Needs.of(QUESTION)).model in ("b", "c")
+    assert choose(Routes(), "auto", workers, Needs.of(QUESTION, raw=True)).model == "a"
+    assert choose(Routes(), "auto", workers, Needs.of(QUESTION, raw=True, kind="score")).model == "a"
+    with pytest.raises(UnservedModel, match="lack chat"):
+        choose(Routes(), "auto", workers[:1], Needs.of(QUESTION))
+    # Any of a model's workers may take the turn.
+    mixed = [offer("a", can=(CHAT,), size=900), offer("a", can=(RAW,), size=900, name="w2"), offer("c")]
+    assert choose(Routes(), "auto", mixed, Needs.of(QUESTION)).model == "c"
+
+
+def test_a_context_that_is_too_small_is_passed_over_and_the_largest_is_taken_where_all_are() -> None:
+    workers = [offer("a", num_ctx=512, size=900), offer("b", num_ctx=8192, wait=30.0)]
+    assert choose(Routes(), "auto", workers, Needs.of(QUESTION)).model == "a"
+    assert choose(Routes(), "auto", workers, Needs.of(LONG)).model == "b"
+    small = [offer("a", num_ctx=512), offer("b", num_ctx=1024, wait=9.0)]
+    assert choose(Routes(), "auto", small, Needs.of(LONG)) == Decision("b", "auto", "the largest context of 2")
+    routes = Routes(policies={"p": Policy(models=("a",), fallback="auto")})
+    assert choose(routes, "p", workers, Needs.of(LONG)).model == "b"
+    assert choose(routes, "p", workers, Needs.of([Message("user", "half an emoji \ud83d")])).model == "a"
+
+
+def test_of_equals_the_larger_then_the_idler_then_the_faster_is_taken() -> None:
+    demo, real = offer("a-demo", size=4, speed=2000.0), offer("q", size=400, speed=60.0)
+    assert choose(Routes(), "auto", [demo, real]).model == "q"
+    assert choose(Routes(), "auto", [demo, offer("q", size=400, wait=0.1)]).model == "a-demo"
+    assert choose(Routes(), "auto", [offer("a", active=2), offer("b", active=1, size=80)]).model == "b"
+    assert choose(Routes(), "auto", [offer("a", speed=10.0), offer("b", speed=60.0)]).model == "b"
+
+
+def test_idle_equals_share_the_conversations_and_no_conversation_changes_over() -> None:
+    workers = [offer(model, speed=speed) for model, speed in (("a", 60.0), ("b", 58.0), ("c", 61.0))]
+    assert {choose(Routes(), "auto", workers).model for _ in range(100)} == {"a", "b", "c"}
+    chosen = [choose(Routes(), "auto", workers, Needs(conversation=str(number))).model for number in range(300)]
+    assert all(60 < chosen.count(model) < 140 for model in "abc")
+    assert chosen == [choose(Routes(), "auto", workers, Needs(conversation=str(number))).model for number in range(300)]
+
+
+def test_each_priority_has_its_own_wait() -> None:
+    workers = [offer("a", wait=1.0, batch_wait=90.0), offer("b", wait=5.0, batch_wait=6.0), offer("c", wait=9.0)]
+    assert choose(Routes(), "auto", workers).model == "a"
+    assert choose(Routes(), "auto", workers, Needs(priority="batch")).model == "b"
+    routes = Routes(policies={"p": Policy(by="order", models=("a", "c"), max_wait_seconds=20)})
+    assert choose(routes, "p", workers, Needs(priority="batch")).model == "c"
+
+
+@pytest.mark.parametrize("state", [DRAINING, STARTING, "warming"])
+def test_who_takes_no_turns_is_not_chosen(state: str) -> None:
+    workers = [offer("a", size=900, state=state), offer("b", wait=5.0)]
+    assert choose(Routes(), "auto", workers).model == "b"
+    with pytest.raises(UnservedModel):
+        choose(Routes(), "auto", workers[:1])
+    assert choose(Routes(), "a", workers).model == "a"
+
+
+def test_what_was_tried_is_not_chosen_again() -> None:
+    workers = [offer("a", size=900), offer("b")]
+    assert choose(Routes(), "auto", workers, without=["a"]).model == "b"
+    with pytest.raises(UnservedModel):
+        choose(Routes(), "auto", workers, without=["a", "b"])
+
+
+def test_odd_facts_are_as_absent() -> None:
+    for odd in ("", "many", "-5", "4.0", "٣", "9" * 5000):
+        worker = msgspec.structs.replace(offer("a"), facts={"file_bytes": odd})
+        assert worker.file_bytes is None
+        assert choose(Routes(), "auto", [worker]).model == "a"

@@ -193,3 +193,34 @@ def test_a_span_never_asks_for_more_logits_than_a_batch_may_have() -> None:
         step = scheduler.schedule(0.0)
         assert sum(span.num_outputs for span in step.spans) <= 8
         scheduler.update(step, 0.01, 0.0)
+
+
+# --- What is scored ---
+
+
+def scored(simulation: Simulation, name: str, num_tokens: int, num_to_come: int) -> Sequence:
+    sequence = simulation.add(name, num_tokens, 1)
+    sequence.first_output = 0
+    sequence.num_to_come = num_to_come
+    return sequence
+
+
+def test_between_two_tokens_of_a_stream_at_most_one_step_is_spent_on_what_is_scored() -> None:
+    simulation = Simulation(prefill=0.001, decode=0.01)
+    simulation.add("stream", 8, 40)
+    simulation.step()
+    for index in range(4):
+        scored(simulation, f"scored {index}", 500, 5000)
+    for _ in range(60):
+        simulation.step()
+    kinds = [step.is_decode for step, _, _ in simulation.steps[1:]]
+    assert all(kinds[at] or kinds[at + 1] for at in range(len(kinds) - 20)), kinds
+
+
+def test_a_prompt_goes_before_an_evaluation_that_has_much_to_come() -> None:
+    simulation = Simulation(prefill=0.005, decode=0.01)
+    for index in range(4):
+        scored(simulation, f"scored {index}", 100, 6000)
+    simulation.now = 2.0
+    simulation.add("prompt", 60, 1)
+    assert simulation.scheduler.schedule(simulation.now).sequences[0].id == "prompt"

@@ -18,7 +18,7 @@ from workers.engine import MAX_OUTPUTS, EngineLost, KvCacheFull, Span, State
 from workers.llama.sampler import LlamaSampler, Logits, logprob_of
 from workers.llama.vocabulary import LlamaVocabulary
 from workers.memory import KvShape
-from workers.model_file import ModelFileError, metadata, parts_of, why_not
+from workers.model_file import ModelFileError, answering_parts
 from workers.scheduler import MIN_PREFILL_TOKENS
 
 log = logging.getLogger(__name__)
@@ -98,11 +98,9 @@ class LlamaModel:
     """A loaded model file."""
 
     def __init__(self, path: Path, *, vocab_only: bool = False) -> None:
-        self.parts = parts_of(path)
+        self.parts = answering_parts(path)
         """Its files: one, or those that it was split into."""
         self.path = path = self.parts[0]
-        if (reason := why_not(metadata(path))) is not None:
-            raise ModelFileError(path, f"is {reason}")
         found = messages()
         found.lines.clear()
         found.buffers.clear()

@@ -1,4 +1,4 @@
-"""The process that follows grammars: it has the vocabulary, and forks a child for each grammar that is tried or followed.
+"""The process of grammars: it has the vocabulary, and forks a child for each grammar that is tried or followed.
 
 llguidance bounds its work for each token, but one row of its parser may grow with the square of a grammar before that
 is counted: so a child has an allowance of computing time, which the kernel holds it to, and a limit of memory.
@@ -6,13 +6,13 @@ is counted: so a child has an allowance of computing time, which the kernel hold
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
 import os
 import random
 import resource
-import select
 import signal
 import socket
 import struct
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from workers.following import ANSWER, ERROR, LIST, TAKE, TRY, framed, length_of, token_of
+from workers.following import ANSWER, ERROR, LIST, READY, TAKE, TRY, framed, length_of, token_of
 from workers.gbnf import GrammarRefused, lark_of_gbnf
 from workers.llama.jail import _grammar, tables_of
 from workers.schemas import SchemaRefused, gbnf_of_schema
@@ -43,6 +43,8 @@ MEMORY_BYTES = 256 * 1024 * 1024
 NICENESS = 5
 MAX_STATES = 50_000
 MAX_ITEMS = 500_000
+MAX_GRAMMAR_BYTES = 1024 * 1024
+"""Of one that a schema becomes."""
 _LIMITS = LLParserLimits(
     max_items_in_row=4_000,
     step_max_items=MAX_ITEMS,
@@ -142,7 +144,7 @@ class Follower:
 def _short(error: str) -> str:
     """llguidance's first line, which tells of the grammar; what follows tells of its insides."""
     line = error.partition("\n")[0].partition("<state>")[0].strip()
-    if "Too many items" in line or "too many" in line.lower():
+    if "too many" in line.lower() or "Current row has" in line:
         return f"it is too ambiguous to be followed ({line.partition(';')[0]})"
     return line or "it cannot be followed"
 
@@ -153,6 +155,8 @@ def tried(tables: Tables, request: dict[str, Any]) -> dict[str, Any]:
         gbnf = request["grammar"]
         if gbnf is None:
             gbnf = gbnf_of_schema(json.loads(request["schema"]))
+            if len(gbnf) > MAX_GRAMMAR_BYTES:
+                return {"error": f"it makes a grammar of {len(gbnf):,} bytes, over {MAX_GRAMMAR_BYTES:,}"}
         Follower(tables, gbnf).wander(TRIAL_TOKENS)
     except (SchemaRefused, GrammarRefused, FollowFailed) as error:
         return {"error": str(error)}
@@ -239,34 +243,31 @@ def _exactly(connection: socket.socket, length: int) -> bytes | None:
     return bytes(found)
 
 
-def serve(model: str, listener: socket.socket, parent: int) -> None:
-    """Forks a child for each connection, until the parent's pipe closes."""
+def serve(model: str, control: socket.socket) -> None:
+    """Forks a child for each connection that comes over `control`, until that closes."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        ready, _, _ = select.select([listener, parent], [], [])
-        if parent in ready:
+        data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        if not data:
             return
-        connection, _ = listener.accept()
-        if os.fork() == 0:
-            try:
-                listener.close()
-                os.close(parent)
-                _attend(model, connection)
-            except (OSError, ValueError):
-                pass  # the other side is gone, or sends nonsense: nobody to tell
-            finally:
-                os._exit(0)
-        connection.close()
+        for descriptor in descriptors:
+            with socket.socket(fileno=descriptor) as connection, contextlib.suppress(OSError):
+                if os.fork() == 0:
+                    try:
+                        control.close()
+                        _attend(model, connection)
+                    except (OSError, ValueError):
+                        pass  # the other side is gone, or sends nonsense: nobody to tell
+                    finally:
+                        os._exit(0)
 
 
 def main() -> None:
-    model, listener = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
-    answers = os.dup(1)
-    os.dup2(2, 1)
+    model, control = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
     _ = tables_of(model).tokenizer
     gc.freeze()  # or each child would copy what it only counts references to
-    os.write(answers, b"+")
-    serve(model, listener, 0)
+    control.sendall(READY)
+    serve(model, control)
 
 
 if __name__ == "__main__":

@@ -153,6 +153,11 @@ class LlamaSampler:
         return token
 
     @property
+    def following(self) -> Following | None:
+        """Who follows its grammar."""
+        return self._grammar
+
+    @property
     def is_done(self) -> bool:
         return self._grammar is not None and self._grammar.is_done
 

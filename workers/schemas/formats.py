@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-_MONTHS = (
-    "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))"
+_MONTHS = (  # the 29th of February is no date in most years
+    "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    "|02-(?:0[1-9]|1[0-9]|2[0-8]))"
 )
 _DATE = f"[1-9][0-9]{{3}}-{_MONTHS}"
 _CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\\.[0-9]{1,6})?"
@@ -30,7 +31,7 @@ PATTERNS = {
     "email": f"[A-Za-z0-9_+-]+(?:\\.[A-Za-z0-9_+-]+)*@{_LABEL}(?:\\.{_LABEL}){{1,4}}",
     "hostname": _HOST,
     "ipv4": f"{_BYTE}(?:\\.{_BYTE}){{3}}",
-    "ipv6": f"(?:[0-9a-f]{{1,4}}:){{7}}[0-9a-f]{{1,4}}|(?:[0-9a-f]{{1,4}}(?::[0-9a-f]{{1,4}}){{0,5}})?::(?:[0-9a-f]{{1,4}})?",
+    "ipv6": "(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|(?:[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){0,5})?::(?:[0-9a-f]{1,4})?",
     "uri": _URI,
     "byte": "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?",
 }
@@ -41,5 +42,8 @@ INTEGERS = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1), "uin
 INTEGERS |= {"uint64": (0, 2**64 - 1), "int8": (-128, 127), "uint8": (0, 255), "int16": (-(2**15), 2**15 - 1)}
 
 FREE = frozenset({"password", "binary", "path", "file-path", "directory-path", "float", "double", "decimal", "number"})
-FREE |= {"multi-line", "textarea", "markdown", "html", "text", "base64url", "json-string"} - {"base64url", "json-string"}
+FREE |= {"multi-line", "textarea", "markdown", "html", "text", "base64url", "json-string"} - {
+    "base64url",
+    "json-string",
+}
 """Formats that say nothing of the text."""

@@ -13,19 +13,22 @@ from decimal import Decimal
 from typing import Any
 
 from workers.schemas import formats, patterns
-from workers.schemas.combine import TYPES, Part, Parts, Schema, Shape, is_never, same
+from workers.schemas.combine import Schema
 from workers.schemas.numbers import integer_range, multiples, number_range
 from workers.schemas.objects import object_body
 from workers.schemas.patterns import PatternRefused, counted
 from workers.schemas.rules import Rules, SchemaRefused, literal
+from workers.schemas.shapes import TYPES, Part, Parts, Shape, is_never, same
 
 CHARACTER = (
     r'[^"\\\x00-\x1F\x7F] | "\\" (["\\/bfnrt] | "u" ([0-9a-cA-CefEF] [0-9a-fA-F]{3} | [dD] [0-7] [0-9a-fA-F]{2} '
     r'| [dD] [89abAB] [0-9a-fA-F]{2} "\\u" [dD] [c-fC-F] [0-9a-fA-F]{2}))'
 )
 _IMPLIED = {
-    "object": ("properties", "required", "additionalProperties", "patternProperties", "propertyNames", "minProperties")
-    + ("maxProperties",),
+    "object": (
+        *("properties", "required", "additionalProperties", "patternProperties", "propertyNames"),
+        *("minProperties", "maxProperties"),
+    ),
     "array": ("items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems"),
     "string": ("minLength", "maxLength", "pattern", "format"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
@@ -129,7 +132,9 @@ class Maker:
         if not wanted:
             return None
         if len(wanted) > 1:
-            raise SchemaRefused(shape.path, f"{wanted[1][0]}: more than one pattern or format cannot be held to together")
+            raise SchemaRefused(
+                shape.path, f"{wanted[1][0]}: more than one pattern or format cannot be held to together"
+            )
         keyword, pattern = wanted[0]
         try:
             node = patterns.parse(pattern)
@@ -271,7 +276,9 @@ class Maker:
             return False
         for name, one in value.items():
             found = [*shape.properties.get(name, ())]
-            of_patterns = [parts for pattern, parts in shape.pattern_properties.items() if matches(pattern, name, shape.path)]
+            of_patterns = [
+                parts for pattern, parts in shape.pattern_properties.items() if matches(pattern, name, shape.path)
+            ]
             found += [part for parts in of_patterns for part in parts]
             if name not in shape.properties and not of_patterns:
                 found += shape.additional or ()

@@ -8,7 +8,7 @@ from decimal import Decimal
 MAX_DIGITS = 16
 """Of a number without bounds: what a double keeps."""
 MAX_EXACT = 15
-"""Digits that a double keeps apart from their neighbours: with more, one just below a bound would be read as the bound."""
+"""Digits that a double tells from their neighbours: with more, one just below a bound would be read as that."""
 MAX_LISTED = 1000
 """Multiples between bounds that are listed one by one."""
 MAX_RESIDUES = 100
@@ -79,7 +79,7 @@ def _same_length(low: str, high: str) -> str:
 
 
 def number_range(low: Decimal | None, high: Decimal | None, *, low_open: bool, high_open: bool) -> str | None:
-    """Decimal numbers between two bounds, without exponents; `_open` leaves the bound itself out. None: there are none."""
+    """Decimal numbers between two bounds, without exponents; `_open` leaves a bound out. None: there is none."""
     if low is None and high is None:
         return NUMBER
     if low is not None and high is not None and (low > high or (low == high and (low_open or high_open))):
@@ -91,7 +91,9 @@ def number_range(low: Decimal | None, high: Decimal | None, *, low_open: bool, h
     if low is None or low < 0:
         above_zero = high is None or high >= 0
         begin, begin_open = (Decimal(0), True) if above_zero or high is None else (-high, high_open)
-        parts += [f'"-" ({one})' for one in _magnitudes(begin, begin_open, None if low is None else -low, low_open, digits)]
+        parts += [
+            f'"-" ({one})' for one in _magnitudes(begin, begin_open, None if low is None else -low, low_open, digits)
+        ]
     if high is None or high > 0 or (high == 0 and not high_open):
         begin, begin_open = (low, low_open) if low is not None and low >= 0 else (Decimal(0), False)
         parts += _magnitudes(begin, begin_open, high, high_open, digits)

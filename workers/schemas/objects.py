@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from workers.schemas import patterns
-from workers.schemas.combine import Parts, Shape, is_never
 from workers.schemas.patterns import PatternRefused, counted
 from workers.schemas.rules import SchemaRefused, character_class, complement, union
+from workers.schemas.shapes import Parts, Shape, is_never
 
 if TYPE_CHECKING:
     from workers.schemas.grammar import Maker

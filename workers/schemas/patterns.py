@@ -1,6 +1,6 @@
 """Regular expressions as JSON Schema has them (ECMA-262), as expressions of GBNF over the characters of a JSON string.
 
-What a class with a capital letter (`\\D`, `\\W`, `\\S`) takes beyond ASCII, engines disagree on: here it takes what all do.
+On what `\\D`, `\\W` and `\\S` take beyond ASCII engines disagree: here they take what all do.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ SPACES: Ranges = ((0x09, 0x0D), (0x20, 0x20))
 _NO_DIGITS = without(((0x00, 0x65F), (0x3000, 0xA61F)), DIGITS)
 _NO_WORD = union(without(((0x00, 0x7F),), WORD), ((0x2010, 0x2027), (0x20A0, 0x20BF), (0x3001, 0x3003)))
 _NO_SPACES = complement(
-    ((0x00, 0x20), (0x7F, 0xA0), (0x1680, 0x1680), (0x2000, 0x200F), (0x2028, 0x202F), (0x205F, 0x206F))
-    + ((0x3000, 0x3000), (0xFEFF, 0xFEFF))
+    (
+        *((0x00, 0x20), (0x7F, 0xA0), (0x1680, 0x1680), (0x2000, 0x200F), (0x2028, 0x202F)),
+        *((0x205F, 0x206F), (0x3000, 0x3000), (0xFEFF, 0xFEFF)),
+    )
 )
 ANY: Ranges = complement(())
 _NO_LINE_ENDS = without(ANY, ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029)))

@@ -1,4 +1,4 @@
-"""The rules of a grammar in GBNF while it is written: names that never collide, texts and character classes in its spelling."""
+"""The rules of a grammar in GBNF: names that never collide, texts and character classes in its spelling."""
 
 from __future__ import annotations
 

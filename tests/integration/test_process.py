@@ -1,0 +1,59 @@
+"""What a process of ours writes into a terminal, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support import ROOT, TURNPIKE
+
+IN_TERMINAL = """
+import logging, os
+from broker.process import set_up_logging
+os.open(os.ttyname(2), os.O_RDWR)  # a session's leader: now it is its terminal
+set_up_logging("INFO")
+log = logging.getLogger("workers.worker")
+log.info("→ turn=%s", "in-front")
+if (child := os.fork()) == 0:
+    os.setpgid(0, 0)
+    log.info("serving model=%s", "behind")
+    log.info("→ turn=%s", "behind")
+    log.info("! turn=%s code=x", "behind")
+    log.warning("! turn=%s", "warned-of")
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+def test_a_worker_in_the_background_of_a_terminal_does_not_write_each_turn_into_it() -> None:
+    ours, theirs = os.openpty()
+    process = subprocess.Popen([sys.executable, "-c", IN_TERMINAL], stderr=theirs, start_new_session=True, cwd=ROOT)
+    assert process.wait(30) == 0
+    text = os.read(ours, 65536).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert "turn=in-front" in text
+    assert "serving model=behind" in text
+    assert "turn=behind" not in text
+    assert "turn=warned-of" in text
+
+
+def test_in_a_file_every_turn_has_its_lines() -> None:
+    code = "import logging; from broker.process import set_up_logging; set_up_logging(); logging.info('→ turn=x')"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "→ turn=x" in found.stderr
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for words in (
+        ("user", "add", "carol", "--data-dir", f"{tmp_path}/file/x"),
+        ("broker", "secret", "--out", f"{tmp_path}/nosuch/secret.json", "--data-dir", f"{tmp_path}/data"),
+        ("broker", "--port", "0", "--data-dir", f"{tmp_path}/file/x"),
+    ):
+        found = subprocess.run([*TURNPIKE, *words], capture_output=True, text=True, timeout=60)
+        assert found.returncode == 1
+        assert found.stderr.startswith(f"turnpike: {tmp_path}/"), found.stderr
+        assert len(found.stderr.splitlines()) == 1

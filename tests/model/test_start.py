@@ -1,0 +1,233 @@
+"""How a worker starts: with files that are no models, models in parts, small contexts; what it says of itself then."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from broker.messages import Message, Sampling
+from producers.local import LocalSystem, local_system
+from tests.support import ROOT, TURNPIKE
+from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel
+from workers.llama.random_model import Shape, write_model
+from workers.model_file import ModelFileError
+from workers.models import DEMO
+from workers.rates import by_threads, of_a_step
+
+REAL = Path(os.environ.get("TP_MODELS", str(ROOT / ".cache/real-models")))
+
+
+def write_bert(path: Path) -> Path:
+    """An encoder with random weights: llama.cpp loads it, and aborts at the first use of its context as ours is."""
+    rng, width, ff = np.random.default_rng(0), 32, 64
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"▁w{number}" for number in range(123))]
+    writer = gguf.GGUFWriter(str(path), "bert")
+    for add, value in (
+        (writer.add_context_length, 512),
+        (writer.add_embedding_length, width),
+        (writer.add_feed_forward_length, ff),
+        (writer.add_block_count, 1),
+        (writer.add_head_count, 2),
+        (writer.add_token_type_count, 2),
+        (writer.add_bos_token_id, 2),
+        (writer.add_eos_token_id, 3),
+        (writer.add_unk_token_id, 1),
+    ):
+        add(value)  # type: ignore[operator]
+    writer.add_layer_norm_eps(1e-12)
+    writer.add_causal_attention(False)
+    writer.add_tokenizer_model("bert")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] * 5 + [1] * 123)
+
+    def tensor(name: str, *shape: int) -> None:
+        writer.add_tensor(name, (rng.standard_normal(shape) * 0.02).astype(np.float32))
+
+    tensor("token_embd.weight", len(tokens), width)
+    tensor("token_types.weight", 2, width)
+    tensor("position_embd.weight", 512, width)
+    for name in ("token_embd_norm", "blk.0.attn_output_norm", "blk.0.layer_output_norm"):
+        tensor(f"{name}.weight", width)
+        tensor(f"{name}.bias", width)
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        tensor(f"blk.0.{name}.weight", width, width)
+        tensor(f"blk.0.{name}.bias", width)
+    tensor("blk.0.ffn_up.weight", ff, width)
+    tensor("blk.0.ffn_up.bias", ff)
+    tensor("blk.0.ffn_down.weight", width, ff)
+    tensor("blk.0.ffn_down.bias", width)
+    return finish(writer, path)
+
+
+def write_adapter(path: Path) -> Path:
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_type("adapter")
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.zeros((4, 64), dtype=np.float32))
+    return finish(writer, path)
+
+
+def write_vocabulary(path: Path) -> Path:
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_token_list(["<unk>", "a"])
+    return finish(writer, path)
+
+
+def write_cut(path: Path) -> Path:
+    path.write_bytes(DEMO.path.read_bytes()[:5000])
+    return path
+
+
+def finish(writer: gguf.GGUFWriter, path: Path) -> Path:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def split(source: Path, folder: Path, num_first: int) -> list[Path]:
+    """The same model in two files, as llama.cpp's gguf-split makes them."""
+    reader = gguf.GGUFReader(str(source))
+    paths = [folder / f"demo-{index:05d}-of-00002.gguf" for index in (1, 2)]
+    for index, tensors in enumerate((reader.tensors[:num_first], reader.tensors[num_first:])):
+        writer = gguf.GGUFWriter(str(paths[index]), reader.fields["general.architecture"].contents())
+        for field in reader.fields.values() if index == 0 else ():
+            if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+                is_list = field.types[0] == gguf.GGUFValueType.ARRAY
+                sub = {"sub_type": field.types[-1]} if is_list else {}
+                writer.add_key_value(field.name, field.contents(), field.types[0], **sub)
+        writer.add_uint16("split.no", index)
+        writer.add_uint16("split.count", 2)
+        writer.add_int32("split.tensors.count", len(reader.tensors))
+        for tensor in tensors:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        finish(writer, paths[index])
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (write_bert, "is an embedding model"),
+        (write_adapter, "is a LoRA adapter"),
+        (write_vocabulary, "is a vocabulary without a model"),
+        (write_cut, "was cut off in its header"),
+    ],
+)
+def test_a_file_that_cannot_answer_is_one_line_and_exit_code_1(
+    tmp_path: Path, write: Callable[[Path], Path], reason: str
+) -> None:
+    path = write(tmp_path / "m.gguf")
+    command = [*TURNPIKE, "worker", "--model-file", str(path), "--url", "nats://127.0.0.1:1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"turnpike: model file {path}: ")
+    assert reason in line
+
+
+def test_a_model_cut_off_in_its_tensors_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(DEMO.path.read_bytes()[:-100_000])
+    with pytest.raises(ModelFileError, match="corrupted or incomplete"):
+        LlamaModel(path)
+
+
+def test_what_llama_cpp_aborts_at_is_one_line_and_exit_code_1() -> None:
+    code = (
+        "import llama_cpp.llama_cpp as lib\n"
+        "from workers.llama.last_words import say_before_dying\n"
+        "say_before_dying('model file x.gguf')\n"
+        "lib._lib.ggml_abort(b'a.cpp', 7, b'GGML_ASSERT(%s) failed', b'one == two')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("turnpike: model file x.gguf: llama.cpp gave up: ")
+    assert "GGML_ASSERT(one == two) failed" in line
+
+
+def test_a_model_in_parts_is_told_and_counted_with_all_of_them(tmp_path: Path) -> None:
+    whole, halves = LlamaModel(DEMO.path), split(DEMO.path, tmp_path, 2)
+    first, second = (LlamaModel(path) for path in halves)
+    assert second.path == first.path == halves[0]
+    assert first.file_bytes == second.file_bytes == sum(path.stat().st_size for path in halves)
+    fingerprint = first.fingerprint
+    assert fingerprint == second.fingerprint != whole.fingerprint
+    for model in (whole, first, second):
+        model.close()
+    content = bytearray(halves[1].read_bytes())
+    content[-1] ^= 1
+    halves[1].write_bytes(content)
+    other = LlamaModel(halves[0])
+    assert other.fingerprint != fingerprint
+    other.close()
+
+
+@pytest.mark.parametrize("quantization", ["Q8_0", "F16"])
+def test_the_quantization_of_a_small_model_is_its_name_and_nothing_else(tmp_path: Path, quantization: str) -> None:
+    shape = Shape("small", 64, 18, 2, 1, 64, 512, 512, sliding_window=64)  # as many layers as Gemma 3 270M has
+    model = LlamaModel(write_model(tmp_path / "small.gguf", shape, quantization))
+    assert model.quantization == quantization
+    model.close()
+
+
+def test_the_quantization_of_a_real_small_model() -> None:
+    path = REAL / "gemma-3-270m-q4_k_m.gguf"
+    if not path.exists():
+        pytest.skip(f"no {path}: real models are looked for in the folder that TP_MODELS names")
+    model = LlamaModel(path)
+    assert model.quantization == "Q4_K - Medium"
+    model.close()
+
+
+def test_rates_are_measured_in_a_context_that_is_full_before_the_time_is_over(tiny: LlamaModel) -> None:
+    engine = LlamaEngine(tiny, ContextOptions(num_ctx=256, num_slots=2))
+    ticks = iter(range(1_000_000))
+    seconds = by_threads(engine, [1], lambda: 0.0005 * next(ticks))  # some 400 steps in the time of a trial
+    assert seconds[1] > 0
+    assert of_a_step(engine, lambda: 0.0005 * next(ticks)).state_bytes_per_token > 0
+    engine.close()
+
+
+@asynccontextmanager
+async def started(folder: Path, *flags: str, model_file: Path = DEMO.path) -> AsyncIterator[LocalSystem]:
+    """A broker and a worker as a user starts it, with a data directory of its own."""
+    more = ["--data-dir", str(folder / "data"), *flags]
+    async with local_system(ROOT / "turnpike.py", folder, model="m", model_file=model_file, flags=more) as found:
+        yield found
+
+
+async def test_a_worker_with_the_smallest_context_starts_and_answers(tmp_path: Path) -> None:
+    async with started(tmp_path, "--num-ctx", "256") as found:
+        done = await found.client.ask("m", [Message("user", "Hello")], sampling=Sampling(max_tokens=4))
+        log = (tmp_path / "worker.log").read_text()
+    assert done.usage.completion_tokens > 0
+    assert "Traceback" not in log
+    assert re.search(r"threads=\d a decode step by threads 1:\S+ms.* \(measured now", log)
+    assert re.search(r"memory planned=\d+MiB \(weights=4MiB kv=\d+MiB .*, parked conversations up to \d+MiB more", log)
+
+
+async def test_a_worker_given_a_later_part_plans_and_serves_the_whole_model(tmp_path: Path) -> None:
+    planned = []
+    for number, path in enumerate((DEMO.path, split(DEMO.path, tmp_path, 2)[1])):
+        folder = tmp_path / f"{number}"
+        folder.mkdir()
+        async with started(folder, "--threads", "1", "--num-ctx", "512", model_file=path) as found:
+            done = await found.client.ask("m", [Message("user", "Hello")], sampling=Sampling(max_tokens=4))
+            log = (folder / "worker.log").read_text()
+        assert done.usage.completion_tokens > 0
+        planned += re.findall(r"planned=(\d+)MiB", log)
+    assert planned[0] == planned[1]
