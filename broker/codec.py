@@ -43,11 +43,13 @@ _AT = re.compile(r" - at `(?P<key>key in )?\$\.?(?P<path>[^`]*)`$")
 
 
 def encode(message: msgspec.Struct, content_type: str = MSGPACK) -> bytes:
-    """The bytes of a message."""
-    fields = {"v": WIRE_VERSION} | msgspec.to_builtins(message, builtin_types=(bytes,))
-    if content_type == JSON:
-        return msgspec.json.encode(fields)
-    packed: bytes = msgpack.packb(fields)
+    """The bytes of a message. Raises InvalidMessage where what is free in form, a schema, holds what they cannot."""
+    try:
+        fields = {"v": WIRE_VERSION} | msgspec.to_builtins(message, builtin_types=(bytes,))
+        packed: bytes = msgspec.json.encode(fields) if content_type == JSON else msgpack.packb(fields)
+    except (ValueError, OverflowError, RecursionError, TypeError) as error:
+        # Nested too deep, a number of more than 64 bits, half a character.
+        raise InvalidMessage("", f"the message cannot be encoded: {error}") from None
     return packed
 
 

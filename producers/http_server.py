@@ -20,15 +20,29 @@ GRACE_SECONDS = 5
 
 
 class Patient(H11Protocol):
-    """Half a head is not waited for without end: so many connections would be all that there are."""
+    """Half a head is not waited for without end: so many connections would be all that there are. Nor do those that
+    ask for nothing keep out those that do: where there are too many, the one that was quiet longest is closed."""
 
     _giving_up: asyncio.TimerHandle | None = None
+    _heard_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._heard_at = self.loop.time()
+        self._make_room()
         self._wait()
 
+    def _make_room(self) -> None:
+        if self.limit_concurrency is None or len(self.connections) < self.limit_concurrency:
+            return
+        quiet = [one for one in self.connections if isinstance(one, Patient) and not one._is_answering]
+        oldest = min((one for one in quiet if one is not self), key=lambda one: one._heard_at, default=None)
+        if oldest is not None:
+            self.connections.discard(oldest)
+            oldest.transport.close()
+
     def data_received(self, data: bytes) -> None:
+        self._heard_at = self.loop.time()
         super().data_received(data)
         if self._is_answering:
             self._forgive()

@@ -329,7 +329,7 @@ class Gateway:
     async def _models(self, request: HttpRequest, receive: Receive, send: Send) -> None:
         self._account(request)
         await self._looked.wait()
-        found = {"object": "list", "data": [*self._listing.of(self.workers, (AUTO, *self._routes.policies)).values()]}
+        found = {"object": "list", "data": [*self._listed().values()]}
         await _json(found)(request.scope, receive, send)
 
     async def _model(self, request: HttpRequest, receive: Receive, send: Send) -> None:
@@ -339,9 +339,12 @@ class Gateway:
         if not name:
             await self._models(request, receive, send)
             return
-        if (found := self._listing.of(self.workers, (AUTO, *self._routes.policies)).get(name)) is None:
+        if (found := self._listed().get(name)) is None:
             raise no_such_model(name)
         await _json(found)(request.scope, receive, send)
+
+    def _listed(self) -> dict[str, dict[str, Any]]:
+        return self._listing.of(self.workers, (AUTO, *self._routes.policies))
 
     async def _live(self, request: HttpRequest) -> Response:
         if (problem := trouble(self._nc) or self._rounds.trouble()) is not None:

@@ -20,11 +20,14 @@ _ERRORS = {
 }
 _TURN_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Turnpike-Conversation": (
-        "The conversation's name; without it, `prompt_cache_key` and `user`, it is found by its beginning.",
+        "The conversation's name; without it, `prompt_cache_key` and `user`, what was said up to the last answer.",
         {},
     ),
     "Turnpike-Priority": ("", {"enum": ["interactive", "batch"]}),
-    "Turnpike-Deadline-Seconds": ("From now; after it the turn is given up.", {"pattern": "^[0-9.]+$"}),
+    "Turnpike-Deadline-Seconds": (
+        "From now; after it the turn is given up. Until then it waits, also for a worker.",
+        {"pattern": "^[0-9.]+$"},
+    ),
     "Turnpike-Details": ("1: comments of a stream tell who answered, and how.", {"enum": ["1"]}),
     "Turnpike-Detached": ("1: the turn goes on when its reader leaves.", {"enum": ["1"]}),
 }

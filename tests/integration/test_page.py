@@ -78,6 +78,25 @@ async def test_it_talks_stops_reads_on_after_a_reload_and_keeps_conversations_ap
         await expect(answer).to_have_text(ANSWER.strip(), timeout=30_000)
 
 
+async def test_a_turn_that_waits_is_stopped_too(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    engine = FakeEngine(num_slots=1)
+    engine.gate.clear()
+    async with start_worker(engine), start_gateway() as url:
+        await page.goto(url)
+        await expect(page.locator("#model option")).to_have_count(2)
+        await ask(page, "This one has the only slot")
+        await page.keyboard.press("Alt+n")
+        await ask(page, "This one waits")
+        await expect(page.locator("#status")).to_contain_text("ahead", timeout=10_000)
+        await page.get_by_role("button", name="Stop").click()
+        await expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=10_000)
+        engine.gate.set()
+        await page.keyboard.press("Alt+1")
+        await expect(page.locator(".assistant .text").last).to_have_text("echo This one has the only slot")
+
+
 async def test_it_fits_a_phone_and_says_what_is_wrong(
     page: Page, start_worker: StartWorker, start_gateway: StartGateway
 ) -> None:

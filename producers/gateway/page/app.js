@@ -5,6 +5,8 @@ const $ = (id) => document.getElementById(id);
 const STORE = "turnpike";
 const state = load();
 const running = new Map(); // conversation id → AbortController of the reader
+const stopping = new Set(); // conversation ids whose turn is to end
+const STOP_PATIENCE = 3000; // milliseconds for a turn that waits to end once it was stopped
 
 function load() {
   try {
@@ -113,9 +115,10 @@ async function read(conversation, request) {
     conversation.turn = answer.headers.get("turnpike-turn") ?? conversation.turn;
     conversation.model = answer.headers.get("turnpike-model") ?? conversation.model;
     save();
+    if (stopping.has(conversation.id)) sendStop(conversation);
     for await (const event of events(answer.body)) {
       if (event.comment) {
-        if ("turns_ahead" in event.comment) say(`${event.comment.turns_ahead} turns ahead${event.comment.seconds ? `, about ${Math.round(event.comment.seconds)} s` : ""}`);
+        if ("turns_ahead" in event.comment) say(place(event.comment));
         if (event.comment.restarted) { message.content = ""; tokens = 0; first = 0; say("begun anew by another worker"); }
         if (event.comment.turn) { // another model took it over, as another turn
           conversation.turn = event.comment.turn;
@@ -138,14 +141,21 @@ async function read(conversation, request) {
     }
     conversation.turn = null;
   } catch (error) {
-    if (error.name === "AbortError") return; // the page is left: the turn goes on
-    message.bad = error.message || "the gateway cannot be reached";
+    if (error.name === "AbortError" && !stopping.has(conversation.id)) return; // the page is left: the turn goes on
+    message.bad = error.name === "AbortError" ? "stopped" : error.message || "the gateway cannot be reached";
     conversation.turn = null;
   } finally {
     running.delete(conversation.id);
+    stopping.delete(conversation.id);
     if (!conversation.turn) say("");
     save(); draw();
   }
+}
+
+function place({ turns_ahead, seconds, workers }) {
+  if (workers === 0) return "no worker serves the model just now: the turn waits";
+  const turns = `${turns_ahead} ${turns_ahead === 1 ? "turn" : "turns"} ahead`;
+  return seconds ? `${turns}, about ${Math.round(seconds)} s` : turns;
 }
 
 function rate(number, since) { return (1000 * (number - 1) / Math.max(1, performance.now() - since)).toFixed(1); }
@@ -182,9 +192,25 @@ async function* chunks(stream) {
   }
 }
 
-async function stop() {
-  const { turn } = current();
-  if (turn && turn !== "new") await fetch(`/turns/${turn}`, { method: "DELETE", headers: headers() });
+function stop() {
+  const conversation = current();
+  if (!conversation.turn || stopping.has(conversation.id)) return;
+  stopping.add(conversation.id);
+  say("stopping …");
+  if (conversation.turn !== "new") sendStop(conversation); // else once it has a name
+}
+
+async function sendStop(conversation) {
+  const reader = running.get(conversation.id);
+  try {
+    const answer = await fetch(`/turns/${conversation.turn}`, { method: "DELETE", headers: headers() });
+    if (!answer.ok) throw new Error((await answer.json()).error?.message);
+    // Who waits in line for a worker that is not there is not kept waiting for the turn's end as well.
+    setTimeout(() => { if (running.get(conversation.id) === reader) reader?.abort(); }, STOP_PATIENCE);
+  } catch (error) {
+    stopping.delete(conversation.id);
+    say(`not stopped: ${error.message || "the gateway cannot be reached"}`);
+  }
 }
 
 async function models() {
@@ -197,6 +223,7 @@ async function models() {
     if (!names.includes(state.model)) names.unshift(state.model);
     $("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === state.model)));
     say(data.length ? "" : "no model is served just now");
+    if (!data.length) setTimeout(models, 3000); // one may be on its way
   } catch { say("the gateway cannot be reached"); }
 }
 
