@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -191,7 +192,7 @@ class _Credentials(Struct, frozen=True):
 def read_credentials(path: Path) -> Address:
     """Where and as whom a credentials file says to connect; raises TurnpikeError in one line that names the file."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=_Credentials)
+        found = msgspec.json.decode(path.read_bytes().removeprefix(codecs.BOM_UTF8), type=_Credentials)
     except OSError as error:
         raise TurnpikeError(f"credentials file {path}: {error.strerror}") from None
     except msgspec.DecodeError as error:

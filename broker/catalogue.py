@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from broker import subjects
 from broker.errors import TurnpikeError
+from broker.toml import read_toml
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 LOCK_NAME = "turnpike.models.lock"
@@ -180,7 +181,7 @@ def entry_of[T](token: str, entries: dict[str, T], where: str) -> T:
 
 def _rows(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return read_toml(path)
     except OSError as error:
         raise CatalogueError(path, error.strerror or str(error)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

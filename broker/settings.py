@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from broker.errors import SettingsError
+from broker.toml import read_toml
 
 PREFIX = "TURNPIKE_"
 # Read by the set-up and the tests, not by a command.
@@ -193,7 +194,7 @@ def _read_file(file: Path | None, problems: list[str]) -> dict[str, Any]:
     if file is None:
         return {}
     try:
-        return tomllib.loads(file.read_text())
+        return read_toml(file)
     except OSError as error:
         problems.append(f"{file}: {error.strerror}")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -271,8 +271,7 @@ def _usable(message: dict[str, Any]) -> bool:
 
 def _rank(message: dict[str, Any]) -> tuple[bool, float]:
     rank = message.get("rank")
-    is_ranked = isinstance(rank, int | float) and math.isfinite(rank)
-    return (not is_ranked, rank if is_ranked else 0)
+    return (False, rank) if isinstance(rank, int | float) and math.isfinite(rank) else (True, 0)
 
 
 def _depth(message: dict[str, Any]) -> int:

@@ -30,6 +30,7 @@ from broker.connection import Address
 from broker.errors import TurnpikeError
 from broker.locks import Lock
 from broker.process import EXIT_INTERRUPTED, spawn, terminate
+from broker.toml import read_toml
 from producers import evaluate, records
 from producers.items import EvalError, read_items
 from producers.load import run_recorded, select
@@ -91,7 +92,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
 def read_plan(path: Path) -> Plan:
     """Raises ExperimentError with the field that is wrong."""
     try:
-        plan = msgspec.convert(tomllib.loads(path.read_text()), Plan)
+        plan = msgspec.convert(read_toml(path), Plan)
         for model in plan.models:
             options(plan, model).check()
     except OSError as error:

@@ -35,6 +35,7 @@ from msgspec import Struct
 from broker.discovery import CHAT, RAW, SCORE, WorkerInfo
 from broker.errors import PublishError, TurnpikeError, UnservedModel
 from broker.messages import Message, Priority, Turn, new_id
+from broker.toml import read_toml
 
 AUTO = "auto"
 MAX_NAME = 256
@@ -103,7 +104,7 @@ def read_routes(file: str | Path | None) -> Routes:
         return Routes()
     path = Path(file).expanduser()
     try:
-        routes = msgspec.convert(tomllib.loads(path.read_text()), Routes)
+        routes = msgspec.convert(read_toml(path), Routes)
     except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise RoutingError(f"{path}: {error}") from None
     if routes.default is not None and routes.policy(routes.default) is None:

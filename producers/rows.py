@@ -96,7 +96,7 @@ def _opened(path: Path) -> IO[bytes]:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         # What Windows calls Unicode. Half a character and the like: as many of its rows as can be read.
         with file:
-            return io.BufferedReader(io.BytesIO(file.read().decode("utf-16", "replace").encode()))  # type: ignore[arg-type]
+            return io.BufferedReader(io.BytesIO(file.read().decode("utf-16", "replace").encode()))
     if head == codecs.BOM_UTF8:
         file.read(3)
     return file  # type: ignore[no-any-return]
@@ -168,7 +168,7 @@ def _csv[E: RowError](
 ) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(MAX_CSV_FIELD)
     # A field in quotes may hold line ends. What is not UTF-8 shows itself as half characters.
-    with io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="") as lines:  # type: ignore[type-var]
+    with io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="") as lines:
         reader = csv.reader(lines)
         while True:
             number = reader.line_num + 1
@@ -195,13 +195,13 @@ def _parquet[E: RowError](
         raise error(path, None, f"parquet needs pyarrow: {install('parquet')}") from None
     try:
         batches = parquet.read_table(path).to_batches()
-    except (OSError, ValueError, pyarrow.ArrowException) as problem:
+    except (OSError, ValueError, pyarrow.lib.ArrowException) as problem:
         raise error(path, None, " ".join(str(problem).split())) from None
     number = 0
     for batch in batches:
         try:
             rows = batch.to_pylist()
-        except (ValueError, pyarrow.ArrowException):
+        except (ValueError, pyarrow.lib.ArrowException):
             rows = [batch.slice(index, 1) for index in range(batch.num_rows)]
         for row in rows:
             number += 1
@@ -210,5 +210,5 @@ def _parquet[E: RowError](
                 continue
             try:
                 yield number, row.to_pylist()[0]
-            except (ValueError, pyarrow.ArrowException) as problem:
+            except (ValueError, pyarrow.lib.ArrowException) as problem:
                 left_out.append(error(path, number, str(problem)))

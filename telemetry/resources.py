@@ -128,8 +128,8 @@ class Resources:
         found: dict[str, float | None] = {}
         for path in self._root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"):
             kilohertz = number(path)
-            is_known = kilohertz is not None and kilohertz > 0
-            found[path.parent.parent.name.removeprefix("cpu")] = kilohertz * _KILOHERTZ if is_known else None
+            hertz = kilohertz * _KILOHERTZ if kilohertz is not None and kilohertz > 0 else None
+            found[path.parent.parent.name.removeprefix("cpu")] = hertz
         return found
 
     def _system(self, now: int) -> Point | None:

@@ -23,6 +23,7 @@ from msgspec import Meta, Struct
 from broker import subjects
 from broker.accounts import API_KEY_PREFIX, LOCAL, api_key_digest
 from broker.errors import InvalidName, TurnpikeError
+from broker.toml import read_toml
 from producers.gateway.errors import ApiError
 
 TURNS_AT_ONCE = 64
@@ -56,7 +57,7 @@ def new_key() -> tuple[str, str]:
 def read_keys(path: Path) -> dict[str, ClientKeys]:
     """Raises KeysError."""
     try:
-        found = msgspec.convert(tomllib.loads(path.read_text()), _File).clients
+        found = msgspec.convert(read_toml(path), _File).clients
         for name in found:
             subjects.token(name, "client")
     except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError, InvalidName) as error:
