@@ -13,6 +13,6 @@ from tests.fuzz.siege import besiege
 async def test_no_input_by_any_door_ends_a_process_or_leaves_a_turn_unanswered(tmp_path: Path) -> None:
     account = await besiege(tmp_path, 4000, seed=1)
     assert (account.unanswered, account.problems) == ([], []), account
-    assert account.num_acknowledged > 100
+    assert account.num_acknowledged > 60
     assert account.counts["discovery"] > 20
-    assert account.counts["HTTP"] > 50
+    assert account.counts["HTTP"] > 30

@@ -51,21 +51,21 @@ class Doors:
         self.acknowledged: list[str] = []
         self._num_turns = 0
         doors: dict[str, tuple[Callable[[], Awaitable[None]], int]] = {
-            "decoder": (self._decode, 300),
-            "turns": (self._turn, 30),
-            "NATS headers": (self._headers, 20),
-            "cancels": (self._cancel, 100),
-            "replays": (self._replay, 40),
-            "kv": (self._kv, 100),
-            "directory": (self._directory, 100),
+            "decoder": (self._decode, 500),
+            "turns": (self._turn, 15),
+            "NATS headers": (self._headers, 10),
+            "cancels": (self._cancel, 60),
+            "replays": (self._replay, 20),
+            "kv": (self._kv, 70),
+            "directory": (self._directory, 70),
             "node state": (self._node_state, 60),
-            "telemetry": (self._telemetry, 80),
-            "beacons": (self._beacon, 60),
-            "runs": (self._run, 40),
+            "telemetry": (self._telemetry, 70),
+            "beacons": (self._beacon, 40),
+            "runs": (self._run, 30),
             "live": (self._live, 30),
-            "dead letters": (self._dead, 10),
-            "HTTP": (self._http, 25),
-            "health": (self._health, 5),
+            "dead letters": (self._dead, 3),
+            "HTTP": (self._http, 15),
+            "health": (self._health, 3),
         }
         self._doors = {name: door for name, (door, _) in doors.items()}
         self._weights = [weight for _, weight in doors.values()]
