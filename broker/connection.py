@@ -121,7 +121,8 @@ class Connection(SafeClient):
         """Why nothing more will come of it; None while it works or is being made again."""
         if self._is_given_up:
             return None
-        if self.is_closed:
+        # Also where nats-py, which was reconnecting at the same time, goes on: without any subscription by then.
+        if self.is_closed or self._lost.is_set():
             return f"the connection to NATS is closed for good: {self.last_error or 'the server hung up'}"
         part = self._dead_part()
         if part is None:
@@ -158,7 +159,7 @@ async def watch(nc: NatsConnection) -> None:
             await asyncio.sleep(WATCH_SECONDS)
         if (reason := trouble(nc)) is not None:
             raise ConnectionLost(reason)
-        if nc.is_closed:
+        if nc.is_closed or (isinstance(nc, Connection) and nc._is_given_up):
             return
 
 
