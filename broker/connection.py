@@ -149,6 +149,15 @@ def trouble(nc: NatsConnection) -> str | None:
     return "the connection to NATS is closed" if nc.is_closed else None
 
 
+def check(nc: NatsConnection) -> None:
+    """Raises ConnectionLost once nothing more will come of the connection: for every loop that uses it, at each round.
+
+    nats-py swallows a cancellation that comes while it closes, and a loop that is cancelled once may then go on.
+    """
+    if (reason := trouble(nc)) is not None:
+        raise ConnectionLost(reason)
+
+
 async def watch(nc: NatsConnection) -> None:
     """Raises ConnectionLost once nothing more will come of the connection. A task of everything that lives by one."""
     while True:
