@@ -121,7 +121,8 @@ class Connection(SafeClient):
         """Why nothing more will come of it; None while it works or is being made again."""
         if self._is_given_up:
             return None
-        if self.is_closed:
+        # Also where nats-py, which was reconnecting at the same time, goes on: without any subscription by then.
+        if self.is_closed or self._lost.is_set():
             return f"the connection to NATS is closed for good: {self.last_error or 'the server hung up'}"
         part = self._dead_part()
         if part is None:
@@ -148,6 +149,15 @@ def trouble(nc: NatsConnection) -> str | None:
     return "the connection to NATS is closed" if nc.is_closed else None
 
 
+def check(nc: NatsConnection) -> None:
+    """Raises ConnectionLost once nothing more will come of the connection: for every loop that uses it, at each round.
+
+    nats-py swallows a cancellation that comes while it closes, and a loop that is cancelled once may then go on.
+    """
+    if (reason := trouble(nc)) is not None:
+        raise ConnectionLost(reason)
+
+
 async def watch(nc: NatsConnection) -> None:
     """Raises ConnectionLost once nothing more will come of the connection. A task of everything that lives by one."""
     while True:
@@ -158,7 +168,7 @@ async def watch(nc: NatsConnection) -> None:
             await asyncio.sleep(WATCH_SECONDS)
         if (reason := trouble(nc)) is not None:
             raise ConnectionLost(reason)
-        if nc.is_closed:
+        if nc.is_closed or (isinstance(nc, Connection) and nc._is_given_up):
             return
 
 

@@ -15,7 +15,7 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 
 from broker import codec, points, subjects
-from broker.connection import Address, close, connect, trouble, watch
+from broker.connection import Address, check, close, connect, trouble, watch
 from broker.errors import InvalidMessage, ServerError
 from broker.health import Rounds, either, serve_health
 from broker.messages import NodeState, Point, RunEvent
@@ -121,11 +121,13 @@ class Sidecar:
 
     async def _send_for_ever(self) -> None:
         async for _ in _every(FLUSH_SECONDS):
+            check(self._nc)
             self._rounds.begin("the sending of points", ROUND_SECONDS)
             await self._recorder.flush()
 
     async def _sample_for_ever(self) -> None:
         async for _ in _every(self._options.sample_seconds):
+            check(self._nc)
             self._rounds.begin("sampling", self._options.sample_seconds + ROUND_SECONDS)
             started = time.perf_counter()
             try:
@@ -194,6 +196,7 @@ class Sidecar:
 
     async def _watch_for_ever(self) -> None:
         async for _ in _every(EVERY_SECONDS):
+            check(self._nc)
             self._rounds.begin("the look at the queues", EVERY_SECONDS + ROUND_SECONDS)
             try:
                 self._recorder.record(*await self._queues.points())

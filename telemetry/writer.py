@@ -12,6 +12,7 @@ import nats.errors
 from nats.aio.client import Client as NatsConnection
 
 from broker import codec, points, subjects
+from broker.connection import check
 from broker.delivery import Delivery, Puller
 from broker.errors import InvalidMessage, NotReady
 from broker.health import Rounds
@@ -59,6 +60,7 @@ class Writer:
                 keeping = group.create_task(self._keep_alive())
                 is_last = False
                 while not is_last:
+                    check(self._nc)
                     self._rounds.begin(WRITING, ROUND_SECONDS)
                     is_last = stop.is_set()
                     gathered = await self._gather(puller, 0 if is_last else PULL_SECONDS)

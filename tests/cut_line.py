@@ -19,7 +19,6 @@ class Line:
         assert parts.port is not None
         self._there = parts.hostname, parts.port
         self._clients: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
         self.url = ""
 
     async def _open(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -35,11 +34,11 @@ class Line:
             there_writer.close()
 
     async def refuse(self, words: str) -> None:
-        """What a server says before it hangs up, to all who are there."""
+        """What a server says before it hangs up, to all who are there. They hang up: were we first, with something of
+        theirs unread, they might not hear it."""
         for writer in list(self._clients):
             writer.write(f"-ERR '{words}'\r\n".encode())
             await writer.drain()
-            writer.close()
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -59,4 +58,5 @@ async def line_to(url: str) -> AsyncIterator[Line]:
         yield line
     finally:
         server.close()
-        await line.refuse("Server Shutdown")
+        for writer in list(line._clients):
+            writer.close()

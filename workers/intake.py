@@ -12,6 +12,7 @@ import nats.errors
 from nats.aio.client import Client as NatsConnection
 
 from broker import codec, subjects
+from broker.connection import check
 from broker.delivery import Delivery, Puller
 from broker.errors import NotReady
 from broker.messages import Beacon
@@ -98,6 +99,7 @@ class Intake:
         is_interactive = priority == "interactive"
         try:
             while not closing.is_set():
+                check(self._nc)
                 if not await self._may_pull(stop, is_interactive):
                     if stop.is_set():
                         break

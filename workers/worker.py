@@ -19,7 +19,7 @@ import nats.errors
 from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 
-from broker import codec, dead_letters, discovery, replies, subjects, topology
+from broker import codec, connection, dead_letters, discovery, replies, subjects, topology
 from broker.delivery import Delivery
 from broker.discovery import AWAY_SECONDS
 from broker.errors import Fenced, InvalidMessage, InvalidName, PublishError, ServerError, TurnRejected
@@ -305,6 +305,7 @@ class Worker:
     async def _keep_alive(self) -> None:
         """Every third of ack_wait, for every turn in hand: a live worker's turn is never given to another."""
         while True:
+            connection.check(self._nc)
             self._watch.rounds.begin("the loop that keeps turns alive", self._ack_wait / 3 + ROUND_SECONDS)
             await asyncio.sleep(self._ack_wait / 3)
             for delivery in list(self._deliveries):
@@ -316,6 +317,7 @@ class Worker:
     async def _tell_seconds(self) -> None:
         """A point for each second of the engine, and all points on their way."""
         while True:
+            connection.check(self._nc)
             self._watch.rounds.begin("the loop that tells of each second", ROUND_SECONDS)
             await asyncio.sleep(1)
             if time.perf_counter() - self._node_at > NODE_SECONDS:

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from broker import points, serving, subjects, topology
 from broker.client import Answer, Client
-from broker.connection import trouble
+from broker.connection import check, trouble
 from broker.discovery import WorkerInfo, departures, find_workers
 from broker.errors import (
     InvalidMessage,
@@ -139,6 +139,7 @@ class Gateway:
     async def _look(self) -> None:
         async with departures(self._nc, self._seen.leave):
             while True:
+                check(self._nc)
                 self._rounds.begin("the look at the workers", LOOK_SECONDS)
                 found: list[WorkerInfo] = []
                 asked_at = time.monotonic()

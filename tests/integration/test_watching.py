@@ -125,14 +125,14 @@ async def test_a_connection_that_is_closed_for_good_is_told_and_one_that_we_clos
     assert connection.trouble(ours) is None
 
 
-async def test_a_server_that_comes_back_is_no_loss(nats_server: EmbeddedServer) -> None:
-    nc = await connect(nats_server.address(WORKER), name="w")
-    watch = asyncio.ensure_future(connection.watch(nc))
-    port = int(nats_server.url.rpartition(":")[2])
-    await nats_server.kill()
-    await eventually(lambda: nc.is_reconnecting)
-    assert connection.trouble(nc) is None
-    async with EmbeddedServer(nats_server.folder, port=port):
+async def test_a_server_that_comes_back_is_no_loss(tmp_path: Path) -> None:
+    async with EmbeddedServer(tmp_path / "server", port=free_port()) as server:
+        nc = await connect(server.address(WORKER), name="w")
+        watch = asyncio.ensure_future(connection.watch(nc))
+        await server.kill()
+        await eventually(lambda: nc.is_reconnecting)
+        assert connection.trouble(nc) is None
+        await server.start()
         await eventually(lambda: nc.is_connected)
         assert connection.trouble(nc) is None
         assert not watch.done()
