@@ -129,5 +129,6 @@ def measured_alone(
 def _kept(path: Path) -> dict[str, Any]:
     """What was measured at earlier starts, also by other releases, in whose words; nothing where it cannot be read."""
     with contextlib.suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        return {key: seconds for key, seconds in found.items() if isinstance(seconds, dict) and seconds}
     return {}
