@@ -27,6 +27,7 @@ MOST_TOKENS = 1_000_000
 """What the wire takes; no context holds as many."""
 MAX_TOP_LOGPROBS = 20
 MAX_STOPS = 16
+LEAST_TEMPERATURE = 1e-5
 
 
 class Part(Struct, frozen=True, forbid_unknown_fields=True):
@@ -247,7 +248,7 @@ def sampling_of(request: Request) -> Sampling:
     try:
         return Sampling(
             max_tokens=_max_tokens(request.limit),
-            temperature=request.temperature if request.temperature is not None else 1.0,
+            temperature=_temperature(request.temperature),
             # No share of the probability at all is the likeliest token alone.
             top_k=1 if request.top_p == 0 else min(max(0, request.top_k or 0), MOST_TOKENS),
             top_p=request.top_p or 1.0,
@@ -262,6 +263,13 @@ def sampling_of(request: Request) -> Sampling:
         )
     except InvalidMessage as error:
         raise ApiError(400, str(error), param=error.field.removeprefix("sampling.")) from None
+
+
+def _temperature(wanted: float | None) -> float:
+    """Below the least one logits divided by it are no numbers any more, and the likeliest token is all that is left."""
+    if wanted is None:
+        return 1.0
+    return wanted if wanted >= LEAST_TEMPERATURE else 0.0
 
 
 def _max_tokens(limit: int | None) -> int:
