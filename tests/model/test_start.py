@@ -42,7 +42,7 @@ def write_bert(path: Path) -> Path:
         (writer.add_eos_token_id, 3),
         (writer.add_unk_token_id, 1),
     ):
-        add(value)  # type: ignore[operator]
+        add(value)
     writer.add_layer_norm_eps(1e-12)
     writer.add_causal_attention(False)
     writer.add_tokenizer_model("bert")
