@@ -65,9 +65,10 @@ class RawClient:
                 await self._take(line)
         finally:
             gone = ConnectionError(f"the server hung up: {self.errors[-1:]}")
-            for waiting in (*self._answers.values(), *self._pongs):
-                if not waiting.done():
-                    waiting.set_exception(gone)
+            waiting: list[asyncio.Future[bytes] | asyncio.Future[None]] = [*self._answers.values(), *self._pongs]
+            for one in waiting:
+                if not one.done():
+                    one.set_exception(gone)
 
     async def _take(self, line: bytes) -> None:
         match line.split():

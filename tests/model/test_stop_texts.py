@@ -32,8 +32,8 @@ TURNS = (
 async def assert_the_same(path: Path) -> None:
     model = LlamaModel(path)
     vocabulary = model.vocabulary
-    tokens = {"bos_token": vocabulary.text(vocabulary.bos), "eos_token": vocabulary.text(vocabulary.eos)}
-    jail = Jail(path, template=model.chat_template or TURNS, **tokens)
+    bos, eos = vocabulary.text(vocabulary.bos), vocabulary.text(vocabulary.eos)
+    jail = Jail(path, template=model.chat_template or TURNS, bos_token=bos, eos_token=eos)
     await jail.start()
     try:
         rng = random.Random(11)
