@@ -7,11 +7,20 @@ import logging
 from nats.aio.client import Client as NatsConnection
 
 from broker import subjects, topology
-from broker.messages import Cancel, Done, End, Failed, Timings, Usage
+from broker.messages import Cancel, Done, End, Failed, Timings, Turn, Usage
 from broker.replies import write_end
-from broker.subjects import TurnAddress
+from broker.subjects import CancelAddress, TurnAddress
 
 log = logging.getLogger(__name__)
+
+
+def concerns(address: CancelAddress, client: str, turn: Turn) -> bool:
+    """Whether a cancel of that subject means the client's turn."""
+    if address.client != client:
+        return False
+    if address.turn is not None:
+        return address.turn == turn.id
+    return address.conversation is None or address.conversation == turn.conversation
 
 
 def past_deadline(worker: str) -> Failed:
