@@ -309,7 +309,8 @@ def permissions(role: str, user: str) -> dict[str, Any]:
             return {
                 "publish": {
                     "allow": [
-                        f"turn.*.*.{user}.*",
+                        # By name: what is queued under another priority no consumer takes, and it would stay for ever.
+                        *(f"turn.*.{priority}.{user}.*" for priority in subjects.PRIORITIES),
                         f"cancel.{user}.>",
                         f"replay.{user}.*",
                         f"run.{user}",
