@@ -23,6 +23,9 @@ NANOSECONDS = 1_000_000_000
 ACK_WAIT_SECONDS = 30.0
 MAX_PAYLOAD_BYTES = 1024 * 1024
 RETRY_SECONDS = 1.0
+API_SECONDS = 10.0
+OUTAGE_SECONDS = 60.0
+"""How long a server that does not answer any more may take to come back: it is being restarted."""
 
 
 @dataclass(frozen=True)
@@ -242,13 +245,14 @@ async def api(
 
 async def require(nc: NatsConnection, model: str, wait: float = 0.0) -> float:
     """Checks that the model's stream and consumers exist; returns their ack_wait in seconds. Raises NotReady, after
-    `wait` seconds of looking again."""
-    until = time.monotonic() + wait
+    `wait` seconds of looking again, and ServerError where the server, which was there, stays away."""
+    started = time.monotonic()
     while True:
         try:
             return await _require(nc, model)
-        except NotReady:
-            if time.monotonic() >= until:
+        except ServerError as error:
+            patience = wait if isinstance(error, NotReady) else max(wait, OUTAGE_SECONDS)
+            if time.monotonic() - started >= patience:
                 raise
             await asyncio.sleep(RETRY_SECONDS)
 
