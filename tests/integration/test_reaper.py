@@ -11,12 +11,12 @@ import nats.errors
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import reaper, subjects, topology
+from broker import codec, reaper, subjects, topology
 from broker.accounts import LOCAL, REAPER
 from broker.client import Answer, Client
 from broker.connection import close, connect
 from broker.errors import ServerError
-from broker.messages import Done, Failed, new_id
+from broker.messages import Done, Failed, Message, Turn, new_id
 from broker.reaper import Reaper
 from broker.replies import ReplyWriter
 from broker.server import EmbeddedServer
@@ -172,6 +172,16 @@ async def test_what_is_no_turn_is_left_to_a_worker(client: Client, operator: Nat
     await Reaper(operator).look()
     assert isinstance(await client.read(late.turn.id), Failed)
     await until_queued(operator, 1)
+
+
+async def test_a_turn_that_looks_like_a_status_holds_up_no_others_end(client: Client, operator: NatsConnection) -> None:
+    odd = Turn(new_id(), new_id(), (Message("user", "odd"),), deadline=1.0)
+    subject = subjects.turn("m", "interactive", LOCAL, odd.id)
+    await operator.request(subject, codec.encode(odd), headers={"Status": "503"}, timeout=5)
+    late = await queued(client, "late", deadline=1.0)
+    await Reaper(operator).look()
+    assert isinstance(await client.read(odd.id), Failed)
+    assert isinstance(await client.read(late.turn.id), Failed)
 
 
 @pytest.mark.parametrize("subject", ["turn.m.batch.local.t", "cancel.local.all", "reply.local.t", "dead.m"])
