@@ -70,3 +70,13 @@ async def test_a_turn_that_looks_like_a_status_is_answered(
                 pass
     assert isinstance(end, Failed)
     assert end.code == "invalid_message"
+
+
+async def test_a_stored_cancel_that_looks_like_a_status_costs_no_turn(
+    nats_server: EmbeddedServer, client: Client, start_worker: StartWorker
+) -> None:
+    async with start_worker(), raw_client(nats_server.address(LOCAL)) as stranger:
+        stored = await stranger.request(b"cancel.local.conversation.c", b"x", b"NATS/1.0\r\nStatus: 503\r\n\r\n")
+        assert "seq" in json.loads(stored)
+        async with asyncio.timeout(10):
+            assert (await client.ask("m", "hello", conversation="c")).text == "echo hello"
