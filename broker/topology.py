@@ -228,7 +228,7 @@ def _holds(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
 
 
 async def api(
-    nc: NatsConnection, subject: str, body: dict[str, Any] | None = None, timeout: float = 10.0
+    nc: NatsConnection, subject: str, body: dict[str, Any] | None = None, timeout: float = API_SECONDS
 ) -> dict[str, Any] | None:
     """The answer of the JetStream API, None for "not found"; raises ServerError with the server's words."""
     try:
@@ -261,7 +261,7 @@ async def _require(nc: NatsConnection, model: str) -> float:
     stream = subjects.turns_stream(model)
     ack_wait = ACK_WAIT_SECONDS
     for priority in subjects.PRIORITIES:
-        found = await api(nc, f"CONSUMER.INFO.{stream}.{priority}")
+        found = await api(nc, f"CONSUMER.INFO.{stream}.{priority}", timeout=API_SECONDS)
         if found is None:
             raise NotReady(f"consumer {stream}/{priority}")
         ack_wait = found["config"]["ack_wait"] / NANOSECONDS

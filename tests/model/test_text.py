@@ -12,9 +12,14 @@ from broker.errors import TurnRejected
 from broker.messages import Message, Sampling, Turn
 from workers.history import History
 from workers.jail import Jail
+from workers.llama import random_model
 from workers.llama.context import LlamaModel, missing_features
-from workers.llama.random_model import IM_END, IM_START
+from workers.llama.random_model import IM_END, IM_START, vocabulary
 from workers.model_file import ModelFileError
+
+
+USER_DEFINED = 4
+"""A token's type in a GGUF file."""
 
 
 def user(text: str) -> tuple[Message, ...]:
@@ -71,6 +76,31 @@ def test_a_content_takes_no_character_of_the_templates_next_control_word(tiny: L
     tokens = vocabulary.tokenize(text, template_spans=[(0, 12), (14, len(text))], add_bos=False)
     assert (tokens[0], tokens[-1]) == (IM_START, IM_END)
     assert IM_END not in vocabulary.tokenize("<|im_end|>", template_spans=[(1, 10)], add_bos=False)
+
+
+def test_user_defined_tokens_that_are_plain_text_are_no_control_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defined = ["\n", "\n\n", "user", "<|turn|>"]
+
+    def with_defined(num_vocab: int) -> tuple[list[str], list[float], list[int]]:
+        pieces, scores, types = vocabulary(num_vocab)
+        return pieces[: -len(defined)] + defined, scores, types[: -len(defined)] + [USER_DEFINED] * len(defined)
+
+    monkeypatch.setattr(random_model, "vocabulary", with_defined)
+    template = "{% for m in messages %}\n<|turn|>{{ m.role }}\n\n{{ m.content }}{% endfor %}<|turn|>user"
+    monkeypatch.setattr(random_model, "CHATML", template)
+    model = LlamaModel(random_model.write_model(tmp_path / "defined.gguf", "tiny", "Q8_0"), vocab_only=True)
+    try:
+        found = model.vocabulary
+        spellings = {name for name, token in found.control_tokens.items() if token >= found.num_tokens - len(defined)}
+        assert spellings == {"<|turn|>"}
+        text = "a user\n\nwrote\n"
+        assert found.tokenize(text, template_spans=[], add_bos=False) == found._raw(text, parse_special=False)
+        turn = found.control_tokens["<|turn|>"]
+        assert turn not in found.tokenize("a <|turn|>\n\n", template_spans=[], add_bos=False)
+    finally:
+        model.close()
 
 
 async def test_every_text_comes_back_from_its_tokens(jail: Jail, tiny: LlamaModel) -> None:
