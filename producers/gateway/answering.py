@@ -322,7 +322,7 @@ async def cancelled_unless_ended(answer: Answer, *, is_detached: bool = False) -
     try:
         yield
     finally:
-        if answer.end is None and answer.sent_at is not None and not is_detached:
+        if answer.may_run and not is_detached:
             with contextlib.suppress(PublishError, nats.errors.Error):
                 await asyncio.shield(answer.cancel())
         await answer.close()

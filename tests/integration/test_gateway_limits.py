@@ -10,12 +10,14 @@ import httpx2
 import openai
 import pytest
 
+from broker import topology
 from broker.accounts import OPERATOR
 from broker.client import Client
 from broker.connection import close, connect
 from broker.conversations import name_of
 from broker.messages import Done, Message
 from broker.server import EmbeddedServer
+from broker.topology import Limits
 from producers.gateway import patience
 from producers.gateway.keys import ClientKeys, new_key
 from producers.routing import Policy, Routes
@@ -126,6 +128,30 @@ async def test_what_was_refused_leaves_its_place_at_once(
             assert 400 <= (await plain.post("/v1/chat/completions", json=body, headers=headers)).status_code < 429
         found = await plain.post("/v1/chat/completions", json={"model": "m", "messages": USER}, headers=headers)
         assert found.status_code == 200
+
+
+async def test_what_a_full_queue_refused_keeps_no_place_and_is_not_cancelled(
+    nats_server: EmbeddedServer, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    await nats_server.ensure(["m"], Limits(max_queued_turns=1))
+    headers, keys = limited(2)
+    engine = FakeEngine(num_slots=1)
+    engine.gate.clear()
+    async with (
+        start_worker(engine) as running,
+        start_gateway(keys) as url,
+        httpx2.AsyncClient(base_url=url, timeout=30) as plain,
+    ):
+        body = {"model": "m", "messages": USER}
+        first = asyncio.create_task(plain.post("/v1/chat/completions", json=body, headers=headers))
+        await asyncio.to_thread(engine.entered.wait, 10)
+        refused = [(await plain.post("/v1/chat/completions", json=body, headers=headers)).json() for _ in range(3)]
+        assert [one["error"]["code"] for one in refused] == ["queue_full"] * 3
+        info = await topology.api(running.nc, "STREAM.INFO.CANCELS")
+        assert info is not None
+        assert info["state"]["messages"] == 0
+        engine.gate.set()
+        assert (await first).status_code == 200
 
 
 # --- A queue without a worker ---
