@@ -31,6 +31,7 @@ from broker.errors import (
     InvalidMessage,
     NoStream,
     NotStored,
+    PayloadTooLarge,
     PublishError,
     QueueFull,
     ReplayUnavailable,
@@ -236,6 +237,13 @@ class _Place:
         return PlaceInLine(ahead, seconds)
 
 
+def _is_refusal(error: BaseException) -> bool:
+    """Whether it is sure that a publish that failed so has queued nothing."""
+    if isinstance(error, NotStored):
+        return error.code is not None
+    return isinstance(error, UnservedModel | QueueFull | DuplicateTurn | PayloadTooLarge | InvalidMessage)
+
+
 class Answer:
     """The answer to one turn: an async iterator of its chunks, and `await answer` for its end.
 
@@ -259,6 +267,7 @@ class Answer:
         self.started: Started | None = None
         self.sent_at: float | None = None
         """When the turn was published, by the monotonic clock."""
+        self._was_refused = False
         self.acknowledged_at: float | None = None
         self.text = ""
         self._num_tokens = 0
@@ -280,6 +289,11 @@ class Answer:
     def num_tokens(self) -> int:
         """Generated ones that have arrived of this attempt."""
         return self._num_tokens
+
+    @property
+    def may_run(self) -> bool:
+        """Whether it was sent and has no end that is known here: it waits or runs, unless it got lost on the way."""
+        return self.sent_at is not None and self.end is None and not self._was_refused
 
     @property
     def done(self) -> Done:
@@ -305,7 +319,8 @@ class Answer:
         self.sent_at = time.perf_counter()
         try:
             self._sequence = await self._client.publish(self.turn, self._model, self._priority)
-        except BaseException:
+        except BaseException as error:
+            self._was_refused = _is_refusal(error)
             await self.close()
             raise
         self.acknowledged_at = time.perf_counter()

@@ -121,7 +121,7 @@ class Following:
 
     async def _cancel(self, reading: asyncio.Future[None]) -> None:
         """Stops the turn and waits a moment for its end; what is not there by then ends without a reader."""
-        if self.answer.sent_at is None:
+        if not self.answer.may_run:
             return
         with contextlib.suppress(PublishError, nats.errors.Error, TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):

@@ -147,6 +147,8 @@ class Stream:
         self._attempt = 0
         self._sent = ""
         """The text that the client has."""
+        self.is_referred = False
+        """The client was told to read the turn elsewhere: it must go on."""
         self._held: str | None = None
         """Of an attempt that was begun anew, as long as it says what was said before."""
 
@@ -199,6 +201,7 @@ class Stream:
             if isinstance(self._answer, Elsewhere) and self._answer.turn.id != turn:
                 # Too late for the headers, and nothing of the answer was told yet.
                 turn = self._answer.turn.id
+                self._follow_model()
                 moved = {"turn": turn, "model": self._answer.decision.model, "route": self._answer.decision.reason}
                 await self._send(send, _comment(moved))
             await self._begin(found, send)
@@ -212,7 +215,7 @@ class Stream:
                         said_at = time.monotonic()
                 case True:
                     if self._held is not None:  # the new answer is shorter than what the client has
-                        await self._send(send, _event(_contradicted(self._answer.turn.id).body), last=True)
+                        await self._refer(send)
                         return
                     break
                 case ApiError():
@@ -223,10 +226,15 @@ class Stream:
                         await self._send(send, body)
                         said_at = time.monotonic()
                     if self._is_contradicted:
-                        await self._send(send, _event(_contradicted(self._answer.turn.id).body), last=True)
+                        await self._refer(send)
                         return
             found = await self._next(PLACE_SECONDS)
         await self._send(send, b"".join(self._ending()), last=True)
+
+    async def _refer(self, send: Send) -> None:
+        """Ends a stream whose answer was begun anew as another one."""
+        self.is_referred = True
+        await self._send(send, _event(_contradicted(self._answer.turn.id).body), last=True)
 
     async def _begin(self, found: Chunk | ApiError | bool, send: Send) -> None:
         """The first event, once it is known who answers: until then a turn waits, and comments say so."""
@@ -316,13 +324,22 @@ def _comment(value: dict[str, Any]) -> bytes:
     return b": turnpike " + msgspec.json.encode(value) + b"\n\n"
 
 
+@dataclass
+class Reading:
+    """How somebody reads a turn."""
+
+    is_detached: bool
+    """It goes on without its reader."""
+
+
 @contextlib.asynccontextmanager
-async def cancelled_unless_ended(answer: Answer, *, is_detached: bool = False) -> AsyncIterator[None]:
+async def cancelled_unless_ended(answer: Answer, *, is_detached: bool = False) -> AsyncIterator[Reading]:
     """Whoever leaves it early leaves no turn behind that nobody reads."""
+    reading = Reading(is_detached)
     try:
-        yield
+        yield reading
     finally:
-        if answer.end is None and answer.sent_at is not None and not is_detached:
+        if answer.may_run and not reading.is_detached:
             with contextlib.suppress(PublishError, nats.errors.Error):
                 await asyncio.shield(answer.cancel())
         await answer.close()

@@ -195,19 +195,19 @@ class Gateway:
         is_detached = is_said(request.headers, "turnpike-detached")
         account.begin(time.monotonic())
         try:
-            async with cancelled_unless_ended(answer, is_detached=is_detached):
+            async with cancelled_unless_ended(answer, is_detached=is_detached) as reading:
                 await published(answer)
                 dialect = Dialect(answer.turn.id, decision.model, isinstance(wanted, ChatRequest))
-                patience = Patience(answer, lambda: self._num_workers(answer.model))
+                patience = Patience(answer, lambda: self._num_able(answer))
                 if wanted.stream:
                     told = Told(
                         usage=bool(wanted.stream_options and wanted.stream_options.include_usage),
                         details=self._details if is_said(request.headers, "turnpike-details") else None,
                         num_workers=lambda: self._num_workers(answer.model),
                     )
-                    await Stream(answer, dialect, told, lambda: _headers(answer, decision, wanted), patience).run(
-                        receive, send
-                    )
+                    stream = Stream(answer, dialect, told, lambda: _headers(answer, decision, wanted), patience)
+                    await stream.run(receive, send)
+                    reading.is_detached |= stream.is_referred
                 else:
                     done, logprobs = await beside_client(patience.bounded(collect(answer)), receive)
                     if isinstance(answer, Elsewhere):
@@ -220,6 +220,12 @@ class Gateway:
 
     def _num_workers(self, model: str) -> int:
         return sum(worker.model == model and worker.is_serving for worker in self.workers)
+
+    def _num_able(self, answer: Answer) -> int:
+        """How many may answer it: those that serve its model, and once it was begun also those that finish what they
+        have."""
+        has_begun = answer.started is not None
+        return sum(one.model == answer.model and (has_begun or one.is_serving) for one in self.workers)
 
     async def _check_served(self, model: str) -> None:
         """Raises ApiError where the model's queue would take a turn that nobody takes from it."""

@@ -19,7 +19,7 @@ then."""
 
 
 class Patience:
-    """With one answer. `num_workers` says how many serve its model just now."""
+    """With one answer. `num_workers` says how many may answer it as of now."""
 
     def __init__(self, answer: Answer, num_workers: Callable[[], int]) -> None:
         self._answer = answer
@@ -29,6 +29,7 @@ class Patience:
         """Comes back when it is not worth waiting any longer, with what to tell."""
         deadline = self._answer.turn.deadline
         alone_since: float | None = None
+        num_tokens = 0
         while True:
             left = LOOK_SECONDS if deadline is None else deadline + GRACE_SECONDS - time.time()
             if left <= 0:
@@ -36,7 +37,10 @@ class Patience:
                 return ApiError(408, message, kind="server_error", code="deadline", may_retry=False)
             if deadline is None:
                 now = time.monotonic()
-                alone_since = None if self._num_workers() else alone_since if alone_since is not None else now
+                # Whoever generates is there, whether or not its word has come through.
+                is_alone = not self._num_workers() and self._answer.num_tokens == num_tokens
+                num_tokens = self._answer.num_tokens
+                alone_since = None if not is_alone else alone_since if alone_since is not None else now
                 if alone_since is not None and now - alone_since > NOBODY_SECONDS:
                     message = f"no worker serves {self._answer.model!r} any more"
                     return ApiError(503, message, kind="server_error", code="no_worker", retry_after=5.0)

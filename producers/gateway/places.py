@@ -45,7 +45,7 @@ class Places:
 
     def settle(self, account: Account, client: str, answer: Answer, *, priority: str) -> None:
         """The request is over; the turn, where it is not, is waited for."""
-        if answer.end is not None or answer.sent_at is None or not account.has_limits or self._group is None:
+        if not answer.may_run or not account.has_limits or self._group is None:
             account.end(cost_of(answer, answer.end), time.monotonic())
         else:
             self._group.create_task(self._settle(account, client, answer, priority))

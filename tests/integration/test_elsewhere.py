@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -116,6 +117,30 @@ async def test_the_gateway_asks_elsewhere_and_says_who_answered(plain: tuple[htt
     assert "".join(map(text_of, chunks)) == "echo hello there"
     assert streamed.headers["turnpike-model"] == "m"
     assert {chunk["model"] for chunk in chunks} == {"m"}
+
+
+async def test_a_stream_that_waits_while_it_is_asked_elsewhere_names_the_turn_that_answers(
+    plain: tuple[httpx2.AsyncClient, FakeEngine],
+) -> None:
+    """The headers have gone by then with the first one's name."""
+    http, _ = plain
+    go_on = asyncio.Event()
+    render = Refusing.render
+
+    async def slow(self: Refusing, *args: Any) -> Any:
+        await go_on.wait()
+        return await render(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Refusing, "render", slow)
+        async with http.stream("POST", "/v1/chat/completions", json=BODY | {"stream": True}) as streamed:
+            go_on.set()
+            lines = [line async for line in streamed.aiter_lines()]
+    (moved,) = [json.loads(line[11:]) for line in lines if line.startswith(": turnpike") and '"route"' in line]
+    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    assert streamed.headers["turnpike-model"] == "bad"
+    assert moved["model"] == "m"
+    assert {(chunk["id"], chunk["model"]) for chunk in chunks} == {(f"chatcmpl-{moved['turn']}", "m")}
 
 
 async def test_a_model_that_was_named_is_not_replaced(plain: tuple[httpx2.AsyncClient, FakeEngine]) -> None:

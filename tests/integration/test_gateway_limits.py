@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import openai
 import pytest
 
-from broker.accounts import OPERATOR
-from broker.client import Client
+from broker import codec, publishing, subjects, topology
+from broker.accounts import LOCAL, OPERATOR, WORKER
+from broker.client import Answer, Client
 from broker.connection import close, connect
 from broker.conversations import name_of
-from broker.messages import Done, Message
+from broker.messages import Chunk, Done, Message, Started, Turn, new_id
 from broker.server import EmbeddedServer
+from broker.topology import Limits
 from producers.gateway import patience
 from producers.gateway.keys import ClientKeys, new_key
 from producers.routing import Policy, Routes
@@ -34,6 +38,10 @@ def limited(turns_at_once: int, tokens_per_minute: int | None = None) -> tuple[d
     """A client's header, and the file of keys that has it."""
     key, digest = new_key()
     return {"Authorization": f"Bearer {key}"}, {"alice": ClientKeys((digest,), turns_at_once, tokens_per_minute)}
+
+
+async def joined(texts: AsyncIterator[str]) -> str:
+    return "".join([text async for text in texts])
 
 
 async def refusal(plain: httpx2.AsyncClient, headers: dict[str, str], kind: str) -> httpx2.Response:
@@ -128,6 +136,30 @@ async def test_what_was_refused_leaves_its_place_at_once(
         assert found.status_code == 200
 
 
+async def test_what_a_full_queue_refused_keeps_no_place_and_is_not_cancelled(
+    nats_server: EmbeddedServer, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    await nats_server.ensure(["m"], Limits(max_queued_turns=1))
+    headers, keys = limited(2)
+    engine = FakeEngine(num_slots=1)
+    engine.gate.clear()
+    async with (
+        start_worker(engine) as running,
+        start_gateway(keys) as url,
+        httpx2.AsyncClient(base_url=url, timeout=30) as plain,
+    ):
+        body = {"model": "m", "messages": USER}
+        first = asyncio.create_task(plain.post("/v1/chat/completions", json=body, headers=headers))
+        await asyncio.to_thread(engine.entered.wait, 10)
+        refused = [(await plain.post("/v1/chat/completions", json=body, headers=headers)).json() for _ in range(3)]
+        assert [one["error"]["code"] for one in refused] == ["queue_full"] * 3
+        info = await topology.api(running.nc, "STREAM.INFO.CANCELS")
+        assert info is not None
+        assert info["state"]["messages"] == 0
+        engine.gate.set()
+        assert (await first).status_code == 200
+
+
 # --- A queue without a worker ---
 
 
@@ -209,6 +241,67 @@ async def test_a_turn_whose_last_worker_has_gone_for_good_is_not_waited_for(
                     await asked
             assert caught.value.status_code == 503
             assert caught.value.code == "no_worker"
+
+
+async def test_a_turn_that_the_last_worker_finishes_before_it_leaves_is_waited_for(
+    start_worker: StartWorker, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "NOBODY_SECONDS", 0.5)
+    engine = FakeEngine(answer="y" * 100, num_slots=1, step_seconds=0.01)
+    async with (
+        start_gateway() as url,
+        start_worker(engine) as running,
+        httpx2.AsyncClient(base_url=url, timeout=30) as plain,
+        plain.stream("POST", "/v1/chat/completions", json=STREAM) as answer,
+    ):
+        texts = (text_of(event) async for event in events(answer))
+        text = ""
+        while not text:
+            text = await anext(texts)
+        engine.gate.clear()
+        running.stop.set()
+        # Far longer than one waits for nobody.
+        rest = asyncio.create_task(joined(texts))
+        done, _ = await asyncio.wait({rest}, timeout=4)
+        assert not done
+        engine.gate.set()
+        assert text + await rest == "y" * 100
+
+
+async def test_what_generates_is_waited_for_though_no_worker_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "NOBODY_SECONDS", 0.05)
+    monkeypatch.setattr(patience, "LOOK_SECONDS", 0.01)
+    client: Any = SimpleNamespace(name="c")
+    answer = Answer(client, Turn(new_id(), "c", (Message("user", "hi"),)), "m", "interactive")
+    answer._take(Started(0, 0, "w"))
+    hopeless = asyncio.create_task(patience.Patience(answer, lambda: 0).until_hopeless())
+    for index in range(30):
+        answer._take(Chunk(1 + index, 0, "x", (7,), (), index, index))
+        await asyncio.wait({hopeless}, timeout=0.01)
+    assert not hopeless.done()
+    assert (await asyncio.wait_for(hopeless, 10)).code == "no_worker"
+
+
+async def test_a_turn_whose_reader_is_told_to_read_it_elsewhere_goes_on(
+    nats_server: EmbeddedServer, start_gateway: StartGateway
+) -> None:
+    """The second worker's answer is another one than the first one's beginning, which the client has."""
+    nc = await connect(nats_server.address(WORKER), name="w")
+    headers = {"Turnpike-Deadline-Seconds": "30"}  # nobody serves it
+    async with start_gateway() as url, httpx2.AsyncClient(base_url=url, timeout=30) as plain:
+        async with plain.stream("POST", "/v1/chat/completions", json=STREAM, headers=headers) as answer:
+            turn = answer.headers["turnpike-turn"]
+            replies = (Started(0, 0, "w1"), Chunk(1, 0, "yes", (1,)), Started(2, 1, "w2"), Chunk(3, 1, "no", (2,)))
+            for reply in replies:
+                await publishing.publish(nc, subjects.reply(LOCAL, turn), codec.encode(reply))
+            body = "".join([text async for text in answer.aiter_text()])
+        assert '"code":"restarted"' in body
+        assert f"/turns/{turn}" in body
+    # The gateway has ended, and with it all that it does behind a stream.
+    info = await topology.api(nc, "STREAM.INFO.CANCELS")
+    assert info is not None
+    assert info["state"]["messages"] == 0
+    await close(nc)
 
 
 async def test_a_request_without_a_model_goes_to_the_default(
