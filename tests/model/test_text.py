@@ -17,7 +17,6 @@ from workers.llama.context import LlamaModel, missing_features
 from workers.llama.random_model import IM_END, IM_START, vocabulary
 from workers.model_file import ModelFileError
 
-
 USER_DEFINED = 4
 """A token's type in a GGUF file."""
 
