@@ -11,14 +11,12 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +31,7 @@ from producers.gateway.keys import new_key
 from tests.chaos.attacks import MODEL
 from tests.cluster import Cluster
 from tests.fuzz.siege import bad_lines, probe
-from tests.support import ROOT, TURNPIKE, free_port
+from tests.support import ROOT, TURNPIKE, RunFolder, argument, free_port
 
 MALLORY = "mallory"
 NUM_WORKERS = 2
@@ -228,20 +226,16 @@ async def _streamed(http: httpx2.AsyncClient, body: dict[str, object], account: 
 
 
 def main() -> int:
-    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    kept = Path(sys.argv[3]) if len(sys.argv) > 3 else None
-    folder = kept or Path(tempfile.mkdtemp(prefix="turnpike-hostile-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    peace, siege, problems = asyncio.run(Siege(folder, seed, sys.argv[4:]).run(minutes * 60))
+    folder = RunFolder("hostile", argument(3))
+    run = Siege(folder.path, int(argument(2) or 1), sys.argv[4:]).run(60 * float(argument(1) or 10))
+    peace, siege, problems = asyncio.run(run)
     print(f"in peace: {peace}\nbesieged: {siege}\n  {dict(siege.attacks)}")  # noqa: T201
     print(f"longest silence besieged ÷ in peace: {siege.worst_gap / max(peace.worst_gap, 1e-9):.2f}")  # noqa: T201
     if peace.lost or siege.lost or siege.wrong or problems:
-        print(f"lost {siege.lost[:9]}\nwrong {siege.wrong[:9]}\n{problems[:20]}\nsee {folder}", file=sys.stderr)  # noqa: T201
+        faults = f"lost {siege.lost[:9]}\nwrong {siege.wrong[:9]}\n{problems[:20]}"
+        print(f"{faults}\nsee {folder.path}", file=sys.stderr)  # noqa: T201
         return 1
-    if kept is None:
-        with suppress(OSError):
-            shutil.rmtree(folder)
+    folder.all_was_well()
     return 0
 
 
