@@ -29,7 +29,7 @@ async def eventually[T](look: Callable[[], T], seconds: float = 30.0) -> T:
 
 
 class RunFolder:
-    """Where a long run writes: the folder that was given, which stays, or a temporary one, which goes when all was well."""
+    """Where a long run writes: a folder that was given and stays, or a temporary one that goes when all was well."""
 
     def __init__(self, name: str, given: str | None) -> None:
         self._is_given = given is not None

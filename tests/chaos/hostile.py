@@ -25,7 +25,7 @@ import httpx2
 from broker.accounts import LOCAL
 from broker.client import Client
 from broker.errors import TurnFailed
-from broker.messages import Sampling
+from broker.messages import Sampling, new_id
 from broker.process import spawn
 from producers.gateway.keys import new_key
 from tests.chaos.attacks import MODEL
@@ -39,6 +39,8 @@ NUM_HONEST = 2
 """Readers by NATS, and as many by HTTP."""
 PAUSE_SECONDS = 0.2
 ANSWER_SECONDS = 120.0
+DOCUMENT = "Node 7 reports high temperature. Check the fan of node 7 first. " * 70
+"""What the honest paste too: in peace, streams wait for the prompts of others as well."""
 QUESTIONS = ("How do I drain a node?", "What is 14 plus 3?", "Hello. My name is Torvik and I am new here.")
 
 
@@ -139,11 +141,12 @@ class Siege:
     # --- The honest ---
 
     async def _ask_on(self, client: Client, account: Account, until: float) -> None:
-        """Short questions whose answers are known, and long answers whose tokens are timed, in turn."""
+        """Questions whose answers are known, long answers, and long prompts, in turn."""
         while time.perf_counter() < until:
             question = self._rng.choice(QUESTIONS)
-            for sampling in (Sampling(), Sampling(max_tokens=150, ignore_eos=True)):
-                answer = client.ask(MODEL, question, sampling=sampling)
+            long = Sampling(max_tokens=150, ignore_eos=True)
+            for text, sampling in ((question, Sampling()), (question, long), (f"{DOCUMENT}{new_id()}", long)):
+                answer = client.ask(MODEL, text, sampling=sampling)
                 account.num_turns += 1
                 try:
                     async with asyncio.timeout(ANSWER_SECONDS):
@@ -151,7 +154,7 @@ class Siege:
                 except (TurnFailed, TimeoutError) as error:
                     account.lost.append(f"{answer.turn.id}: {error!r}")
                     continue
-                if not answer.text.startswith(self._expected[question]):
+                if not answer.text.startswith(self._expected.get(text, "")):
                     account.wrong.append(answer.text)
             await asyncio.sleep(PAUSE_SECONDS)
 
