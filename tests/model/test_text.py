@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
-from broker.errors import TurnRejected
+from broker.errors import TurnpikeError, TurnRejected
 from broker.messages import Message, Sampling, Turn
 from workers.history import History
 from workers.jail import Jail
@@ -128,7 +129,10 @@ async def test_a_remembered_conversation_is_not_retokenised(jail: Jail, tiny: Ll
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "not done after"),
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "after 1 s of computing",
+        ),
         ("{{ 'x' * 10 ** 10 }}", "memory|died"),
         ("{{ raise_exception('only one message') }}", "only one message"),
         (None, "no chat template"),
@@ -137,7 +141,7 @@ async def test_a_remembered_conversation_is_not_retokenised(jail: Jail, tiny: Ll
 async def test_a_template_that_fails_or_loops_is_an_error_and_the_next_turn_works(
     tiny: LlamaModel, template: str | None, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.jail.TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr("workers.jail.TEMPLATE_SECONDS", 1.0)
     jail = Jail(tiny.path, template=template, bos_token="", eos_token="")
     try:
         with pytest.raises(TurnRejected, match=reason) as caught:
@@ -147,6 +151,39 @@ async def test_a_template_that_fails_or_loops_is_an_error_and_the_next_turn_work
         assert (await jail.render(user("hello"))).text == "hello"
     finally:
         await jail.close()
+
+
+async def test_a_template_is_given_its_own_computing_time_and_not_the_clocks(
+    jail: Jail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.jail.TEMPLATE_SECONDS", 0.2)
+    await jail.start()
+    process = jail._templates._process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)  # as on a machine that has other things to do
+    rendering = asyncio.create_task(jail.render(user("hello")))
+    done, _ = await asyncio.wait({rendering}, timeout=0.4)
+    assert not done
+    process.send_signal(signal.SIGCONT)
+    assert "hello" in (await rendering).text
+
+
+async def test_where_memory_is_short_the_children_go_and_not_the_worker(jail: Jail) -> None:
+    await jail.start()
+    await jail.gbnf(Sampling(grammar='root ::= "a"'))
+    assert jail._templates._process is not None
+    assert jail._process is not None
+    for pid in (jail._templates._process.pid, jail._process.pid):
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
+
+
+async def test_a_child_that_cannot_start_stops_the_worker_with_a_sentence(
+    jail: Jail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await jail.close()
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(TurnpikeError, match="renders chat templates does not start"):
+        await jail.start()
 
 
 @pytest.mark.parametrize(
