@@ -271,7 +271,8 @@ def _usable(message: dict[str, Any]) -> bool:
 
 def _rank(message: dict[str, Any]) -> tuple[bool, float]:
     rank = message.get("rank")
-    return (False, rank) if isinstance(rank, int | float) and math.isfinite(rank) else (True, 0)
+    # Compared, not converted: no number is too large for that.
+    return (False, rank) if isinstance(rank, int | float) and -math.inf < rank < math.inf else (True, 0)
 
 
 def _depth(message: dict[str, Any]) -> int:

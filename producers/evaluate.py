@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from broker.client import Answer, Client
 from broker.connection import Address
@@ -276,7 +277,7 @@ async def run_and_show(address: Address, options: EvalSettings, stop: asyncio.Ev
         facts = {"model": model, "path": path.name, "num_left_out": len(left_out), "accuracies": found}
         sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
     else:
-        table = Table("method", "items", "accuracy", "standard error", title=f"{model} on {path.name}")
+        table = Table("method", "items", "accuracy", "standard error", title=Text(f"{model} on {path.name}"))
         for one in found:
             error = "–" if one.standard_error is None else f"{one.standard_error:.4f}"
             table.add_row(one.method, str(one.count), f"{one.accuracy:.4f}", error)
@@ -298,13 +299,16 @@ class _Stored(Struct, frozen=True):
         return Answered(self.number, self.label, scores)
 
 
+_BEGINNING = b'{"number":'
+"""Of a line of what was answered."""
+
+
 def _read_answers(path: Path, say: Callable[[str], None]) -> list[Answered]:
     """What was answered before; a last line that a kill cut off is left out, and cut off the file. A line that is
     damaged is left out as well: what it was of is asked again. Raises EvalError for a file that holds no answers."""
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        path.write_bytes(whole)
+    rest = content[len(whole) :].removeprefix(codecs.BOM_UTF8)
     found: dict[int, Answered] = {}
     damaged: list[EvalError] = []
     for number, line in enumerate(whole.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
@@ -316,6 +320,11 @@ def _read_answers(path: Path, say: Callable[[str], None]) -> list[Answered]:
             damaged.append(EvalError(path, number, f"is no record of an evaluation: {error}"))
     if damaged and not found:
         raise damaged[0]
+    if rest:
+        # Somebody else's file is not cut.
+        if not found and not rest.startswith(_BEGINNING) and not _BEGINNING.startswith(rest):
+            raise EvalError(path, None, "is no record of an evaluation")
+        path.write_bytes(whole)
     if damaged:
         say(summary(damaged))
     return list(found.values())

@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from broker.accounts import write_credentials
 from broker.client import Client
@@ -415,11 +416,11 @@ def as_csv(rows: list[Row]) -> str:
 
 def table(plan: Plan, rows: list[Row]) -> Table:
     """For a terminal: a model a column, as there are more quantities than models."""
-    found = Table(title=plan.name)
+    found = Table(title=Text(plan.name))
     for heading in ("", *(one.model for one in rows)):
         found.add_column(heading)
     for name, of in _COLUMNS[1:]:
-        found.add_row(name, *(of(one) for one in rows))
+        found.add_row(name, *(Text(of(one)) for one in rows))
     return folding(found)
 
 

@@ -21,6 +21,7 @@ import msgspec
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from broker.catalogue import entry_of, read_lock, sha256_of, verify
 from broker.client import Client
@@ -396,7 +397,7 @@ def summary_table(
     turns = f"{summary.num_turns}"
     if summary.num_failed:
         turns += f", {summary.num_failed} failed" + (f" ({causes(summary.failures)})" if summary.failures else "")
-    table.add_row("turns", turns + (f", {num_active} running" if num_active is not None else ""))
+    table.add_row("turns", Text(turns + (f", {num_active} running" if num_active is not None else "")))
     table.add_row("time to first token, p50 / p99", milliseconds(summary.ttft_p50_seconds, summary.ttft_p99_seconds))
     if summary.scheduled_ttft_p99_seconds is not None:
         table.add_row("… from its scheduled send, p99", f"{summary.scheduled_ttft_p99_seconds * 1000:.0f} ms")

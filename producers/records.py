@@ -280,10 +280,11 @@ def _add(run: Run, line: Line, path: Path, number: int) -> None:
 
 def _why(text: bytes, error: Exception) -> str:
     try:
-        version = json.loads(text).get("version", VERSION)
-        if json.loads(text).get("kind") == "header" and version > VERSION:
+        found = json.loads(text)
+        version = found.get("version", VERSION)
+        if found.get("kind") == "header" and version > VERSION:
             return f"is of version {version}, and this Turnpike reads up to {VERSION}: a newer one is needed"
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         pass
     return f"is no line of a record: {error}"
 

@@ -125,8 +125,8 @@ def _shown(picture: Picture) -> RenderableType:
         load = worker.load
         heat = "–" if load.celsius is None else f"{load.celsius:.0f}"
         table.add_row(
-            worker.worker if worker.worker.startswith(worker.node) else f"{worker.worker}, {worker.node}",
-            f"{worker.model} {worker.quantization}{_state(worker)}",
+            worker.worker if worker.worker.startswith(worker.node) else f"{worker.worker}, {escape(worker.node)}",
+            f"{worker.model} {escape(worker.quantization)}{_state(worker)}",
             f"{load.num_active}/{load.num_slots}",
             "–" if load.prefill_tokens_per_second is None else f"{load.prefill_tokens_per_second:.0f}",
             "–" if load.decode_tokens_per_second is None else f"{load.decode_tokens_per_second:.1f}",

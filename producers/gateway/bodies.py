@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -60,7 +61,11 @@ def _mended(body: bytes) -> Any:
     """With U+FFFD for half a character: what JavaScript's clients send where they cut an emoji in two."""
 
     def no_number(name: str) -> Any:
-        raise ValueError(f"{name} is no number of JSON's")
+        raise ValueError(f"{_cut(name)} is no number that can be read")
+
+    def number(text: str) -> float:
+        found = float(text)
+        return found if math.isfinite(found) else no_number(text)
 
     def whole(value: Any) -> Any:
         match value:
@@ -73,7 +78,7 @@ def _mended(body: bytes) -> Any:
         return value
 
     try:
-        return whole(json.loads(body, parse_constant=no_number))
+        return whole(json.loads(body, parse_constant=no_number, parse_float=number))
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is not JSON: {error}") from None
 

@@ -47,9 +47,10 @@ def ratios(first: Run, other: Run) -> dict[str, Ratio]:
 
 def text(found: Sequence[RunFigures], against: Sequence[dict[str, Ratio]], warnings: Sequence[str]) -> RenderableType:
     """Tables for a terminal; with several runs, the others' ratios to the first with their 95 % intervals."""
-    parts: list[RenderableType] = [*warnings]
+    # Names and words of others are no markup.
+    parts: list[RenderableType] = [Text(warning) for warning in warnings]
     for one in found:
-        table = Table(title=_title(one), title_justify="left")
+        table = Table(title=Text(_title(one)), title_justify="left")
         for head in ("", "mean", "p50", "p90", "p99", "deviation", "n"):
             table.add_column(head, justify="right" if head else "left")
         for _, title, unit, spread in rows(one):
@@ -57,15 +58,16 @@ def text(found: Sequence[RunFigures], against: Sequence[dict[str, Ratio]], warni
             table.add_row(name(title, unit), *(quantity(value, unit) for value in cells), str(spread.count))
         # Where every turn failed the title says why, and there is nothing below the heads.
         parts.append(folding(table) if one.quantities else Text(_title(one), style="table.title"))
-        parts += [f"note: {note}" for note in one.notes]
+        parts += [Text(f"note: {note}") for note in one.notes]
     for one, compared in zip(found[1:], against, strict=True):
-        table = Table(title=f"{one.run} ÷ {found[0].run}, with 95 % intervals", title_justify="left")
+        title = f"{one.run} ÷ {found[0].run}, with 95 % intervals"
+        table = Table(title=Text(title), title_justify="left")
         for head in ("", "ratio", "from", "to"):
             table.add_column(head, justify="right" if head else "left")
         for of in QUANTITIES:
             if (r := compared.get(of.key)) is not None:
                 table.add_row(of.title, f"{r.ratio:.3f}", f"{r.low:.3f}", f"{r.high:.3f}")
-        parts.append(folding(table) if compared else Text(f"{table.title}: nothing that both have"))
+        parts.append(folding(table) if compared else Text(f"{title}: nothing that both have"))
     return Group(*parts)
 
 

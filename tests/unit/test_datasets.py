@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import re
 import statistics
 from pathlib import Path
@@ -396,3 +397,14 @@ def test_a_data_set_of_the_hub_is_the_file_that_the_lock_names(tmp_path: Path) -
     assert (selection.num_found, len(conversation.messages)) == (1, 5)
     with pytest.raises(TurnpikeError, match="nothing"):
         select(LoadSettings(model="m", dataset="hub:nothing", lock_file=str(tmp_path / "lock")))
+
+
+@pytest.mark.parametrize("rank", [10**400, -(10**400), math.nan, math.inf, "first", None, [1]])
+def test_a_rank_that_is_none_costs_its_place_and_not_the_file(tmp_path: Path, rank: object) -> None:
+    reply = {"text": "odd", "role": "assistant", "rank": rank}
+    good = {"text": "good", "role": "assistant", "rank": -(10**401)}
+    tree = {"message_id": "a", "text": "hi", "role": "prompter", "lang": "en", "replies": [reply, good]}
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({"prompt": tree}) + "\n")
+    (found,) = load_conversations(path, min_turns=2)
+    assert [one.content for one in found.messages] == ["hi", "good"]

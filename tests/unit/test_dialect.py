@@ -239,6 +239,8 @@ def test_what_is_wrong_with_a_completion_is_said_in_a_sentence(body: dict[str, A
         b"\xff",
         b'{"model": NaN}',
         b'{"model": 1e400}',
+        b'{"model": "\\ud800", "metadata": 1e400}',
+        b'{"model": "\\ud800", "seed": NaN}',
         b'{"seed": 1' + b"0" * 5000 + b"}",
         b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"messages": ' + b'{"a":' * 1200 + b"1" + b"}" * 1200 + b"}",

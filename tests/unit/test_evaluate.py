@@ -128,9 +128,15 @@ def test_answers_are_read_back_whatever_became_of_a_line(tmp_path: Path) -> None
     assert [math.isnan(one) for one in found[0].scores["partial"]] == [True, False]
     assert len(said) == 1
     assert "1 row is left out: out.jsonl:2: is no record of an evaluation" in said[0]
-    path.write_bytes(b"something else\n")
-    with pytest.raises(EvalError, match="is no record of an evaluation"):
-        _read_answers(path, said.append)
+    for cut in (b"{", lines[0][:-3]):
+        path.write_bytes(cut)
+        assert _read_answers(path, said.append) == []
+        assert path.read_bytes() == b""
+    for other in (b"something else\n", b"something else", b"a note\nand half a", b"[1, 2, 3]"):
+        path.write_bytes(other)
+        with pytest.raises(EvalError, match="is no record of an evaluation"):
+            _read_answers(path, said.append)
+        assert path.read_bytes() == other
 
 
 def test_with_nothing_in_front_the_unscored_first_tokens_are_not_taken_for_shared() -> None:

@@ -102,6 +102,8 @@ def test_a_run_that_was_killed_leaves_a_valid_file(tmp_path: Path, cut: int) -> 
         ("HEADER\nnonsense\nHEADER\n", r":3: is a second header"),
         ("\ufeffnonsense\n", r":1: is no line of a record"),
         ("HEADER\nHEADER\n", r":2: is a second header"),
+        ("[" * 100_000 + "\n", r":1: is no line of a record"),
+        ('{"kind": "header", "version": "2"}\n', r":1: is no line of a record"),
         ('{"kind": "header", "version": 2, "run": {}}\n', r":1: is of version 2, and this Turnpike reads up to 1"),
     ],
 )

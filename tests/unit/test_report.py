@@ -196,18 +196,20 @@ def test_a_run_of_which_every_turn_failed_says_why_and_has_no_empty_table(tmp_pa
     with Recording(tmp_path / "a.jsonl", Header(1, "bad", 5, {"model": "m"}, {}, {}, [])) as recording:
         for number in range(3):
             turn = TurnRecord(number, number, 0, f"t{number}", "m", 0.0, 1.0, "invalid_template", is_failed=True)
-            recording.write(msgspec.structs.replace(turn, detail="no role 'tool'"))
+            recording.write(msgspec.structs.replace(turn, detail="no role 'tool' before [/INST]"))
         recording.write(Ended(1.0))
     runs = read_all([tmp_path / "a.jsonl"])
     found = [figures(run) for run in runs]
     text = shown_at_80(tables.text(found, [], []))
     assert "3 invalid_template" in text
-    assert "note: invalid_template: no role 'tool'" in text
+    assert "note: invalid_template: no role 'tool' before [/INST]" in text
     assert "p99" not in text
     assert "<table" not in page(runs, found, [], [], Bounds())
     summary = summarize(runs[0].turns, 1.0)
     assert summary.failures == {"invalid_template": 3}
     assert "3, 3 failed (3 invalid_template)" in shown_at_80(summary_table(summary, "x"))
+    odd = msgspec.structs.replace(summary, failures={"[/x]": 3})
+    assert "3, 3 failed (3 [/x])" in shown_at_80(summary_table(odd, "x"))
 
 
 def swept(rates: dict[float, float], seconds: float = 10.0) -> list[TurnRecord]:

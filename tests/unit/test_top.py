@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -41,3 +42,10 @@ def test_a_worker_that_drains_is_shown_so_and_waited_for_by_nobody() -> None:
     assert " 7.5 " in text
     assert "–" in drawn([worker("b", DRAINING, AWAY_SECONDS)], 160).splitlines()[4]
     assert "86400" not in drawn([worker("b", DRAINING, AWAY_SECONDS)], 160)
+
+
+def test_what_a_worker_says_of_itself_is_no_markup() -> None:
+    odd = msgspec.structs.replace(worker("a"), node="[/x]", quantization="[bold]Q4[/red]")
+    text = drawn([odd], 160)
+    assert "a, [/x]" in text
+    assert "[bold]Q4[/red]" in text
