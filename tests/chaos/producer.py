@@ -8,6 +8,7 @@ FILE gets a JSON line for each thing seen. SIGTERM: no new turns, wait for the e
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import random
 import signal
@@ -25,6 +26,7 @@ MODEL = "chaos"
 CONCURRENCY = 4
 WORDS = ("radio", "node", "alarm", "power", "mast", "antenna", "battery", "link", "signal", "cable", "fan", "clock")
 NUM_CASES = 12
+START_SECONDS = 60.0
 
 
 def case(number: int) -> tuple[str, Sampling]:
@@ -93,7 +95,9 @@ def unfinished(path: Path) -> list[str]:
 async def main(credentials: Path, left: list[str], log: Log, rng: random.Random) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with Client(read_credentials(credentials)) as client, asyncio.TaskGroup() as group:
+    # It may begin while the server is away.
+    address = dataclasses.replace(read_credentials(credentials), wait=START_SECONDS)
+    async with Client(address) as client, asyncio.TaskGroup() as group:
         for turn in left:
             group.create_task(read(client.follow(turn), log))
 
