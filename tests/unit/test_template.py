@@ -87,6 +87,8 @@ def test_without_tools_a_template_may_ask_for_them_or_go_through_them(template: 
         "{{ ''.__class__.__mro__ }}",
         "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
         "{{ range(100000000) | list }}",
+        "{{ '\\ud83d' }}",
+        "{{ '%.2s' % messages[0].content }}{{ '\\udc00' }}",
     ],
 )
 def test_a_template_that_fails_is_one_error(template: str) -> None:
