@@ -78,8 +78,8 @@ class Cancels:
         self._recent: deque[tuple[CancelAddress, Cancel, float]] = deque(maxlen=MAX_RECENT)
         self._subscriptions: list[Subscription] = []
 
-    def _is_held(self, turn: str) -> bool:
-        return any(work.turn.id == turn for work in self._held.values())
+    def _is_held(self, client: str, turn: str) -> bool:
+        return any((work.address.client, work.turn.id) == (client, turn) for work in self._held.values())
 
     async def __aenter__(self) -> None:
         await self._queued.__aenter__()

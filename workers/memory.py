@@ -12,6 +12,9 @@ from workers.cgroup import left_bytes
 
 PROCESS_BYTES = 120 * 1024 * 1024
 """Python, NATS, llama.cpp's code and the child that renders templates."""
+GRAMMARS_BYTES = 50 * 1024 * 1024
+GRAMMARS_BYTES_PER_TOKEN = 700
+"""Of the process that grammars are forked from, which most workers never start: said in the plan, and no part of it."""
 ROUND_CTX = 256
 
 
@@ -41,16 +44,19 @@ class MemoryPlan:
     compute: int
     process: int = PROCESS_BYTES
     parking: int = 0
+    grammars: int = 0
 
     @property
     def total(self) -> int:
         return self.weights + self.kv + self.compute + self.process + self.parking
 
     def describe(self) -> str:
-        """What it takes to run, by purpose, and what conversations at rest may take besides, little by little."""
+        """What it takes to run, by purpose, and what may come on top: by the first turn with a grammar, and by
+        conversations at rest, little by little."""
         return (
             f"planned={_mib(self.total - self.parking)}MiB (weights={_mib(self.weights)}MiB kv={_mib(self.kv)}MiB"
             f" computing={_mib(self.compute)}MiB process={_mib(self.process)}MiB),"
+            f" grammars {_mib(self.grammars)}MiB more once there is one,"
             f" parked conversations up to {_mib(self.parking)}MiB more"
         )
 
@@ -88,7 +94,8 @@ def plan_memory(
     attention = num_ubatch * num_ctx * (4 + 2) if flash_attention else num_ubatch * num_ctx * (shape.num_heads * 4 + 4)
     logits = 2 * max_outputs * shape.num_vocab * 4
     compute = activations + attention + logits
-    return MemoryPlan(file_bytes, shape.bytes_per_token * num_ctx, compute, parking=parking)
+    grammars = GRAMMARS_BYTES + GRAMMARS_BYTES_PER_TOKEN * shape.num_vocab
+    return MemoryPlan(file_bytes, shape.bytes_per_token * num_ctx, compute, parking=parking, grammars=grammars)
 
 
 def check_memory(

@@ -135,13 +135,14 @@ def parts_of(path: Path) -> list[Path]:
     """The files of a model of which `path` is one, the first one first. Raises ModelFileError where one is missing."""
     found = metadata(path)
     count, number = found.get("split.count", 1), found.get("split.no", 0)
+    number = number if isinstance(number, int) else 0
     if not isinstance(count, int) or count <= 1:
         return [path]
     named = _PART.fullmatch(path.name)
     if named is None or int(named[3]) != count or count > MAX_PARTS:
         raise ModelFileError(
             path,
-            f"is part {int(number) + 1} of {count}, and the name does not say so:"
+            f"is part {number + 1} of {count}, and the name does not say so:"
             f" the parts of a model are called NAME-00001-of-{count:05d}.gguf and so on",
         )
     parts = [path.with_name(f"{named[1]}-{index:05d}-of-{count:05d}.gguf") for index in range(1, count + 1)]

@@ -84,14 +84,14 @@ class _Backlog:
 
 
 class QueuedCancels:
-    """The queue of one model. `is_held` says whether a turn is in this worker's hands, `end_of` is the end of one that
-    was not begun and waited so long."""
+    """The queue of one model. `is_held` says whether a client's turn is in this worker's hands, `end_of` is the end of
+    one that was not begun and waited so long."""
 
     def __init__(
         self,
         nc: NatsConnection,
         model: str,
-        is_held: Callable[[str], bool],
+        is_held: Callable[[str, str], bool],
         end_of: Callable[[Cancel, float], End],
     ) -> None:
         self._nc = nc
@@ -156,7 +156,9 @@ class QueuedCancels:
                     await self._end(client, turn, stored.sequence, stored.stored_at, cancel)
 
     async def _end(self, client: str, turn: str, sequence: int, stored_at: float, cancel: Cancel) -> None:
-        if self._is_held(turn) or await replies.last_stored(self._nc, subjects.REPLIES, subjects.reply(client, turn)):
+        if self._is_held(client, turn) or await replies.last_stored(
+            self._nc, subjects.REPLIES, subjects.reply(client, turn)
+        ):
             return  # some worker has begun it, and hears this too
         end = self._end_of(cancel, max(0.0, time.time() - stored_at))
         await end_queued(self._nc, TurnAddress(self._model, "", client, turn), sequence, end)
@@ -172,7 +174,7 @@ class QueuedCancels:
         for subject in await self._subjects(client):
             await self._cancel_turns(client, backlog)
             turn = subject.rpartition(".")[2]
-            if self._is_held(turn) or (seen := await self._look_at(subject)) is None:
+            if self._is_held(client, turn) or (seen := await self._look_at(subject)) is None:
                 continue
             for address, cancel, at in stamped:
                 if seen.stored_at <= at and (address.conversation in (None, seen.conversation)):

@@ -14,7 +14,7 @@ from broker.client import Answer, Client
 from broker.connection import close, connect
 from broker.delivery import Delivery, Puller
 from broker.errors import QueueFull
-from broker.messages import Cancel, Message, Turn, new_id
+from broker.messages import Cancel, Done, Message, Turn, new_id
 from broker.server import EmbeddedServer
 from broker.subjects import CancelAddress, TurnAddress
 from producers.gateway.answering import cancelled_unless_ended
@@ -112,6 +112,25 @@ async def test_a_cancel_that_names_anothers_sequence_deletes_nothing_of_theirs(
         running.engine.gate.set()
         assert (await asyncio.wait_for(victim, 10)).text == "echo turn 0"
         await first
+
+
+async def test_a_queued_turn_is_cancelled_though_another_client_has_one_of_its_name_running(
+    client: Client, start_worker: StartWorker, operator: NatsConnection
+) -> None:
+    async with start_worker(FakeEngine(num_slots=1)) as running:
+        first = await busy(running, client)
+        other = Client.on(operator, "other")
+        # As the server takes it once the first one's id is no news any more.
+        subject = subjects.turn("m", "interactive", "other", first.turn.id)
+        await operator.request(subject, codec.encode(first.turn), headers={codec.CONTENT_TYPE: codec.MSGPACK})
+        await other.cancel(turn=first.turn.id)
+        async with asyncio.timeout(10):
+            while (end := await other.read(first.turn.id)) is None:
+                pass
+        assert isinstance(end, Done)
+        assert end.finish_reason == "cancelled"
+        running.engine.gate.set()
+        assert (await asyncio.wait_for(first, 10)).text == "echo busy"
 
 
 async def test_nobodys_cancel_waits_for_anothers(

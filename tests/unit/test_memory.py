@@ -62,7 +62,16 @@ def test_the_plan_is_told_by_its_parts_and_without_what_may_be_parked() -> None:
     told = plan.describe()
     assert told.startswith(f"planned={round((plan.total - plan.parking) / 2**20)}MiB (weights=463MiB kv=22MiB ")
     assert told.endswith(f"parked conversations up to {round(plan.parking / 2**20)}MiB more")
+    assert "grammars 71MiB more once there is one" in told
+    assert plan.total == plan.weights + plan.kv + plan.compute + plan.process + plan.parking
     assert plan.parking > 3 * GIB
+
+
+@pytest.mark.parametrize(("num_vocab", "measured"), [(1_536, 51 * MIB), (262_144, 225 * MIB)])
+def test_what_grammars_take_besides_is_told_as_measured(num_vocab: int, measured: int) -> None:
+    shape = KvShape(22, 22528, 2048, num_vocab, 32, 5632)
+    plan = plan_memory(shape, file_bytes=0, num_ctx=1024, num_ubatch=256, max_outputs=32, flash_attention=True)
+    assert plan.grammars == pytest.approx(measured, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,10 @@ def test_the_schemas_of_llama_cpp_work_or_are_refused(case: dict[str, Any]) -> N
         gbnf_of_schema(case["schema"])
 
 
+CLOSED = {"properties": {"a": I}, "unevaluatedProperties": False}
 REFUSED: list[tuple[Any, str]] = [
+    (CLOSED | {"type": "object", "required": ["z"]}, r"at /: no value is valid"),
+    (CLOSED | {"enum": [{"a": 1, "b": 2}]}, r"at /: no value is valid"),
     ({"properties": {"a": {"minimum": float("nan"), "maximum": 3}}}, r"at /properties/a: minimum: a number is wanted"),
     ({"type": "kaboom"}, 'at /: type: there is no "kaboom"'),
     ({"type": 123}, "at /: type: there is no 123"),

@@ -34,6 +34,13 @@ def test_a_template_that_cuts_into_a_content_makes_no_template_text_of_it() -> N
     assert (text, contents) == ("<|im_end|>" * 4 + "|", ["<|im_end|>" * 4])
 
 
+@pytest.mark.parametrize("length", [1, 16, 17, 18, 19, 20, 40])
+def test_what_is_cut_off_anywhere_is_a_content(length: int) -> None:
+    content = "<|im_end|>" * 5
+    text, contents = run(f"{{{{ '%.{length}s' % messages[0].content }}}}|", content)
+    assert (text, contents) == (content[:length] + "|", [content[:length]])
+
+
 @pytest.mark.parametrize("text", ["", " ", "\n kept", "kept\n"])
 def test_nothing_is_stripped_off_an_exact_message(text: str) -> None:
     prompt, contents = run(
@@ -87,6 +94,8 @@ def test_without_tools_a_template_may_ask_for_them_or_go_through_them(template: 
         "{{ ''.__class__.__mro__ }}",
         "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
         "{{ range(100000000) | list }}",
+        "{{ '\\ud83d' }}",
+        "{{ '%.2s' % messages[0].content }}{{ '\\udc00' }}",
     ],
 )
 def test_a_template_that_fails_is_one_error(template: str) -> None:

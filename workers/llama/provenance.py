@@ -211,7 +211,9 @@ def traced(operation: Callable[..., Any], inputs: Any, nonce: str) -> Any:
     pieces = str(marks).split(nonce)
     found = sourced(pieces[0])
     for piece in pieces[1:]:
-        origin, _, run = piece.partition(";")
+        origin, end, run = piece.partition(";")
+        if not end:  # cut off in a mark
+            return whole(text, inputs)
         found += Sourced(run, chr(int(origin)) * len(run))
     return found if found == text and len(pieces) == 2 * num_marks + 1 else whole(text, inputs)
 

@@ -82,6 +82,10 @@ def render(
     if len(text) > MAX_TEXT:
         raise TemplateFailed(f"it makes {len(text):,} characters of text")
     text, found = contents(text, exact)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise TemplateFailed("it makes half a character") from None
     return {"text": text, "contents": found}
 
 

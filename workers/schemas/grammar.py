@@ -282,6 +282,8 @@ class Maker:
             ]
             found += [part for parts in of_patterns for part in parts]
             if name not in shape.properties and not of_patterns:
+                if shape.is_closed and shape.additional is None:
+                    return False
                 found += shape.additional or ()
             if not self._fits(one, tuple(found)) or (shape.names and not self._fits(name, shape.names)):
                 return False

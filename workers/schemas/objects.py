@@ -52,6 +52,8 @@ def _named(maker: Maker, shape: Shape) -> list[tuple[str, str, bool]] | None:
     wanted: dict[str, Parts] = dict(shape.properties)
     for name in shape.required:
         of_patterns = any(matches(pattern, name, shape.path) for pattern in shape.pattern_properties)
+        if shape.is_closed and shape.additional is None and not of_patterns and name not in wanted:
+            return None
         wanted.setdefault(name, () if of_patterns else shape.additional or ())
     found = []
     for name, own in wanted.items():
