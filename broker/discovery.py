@@ -162,6 +162,9 @@ async def departures(nc: NatsConnection, forget: Callable[[str], None]) -> Async
             log.warning("departure not understood subject=%r error=%s", message.subject[:200], error)
 
     subscription = await nc.subscribe(subjects.LEAVING, cb=on_leaving)
+    # Heard from here on: without this the server might learn of it behind a worker's last words.
+    with contextlib.suppress(nats.errors.Error, TimeoutError):
+        await nc.flush()
     try:
         yield
     finally:

@@ -25,6 +25,10 @@ ANSWERED = (b"_INBOX", b"$JS.ACK.", b"_R_.", b"_GR_.")
 """Where an answer may go: to somebody's inbox, to JetStream, or through a server to another account. A request that
 names another subject would have us write there with our rights: the end of another client's turn, for one."""
 
+_STATUS_LINE = b"NATS/1.0 "
+"""With which headers begin that say how a request went; those of a stored message never do."""
+_STATUS = ("Status", "Description")
+
 
 class SafeClient(Client):
     """Hands on every message, with what cannot be decoded replaced, and without a reply that is no inbox."""
@@ -35,6 +39,10 @@ class SafeClient(Client):
         except (ValueError, IndexError) as error:
             log.debug("headers not understood error=%s", error)
             return None
+        if found and not headers.startswith(_STATUS_LINE):
+            # A message's own, as its publisher wrote it: nats-py would take a stored one for the server's answer.
+            for name in _STATUS:
+                found.pop(name, None)
         return found
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:

@@ -193,8 +193,8 @@ def _end_now() -> None:
 def report(error: BaseException) -> None:
     """One line on stderr for each error in the group."""
     if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            report(inner)
+        for inner in {f"{type(each)}{each}": each for each in _leaves(error)}.values():
+            report(inner)  # once, however many tasks met it
     elif isinstance(error, SettingsError):
         for problem in error.problems:
             print(f"turnpike: {problem}", file=sys.stderr)  # noqa: T201
@@ -205,6 +205,12 @@ def report(error: BaseException) -> None:
         print(f"turnpike: {where}{error.strerror or error or type(error).__name__}", file=sys.stderr)  # noqa: T201
     else:
         print(f"turnpike: {str(error) or type(error).__name__}", file=sys.stderr)  # noqa: T201
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
 
 
 async def spawn(

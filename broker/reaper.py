@@ -20,9 +20,9 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 
 from broker import codec, replies, serving, subjects, topology
-from broker.connection import Address, close, connect, watch
+from broker.connection import Address, check, close, connect, watch
 from broker.discovery import SERVING
-from broker.errors import InvalidMessage, InvalidName, NotReady, ServerError
+from broker.errors import ConnectionLost, InvalidMessage, InvalidName, NotReady, ServerError
 from broker.messages import Cancel, End, Turn
 from broker.queued import end_queued, past_deadline, stopped
 from broker.replies import Stored
@@ -128,6 +128,7 @@ class Reaper:
         heard = await self._nc.subscribe("cancel.>", cb=self._on_cancel)
         try:
             while not stop.is_set():
+                check(self._nc)
                 has_more = False
                 try:
                     has_more = await self.look()
@@ -168,9 +169,14 @@ class Reaper:
         has_more = await self._read_cancels()
         for model in unserved:
             queue = self._queues[model]
-            has_more |= await self._read_turns(model, queue)
-            queue.pass_deadlines(time.time())
-            has_more |= await self._end(queue)
+            try:
+                has_more |= await self._read_turns(model, queue)
+                queue.pass_deadlines(time.time())
+                has_more |= await self._end(queue)
+            except ConnectionLost:
+                raise
+            except ServerError as error:  # a stream that is set up otherwise, say: no other queue waits for it
+                log.warning("queue not looked at model=%s error=%s", model, error)
         return has_more
 
     async def _filled(self) -> list[str]:

@@ -9,7 +9,7 @@ from collections import deque
 from nats.aio.client import Client as NatsConnection
 
 from broker import codec, publishing, subjects
-from broker.errors import NotStored, PayloadTooLarge, PublishError, TurnpikeError
+from broker.errors import InvalidMessage, NotStored, PayloadTooLarge, PublishError
 from broker.messages import MAX_BATCH_POINTS, Point, Points
 
 FLUSH_SECONDS = 1.0
@@ -50,8 +50,8 @@ class Recorder:
             num_dropped = self.num_dropped
             try:
                 # Acknowledged: a plain publish would be lost with its connection.
-                await publishing.publish(self._nc, self._subject, _encoded(batch))
-            except (PayloadTooLarge, Unsendable) as error:
+                await publishing.publish(self._nc, self._subject, codec.encode(Points(batch)))
+            except (PayloadTooLarge, InvalidMessage) as error:
                 if len(batch) > 1:
                     self._batch_points = len(batch) // 2
                 else:  # a point that nobody could ever send holds up no other
@@ -72,14 +72,3 @@ class Recorder:
     def _drop_first(self) -> None:
         self._buffer.popleft()
         self.num_dropped += 1
-
-
-class Unsendable(TurnpikeError):
-    """There is a value that no message can hold."""
-
-
-def _encoded(batch: tuple[Point, ...]) -> bytes:
-    try:
-        return codec.encode(Points(batch))
-    except (OverflowError, ValueError, TypeError) as error:
-        raise Unsendable(str(error)) from None

@@ -23,6 +23,9 @@ NANOSECONDS = 1_000_000_000
 ACK_WAIT_SECONDS = 30.0
 MAX_PAYLOAD_BYTES = 1024 * 1024
 RETRY_SECONDS = 1.0
+API_SECONDS = 10.0
+OUTAGE_SECONDS = 60.0
+"""How long a server that does not answer any more may take to come back: it is being restarted."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,7 @@ def _holds(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
 
 
 async def api(
-    nc: NatsConnection, subject: str, body: dict[str, Any] | None = None, timeout: float = 10.0
+    nc: NatsConnection, subject: str, body: dict[str, Any] | None = None, timeout: float = API_SECONDS
 ) -> dict[str, Any] | None:
     """The answer of the JetStream API, None for "not found"; raises ServerError with the server's words."""
     try:
@@ -242,13 +245,14 @@ async def api(
 
 async def require(nc: NatsConnection, model: str, wait: float = 0.0) -> float:
     """Checks that the model's stream and consumers exist; returns their ack_wait in seconds. Raises NotReady, after
-    `wait` seconds of looking again."""
-    until = time.monotonic() + wait
+    `wait` seconds of looking again, and ServerError where the server, which was there, stays away."""
+    started = time.monotonic()
     while True:
         try:
             return await _require(nc, model)
-        except NotReady:
-            if time.monotonic() >= until:
+        except ServerError as error:
+            patience = wait if isinstance(error, NotReady) else max(wait, OUTAGE_SECONDS)
+            if time.monotonic() - started >= patience:
                 raise
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -257,7 +261,7 @@ async def _require(nc: NatsConnection, model: str) -> float:
     stream = subjects.turns_stream(model)
     ack_wait = ACK_WAIT_SECONDS
     for priority in subjects.PRIORITIES:
-        found = await api(nc, f"CONSUMER.INFO.{stream}.{priority}")
+        found = await api(nc, f"CONSUMER.INFO.{stream}.{priority}", timeout=API_SECONDS)
         if found is None:
             raise NotReady(f"consumer {stream}/{priority}")
         ack_wait = found["config"]["ack_wait"] / NANOSECONDS
@@ -309,7 +313,8 @@ def permissions(role: str, user: str) -> dict[str, Any]:
             return {
                 "publish": {
                     "allow": [
-                        f"turn.*.*.{user}.*",
+                        # By name: what is queued under another priority no consumer takes, and it would stay for ever.
+                        *(f"turn.*.{priority}.{user}.*" for priority in subjects.PRIORITIES),
                         f"cancel.{user}.>",
                         f"replay.{user}.*",
                         f"run.{user}",

@@ -42,7 +42,7 @@ def num_cores(proc: Path = PROC, cgroup: Path = CGROUP, allowed: int | None = No
 def _quotas(proc: Path, cgroup: Path) -> Iterator[float]:
     lines: list[str] = []
     with contextlib.suppress(OSError):
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
+        lines = (proc / "self" / "cgroup").read_text(errors="replace").splitlines()
     for line in lines:
         controllers, _, name = line.partition(":")[2].partition(":")
         if not controllers:
@@ -62,10 +62,10 @@ def _quotas(proc: Path, cgroup: Path) -> Iterator[float]:
 
 def _quota(group: Path) -> float | None:
     """Cores; None where the group has no limit."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         quota, period = (group / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         quota_us = int((group / "cpu.cfs_quota_us").read_text())
         return None if quota_us <= 0 else quota_us / int((group / "cpu.cfs_period_us").read_text())
     return None

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import signal
 import sys
 import time
 from collections import OrderedDict
@@ -19,15 +20,17 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
-from broker.errors import TurnRejected
+from broker.errors import TurnpikeError, TurnRejected
 from broker.messages import Message, Sampling
 from broker.process import die_with_parent, terminate
 from workers.following import MAX_FRAME, Followers, framed, length_of
 from workers.history import Rendered
 
-TIMEOUT_SECONDS = 5.0
-"""For a template; for a grammar the kernel counts its own computing time, see workers.llama.follower."""
-GRAMMAR_SECONDS = 60.0
+TEMPLATE_SECONDS = 5.0
+"""Of computing, for a template; for grammars see workers.llama.follower. The kernel counts them: a machine that is busy
+with something else makes nothing slow in itself."""
+LATE_SECONDS = 60.0
+"""By the clock, for both."""
 START_SECONDS = 60.0
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_DEPTH = 32
@@ -73,14 +76,19 @@ class TemplateChild:
         self._refusals = Refusals()
 
     async def start(self) -> None:
-        """Starts it and waits until it answers, so that no turn has to."""
+        """Starts it and waits until it answers, so that no turn has to. Raises TurnpikeError."""
         async with self._lock:
-            async with asyncio.timeout(START_SECONDS):
-                await self._exchange(b'{"operation": "ready"}')
+            found = b""
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(START_SECONDS):
+                    found = await self._exchange(b'{"operation": "ready"}')
+            if not found:
+                await self._kill()
+                raise TurnpikeError("the process that renders chat templates does not start")
 
     async def ask(self, request: dict[str, Any], code: str, what: str) -> dict[str, Any]:
         """Its answer. Raises TurnRejected."""
-        line = json.dumps(request).encode()
+        line = json.dumps(request | {"seconds": TEMPLATE_SECONDS}).encode()
         key = _digest(line)
         self._refusals.check(key)
         if self._num_waiting >= MAX_WAITING:
@@ -99,19 +107,20 @@ class TemplateChild:
 
     async def _answer(self, line: bytes, code: str, what: str) -> dict[str, Any]:
         try:
-            async with asyncio.timeout(TIMEOUT_SECONDS):
+            async with asyncio.timeout(LATE_SECONDS):
                 found = await self._exchange(line)
         except TimeoutError:
             await self._kill()
-            raise TurnRejected(code, f"{what}: not done after {TIMEOUT_SECONDS:g} s") from None
+            raise TurnRejected(code, f"{what}: not done after {LATE_SECONDS:g} s") from None
         except (ConnectionError, ValueError):
             found = b""
         except BaseException:
             await self._kill()
             raise
         if not found:
-            await self._kill()
-            raise TurnRejected(code, f"{what}: the process that tried it died")
+            has_used_up = await self._kill() == -signal.SIGPROF
+            reason = f"not done after {TEMPLATE_SECONDS:g} s of computing" if has_used_up else "the process died of it"
+            raise TurnRejected(code, f"{what}: {reason}")
         answer: dict[str, Any] = json.loads(found)
         if "error" in answer:
             raise TurnRejected(code, f"{what}: {answer['error']}")
@@ -136,15 +145,15 @@ class TemplateChild:
         await self._process.stdin.drain()
         return await self._process.stdout.readline()
 
-    async def _kill(self) -> None:
+    async def _kill(self) -> int | None:
         if self._process is not None:
             log.warning("jail killed pid=%d", self._process.pid)
-            await self.close()
+        return await self.close()
 
-    async def close(self) -> None:
-        if self._process is not None:
-            await terminate(self._process, grace=0)
-            self._process = None
+    async def close(self) -> int | None:
+        """Ends it; the exit code tells what did, if it had ended by itself."""
+        process, self._process = self._process, None
+        return None if process is None else await terminate(process, grace=0)
 
 
 class Jail:
@@ -168,6 +177,7 @@ class Jail:
         self._refusals = Refusals()
         self._clients: dict[str, tuple[asyncio.Lock, list[None]]] = {}
         self._at_once = asyncio.Semaphore(MAX_TRIED_AT_ONCE)
+        self._starting = asyncio.Lock()
 
     @property
     def _process(self) -> Popen[bytes] | None:
@@ -195,7 +205,8 @@ class Jail:
         field, request = _request(sampling)
         key = _digest(request)
         self._refusals.check(key)
-        await asyncio.to_thread(self._followers.start)  # the engine must not have to wait for it
+        async with self._starting:  # one thread that waits for it, whoever else does; the engine must not have to
+            await asyncio.to_thread(self._followers.start)
         if key not in self._grammars:
             async with self._place_of(client, field):
                 await self._try(key, request, field)
@@ -237,7 +248,7 @@ class Jail:
     async def _answer(self, request: bytes, field: str) -> dict[str, Any]:
         writer: asyncio.StreamWriter | None = None
         try:
-            async with asyncio.timeout(GRAMMAR_SECONDS):
+            async with asyncio.timeout(LATE_SECONDS):
                 connection = await asyncio.to_thread(self._followers.connect)
                 reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MAX_FRAME)
                 writer.write(framed(request))
@@ -245,7 +256,7 @@ class Jail:
                 answer: dict[str, Any] = json.loads(await reader.readexactly(length_of(head)))
                 return answer
         except TimeoutError:
-            raise TurnRejected("invalid_grammar", f"{field}: not done after {GRAMMAR_SECONDS:g} s") from None
+            raise TurnRejected("invalid_grammar", f"{field}: not done after {LATE_SECONDS:g} s") from None
         except (OSError, EOFError):
             raise TurnRejected("invalid_grammar", f"{field}: trying it takes too much time or memory") from None
         finally:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from broker.errors import TurnRejected
 from broker.messages import CachedIn, FinishReason, Sampling, Score, TokenLogprob
@@ -558,18 +559,9 @@ class EngineLoop:
         finished: list[tuple[_Running, FinishReason]] = []
         for sequence, span, outputs in zip(step.sequences, step.spans, rows, strict=True):
             running = self._running[sequence.id]
-            try:
-                reason = self._take_output(running, span, outputs)
-            except TurnRejected as error:
-                self._reject(running, error)
-            except EngineLost:
-                raise
-            except Exception as error:
-                log.exception("turn failed in the engine turn=%s", sequence.id)
-                self._reject(running, TurnRejected("internal_error", type(error).__name__, retryable=True))
-            else:
-                if reason is not None:
-                    finished.append((running, reason))
+            reason = self._or_rejected(running, partial(self._take_output, running, span, outputs))
+            if reason is not None:
+                finished.append((running, reason))
         now = self._clock()
         seconds = now - started
         self._scheduler.update(step, seconds, now)
@@ -645,13 +637,22 @@ class EngineLoop:
     def _take_late(self) -> None:
         """The tokens of those whose grammars were late, where they have come."""
         for running in [one for one in self._running.values() if one.is_late]:
-            try:
-                reason = self._choose(running, -1)
-            except TurnRejected as error:
-                self._reject(running, error)
-            else:
-                if reason is not None:
-                    self._finish(running, reason)
+            reason = self._or_rejected(running, partial(self._choose, running, -1))
+            if reason is not None:
+                self._finish(running, reason)
+
+    def _or_rejected(self, running: _Running, work: Callable[[], FinishReason | None]) -> FinishReason | None:
+        """What `work` gives; a turn that cannot go on is rejected, and nothing else ends for it."""
+        try:
+            return work()
+        except TurnRejected as error:
+            self._reject(running, error)
+        except EngineLost:
+            raise
+        except Exception as error:
+            log.exception("turn failed in the engine turn=%s", running.job.id)
+            self._reject(running, TurnRejected("internal_error", type(error).__name__, retryable=True))
+        return None
 
     def _logprob(self, late: TokenSampler | None, row: int, token: int, num_top: int) -> TokenLogprob:
         found = late.logprob(token, num_top) if late is not None else self._engine.logprob(row, token, num_top)
@@ -684,9 +685,7 @@ class EngineLoop:
             self._finish(running, "stop")
             return
         known, begin = job.continuations[len(running.scores)]
-        keep = 0
-        while keep < begin - 1 and sequence.tokens[keep] == known[keep]:
-            keep += 1
+        keep = min(begin - 1, common_prefix(sequence.tokens, list(known)))
         if self._canonical_chunk:
             keep -= keep % self._canonical_chunk
         if not self._engine.truncate(sequence.slot, keep):

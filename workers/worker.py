@@ -55,6 +55,9 @@ from workers.presence import Presence
 from workers.watching import ROUND_SECONDS, Watch, WorkerLost
 
 DEATH_STARTS = 3
+MAX_FAULTS = 3
+"""Deliveries; from the next one on a fault of ours is the turn's end."""
+FAULT_SECONDS = 2.0
 HAND_BACK_SECONDS = 1.0
 ROOM_TOKENS = 256
 """What is left for the answer where a conversation's oldest turns are dropped."""
@@ -353,14 +356,26 @@ class Worker:
             raise
         except (nats.errors.Error, ServerError, PublishError) as error:
             log.warning("↻ turn left to redelivery subject=%s error=%s", delivery.subject, error)
-        except Exception:
+        except Exception as error:
             log.exception("! turn failed subject=%s", delivery.subject)
             if not delivery.is_settled:
-                await delivery.retry(delay=2.0)
+                await self._retry(delivery, error)
         finally:
             self._deliveries.discard(delivery)
             self._intake.free(delivery)
             self._mean_seconds = _smoothed(self._mean_seconds, time.perf_counter() - started)
+
+    async def _retry(self, delivery: Delivery, error: Exception) -> None:
+        """After a fault of ours, which may pass: once more, but not for ever, as somebody waits for an end."""
+        if delivery.num_delivered > MAX_FAULTS:
+            address = subjects.parse_turn(delivery.subject)
+            detail = f"{type(error).__name__}, {delivery.num_delivered} times over: the worker's log says where"
+            failed = self._failed("internal_error", detail, retryable=True)
+            with contextlib.suppress(nats.errors.Error, ServerError, PublishError):
+                await self._dead_letter(delivery, address, failed)
+                await self._settle(delivery, address, failed, None, TurnNotes())
+        if not delivery.is_settled:
+            await delivery.retry(FAULT_SECONDS)
 
     async def _serve(self, delivery: Delivery) -> None:
         try:

@@ -142,7 +142,7 @@ class Chaos:
         self._num_workers_started += 1
         return await self._cluster.start_worker(
             f"w{self._num_workers_started}",
-            *("--model-file", self._model_file, "--deterministic", "--threads", "1"),
+            *("--model-file", self._model_file, "--deterministic", "--threads", "1", "--wait-seconds", "60"),
             inside=self._cable.inside if self._cable and index == 0 else (),
             env=self._own_clock(f"worker{index}"),
         )

@@ -11,14 +11,12 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,13 +25,13 @@ import httpx2
 from broker.accounts import LOCAL
 from broker.client import Client
 from broker.errors import TurnFailed
-from broker.messages import Sampling
+from broker.messages import Sampling, new_id
 from broker.process import spawn
 from producers.gateway.keys import new_key
 from tests.chaos.attacks import MODEL
 from tests.cluster import Cluster
 from tests.fuzz.siege import bad_lines, probe
-from tests.support import ROOT, TURNPIKE, free_port
+from tests.support import ROOT, TURNPIKE, RunFolder, argument, free_port
 
 MALLORY = "mallory"
 NUM_WORKERS = 2
@@ -41,6 +39,8 @@ NUM_HONEST = 2
 """Readers by NATS, and as many by HTTP."""
 PAUSE_SECONDS = 0.2
 ANSWER_SECONDS = 120.0
+DOCUMENT = "Node 7 reports high temperature. Check the fan of node 7 first. " * 70
+"""What the honest paste too: in peace, streams wait for the prompts of others as well."""
 QUESTIONS = ("How do I drain a node?", "What is 14 plus 3?", "Hello. My name is Torvik and I am new here.")
 
 
@@ -141,11 +141,12 @@ class Siege:
     # --- The honest ---
 
     async def _ask_on(self, client: Client, account: Account, until: float) -> None:
-        """Short questions whose answers are known, and long answers whose tokens are timed, in turn."""
+        """Questions whose answers are known, long answers, and long prompts, in turn."""
         while time.perf_counter() < until:
             question = self._rng.choice(QUESTIONS)
-            for sampling in (Sampling(), Sampling(max_tokens=150, ignore_eos=True)):
-                answer = client.ask(MODEL, question, sampling=sampling)
+            long = Sampling(max_tokens=150, ignore_eos=True)
+            for text, sampling in ((question, Sampling()), (question, long), (f"{DOCUMENT}{new_id()}", long)):
+                answer = client.ask(MODEL, text, sampling=sampling)
                 account.num_turns += 1
                 try:
                     async with asyncio.timeout(ANSWER_SECONDS):
@@ -153,7 +154,7 @@ class Siege:
                 except (TurnFailed, TimeoutError) as error:
                     account.lost.append(f"{answer.turn.id}: {error!r}")
                     continue
-                if not answer.text.startswith(self._expected[question]):
+                if not answer.text.startswith(self._expected.get(text, "")):
                     account.wrong.append(answer.text)
             await asyncio.sleep(PAUSE_SECONDS)
 
@@ -228,20 +229,16 @@ async def _streamed(http: httpx2.AsyncClient, body: dict[str, object], account: 
 
 
 def main() -> int:
-    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    kept = Path(sys.argv[3]) if len(sys.argv) > 3 else None
-    folder = kept or Path(tempfile.mkdtemp(prefix="turnpike-hostile-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    peace, siege, problems = asyncio.run(Siege(folder, seed, sys.argv[4:]).run(minutes * 60))
+    folder = RunFolder("hostile", argument(3))
+    run = Siege(folder.path, int(argument(2) or 1), sys.argv[4:]).run(60 * float(argument(1) or 10))
+    peace, siege, problems = asyncio.run(run)
     print(f"in peace: {peace}\nbesieged: {siege}\n  {dict(siege.attacks)}")  # noqa: T201
     print(f"longest silence besieged ÷ in peace: {siege.worst_gap / max(peace.worst_gap, 1e-9):.2f}")  # noqa: T201
     if peace.lost or siege.lost or siege.wrong or problems:
-        print(f"lost {siege.lost[:9]}\nwrong {siege.wrong[:9]}\n{problems[:20]}\nsee {folder}", file=sys.stderr)  # noqa: T201
+        faults = f"lost {siege.lost[:9]}\nwrong {siege.wrong[:9]}\n{problems[:20]}"
+        print(f"{faults}\nsee {folder.path}", file=sys.stderr)  # noqa: T201
         return 1
-    if kept is None:
-        with suppress(OSError):
-            shutil.rmtree(folder)
+    folder.all_was_well()
     return 0
 
 

@@ -8,27 +8,20 @@ The suite sends some thousands. Logs are kept in FOLDER; without one, in a tempo
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
-import tempfile
-from pathlib import Path
 
 from tests.fuzz.siege import besiege
+from tests.support import RunFolder, argument
 
 
 def main() -> int:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    kept = Path(sys.argv[3]) if len(sys.argv) > 3 else None
-    folder = kept or Path(tempfile.mkdtemp(prefix="turnpike-fuzz-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    account = asyncio.run(besiege(folder, count, seed))
+    folder = RunFolder("fuzz", argument(3))
+    account = asyncio.run(besiege(folder.path, int(argument(1) or 1_000_000), int(argument(2) or 0)))
     print(account)  # noqa: T201
     if account.unanswered or account.problems:
-        print(f"unanswered: {account.unanswered[:20]}\nsee {folder}", file=sys.stderr)  # noqa: T201
+        print(f"unanswered: {account.unanswered[:20]}\nsee {folder.path}", file=sys.stderr)  # noqa: T201
         return 1
-    if kept is None:
-        shutil.rmtree(folder)
+    folder.all_was_well()
     return 0
 
 

@@ -6,14 +6,18 @@ import asyncio
 import json
 
 import pytest
+from nats.aio.client import Client as NatsConnection
 
 from broker import codec, replies, subjects
 from broker.accounts import LOCAL
 from broker.client import Client
-from broker.messages import Failed, ReplayRequest, new_id
+from broker.errors import TurnFailed
+from broker.messages import DeadLetter, Failed, Message, ReplayRequest, Turn, new_id
 from broker.server import EmbeddedServer
+from tests.fakes import FakeEngine, FakeRenderer
 from tests.integration.conftest import StartWorker
 from tests.raw_nats import raw_client
+from workers.history import History, Rendered
 
 CANCEL = b"cancel.local.turn.t"
 ODD = {
@@ -70,3 +74,44 @@ async def test_a_turn_that_looks_like_a_status_is_answered(
                 pass
     assert isinstance(end, Failed)
     assert end.code == "invalid_message"
+
+
+async def test_a_stored_cancel_that_looks_like_a_status_costs_no_turn(
+    nats_server: EmbeddedServer, client: Client, start_worker: StartWorker
+) -> None:
+    async with start_worker(), raw_client(nats_server.address(LOCAL)) as stranger:
+        stored = await stranger.request(b"cancel.local.conversation.c", b"x", b"NATS/1.0\r\nStatus: 503\r\n\r\n")
+        assert "seq" in json.loads(stored)
+        async with asyncio.timeout(10):
+            assert (await client.ask("m", "hello", conversation="c")).text == "echo hello"
+
+
+class Faulty(FakeRenderer):
+    """Has a fault that one conversation brings out each time, and another one once."""
+
+    def __init__(self) -> None:
+        self.num_tries = 0
+
+    async def render(self, messages: tuple[Message, ...], exact: int = -1) -> Rendered:
+        if messages[-1].content == "odd" or (messages[-1].content == "rare" and not self.num_tries):
+            self.num_tries += 1
+            raise KeyError("a fault of ours")
+        return await super().render(messages, exact)
+
+
+async def test_a_fault_of_ours_is_tried_again_and_then_said(
+    client: Client, start_worker: StartWorker, operator: NatsConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.worker.FAULT_SECONDS", 0.01)
+    engine, renderer = FakeEngine(), Faulty()
+    async with start_worker(engine, history=History(renderer, engine.vocabulary)), asyncio.timeout(20):
+        assert (await client.ask("m", "rare")).text == "echo rare"
+        answer = client.ask("m", "odd")
+        with pytest.raises(TurnFailed, match="internal_error: KeyError") as caught:
+            await answer
+        assert caught.value.failed.retryable
+        assert renderer.num_tries == 1 + 4
+        assert (await client.ask("m", "even")).text == "echo even"
+    stored = await replies.last_stored(operator, "DEAD", "dead.m")
+    assert stored is not None
+    assert codec.decode(codec.decode(stored.payload, DeadLetter).payload, Turn) == answer.turn

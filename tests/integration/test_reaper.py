@@ -11,12 +11,12 @@ import nats.errors
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import reaper, subjects, topology
+from broker import codec, reaper, subjects, topology
 from broker.accounts import LOCAL, REAPER
 from broker.client import Answer, Client
 from broker.connection import close, connect
-from broker.errors import ServerError
-from broker.messages import Done, Failed, new_id
+from broker.errors import ConnectionLost, ServerError
+from broker.messages import Done, Failed, Message, Turn, new_id
 from broker.reaper import Reaper
 from broker.replies import ReplyWriter
 from broker.server import EmbeddedServer
@@ -174,6 +174,16 @@ async def test_what_is_no_turn_is_left_to_a_worker(client: Client, operator: Nat
     await until_queued(operator, 1)
 
 
+async def test_a_turn_that_looks_like_a_status_holds_up_no_others_end(client: Client, operator: NatsConnection) -> None:
+    odd = Turn(new_id(), new_id(), (Message("user", "odd"),), deadline=1.0)
+    subject = subjects.turn("m", "interactive", LOCAL, odd.id)
+    await operator.request(subject, codec.encode(odd), headers={"Status": "503"}, timeout=5)
+    late = await queued(client, "late", deadline=1.0)
+    await Reaper(operator).look()
+    assert isinstance(await client.read(odd.id), Failed)
+    assert isinstance(await client.read(late.turn.id), Failed)
+
+
 @pytest.mark.parametrize("subject", ["turn.m.batch.local.t", "cancel.local.all", "reply.local.t", "dead.m"])
 async def test_a_reaper_may_end_turns_and_do_no_more(nats_server: EmbeddedServer, subject: str) -> None:
     nc = await connect(nats_server.address(REAPER), name="reaper")
@@ -189,6 +199,28 @@ async def test_a_reaper_whose_connection_is_closed_for_good_ends(nats_server: Em
     await nc.close()
     with pytest.raises(ServerError, match="closed"):
         await asyncio.wait_for(task, 5)
+
+
+async def test_a_reaper_ends_with_a_connection_that_said_it_is_closed(nats_server: EmbeddedServer) -> None:
+    nc = await connect(nats_server.address(REAPER), name="reaper")
+    task = asyncio.create_task(Reaper(nc).run(asyncio.Event()))
+    await nc.on_closed()  # and nats-py, which was reconnecting at the same time, goes on
+    with pytest.raises(ConnectionLost):
+        await asyncio.wait_for(task, 5)
+    await close(nc)
+
+
+async def test_a_queue_that_cannot_be_read_holds_up_no_other(
+    nats_server: EmbeddedServer, client: Client, operator: NatsConnection
+) -> None:
+    await topology.ensure(operator, ["another"])
+    unread = await topology.api(operator, "STREAM.INFO.TURNS-another")
+    assert unread is not None
+    await topology.api(operator, "STREAM.UPDATE.TURNS-another", unread["config"] | {"allow_direct": False})
+    await client.ask("another", "queued").publish()
+    late = await queued(client, "late", deadline=1.0)
+    await Reaper(operator).look()
+    assert isinstance(await client.read(late.turn.id), Failed)
 
 
 async def state_of(nc: NatsConnection, stream: str) -> dict[str, int]:

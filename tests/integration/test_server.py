@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -162,3 +163,19 @@ async def test_who_may_wait_waits_for_a_server_and_its_streams(tmp_path: Path) -
         await server.ensure(["m"])
         assert await found == topology.ACK_WAIT_SECONDS
         await nc.close()
+
+
+async def test_a_server_that_is_away_while_a_worker_starts_is_waited_for(
+    nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topology, "API_SECONDS", 0.1)
+    nc = await connect(nats_server.address(WORKER), name="starting")
+    os.kill(nats_server.pid, signal.SIGSTOP)
+    try:
+        found = asyncio.ensure_future(topology.require(nc, "m"))
+        await asyncio.wait({found}, timeout=1)
+        assert not found.done()
+    finally:
+        os.kill(nats_server.pid, signal.SIGCONT)
+    assert await found == topology.ACK_WAIT_SECONDS
+    await nc.close()

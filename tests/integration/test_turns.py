@@ -397,6 +397,7 @@ async def test_a_reader_makes_up_for_lost_chunks_from_the_end(client: Client, st
 @pytest.mark.parametrize(
     "subject",
     [
+        f"turn.m.urgent.{LOCAL}.x",  # no priority: no consumer would ever take it from the queue
         "turn.m.batch.bob.t1",
         "cancel.bob.turn.t1",
         "reply.local.t1",

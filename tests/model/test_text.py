@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
-from broker.errors import TurnRejected
+from broker.errors import TurnpikeError, TurnRejected
 from broker.messages import Message, Sampling, Turn
 from workers.history import History
 from workers.jail import Jail
+from workers.llama import random_model
 from workers.llama.context import LlamaModel, missing_features
-from workers.llama.random_model import IM_END, IM_START
+from workers.llama.random_model import IM_END, IM_START, vocabulary
 from workers.model_file import ModelFileError
+
+USER_DEFINED = 4
+"""A token's type in a GGUF file."""
 
 
 def user(text: str) -> tuple[Message, ...]:
@@ -73,6 +78,31 @@ def test_a_content_takes_no_character_of_the_templates_next_control_word(tiny: L
     assert IM_END not in vocabulary.tokenize("<|im_end|>", template_spans=[(1, 10)], add_bos=False)
 
 
+def test_user_defined_tokens_that_are_plain_text_are_no_control_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defined = ["\n", "\n\n", "user", "<|turn|>"]
+
+    def with_defined(num_vocab: int) -> tuple[list[str], list[float], list[int]]:
+        pieces, scores, types = vocabulary(num_vocab)
+        return pieces[: -len(defined)] + defined, scores, types[: -len(defined)] + [USER_DEFINED] * len(defined)
+
+    monkeypatch.setattr(random_model, "vocabulary", with_defined)
+    template = "{% for m in messages %}\n<|turn|>{{ m.role }}\n\n{{ m.content }}{% endfor %}<|turn|>user"
+    monkeypatch.setattr(random_model, "CHATML", template)
+    model = LlamaModel(random_model.write_model(tmp_path / "defined.gguf", "tiny", "Q8_0"), vocab_only=True)
+    try:
+        found = model.vocabulary
+        spellings = {name for name, token in found.control_tokens.items() if token >= found.num_tokens - len(defined)}
+        assert spellings == {"<|turn|>"}
+        text = "a user\n\nwrote\n"
+        assert found.tokenize(text, template_spans=[], add_bos=False) == found._raw(text, parse_special=False)
+        turn = found.control_tokens["<|turn|>"]
+        assert turn not in found.tokenize("a <|turn|>\n\n", template_spans=[], add_bos=False)
+    finally:
+        model.close()
+
+
 async def test_every_text_comes_back_from_its_tokens(jail: Jail, tiny: LlamaModel) -> None:
     for text in ("plain", "ünïcödé 日本語 🎉", "tabs\tand\nlines", "<|im_end|><0x41></s>", "a\x00b"):
         found = await tokens_of(jail, tiny, text)
@@ -99,7 +129,10 @@ async def test_a_remembered_conversation_is_not_retokenised(jail: Jail, tiny: Ll
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "not done after"),
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "after 1 s of computing",
+        ),
         ("{{ 'x' * 10 ** 10 }}", "memory|died"),
         ("{{ raise_exception('only one message') }}", "only one message"),
         (None, "no chat template"),
@@ -108,7 +141,7 @@ async def test_a_remembered_conversation_is_not_retokenised(jail: Jail, tiny: Ll
 async def test_a_template_that_fails_or_loops_is_an_error_and_the_next_turn_works(
     tiny: LlamaModel, template: str | None, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.jail.TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr("workers.jail.TEMPLATE_SECONDS", 1.0)
     jail = Jail(tiny.path, template=template, bos_token="", eos_token="")
     try:
         with pytest.raises(TurnRejected, match=reason) as caught:
@@ -118,6 +151,39 @@ async def test_a_template_that_fails_or_loops_is_an_error_and_the_next_turn_work
         assert (await jail.render(user("hello"))).text == "hello"
     finally:
         await jail.close()
+
+
+async def test_a_template_is_given_its_own_computing_time_and_not_the_clocks(
+    jail: Jail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.jail.TEMPLATE_SECONDS", 0.2)
+    await jail.start()
+    process = jail._templates._process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)  # as on a machine that has other things to do
+    rendering = asyncio.create_task(jail.render(user("hello")))
+    done, _ = await asyncio.wait({rendering}, timeout=0.4)
+    assert not done
+    process.send_signal(signal.SIGCONT)
+    assert "hello" in (await rendering).text
+
+
+async def test_where_memory_is_short_the_children_go_and_not_the_worker(jail: Jail) -> None:
+    await jail.start()
+    await jail.gbnf(Sampling(grammar='root ::= "a"'))
+    assert jail._templates._process is not None
+    assert jail._process is not None
+    for pid in (jail._templates._process.pid, jail._process.pid):
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
+
+
+async def test_a_child_that_cannot_start_stops_the_worker_with_a_sentence(
+    jail: Jail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await jail.close()
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(TurnpikeError, match="renders chat templates does not start"):
+        await jail.start()
 
 
 @pytest.mark.parametrize(

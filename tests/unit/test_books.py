@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 from broker.errors import TurnRejected
 from broker.messages import Sampling
 from tests.fakes import FakeEngine, FakeSampler
-from workers.engine import TokenSampler
+from workers.engine import PENDING, TokenSampler
 from workers.loop import EngineLoop, Event, Finished, Generated, Job, Lost, Rejected
 from workers.parking import Parking
 from workers.scheduler import Scheduler
 from workers.slots import Slots
 
-Way = Literal["length", "end", "stop", "refused", "fault", "unseated", "cancelled", "resumed", "scored"]
+Way = Literal[
+    "length", "end", "stop", "refused", "fault", "late", "late-fault", "unseated", "cancelled", "resumed", "scored"
+]
+FAILING = ("refused", "fault", "late-fault", "unseated")
+BY_GRAMMAR = (*FAILING, "late")
 ANSWER = "abcdefghijklmnop"
 
 
@@ -36,6 +40,25 @@ class Refusing(FakeSampler):
         return super().sample(row, index)
 
 
+class Late(FakeSampler):
+    """Has no answer at once for one of the answer's tokens, and then the token, or a fault of ours."""
+
+    def __init__(self, engine: FakeEngine, at: int, error: Exception | None) -> None:
+        super().__init__(engine)
+        self._at = at
+        self._error = error
+        self._token = PENDING
+
+    def sample(self, row: int, index: int) -> int:
+        self._token = super().sample(row, index)
+        return PENDING if index == self._at else self._token
+
+    def poll(self) -> int:
+        if self._error is not None:
+            raise self._error
+        return self._token
+
+
 class RefusingEngine(FakeEngine):
     """A turn's grammar says how its sampler goes wrong, and at which token."""
 
@@ -46,6 +69,8 @@ class RefusingEngine(FakeEngine):
         plain = super().sampler(sampling, prompt, gbnf)
         if not kind:
             return plain
+        if kind.startswith("late"):
+            return Late(self, int(at), ValueError("a fault") if kind == "late-fault" else None)
         error = TurnRejected("invalid_grammar", "no token is allowed") if kind == "refused" else ValueError("a fault")
         return Refusing(self, int(at), error)
 
@@ -71,7 +96,7 @@ class Turn:
             max_tokens=self.at + 1 if self.way == "length" else len(ANSWER) + 4,
             is_batch=self.is_batch,
             sampling=Sampling(stop=(ANSWER[self.at : self.at + 2],)) if self.way == "stop" else Sampling(),
-            gbnf=f"{self.way} {self.at}" if self.way in ("refused", "fault", "unseated") else None,
+            gbnf=f"{self.way} {self.at}" if self.way in BY_GRAMMAR else None,
             resumed=answer[: self.at] if self.way == "resumed" else (),
             continuations=scored if self.way == "scored" else (),
         )
@@ -114,7 +139,7 @@ class Books:
         return "".join(event.text for event in self.events if isinstance(event, Generated) and event.job == job)
 
 
-WAYS: list[Way] = ["length", "end", "stop", "refused", "fault", "unseated", "cancelled", "resumed", "scored"]
+WAYS: tuple[Way, ...] = get_args(Way)
 turns = st.builds(
     Turn,
     st.sampled_from(WAYS),
@@ -143,7 +168,7 @@ def test_the_books_are_right_after_every_step_whoever_leaves_how(work: list[tupl
         books.step()
     for number, (turn, _) in enumerate(work):
         (end,) = books.ends(f"{number}")
-        if turn.way in ("refused", "fault", "unseated"):
+        if turn.way in FAILING:
             assert isinstance(end, Rejected)
         elif turn.way == "stop" and turn.at + 2 <= len(ANSWER):
             assert isinstance(end, Finished)
@@ -160,6 +185,30 @@ def test_a_turn_rejected_in_a_step_with_every_output_taken_ends_nobody_else(num_
         books.step()
     assert isinstance(books.ends("0")[0], Rejected)
     assert all(isinstance(books.ends(f"{number}")[0], Finished) for number in range(1, num_slots))
+
+
+@pytest.mark.parametrize("way", ["late", "late-fault"])
+def test_a_late_grammar_costs_its_own_turn_and_nobody_elses(way: Way) -> None:
+    books = Books(2, num_ctx=4096)
+    books.loop.submit(Turn(way, 3, (0, 1) * 20, 0, False).job("late"))
+    books.loop.submit(Turn("end", 0, (1, 1) * 20, 1, False).job("other"))
+    while books.has_work:
+        books.step()
+    assert (books.text("other"), books.text("late")) == (ANSWER, ANSWER if way == "late" else ANSWER[:3])
+    (end,) = books.ends("late")
+    assert isinstance(end, Finished) if way == "late" else isinstance(end, Rejected) and end.retryable
+
+
+def test_a_continuation_shorter_than_the_next_ones_beginning_is_no_fault() -> None:
+    # Tokenised with what follows them a prompt's last tokens can become fewer.
+    books = Books(1, num_ctx=4096)
+    scored = (((1, 70, 71), 2), ((1, 70, 71, 72, 73, 74), 5))
+    books.loop.submit(Job("1", "c", "a", [1, 70, 71, 72, 73], max_tokens=4, continuations=scored))
+    while books.has_work:
+        books.step()
+    (end,) = books.ends("1")
+    assert isinstance(end, Finished)
+    assert [one.num_tokens for one in end.scores] == [1, 1]
 
 
 def test_a_conversation_whose_turn_was_rejected_is_parked_and_restored_whole() -> None:

@@ -19,7 +19,7 @@ def tree(root: Path, files: dict[str, str]) -> tuple[Path, Path]:
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+        path.write_text(content, errors="surrogateescape")
     return root / "proc", root / "cgroup"
 
 
@@ -43,6 +43,16 @@ def tree(root: Path, files: dict[str, str]) -> tuple[Path, Path]:
             1,
         ),
         ({"proc/self/cgroup": "0::/\n", "cgroup/cpu.max": "nonsense\n"}, 4),
+        ({"proc/self/cgroup": "0::/\n", "cgroup/cpu.max": "200000 0\n"}, 4),
+        ({"proc/self/cgroup": "0::/b\udcfc\n", "cgroup/cpu.max": "200000 100000\n"}, 2),
+        (
+            {
+                "proc/self/cgroup": "3:cpu:/a\n",
+                "cgroup/cpu/a/cpu.cfs_quota_us": "50000",
+                "cgroup/cpu/a/cpu.cfs_period_us": "0",
+            },
+            4,
+        ),
     ],
 )
 def test_a_quota_of_the_cgroup_or_of_one_around_it_counts(tmp_path: Path, files: dict[str, str], expected: int) -> None:

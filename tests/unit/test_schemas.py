@@ -174,6 +174,7 @@ def test_the_schemas_of_llama_cpp_work_or_are_refused(case: dict[str, Any]) -> N
 
 
 REFUSED: list[tuple[Any, str]] = [
+    ({"properties": {"a": {"minimum": float("nan"), "maximum": 3}}}, r"at /properties/a: minimum: a number is wanted"),
     ({"type": "kaboom"}, 'at /: type: there is no "kaboom"'),
     ({"type": 123}, "at /: type: there is no 123"),
     (obj({"a": S | {"pattern": "^(a$"}}), "at /properties/a: pattern: unbalanced"),

@@ -13,17 +13,7 @@ from producers import top
 
 
 def worker(name: str, state: str = SERVING, wait: float = 0.0) -> WorkerInfo:
-    load = Load(
-        num_slots=16,
-        num_active=15,
-        num_pending=10_000,
-        expected_wait_seconds=wait,
-        state=state,
-        prefill_tokens_per_second=12345.0,
-        decode_tokens_per_second=1234.5,
-        celsius=84.0,
-        is_throttled=True,
-    )
+    load = Load(16, 15, 10_000, wait, 12345.0, 1234.5, celsius=84.0, is_throttled=True, state=state)
     model = ("llama-3-2-1b-instruct", "Llama 3.2 1B Instruct", "Q4_K_M", 8192)
     return WorkerInfo(name, *model, "raspberry-pi-5-number-12", load)
 

@@ -25,7 +25,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from workers.following import ANSWER, ERROR, LIST, READY, TAKE, TRY, framed, length_of, token_of
 from workers.gbnf import GrammarRefused, lark_of_gbnf
-from workers.llama.jail import _grammar, tables_of
+from workers.llama.jail import _grammar, be_first_to_go, tables_of
 from workers.schemas import SchemaRefused, gbnf_of_schema
 
 if TYPE_CHECKING:
@@ -164,6 +164,9 @@ def tried(tables: Tables, request: dict[str, Any]) -> dict[str, Any]:
         return {"error": "it is nested too deep"}
     except MemoryError:
         return {"error": "it takes too much memory"}
+    except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+        # A fault of ours: if the child died of it, that would be called too much time or memory.
+        return {"error": f"it cannot be made a grammar here ({type(error).__name__})"}
     return {"gbnf": gbnf}
 
 
@@ -264,6 +267,7 @@ def serve(model: str, control: socket.socket) -> None:
 
 def main() -> None:
     model, control = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
+    be_first_to_go()
     _ = tables_of(model).tokenizer
     gc.freeze()  # or each child would copy what it only counts references to
     control.sendall(READY)

@@ -1,22 +1,32 @@
 """What a stranger may have written is tried here, in a child process: chat templates, grammars, JSON schemas.
 
-A template may loop for ever: here it may. The parent (workers.jail) kills this process when an answer is late. Requests
-and answers are JSON lines on stdin and stdout. Grammars are tried in children of another (workers.llama.follower).
+A template may loop for ever: here it may. The kernel ends this process when one has computed for too long, and the
+parent (workers.jail) when an answer is late all the same. Requests and answers are JSON lines on stdin and stdout.
+Grammars are tried in children of another (workers.llama.follower).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workers.llama.follower import Tables
 
 MEMORY_BYTES = 2 * 1024 * 1024 * 1024
+
+
+def be_first_to_go() -> None:
+    """Where memory is short the kernel ends this process, and not the worker."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _render(request: dict[str, Any]) -> dict[str, Any]:
@@ -43,8 +53,6 @@ def _grammar(request: dict[str, Any]) -> dict[str, Any]:
 
 def tables_of(path: str) -> Tables:
     """The vocabulary of a model file, for grammars; the first call loads it."""
-    from pathlib import Path
-
     from workers.llama.context import LlamaModel
     from workers.llama.follower import Tables
 
@@ -62,6 +70,7 @@ _tables: Tables | None = None
 def main() -> None:
     import workers.llama.template  # noqa: F401  (here, not in the first turn)
 
+    be_first_to_go()
     # What llama.cpp and a template print must not mix with our answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -71,10 +80,12 @@ def main() -> None:
     operations = {"ready": lambda request: {}, "render": _render}
     for line in sys.stdin:
         request = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, request.get("seconds", 0))
         try:
             answer = operations[request["operation"]](request)
         except MemoryError:
             answer = {"error": "it takes too much memory"}
+        signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

@@ -19,6 +19,11 @@ _LSTRIP = lib.LLAMA_TOKEN_ATTR_LSTRIP
 _RSTRIP = lib.LLAMA_TOKEN_ATTR_RSTRIP
 
 
+def _is_markup(text: str) -> bool:
+    """Whether it is no plain word and no white space, and can be broken."""
+    return len(text) > 1 and not all(character.isalnum() or character.isspace() for character in text)
+
+
 class LlamaVocabulary:
     """The vocabulary of a loaded model. llama.cpp's tokenizer is thread-safe, and so is this."""
 
@@ -67,7 +72,8 @@ class LlamaVocabulary:
         """Spelling → token of all that a user's text must never become.
 
         Besides the control tokens proper: end tokens, and user-defined ones that the chat template is written with,
-        as some files mark their turn tokens so.
+        as some files mark their turn tokens so. Line ends and words are no such: a template has them, as every text
+        has, and Gemma's vocabulary has its runs of line ends as user-defined tokens.
         """
         tokens = {}
         for token in range(self.num_tokens):
@@ -76,7 +82,8 @@ class LlamaVocabulary:
             if not text:
                 continue
             if attributes & (_CONTROL | _UNKNOWN) or (
-                attributes & _USER_DEFINED and (token in self.end_tokens or text in self._chat_template)
+                attributes & _USER_DEFINED
+                and (token in self.end_tokens or (_is_markup(text) and text in self._chat_template))
             ):
                 tokens[text] = token
         return tokens

@@ -144,7 +144,7 @@ def _values(shape: Shape, value: Any, part: Part) -> None:
 
 
 def _bound(value: Any, part: Part, keyword: str) -> Decimal:
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 10**300:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 10**300:
         raise SchemaRefused(part.path, f"{keyword}: a number is wanted")
     return Decimal(repr(value))
 
