@@ -70,9 +70,9 @@ def _shown(one: Buried) -> dict[str, object]:
 
 def _payload(letter: DeadLetter) -> object:
     """What was published, as far as it can be read: the turn, or what it is instead, or the bytes."""
-    with contextlib.suppress(InvalidMessage, RecursionError):
+    with contextlib.suppress(InvalidMessage, RecursionError, TypeError, ValueError):
         found = codec.fields(letter.payload, letter.content_type)
-        msgspec.json.encode(found)  # which a stranger's map may be too deep for
+        msgspec.json.encode(found)  # for which a stranger's map may be too deep, or hold what JSON has not
         return found
     try:
         return letter.payload.decode()

@@ -294,7 +294,9 @@ async def _until_served(stage: Stage, model: Model, sampled: Sampled | None, sto
         await unless(stop, ready(stage.client, model.model, stage.wait_seconds, stage.console.print))
         return
     started = time.perf_counter()
-    while not stop.is_set() and not any(worker.model == model.model for worker in await stage.client.workers()):
+    while not stop.is_set() and not any(
+        worker.model == model.model and worker.is_serving for worker in await stage.client.workers()
+    ):
         if sampled.num_restarts > MAX_EARLY_DEATHS:
             said = last_line(stage.out / f"{model.model}.worker.log")
             raise ExperimentError(f"the worker of {model.model} does not stay: {said}")

@@ -19,14 +19,15 @@ class Keyboard:
     def __init__(self) -> None:
         self.lines: asyncio.Queue[str | None] = asyncio.Queue(maxsize=MAX_LINES_AHEAD)
         self.ended = asyncio.Event()
-        self.is_a_terminal = sys.stdin.isatty()
+        # Closed from the start, it is None.
+        self.is_a_terminal = sys.stdin is not None and sys.stdin.isatty()
         self._loop = asyncio.get_running_loop()
         threading.Thread(target=self._read, name="stdin", daemon=True).start()
 
     def _read(self) -> None:
         rest = b""
         try:
-            while data := os.read(sys.stdin.fileno(), 65536):
+            while data := self._data():
                 *whole, rest = (rest + data).split(b"\n")
                 for line in whole:
                     self._put(line.decode("utf-8", "replace"))
@@ -35,6 +36,13 @@ class Keyboard:
                 self._put(last)
         except RuntimeError:
             return  # the loop is closed: nobody reads on
+
+    def _data(self) -> bytes:
+        """What comes next; nothing at the end, or where no more can be read."""
+        try:
+            return os.read(sys.stdin.fileno(), 65536)
+        except (OSError, ValueError, AttributeError):
+            return b""
 
     def _put(self, line: str | None) -> None:
         asyncio.run_coroutine_threadsafe(self.lines.put(line), self._loop).result()

@@ -27,7 +27,7 @@ from broker.catalogue import entry_of, read_lock, sha256_of, verify
 from broker.client import Client
 from broker.connection import Address
 from broker.discovery import WorkerInfo
-from broker.errors import TurnpikeError
+from broker.errors import SettingsError, TurnpikeError
 from broker.locks import Lock
 from broker.messages import new_id
 from broker.process import EXIT_INTERRUPTED
@@ -242,7 +242,11 @@ async def continue_and_show(address: Address, path: Path, stop: asyncio.Event, *
     run = records.read(path)
     _check_continues(path, run)  # before a worker is waited for that nothing is asked of
     saved = {name: value for name, value in run.header.settings.items() if name in SAVED_SETTINGS}
-    options = msgspec.convert(saved, LoadSettings)
+    try:
+        options = msgspec.convert(saved, LoadSettings)
+        options.check()
+    except (msgspec.ValidationError, SettingsError) as error:
+        raise CannotContinue(f"{path}: its settings are not understood: {error}") from None
     console = Console(stderr=True)
     async with Client(address) as client:
         if not await _are_served(client, options, address, console, stop):

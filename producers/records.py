@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import codecs
 import json
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -183,10 +184,17 @@ class Run(Struct):
 
     def counted(self) -> list[TurnRecord]:
         """Without what was sent in the warm-up or the cool-down."""
-        warm_up = float(self.header.settings.get("warm_up_seconds") or 0)
-        cool_down = float(self.header.settings.get("cool_down_seconds") or 0)
+        warm_up = seconds_of(self.header.settings, "warm_up_seconds") or 0.0
+        cool_down = seconds_of(self.header.settings, "cool_down_seconds") or 0.0
         last = max((turn.sent_at for turn in self.turns), default=0.0) - cool_down
         return [turn for turn in self.turns if turn.sent_at >= warm_up and (not cool_down or turn.sent_at <= last)]
+
+
+def seconds_of(settings: Mapping[str, Any], name: str) -> float | None:
+    """A setting of a record; None where it holds none, or no time."""
+    value = settings.get(name)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value < sys.float_info.max else None
 
 
 class Recording:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from broker.errors import SettingsError, TurnpikeError
@@ -111,7 +113,7 @@ class LoadSettings(ModelSettings, frozen=True, kw_only=True):
         for item in text.split(","):
             name, _, weight = item.partition("=")
             value = float(weight) if weight else 1.0
-            if not name or not value > 0:
+            if not name or not 0 < value < math.inf:
                 raise ValueError(f"{item!r} is not NAME or NAME=WEIGHT")
             found.append((name, value))
         return found
@@ -122,7 +124,7 @@ class LoadSettings(ModelSettings, frozen=True, kw_only=True):
             return None
         first, _, seconds = self.sweep.partition(":")
         plan = float(first), float(seconds or "nothing")
-        if min(plan) <= 0:
+        if not all(0 < one < math.inf for one in plan):
             raise ValueError("must be above 0")
         return plan
 
@@ -137,6 +139,17 @@ class LoadSettings(ModelSettings, frozen=True, kw_only=True):
             f"--{name.replace('_', '-')}: must be from 0 to 1"
             for name in ("cancel_share", "deadline_share")
             if not 0 <= getattr(self, name) <= 1
+        ]
+        problems += [
+            f"--{name.replace('_', '-')}: must be above 0"
+            for name in (
+                "cancel_after_seconds",
+                "duration_seconds",
+                "num_turns",
+                "slo_ttft_seconds",
+                "slo_tpot_seconds",
+            )
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf
         ]
         if not 0 <= self.part < max(1, self.num_parts):
             problems.append(f"--part: must be from 0 to {self.num_parts - 1}")

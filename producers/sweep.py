@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
 
-from producers.records import Bounds, TurnRecord, summarize
+from producers.records import Bounds, TurnRecord, seconds_of, summarize
 
 GOOD_ENOUGH = 0.9
 """A sweep's rate is sustained while so large a share of it is goodput."""
@@ -34,6 +35,8 @@ def levels(turns: Sequence[TurnRecord], settings: Mapping[str, Any], bounds: Bou
         seconds = float(str(settings.get("sweep")).partition(":")[2])
     except ValueError:
         return []
+    if not 0 < seconds < math.inf:
+        return []
     by_rate: dict[float, list[TurnRecord]] = {}
     for turn in turns:
         if turn.level is not None:
@@ -43,7 +46,7 @@ def levels(turns: Sequence[TurnRecord], settings: Mapping[str, Any], bounds: Bou
 
 def own_bounds(settings: Mapping[str, Any]) -> Bounds:
     """Those that a run was told to meet."""
-    return Bounds(settings.get("slo_ttft_seconds"), settings.get("slo_tpot_seconds"))
+    return Bounds(seconds_of(settings, "slo_ttft_seconds"), seconds_of(settings, "slo_tpot_seconds"))
 
 
 def verdict(found: Sequence[Level], bounds: Bounds) -> str | None:

@@ -6,6 +6,7 @@ Formats: proc(5), the kernel's Documentation/admin-guide/iostats.rst and filesys
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -118,7 +119,8 @@ def floats(path: Path, count: int) -> list[float | None]:
     found: list[float | None] = []
     for part in parts:
         try:
-            found.append(float(part))
+            value = float(part)
         except ValueError:
-            found.append(None)
+            value = math.nan
+        found.append(value if math.isfinite(value) else None)
     return [*found, *[None] * (count - len(found))]

@@ -82,6 +82,7 @@ async def test_the_answer_of_a_turn_that_has_none_is_a_sentence(nats_server: Emb
         (b"\x81\xa1v\x09", None, {"v": 9}),
         ("no turn: ä".encode(), None, "no turn: ä"),
         (b"\x85\xff", None, {"base64": "hf8="}),
+        (b"\x82\xa1v\x01\xa1a\xd6\xff\x80\x00\x00\x00", None, {"base64": "gqF2AaFh1v+AAAAA"}),  # a time stamp
     ],
 )
 async def test_what_is_no_turn_is_shown_as_far_as_it_can_be_read(

@@ -238,6 +238,14 @@ def test_an_odd_line_costs_what_it_tells(tmp_path: Path) -> None:
     assert found["temperature", "cpu-thermal"] == {"celsius": pytest.approx(48.312)}
 
 
+def test_a_load_that_is_no_number_costs_itself(tmp_path: Path) -> None:
+    root = plant("pi5", tmp_path)
+    (root / "proc/loadavg").write_text("nan 1e999 0.5 1/2 3\n")
+    system = by_name(Resources(root, "n", tmp_path).points(1))["system",]
+    assert {name for name in system if name.startswith("load")} == {"load15"}
+    assert "num_cores" in system
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"9" * 6000, b"-1\n", b"nan inf 1e999\n", b"a:b:c\n" * 3])
 @pytest.mark.parametrize("tree", ["pi5", "pi4_throttled", "x86_rapl_cgroup_v2", "vm_cgroup_v1", "systemd_unit"])
 def test_whatever_stands_in_a_file_the_other_sources_are_told(tmp_path: Path, tree: str, content: bytes) -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from broker.connection import Address
+from producers.load import CannotContinue, continue_and_show
 from producers.records import (
     Bounds,
     Continued,
@@ -169,3 +172,12 @@ def test_our_own_memory_is_measured_and_a_missing_process_has_none(tmp_path: Pat
     assert own.rss_bytes > 10_000_000
     assert own.pss_bytes is None or 0 < own.pss_bytes <= own.rss_bytes
     assert process_memory(1, tmp_path) is None
+
+
+@pytest.mark.parametrize("settings", [{"concurrency": "four"}, {"model": "m", "concurrency": 0}, {}])
+async def test_a_run_whose_settings_are_odd_is_not_gone_on_with(tmp_path: Path, settings: dict[str, object]) -> None:
+    path = tmp_path / "run.jsonl"
+    with Recording(path, msgspec.structs.replace(HEADER, settings=settings)):
+        pass
+    with pytest.raises(CannotContinue, match="its settings are not understood"):
+        await continue_and_show(Address.parse("nats://127.0.0.1:1"), path, asyncio.Event(), as_json=True)

@@ -263,3 +263,29 @@ def test_there_is_no_half_a_turn_on_an_axis(tmp_path: Path) -> None:
 def test_a_run_with_nothing_in_it_is_a_page_too(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", "empty", 0)
     assert report([path], Bounds(), html=tmp_path / "x.html", csv=None, as_json=False) == 0
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"sweep": "10:0"},
+        {"sweep": "10:-1"},
+        {"sweep": "10:inf"},
+        {"sweep": ["10:10"]},
+        {"slo_ttft_seconds": "two"},
+        {"slo_tpot_seconds": [1]},
+        {"slo_ttft_seconds": 10**400},
+        {"warm_up_seconds": "x", "cool_down_seconds": {}},
+        {"cool_down_seconds": 10**400},
+    ],
+)
+def test_an_odd_setting_in_a_record_costs_what_it_tells(tmp_path: Path, odd: dict[str, object]) -> None:
+    settings = {"model": "m", "sweep": "10:10", "slo_ttft_seconds": 2.0} | odd
+    with Recording(tmp_path / "a.jsonl", Header(1, "s", 5, settings, {}, {}, [])) as recording:
+        for turn in swept({1: 1.0}):
+            recording.write(turn)
+        recording.write(Ended(60.0))
+    runs = read_all([tmp_path / "a.jsonl"])
+    found = [figures(run) for run in runs]
+    assert found[0].num_turns == 10
+    assert "ttft_seconds" in found[0].quantities

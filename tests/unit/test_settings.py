@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -197,3 +198,21 @@ def test_every_setting_of_a_command_has_its_flag(command: str, kind: type[Common
     flags = {action.dest for action in commands.choices[command]._actions}
     missing = {field.name for field in msgspec.structs.fields(kind)} - flags - BY_FILE_ONLY
     assert missing == set()
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"cancel_after_seconds": 0.0}, "--cancel-after-seconds"),
+        ({"duration_seconds": float("nan")}, "--duration-seconds"),
+        ({"num_turns": 0}, "--num-turns"),
+        ({"slo_ttft_seconds": float("inf")}, "--slo-ttft-seconds"),
+        ({"sweep": "nan:10", "slo_ttft_seconds": 1.0}, "--sweep"),
+        ({"sweep": "1:inf", "slo_ttft_seconds": 1.0}, "--sweep"),
+        ({"model": "a=inf,b=1"}, "--model"),
+    ],
+)
+def test_a_load_without_a_measure_is_refused(settings: dict[str, Any], flag: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        LoadSettings(**{"model": "m", **settings}).check()
+    assert flag in str(caught.value)

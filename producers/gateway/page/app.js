@@ -124,6 +124,7 @@ async function read(conversation, request) {
           conversation.turn = event.comment.turn;
           conversation.model = event.comment.model ?? conversation.model;
           save();
+          if (stopping.has(conversation.id)) sendStop(conversation); // what was stopped was the other
         }
         if (event.comment.worker) message.facts = facts(event.comment, tokens, first);
       } else if (event.data.error) {
