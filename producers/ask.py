@@ -17,6 +17,7 @@ from producers.elsewhere import PATIENT_SECONDS, ask_routed
 from producers.following import Following, with_seed
 from producers.printing import Printer, summary
 from producers.routing import Needs, Routes, choose
+from producers.waiting import choosable, unless
 
 NO_ROUTES = Routes()
 CHATS = Needs(can=frozenset({CHAT}))
@@ -48,23 +49,25 @@ async def ask(
     """
     printer = Printer()
     async with Client(address) as client:
-        messages = [Message("user", text)]
-        answer = await ask_routed(client, routes, model, messages, sampling=with_seed(sampling, is_seeded))
-        show = _ignored if as_json else printer.show
-        tells_place = sys.stderr.isatty() and not as_json
-        following = Following(client, answer, show, printer.note, address.wait, tells_place)
+        messages, drawn = [Message("user", text)], with_seed(sampling, is_seeded)
+        if not await unless(stop, choosable(client, routes, model, CHATS, address.wait, printer.note)):
+            return EXIT_INTERRUPTED
         try:
+            answer = await ask_routed(client, routes, model, messages, sampling=drawn)
+            show = _ignored if as_json else printer.show
+            tells_place = sys.stderr.isatty() and not as_json
+            following = Following(client, answer, show, printer.note, address.wait, tells_place)
             await following.until(stop)
         except TurnFailed as error:
             printer.end_line()
-            _print_end(as_json, error.failed, answer.turn.sampling)
+            _print_end(as_json, error.failed, drawn)
             raise
         except PublishError as error:
-            _print_end(as_json, Failed("not_published", str(error), retryable=True), answer.turn.sampling)
+            _print_end(as_json, Failed("not_published", str(error), retryable=True), drawn)
             raise
     printer.end_line()
     if answer.end is not None:
-        _print_end(as_json, answer.end, answer.turn.sampling)
+        _print_end(as_json, answer.end, drawn)
     if not as_json:
         printer.note(summary(answer))
     return EXIT_INTERRUPTED if following.was_stopped else 0

@@ -14,12 +14,12 @@ from broker.connection import Address
 from broker.errors import TurnFailed, TurnpikeError
 from broker.messages import Message, Sampling, new_id
 from broker.process import EXIT_ERROR, EXIT_INTERRUPTED, interrupts_go_to
-from producers.ask import NO_ROUTES, resolve
+from producers.ask import CHATS, NO_ROUTES, resolve
 from producers.following import Following, with_seed
 from producers.keyboard import Keyboard
 from producers.printing import Printer, summary
 from producers.routing import Routes
-from producers.waiting import ready, unless
+from producers.waiting import choosable, ready, unless
 
 LEAVE_SECONDS = 0.5
 """Behind a ^D: a turn that no worker has begun by then is stopped."""
@@ -41,6 +41,8 @@ async def chat(
     serves the model and none comes for as long as the address says.
     """
     async with Client(address) as client:
+        if not await unless(stop, choosable(client, routes, model, CHATS, address.wait, Printer().note)):
+            return EXIT_INTERRUPTED
         model = await resolve(client, model, routes)
         if not await unless(stop, ready(client, model, address.wait, Printer().note)):
             return EXIT_INTERRUPTED

@@ -28,12 +28,12 @@ from broker.errors import TurnFailed
 from broker.locks import Lock
 from broker.messages import Message, Score
 from broker.process import EXIT_INTERRUPTED
-from producers.ask import resolve
+from producers.ask import NO_ROUTES, resolve
 from producers.items import EvalError, Item, read_items
 from producers.routing import Needs
 from producers.rows import summary
 from producers.settings import EvalSettings
-from producers.waiting import ready, telling, unless
+from producers.waiting import choosable, ready, telling, unless
 
 STOP_SECONDS = 0.35
 """How long the cancels of what runs may take."""
@@ -264,6 +264,9 @@ async def run_and_show(address: Address, options: EvalSettings, stop: asyncio.Ev
     if left_out:
         console.print(summary(left_out))
     async with Client(address) as client:
+        waiting = choosable(client, NO_ROUTES, options.model, RAW_SCORES, address.wait, console.print)
+        if not await unless(stop, waiting):
+            return EXIT_INTERRUPTED
         model = await resolve(client, options.model, needs=RAW_SCORES)
         if not await unless(stop, ready(client, model, address.wait, console.print)):
             return EXIT_INTERRUPTED

@@ -32,14 +32,14 @@ from broker.locks import Lock
 from broker.messages import new_id
 from broker.process import EXIT_INTERRUPTED
 from producers import arrivals, records, sweep
-from producers.ask import resolve
+from producers.ask import CHATS, NO_ROUTES, resolve
 from producers.datasets import SHIPPED, Conversation, DatasetError, load_conversations
 from producers.generator import Generator, OnChunk, Progress
 from producers.records import Bounds, Continued, Ended, Header, Recording, Summary, TurnRecord, summarize
 from producers.rows import summary
 from producers.settings import LoadSettings
 from producers.terminal import causes, folding
-from producers.waiting import ready, telling, unless
+from producers.waiting import choosable, ready, telling, unless
 
 NUM_BISECTIONS = 3
 MAX_DOUBLINGS = 12
@@ -224,6 +224,9 @@ async def run_and_show(address: Address, options: LoadSettings, stop: asyncio.Ev
     if num_run < options.num_conversations:
         console.print(f"fewer than the {options.num_conversations} that were asked for: none is used twice")
     async with Client(address) as client:
+        for name, _ in options.weights(options.model):
+            if not await unless(stop, choosable(client, NO_ROUTES, name, CHATS, address.wait, console.print)):
+                return EXIT_INTERRUPTED
         models = [(await resolve(client, name), weight) for name, weight in options.weights(options.model)]
         options = msgspec.structs.replace(
             options,

@@ -60,6 +60,18 @@ class NoneAble(UnservedModel):
         PublishError.__init__(self, f"no model of {wanted!r} can answer this turn: {reason}")
 
 
+class NoneServed(UnservedModel):
+    """A policy has nothing to choose from: none of its models has a worker that answers."""
+
+    def __init__(self, wanted: str) -> None:
+        self.model = wanted
+        PublishError.__init__(
+            self,
+            f"no worker answers that {wanted!r} could choose. Start one with `turnpike worker`, "
+            "or wait for one with --wait-seconds",
+        )
+
+
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """How a model is chosen among those that are served."""
 
@@ -228,7 +240,7 @@ def choose(
     if _by_policies(routes, wanted, served, needs) is not None:
         lacks = ", ".join(sorted({what for one in served for what in one.lacks}))
         raise NoneAble(wanted, f"they lack {lacks}" + (" (a chat template)" if CHAT in lacks else ""))
-    raise UnservedModel(wanted)
+    raise NoneServed(wanted)
 
 
 def _by_policies(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import nats.errors
 
 from broker.client import Client
 from broker.errors import ServerError
+from producers.routing import Needs, NoneAble, NoneServed, Routes, choose
 
 LOOK_SECONDS = 2.0
 
@@ -21,6 +23,24 @@ async def ready(client: Client, model: str, wait_seconds: float, say: Callable[[
     if wait_seconds and not await client.is_served(model):
         say(f"nobody serves {model} yet: waiting up to {wait_seconds:g} s for a worker; ^C ends")
     await client.until_served(model, wait_seconds)
+
+
+async def choosable(
+    client: Client, routes: Routes, wanted: str, needs: Needs, wait_seconds: float, say: Callable[[str], object]
+) -> None:
+    """Comes back when a policy has a model to choose, or after as long as it is told to wait; says that it waits. A
+    model that was named is not waited for: see `ready`."""
+    until, has_told = time.monotonic() + wait_seconds, False
+    while routes.policy(wanted) is not None and time.monotonic() < until:
+        try:
+            choose(routes, wanted, await client.workers() or await client.workers(LOOK_SECONDS), needs)
+            return
+        except NoneServed:
+            if not has_told:
+                say(f"nobody serves a model for {wanted} yet: waiting up to {wait_seconds:g} s for a worker; ^C ends")
+                has_told = True
+        except NoneAble:
+            return
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

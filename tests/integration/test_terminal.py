@@ -256,6 +256,33 @@ async def test_a_worker_is_waited_for_where_that_was_asked_for(bench: Bench, sta
     assert "[stop: " in asked.said
 
 
+@pytest.mark.parametrize(
+    "arguments", [("ask", "auto", "hello"), ("chat", "auto"), ("load", "--model", "auto")], ids=lambda words: words[0]
+)
+async def test_it_is_said_at_once_that_nobody_serves_any_model(bench: Bench, arguments: tuple[str, ...]) -> None:
+    code, _, said = await output(bench, *arguments)
+    assert code == 1
+    assert "turnpike: no worker answers that 'auto' could choose" in said
+    assert "--wait-seconds" in said
+
+
+async def test_nobody_to_choose_from_is_json_too(bench: Bench) -> None:
+    code, out, _ = await output(bench, "ask", "auto", "hello", "--json")
+    assert (code, json.loads(out)["code"]) == (1, "not_published")
+
+
+async def test_a_policy_waits_for_a_worker_where_that_was_asked_for(bench: Bench, start_worker: StartWorker) -> None:
+    waits = "nobody serves a model for auto yet: waiting up to 60 s"
+    async with bench.command("ask", "auto", "hello", "--wait-seconds", "60") as asked:
+        await asked.until_it_says(waits)
+        async with start_worker():
+            assert await asked.ends() == 0
+    assert "[stop: " in asked.said
+    async with bench.command("ask", "auto", "hello", "--wait-seconds", "60") as asked:
+        await asked.until_it_says(waits)
+        assert await asked.interrupted() == INTERRUPTED
+
+
 async def test_a_turn_that_lost_its_worker_says_so_and_is_stopped(
     bench: Bench, start_worker: StartWorker, queued: Queued
 ) -> None:
