@@ -124,8 +124,8 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
 def run(main: Callable[[asyncio.Event], Awaitable[int | None]], *, patience: float | None = None) -> int:
     """Runs `main(stop)` to its end and returns the exit code.
 
-    The first SIGINT or SIGTERM sets `stop`, and main winds up; what is `ended_by_a_signal` is cancelled. The second one cancels main, which then has only its
-    `finally` blocks left. Errors of ours become one line on stderr.
+    The first SIGINT or SIGTERM sets `stop`, and main winds up; what is `ended_by_a_signal` is cancelled. The second one
+    cancels main, which then has only its `finally` blocks left. Errors of ours become one line on stderr.
 
     With `patience`, for commands that somebody waits for: main is cancelled so many seconds after the first signal, and
     FORCE_SECONDS later the process ends whatever it is in, a thread or a computation among it.
