@@ -89,7 +89,7 @@ def run_broker(arguments: argparse.Namespace) -> int:
 async def _broker(options: BrokerSettings, stop: asyncio.Event) -> int:
     from broker.accounts import DEFAULTS, REAPER, write_credentials
     from broker.errors import ServerError
-    from broker.reaper import reap
+    from broker.reaper import keep_reaping
     from broker.server import EmbeddedServer
 
     folder = data_dir(options)
@@ -101,7 +101,7 @@ async def _broker(options: BrokerSettings, stop: asyncio.Event) -> int:
             print(line)
         print(f"nats-server at {server.url}; credentials in {folder}", flush=True)
         ended = asyncio.ensure_future(server.wait())
-        reaping = asyncio.ensure_future(reap(server.address(REAPER), stop))
+        reaping = asyncio.ensure_future(keep_reaping(server.address(REAPER), stop))
         await asyncio.wait((ended, reaping), return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
             reaping.cancel()
