@@ -89,7 +89,7 @@ def run_broker(arguments: argparse.Namespace) -> int:
 async def _broker(options: BrokerSettings, stop: asyncio.Event) -> int:
     from broker.accounts import DEFAULTS, REAPER, write_credentials
     from broker.errors import ServerError
-    from broker.reaper import reap
+    from broker.reaper import keep_reaping
     from broker.server import EmbeddedServer
 
     folder = data_dir(options)
@@ -101,7 +101,7 @@ async def _broker(options: BrokerSettings, stop: asyncio.Event) -> int:
             print(line)
         print(f"nats-server at {server.url}; credentials in {folder}", flush=True)
         ended = asyncio.ensure_future(server.wait())
-        reaping = asyncio.ensure_future(reap(server.address(REAPER), stop))
+        reaping = asyncio.ensure_future(keep_reaping(server.address(REAPER), stop))
         await asyncio.wait((ended, reaping), return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
             reaping.cancel()
@@ -184,10 +184,11 @@ def run_user_add(arguments: argparse.Namespace) -> int:
 
     async def add(stop: asyncio.Event) -> int:
         folder = data_dir(options)
+        # As others reach it, where that was said, and read before there is an account that nobody has credentials for.
+        said = Address.parse(options.url) if options.url else None
         account = Accounts(folder).add(arguments.name, arguments.role)
         is_running = reload_running(folder) is not None
-        # As others reach it, where that was said; else as the broker itself knows it.
-        there = Address.parse(options.url) if options.url else last_address(folder) or Address(DEFAULT_URL)
+        there = said or last_address(folder) or Address(DEFAULT_URL)  # as the broker itself knows it
         ca = str(Path(options.tls_ca).expanduser().absolute()) if options.tls_ca else there.ca
         path = folder / f"{account.name}.credentials"
         write_credentials(path, dataclasses.replace(there, user=account.name, password=account.password, ca=ca))
@@ -515,7 +516,9 @@ def run_read(arguments: argparse.Namespace) -> int:
     from producers.read import read_answer
 
     where = address(settings(CommonSettings, arguments), "local")
-    return process.run(lambda stop: read_answer(where, arguments.turn, stop, as_json=arguments.json))
+    return process.run(
+        lambda stop: read_answer(where, arguments.turn, stop, as_json=arguments.json), patience=process.PATIENCE_SECONDS
+    )
 
 
 def run_cancel(arguments: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from nats.aio.client import Client as NatsConnection
 from broker import subjects
 from broker.errors import ConnectionLost, Refused, ServerTooOld, ServerUnavailable, SettingsError
 from broker.nats_client import SafeClient
+from broker.process import ended_by_a_signal
 from broker.transport import Transport
 
 MINIMUM_SERVER = (2, 12, 0)  # persist_mode and the per-subject fences on work queues
@@ -175,17 +176,18 @@ async def watch(nc: NatsConnection) -> None:
 async def connect(address: Address, *, name: str, timeout: float = 5.0) -> Connection:
     """A connection that reconnects for ever; raises ServerUnavailable when the first attempt fails, ServerTooOld.
 
-    For the address's `wait` seconds the first attempt is made again and again.
+    For the address's `wait` seconds the first attempt is made again and again, or until a signal ends the process.
     """
     until = time.monotonic() + address.wait
-    while True:
-        try:
-            return await _connect(address, name=name, timeout=timeout)
-        except ServerUnavailable as error:
-            if time.monotonic() >= until:
-                raise
-            log.info("waiting for the server error=%s", error)
-            await asyncio.sleep(RETRY_SECONDS)
+    with ended_by_a_signal():
+        while True:
+            try:
+                return await _connect(address, name=name, timeout=timeout)
+            except ServerUnavailable as error:
+                if time.monotonic() >= until:
+                    raise
+                log.info("waiting for the server error=%s", error)
+                await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _connect(address: Address, *, name: str, timeout: float) -> Connection:
@@ -248,6 +250,10 @@ async def _connect(address: Address, *, name: str, timeout: float) -> Connection
         # Of the attempts; that they took too long is not why.
         cause = seen[-1] if isinstance(error, TimeoutError) and seen else error
         raise ServerUnavailable(address.url, _words(cause)) from None
+    except asyncio.CancelledError:
+        connecting.cancel()
+        await nc.close()
+        raise
     finally:
         refusing.cancel()
     found = nc.connected_server_version

@@ -75,6 +75,8 @@ class _Interrupts:
 
     takers: list[Callable[[], object]] = field(default_factory=list)
     """Whoever has ^C for themselves; the last one counts."""
+    waiting: list[asyncio.Task[object]] = field(default_factory=list)
+    """Those that wait for what is not there yet, and hear of no `stop`."""
     is_in_a_hurry: bool = False
     """Somebody at a terminal waits for the end."""
     folders: set[Path] = field(default_factory=set)
@@ -96,6 +98,18 @@ def interrupts_go_to(taker: Callable[[], object]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def ended_by_a_signal() -> Iterator[None]:
+    """While entered, the first signal cancels this task: it waits, for a server say, and nothing is begun yet."""
+    task = asyncio.current_task()
+    assert task is not None
+    _interrupts.waiting.append(task)
+    try:
+        yield
+    finally:
+        _interrupts.waiting.remove(task)
+
+
+@contextlib.contextmanager
 def temporary_folder(prefix: str) -> Iterator[Path]:
     """A folder that is gone afterwards, also where the process is ended by force."""
     with tempfile.TemporaryDirectory(prefix=prefix) as name:
@@ -110,8 +124,8 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
 def run(main: Callable[[asyncio.Event], Awaitable[int | None]], *, patience: float | None = None) -> int:
     """Runs `main(stop)` to its end and returns the exit code.
 
-    The first SIGINT or SIGTERM sets `stop`, and main winds up. The second one cancels main, which then has only its
-    `finally` blocks left. Errors of ours become one line on stderr.
+    The first SIGINT or SIGTERM sets `stop`, and main winds up; what is `ended_by_a_signal` is cancelled. The second one
+    cancels main, which then has only its `finally` blocks left. Errors of ours become one line on stderr.
 
     With `patience`, for commands that somebody waits for: main is cancelled so many seconds after the first signal, and
     FORCE_SECONDS later the process ends whatever it is in, a thread or a computation among it.
@@ -139,6 +153,8 @@ def run(main: Callable[[asyncio.Event], Awaitable[int | None]], *, patience: flo
                 _interrupts.takers[-1]()
                 return
             interrupted = True
+            for waiting in _interrupts.waiting:
+                waiting.cancel()
             if stop.is_set():
                 task.cancel()
             elif patience is not None:

@@ -22,7 +22,7 @@ from nats.aio.msg import Msg
 from broker import codec, replies, serving, subjects, topology
 from broker.connection import Address, check, close, connect, watch
 from broker.discovery import SERVING
-from broker.errors import ConnectionLost, InvalidMessage, InvalidName, NotReady, ServerError
+from broker.errors import ConnectionLost, InvalidMessage, InvalidName, NotReady, ServerError, TurnpikeError
 from broker.messages import Cancel, End, Turn
 from broker.queued import end_queued, past_deadline, stopped
 from broker.replies import Stored
@@ -31,6 +31,8 @@ from broker.subjects import CancelAddress, TurnAddress
 NAME = "reaper"
 """In the place of the worker's in the ends that it writes."""
 LOOK_SECONDS = 1.0
+AGAIN_SECONDS = 1.0
+"""Until one that lost its connection begins anew."""
 REST_SECONDS = 0.1
 """Between two looks, also while cancels come in a storm."""
 SERVED_SECONDS = 3.0
@@ -312,3 +314,14 @@ async def reap(address: Address, stop: asyncio.Event) -> None:
             watching.cancel()
     finally:
         await close(nc)
+
+
+async def keep_reaping(address: Address, stop: asyncio.Event) -> None:
+    """As `reap`, and begun anew where that ends before `stop`: beside a server whose clients live on without it."""
+    while not stop.is_set():
+        try:
+            await reap(address, stop)
+        except* (TurnpikeError, nats.errors.Error) as group:
+            log.warning("the reaper begins anew error=%s", group.exceptions[0])
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), AGAIN_SECONDS)

@@ -85,7 +85,7 @@ class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
     """The broker's own certificate, with `tls_key` and, for its clients, `tls_ca`."""
     tls_key: str | None = None
     max_queued_turns: Count = 10_000
-    ack_wait_seconds: Annotated[float, Meta(ge=1)] = 30.0
+    ack_wait_seconds: Annotated[float, Meta(ge=1, le=24 * 3600)] = 30.0
 
 
 def load[S: Struct](

@@ -18,6 +18,7 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import subjects
 from broker.errors import NotReady, ServerError
+from broker.process import ended_by_a_signal
 
 NANOSECONDS = 1_000_000_000
 ACK_WAIT_SECONDS = 30.0
@@ -247,14 +248,15 @@ async def require(nc: NatsConnection, model: str, wait: float = 0.0) -> float:
     """Checks that the model's stream and consumers exist; returns their ack_wait in seconds. Raises NotReady, after
     `wait` seconds of looking again, and ServerError where the server, which was there, stays away."""
     started = time.monotonic()
-    while True:
-        try:
-            return await _require(nc, model)
-        except ServerError as error:
-            patience = wait if isinstance(error, NotReady) else max(wait, OUTAGE_SECONDS)
-            if time.monotonic() - started >= patience:
-                raise
-            await asyncio.sleep(RETRY_SECONDS)
+    with ended_by_a_signal():
+        while True:
+            try:
+                return await _require(nc, model)
+            except ServerError as error:
+                patience = wait if isinstance(error, NotReady) else max(wait, OUTAGE_SECONDS)
+                if time.monotonic() - started >= patience:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _require(nc: NatsConnection, model: str) -> float:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from broker.process import EXIT_INTERRUPTED, EXIT_USAGE
 from tests.support import ROOT, TURNPIKE
 
 IN_TERMINAL = """
@@ -57,3 +62,26 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         assert found.returncode == 1
         assert found.stderr.startswith(f"turnpike: {tmp_path}/"), found.stderr
         assert len(found.stderr.splitlines()) == 1
+
+
+def test_an_address_that_is_none_leaves_no_account_without_credentials(tmp_path: Path) -> None:
+    command = [*TURNPIKE, "user", "add", "carol", "--data-dir", str(tmp_path)]
+    assert subprocess.run([*command, "--url", "garbage://x"], timeout=60).returncode == EXIT_USAGE
+    assert subprocess.run(command, timeout=60).returncode == 0
+    assert (tmp_path / "carol.credentials").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("words", ["broker reap", "sidecar --influx-url file:/dev/null", "read x"])
+def test_who_waits_for_a_server_ends_at_the_first_signal(words: str, number: int, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        there = ["--url", f"nats://127.0.0.1:{silent.getsockname()[1]}", "--data-dir", str(tmp_path)]
+        process = subprocess.Popen([*TURNPIKE, *words.split(), *there, "--wait-seconds", "120"])
+        silent.settimeout(60)
+        try:
+            with silent.accept()[0]:  # it waits for its first word
+                process.send_signal(number)
+                assert process.wait(20) == EXIT_INTERRUPTED
+        finally:
+            process.kill()
+            process.wait()

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import nats.errors
 import pytest
@@ -21,6 +22,7 @@ from broker.reaper import Reaper
 from broker.replies import ReplyWriter
 from broker.server import EmbeddedServer
 from broker.subjects import TurnAddress
+from tests.cut_line import line_to
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.integration.test_queue import until_queued
@@ -221,6 +223,19 @@ async def test_a_queue_that_cannot_be_read_holds_up_no_other(
     late = await queued(client, "late", deadline=1.0)
     await Reaper(operator).look()
     assert isinstance(await client.read(late.turn.id), Failed)
+
+
+async def test_beside_a_server_a_reaper_whose_connection_was_closed_for_good_begins_anew(
+    nats_server: EmbeddedServer, client: Client
+) -> None:
+    stop = asyncio.Event()
+    async with line_to(nats_server.url) as line:
+        reaping = asyncio.create_task(reaper.keep_reaping(replace(nats_server.address(REAPER), url=line.url), stop))
+        for text in ("before", "behind"):
+            assert isinstance(await end_of(client, await queued(client, text, deadline=1.0)), Failed)
+            await line.refuse("Maximum Connections Exceeded")
+        stop.set()
+        await asyncio.wait_for(reaping, 10)
 
 
 async def state_of(nc: NatsConnection, stream: str) -> dict[str, int]:

@@ -13,7 +13,7 @@ from msgspec import Struct
 import turnpike
 from broker.errors import SettingsError
 from broker.messages import Sampling
-from broker.settings import CommonSettings, Count, LogLevel, Port, load
+from broker.settings import BrokerSettings, CommonSettings, Count, LogLevel, Port, load
 from producers.settings import AskSettings, DemoSettings, GatewaySettings, LoadSettings
 from telemetry.settings import SidecarSettings
 from workers.settings import WorkerSettings
@@ -104,6 +104,12 @@ def test_what_is_wrong_is_said_in_words_and_names_the_flag_as_it_is_typed() -> N
 def test_what_is_no_number_is_no_seconds() -> None:
     with pytest.raises(SettingsError, match="--seconds: must be a number"):
         load(Bounded, flags={"seconds": math.nan}, environment={})
+
+
+def test_a_workers_silence_has_an_end() -> None:
+    for seconds in (math.inf, 1e300):
+        with pytest.raises(SettingsError, match="--ack-wait-seconds: must be at most"):
+            load(BrokerSettings, flags={"ack_wait_seconds": seconds}, environment={})
 
 
 def test_how_tokens_are_chosen_may_stand_in_the_file_and_the_environment(tmp_path: Path) -> None:
