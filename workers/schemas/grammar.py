@@ -252,7 +252,8 @@ class Maker:
             return False
         if isinstance(value, str):
             is_long = len(value) >= shape.min_length and (shape.max_length is None or len(value) <= shape.max_length)
-            return is_long and all(matches(pattern, value, shape.path) for pattern in shape.patterns)
+            of_formats = [f"^(?:{formats.PATTERNS[name]})$" for name in shape.formats if name in formats.PATTERNS]
+            return is_long and all(matches(pattern, value, shape.path) for pattern in (*shape.patterns, *of_formats))
         if isinstance(value, int | float) and not isinstance(value, bool):
             return _is_within(value, shape)
         if isinstance(value, list):
