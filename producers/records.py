@@ -193,8 +193,9 @@ class Run(Struct):
 def seconds_of(settings: Mapping[str, Any], name: str) -> float | None:
     """A setting of a record; None where it holds none, or no time."""
     value = settings.get(name)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 0 <= value < sys.float_info.max else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if 0 <= value < sys.float_info.max else None
 
 
 class Recording:
