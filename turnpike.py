@@ -246,6 +246,7 @@ def run_install_service(arguments: argparse.Namespace) -> int:
     options = settings(CommonSettings, arguments)
     try:
         service = _service(arguments, options)
+        service = dataclasses.replace(service, writes=_written_folders(arguments))
         written = services.install(
             service,
             executable=_executable(arguments.executable),
@@ -322,6 +323,13 @@ def _service(arguments: argparse.Namespace, options: CommonSettings) -> services
             return services.gateway(environment)
         case _:
             return services.mirror(environment)
+
+
+def _written_folders(arguments: argparse.Namespace) -> list[str]:
+    """Where a service writes by what was said, once its paths are absolute."""
+    url = arguments.influx_url or ""
+    points = [str(Path(url.removeprefix("file:")).parent)] if url.startswith("file:") else []
+    return [*([arguments.data_dir] if arguments.data_dir else []), *points]
 
 
 _EVERY_SERVICE = ("config", "data_dir", "log_level", "credentials", "url", "tls_ca")
@@ -725,7 +733,8 @@ def run_settings(arguments: argparse.Namespace) -> int:
     )
     for name, one in sorted(found.items()):
         of = cast(list[str], one["commands"])
-        print(f"\n# {one['help'] or 'by variable or file only'} ({'every command' if len(of) > 12 else ', '.join(of)})")
+        whose = "every command" if len(of) > 12 else ", ".join(of)
+        print(f"\n# {one['help'] or flag(name)} ({whose})" if of else "\n# by variable or file only")
         value = one["default"]
         print(f"# {name} =" if value is None else f"# {name} = {json.dumps(value)}")
     return 0

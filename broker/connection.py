@@ -95,7 +95,7 @@ def _tls(address: Address) -> ssl.SSLContext | None:
     try:
         return ssl.create_default_context(cafile=address.ca)
     except OSError as error:
-        raise ServerUnavailable(address.url, f"the CA file {address.ca}: {error.strerror or error}") from None
+        raise Refused(address.url, f"the CA file {address.ca}: {error.strerror or error}") from None
 
 
 class Connection(SafeClient):

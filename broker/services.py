@@ -27,6 +27,8 @@ class Service:
     stop_seconds: int = 90
     has_devices: bool = False
     """Whether it asks the board's firmware (/dev/vcio) and sees other users' processes."""
+    writes: Sequence[str] = ()
+    """Folders that it writes in, beside its state directory: all others are read only to it."""
 
     def environment_text(self) -> str:
         """The environment file's text."""
@@ -88,6 +90,8 @@ class Service:
             "SystemCallFilter=@system-service",
             "UMask=0077",
         ]
+        # One that is not there yet is no reason not to start.
+        lines += [f"ReadWritePaths={_quoted('-' + folder)}" for folder in self.writes]
         if self.has_devices:
             lines += ["DevicePolicy=closed", "DeviceAllow=/dev/vcio rw", "SupplementaryGroups=video"]
         else:

@@ -99,6 +99,8 @@ def _ratios(one: RunFigures, first: RunFigures, compared: dict[str, Ratio]) -> s
         for of in QUANTITIES
         if (r := compared.get(of.key)) is not None
     ]
+    if not lines:
+        return f"<h2>{html.escape(one.run)} ÷ {html.escape(first.run)}</h2><p>Nothing that both have.</p>"
     return (
         f"<h2>{html.escape(one.run)} ÷ {html.escape(first.run)}</h2><p>Of the means, with 95 % intervals.</p>"
         f'<div class="scroll"><table><tr><th></th><th>ratio</th><th>interval</th></tr>{"".join(lines)}</table></div>'

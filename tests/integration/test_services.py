@@ -95,6 +95,10 @@ def test_paths_are_absolute_wherever_it_is_installed_from(tmp_path: Path, monkey
     _, (_, environment) = written(tmp_path, "sidecar", "--influx-url", "file:points.lp", "--log-level", "DEBUG")
     assert f'TURNPIKE_INFLUX_URL="file:{tmp_path / "points.lp"}"' in environment.read_text()
     assert 'TURNPIKE_LOG_LEVEL="DEBUG"' in environment.read_text()
+    _, (unit, _) = written(tmp_path, "sidecar", "--influx-url", "file:points/p.lp", "--data-dir", "my state")
+    # Everything else is read only to a unit.
+    assert f"ReadWritePaths=-{tmp_path}/points\n" in unit.read_text()
+    assert f'ReadWritePaths="-{tmp_path}/my state"\n' in unit.read_text()
     _, (unit, _) = written(tmp_path, "broker", "--tls-cert", "c", "--tls-key", "k", "--tls-ca", "a")
     assert f"--tls-cert {tmp_path}/c --tls-key {tmp_path}/k --tls-ca {tmp_path}/a" in unit.read_text()
 

@@ -78,6 +78,8 @@ async def test_a_second_account_is_served_over_tls_and_nothing_warns(
     path.write_text(json.dumps(fields | {"ca": "/not/here.pem"}))
     assert await turnpike(*cancel, "--tls-ca", ca) == (0, "")
     assert await turnpike(*cancel, TURNPIKE_TLS_CA=ca) == (0, "")
+    code, said = await turnpike(*cancel)
+    assert (code, "the CA file /not/here.pem: No such file" in said, "turnpike broker" in said) == (1, True, False)
     del fields["ca"]
     path.write_text(json.dumps(fields))
     code, said = await turnpike(*cancel)

@@ -174,6 +174,15 @@ def test_runs_of_other_models_are_not_compared_without_a_word(tmp_path: Path) ->
     assert "not comparable" in page(runs, found, against, comparable(runs), Bounds())
 
 
+def test_runs_with_nothing_in_common_have_no_empty_table_of_ratios(tmp_path: Path) -> None:
+    runs = read_all([write(tmp_path / "a.jsonl", "a", 5), write(tmp_path / "b.jsonl", "b", 5)])
+    found = [figures(run) for run in runs]
+    assert "<th>ratio</th>" in page(runs, found, [tables.ratios(runs[0], runs[1])], [], Bounds())
+    without = page(runs, found, [{}], [], Bounds())
+    assert "<th>ratio</th>" not in without
+    assert "Nothing that both have." in without
+
+
 def shown_at_80(renderable: RenderableType) -> str:
     out = io.StringIO()
     Console(file=out, width=80, force_terminal=False).print(renderable)

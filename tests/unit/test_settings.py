@@ -169,6 +169,11 @@ def test_a_flag_that_a_subcommand_does_not_know_is_no_silence(
     assert said in capsys.readouterr().err
 
 
+def test_the_list_of_settings_calls_no_flag_a_setting_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert turnpike.main(["settings"]) == 0
+    assert "# --top-p (ask, chat)\n# top_p =\n" in capsys.readouterr().out
+
+
 def test_the_list_of_settings_is_a_file_of_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert turnpike.main(["settings"]) == 0
     listed = {
