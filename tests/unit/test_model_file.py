@@ -109,11 +109,8 @@ def test_a_part_under_another_name_or_in_anothers_place_is_told(tmp_path: Path) 
     renamed = written[1].rename(tmp_path / "second.gguf")
     with pytest.raises(ModelFileError, match="is part 2 of 2, and the name does not say so"):
         parts_of(renamed)
-    odd = write(
-        tmp_path / "odd.gguf",
-        "llama",
-        lambda one: (one.add_string("split.no", "x"), one.add_uint16("split.count", 2)),
-    )
+    number: Fill = lambda one: one.add_string("split.no", "x")  # noqa: E731
+    odd = write(tmp_path / "odd.gguf", "llama", number, lambda one: one.add_uint16("split.count", 2))
     with pytest.raises(ModelFileError, match="the name does not say so"):
         parts_of(odd)
     (tmp_path / written[1].name).write_bytes(written[0].read_bytes())
