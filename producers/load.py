@@ -380,7 +380,9 @@ def progress_table(progress: Progress) -> Table:
     """The run as it stands, and about how long it will still take."""
     seconds = time.perf_counter() - progress.started_at
     summary = summarize(progress.records, seconds)
-    title = f"{progress.num_finished} of {progress.num_conversations} conversations, {seconds:.0f} s"
+    # On a schedule nobody knows how many there will be.
+    of = f" of {progress.num_conversations}" if progress.num_conversations else ""
+    title = f"{progress.num_finished}{of} conversations, {seconds:.0f} s"
     if 0 < progress.num_finished < progress.num_conversations:
         left = seconds / progress.num_finished * (progress.num_conversations - progress.num_finished)
         title += f", about {left:.0f} s left"

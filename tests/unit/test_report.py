@@ -5,6 +5,7 @@ import io
 import json
 import random
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from rich.console import Console, RenderableType
 from scipy import stats
 
 from broker import metrics
-from producers.load import summary_table
+from producers.generator import Progress
+from producers.load import progress_table, summary_table
 from producers.records import Bounds, Ended, Header, Recording, Run, TurnRecord, read_all, summarize
 from producers.report import tables
 from producers.report.command import report
@@ -181,6 +183,12 @@ def test_runs_with_nothing_in_common_have_no_empty_table_of_ratios(tmp_path: Pat
     without = page(runs, found, [{}], [], Bounds())
     assert "<th>ratio</th>" not in without
     assert "Nothing that both have." in without
+
+
+@pytest.mark.parametrize(("total", "title"), [(0, "2 conversations, "), (5, "2 of 5 conversations, ")])
+def test_a_run_on_a_schedule_is_not_so_many_of_none(total: int, title: str) -> None:
+    progress = Progress(started_at=time.perf_counter(), num_conversations=total, num_finished=2)
+    assert str(progress_table(progress).title).startswith(title)
 
 
 def shown_at_80(renderable: RenderableType) -> str:
