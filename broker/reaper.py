@@ -220,6 +220,9 @@ class Reaper:
         horizon = time.time() - CANCEL_SECONDS
         self._cancels = {address: one for address, one in self._cancels.items() if one[1] >= horizon}
         found = await replies.read_stored(self._nc, subjects.CANCELS, "cancel.>", MAX_READ, self._next_cancel)
+        if not found and await self._is_another_store():
+            self._next_cancel = 1
+            return True
         new: dict[CancelAddress, tuple[Cancel, float]] = {}
         for stored in found:
             self._next_cancel = stored.sequence + 1
@@ -231,6 +234,11 @@ class Reaper:
             for queue in self._queues.values():
                 queue.cancel(new)
         return len(found) == MAX_READ
+
+    async def _is_another_store(self) -> bool:
+        """Whether the cancels that were read are none of this server's: it came back with an empty store."""
+        info = await topology.api(self._nc, f"STREAM.INFO.{subjects.CANCELS}")
+        return info is not None and info["state"]["last_seq"] < self._next_cancel - 1
 
     async def _read_turns(self, model: str, queue: _Queue) -> bool:
         """Takes up the turns that are new in a queue; True where there are more."""

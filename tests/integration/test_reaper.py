@@ -225,6 +225,22 @@ async def test_a_queue_that_cannot_be_read_holds_up_no_other(
     assert isinstance(await client.read(late.turn.id), Failed)
 
 
+async def test_a_reaper_hears_the_cancels_of_a_server_that_came_back_with_an_empty_store(
+    client: Client, operator: NatsConnection
+) -> None:
+    looking = Reaper(operator)
+    answer = await queued(client, "cancelled behind the loss")
+    for _ in range(3):
+        await client.cancel(conversation="another")
+    await looking.look()
+    await topology.api(operator, f"STREAM.DELETE.{subjects.CANCELS}")
+    await topology.ensure(operator, [])
+    await answer.cancel()
+    while await looking.look():
+        pass
+    assert isinstance(await client.read(answer.turn.id), Done)
+
+
 async def test_beside_a_server_a_reaper_whose_connection_was_closed_for_good_begins_anew(
     nats_server: EmbeddedServer, client: Client
 ) -> None:
