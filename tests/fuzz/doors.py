@@ -22,7 +22,7 @@ from tests.raw_nats import RawClient
 WORKER_NAME = "besieged"
 ANSWERS_EACH = 20
 """Odd answers to one request of discovery."""
-HTTP_SECONDS = 10.0
+HTTP_SECONDS = 5.0
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/x", "/turns/x", "/health", "/", "/x")
 
 

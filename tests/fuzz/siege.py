@@ -26,7 +26,7 @@ from tests.support import TURNPIKE, free_port
 
 MODEL = "demo"
 NODE = "fuzzed"
-KNOCKING = 16
+KNOCKING = 64
 """Inputs on their way at once."""
 SETTLE_SECONDS = 300.0
 NUM_CTX = "512"
