@@ -389,9 +389,9 @@ class Points(Struct, frozen=True):
 class NodeState(Struct, frozen=True):
     """How a node is just now, from its sidecar to its workers. What its board does not tell is None."""
 
-    watts: Annotated[float, Meta(ge=0)] | None = None
+    watts: Annotated[float, Meta(ge=0, le=100_000)] | None = None
     is_estimated: bool = False
-    celsius: float | None = None
+    celsius: Annotated[float, Meta(ge=-273.15, le=1000)] | None = None
     """The hottest sensor's."""
     is_throttled: bool | None = None
 

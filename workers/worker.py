@@ -645,11 +645,12 @@ class Worker:
         self, delivery: Delivery, address: TurnAddress, end: End, turn: Turn | None, notes: TurnNotes
     ) -> None:
         """The end first, the acknowledgement after it: a death between the two costs a redelivery, not an answer."""
-        if await write_end(self._nc, address, end):
+        is_ours = await write_end(self._nc, address, end)
+        await delivery.ack()
+        if is_ours:
             now = self._recorder.unique(time.time_ns())
             self._recorder.record(self._meter.turn(now, delivery, turn, end, notes))
             self._count(end)
-        await delivery.ack()
         match end:
             case Done(finish_reason=reason, usage=usage):
                 log.info("← turn=%s reason=%s tokens=%d", address.turn, reason, usage.completion_tokens)

@@ -15,7 +15,7 @@ from nats.aio.client import Client as NatsConnection
 from broker import codec, points, subjects
 from broker.accounts import LOCAL, OPERATOR, SIDECAR, WORKER
 from broker.client import Client
-from broker.connection import connect
+from broker.connection import close, connect
 from broker.discovery import Load, announce
 from broker.influx_address import InfluxAddress
 from broker.messages import NodeState, Point, Points, Sampling
@@ -251,3 +251,27 @@ def test_this_process_is_measured() -> None:
     second = resources.process(2, os.getpid(), "w")
     assert second is not None
     assert 0 < float(second.fields["cpu_ratio"]) <= 2
+
+
+@pytest.mark.parametrize("watts", ["1e308", "1e9", "-1", "null", '"x"'])
+async def test_power_that_no_board_draws_costs_no_turn_its_end_and_its_point(
+    watts: str, nats_server: EmbeddedServer, start_worker: StartWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    nc = await connect(nats_server.address(OPERATOR), name="reader")
+    heard = await nc.subscribe("telemetry.>")
+    side = await connect(nats_server.address(SIDECAR), name="side")
+    async with start_worker(FakeEngine(step_seconds=0.01)), Client(nats_server.address(LOCAL)) as client:
+        state = f'{{"v": 1, "watts": {watts}, "celsius": 50.0}}'.encode()
+        await side.publish(subjects.node("unknown"), state, headers={codec.CONTENT_TYPE: codec.JSON})
+        await side.flush()
+        assert (await client.ask("m", "hello")).text == "echo hello"
+        turns: list[Point] = []
+        async with asyncio.timeout(10):
+            while not turns:
+                message = await heard.next_msg(timeout=5)
+                points = codec.decode(message.data, Points, message.headers).points
+                turns += [one for one in points if one.measurement == "turn"]
+    assert "joules" not in turns[0].fields
+    assert "turn failed" not in caplog.text
+    await close(nc)
+    await close(side)
