@@ -156,6 +156,7 @@ def test_what_was_parked_on_disk_is_restored_whole_or_not_at_all(
             assert one.finished("next").cached_in == "disk" or not one.engine.can_remove_part
             assert_same(watched(one, "next"), cold(bench, model, tokens))
         one.loop.parking.close()
+        disk.close()
 
 
 def test_what_a_peer_gave_goes_on_where_the_peer_was(bench: Start, model: LlamaModel) -> None:
