@@ -34,7 +34,7 @@ from msgspec import Struct
 
 from broker.discovery import CHAT, RAW, SCORE, WorkerInfo
 from broker.errors import PublishError, TurnpikeError, UnservedModel
-from broker.messages import Message, Priority, Turn, new_id
+from broker.messages import Message, Priority, new_id
 from broker.toml import read_toml
 
 AUTO = "auto"
@@ -165,10 +165,6 @@ class Needs:
         num_bytes = sum(len(message.content.encode(errors="replace")) for message in messages)
         num_tokens = num_bytes // BYTES_PER_TOKEN + (0 if raw else MESSAGE_TOKENS * len(messages))
         return cls(frozenset(can), num_tokens, priority, conversation)
-
-    @classmethod
-    def of_turn(cls, turn: Turn, priority: Priority) -> Needs:
-        return cls.of(turn.messages, raw=turn.raw, kind=turn.kind, priority=priority, conversation=turn.conversation)
 
 
 NO_NEEDS = Needs()
