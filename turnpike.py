@@ -367,7 +367,7 @@ def _worker_plan(model: str, num_ctx: int | None, model_file: str | None) -> tup
     free besides. For a model of the catalogue, a file, or the model that is shipped."""
     from broker.catalogue import CATALOGUE, entry_of, read_catalogue
     from workers import boards
-    from workers.memory import available_bytes
+    from workers.machine.memory import available_bytes
     from workers.models import DEMO
 
     num_ctx = num_ctx or WorkerSettings().num_ctx
@@ -383,9 +383,9 @@ def _worker_plan(model: str, num_ctx: int | None, model_file: str | None) -> tup
 
 def _file_plan(path: Path, num_ctx: int) -> int:
     """The bytes of a plan for a model's file, as llama.cpp reads it."""
-    from workers.engine import MAX_OUTPUTS
+    from workers.engine.protocol import MAX_OUTPUTS
     from workers.llama.context import LlamaModel
-    from workers.memory import plan_memory
+    from workers.machine.memory import plan_memory
 
     options, model = WorkerSettings(), LlamaModel(path)
     try:
@@ -491,7 +491,7 @@ def run_gateway(arguments: argparse.Namespace) -> int:
 def _largest_context() -> Callable[[Entry], int]:
     """By the worker's own memory plan and settings."""
     from workers.boards import plan
-    from workers.memory import available_bytes, largest_ctx
+    from workers.machine.memory import available_bytes, largest_ctx
 
     available = available_bytes()
     return lambda entry: largest_ctx(lambda num_ctx: plan(entry, num_ctx), entry.context, available)

@@ -21,10 +21,10 @@ from broker.connection import connect
 from broker.messages import Message, Sampling
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine, FakeRenderer, NoGrammars
-from workers.history import History
-from workers.loop import EngineLoop
-from workers.scheduler import Scheduler
-from workers.slots import Slots
+from workers.engine.loop import EngineLoop
+from workers.engine.scheduler import Scheduler
+from workers.engine.slots import Slots
+from workers.prompts.history import History
 from workers.worker import Worker, WorkerOptions
 
 NUM_PAIRS = 300

@@ -16,11 +16,11 @@ import psutil
 from benchmarks.harness import ROOT, Row, show
 from broker.errors import TurnRejected
 from broker.messages import Sampling
-from workers.engine import PENDING
-from workers.following import PATIENCE_SECONDS
+from workers.engine.protocol import PENDING
+from workers.grammars.following import PATIENCE_SECONDS
+from workers.grammars.schemas import gbnf_of_schema
 from workers.llama.context import LlamaModel
 from workers.llama.sampler import LlamaSampler, Logits
-from workers.schemas import gbnf_of_schema
 
 NUM_TOKENS = 100
 DIGITS = "".join(str(n * n % 10) for n in range(400))

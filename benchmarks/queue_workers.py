@@ -13,10 +13,10 @@ from pathlib import Path
 from broker.accounts import read_credentials
 from broker.connection import connect
 from tests.fakes import FakeEngine, FakeRenderer, NoGrammars
-from workers.history import History
-from workers.loop import EngineLoop
-from workers.scheduler import Scheduler
-from workers.slots import Slots
+from workers.engine.loop import EngineLoop
+from workers.engine.scheduler import Scheduler
+from workers.engine.slots import Slots
+from workers.prompts.history import History
 from workers.worker import Worker, WorkerOptions
 
 

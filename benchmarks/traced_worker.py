@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import turnpike
-from workers.loop import EngineLoop
+from workers.engine.loop import EngineLoop
 
 
 def main() -> int:
     trace = Path(sys.argv.pop(1))
     chosen: list[float] = []
-    tell = EngineLoop._tell
+    tell = EngineLoop._emit
 
     def traced(*arguments: Any) -> None:
         if arguments[3]:

@@ -8,9 +8,9 @@ import time
 from array import array
 
 from broker.messages import Message, Sampling, TokenLogprob
-from workers.engine import Span, State, TokenSampler
-from workers.history import Rendered
-from workers.ledger import packed
+from workers.engine.protocol import Span, State, TokenSampler
+from workers.kv.index import packed
+from workers.prompts.history import Rendered
 
 END = 0
 FIRST = 3
@@ -63,7 +63,7 @@ class FakeSampler:
 
 
 class FakeEngine:
-    """Implements workers.engine.Engine. Echoes the prompt's last line, a character a step, then ends.
+    """Implements workers.engine.protocol.Engine. Echoes the prompt's last line, a character a step, then ends.
 
     `gate` holds every step back until it is set: a test decides when time passes.
     """

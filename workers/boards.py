@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from broker.catalogue import Entry, read_catalogue
-from workers.engine import MAX_OUTPUTS
-from workers.memory import KvShape, MemoryPlan, largest_ctx, plan_memory
+from workers.engine.protocol import MAX_OUTPUTS
+from workers.machine.memory import KvShape, MemoryPlan, largest_ctx, plan_memory
 from workers.settings import WorkerSettings
 
 GIB = 1024**3
@@ -61,12 +61,12 @@ class OnBoard:
     def plan(self) -> MemoryPlan:
         """With a quarter of what the rest leaves free for conversations at rest, as the worker takes by itself."""
         found = plan(self.entry, self.num_ctx)
-        return replace(found, parking=max(0, available_bytes(self.board_gib) - found.total) // 4)
+        return replace(found, offload_cache=max(0, available_bytes(self.board_gib) - found.total) // 4)
 
     @property
     def num_parked(self) -> int:
         """Kept in RAM besides, of CONVERSATION_TOKENS each."""
-        return self.plan.parking // (CONVERSATION_TOKENS * self.entry.kv_bytes_per_token)
+        return self.plan.offload_cache // (CONVERSATION_TOKENS * self.entry.kv_bytes_per_token)
 
     @property
     def num_conversations(self) -> int:
@@ -162,7 +162,7 @@ patches:
                   - name: TURNPIKE_NUM_CTX
                     value: "{found.num_ctx}"
                   - name: TURNPIKE_PARK_BYTES
-                    value: "{found.plan.parking}"
+                    value: "{found.plan.offload_cache}"
                 resources:
                   requests:
                     memory: {request}Mi
@@ -196,7 +196,9 @@ def plans() -> str:
             lines.append(f"| `{token}` | {entry.size_bytes / MIB:,.0f} | does not fit | | | | | |")
             continue
         made = found.plan
-        sizes = [f"{size / MIB:,.0f}" for size in (made.weights, made.kv, made.compute, made.process, made.parking)]
+        sizes = [
+            f"{size / MIB:,.0f}" for size in (made.weights, made.kv, made.compute, made.process, made.offload_cache)
+        ]
         lines.append(
             f"| `{token}` | {sizes[0]} | {found.num_ctx:,} | {' | '.join(sizes[1:])} | "
             f"{found.num_conversations}, {found.num_parked} |"

@@ -21,9 +21,9 @@ from broker.errors import InvalidMessage, InvalidName
 from broker.messages import Cancel, End, Turn
 from broker.queued import concerns
 from broker.subjects import CancelAddress, TurnAddress
-from workers.loop import Event
-from workers.meter import TurnNotes
-from workers.queued import STORED_SECONDS, QueuedCancels
+from workers.engine.loop import Event
+from workers.metrics import TurnNotes
+from workers.queued_cancels import STORED_SECONDS, QueuedCancels
 
 MAX_RECENT = 1024
 

@@ -19,17 +19,17 @@ from broker.catalogue import entry_of, read_lock, verify
 from broker.connection import Address, close, connect
 from broker.errors import SettingsError, TurnpikeError
 from broker.process import keep_the_heap_small
-from workers.cores import measured_alone, num_cores
-from workers.engine import EngineError
+from workers.engine.protocol import EngineError
+from workers.engine.threads import Threads, best
+from workers.machine.cores import measured_alone, num_cores
 from workers.model_file import ModelFileError, answering_parts
 from workers.models import DEMO
 from workers.settings import WorkerSettings
-from workers.threads import Threads, best
 
 if typing.TYPE_CHECKING:
+    from workers.engine.loop import EngineLoop
     from workers.llama.context import LlamaModel
-    from workers.loop import EngineLoop
-    from workers.memory import MemoryPlan
+    from workers.machine.memory import MemoryPlan
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +77,12 @@ def model_path(config: WorkerSettings) -> Path:
 async def serve(address: Address, config: WorkerSettings, version: str, stop: asyncio.Event) -> int:
     """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
     from broker.health import serve_health
-    from workers.disk import Disk
-    from workers.engine import MAX_OUTPUTS
-    from workers.history import History
-    from workers.jail import Jail
+    from workers.engine.loop import EngineLoop
+    from workers.engine.protocol import MAX_OUTPUTS
+    from workers.engine.scheduler import Scheduler
+    from workers.engine.slots import Slots
+    from workers.kv.cache import OffloadCache
+    from workers.kv.disk import Disk
     from workers.llama.context import (
         ContextOptions,
         LlamaEngine,
@@ -89,13 +91,11 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
         system_info,
     )
     from workers.llama.last_words import say_before_dying
-    from workers.loop import EngineLoop
-    from workers.memory import available_bytes, check_memory
-    from workers.meter import Shape, copy_bandwidth
-    from workers.parking import Parking
+    from workers.machine.memory import available_bytes, check_memory
+    from workers.metrics import Shape, copy_bandwidth
     from workers.presence import abilities
-    from workers.scheduler import Scheduler
-    from workers.slots import Slots
+    from workers.prompts.history import History
+    from workers.prompts.sandbox import Sandbox
     from workers.worker import Worker, WorkerOptions
 
     config.check()
@@ -122,7 +122,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             flash_attention=not config.deterministic,
             # The file is mapped by now, and counted in the plan; mapped pages count as available.
             available=available_bytes(),
-            parking=config.park_bytes,
+            offload_cache=config.park_bytes,
         )
         options = ContextOptions(
             num_ctx=num_ctx,
@@ -161,14 +161,14 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
         with computing(path):
             await asyncio.to_thread(loop.warm_up)
         vocabulary = model.vocabulary
-        jail = Jail(
+        sandbox = Sandbox(
             path,
             template=model.chat_template,
             bos_token=vocabulary.text(vocabulary.bos),
             eos_token=vocabulary.text(vocabulary.eos),
             followers=vocabulary.followers,
         )
-        history = History(jail, vocabulary)
+        history = History(sandbox, vocabulary)
         layout = _layout(config, model.fingerprint)
         disk = None
         if config.disk_bytes and engine.can_remove_part:
@@ -186,21 +186,21 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 wait_seconds=config.wait_seconds,
                 while_waiting=lambda: _go_on_waiting(stop),
             )
-        loop.parking = Parking(
-            plan.parking,
+        loop.offload_cache = OffloadCache(
+            plan.offload_cache,
             disk,
             share_across_clients=config.share_prefixes,
             can_remove_part=engine.can_remove_part,
             canonical_chunk=canonical,
         )
-        cleanup.callback(loop.parking.close)
-        await jail.start()
+        cleanup.callback(loop.offload_cache.close)
+        await sandbox.start()
         node = subjects.node_name(config.node)
         worker = Worker(
             nc,
             loop,
             history,
-            jail,
+            sandbox,
             WorkerOptions(
                 name=config.worker_name or f"{node[:48]}-{os.getpid()}",
                 model=model_name,
@@ -217,18 +217,18 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 wait_seconds=config.wait_seconds,
                 shape=Shape(model.file_bytes, kv_shape.bytes_per_token, peak),
                 facts=_facts(config, model, threads, num_ctx),
-                can=await abilities(jail),
+                can=await abilities(sandbox),
                 may_differ=config.allow_other_file,
             ),
         )
         health: AbstractAsyncContextManager[object] = contextlib.nullcontext()
         if config.health_port is not None:
-            health = serve_health(config.health_port, live=worker.is_stuck, ready=worker.is_not_ready)
+            health = serve_health(config.health_port, live=worker.stuck_reason, ready=worker.unready_reason)
         try:
             async with health:
                 await worker.run(stop)
         finally:
-            await jail.close()
+            await sandbox.close()
             await close(nc)
     return 0
 

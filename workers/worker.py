@@ -45,14 +45,24 @@ from broker.recorder import Recorder
 from broker.replies import ReplyWriter, write_end
 from broker.subjects import TurnAddress
 from workers.cancels import Cancels, Work
-from workers.handoff import Handoff, Offer
-from workers.history import History, Prompt, without_oldest
-from workers.intake import Intake
-from workers.ledger import Key, packed
-from workers.loop import MIN_PARKED_TOKENS, EngineLoop, Event, Finished, Generated, Job, Lost, Rejected, Seated
-from workers.meter import Meter, Shape, TurnNotes
+from workers.engine.loop import (
+    MIN_OFFLOADED_TOKENS,
+    EngineLoop,
+    Event,
+    Finished,
+    Generated,
+    Job,
+    Lost,
+    Rejected,
+    Seated,
+)
+from workers.health import ROUND_SECONDS, Watch, WorkerLost
+from workers.kv.index import Key, packed
+from workers.kv.transfer import Handoff, Offer
+from workers.metrics import Shape, TurnNotes, WorkerMetrics
 from workers.presence import Presence
-from workers.watching import ROUND_SECONDS, Watch, WorkerLost
+from workers.prompts.history import History, Prompt, without_oldest
+from workers.pulling import TurnPuller
 
 DEATH_STARTS = 3
 MAX_FAULTS = 3
@@ -77,7 +87,7 @@ _NO_SHAPE = Shape()
 
 
 class GrammarCompiler(Protocol):
-    """Checks a turn's grammar and returns it as GBNF. The jail does."""
+    """Checks a turn's grammar and returns it as GBNF. The sandbox does."""
 
     async def gbnf(self, sampling: Sampling, client: str = "") -> str | None: ...
 
@@ -137,8 +147,8 @@ class Worker:
         self._work: dict[str, Work] = {}
         self._jobs = itertools.count()
         self._deliveries: set[Delivery] = set()
-        self._intake = Intake(
-            nc, options.model, self._num_slots, options.pull_seconds, can_set_aside=loop.parking.is_on
+        self._puller = TurnPuller(
+            nc, options.model, self._num_slots, options.pull_seconds, can_preempt=loop.offload_cache.is_on
         )
         self._cancels = Cancels(nc, options.model, self._work, loop.cancel, self._stopped)
         self._handoff = Handoff(
@@ -158,8 +168,8 @@ class Worker:
             "quantization": options.quantization or "unknown",
             "worker": options.name,
         }
-        self._meter = Meter(tags, self._num_slots, loop.engine.num_ctx, options.shape)
-        loop.on_step = self._meter.on_step
+        self._metrics = WorkerMetrics(tags, self._num_slots, loop.engine.num_ctx, options.shape)
+        loop.on_step = self._metrics.on_step
         self._node = NodeState()
         self._node_at = 0.0
         self._cached_share: float | None = None
@@ -205,7 +215,7 @@ class Worker:
                         group.create_task(self._handle(delivery))
 
                     pulls = [
-                        group.create_task(self._intake.run(priority, stop, take, closing))
+                        group.create_task(self._puller.run(priority, stop, take, closing))
                         for priority in subjects.PRIORITIES
                     ]
                     self._presence.serve()
@@ -229,23 +239,23 @@ class Worker:
                 await node.unsubscribe()
                 self._record_event("worker stopped")
                 await asyncio.wait_for(self._recorder.flush(), LAST_POINTS_SECONDS)
-            await asyncio.to_thread(self._park_what_is_left, is_drained)
+            await asyncio.to_thread(self._offload_what_is_left, is_drained)
         if self._lost:
             raise WorkerLost(f"the engine died: {self._lost}")
 
-    def _park_what_is_left(self, is_drained: bool) -> None:
+    def _offload_what_is_left(self, is_drained: bool) -> None:
         """To disk, where there is one and nobody is in a hurry."""
         self._loop.stop()
-        if self._lost is None and is_drained and self._loop.parking.has_disk:
-            self._loop.park_all()
-            if num_kept := self._loop.parking.flush(self._options.park_seconds):
+        if self._lost is None and is_drained and self._loop.offload_cache.has_disk:
+            self._loop.offload_all()
+            if num_kept := self._loop.offload_cache.flush(self._options.park_seconds):
                 log.info("on disk conversations=%d", num_kept)
 
-    def is_stuck(self) -> str | None:
+    def stuck_reason(self) -> str | None:
         """Why the process should be started anew; None for a worker that is merely busy, or cut off from its server."""
         return self._watch.trouble()
 
-    def is_not_ready(self) -> str | None:
+    def unready_reason(self) -> str | None:
         """Why no turn is taken just now."""
         if not self.is_serving.is_set():
             return "not serving"
@@ -273,14 +283,14 @@ class Worker:
 
     def _load(self) -> discovery.Load:
         state = self._loop.state
-        intake = self._intake
+        puller = self._puller
         return discovery.Load(
             num_slots=self._num_slots,
-            num_active=intake.num_held,
-            num_pending=intake.num_pending,
+            num_active=puller.num_held,
+            num_pending=puller.num_pending,
             expected_wait_seconds=self._expected_wait("interactive"),
             batch_wait_seconds=self._expected_wait("batch"),
-            num_pending_batch=intake.pending["batch"],
+            num_pending_batch=puller.pending["batch"],
             state=self._presence.state,
             prefill_tokens_per_second=state.prefill_tokens_per_second,
             decode_tokens_per_second=state.decode_tokens_per_second,
@@ -293,7 +303,7 @@ class Worker:
     def _expected_wait(self, priority: Priority) -> float:
         if self._presence.state == discovery.DRAINING:
             return AWAY_SECONDS
-        return self._intake.num_ahead(priority) * self._mean_seconds / self._num_slots
+        return self._puller.num_ahead(priority) * self._mean_seconds / self._num_slots
 
     def _route(self, events: list[Event], stop: asyncio.Event) -> None:
         for event in events:
@@ -326,8 +336,11 @@ class Worker:
             if time.perf_counter() - self._node_at > NODE_SECONDS:
                 self._node, self._loop.watts = NodeState(), None
             self._recorder.record(
-                self._meter.second(
-                    self._loop.state, self._loop.parking.state, self._handoff.given_bytes, self._recorder.num_dropped
+                self._metrics.second(
+                    self._loop.state,
+                    self._loop.offload_cache.state,
+                    self._handoff.given_bytes,
+                    self._recorder.num_dropped,
                 )
             )
             await self._recorder.flush()
@@ -335,7 +348,7 @@ class Worker:
     def _record_event(self, kind: str) -> None:
         options = self._options
         text = f"{options.name} with {options.model_name or options.model} on {options.node}"
-        self._recorder.record(self._meter.event(self._recorder.unique(time.time_ns()), kind, text))
+        self._recorder.record(self._metrics.event(self._recorder.unique(time.time_ns()), kind, text))
 
     async def _on_node(self, message: Msg) -> None:
         with contextlib.suppress(InvalidMessage):
@@ -362,7 +375,7 @@ class Worker:
                 await self._retry(delivery, error)
         finally:
             self._deliveries.discard(delivery)
-            self._intake.free(delivery)
+            self._puller.free(delivery)
             self._mean_seconds = _smoothed(self._mean_seconds, time.perf_counter() - started)
 
     async def _retry(self, delivery: Delivery, error: Exception) -> None:
@@ -448,7 +461,7 @@ class Worker:
             len(job.resumed),
             started.attempt,
         )
-        await self._bring_near(work, job, offer)
+        await self._prefetch(work, job, offer)
         self._loop.submit(job)
         if work.cancel is not None:
             # It came before the loop knew the turn.
@@ -462,20 +475,20 @@ class Worker:
                 await asyncio.wait_for(writer.hand_back(), HAND_BACK_SECONDS)
             raise
 
-    async def _bring_near(self, work: Work, job: Job, offer: Offer | None) -> None:
+    async def _prefetch(self, work: Work, job: Job, offer: Offer | None) -> None:
         """Reads the conversation's state from disk, or from another worker, where that has more of it than memory,
         before the engine hears of the turn: no step waits for a disk or a network."""
-        parking = self._loop.parking
-        if not parking.has_disk and offer is None:
+        offload_cache = self._loop.offload_cache
+        if not offload_cache.has_disk and offer is None:
             return
         key = Key(job.client, job.conversation)
         tokens = packed([*job.prompt, *job.resumed])
         resident = self._loop.state.resident.get(key, 0)
-        found = parking.on_disk(tokens, job.client, resident + MIN_PARKED_TOKENS)
+        found = offload_cache.on_disk(tokens, job.client, resident + MIN_OFFLOADED_TOKENS)
         if found is not None:
-            await asyncio.to_thread(parking.load, found)
+            await asyncio.to_thread(offload_cache.load, found)
         if offer is not None:
-            in_ram = parking.find(tokens, job.client)
+            in_ram = offload_cache.find(tokens, job.client)
             num_here = max(resident, in_ram.num_tokens if in_ram is not None else 0)
             work.notes.fetch_seconds = await self._fetch(work, offer, key, tokens, num_here)
 
@@ -649,7 +662,7 @@ class Worker:
         await delivery.ack()
         if is_ours:
             now = self._recorder.unique(time.time_ns())
-            self._recorder.record(self._meter.turn(now, delivery, turn, end, notes))
+            self._recorder.record(self._metrics.turn(now, delivery, turn, end, notes))
             self._count(end)
         match end:
             case Done(finish_reason=reason, usage=usage):

@@ -22,11 +22,11 @@ from telemetry.database import init
 from telemetry.influx import Influx
 from tests.fakes import FakeEngine, FakeRenderer, NoGrammars
 from tests.influx_server import NO_INFLUXDB, InfluxServer, has_influxdb
-from workers.history import History
-from workers.loop import EngineLoop
-from workers.parking import Parking
-from workers.scheduler import Scheduler
-from workers.slots import Slots
+from workers.engine.loop import EngineLoop
+from workers.engine.scheduler import Scheduler
+from workers.engine.slots import Slots
+from workers.kv.cache import OffloadCache
+from workers.prompts.history import History
 from workers.worker import Worker, WorkerOptions
 
 
@@ -53,7 +53,7 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
         model: str = "m",
         fingerprint: str = "f",
         server: EmbeddedServer | None = None,
-        parking: Parking | None = None,
+        offload_cache: OffloadCache | None = None,
         overflow: Literal["error", "drop"] = "error",
         fetch_bytes_per_second: float = 0.0,
         history: History | None = None,
@@ -63,7 +63,7 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
     ) -> AsyncIterator[Running]:
         engine = engine or FakeEngine()
         scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=32)
-        loop = EngineLoop(engine, scheduler, Slots(engine.num_slots, engine.num_ctx), parking=parking)
+        loop = EngineLoop(engine, scheduler, Slots(engine.num_slots, engine.num_ctx), offload_cache=offload_cache)
         if fetch_bytes_per_second:
             loop.warm_up()  # fetching is weighed against what computing costs
         nc = await connect((server or nats_server).address(WORKER), name=name)

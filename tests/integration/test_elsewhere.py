@@ -26,7 +26,7 @@ from tests.integration.conftest import StartWorker
 from tests.integration.test_gateway import events, text_of
 from tests.integration.test_presence import Refusing
 from tests.support import free_port
-from workers.history import History
+from workers.prompts.history import History
 
 SECONDS = 30
 ORDER = Routes(policies={"p": Policy(by="order", models=("bad", "m"))})

@@ -26,8 +26,8 @@ from producers.routing import Policy, Routes
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.integration.test_gateway import USER, StartGateway, events, num_queued, start_gateway, talk, text_of
-from tests.integration.test_handoff import FAST, Conversation, slow_engine
-from workers.parking import Parking
+from tests.integration.test_transfer import FAST, Conversation, slow_engine
+from workers.kv.cache import OffloadCache
 
 __all__ = ["start_gateway"]
 
@@ -363,10 +363,12 @@ class Unnamed(Conversation):
 async def test_a_conversation_that_nobody_named_is_found_with_another_worker(
     client: Client, start_worker: StartWorker
 ) -> None:
-    async with start_worker(slow_engine(), parking=Parking(1_000_000), fetch_bytes_per_second=FAST):
+    async with start_worker(slow_engine(), offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=FAST):
         conversation = Unnamed(client)
         await conversation.next()
-        second = start_worker(slow_engine(), name="w2", parking=Parking(1_000_000), fetch_bytes_per_second=FAST)
+        second = start_worker(
+            slow_engine(), name="w2", offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=FAST
+        )
         async with second:
             done = await conversation.until("w2")
             assert done.usage.cached_in == "peer"

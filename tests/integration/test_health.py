@@ -14,7 +14,7 @@ from broker.messages import Sampling
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.support import eventually
-from workers import watching
+from workers import health
 
 
 async def probe(port: int, path: str) -> tuple[int, str]:
@@ -29,7 +29,9 @@ async def test_a_worker_is_ready_while_it_serves_and_not_while_it_drains(
     engine = FakeEngine()
     async with (
         start_worker(engine) as running,
-        serve_health(0, live=running.worker.is_stuck, ready=running.worker.is_not_ready, host="127.0.0.1") as port,
+        serve_health(
+            0, live=running.worker.stuck_reason, ready=running.worker.unready_reason, host="127.0.0.1"
+        ) as port,
     ):
         assert await probe(port, "/ready") == (200, "ok")
         assert await probe(port, "/live") == (200, "ok")
@@ -48,18 +50,18 @@ async def test_a_worker_is_ready_while_it_serves_and_not_while_it_drains(
 async def test_an_engine_that_does_not_come_back_from_a_step_is_told(
     client: Client, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "STUCK_SECONDS", 0.05)
+    monkeypatch.setattr(health, "STUCK_SECONDS", 0.05)
     engine = FakeEngine()
     async with start_worker(engine) as running:
-        assert running.worker.is_stuck() is None
+        assert running.worker.stuck_reason() is None
         engine.gate.clear()
         turn = asyncio.ensure_future(client.ask("m", "hello", sampling=Sampling(max_tokens=3)))
-        problem = await eventually(running.worker.is_stuck)
+        problem = await eventually(running.worker.stuck_reason)
         assert problem is not None
         assert problem.startswith("a step has taken")
         engine.gate.set()
         await turn
-        await eventually(lambda: running.worker.is_stuck() is None)
+        await eventually(lambda: running.worker.stuck_reason() is None)
 
 
 async def test_strange_requests_and_silent_callers_harm_nobody() -> None:

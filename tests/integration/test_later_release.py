@@ -28,7 +28,7 @@ from producers.gateway.keys import Keys
 from producers.routing import Routes
 from tests.fakes import FIRST, FakeEngine
 from tests.integration.conftest import StartWorker
-from workers.parking import Parking
+from workers.kv.cache import OffloadCache
 
 ANSWER = "the whole answer of the test"
 SECONDS = 20
@@ -251,7 +251,7 @@ async def test_a_stored_cancel_that_is_not_understood_holds_up_no_turn(
 async def test_a_peer_is_told_that_its_request_is_not_understood(
     later: NatsConnection, start_worker: StartWorker
 ) -> None:
-    async with start_worker(parking=Parking(1_000_000), fetch_bytes_per_second=1e9):
+    async with start_worker(offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=1e9):
         request = packed(v=1, type="open_many", conversations=["a", "b"])
         refused = await later.request(subjects.kv("w1"), request, timeout=2)
         assert codec.decode(refused.data, FetchRefused) == FetchRefused("not_understood")
@@ -262,7 +262,7 @@ async def test_directory_and_node_of_a_later_release_hold_up_no_turn(
 ) -> None:
     holding = msgspec.to_builtins(Holding("w9", "f", 400, 1608)) | {"v": 2, "tier": "object"}
     async with (
-        start_worker(parking=Parking(1_000_000), fetch_bytes_per_second=1e9) as running,
+        start_worker(offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=1e9) as running,
         asyncio.timeout(SECONDS),
     ):
         await later.publish(subjects.held("m", LOCAL, "c"), packed(**holding))

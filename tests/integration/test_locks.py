@@ -26,7 +26,7 @@ from broker.server import LOCK_NAME, EmbeddedServer, reload_running
 from telemetry.influx import FileSink, sink
 from tests.hub_server import COMMIT, FILE, REPOSITORY, serving
 from tests.support import ROOT, TURNPIKE, free_port
-from workers.disk import Disk
+from workers.kv.disk import Disk
 
 HOLD = """
 import subprocess, sys, time

@@ -17,7 +17,7 @@ from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine, FakeRenderer
 from tests.integration.conftest import StartWorker
 from tests.raw_nats import raw_client
-from workers.history import History, Rendered
+from workers.prompts.history import History, Rendered
 
 CANCEL = b"cancel.local.turn.t"
 ODD = {

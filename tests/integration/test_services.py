@@ -68,9 +68,9 @@ def test_a_workers_memory_limit_follows_from_its_plan(tmp_path: Path) -> None:
         assert f'TURNPIKE_NUM_CTX="{num_ctx}"' in environment.read_text()
         found = re.search(r"^MemoryMax=(\d+)$", unit.read_text(), re.MULTILINE)
         assert found is not None
-        parking = re.search(r'TURNPIKE_PARK_BYTES="(\d+)"', environment.read_text())
-        assert parking is not None
-        sizes.append(int(found[1]) - int(parking[1]))
+        offload_cache = re.search(r'TURNPIKE_PARK_BYTES="(\d+)"', environment.read_text())
+        assert offload_cache is not None
+        sizes.append(int(found[1]) - int(offload_cache[1]))
     entry = read_catalogue()["llama-3-2-1b"]
     assert [size - boards.LIMIT_HEADROOM_BYTES for size in sizes] == [boards.plan(entry, n).total for n in (2048, 8192)]
 
@@ -110,10 +110,10 @@ def test_a_worker_of_a_file_has_its_memory_limit_from_the_file(tmp_path: Path, m
     assert unit.name == "turnpike-worker-Tiny_Q4.service", found.stderr
     assert f'TURNPIKE_MODEL_FILE="{tmp_path / "Tiny.Q4.gguf"}"' in environment.read_text()
     limit = re.search(r"^MemoryMax=(\d+)$", unit.read_text(), re.MULTILINE)
-    parking = re.search(r'TURNPIKE_PARK_BYTES="(\d+)"', environment.read_text())
+    offload_cache = re.search(r'TURNPIKE_PARK_BYTES="(\d+)"', environment.read_text())
     assert limit is not None
-    assert parking is not None
-    planned = int(limit[1]) - int(parking[1]) - boards.LIMIT_HEADROOM_BYTES
+    assert offload_cache is not None
+    planned = int(limit[1]) - int(offload_cache[1]) - boards.LIMIT_HEADROOM_BYTES
     assert DEMO.path.stat().st_size < planned < 1024**3
 
 

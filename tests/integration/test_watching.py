@@ -29,9 +29,9 @@ from tests.cut_line import Line, line_to
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.support import TURNPIKE, eventually, free_port
-from workers import watching
-from workers.engine import Span
-from workers.watching import WorkerLost, guarded
+from workers import health
+from workers.engine.protocol import Span
+from workers.health import WorkerLost, guarded
 
 PATHS = ("/ready", "/health/live", "/health/ready", "/health")
 
@@ -179,9 +179,9 @@ async def test_a_worker_ends_with_its_connection_and_says_so(client: Client, sta
     # As many as there are tasks that looked before the others had ended.
     with pytest.raises(ExceptionGroup, match="unhandled errors") as ended:  # noqa: PT012
         async with start_worker() as running:
-            assert running.worker.is_stuck() is None
+            assert running.worker.stuck_reason() is None
             await exceed(running.nc)
-            await eventually(running.worker.is_stuck)
+            await eventually(running.worker.stuck_reason)
             await asyncio.wait({running.task}, timeout=10)
             assert running.task.done()
     assert ended.value.split(ConnectionLost)[1] is None
@@ -198,11 +198,11 @@ class DyingEngine(FakeEngine):
 async def test_a_worker_ends_with_its_engines_thread(
     client: Client, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "ENDING_SECONDS", 0.0)
+    monkeypatch.setattr(health, "ENDING_SECONDS", 0.0)
     with pytest.RaisesGroup(WorkerLost, flatten_subgroups=True):
         async with start_worker(DyingEngine()) as running:
             await client.ask("m", "hello").publish()
-            assert "thread has ended" in str(await eventually(running.worker.is_stuck))
+            assert "thread has ended" in str(await eventually(running.worker.stuck_reason))
             await asyncio.wait({running.task}, timeout=10)
             assert running.task.done()
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from broker.messages import Sampling
-from workers.jail import Jail
+from workers.engine.loop import EngineLoop, Event, Finished, Generated, Job, Rejected
+from workers.engine.scheduler import Scheduler
+from workers.engine.slots import Slots
+from workers.kv.cache import OffloadCache
 from workers.llama.context import ContextOptions, KvType, LlamaEngine, LlamaModel
 from workers.llama.random_model import write_model
-from workers.loop import EngineLoop, Event, Finished, Generated, Job, Rejected
-from workers.parking import Parking
-from workers.scheduler import Scheduler
-from workers.slots import Slots
+from workers.prompts.sandbox import Sandbox
 
 CHUNK = 64
 
@@ -43,8 +43,10 @@ class Bench:
         self.scheduler = Scheduler(budget=budget, max_batch_tokens=2048, max_batch_outputs=32, canonical_chunk=chunk)
         can_remove = self.engine.can_remove_part
         self.slots = Slots(num_slots, self.engine.num_ctx, can_remove_part=can_remove, canonical_chunk=chunk)
-        parking = Parking(park_bytes, can_remove_part=can_remove, canonical_chunk=chunk)
-        self.loop = EngineLoop(self.engine, self.scheduler, self.slots, canonical_chunk=chunk, parking=parking)
+        offload_cache = OffloadCache(park_bytes, can_remove_part=can_remove, canonical_chunk=chunk)
+        self.loop = EngineLoop(
+            self.engine, self.scheduler, self.slots, canonical_chunk=chunk, offload_cache=offload_cache
+        )
         self.events: dict[str, list[Event]] = {}
         self.loop._deliver = self._take
 
@@ -131,8 +133,8 @@ def bench(tiny: LlamaModel) -> Iterator[Callable[..., Bench]]:
 
 
 @pytest.fixture
-async def jail(tiny: LlamaModel) -> AsyncIterator[Jail]:
-    jail = Jail(tiny.path, template=tiny.chat_template, bos_token="<s>", eos_token="<|im_end|>")
-    await jail.start()
-    yield jail
-    await jail.close()
+async def sandbox(tiny: LlamaModel) -> AsyncIterator[Sandbox]:
+    sandbox = Sandbox(tiny.path, template=tiny.chat_template, bos_token="<s>", eos_token="<|im_end|>")
+    await sandbox.start()
+    yield sandbox
+    await sandbox.close()

@@ -10,10 +10,10 @@ import pytest
 
 from broker.messages import Sampling
 from tests.model.conftest import CHUNK, Bench
-from workers.detokenizer import Detokenizer
-from workers.engine import Span
+from workers.engine.detokenizer import Detokenizer
+from workers.engine.loop import Finished
+from workers.engine.protocol import Span
 from workers.llama.context import LlamaModel
-from workers.loop import Finished
 
 Start = Callable[..., Bench]
 LOGITS_TOLERANCE = 0.25

@@ -18,9 +18,9 @@ from broker.errors import TurnRejected
 from broker.messages import Sampling
 from tests.model.conftest import Bench
 from tests.model.test_engine import prompt
-from workers.jail import Jail
+from workers.engine.loop import Finished, Generated
 from workers.llama.context import LlamaModel
-from workers.loop import Finished, Generated
+from workers.prompts.sandbox import Sandbox
 
 Start = Callable[..., Bench]
 SLOW = "root ::= s\ns ::= " + " | ".join(f"r{n}" for n in range(200)) + "\n"
@@ -36,8 +36,8 @@ POINT: dict[str, object] = {
 }
 
 
-async def gbnf_of(schema: dict[str, object], jail: Jail) -> str:
-    found = await jail.gbnf(Sampling(json_schema=schema))
+async def gbnf_of(schema: dict[str, object], sandbox: Sandbox) -> str:
+    found = await sandbox.gbnf(Sampling(json_schema=schema))
     assert found is not None
     return found
 
@@ -73,9 +73,9 @@ def test_who_is_never_waited_for_answers_the_same(
     sampling = Sampling(max_tokens=24, temperature=temperature, seed=3, logprobs=3, repeat_penalty=1.1, ignore_eos=True)
     answers = []
     for patience in (10.0, 0.0):
-        monkeypatch.setattr("workers.following.PATIENCE_SECONDS", patience)
-        monkeypatch.setattr("workers.following.SAVED_SECONDS", patience)
-        monkeypatch.setattr("workers.following.LONGEST_WAIT", patience)
+        monkeypatch.setattr("workers.grammars.following.PATIENCE_SECONDS", patience)
+        monkeypatch.setattr("workers.grammars.following.SAVED_SECONDS", patience)
+        monkeypatch.setattr("workers.grammars.following.LONGEST_WAIT", patience)
         one = bench(deterministic=True)
         one.submit("words", prompt(40), sampling, gbnf="root ::= [a-f]{3} ([ ] [a-f日é]{1,4})+")
         one.run()
@@ -95,9 +95,9 @@ def test_a_cancelled_turn_leaves_its_follower_behind_at_once(bench: Start) -> No
     assert one.finished("slow").reason == "cancelled"
 
 
-async def test_the_finish_reason_says_whether_the_json_is_whole(bench: Start, jail: Jail) -> None:
+async def test_the_finish_reason_says_whether_the_json_is_whole(bench: Start, sandbox: Sandbox) -> None:
     one = bench()
-    gbnf = await gbnf_of(POINT, jail)
+    gbnf = await gbnf_of(POINT, sandbox)
     one.submit("whole", prompt(40), Sampling(max_tokens=200, temperature=1.0), gbnf=gbnf)
     one.run()
     whole = one.finished("whole")
@@ -111,9 +111,9 @@ async def test_the_finish_reason_says_whether_the_json_is_whole(bench: Start, ja
     assert one.text("whole").startswith(one.text(name))
 
 
-async def test_without_end_tokens_a_grammar_still_ends(bench: Start, jail: Jail) -> None:
+async def test_without_end_tokens_a_grammar_still_ends(bench: Start, sandbox: Sandbox) -> None:
     one = bench()
-    gbnf = await gbnf_of(POINT, jail)
+    gbnf = await gbnf_of(POINT, sandbox)
     one.submit("json", prompt(40), Sampling(max_tokens=200, temperature=1.0, ignore_eos=True), gbnf=gbnf)
     one.run()
     assert one.finished("json").reason == "stop"
@@ -149,67 +149,67 @@ def test_followers_end_with_their_turns(bench: Start) -> None:
     assert psutil.Process(process.pid).children() == []
 
 
-async def test_what_was_refused_is_refused_again_without_a_trial(jail: Jail) -> None:
+async def test_what_was_refused_is_refused_again_without_a_trial(sandbox: Sandbox) -> None:
     slow = Sampling(grammar=SLOW)
     with pytest.raises(TurnRejected, match=r"sampling\.grammar: trying it takes too much time") as first:
-        await jail.gbnf(slow, "alice")
-    await asyncio.to_thread(jail._followers.close)
+        await sandbox.gbnf(slow, "alice")
+    await asyncio.to_thread(sandbox._followers.close)
     with pytest.raises(TurnRejected) as second:
-        await jail.gbnf(slow, "bob")
+        await sandbox.gbnf(slow, "bob")
     assert str(second.value) == str(first.value)
-    assert jail._process is None, "it was tried again"
-    assert await jail.gbnf(Sampling(grammar='root ::= "a"')) == 'root ::= "a"'
+    assert sandbox._process is None, "it was tried again"
+    assert await sandbox.gbnf(Sampling(grammar='root ::= "a"')) == 'root ::= "a"'
 
 
-async def test_slow_grammars_of_one_client_hold_up_nobody_else(jail: Jail) -> None:
-    await jail.gbnf(Sampling(grammar='root ::= "warm"'))
-    slow = [asyncio.create_task(jail.gbnf(Sampling(grammar=f"{SLOW}r{n}x ::= r1\n"), "alice")) for n in range(6)]
+async def test_slow_grammars_of_one_client_hold_up_nobody_else(sandbox: Sandbox) -> None:
+    await sandbox.gbnf(Sampling(grammar='root ::= "warm"'))
+    slow = [asyncio.create_task(sandbox.gbnf(Sampling(grammar=f"{SLOW}r{n}x ::= r1\n"), "alice")) for n in range(6)]
     for n in range(20):
-        assert await jail.gbnf(Sampling(grammar=f'root ::= "{n}"'), "bob") == f'root ::= "{n}"'
+        assert await sandbox.gbnf(Sampling(grammar=f'root ::= "{n}"'), "bob") == f'root ::= "{n}"'
     assert not any(task.done() for task in slow[1:]), "the slow ones were tried side by side"
     for task in slow:
         task.cancel()
     await asyncio.gather(*slow, return_exceptions=True)
-    assert jail._clients == {}
+    assert sandbox._clients == {}
 
 
 async def test_a_client_with_too_many_waiting_grammars_is_told_to_come_back(
-    jail: Jail, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.jail.MAX_WAITING_OF_CLIENT", 2)
-    asked = [jail.gbnf(Sampling(grammar=f'root ::= "{n}"'), "alice") for n in range(5)]
+    monkeypatch.setattr("workers.prompts.sandbox.MAX_WAITING_OF_CLIENT", 2)
+    asked = [sandbox.gbnf(Sampling(grammar=f'root ::= "{n}"'), "alice") for n in range(5)]
     found = await asyncio.gather(*asked, return_exceptions=True)
     refused = [one for one in found if isinstance(one, TurnRejected)]
     assert [one.code for one in refused] == ["overloaded"] * 3
     assert all(one.retryable for one in refused)
-    assert await jail.gbnf(Sampling(grammar='root ::= "4"'), "alice") == 'root ::= "4"'
+    assert await sandbox.gbnf(Sampling(grammar='root ::= "4"'), "alice") == 'root ::= "4"'
 
 
-async def test_templates_and_grammars_have_children_of_their_own(jail: Jail) -> None:
+async def test_templates_and_grammars_have_children_of_their_own(sandbox: Sandbox) -> None:
     from broker.messages import Message
 
-    slow = asyncio.create_task(jail.gbnf(Sampling(grammar=SLOW), "alice"))
+    slow = asyncio.create_task(sandbox.gbnf(Sampling(grammar=SLOW), "alice"))
     for n in range(10):
-        assert f"number {n}" in (await jail.render((Message("user", f"number {n}"),))).text
+        assert f"number {n}" in (await sandbox.render((Message("user", f"number {n}"),))).text
     assert not slow.done()
     with pytest.raises(TurnRejected):
         await slow
 
 
-async def test_followers_that_died_are_started_again(jail: Jail) -> None:
-    await jail.gbnf(Sampling(grammar='root ::= "a"'))
-    assert jail._process is not None
-    pid = jail._process.pid
+async def test_followers_that_died_are_started_again(sandbox: Sandbox) -> None:
+    await sandbox.gbnf(Sampling(grammar='root ::= "a"'))
+    assert sandbox._process is not None
+    pid = sandbox._process.pid
     os.kill(pid, signal.SIGKILL)
-    await asyncio.to_thread(jail._process.wait)
-    assert await jail.gbnf(Sampling(grammar='root ::= "b"')) == 'root ::= "b"'
-    assert jail._process.pid != pid
+    await asyncio.to_thread(sandbox._process.wait)
+    assert await sandbox.gbnf(Sampling(grammar='root ::= "b"')) == 'root ::= "b"'
+    assert sandbox._process.pid != pid
 
 
-async def test_the_client_s_field_and_the_part_of_the_schema_are_named(jail: Jail) -> None:
+async def test_the_client_s_field_and_the_part_of_the_schema_are_named(sandbox: Sandbox) -> None:
     schema = {"type": "object", "properties": {"a": {"items": {"type": "string", "pattern": "^(a$"}}}}
     with pytest.raises(TurnRejected) as caught:
-        await jail.gbnf(Sampling(json_schema=schema))
+        await sandbox.gbnf(Sampling(json_schema=schema))
     assert caught.value.detail == "sampling.json_schema: at /properties/a/items: pattern: unbalanced '('"
 
 
@@ -223,14 +223,14 @@ def _real(name: str) -> Path:
 @pytest.mark.timeout(300)
 async def test_a_vocabulary_of_262144_tokens_follows_a_schema() -> None:
     model = LlamaModel(_real("gemma-3-270m-q4_k_m.gguf"), vocab_only=True)
-    jail = Jail(model.path, template=None, bos_token="", eos_token="", followers=model.vocabulary.followers)
+    sandbox = Sandbox(model.path, template=None, bos_token="", eos_token="", followers=model.vocabulary.followers)
     try:
-        assert await gbnf_of({"type": "array", "items": {"type": "number"}}, jail)
+        assert await gbnf_of({"type": "array", "items": {"type": "number"}}, sandbox)
         fields = {f"field_{i}": {"type": "string" if i % 2 else "number"} for i in range(10)}
-        assert await gbnf_of({"type": "object", "properties": fields, "required": list(fields)}, jail)
+        assert await gbnf_of({"type": "object", "properties": fields, "required": list(fields)}, sandbox)
         process = model.vocabulary.followers.process
         assert process is not None
         assert psutil.Process(process.pid).memory_info().rss < 700 * 2**20
     finally:
-        await jail.close()
+        await sandbox.close()
         model.close()

@@ -12,12 +12,12 @@ import pytest
 from broker.messages import Sampling
 from tests.model.conftest import Bench
 from tests.model.test_engine import LOGITS_TOLERANCE, prompt
-from workers.disk import Disk
-from workers.engine import Span
-from workers.ledger import Key, Parked, packed
+from workers.engine.protocol import Span
+from workers.kv.cache import OffloadCache
+from workers.kv.disk import Disk
+from workers.kv.index import Key, KvEntry, packed
 from workers.llama.context import LlamaModel
 from workers.llama.random_model import write_model
-from workers.parking import Parking
 
 Start = Callable[..., Bench]
 WATCHED = Sampling(max_tokens=4, ignore_eos=True, logprobs=20)
@@ -143,19 +143,19 @@ def test_what_was_parked_on_disk_is_restored_whole_or_not_at_all(
         one.loop.warm_up()
         disk = Disk(tmp_path, 1 << 30, "fingerprint", one.loop.expected_state_bytes)
         disk.open()
-        one.loop.parking = Parking(1 << 30, disk, can_remove_part=one.engine.can_remove_part)
+        one.loop.offload_cache = OffloadCache(1 << 30, disk, can_remove_part=one.engine.can_remove_part)
         if process == 0:
             known = long_turn(one, "first", prompt(200), conversation="c")
-            one.loop._park(0)
-            one.loop.parking.flush(60.0)
+            one.loop._offload(0)
+            one.loop.offload_cache.flush(60.0)
         else:
             tokens = [*known, *prompt(30, 9)[1:]]
-            found = one.loop.parking.on_disk(packed(tokens), "alice", 0)
-            assert (found is not None and one.loop.parking.load(found)) or not one.engine.can_remove_part
+            found = one.loop.offload_cache.on_disk(packed(tokens), "alice", 0)
+            assert (found is not None and one.loop.offload_cache.load(found)) or not one.engine.can_remove_part
             run(one, "next", tokens, conversation="c")
             assert one.finished("next").cached_in == "disk" or not one.engine.can_remove_part
             assert_same(watched(one, "next"), cold(bench, model, tokens))
-        one.loop.parking.close()
+        one.loop.offload_cache.close()
         disk.close()
 
 
@@ -166,9 +166,9 @@ def test_what_a_peer_gave_goes_on_where_the_peer_was(bench: Start, model: LlamaM
     giver.step()
     given = exported.result(timeout=5)
     assert given is not None
-    parked, state = given
+    offloaded, state = given
     filler(taker, 0)
-    taker.loop.parking.park(parked, bytes(state), "peer")
+    taker.loop.offload_cache.offload(offloaded, bytes(state), "peer")
     tokens = [*known, *prompt(30, 11)[1:]]
     run(taker, "next", tokens, conversation="c")
     assert taker.finished("next").cached_in == "peer"
@@ -181,7 +181,7 @@ def test_a_state_of_other_tokens_than_it_says_is_not_gone_on_from(bench: Start, 
     state = giver.engine.save(0)
     for wrong in (299, 320):
         tokens = prompt(340)
-        taker.loop.parking.park(Parked(Key("alice", "c"), packed(tokens[:wrong]), len(state)), state)
+        taker.loop.offload_cache.offload(KvEntry(Key("alice", "c"), packed(tokens[:wrong]), len(state)), state)
         run(taker, f"next {wrong}", tokens, conversation="c")
         assert_same(watched(taker, f"next {wrong}"), cold(bench, model, tokens))
         filler(taker, wrong)
@@ -198,7 +198,7 @@ def test_a_turn_that_was_set_aside_goes_on_as_if_nothing_had_been(bench: Start, 
     for number in range(3):
         one.submit(f"urgent {number}", prompt(300, 20 + number), WATCHED, client="bob")
     one.step()
-    assert one.loop._set_aside
+    assert one.loop._preempted
     one.run()
     for number, tokens in enumerate(prompts):
         assert one.finished(f"batch {number}").num_generated == 60

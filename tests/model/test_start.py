@@ -17,11 +17,11 @@ import pytest
 from broker.messages import Message, Sampling
 from producers.local import LocalSystem, local_system
 from tests.support import ROOT, TURNPIKE
+from workers.engine.calibration import by_threads, of_a_step
 from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel
 from workers.llama.random_model import Shape, write_model
 from workers.model_file import ModelFileError
 from workers.models import DEMO
-from workers.rates import by_threads, of_a_step
 
 REAL = Path(os.environ.get("TP_MODELS", str(ROOT / ".cache/real-models")))
 

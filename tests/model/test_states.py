@@ -10,7 +10,7 @@ import pytest
 from broker.messages import Sampling
 from tests.model.conftest import Bench
 from tests.model.test_engine import logits_of, prompt
-from workers.engine import Span
+from workers.engine.protocol import Span
 from workers.llama.context import LlamaModel
 
 Start = Callable[..., Bench]
@@ -72,7 +72,7 @@ def test_conversations_in_rotation_are_restored_and_nothing_is_computed_twice(be
                 assert end.num_cached == len(tokens) - 29 - 1
                 assert end.cached_in == "ram"
             known[name] = [*end.tokens, *prompt(30, round_number)[1:]]
-    assert one.loop.parking.state.num_evicted == 0
+    assert one.loop.offload_cache.state.num_evicted == 0
 
 
 def test_a_shared_beginning_is_restored_for_a_new_conversation_and_stays_parked(bench: Start) -> None:
@@ -86,7 +86,7 @@ def test_a_shared_beginning_is_restored_for_a_new_conversation_and_stays_parked(
         one.run()
         end = one.finished(name)
         assert end.num_cached >= 200
-    assert one.loop.parking.state.num_parked >= 2
+    assert one.loop.offload_cache.state.num_parked >= 2
 
 
 def test_a_sliding_windows_state_is_parked_whole(bench: Start, sliding: LlamaModel) -> None:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from broker.errors import TurnRejected
 from broker.messages import Sampling
 from tests.fakes import FakeEngine, FakeSampler
-from workers.engine import PENDING, TokenSampler
-from workers.loop import EngineLoop, Event, Finished, Generated, Job, Lost, Rejected
-from workers.parking import Parking
-from workers.scheduler import Scheduler
-from workers.slots import Slots
+from workers.engine.loop import EngineLoop, Event, Finished, Generated, Job, Lost, Rejected
+from workers.engine.protocol import PENDING, TokenSampler
+from workers.engine.scheduler import Scheduler
+from workers.engine.slots import Slots
+from workers.kv.cache import OffloadCache
 
 Way = Literal[
     "length", "end", "stop", "refused", "fault", "late", "late-fault", "unseated", "cancelled", "resumed", "scored"
@@ -109,7 +109,7 @@ class Books:
         self.engine = RefusingEngine(num_slots=num_slots, num_ctx=num_ctx, answer=ANSWER)
         scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=self.engine.max_batch_outputs)
         self.slots = Slots(num_slots, num_ctx)
-        self.loop = EngineLoop(self.engine, scheduler, self.slots, parking=Parking(1 << 20))
+        self.loop = EngineLoop(self.engine, scheduler, self.slots, offload_cache=OffloadCache(1 << 20))
         self.loop._deliver = self._take
         self.events: list[Event] = []
 
@@ -124,7 +124,7 @@ class Books:
     def step(self) -> None:
         assert self.loop._take_orders()
         self.loop._turn_over()
-        running = [one for one in self.loop._running.values() if not one.is_set_aside]
+        running = [one for one in self.loop._running.values() if not one.is_preempted]
         for one in running:
             sequence = one.sequence
             assert self.engine.cells[sequence.slot] == sequence.tokens[: sequence.num_computed]

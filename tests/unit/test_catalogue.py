@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from broker.catalogue import CatalogueError, Locked, UnknownModel, entry_of, read_catalogue, read_lock, write_lock
-from workers.memory import KvShape, largest_ctx, plan_memory
+from workers.machine.memory import KvShape, largest_ctx, plan_memory
 
 PAPER = {"Yi", "Phi", "Llama 3", "Gemma", "Mistral", "InternLM", "Llama 2", "Zephyr"}
 TODAY = {"Qwen", "Llama 3.2", "Gemma", "Phi", "SmolLM"}

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from broker.errors import SettingsError
-from workers.cores import Usage, measured_alone, num_cores
+from workers.machine.cores import Usage, measured_alone, num_cores
 from workers.main import check_threads
 from workers.settings import WorkerSettings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.follow import TABLES, accepts, made
-from workers.gbnf import GrammarRefused, lark_of_gbnf
+from workers.grammars.gbnf import GrammarRefused, lark_of_gbnf
 from workers.llama.follower import Follower, FollowFailed
 
 JSON = r"""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from broker.messages import Message, Turn
 from tests.fakes import FakeRenderer, FakeVocabulary
-from workers.history import History
+from workers.prompts.history import History
 
 
 class Retokenizing(FakeVocabulary):

@@ -44,8 +44,8 @@ UNSTORED = {
     "broker/serving.py": "asks who is there",
     "broker/topology.py": "JetStream's API, whose errors it reads",
     "telemetry/sidecar.py": "tells its node's workers how the node is",
-    "workers/handoff.py": "asks peers for states",
-    "workers/intake.py": "beacons",
+    "workers/kv/transfer.py": "asks peers for states",
+    "workers/pulling.py": "beacons",
 }
 """Where something is published that no stream takes, and what: all that is to be stored goes through one function."""
 

@@ -45,10 +45,10 @@ from broker.messages import (
     Usage,
 )
 from broker.replies import understood_end
-from workers.cores import Usage as Spent
-from workers.cores import measured_alone
-from workers.disk import Disk
-from workers.ledger import Key, Parked, packed
+from workers.kv.disk import Disk
+from workers.kv.index import Key, KvEntry, packed
+from workers.machine.cores import Usage as Spent
+from workers.machine.cores import measured_alone
 
 DONE = Done(
     "stop", "text", (1,), Usage(3, 1, 1, "ram", 1, "killed"), Timings(0, 0, 0), "w", scores=(Score(-1, 1, True),)
@@ -185,7 +185,7 @@ def test_a_state_on_disk_is_of_use_without_what_a_later_release_remembers_of_it(
     key = Key("c", "v")
     told = cast(Remembered, LaterRemembered([{"role": "tool", "content": "x"}], "x", packed([1])))
     disk = Disk(tmp_path, 1000, "f", lambda n: 4 * n, lambda _: told)
-    disk.write(Parked(key, packed([1, 2]), 8, 0), bytes(8))
+    disk.write(KvEntry(key, packed([1, 2]), 8, 0), bytes(8))
     again = Disk(tmp_path, 1000, "f", lambda n: 4 * n)
     adopted: list[Key] = []
     again.open(lambda key, _: adopted.append(key))

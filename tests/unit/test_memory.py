@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.trees import plant
-from workers.memory import DoesNotFit, KvShape, available_bytes, check_memory, plan_memory
+from workers.machine.memory import DoesNotFit, KvShape, available_bytes, check_memory, plan_memory
 
 TINYLLAMA = KvShape(22, 22528, 2048, 32000, 32, 5632)
 GIB, MIB = 2**30, 2**20
@@ -57,14 +57,14 @@ def test_the_plan_is_told_by_its_parts_and_without_what_may_be_parked() -> None:
         max_outputs=32,
         flash_attention=True,
         available=16 * GIB,
-        parking=None,
+        offload_cache=None,
     )
     told = plan.describe()
-    assert told.startswith(f"planned={round((plan.total - plan.parking) / 2**20)}MiB (weights=463MiB kv=22MiB ")
-    assert told.endswith(f"parked conversations up to {round(plan.parking / 2**20)}MiB more")
+    assert told.startswith(f"planned={round((plan.total - plan.offload_cache) / 2**20)}MiB (weights=463MiB kv=22MiB ")
+    assert told.endswith(f"parked conversations up to {round(plan.offload_cache / 2**20)}MiB more")
     assert "grammars 71MiB more once there is one" in told
-    assert plan.total == plan.weights + plan.kv + plan.compute + plan.process + plan.parking
-    assert plan.parking > 3 * GIB
+    assert plan.total == plan.weights + plan.kv + plan.compute + plan.process + plan.offload_cache
+    assert plan.offload_cache > 3 * GIB
 
 
 @pytest.mark.parametrize(("num_vocab", "measured"), [(1_536, 51 * MIB), (262_144, 225 * MIB)])

@@ -6,8 +6,8 @@ import random
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from workers.scheduler import AGEING, GAP_BUDGETS, MIN_PREFILL_TOKENS, STRETCH, CostModel, Scheduler, Step
-from workers.sequence import Sequence
+from workers.engine.scheduler import AGEING, GAP_BUDGETS, MIN_PREFILL_TOKENS, STRETCH, CostModel, Scheduler, Step
+from workers.engine.sequence import Sequence
 
 
 class Simulation:

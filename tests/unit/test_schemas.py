@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from tests.follow import accepts, made
-from workers.schemas import SchemaRefused, gbnf_of_schema
+from workers.grammars.schemas import SchemaRefused, gbnf_of_schema
 
 S: dict[str, Any] = {"type": "string"}
 N: dict[str, Any] = {"type": "number"}

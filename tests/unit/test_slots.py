@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.slots import MIN_COPY_TOKENS, Slots, common_prefix
+from workers.engine.slots import MIN_COPY_TOKENS, Slots, common_prefix
 
 tokens = st.lists(st.integers(0, 1), max_size=60)
 

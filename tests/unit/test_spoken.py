@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from broker.messages import Message, Turn
 from tests.fakes import FakeRenderer
-from workers.detokenizer import Detokenizer
-from workers.history import History
-from workers.ledger import packed
-from workers.spoken import RETOKENIZED, as_spoken, ends_with, num_spoken
+from workers.engine.detokenizer import Detokenizer
+from workers.kv.index import packed
+from workers.prompts.history import History
+from workers.prompts.spoken import RETOKENIZED, as_spoken, ends_with, num_spoken
 
 CONTROL = 1
 MERGED = {"ab": 300, "b\u00e9": 301, "tion": 302}

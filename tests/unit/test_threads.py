@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.threads import PREFILL, Threads, best, candidates
+from workers.engine.threads import PREFILL, Threads, best, candidates
 
 
 class Board:

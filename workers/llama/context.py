@@ -14,12 +14,12 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from broker.messages import Sampling, TokenLogprob
-from workers.engine import MAX_OUTPUTS, EngineLost, KvCacheFull, Span, State
+from workers.engine.protocol import MAX_OUTPUTS, EngineLost, KvCacheFull, Span, State
+from workers.engine.scheduler import MIN_PREFILL_TOKENS
 from workers.llama.sampler import LlamaSampler, Logits, logprob_of
 from workers.llama.vocabulary import LlamaVocabulary
-from workers.memory import KvShape
+from workers.machine.memory import KvShape
 from workers.model_file import ModelFileError, answering_parts
-from workers.scheduler import MIN_PREFILL_TOKENS
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ class LlamaModel:
 
 
 class LlamaEngine:
-    """Implements workers.engine.Engine."""
+    """Implements workers.engine.protocol.Engine."""
 
     def __init__(self, model: LlamaModel, options: ContextOptions) -> None:
         self._model = model

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from workers.following import ANSWER, ERROR, LIST, READY, TAKE, TRY, framed, length_of, token_of
-from workers.gbnf import GrammarRefused, lark_of_gbnf
-from workers.llama.jail import _grammar, be_first_to_go, tables_of
-from workers.schemas import SchemaRefused, gbnf_of_schema
+from workers.grammars.following import ANSWER, ERROR, LIST, READY, TAKE, TRY, framed, length_of, token_of
+from workers.grammars.gbnf import GrammarRefused, lark_of_gbnf
+from workers.grammars.schemas import SchemaRefused, gbnf_of_schema
+from workers.llama.sandbox_child import _grammar, be_first_to_go, tables_of
 
 if TYPE_CHECKING:
     from workers.llama.vocabulary import LlamaVocabulary

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from broker.errors import TurnRejected
 from broker.messages import Sampling, TokenLogprob
-from workers.engine import PENDING
-from workers.following import LIST, TAKE, TRY, Following, with_token
+from workers.engine.protocol import PENDING
+from workers.grammars.following import LIST, TAKE, TRY, Following, with_token
 from workers.llama.vocabulary import LlamaVocabulary
 
 Logits = NDArray[np.float32]

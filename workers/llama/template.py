@@ -1,4 +1,4 @@
-"""Chat templates: Jinja from a GGUF file, hence untrusted. Rendered in the jail only, see workers.llama.jail.
+"""Chat templates: Jinja from a GGUF file, hence untrusted: rendered in the sandbox only (workers.llama.sandbox_child).
 
 What comes back says which part of the text is whose, so that a user's text never becomes a control token.
 """

@@ -10,7 +10,7 @@ from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
-from workers.following import Followers
+from workers.grammars.following import Followers
 
 _UNKNOWN = lib.LLAMA_TOKEN_ATTR_UNKNOWN
 _CONTROL = lib.LLAMA_TOKEN_ATTR_CONTROL

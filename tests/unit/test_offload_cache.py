@@ -1,0 +1,201 @@
+"""What is parked, what is found again, and who goes first; and files that are wrong."""
+
+from __future__ import annotations
+
+import random
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.kv.cache import OffloadCache
+from workers.kv.disk import MAGIC, Disk
+from workers.kv.index import Key, KvEntry, Tier, common_tokens, find, packed
+
+TOKENS = st.lists(st.integers(0, 3), max_size=40)
+
+
+def offloaded(
+    name: str, tokens: list[int], num_bytes: int | None = None, client: str = "c", canonical: int = 0
+) -> KvEntry:
+    return KvEntry(Key(client, name), packed(tokens), 4 * len(tokens) if num_bytes is None else num_bytes, canonical)
+
+
+def expected_bytes(num_tokens: int) -> int:
+    return 4 * num_tokens
+
+
+def state(tokens: list[int]) -> bytes:
+    return bytes(expected_bytes(len(tokens)))
+
+
+@given(TOKENS, TOKENS)
+def test_the_common_prefix_is_the_naive_one(one: list[int], other: list[int]) -> None:
+    naive = 0
+    while naive < min(len(one), len(other)) and one[naive] == other[naive]:
+        naive += 1
+    assert common_tokens(packed(one), packed(other)) == naive
+
+
+@given(st.lists(TOKENS, max_size=12), TOKENS.filter(bool))
+def test_the_longest_prefix_of_all_is_found(kept: list[list[int]], tokens: list[int]) -> None:
+    entries = [offloaded(str(index), one) for index, one in enumerate(kept)]
+    naive = max((min(common_tokens(one.tokens, packed(tokens)), len(tokens) - 1) for one in entries), default=0)
+    found = find(entries, packed(tokens), "c")
+    assert (found.num_tokens if found else 0) == naive
+
+
+def test_anothers_state_is_found_only_by_setting() -> None:
+    entries = [offloaded("x", [1, 2, 3, 4], client="other")]
+    assert find(entries, packed([1, 2, 3, 4, 5]), "c") is None
+    found = find(entries, packed([1, 2, 3, 4, 5]), "c", share_across_clients=True)
+    assert found is not None
+    assert found.num_tokens == 4
+
+
+def test_of_a_model_that_cannot_forget_only_a_whole_state_is_of_use() -> None:
+    entries = [offloaded("x", [1, 2, 3, 4])]
+    assert find(entries, packed([1, 2, 3, 9]), "c", can_remove_part=False) is None
+    found = find(entries, packed([1, 2, 3, 4, 5]), "c", can_remove_part=False)
+    assert found is not None
+    assert found.num_tokens == 4
+
+
+def test_the_deterministic_mode_takes_whole_chunks_of_canonical_tokens() -> None:
+    entries = [offloaded("x", list(range(100)), canonical=70)]
+    found = find(entries, packed(list(range(100))), "c", canonical_chunk=32)
+    assert found is not None
+    assert found.num_tokens == 64
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 50)), max_size=60), st.integers(0, 120))
+def test_a_tier_never_holds_more_than_its_cap(puts: list[tuple[int, int]], cap: int) -> None:
+    tier = Tier(cap)
+    for name, size in puts:
+        gone = tier.put(offloaded(str(name), [1], size))
+        assert tier.num_bytes == sum(one.num_bytes for one in tier) <= cap
+        assert all(one.key not in tier for one in gone)
+
+
+def test_the_cheapest_to_compute_for_its_bytes_goes_first_and_the_longest_unused_of_equals() -> None:
+    tier = Tier(100)
+    tier.put(offloaded("few tokens, many bytes", [1], 40))
+    tier.put(offloaded("old", [1] * 10, 30))
+    tier.put(offloaded("new", [1] * 10, 30))
+    tier.use(Key("c", "old"))
+    assert [one.key.conversation for one in tier.put(offloaded("next", [1] * 10, 30))] == ["few tokens, many bytes"]
+    assert [one.key.conversation for one in tier.put(offloaded("last", [1] * 10, 30))] == ["new"]
+
+
+def test_what_ram_has_no_room_for_is_written_and_found_on_disk(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "kv", 10_000, "f", expected_bytes)
+    offload_cache = OffloadCache(500, disk)
+    for number in range(3):
+        tokens = [number] * 100
+        offload_cache.offload(offloaded(str(number), tokens), state(tokens))
+    found = offload_cache.on_disk(packed([0] * 101), "c", 0)
+    assert found is not None
+    assert found.num_tokens == 100
+    assert offload_cache.load(found)
+    offload_cache.close()
+    best = offload_cache.find(packed([0] * 101), "c")
+    assert best is not None
+    assert offload_cache.take(best.offloaded.key, keep=False) == (state([0] * 100), "disk")
+    assert offload_cache.take(best.offloaded.key, keep=False) is None
+    assert (tmp_path / "kv").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_end_writes_what_is_in_memory_and_the_next_process_finds_it(tmp_path: Path) -> None:
+    offload_cache = OffloadCache(10_000, Disk(tmp_path, 10_000, "f", expected_bytes))
+    conversations = {str(number): [number] * (50 + number) for number in range(5)}
+    for name, tokens in conversations.items():
+        offload_cache.offload(offloaded(name, tokens), state(tokens))
+    assert offload_cache.flush(10) == 5
+    offload_cache.close()
+    disk = Disk(tmp_path, 10_000, "f", expected_bytes)
+    disk.open()
+    again = OffloadCache(10_000, disk)
+    for tokens in conversations.values():
+        found = again.on_disk(packed([*tokens, 9]), "c", 0)
+        assert found is not None
+        assert found.num_tokens == len(tokens)
+        assert again.load(found)
+    again.close()
+
+
+def broken(content: bytes, how: str) -> bytes:
+    match how:
+        case "cut":
+            return content[:-1]
+        case "longer":
+            return content + b"x"
+        case "another magic number":
+            return b"x" + content[1:]
+        case "a header of four gigabytes":
+            return content[: len(MAGIC)] + struct.pack("<I", 0xFFFFFFFF) + content[len(MAGIC) + 4 :]
+        case "a state of another length":
+            return content.replace(b'"num_bytes":400', b'"num_bytes":404') + bytes(4)
+        case "no JSON":
+            return content.replace(b'{"fing', b'["fing')
+        case "empty":
+            return b""
+    raise ValueError(how)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "cut",
+        "longer",
+        "another magic number",
+        "a header of four gigabytes",
+        "a state of another length",
+        "no JSON",
+        "empty",
+    ],
+)
+def test_a_file_that_is_not_what_it_says_is_removed_with_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    tokens = list(range(100))
+    path = Disk(tmp_path, 10_000, "f", expected_bytes).write(offloaded("x", tokens), state(tokens))
+    path.write_bytes(broken(path.read_bytes(), how))
+    disk = Disk(tmp_path, 10_000, "f", expected_bytes)
+    disk.open()
+    assert len(disk.tier) == 0
+    assert not path.exists()
+    assert len(caplog.records) == 1
+
+
+def test_another_models_file_and_what_was_half_written_are_removed(tmp_path: Path) -> None:
+    tokens = list(range(100))
+    Disk(tmp_path, 10_000, "other", expected_bytes).write(offloaded("x", tokens), state(tokens))
+    (tmp_path / "left.kv.part").write_bytes(b"half")
+    Disk(tmp_path, 10_000, "f", expected_bytes).open()
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(at=st.integers(0, 399), bit=st.integers(0, 7))
+def test_no_flipped_bit_of_a_state_gets_through(tmp_path_factory: pytest.TempPathFactory, at: int, bit: int) -> None:
+    folder = tmp_path_factory.mktemp("kv")
+    tokens = list(range(100))
+    disk = Disk(folder, 10_000, "f", expected_bytes)
+    one = offloaded("x", tokens)
+    path = disk.write(one, random.Random(0).randbytes(400))
+    disk.keep(one, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) - 400 + at] ^= 1 << bit
+    path.write_bytes(content)
+    assert disk.read(one) is None
+
+
+def test_a_full_disk_costs_the_state_and_nothing_else(tmp_path: Path) -> None:
+    offload_cache = OffloadCache(500, Disk(tmp_path / "kv", 10_000, "f", expected_bytes))
+    (tmp_path / "kv").rmdir()
+    for number in range(3):
+        offload_cache.offload(offloaded(str(number), [number] * 100), state([number] * 100))
+    offload_cache.close()
+    assert offload_cache.state.num_evicted == 2
+    assert offload_cache.state.num_parked == 1

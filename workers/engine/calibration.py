@@ -1,0 +1,70 @@
+"""What a step costs on this machine, measured by taking some before anybody waits."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from workers.engine.protocol import Engine, Span
+from workers.engine.scheduler import MIN_PREFILL_TOKENS
+
+WARM_UP_TOKENS = 64
+THREADS_SECONDS = 0.6
+"""For each number of threads that is tried at the start."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of a step with one sequence; and how long a state is: to begin with, and more for each token."""
+
+    prefill_seconds_per_token: float
+    decode_seconds: float
+    state_bytes: int
+    state_bytes_per_token: int
+
+
+def _prompt(num_tokens: int) -> tuple[int, ...]:
+    """Tokens that every vocabulary has."""
+    return tuple(index % MIN_PREFILL_TOKENS for index in range(num_tokens))
+
+
+def by_threads(engine: Engine, candidates: Iterable[int], clock: Callable[[], float]) -> dict[int, float]:
+    """Seconds of a decode step by number of threads, the median of some each."""
+    seconds: dict[int, float] = {}
+    begin = min(MIN_PREFILL_TOKENS, engine.max_sequence_tokens // 2)
+    for engine.num_threads in candidates:
+        taken: list[float] = []
+        at = engine.max_sequence_tokens
+        began = clock()
+        while clock() - began < THREADS_SECONDS or len(taken) < 3:
+            if at >= engine.max_sequence_tokens:  # a small context is full before the time is over
+                engine.truncate(0, 0)
+                engine.decode([Span(0, 0, _prompt(begin), begin - 1)])
+                at = begin
+            started = clock()
+            engine.decode([Span(0, at, (1,), at)])
+            taken.append(clock() - started)
+            at += 1
+        seconds[engine.num_threads] = statistics.median(taken)
+    engine.truncate(0, 0)
+    return seconds
+
+
+def of_a_step(engine: Engine, clock: Callable[[], float]) -> Rates:
+    """Takes a prefill and a decode step twice: the first time pays for the memory's first touch."""
+    num_tokens = max(1, min(WARM_UP_TOKENS, engine.max_batch_tokens, engine.max_sequence_tokens - 2))
+    for _ in range(2):
+        engine.truncate(0, 0)
+        started = clock()
+        engine.decode([Span(0, 0, _prompt(num_tokens), num_tokens - 1)])
+        middle = clock()
+        first = engine.state_bytes(0)
+        engine.decode([Span(0, num_tokens, (0,), num_tokens)])
+        finished = clock()
+        each = engine.state_bytes(0) - first
+        found = Rates(
+            max(middle - started, 1e-6) / num_tokens, max(finished - middle, 1e-6), first - each * num_tokens, each
+        )
+    engine.truncate(0, 0)
+    return found

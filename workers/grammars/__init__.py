@@ -1,0 +1,1 @@
+"""JSON schemas and GBNF → grammars that are followed token by token."""

@@ -1,0 +1,187 @@
+"""Objects: the properties that a schema names, in its order, then those that it only describes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from workers.grammars.schemas import patterns
+from workers.grammars.schemas.patterns import PatternRefused, counted
+from workers.grammars.schemas.rules import SchemaRefused, character_class, complement, union
+from workers.grammars.schemas.shapes import Parts, Shape, is_never
+
+if TYPE_CHECKING:
+    from workers.grammars.schemas.grammar import Maker
+
+MAX_COUNTED = 4_000
+"""States of optional properties and how many there are so far."""
+_NOT_IN_NAMES = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0x7F, 0x7F))
+
+
+def object_body(maker: Maker, shape: Shape) -> str | None:
+    """What an object of this shape looks like; None where there can be none."""
+    named = _named(maker, shape)
+    if named is None:
+        return None
+    extra = _extra(maker, shape, {name for name, _, _ in named})
+    required = sum(is_required for _, _, is_required in named)
+    low, high = shape.min_properties, shape.max_properties
+    most = None if extra is not None else len(named)
+    if (high is not None and high < max(low, required)) or (most is not None and low > most):
+        return None
+    if low <= required:
+        low = 0
+    if high is not None and most is not None and high >= most:
+        high = None
+    ws = maker.ws()
+    fields = [(entry, is_required) for _, entry, is_required in named]
+    is_counted = low > 0 or high is not None
+    inner = _counted(maker, shape, fields, extra, (low, high)) if is_counted else _chain(maker, fields, extra)
+    if inner is None:
+        return None
+    return f'"{{" {ws} {inner} {ws} "}}"' if inner else f'"{{" {ws} "}}"'
+
+
+def _named(maker: Maker, shape: Shape) -> list[tuple[str, str, bool]] | None:
+    """(name, entry, is required) in order; None where a required one cannot be."""
+    from workers.grammars.schemas.grammar import matches, text_of
+
+    if shape.names and (shape.properties or shape.required):
+        raise SchemaRefused(shape.path, "propertyNames: cannot be held to together with named properties")
+    if shape.pattern_properties and shape.num_object_parts > 1:
+        raise SchemaRefused(shape.path, "patternProperties: cannot be drawn together with other schemas")
+    wanted: dict[str, Parts] = dict(shape.properties)
+    for name in shape.required:
+        of_patterns = any(matches(pattern, name, shape.path) for pattern in shape.pattern_properties)
+        if shape.is_closed and shape.additional is None and not of_patterns and name not in wanted:
+            return None
+        wanted.setdefault(name, () if of_patterns else shape.additional or ())
+    found = []
+    for name, own in wanted.items():
+        matching = [
+            part
+            for pattern, parts in shape.pattern_properties.items()
+            if matches(pattern, name, shape.path)
+            for part in parts
+        ]
+        parts = (*own, *matching)
+        is_required = name in shape.required
+        if is_never(parts) or (not is_required and not maker.schema.shapes(parts)):
+            if is_required:
+                return None
+            continue
+        entry = f'{text_of(name)} {maker.ws()} ":" {maker.ws()} {maker.value(parts)}'
+        found.append((name, maker.rules.add(f"{name}-kv", entry), is_required))
+    return found
+
+
+def _extra(maker: Maker, shape: Shape, taken: set[str]) -> str | None:
+    """The rule of a property that has no name in the schema; None where there is to be none."""
+    ws = maker.ws()
+    entries = []
+    for pattern, parts in shape.pattern_properties.items():
+        if taken:
+            raise SchemaRefused(shape.path, "patternProperties: cannot be held to together with named properties")
+        if not is_never(parts):
+            entries.append(f'{_name_like(maker, shape, pattern)} {ws} ":" {ws} {maker.value(parts)}')
+    if len(shape.pattern_properties) > 1:
+        raise SchemaRefused(shape.path, "patternProperties: more than one pattern cannot be held to")
+    if shape.pattern_properties and shape.additional is not None and not is_never(shape.additional):
+        raise SchemaRefused(shape.path, "additionalProperties: cannot be held to beside patternProperties")
+    said = shape.additional
+    if (
+        said is None
+        and not shape.is_closed
+        and not shape.properties
+        and not shape.required
+        and not shape.pattern_properties
+    ):
+        said = ()
+    if said is not None and not shape.pattern_properties and not is_never(said):
+        name = maker.value(shape.names) if shape.names else _other_name(maker, set(shape.properties) | taken)
+        entries.append(f'{name} {ws} ":" {ws} {maker.value(said)}')
+    return maker.rules.add("more-kv", " | ".join(entries)) if entries else None
+
+
+def _name_like(maker: Maker, shape: Shape, pattern: str) -> str:
+    try:
+        return f'"\\"" {patterns.expression(patterns.parse(pattern), maker.rules)} "\\""'
+    except PatternRefused as error:
+        raise SchemaRefused(shape.path, f"patternProperties: {error}") from None
+
+
+def _other_name(maker: Maker, taken: set[str]) -> str:
+    """A name that is none of these. Without escapes, by which one could be spelt otherwise."""
+    free = maker.rules.add("name-char", character_class(complement(_NOT_IN_NAMES)))
+    if not taken:
+        return maker.rules.add("name", f'"\\"" {free}* "\\""')
+
+    def after(prefix: str) -> str:
+        """What may follow a prefix that one of the names has."""
+        followers = {name[len(prefix)] for name in taken if name.startswith(prefix) and len(name) > len(prefix)}
+        codes = tuple((ord(one), ord(one)) for one in sorted(followers))
+        options = [] if prefix in taken else ['""']
+        options.append(f"{character_class(complement(union(_NOT_IN_NAMES, codes)))} {free}*")
+        for one in sorted(followers):
+            if ord(one) >= 0x20 and one not in '"\\\x7f':
+                options.append(f"{character_class(((ord(one), ord(one)),))} ({after(prefix + one)})")
+        return " | ".join(options)
+
+    if sum(map(len, taken)) > MAX_COUNTED or max(map(len, taken)) > 200:
+        raise SchemaRefused("", "additionalProperties: too many names to keep others apart from")
+    return maker.rules.add("other-name", f'"\\"" ({after("")}) "\\""')
+
+
+def _chain(maker: Maker, fields: list[tuple[str, bool]], extra: str | None) -> str:
+    """The properties one behind another, with commas between those that are there."""
+    comma = f'"," {maker.ws()}'
+    begun = f"({comma} {extra})*" if extra else ""
+    fresh = f"({extra} {begun})?" if extra else ""
+    for entry, is_required in reversed(fields):
+        more = maker.rules.add("more", begun) if len(begun) > 40 else begun
+        rest = maker.rules.add("rest", fresh) if len(fresh) > 40 else fresh
+        if is_required:
+            fresh = f"{entry} {more}".rstrip()
+            begun = f"{comma} {entry} {more}".rstrip()
+        else:
+            fresh = f"({entry} {more} | {rest})" if rest else f"({entry} {more})?"
+            begun = f"({comma} {entry})? {more}".rstrip()
+    return fresh
+
+
+def _counted(
+    maker: Maker, shape: Shape, fields: list[tuple[str, bool]], extra: str | None, bounds: tuple[int, int | None]
+) -> str | None:
+    """The same with a number of properties within bounds."""
+    low, high = bounds
+    limit = high if high is not None else low
+    if (len(fields) + 1) * (limit + 1) > MAX_COUNTED:
+        raise SchemaRefused(shape.path, "minProperties, maxProperties: too many to count")
+    comma = f'"," {maker.ws()} '
+    names: dict[tuple[int, int], str | None] = {}
+
+    def rest(at: int, count: int) -> str | None:
+        count = min(count, limit + 1) if high is None else count
+        if (at, count) in names:
+            return names[at, count]
+        if high is not None and count > high:
+            return None
+        body = _last(count) if at == len(fields) else _step(at, count)
+        names[at, count] = None if body is None else maker.rules.add("count", body)
+        return names[at, count]
+
+    def _last(count: int) -> str | None:
+        missing, room = max(0, low - count), None if high is None else high - count
+        if extra is None or room == 0:
+            return '""' if missing == 0 else None
+        if count:
+            return f"({comma}{extra}){counted(missing, room)}"
+        tail = f"{extra} ({comma}{extra}){counted(max(0, missing - 1), None if room is None else room - 1)}"
+        return tail if missing else f"({tail})?"
+
+    def _step(at: int, count: int) -> str | None:
+        entry, is_required = fields[at]
+        taken, left = rest(at + 1, count + 1), None if is_required else rest(at + 1, count)
+        options = [f"{comma if count else ''}{entry} {taken}"] if taken is not None else []
+        return " | ".join(options + ([left] if left is not None else [])) or None
+
+    return rest(0, 0)

@@ -1,0 +1,231 @@
+"""KV states away from the context: in RAM, on disk. Called from the engine's thread and from asyncio's.
+
+The engine loop parks what it evicts and restores what a turn continues, both by a copy in memory. What RAM has no room
+for goes to disk where there is one, written by a thread of its own; what a turn continues from disk is read before the
+engine hears of the turn. So no step waits for a disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from broker.messages import CachedIn
+from workers.engine.protocol import State
+from workers.kv.disk import Disk
+from workers.kv.index import Found, Key, KvEntry, Tier, find
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """A glimpse for telemetry."""
+
+    num_parked: int = 0
+    parked_bytes: int = 0
+    num_on_disk: int = 0
+    disk_bytes: int = 0
+    num_evicted: int = 0
+    """States that were given up since the start: for the caps, or as they could not be written."""
+
+
+class OffloadCache:
+    """The tiers below the context. `max_bytes` of RAM; 0 parks nothing."""
+
+    def __init__(
+        self,
+        max_bytes: int,
+        disk: Disk | None = None,
+        *,
+        share_across_clients: bool = False,
+        can_remove_part: bool = True,
+        canonical_chunk: int = 0,
+    ) -> None:
+        self._lock = threading.Lock()
+        self._ram = Tier(max_bytes)
+        self._states: dict[Key, State] = {}
+        self._disk = disk
+        self._writing: dict[Key, tuple[KvEntry, State]] = {}
+        self._writer = ThreadPoolExecutor(1, "parking") if disk is not None else None
+        self._share = share_across_clients
+        self._can_remove_part = can_remove_part
+        self._canonical_chunk = canonical_chunk
+        self._num_evicted = 0
+        self._origins: dict[Key, CachedIn] = {}
+
+    @property
+    def is_on(self) -> bool:
+        return self._ram.max_bytes > 0
+
+    @property
+    def has_disk(self) -> bool:
+        return self._disk is not None
+
+    @property
+    def max_bytes(self) -> int:
+        return self._ram.max_bytes
+
+    @property
+    def state(self) -> CacheStats:
+        with self._lock:
+            disk = self._disk
+            return CacheStats(
+                len(self._ram),
+                self._ram.num_bytes,
+                len(disk.tier) if disk else 0,
+                disk.tier.num_bytes if disk else 0,
+                self._num_evicted,
+            )
+
+    def offload(self, offloaded: KvEntry, state: State, origin: CachedIn = "ram") -> None:
+        """Keeps a state; `origin` is where it came from, for the turn that finds it."""
+        with self._lock:
+            self._states[offloaded.key] = state
+            self._origins[offloaded.key] = origin
+            for gone in self._ram.put(offloaded):
+                self._give_up(gone, self._states.pop(gone.key))
+
+    def _give_up(self, gone: KvEntry, state: State) -> None:
+        self._origins.pop(gone.key, None)
+        if self._writer is None or not self._writer_has_room(gone):
+            self._num_evicted += 1
+            return
+        self._writing[gone.key] = (gone, state)
+        self._writer.submit(self._write, gone, state)
+
+    def _writer_has_room(self, gone: KvEntry) -> bool:
+        """What waits to be written is in memory too: no more of it than a quarter of what may be parked there."""
+        waiting = sum(offloaded.num_bytes for offloaded, _ in self._writing.values())
+        return waiting + gone.num_bytes <= max(self._ram.max_bytes // 4, gone.num_bytes)
+
+    def _write(self, offloaded: KvEntry, state: State) -> None:
+        assert self._disk is not None
+        try:
+            path = self._disk.write(offloaded, state)
+            with self._lock:
+                self._num_evicted += self._disk.keep(offloaded, path)
+        except OSError as error:
+            log.warning("not parked on disk bytes=%d error=%s", offloaded.num_bytes, error)
+            with self._lock:
+                self._num_evicted += 1
+        finally:
+            with self._lock:
+                if self._writing.get(offloaded.key, (None, None))[1] is state:
+                    del self._writing[offloaded.key]
+
+    # --- What a turn continues ---
+
+    def find(self, tokens: bytes, client: str) -> Found | None:
+        """The best in RAM."""
+        with self._lock:
+            return self._find(self._ram, tokens, client)
+
+    def _find(self, kept: Iterable[KvEntry], tokens: bytes, client: str) -> Found | None:
+        return find(
+            kept,
+            tokens,
+            client,
+            share_across_clients=self._share,
+            can_remove_part=self._can_remove_part,
+            canonical_chunk=self._canonical_chunk,
+        )
+
+    def take(self, key: Key, *, keep: bool) -> tuple[State, CachedIn] | None:
+        """A state that was found, and where it came from; None where it has gone meanwhile. `keep` it parked too."""
+        with self._lock:
+            if key not in self._ram:
+                return None
+            if keep:
+                self._ram.use(key)
+                return self._states[key], self._origins[key]
+            self._ram.remove(key)
+            return self._states.pop(key), self._origins.pop(key)
+
+    def on_disk(self, tokens: bytes, client: str, better_than: int) -> Found | None:
+        """The best on disk, or on its way there, where it has more of the prompt than `better_than` tokens."""
+        if self._disk is None:
+            return None
+        with self._lock:
+            kept = [*self._disk.tier, *(offloaded for offloaded, _ in self._writing.values())]
+            in_ram = self._find(self._ram, tokens, client)
+            found = self._find(kept, tokens, client)
+        best = max(better_than, in_ram.num_tokens if in_ram else 0)
+        return found if found is not None and found.num_tokens > best else None
+
+    def held(self, key: Key) -> KvEntry | None:
+        """What of a conversation is here, in RAM, on disk or on its way there: the longest."""
+        with self._lock:
+            kept = [self._ram[key]] if key in self._ram else []
+            kept += [self._writing[key][0]] if key in self._writing else []
+            if self._disk is not None and key in self._disk.tier:
+                kept.append(self._disk.tier[key])
+        return max(kept, key=lambda one: one.num_tokens, default=None)
+
+    def keys(self) -> list[Key]:
+        """Of all conversations here, the longest unused first."""
+        with self._lock:
+            kept = [*(self._disk.tier if self._disk is not None else ()), *self._ram]
+        return [*dict.fromkeys(one.key for one in kept)]
+
+    def copy_of(self, key: Key) -> tuple[KvEntry, State] | None:
+        """A conversation's state for somebody else; it stays where it is. Blocks for the disk."""
+        offloaded = self.held(key)
+        if offloaded is None:
+            return None
+        with self._lock:
+            if key in self._ram and self._ram[key] is offloaded:
+                return offloaded, self._states[key]
+            if key in self._writing and self._writing[key][0] is offloaded:
+                return self._writing[key]
+        state = self._disk.read(offloaded) if self._disk is not None else None
+        return (replace(offloaded, num_bytes=len(state)), state) if state is not None else None
+
+    def load(self, found: Found) -> bool:
+        """Reads what was found on disk into RAM; whether it could be. Blocks for the disk."""
+        assert self._disk is not None
+        key = found.offloaded.key
+        with self._lock:
+            writing = self._writing.get(key)
+        state: State | None = writing[1] if writing is not None else self._disk.read(found.offloaded)
+        if state is None:
+            with self._lock:
+                self._num_evicted += self._disk.forget(found.offloaded)
+            return False
+        self.offload(replace(found.offloaded, num_bytes=len(state)), state, "disk")
+        return True
+
+    # --- The end ---
+
+    def flush(self, seconds: float) -> int:
+        """Writes what is in RAM to disk, the latest used first, for so long; how many are there then."""
+        if self._writer is None or self._disk is None:
+            return 0
+        until = time.monotonic() + seconds
+        with self._lock:
+            waiting = [(offloaded, self._states[offloaded.key]) for offloaded in reversed([*self._ram])]
+        pending: list[Future[None]] = []
+        for offloaded, state in waiting:
+            with self._lock:
+                self._writing[offloaded.key] = (offloaded, state)
+            pending.append(self._writer.submit(self._write, offloaded, state))
+        for one in pending:
+            try:
+                one.result(timeout=max(0.0, until - time.monotonic()))
+            except TimeoutError:
+                break
+        for one in pending:
+            one.cancel()
+        with self._lock:
+            return len(self._disk.tier)
+
+    def close(self) -> None:
+        """Ends the writer after the file at hand; what had not been begun is given up."""
+        if self._writer is not None:
+            self._writer.shutdown(wait=True, cancel_futures=True)
+            self._num_evicted += len(self._writing)
+            self._writing.clear()

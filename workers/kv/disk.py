@@ -1,0 +1,229 @@
+"""KV states in files of this worker's own folder, mode 0700: written whole or not at all, read only when all agrees.
+
+A file is a magic number, the length of a JSON header, the header, what is remembered of the conversation, the tokens
+and the state. The header has the length and SHA-256 of each, so that no byte of a file that was cut, changed or is
+another model's reaches llama.cpp.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import struct
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Unpack
+
+import msgspec
+from msgspec import Struct
+
+from broker import codec
+from broker.errors import InvalidMessage, TurnpikeError
+from broker.locks import Lock, Waiting
+from broker.messages import Remembered
+from workers.engine.protocol import State
+from workers.kv.index import TOKEN_BYTES, Key, KvEntry, Tier, checksum
+
+MAGIC = b"TPKV2\0\0\0"
+MAX_HEADER_BYTES = 4096
+SUFFIX = ".kv"
+
+log = logging.getLogger(__name__)
+
+
+class Header(Struct, frozen=True):
+    """What a file holds. `fingerprint` is of the model file and of all that decides how a state is laid out."""
+
+    fingerprint: str
+    client: str
+    conversation: str
+    num_tokens: int
+    num_canonical: int
+    num_bytes: int
+    sha256: str
+    """Of tokens and state."""
+    num_remembered_bytes: int
+    remembered_sha256: str
+
+
+def _nothing(key: Key) -> Remembered | None:
+    return None
+
+
+def _to_nobody(key: Key, remembered: Remembered) -> None:
+    pass
+
+
+class Disk:
+    """The files of one model's worker, within a cap of bytes. `expected_bytes` says how long a state of so many tokens
+    is, `recall` what is remembered of a conversation."""
+
+    def __init__(
+        self,
+        folder: Path,
+        max_bytes: int,
+        fingerprint: str,
+        expected_bytes: Callable[[int], int],
+        recall: Callable[[Key], Remembered | None] = _nothing,
+    ) -> None:
+        self._folder = folder
+        self._recall = recall
+        self._fingerprint = fingerprint
+        self._expected_bytes = expected_bytes
+        self.tier = Tier(max_bytes)
+        self._paths: dict[Key, Path] = {}
+        self._lock: Lock | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)
+        except OSError as error:
+            raise TurnpikeError(f"no conversations can be kept in {folder}: {error.strerror or error}") from None
+
+    def open(self, adopt: Callable[[Key, Remembered], None] = _to_nobody, **waiting: Unpack[Waiting]) -> None:
+        """Reads back what an earlier process left, the oldest first; what is of no use is removed, with a line each.
+        What was remembered of a conversation goes to `adopt`.
+
+        From here on the folder is this worker's alone, until `close`; one that still stops may be waited for. Raises
+        InUse, CannotLock."""
+        if self._lock is None:
+            advice = "give this worker another --kv-dir"
+            self._lock = Lock.of(self._folder, "the folder of parked conversations", advice=advice, **waiting)
+        for left in self._folder.glob(f"*{SUFFIX}.part"):
+            left.unlink()
+        for path in sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda one: one.stat().st_mtime):
+            try:
+                header, tokens, end = self._head(path)
+                remembered = self._remembered(path, header, end - len(tokens))
+            except (OSError, ValueError) as error:
+                log.warning("discarded file=%s reason=%s", path.name, error)
+                path.unlink(missing_ok=True)
+                continue
+            key = Key(header.client, header.conversation)
+            if remembered is not None:
+                adopt(key, remembered)
+            self.keep(KvEntry(key, tokens, path.stat().st_size, header.num_canonical), path)
+
+    def close(self) -> None:
+        """Lets go of the folder; the files stay."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _head(self, path: Path) -> tuple[Header, bytes, int]:
+        """Header, tokens, and where the state begins. Raises ValueError where anything does not agree."""
+        with path.open("rb") as file:
+            magic, rest = file.read(len(MAGIC) + 4), file.read(MAX_HEADER_BYTES)
+            if magic[: len(MAGIC)] != MAGIC or len(magic) != len(MAGIC) + 4:
+                raise ValueError("not a file of ours")
+            (length,) = struct.unpack("<I", magic[len(MAGIC) :])
+            if not 0 < length <= len(rest):
+                raise ValueError("its header is cut")
+            header = self._header(rest[:length])
+            begin = len(magic) + length + header.num_remembered_bytes
+            end = begin + header.num_tokens * TOKEN_BYTES
+            if path.stat().st_size != end + header.num_bytes:
+                raise ValueError(f"{path.stat().st_size} bytes, and its header tells of others")
+            file.seek(begin)
+            return header, file.read(end - begin), end
+
+    def _remembered(self, path: Path, header: Header, end: int) -> Remembered | None:
+        """What ends at `end`; raises ValueError where its bytes are not those that were written."""
+        if not header.num_remembered_bytes:
+            return None
+        with path.open("rb") as file:
+            file.seek(end - header.num_remembered_bytes)
+            content = file.read(header.num_remembered_bytes)
+        if hashlib.sha256(content).hexdigest() != header.remembered_sha256:
+            raise ValueError("what is remembered with it has a wrong checksum")
+        try:
+            return codec.decode(content, Remembered)
+        except InvalidMessage as error:
+            # Whole, but of another release: the state is of use without it.
+            log.warning("what is remembered is not understood file=%s error=%s", path.name, error)
+            return None
+
+    def _header(self, text: bytes) -> Header:
+        try:
+            header = msgspec.json.decode(text, type=Header)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"its header cannot be read: {error}") from None
+        if header.fingerprint != self._fingerprint:
+            raise ValueError("of another model or context")
+        if (
+            header.num_tokens <= 0
+            or header.num_remembered_bytes < 0
+            or header.num_bytes != self._expected_bytes(header.num_tokens)
+        ):
+            raise ValueError(f"{header.num_bytes} bytes for {header.num_tokens} tokens is not this model's shape")
+        return header
+
+    def write(self, offloaded: KvEntry, state: State) -> Path:
+        """Writes a state; its file. Blocks; raises OSError."""
+        remembered = self._recall(offloaded.key)
+        content = codec.encode(remembered) if remembered is not None else b""
+        header = Header(
+            self._fingerprint,
+            offloaded.key.client,
+            offloaded.key.conversation,
+            offloaded.num_tokens,
+            offloaded.num_canonical,
+            len(state),
+            checksum(offloaded.tokens, state),
+            len(content),
+            hashlib.sha256(content).hexdigest(),
+        )
+        text = msgspec.json.encode(header)
+        name = hashlib.sha256(f"{offloaded.key.client}/{offloaded.key.conversation}".encode()).hexdigest()[:32]
+        path = self._folder / f"{name}{SUFFIX}"
+        descriptor, temporary = tempfile.mkstemp(dir=self._folder, suffix=f"{SUFFIX}.part")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                for part in (MAGIC, struct.pack("<I", len(text)), text, content, offloaded.tokens, state):
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            folder = os.open(self._folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return path
+
+    def keep(self, offloaded: KvEntry, path: Path) -> int:
+        """Notes a file; how many were removed for it."""
+        self._paths[offloaded.key] = path
+        gone = self.tier.put(offloaded)
+        for one in gone:
+            self._paths.pop(one.key).unlink(missing_ok=True)
+        return len(gone)
+
+    def read(self, offloaded: KvEntry) -> bytes | None:
+        """A state, where its bytes are those that were written; None, with a log line, where not. Blocks."""
+        path = self._paths.get(offloaded.key)
+        if path is None:
+            return None
+        try:
+            header, tokens, begin = self._head(path)
+            with path.open("rb") as file:
+                file.seek(begin)
+                state = file.read()
+            if tokens != offloaded.tokens or checksum(tokens, state) != header.sha256:
+                raise ValueError("its checksum is wrong")
+        except (OSError, ValueError) as error:
+            log.warning("discarded file=%s reason=%s", path.name, error)
+            return None
+        return state
+
+    def forget(self, offloaded: KvEntry) -> int:
+        """Removes a file, unless it was written anew; how many were."""
+        if offloaded.key not in self.tier or self.tier[offloaded.key] is not offloaded:
+            return 0
+        self.tier.remove(offloaded.key)
+        self._paths.pop(offloaded.key).unlink(missing_ok=True)
+        return 1

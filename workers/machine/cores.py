@@ -1,0 +1,134 @@
+"""Which cores this process may use, and whether somebody else uses them. Reads /proc and the cgroup.
+
+What is measured on them is kept for the next start only where nobody else did: else it would hold for good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from broker.accounts import write_private
+from workers.engine.threads import candidates
+
+PROC = Path("/proc")
+CGROUP = Path("/sys/fs/cgroup")
+BUSY_CORES = 0.15
+"""What others may take of the cores while something is measured there; the kernel's clock ticks 100 times a second."""
+_IDLE = (3, 4)
+"""Of the columns of a processor's line in /proc/stat, those in which it waits."""
+_NUM_COLUMNS = 8
+"""Without the guests', which are in the users' already."""
+
+log = logging.getLogger(__name__)
+
+
+def num_cores(proc: Path = PROC, cgroup: Path = CGROUP, allowed: int | None = None) -> int:
+    """How many cores' worth this process may compute at once: those that it may run on, or the quota of its cgroup and
+    of those around it, rounded up, if that is less."""
+    allowed = len(os.sched_getaffinity(0)) if allowed is None else allowed
+    return max(1, min([allowed, *(math.ceil(quota) for quota in _quotas(proc, cgroup))]))
+
+
+def _quotas(proc: Path, cgroup: Path) -> Iterator[float]:
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = (proc / "self" / "cgroup").read_text(errors="replace").splitlines()
+    for line in lines:
+        controllers, _, name = line.partition(":")[2].partition(":")
+        if not controllers:
+            folders = [cgroup]
+        elif "cpu" in controllers.split(","):
+            folders = [cgroup / controllers, cgroup / "cpu"]
+        else:
+            continue
+        for folder in folders:
+            # Inside a container the name may be that of the machine: what does not exist is passed over.
+            inner = folder.joinpath(*Path(name).parts[1:])
+            for group in (inner, *(one for one in inner.parents if one.is_relative_to(folder))):
+                quota = _quota(group)
+                if quota is not None:
+                    yield quota
+
+
+def _quota(group: Path) -> float | None:
+    """Cores; None where the group has no limit."""
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (group / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota_us = int((group / "cpu.cfs_quota_us").read_text())
+        return None if quota_us <= 0 else quota_us / int((group / "cpu.cfs_period_us").read_text())
+    return None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Of the cores that this process may run on, since they were started. Seconds."""
+
+    at: float
+    busy: float | None
+    """By anybody; None where the machine does not tell."""
+    own: float
+
+    @classmethod
+    def now(cls, proc: Path = PROC) -> Usage:
+        own = os.times()
+        return cls(time.perf_counter(), _busy(proc, os.sched_getaffinity(0)), own.user + own.system)
+
+    def others_since(self, before: Usage) -> float | None:
+        """How many cores somebody else has used meanwhile."""
+        seconds = self.at - before.at
+        if self.busy is None or before.busy is None or seconds <= 0:
+            return None
+        return max(0.0, (self.busy - before.busy - (self.own - before.own)) / seconds)
+
+
+def _busy(proc: Path, cpus: set[int]) -> float | None:
+    found = None
+    with contextlib.suppress(OSError, ValueError):
+        for line in (proc / "stat").read_text().splitlines():
+            name, _, rest = line.partition(" ")
+            if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cpus:
+                columns = [int(column) for column in rest.split()[:_NUM_COLUMNS]]
+                ticks = sum(ticks for index, ticks in enumerate(columns) if index not in _IDLE)
+                found = (found or 0.0) + ticks / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+def measured_alone(
+    measure: Callable[[Iterable[int]], dict[int, float]], path: Path, key: str, usage: Callable[[], Usage] = Usage.now
+) -> tuple[dict[int, float], str]:
+    """Seconds of a step by number of threads, kept in `path` from an earlier start or measured now; and words for
+    which of the two."""
+    with contextlib.suppress(msgspec.ValidationError):
+        if known := msgspec.convert(_kept(path).get(key), dict[int, float], strict=False):
+            return known, "at an earlier start"
+    before = usage()
+    seconds = measure(candidates(num_cores()))
+    others = usage().others_since(before)
+    if others is not None and others > BUSY_CORES:
+        return seconds, f"now, beside others on {others:.1f} cores: measured again at the next start"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_private(path, msgspec.json.encode(_kept(path) | {key: seconds}))
+    except OSError as error:
+        log.info("not kept for the next start file=%s error=%s", path, error)
+    return seconds, "now"
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """What was measured at earlier starts, also by other releases, in whose words; nothing where it cannot be read."""
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        return {key: seconds for key, seconds in found.items() if isinstance(seconds, dict) and seconds}
+    return {}

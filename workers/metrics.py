@@ -1,0 +1,205 @@
+"""What the engine does, second by second, and what each turn came to: points for telemetry."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import get_args
+
+from broker import metrics, points, subjects
+from broker.delivery import Delivery
+from broker.errors import InvalidName
+from broker.messages import CachedIn, Done, End, Point, RecomputedFor, Turn
+from workers.engine.loop import LoopState
+from workers.engine.scheduler import Step
+from workers.kv.cache import CacheStats
+
+TIERS: tuple[str, ...] = get_args(CachedIn)
+CAUSES: tuple[str, ...] = get_args(RecomputedFor)
+BANDWIDTH_BYTES = 64 * 1024 * 1024
+BANDWIDTH_ROUNDS = 3
+
+
+def copy_bandwidth(num_threads: int, num_bytes: int = BANDWIDTH_BYTES, rounds: int = BANDWIDTH_ROUNDS) -> float:
+    """Bytes per second, read and written ones, of the best of a few copies by all threads: the COPY of STREAM
+    (McCalpin 1995), what a decode step's reading of the weights is held against."""
+    source, target = bytearray(num_bytes), bytearray(num_bytes)
+    source_at, target_at = (ctypes.addressof(ctypes.c_char.from_buffer(one)) for one in (source, target))
+    share = num_bytes // num_threads
+
+    def copy(index: int) -> None:
+        # ctypes lets go of the GIL for it.
+        ctypes.memmove(target_at + index * share, source_at + index * share, share)
+
+    best = float("inf")
+    with ThreadPoolExecutor(num_threads) as pool:
+        for _ in range(rounds + 1):  # the first one touches the pages
+            started = time.perf_counter()
+            list(pool.map(copy, range(num_threads)))
+            best = min(best, time.perf_counter() - started)
+    return 2 * share * num_threads / best
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a decode step reads, and what the machine could read at most."""
+
+    weights_bytes: int | None = None
+    kv_bytes_per_token: int = 0
+    peak_bytes_per_second: float | None = None
+
+
+@dataclass
+class _Second:
+    """The steps since the last point."""
+
+    num_steps: int = 0
+    num_decode_steps: int = 0
+    num_sequences: int = 0
+    num_prefill_tokens: int = 0
+    step_seconds: float = 0.0
+    max_step_seconds: float = 0.0
+    decode_step_seconds: float = 0.0
+    read_bytes: int = 0
+
+
+@dataclass
+class TurnNotes:
+    """What is noted of a turn on its way: `first_token_at` by the wall clock, seconds since the epoch."""
+
+    first_token_at: float | None = None
+    num_resumed_tokens: int = 0
+    num_dropped: int = 0
+    """Messages that were left out of the prompt."""
+    joules: float | None = None
+    fetch_seconds: float | None = None
+    """For the state to come from another worker; None where none came."""
+
+
+@dataclass
+class WorkerMetrics:
+    """Counts in the engine's thread, makes points in the asyncio one."""
+
+    tags: dict[str, str]
+    """node, model, quantization, worker."""
+    num_slots: int
+    num_cells: int
+    shape: Shape
+    clock: Callable[[], float] = time.perf_counter
+    _second: _Second = field(default_factory=_Second)
+    _began_at: float = 0.0
+    _copied: float = 0.0
+    _given: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def on_step(self, step: Step, seconds: float) -> None:
+        """Called by the engine loop after each step."""
+        with self._lock:
+            now = self._second
+            now.num_steps += 1
+            now.step_seconds += seconds
+            now.max_step_seconds = max(now.max_step_seconds, seconds)
+            if not step.is_decode:
+                now.num_prefill_tokens += step.num_tokens
+                return
+            now.num_decode_steps += 1
+            now.num_sequences += len(step.spans)
+            now.decode_step_seconds += seconds
+            num_read = sum(span.end for span in step.spans)
+            now.read_bytes += (self.shape.weights_bytes or 0) + num_read * self.shape.kv_bytes_per_token
+
+    def second(self, state: LoopState, offload_cache: CacheStats, given_bytes: int, num_dropped: int) -> Point | None:
+        """The engine since the last call."""
+        copied, self._copied = self._copied, state.copy_seconds
+        given, self._given = self._given, given_bytes
+        with self._lock:
+            past, self._second = self._second, _Second()
+        now = self.clock()
+        seconds = max(now - self._began_at, 1e-6) if self._began_at else None
+        self._began_at = now
+        has_steps, has_decodes = past.num_steps > 0, past.num_decode_steps > 0
+        is_known = has_decodes and self.shape.weights_bytes is not None
+        return points.ENGINE.point(
+            time.time_ns(),
+            self.tags,
+            {
+                "num_steps": past.num_steps,
+                "batch_size": past.num_sequences / past.num_decode_steps if has_decodes else None,
+                "step_seconds": past.step_seconds / past.num_steps if has_steps else None,
+                "max_step_seconds": past.max_step_seconds if has_steps else None,
+                "busy_ratio": min(1.0, past.step_seconds / seconds) if seconds else None,
+                "prefill_tokens_per_second": past.num_prefill_tokens / seconds if seconds else None,
+                "decode_tokens_per_second": past.num_sequences / seconds if seconds else None,
+                "num_active": state.num_active,
+                "num_waiting": state.num_waiting,
+                "num_slots": self.num_slots,
+                "num_cells_used": state.num_cells_used,
+                "num_cells": self.num_cells,
+                "num_parked": offload_cache.num_parked,
+                "parked_bytes": offload_cache.parked_bytes,
+                "num_on_disk": offload_cache.num_on_disk,
+                "disk_bytes": offload_cache.disk_bytes,
+                "num_evicted": offload_cache.num_evicted,
+                "copy_ratio": (state.copy_seconds - copied) / seconds if seconds else None,
+                "given_bytes": given_bytes - given,
+                "read_bytes_per_second": past.read_bytes / past.decode_step_seconds if is_known else None,
+                "peak_bytes_per_second": self.shape.peak_bytes_per_second,
+                "num_dropped": num_dropped,
+            },
+        )
+
+    def turn(self, now: int, delivery: Delivery, turn: Turn | None, end: End, notes: TurnNotes) -> Point | None:
+        """A turn's point at `now`, nanoseconds since the epoch. `turn` is None where its bytes were not understood."""
+        tags = self.tags | {"run": (turn.run if turn is not None else None) or points.NONE}
+        ttft, client = None, None
+        if notes.first_token_at is not None and not notes.num_resumed_tokens:
+            ttft = max(0.0, notes.first_token_at - delivery.stored_at)
+        with contextlib.suppress(InvalidName):  # a subject of nobody's
+            client = subjects.parse_turn(delivery.subject).client
+        if not isinstance(end, Done):
+            fields: dict[str, float | int | bool | str | None] = {"outcome": end.code, "is_failed": True}
+            return points.TURN.point(
+                now, tags, fields | {"client": client, "attempt": end.attempt, "ttft_seconds": ttft}
+            )
+        usage, timings = end.usage, end.timings
+        num_new = usage.completion_tokens
+        return points.TURN.point(
+            now,
+            tags,
+            {
+                "client": client,
+                "outcome": end.finish_reason,
+                "is_failed": False,
+                "queue_wait_seconds": timings.queue_wait,
+                "ttft_seconds": ttft,
+                "tpot_seconds": metrics.tpot(0.0, timings.decode, num_new),
+                "prefill_seconds": timings.prefill,
+                "decode_seconds": timings.decode,
+                "prefill_tokens_per_second": metrics.prefill_rate(
+                    usage.prompt_tokens, usage.cached_tokens, timings.prefill
+                ),
+                "decode_tokens_per_second": metrics.decode_rate(num_new, timings.decode),
+                "prompt_tokens": usage.prompt_tokens,
+                "cached_tokens": usage.cached_tokens,
+                "completion_tokens": num_new,
+                **{f"cached_in_{tier}_tokens": usage.cached_tokens * (usage.cached_in == tier) for tier in TIERS},
+                **{
+                    f"recomputed_{why}_tokens": usage.recomputed_tokens * (usage.recomputed_for == why)
+                    for why in CAUSES
+                },
+                "fetch_seconds": notes.fetch_seconds,
+                "dropped_messages": usage.dropped_messages,
+                "attempt": end.attempt,
+                "num_resumed_tokens": notes.num_resumed_tokens,
+                "joules": notes.joules,
+            },
+        )
+
+    def event(self, now: int, kind: str, text: str) -> Point | None:
+        """For an annotation."""
+        return points.event(now, kind, text, node=self.tags["node"], worker=self.tags["worker"])

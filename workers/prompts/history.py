@@ -1,0 +1,230 @@
+"""Messages → known tokens, remembered and never re-tokenised.
+
+An answer's text need not tokenise back into the tokens that were generated, and one mismatch would cost the whole
+prefix. So a conversation's tokens are kept, and its next turn adds only those of the text that follows the answer.
+They are found by what was said, not by the conversation's name: chats of one name do not forget each other.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from broker.conversations import chain, name_of, next_name
+from broker.messages import Message, Remembered, Turn
+from workers.engine.protocol import Vocabulary
+from workers.kv.index import TOKEN_BYTES
+from workers.prompts.spoken import as_spoken, ends_with
+
+BLOCK_BYTES = 1024
+
+
+def block_size(num_bytes: int) -> int:
+    """At least so many bytes: a power of two of BLOCK_BYTES, or one and a half."""
+    size = BLOCK_BYTES
+    while size < num_bytes:
+        size *= 2
+    return size // 4 * 3 if size // 4 * 3 >= max(num_bytes, BLOCK_BYTES) else size
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt's text and where in it contents stand: (message index, start, end)."""
+
+    text: str
+    contents: list[tuple[int, int, int]]
+
+    def template_spans(self, start: int = 0) -> list[tuple[int, int]]:
+        """The rest: what the template wrote, in positions from `start` on."""
+        spans = []
+        at = start
+        for _, begin, end in self.contents:
+            if end <= start:
+                continue
+            spans.append((at - start, max(begin, start) - start))
+            at = end
+        spans.append((at - start, len(self.text) - start))
+        return spans
+
+
+class Renderer(Protocol):
+    """Renders a conversation with the model's chat template. The sandbox does, and so do the tests' fakes."""
+
+    async def render(self, messages: tuple[Message, ...], exact: int = -1) -> Rendered: ...
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A turn's prompt as text and tokens."""
+
+    rendered: Rendered
+    tokens: list[int]
+    num_known: int = 0
+    """Of these, those of the conversation's last turn here: likely still in the cache."""
+
+
+class _Told(Struct, frozen=True):
+    """How a conversation stood when its last answer was over."""
+
+    messages: tuple[Message, ...]
+    prompt_text: str
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A conversation in one block of memory, of one of few sizes: blocks of all lengths leave holes when they go that
+    nothing fits into, and a worker's heap grew by those for hours."""
+
+    block: bytes
+    num_text_bytes: int
+    num_tokens: int
+    num_messages: int
+    conversation: str
+
+    @classmethod
+    def of(cls, told: _Told, numbers: bytes, conversation: str) -> _Known:
+        text = msgspec.json.encode(told)
+        size = len(text) + len(numbers)
+        block = b"".join((text, numbers, bytes(block_size(size) - size)))
+        return cls(block, len(text), len(numbers) // TOKEN_BYTES, len(told.messages), conversation)
+
+    @property
+    def told(self) -> _Told:
+        return msgspec.json.decode(self.block[: self.num_text_bytes], type=_Told)
+
+    @property
+    def packed_tokens(self) -> bytes:
+        return self.block[self.num_text_bytes : self.num_text_bytes + self.num_tokens * TOKEN_BYTES]
+
+    @property
+    def tokens(self) -> list[int]:
+        return array("i", self.packed_tokens).tolist()
+
+
+def without_oldest(messages: tuple[Message, ...]) -> tuple[Message, ...] | None:
+    """A conversation without its oldest turn: what is said at its beginning by `system` stays. None when only the last
+    turn is left."""
+    begin = next((index for index, one in enumerate(messages) if one.role != "system"), len(messages))
+    users = [index for index in range(begin + 1, len(messages)) if messages[index].role == "user"]
+    return (*messages[:begin], *messages[users[0] :]) if users else None
+
+
+class History:
+    """The tokens of the conversations that this worker answered lately."""
+
+    def __init__(self, renderer: Renderer, vocabulary: Vocabulary, *, max_tokens: int = 2_000_000) -> None:
+        self._renderer = renderer
+        self._vocabulary = vocabulary
+        self._max_tokens = max_tokens
+        self._num_tokens = 0
+        self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        """By client and what was said."""
+        self._latest: dict[tuple[str, str], str] = {}
+        """By client and conversation, what was said in it last."""
+
+    async def prompt(self, client: str, turn: Turn) -> Prompt:
+        """The tokens of a turn's prompt; raises TurnRejected."""
+        if turn.raw:
+            text = turn.messages[0].content
+            prompt = self._tokenized(Rendered(text, [(0, 0, len(text))]))
+            if not prompt.tokens and turn.kind == "score" and self._vocabulary.begin is not None:
+                # Nothing to score behind, of a model that begins with nothing: the token that stands for a beginning.
+                return Prompt(prompt.rendered, [self._vocabulary.begin])
+            return prompt
+        known = self._last_known(client, turn)
+        told = known.told if known is not None else None
+        if known is None or told is None or turn.messages[: len(told.messages)] != told.messages:
+            return self._tokenized(await self._renderer.render(turn.messages))
+        answer = len(told.messages) - 1
+        rendered = await self._renderer.render(turn.messages, exact=answer)
+        said = told.messages[answer].content
+        place = next((place for place in rendered.contents if place[0] == answer), None)
+        if place is None or rendered.text[: place[1]] != told.prompt_text or rendered.text[place[1] : place[2]] != said:
+            # The template tells history otherwise than it was told at the time.
+            return self._tokenized(await self._renderer.render(turn.messages))
+        rest = place[2]
+        tail = self._vocabulary.tokenize(
+            rendered.text[rest:], template_spans=rendered.template_spans(rest), add_bos=False
+        )
+        return Prompt(rendered, [*known.tokens, *tail], known.num_tokens)
+
+    def _last_known(self, client: str, turn: Turn) -> _Known | None:
+        """Of the answers that the turn's history holds, the last one that was given here."""
+        names = (name for _, name in reversed(chain(turn.messages)))
+        return next((known for name in names if (known := self._known.get((client, name))) is not None), None)
+
+    def _tokenized(self, rendered: Rendered) -> Prompt:
+        spans = rendered.template_spans()
+        return Prompt(rendered, self._vocabulary.tokenize(rendered.text, template_spans=spans, add_bos=True))
+
+    def continuation(self, prompt: Prompt, text: str) -> tuple[list[int], int]:
+        """The tokens of prompt and answer `text`, tokenised as one, and at which one the answer begins."""
+        rendered = prompt.rendered
+        tokens = self._vocabulary.tokenize(rendered.text + text, template_spans=rendered.template_spans(), add_bos=True)
+        if not rendered.text and tokens[:1] != prompt.tokens:
+            tokens = [*prompt.tokens, *tokens]
+        shared = 0
+        for one, other in zip(prompt.tokens, tokens, strict=False):
+            if one != other:
+                break
+            shared += 1
+        return tokens, min(shared, len(tokens) - 1)
+
+    def remember(self, client: str, turn: Turn, prompt: Prompt, tokens: list[int], text: str) -> str:
+        """Notes an answer: `tokens` are the prompt's and the answer's, `text` what the client was sent. Returns the
+        name of the conversation that goes on from it."""
+        num_prompt = len(prompt.tokens)
+        tokens = tokens[:num_prompt] + as_spoken(self._vocabulary, tokens[num_prompt:], text)
+        told = _Told((*turn.messages, Message("assistant", text)), prompt.rendered.text)
+        conversation = next_name(turn.conversation, turn.messages, text)
+        # What it was before is kept for one turn more: another chat may say the same so far, or this one go back.
+        for _, name in chain(turn.messages)[:-1]:
+            self._forget((client, name))
+        self._keep(client, _Known.of(told, array("i", tokens).tobytes(), conversation), told)
+        return conversation
+
+    def is_current(self, client: str, turn: Turn) -> bool:
+        """Whether the turn before this one was answered here."""
+        known = self._last_known(client, turn)
+        return known is not None and known.num_messages == len(turn.messages) - 1
+
+    def recall(self, client: str, conversation: str) -> Remembered | None:
+        """What is remembered, for another worker or another day. From any thread."""
+        known = self._known.get((client, self._latest.get((client, conversation), "")))
+        if known is None:
+            return None
+        told = known.told
+        return Remembered(told.messages, told.prompt_text, known.packed_tokens)
+
+    def adopt(self, client: str, conversation: str, remembered: Remembered) -> None:
+        """Takes over what another worker, or process, remembered, unless more is known here."""
+        known = self._known.get((client, self._latest.get((client, conversation), "")))
+        num_known = known.num_messages if known is not None else 0
+        if len(remembered.tokens) % TOKEN_BYTES == 0 and num_known < len(remembered.messages):
+            answer = remembered.messages[-1].content
+            if not ends_with(self._vocabulary, array("i", remembered.tokens), answer):
+                return  # an older release's, which remembered stop texts too
+            told = _Told(remembered.messages, remembered.prompt_text)
+            self._keep(client, _Known.of(told, remembered.tokens, conversation), told)
+
+    def _keep(self, client: str, known: _Known, told: _Told) -> None:
+        said = name_of(told.messages)
+        self._forget((client, said))
+        self._known[client, said] = known
+        self._latest[client, known.conversation] = said
+        self._num_tokens += known.num_tokens
+        while self._num_tokens > self._max_tokens and len(self._known) > 1:
+            self._forget(next(iter(self._known)))
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        if (old := self._known.pop(key, None)) is None:
+            return
+        self._num_tokens -= old.num_tokens
+        client, said = key
+        if self._latest.get((client, old.conversation)) == said:
+            del self._latest[client, old.conversation]

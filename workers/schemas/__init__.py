@@ -1,6 +1,0 @@
-"""JSON schemas → grammars. Pure: no model, no I/O."""
-
-from workers.schemas.grammar import gbnf_of_schema
-from workers.schemas.rules import SchemaRefused
-
-__all__ = ["SchemaRefused", "gbnf_of_schema"]
