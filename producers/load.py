@@ -176,7 +176,7 @@ def header(options: LoadSettings, selection: Selection, workers: list[WorkerInfo
         settings=settings,
         dataset=_dataset_facts(options, selection),
         producer={
-            "turnpike": importlib.metadata.version("turnpike"),
+            "turnpike": importlib.metadata.version("turnpike-mq"),
             "nats-py": importlib.metadata.version("nats-py"),
             "python": platform.python_version(),
             "machine": platform.machine(),
