@@ -8,7 +8,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
@@ -16,43 +15,16 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from broker import codec, replies, subjects
-from broker.delivery import Delivery
 from broker.errors import InvalidMessage, InvalidName
-from broker.messages import Cancel, End, Turn
+from broker.messages import Cancel, End
 from broker.queued import concerns
-from broker.subjects import CancelAddress, TurnAddress
-from workers.engine.loop import Event
-from workers.metrics import TurnNotes
+from broker.subjects import CancelAddress
 from workers.queued_cancels import STORED_SECONDS, QueuedCancels
+from workers.turns.work import Work
 
 MAX_RECENT = 1024
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Work:
-    """A turn in the worker's hands."""
-
-    delivery: Delivery
-    address: TurnAddress
-    turn: Turn
-    job: str
-    """What the engine knows it by: a turn can come back here while its first delivery is still being given up."""
-    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
-    """Bounded by the turn's max_tokens."""
-    cancel: Cancel | None = None
-    cancelled_at: float = 0.0
-    """By the monotonic clock."""
-    notes: TurnNotes = field(default_factory=TurnNotes)
-    on_cancel: Callable[[], object] | None = None
-    """Stops what is under way for the turn before the engine hears of it."""
-
-    def cancelled_by(self, cancel: Cancel) -> None:
-        if self.cancel is None:
-            self.cancel, self.cancelled_at = cancel, time.perf_counter()
-            if self.on_cancel is not None:
-                self.on_cancel()
 
 
 class Cancels:

@@ -44,18 +44,9 @@ from broker.queued import stopped
 from broker.recorder import Recorder
 from broker.replies import ReplyWriter, write_end
 from broker.subjects import TurnAddress
-from workers.cancels import Cancels, Work
-from workers.engine.loop import (
-    MIN_OFFLOADED_TOKENS,
-    EngineLoop,
-    Event,
-    Finished,
-    Generated,
-    Job,
-    Lost,
-    Rejected,
-    Seated,
-)
+from workers.cancels import Cancels
+from workers.engine.events import Event, Finished, Generated, Job, Lost, Rejected, Seated
+from workers.engine.loop import MIN_OFFLOADED_TOKENS, EngineLoop
 from workers.health import ROUND_SECONDS, Watch, WorkerLost
 from workers.kv.index import Key, packed
 from workers.kv.transfer import Handoff, Offer
@@ -63,6 +54,7 @@ from workers.metrics import Shape, TurnNotes, WorkerMetrics
 from workers.presence import Presence
 from workers.prompts.history import History, Prompt, without_oldest
 from workers.pulling import TurnPuller
+from workers.turns.work import Work
 
 DEATH_STARTS = 3
 MAX_FAULTS = 3

@@ -20,7 +20,8 @@ from broker.subjects import CancelAddress, TurnAddress
 from producers.gateway.answering import cancelled_unless_ended
 from tests.fakes import FakeEngine
 from tests.integration.conftest import Running, StartWorker
-from workers.cancels import Cancels, Work
+from workers.cancels import Cancels
+from workers.turns.work import Work
 
 
 async def busy(running: Running, client: Client) -> Answer:

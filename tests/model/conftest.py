@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from broker.messages import Sampling
-from workers.engine.loop import EngineLoop, Event, Finished, Generated, Job, Rejected
+from workers.engine.events import Event, Finished, Generated, Job, Rejected
+from workers.engine.loop import EngineLoop
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.kv.cache import OffloadCache

@@ -11,7 +11,7 @@ import pytest
 from broker.messages import Sampling
 from tests.model.conftest import CHUNK, Bench
 from workers.engine.detokenizer import Detokenizer
-from workers.engine.loop import Finished
+from workers.engine.events import Finished
 from workers.engine.protocol import Span
 from workers.llama.context import LlamaModel
 

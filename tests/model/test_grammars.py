@@ -18,7 +18,7 @@ from broker.errors import TurnRejected
 from broker.messages import Sampling
 from tests.model.conftest import Bench
 from tests.model.test_engine import prompt
-from workers.engine.loop import Finished, Generated
+from workers.engine.events import Finished, Generated
 from workers.llama.context import LlamaModel
 from workers.prompts.sandbox import Sandbox
 

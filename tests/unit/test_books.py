@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from broker.errors import TurnRejected
 from broker.messages import Sampling
 from tests.fakes import FakeEngine, FakeSampler
-from workers.engine.loop import EngineLoop, Event, Finished, Generated, Job, Lost, Rejected
+from workers.engine.events import Event, Finished, Generated, Job, Lost, Rejected
+from workers.engine.loop import EngineLoop
 from workers.engine.protocol import PENDING, TokenSampler
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots

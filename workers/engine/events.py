@@ -1,0 +1,85 @@
+"""What the engine loop is given, and what it tells of it: jobs and events. All are values; none knows the loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.messages import CachedIn, FinishReason, Sampling, Score, TokenLogprob
+
+
+@dataclass(frozen=True)
+class Job:
+    """A turn as the engine sees it: tokens in, tokens out."""
+
+    id: str
+    client: str
+    conversation: str
+    prompt: list[int]
+    max_tokens: int
+    is_batch: bool = False
+    """May be set aside for a turn that somebody waits for."""
+    sampling: Sampling = Sampling()
+    gbnf: str | None = None
+    continuations: tuple[tuple[tuple[int, ...], int], ...] = ()
+    """For scoring: all tokens of prompt and continuation, and where the continuation begins."""
+    resumed: tuple[int, ...] = ()
+    """The answer's tokens that an earlier worker has sent: known, to be computed, not to be told again."""
+
+    def num_to_score(self, first: int) -> int:
+        """The tokens of the continuations from that one on."""
+        return sum(len(known) - begin for known, begin in self.continuations[first:])
+
+
+@dataclass(frozen=True)
+class Seated:
+    job: str
+    num_cached: int
+    cached_in: CachedIn | None = None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Tokens were chosen; `text` is what they make sendable."""
+
+    job: str
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The answer is complete. Seconds by the engine's clock; `prefill` is this job's share of the steps' time."""
+
+    job: str
+    reason: FinishReason
+    num_prompt_tokens: int
+    num_cached: int
+    num_generated: int
+    prefill_seconds: float
+    decode_seconds: float
+    tokens: tuple[int, ...] = ()
+    """All known tokens: the prompt's and the answer's."""
+    scores: tuple[Score, ...] = ()
+    joules: float | None = None
+    """Its share of what the node drew; None where that is not known."""
+    cached_in: CachedIn | None = None
+    """Where the cached tokens were; None where there were none."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    job: str
+    code: str
+    detail: str
+    retryable: bool = False
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The engine is gone; the process has to follow."""
+
+    reason: str
+
+
+Event = Seated | Generated | Finished | Rejected | Lost

@@ -1,0 +1,1 @@
+"""A turn's life in a worker: admitted, prefetched, streamed, settled."""
