@@ -24,8 +24,9 @@ from tests.fakes import FakeEngine, fake_worker
 from tests.influx_server import NO_INFLUXDB, InfluxServer, has_influxdb
 from workers.engine.calibration import UNMEASURED, calibrate
 from workers.kv.cache import OffloadCache
+from workers.options import WorkerOptions
 from workers.prompts.history import History
-from workers.worker import Worker, WorkerOptions
+from workers.worker import Worker
 
 
 @dataclass
