@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from broker.messages import Message, Sampling
-from producers.local import LocalSystem, local_system
+from producers.local_system import LocalSystem, local_system
 from tests.support import ROOT, TURNPIKE
 from workers.engine.calibration import calibrate, measure_threads
 from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel

@@ -8,7 +8,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from producers.records import Bounds, TurnRecord, seconds_of, summarize
+from producers.records.figures import Bounds, summarize
+from producers.records.files import seconds_of
+from producers.records.lines import TurnRecord
 
 GOOD_ENOUGH = 0.9
 """A sweep's rate is sustained while so large a share of it is goodput."""

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from broker.errors import TurnpikeError
-from producers.rows import RowError, read_rows
+from producers.data.rows import RowError, read_rows
 
 
 class BadArrivals(TurnpikeError):

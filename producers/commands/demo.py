@@ -20,13 +20,16 @@ from broker.accounts import write_credentials
 from broker.client import Answer
 from broker.messages import Chunk
 from broker.process import EXIT_INTERRUPTED, spawn, temporary_folder, terminate
-from producers.datasets import DEMO_CONVERSATIONS
-from producers.generator import Progress
-from producers.load import progress_table, run_load, select, showing, summary_table
-from producers.local import LocalSystem, LocalSystemFailed, local_system
-from producers.records import TurnRecord, summarize
+from producers.data.datasets import DEMO_CONVERSATIONS
+from producers.load.generator import Progress
+from producers.load.run import run_load
+from producers.load.selection import select
+from producers.load.tables import progress_table, showing, summary_table
+from producers.local_system import LocalSystem, LocalSystemFailed, local_system
+from producers.records.figures import summarize
+from producers.records.lines import TurnRecord
 from producers.settings import LoadSettings
-from producers.terminal import plural
+from producers.terminal.tables import plural
 
 MODEL = "demo"
 NUM_SHOWN = 2

@@ -14,7 +14,7 @@ from broker.client import Client
 from broker.connection import Address
 from broker.errors import InvalidMessage, ServerError
 from broker.messages import Done, End, Failed, Reply
-from producers.printing import counted
+from producers.terminal.printing import counted
 
 FIRST_SECONDS = 4.0
 """How long the first end is waited for: a worker's step, or where there is none the reaper's look."""

@@ -16,9 +16,9 @@ from broker.conversations import name_of
 from broker.errors import InvalidMessage, InvalidName
 from broker.messages import Message, Role, Sampling
 from broker.subjects import token
-from producers.gateway.answers import Dialect
-from producers.gateway.bodies import read
-from producers.gateway.errors import ApiError, error_of
+from producers.gateway.openai.answers import Dialect
+from producers.gateway.openai.bodies import read
+from producers.gateway.openai.errors import ApiError, error_of
 
 __all__ = ["ApiError", "ChatRequest", "CompletionRequest", "Dialect", "Request", "error_of"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from producers.gateway.dialect import ChatRequest, CompletionRequest
+from producers.gateway.openai.dialect import ChatRequest, CompletionRequest
 
 _ERRORS = {
     400: "Not understood, or not supported",

@@ -18,7 +18,7 @@ from broker.client import Client
 from broker.connection import Address
 from broker.discovery import WorkerInfo
 from broker.errors import ServerError
-from producers.terminal import folding
+from producers.terminal.tables import folding
 
 REFRESH_SECONDS = 1.0
 

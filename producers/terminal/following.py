@@ -15,8 +15,8 @@ import nats.errors
 from broker.client import Answer, Client
 from broker.errors import NotServed, PublishError, QueueFull
 from broker.messages import Chunk, Sampling
-from producers.printing import counted
-from producers.waiting import LOOK_SECONDS, is_served, ready
+from producers.routing.waiting import LOOK_SECONDS, is_served, ready
+from producers.terminal.printing import counted
 
 QUIET_SECONDS = 5.0
 """An answer that says nothing for so long may have lost its worker."""

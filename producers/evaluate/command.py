@@ -28,12 +28,12 @@ from broker.errors import TurnFailed
 from broker.locks import Lock
 from broker.messages import Message, Score
 from broker.process import EXIT_INTERRUPTED
-from producers.ask import NO_ROUTES, resolve
-from producers.items import EvalError, Item, read_items
-from producers.routing import Needs
-from producers.rows import summary
+from producers.data.rows import summary
+from producers.evaluate.items import EvalError, Item, read_items
+from producers.routing.asking import NO_ROUTES, resolve
+from producers.routing.policies import Needs
+from producers.routing.waiting import choosable, ready, telling, unless
 from producers.settings import EvalSettings
-from producers.waiting import choosable, ready, telling, unless
 
 STOP_SECONDS = 0.35
 """How long the cancels of what runs may take."""

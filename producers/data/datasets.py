@@ -11,9 +11,9 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from broker.messages import Message, Role
-from producers.rows import RowError, clean, read_rows, summary, text_of
+from producers.data.rows import RowError, clean, read_rows, summary, text_of
 
-SHIPPED = Path(__file__).parent / "data" / "radio_site.jsonl"
+SHIPPED = Path(__file__).parent / "radio_site.jsonl"
 DEMO_CONVERSATIONS = SHIPPED.with_name("demo.jsonl")
 """A few that the shipped model can follow."""
 _ROLES: dict[str, Literal["user", "assistant"]] = {"prompter": "user", "assistant": "assistant"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from producers.rows import RowError, clean, is_csv, read_rows, summary
+from producers.data.rows import RowError, clean, is_csv, read_rows, summary
 
 _COLUMNS = ("index", "sentence", "option1", "option2", "answer")
 

@@ -14,12 +14,12 @@ from broker.connection import Address
 from broker.errors import TurnFailed, TurnpikeError
 from broker.messages import Message, Sampling, new_id
 from broker.process import EXIT_ERROR, EXIT_INTERRUPTED, interrupts_go_to
-from producers.ask import CHATS, NO_ROUTES, resolve
-from producers.following import Following, with_seed
-from producers.keyboard import Keyboard
-from producers.printing import Printer, summary
-from producers.routing import Routes
-from producers.waiting import choosable, ready, unless
+from producers.routing.asking import CHATS, NO_ROUTES, resolve
+from producers.routing.policies import Routes
+from producers.routing.waiting import choosable, ready, unless
+from producers.terminal.following import Following, with_seed
+from producers.terminal.keyboard import Keyboard
+from producers.terminal.printing import Printer, summary
 
 LEAVE_SECONDS = 0.5
 """Behind a ^D: a turn that no worker has begun by then is stopped."""

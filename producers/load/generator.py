@@ -18,9 +18,9 @@ from itertools import count
 from broker.client import Answer, Client
 from broker.errors import PublishError, TurnFailed
 from broker.messages import Chunk, End, Failed, Message, Priority, Sampling, new_id
-from producers.arrivals import Arrivals, Closed, Open, Think, share, stream
-from producers.datasets import Conversation
-from producers.records import TurnRecord, with_end
+from producers.data.datasets import Conversation
+from producers.load.arrivals import Arrivals, Closed, Open, Think, share, stream
+from producers.records.lines import TurnRecord, with_end
 from producers.settings import LoadSettings
 
 STOP_SECONDS = 0.35

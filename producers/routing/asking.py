@@ -8,13 +8,16 @@ from typing import Any
 import msgspec
 
 from broker.client import Answer, Client
+from broker.discovery import CHAT
 from broker.errors import QueueFull, TurnFailed, UnservedModel
 from broker.messages import Chunk, Message, Priority, new_id
-from producers.routing import Decision, Needs, Routes, choose
+from producers.routing.policies import Decision, Needs, Routes, choose
 
 MODELS_OWN = frozenset({"invalid_template", "prompt_too_long", "empty_prompt", "unsupported", "overloaded"})
 """Failures that another model need not have: its template, its context, its speed."""
 PATIENT_SECONDS = 2.0
+NO_ROUTES = Routes()
+CHATS = Needs(can=frozenset({CHAT}))
 
 Choose = Callable[[Collection[str]], Decision]
 """The decision without the models that were tried; raises UnservedModel."""
@@ -61,6 +64,14 @@ class Elsewhere(Answer):
         self._tried.append(decision.model)
         self._begin(msgspec.structs.replace(self.turn, id=new_id()), decision.model)
         return True
+
+
+async def resolve(client: Client, model: str, routes: Routes = NO_ROUTES, needs: Needs = CHATS) -> str:
+    """The model that `auto` or a policy stands for; any other name is a model's. Raises UnservedModel."""
+    if routes.policy(model) is None:
+        return model
+    # On a busy board the answers come late: only who is silent for longer is not there.
+    return choose(routes, model, await client.workers() or await client.workers(PATIENT_SECONDS), needs).model
 
 
 async def ask_routed(

@@ -32,17 +32,19 @@ from broker.errors import TurnpikeError
 from broker.locks import Lock
 from broker.process import EXIT_INTERRUPTED, spawn, terminate
 from broker.toml import read_toml
-from producers import evaluate, records
-from producers.items import EvalError, read_items
-from producers.load import run_recorded, select
-from producers.local import last_line
-from producers.records import Bounds, Run
+from producers.data.rows import summary
+from producers.evaluate.command import Answered, accuracies, run_on
+from producers.evaluate.items import EvalError, read_items
+from producers.load.run import run_recorded
+from producers.load.selection import select
+from producers.local_system import last_line
+from producers.records.figures import Bounds
+from producers.records.files import Run, read_run
 from producers.report.command import report
 from producers.report.figures import by_context, context_cv, figures
-from producers.rows import summary
+from producers.routing.waiting import ready, unless
 from producers.settings import LoadSettings
-from producers.terminal import causes, folding
-from producers.waiting import ready, unless
+from producers.terminal.tables import causes, folding
 
 SERVED_SECONDS = 600.0
 """How long a model may take to be served: a large file from an SD card."""
@@ -176,7 +178,7 @@ def effect(first: Row, second: Row) -> str:
     return f"{first.model}: {', '.join(found)}" if found else ""
 
 
-def row(run: Run, sampled: Sampled | None, answers: list[evaluate.Answered]) -> Row:
+def row(run: Run, sampled: Sampled | None, answers: list[Answered]) -> Row:
     """A model's line of the table, from its record."""
     found = figures(run)
     done = [turn for turn in run.counted() if not turn.is_failed]
@@ -206,7 +208,7 @@ def row(run: Run, sampled: Sampled | None, answers: list[evaluate.Answered]) -> 
         rss_bytes=max(sampled.rss_bytes) if sampled and sampled.rss_bytes else None,
         num_restarts=sampled.num_restarts if sampled else None,
         num_kills=sampled.num_kills if sampled else None,
-        accuracies={one.method: (one.accuracy, one.standard_error) for one in evaluate.accuracies(answers)},
+        accuracies={one.method: (one.accuracy, one.standard_error) for one in accuracies(answers)},
         published=PUBLISHED.get(found.model.lower(), ""),
         failures={code: count for code, count in found.outcomes.items() if code in failed},
     )
@@ -263,19 +265,19 @@ async def _one(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> R
             return None
         await _load(stage, options(plan, model), path, stop)
         answers = await _winogrande(stage, plan, model, stop)
-    found = row(records.read(path), sampled, answers)
+    found = row(read_run(path), sampled, answers)
     if not stop.is_set():
         saved.write_bytes(msgspec.json.encode(found))
     return found
 
 
 async def _load(stage: Stage, load: LoadSettings, path: Path, stop: asyncio.Event) -> None:
-    before = records.read(path) if path.exists() else None
+    before = read_run(path) if path.exists() else None
     if before is None or before.seconds is None:
         await run_recorded(stage.client, load, select(load), path, stage.console, stop, before)
 
 
-async def _winogrande(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> list[evaluate.Answered]:
+async def _winogrande(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> list[Answered]:
     if plan.winogrande is None or stop.is_set():
         return []
     left_out: list[EvalError] = []
@@ -283,7 +285,7 @@ async def _winogrande(stage: Stage, plan: Plan, model: Model, stop: asyncio.Even
     if left_out:
         stage.console.print(f"  {summary(left_out)}", markup=False)
     out = stage.out / f"{model.model}.winogrande.jsonl"
-    return await evaluate.run_on(
+    return await run_on(
         stage.client, model.model, items, out, stop, say=lambda text: stage.console.print(f"  {text}", markup=False)
     )
 

@@ -12,7 +12,7 @@ import nats.errors
 
 from broker.client import Client
 from broker.errors import ServerError
-from producers.routing import Needs, NoneAble, NoneServed, Routes, choose
+from producers.routing.policies import Needs, NoneAble, NoneServed, Routes, choose
 
 LOOK_SECONDS = 2.0
 

@@ -9,26 +9,14 @@ import msgspec
 
 from broker.client import Client
 from broker.connection import Address
-from broker.discovery import CHAT
 from broker.errors import PublishError, TurnFailed
 from broker.messages import Chunk, End, Failed, Message, Sampling
 from broker.process import EXIT_INTERRUPTED
-from producers.elsewhere import PATIENT_SECONDS, ask_routed
-from producers.following import Following, with_seed
-from producers.printing import Printer, summary
-from producers.routing import Needs, Routes, choose
-from producers.waiting import choosable, unless
-
-NO_ROUTES = Routes()
-CHATS = Needs(can=frozenset({CHAT}))
-
-
-async def resolve(client: Client, model: str, routes: Routes = NO_ROUTES, needs: Needs = CHATS) -> str:
-    """The model that `auto` or a policy stands for; any other name is a model's. Raises UnservedModel."""
-    if routes.policy(model) is None:
-        return model
-    # On a busy board the answers come late: only who is silent for longer is not there.
-    return choose(routes, model, await client.workers() or await client.workers(PATIENT_SECONDS), needs).model
+from producers.routing.asking import CHATS, NO_ROUTES, ask_routed
+from producers.routing.policies import Routes
+from producers.routing.waiting import choosable, unless
+from producers.terminal.following import Following, with_seed
+from producers.terminal.printing import Printer, summary
 
 
 async def ask(

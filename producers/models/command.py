@@ -26,7 +26,7 @@ from broker.discovery import MirrorInfo
 from broker.errors import TurnpikeError
 from broker.locks import InUse, Lock
 from broker.settings import ModelSettings
-from producers.terminal import folding
+from producers.terminal.tables import folding
 
 WIDE = 140
 """Columns of a terminal that has room for everything."""
