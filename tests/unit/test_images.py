@@ -1,4 +1,4 @@
-"""`make images`: what docker or podman is asked for (these here only write it down), and what the manifests run then."""
+"""`make images`: what docker or podman is asked for (here they only write it down), and what the manifests run then."""
 
 from __future__ import annotations
 
