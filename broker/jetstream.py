@@ -50,6 +50,7 @@ STORED_AT = "Nats-Time-Stamp"
 # --- Subjects --------------------------------------------------------------------------------------------------------
 
 API = "$JS.API"
+ACKS = "$JS.ACK"
 ACCOUNT_INFO = "INFO"
 STREAM_NAMES = "STREAM.NAMES"
 STREAM_LIST = "STREAM.LIST"
@@ -70,7 +71,7 @@ def api_subject(verb: str, *names: str) -> str:
 
 def acks(*names: str) -> str:
     """Where the deliveries of a stream, or of one of its consumers, are settled: a filter."""
-    return ".".join(("$JS.ACK", *names, ">"))
+    return ".".join((ACKS, *names, ">"))
 
 
 # --- Settling a delivery ---------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from broker import priorities
 from broker.errors import InvalidName
 from broker.priorities import DEFAULT_PRIORITY, PRIORITIES, Priority
 from producers.gateway.answering import ClientGone, Receive
-from producers.gateway.errors import ApiError
+from producers.gateway.openai.errors import ApiError
 
 MAX_BODY_BYTES = 1024 * 1024
 """What the queue takes, its own fields aside."""
