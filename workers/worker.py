@@ -79,7 +79,7 @@ _NO_SHAPE = Shape()
 
 
 class GrammarCompiler(Protocol):
-    """Checks a turn's grammar and returns it as GBNF. The sandbox does."""
+    """Checks a turn's grammar and returns it as GBNF. workers.grammars.checker does."""
 
     async def gbnf(self, sampling: Sampling, client: str = "") -> str | None: ...
 
