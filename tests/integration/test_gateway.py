@@ -26,7 +26,7 @@ from broker.server import EmbeddedServer
 from producers.gateway.app import Gateway
 from producers.gateway.keys import ClientKeys, Keys, new_key
 from producers.http_server import listen, serve_http
-from producers.routing import Policy, Routes
+from producers.routing.policies import Policy, Routes
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.support import free_port
@@ -499,7 +499,7 @@ async def test_health_tells_whether_turns_are_taken(
 
 def test_a_file_of_keys_or_routes_that_is_wrong_says_where(tmp_path: Path) -> None:
     from producers.gateway.keys import KeysError, read_keys
-    from producers.routing import RoutingError, read_routes
+    from producers.routing.policies import RoutingError, read_routes
 
     path = tmp_path / "x.toml"
     for text in ("[clients.a]\nsha256 = ['x']", "[clients.'a b']\n", "[clients.a]\nlimit = 1", "", "{"):
