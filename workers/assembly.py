@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nats.aio.client import Client as NatsConnection
 
+from broker.priorities import INTERACTIVE
 from workers.cancels import CancelListener, Cancels
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
@@ -71,9 +72,7 @@ def assemble(
     jobs = JobMaker(history, grammars, engine.max_sequence_tokens, options.overflow)
     turns = TurnHandler(
         in_hand=in_hand,
-        admission=Admission(
-            name, store, cancels, handoff, jobs, loop, recent, lambda: load.expected_wait("interactive")
-        ),
+        admission=Admission(name, store, cancels, handoff, jobs, loop, recent, lambda: load.expected_wait(INTERACTIVE)),
         prefetch=Prefetch(loop, cache, handoff),
         streaming=Streaming(name, options.coalesce_seconds, Remembering(history, loop, handoff), recent),
         settlement=Settlement(name, store, reporter, recent),

@@ -6,7 +6,8 @@ from typing import Protocol
 
 from broker import discovery
 from broker.discovery import AWAY_SECONDS, Load
-from broker.messages import NodeState, Priority
+from broker.messages import NodeState
+from broker.priorities import BATCH, INTERACTIVE, Priority
 from workers.engine.events import LoopSnapshot
 from workers.occupancy import Occupancy
 from workers.turns.recent import RecentTurns
@@ -60,9 +61,9 @@ class LoadGauge:
             num_slots=occupancy.num_slots,
             num_active=occupancy.num_held,
             num_pending=occupancy.num_pending,
-            expected_wait_seconds=self.expected_wait("interactive"),
-            batch_wait_seconds=self.expected_wait("batch"),
-            num_pending_batch=occupancy.pending["batch"],
+            expected_wait_seconds=self.expected_wait(INTERACTIVE),
+            batch_wait_seconds=self.expected_wait(BATCH),
+            num_pending_batch=occupancy.pending[BATCH],
             state=self._presence.state,
             prefill_tokens_per_second=state.prefill_tokens_per_second,
             decode_tokens_per_second=state.decode_tokens_per_second,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from broker import subjects
 from broker.delivery import Delivery
+from broker.priorities import BATCH, INTERACTIVE, PRIORITIES, Priority
 from workers.engine.loop import batch_reserve
 
 
@@ -18,41 +18,46 @@ class Occupancy:
         self.num_slots = num_slots
         self.num_held = 0
         """Turns that were taken and not freed yet."""
-        self.pending = dict.fromkeys(subjects.PRIORITIES, 0)
+        self.pending = dict.fromkeys(PRIORITIES, 0)
         """Turns in the model's queue by priority, as of its last pull."""
 
-    def take(self, delivery: Delivery, *, is_batch: bool) -> None:
-        """A turn was taken."""
+    def take(self, delivery: Delivery, priority: Priority) -> None:
+        """A turn of that priority was taken."""
         self.num_held += 1
-        if is_batch:
+        if priority == BATCH:
             self._batch.add(id(delivery))
+        self.note_pending(priority, delivery.num_pending)
 
     def free(self, delivery: Delivery) -> None:
         """A turn that was taken is settled."""
         self.num_held -= 1
         self._batch.discard(id(delivery))
 
+    def note_pending(self, priority: Priority, num_turns: int) -> None:
+        """So many turns of that priority are in the model's queue."""
+        self.pending[priority] = num_turns
+
     @property
     def num_pending(self) -> int:
         """Turns in the model's queue, of all priorities."""
         return sum(self.pending.values())
 
-    def num_ahead(self, priority: str) -> int:
+    def num_ahead(self, priority: Priority) -> int:
         """How many turns one that is queued now would wait for: batch for all of them, interactive not for batch, nor
         for the slots of batch turns that it may preempt."""
         room, held, queued = self.num_slots, self.num_held, self.num_pending
-        if priority == "interactive":
-            queued = self.pending["interactive"]
+        if priority == INTERACTIVE:
+            queued = self.pending[INTERACTIVE]
             if self._can_preempt:
                 room -= self._num_kept_for_batch
                 held -= len(self._batch)
         return queued + max(0, held + 1 - room)
 
-    def has_room(self, *, is_interactive: bool) -> bool:
+    def has_room(self, priority: Priority) -> bool:
         """Whether a turn of that priority could be seated."""
         if self.num_held < self.num_slots:
             return True
-        if not is_interactive or not self._can_preempt:
+        if priority != INTERACTIVE or not self._can_preempt:
             return False
         return self.num_held - len(self._batch) < self.num_slots - self._num_kept_for_batch
 

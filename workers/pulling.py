@@ -13,6 +13,7 @@ import nats.errors
 
 from broker.delivery import Delivery
 from broker.errors import NotReady
+from broker.priorities import INTERACTIVE, Priority
 from workers.engine.loop import BATCH_EVERY
 from workers.occupancy import Occupancy
 
@@ -50,11 +51,11 @@ class PulledQueue(Protocol):
         """Raises ConnectionLost once nothing more will come of the connection."""
         ...
 
-    def puller(self, priority: str) -> Pulls:
+    def puller(self, priority: Priority) -> Pulls:
         """Pulls from a priority's consumer."""
         ...
 
-    async def tell_front(self, priority: str, sequence: int, num_pending: int) -> None:
+    async def tell_front(self, priority: Priority, sequence: int, num_pending: int) -> None:
         """Tells those who wait that the turn of that sequence was taken, and how many are behind it."""
         ...
 
@@ -83,7 +84,7 @@ class TurnPuller:
 
     async def run(
         self,
-        priority: str,
+        priority: Priority,
         stop: asyncio.Event,
         take: Callable[[Delivery], None],
         closing: asyncio.Event | None = None,
@@ -97,11 +98,10 @@ class TurnPuller:
         closing = closing or stop
         puller = self._queue.puller(priority)
         await puller.start()
-        is_interactive = priority == "interactive"
         try:
             while not closing.is_set():
                 self._queue.check()
-                if not await self._may_pull(stop, is_interactive):
+                if not await self._may_pull(stop, priority):
                     if stop.is_set():
                         break
                     continue
@@ -109,33 +109,33 @@ class TurnPuller:
                 delivery = await self._next(puller, priority, expires)
                 if delivery is None:
                     continue
-                if closing.is_set() or not self._occupancy.has_room(is_interactive=is_interactive):
+                if closing.is_set() or not self._occupancy.has_room(priority):
                     # The other consumer's pull took the last slot while this one was open.
                     with contextlib.suppress(nats.errors.Error):  # then it comes back by itself
                         await delivery.hand_back()
                     continue
-                self._occupancy.take(delivery, is_batch=not is_interactive)
-                self._occupancy.pending[priority] = delivery.num_pending
-                self._count_turns(is_interactive)
+                self._occupancy.take(delivery, priority)
+                self._count_turns(priority)
                 take(delivery)
                 await self._tell_front(priority, delivery)
         finally:
             with contextlib.suppress(nats.errors.Error):
                 await puller.stop()
 
-    def _count_turns(self, is_interactive: bool) -> None:
+    def _count_turns(self, priority: Priority) -> None:
         """After BATCH_EVERY − 1 interactive turns in a row, batch is asked first, unless its pull is open anyway."""
-        self._num_in_a_row = self._num_in_a_row + 1 if is_interactive else 0
+        self._num_in_a_row = self._num_in_a_row + 1 if priority == INTERACTIVE else 0
         if self._num_in_a_row >= BATCH_EVERY - 1 and not self._batch_is_open:
             self._batch_is_due.set()
             self._interactive_may.clear()
 
-    async def _may_pull(self, stop: asyncio.Event, is_interactive: bool) -> bool:
+    async def _may_pull(self, stop: asyncio.Event, priority: Priority) -> bool:
         """Waits until a slot is free and it is this priority's turn. False: look again.
 
         Batch waits until interactive has nothing waiting, but for its share.
         """
-        if not self._occupancy.has_room(is_interactive=is_interactive):
+        is_interactive = priority == INTERACTIVE
+        if not self._occupancy.has_room(priority):
             self._slot_freed.clear()
             await _first(self._slot_freed, stop)
             return False
@@ -147,8 +147,8 @@ class TurnPuller:
             return False
         return True
 
-    async def _next(self, puller: Pulls, priority: str, expires: float) -> Delivery | None:
-        is_interactive = priority == "interactive"
+    async def _next(self, puller: Pulls, priority: Priority, expires: float) -> Delivery | None:
+        is_interactive = priority == INTERACTIVE
         is_due = not is_interactive and self._batch_is_due.is_set()
         try:
             # At once what is there; then an open pull, during which the other priority may have the slot.
@@ -156,7 +156,7 @@ class TurnPuller:
             if delivery is None and not is_due:
                 if is_interactive:
                     self._interactive_idle.set()
-                self._occupancy.pending[priority] = 0
+                self._occupancy.note_pending(priority, 0)
                 self._batch_is_open = self._batch_is_open or not is_interactive
                 delivery = await puller.pull(expires)
         except (nats.errors.Error, NotReady) as error:
@@ -174,7 +174,7 @@ class TurnPuller:
             self._interactive_idle.clear()
         return delivery
 
-    async def _tell_front(self, priority: str, delivery: Delivery) -> None:
+    async def _tell_front(self, priority: Priority, delivery: Delivery) -> None:
         now = time.perf_counter()
         if now - self._beacon_at >= BEACON_SECONDS:
             self._beacon_at = now

@@ -19,9 +19,10 @@ from msgspec import Struct
 
 from broker import codec, subjects
 from broker.errors import InvalidMessage, PublishError, ServerError
+from broker.jetstream import StoredMessage
 from broker.messages import Cancel, End, Turn
+from broker.priorities import PRIORITIES
 from broker.queued import stopped
-from broker.replies import Stored
 from broker.subjects import CancelAddress
 from workers.health import guarded
 
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 class CancelledQueue(Protocol):
     """A model's queue and the cancels on the server. `ModelQueue` is one; all of it raises ServerError."""
 
-    async def queued(self, subject: str) -> Stored | None:
+    async def queued(self, subject: str) -> StoredMessage | None:
         """The turn that is queued under that subject, or None."""
         ...
 
@@ -48,7 +49,7 @@ class CancelledQueue(Protocol):
         """The subjects of all turns that a client has in the queue."""
         ...
 
-    async def last_cancel(self, address: CancelAddress) -> Stored | None:
+    async def last_cancel(self, address: CancelAddress) -> StoredMessage | None:
         """The last cancel of that address that was stored, or None."""
         ...
 
@@ -167,7 +168,7 @@ class QueuedCancels:
     async def _cancel_turns(self, client: str, backlog: _Backlog) -> None:
         while backlog.turns:
             turn, cancel = backlog.turns.popitem(last=False)
-            for priority in subjects.PRIORITIES:
+            for priority in PRIORITIES:
                 # Not by the sequence that the cancel names: that could be another client's turn.
                 subject = subjects.turn(self._model, priority, client, turn)
                 if (stored := await self._queue.queued(subject)) is not None:

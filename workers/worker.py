@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import nats.errors
 from nats.aio.client import Client as NatsConnection
 
-from broker import subjects, topology
+from broker import topology
 from broker.delivery import Delivery
+from broker.priorities import PRIORITIES
 from workers.cancels import CancelListener
 from workers.engine_runner import EngineRunner
 from workers.health import Watch, WorkerLost
@@ -89,9 +90,7 @@ class Worker:
             def take(delivery: Delivery) -> None:
                 group.create_task(self._handle(delivery))
 
-            pulls = [
-                group.create_task(self.puller.run(priority, stop, take, closing)) for priority in subjects.PRIORITIES
-            ]
+            pulls = [group.create_task(self.puller.run(priority, stop, take, closing)) for priority in PRIORITIES]
             self.presence.serve()
             self.is_serving.set()
             await stop.wait()

@@ -20,7 +20,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from broker import points, serving, subjects, topology
+from broker import points, serving, subjects
 from broker.client import Answer, Client
 from broker.connection import check, trouble
 from broker.discovery import WorkerInfo, departures, find_workers
@@ -32,9 +32,9 @@ from broker.errors import (
     UnservedModel,
 )
 from broker.health import Rounds
+from broker.jetstream import last_stored
+from broker.priorities import PRIORITIES
 from broker.recorder import Recorder
-from broker.replies import last_stored
-from producers.elsewhere import Elsewhere
 from producers.gateway.answering import (
     ClientGone,
     Stream,
@@ -44,7 +44,9 @@ from producers.gateway.answering import (
     collect,
     published,
 )
-from producers.gateway.dialect import (
+from producers.gateway.heads import body_of, deadline_of, is_said, priority_of
+from producers.gateway.keys import Account, Keys
+from producers.gateway.openai.dialect import (
     ApiError,
     ChatRequest,
     CompletionRequest,
@@ -55,15 +57,14 @@ from producers.gateway.dialect import (
     parse,
     sampling_of,
 )
-from producers.gateway.errors import no_such_model, no_worker, unavailable
-from producers.gateway.heads import body_of, deadline_of, is_said, priority_of
-from producers.gateway.keys import Account, Keys
-from producers.gateway.listing import Listing
-from producers.gateway.openapi import document
+from producers.gateway.openai.errors import no_such_model, no_worker, unavailable
+from producers.gateway.openai.listing import Listing
+from producers.gateway.openai.openapi import document
 from producers.gateway.patience import Patience
 from producers.gateway.places import Places
 from producers.gateway.seen import STALE_SECONDS, Seen
-from producers.routing import AUTO, Decision, Needs, Routes, choose
+from producers.routing.asking import Elsewhere
+from producers.routing.policies import AUTO, Decision, Needs, Routes, choose
 
 REFRESH_SECONDS = 1.0
 LOOK_SECONDS = 120.0
@@ -231,8 +232,7 @@ class Gateway:
         """Raises ApiError where the model's queue would take a turn that nobody takes from it."""
         if self._num_workers(model):
             return
-        consumer = f"{subjects.turns_stream(model)}.{subjects.PRIORITIES[0]}"
-        if await topology.api(self._nc, f"CONSUMER.INFO.{consumer}") is None:
+        if not await serving.has_queue(self._nc, model):
             raise no_such_model(model)
         if time.monotonic() - self._unserved_at.get(model, -STALE_SECONDS) > REFRESH_SECONDS:
             if await serving.is_served(self._nc, model):
@@ -314,7 +314,7 @@ class Gateway:
     async def _is_queued(self, client: str, turn: str, models: Iterable[str]) -> bool:
         """Whether it has not ended: until then it is in its model's queue, also while it is computed."""
         for model in models:
-            for priority in subjects.PRIORITIES:
+            for priority in PRIORITIES:
                 subject = subjects.turn(model, priority, client, turn)
                 with contextlib.suppress(ServerError):  # no such model
                     if await last_stored(self._nc, subjects.turns_stream(model), subject) is not None:

