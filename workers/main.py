@@ -96,8 +96,9 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
         missing_features,
         system_info,
     )
+    from workers.machine.bandwidth import copy_bandwidth
     from workers.machine.memory import available_bytes, check_memory
-    from workers.metrics import Shape, WorkerMetrics, copy_bandwidth
+    from workers.metrics import Shape, WorkerMetrics
     from workers.options import WorkerOptions
     from workers.presence import abilities
     from workers.prompts.history import History
