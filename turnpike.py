@@ -404,7 +404,7 @@ def _file_plan(path: Path, num_ctx: int) -> int:
 
 def run_models(arguments: argparse.Namespace) -> int:
     from broker import process
-    from producers import models
+    from producers.models import command as models
 
     options = settings(ModelSettings, arguments)
     match arguments.models_command:
@@ -432,7 +432,7 @@ async def _pull(options: ModelSettings, names: list[str], stop: asyncio.Event) -
     from broker.connection import close, connect
     from broker.discovery import MirrorInfo, find_mirrors
     from broker.errors import ServerError
-    from producers.models import pull_models
+    from producers.models.command import pull_models
 
     mirrors: list[MirrorInfo] = []
     is_named = options.credentials or options.url or os.environ.get("NATS_URL")
@@ -453,7 +453,7 @@ def _serve_models(options: MirrorSettings) -> int:
     from broker.accounts import WORKER
     from broker.catalogue import read_lock
     from broker.subjects import node_name
-    from producers.mirror import Mirror, serve
+    from producers.models.mirror import Mirror, serve
 
     process.set_up_logging(options.log_level)
 
@@ -500,7 +500,7 @@ def _largest_context() -> Callable[[Entry], int]:
 def run_dead(arguments: argparse.Namespace) -> int:
     from broker import process
     from broker.accounts import OPERATOR
-    from producers import dead
+    from producers.commands import dead
 
     where = address(settings(CommonSettings, arguments), OPERATOR)
     match arguments.dead_command:
@@ -521,7 +521,7 @@ def run_dead(arguments: argparse.Namespace) -> int:
 
 def run_read(arguments: argparse.Namespace) -> int:
     from broker import process
-    from producers.read import read_answer
+    from producers.commands.read import read_answer
 
     where = address(settings(CommonSettings, arguments), "local")
     return process.run(
@@ -531,7 +531,7 @@ def run_read(arguments: argparse.Namespace) -> int:
 
 def run_cancel(arguments: argparse.Namespace) -> int:
     from broker import process
-    from producers.cancel import cancel
+    from producers.commands.cancel import cancel
 
     where = address(settings(CommonSettings, arguments), "local")
 
@@ -546,8 +546,8 @@ def run_cancel(arguments: argparse.Namespace) -> int:
 
 def run_ask(arguments: argparse.Namespace) -> int:
     from broker import process
-    from producers.ask import ask
-    from producers.routing import read_routes
+    from producers.commands.ask import ask
+    from producers.routing.policies import read_routes
 
     options: AskSettings = settings(AskSettings, arguments)
     sampling = options.sampling()
@@ -567,8 +567,8 @@ def run_ask(arguments: argparse.Namespace) -> int:
 
 def run_chat(arguments: argparse.Namespace) -> int:
     from broker import process
-    from producers.chat import chat
-    from producers.routing import read_routes
+    from producers.commands.chat import chat
+    from producers.routing.policies import read_routes
 
     options: AskSettings = settings(AskSettings, arguments)
     sampling = options.sampling()
@@ -586,7 +586,7 @@ def run_chat(arguments: argparse.Namespace) -> int:
 
 def _broker_or_own(options: CommonSettings, model: str) -> AbstractAsyncContextManager[Address]:
     """The broker that is meant; for the demo model, where none is named and none runs here, one for the while."""
-    from producers.local import address_or_own
+    from producers.local_system import address_or_own
 
     is_named = options.url or options.credentials or os.environ.get("NATS_URL")
     entry = Path(__file__).absolute() if model == "demo" and not is_named else None
@@ -595,7 +595,7 @@ def _broker_or_own(options: CommonSettings, model: str) -> AbstractAsyncContextM
 
 def run_load(arguments: argparse.Namespace) -> int:
     from broker import process
-    from producers.load import continue_and_show, run_and_show
+    from producers.load.command import continue_and_show, run_and_show
 
     process.set_up_logging("WARNING")
     patience = process.PATIENCE_SECONDS
@@ -611,7 +611,7 @@ def run_load(arguments: argparse.Namespace) -> int:
 
 def run_eval(arguments: argparse.Namespace) -> int:
     from broker import process
-    from producers.evaluate import run_and_show
+    from producers.evaluate.command import run_and_show
 
     options = settings(EvalSettings, arguments)
     process.set_up_logging("WARNING")
@@ -624,7 +624,7 @@ def run_eval(arguments: argparse.Namespace) -> int:
 def run_experiment(arguments: argparse.Namespace) -> int:
     from broker import process
     from broker.accounts import WORKER
-    from producers.experiment import run_and_show
+    from producers.experiment.command import run_and_show
     from telemetry.resources import process_cost
 
     options = settings(CommonSettings, arguments)
@@ -646,7 +646,7 @@ def run_experiment(arguments: argparse.Namespace) -> int:
 
 
 def run_report(arguments: argparse.Namespace) -> int:
-    from producers.records import Bounds
+    from producers.records.figures import Bounds
     from producers.report.command import report
     from producers.report.nodes import telemetry
 
@@ -663,7 +663,7 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 def run_top(arguments: argparse.Namespace) -> int:
     from broker import process
-    from producers.top import top
+    from producers.commands.top import top
 
     options = settings(CommonSettings, arguments)
     process.set_up_logging("WARNING")
@@ -684,7 +684,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 async def _demo(options: DemoSettings, stop: asyncio.Event, *, as_json: bool) -> int:
     """Server, worker and a small load in one process tree; nothing is left behind."""
     from broker.influx_address import InfluxAddress
-    from producers.demo import run_demo
+    from producers.commands.demo import run_demo
     from telemetry.database import init
     from telemetry.influx import Influx
     from telemetry.resources import process_memory

@@ -9,7 +9,7 @@ import msgspec
 from broker.errors import SettingsError, TurnpikeError
 from broker.messages import Sampling
 from broker.settings import CommonSettings, Count, ModelSettings, Port, convert, flag
-from producers import arrivals
+from producers.load import arrivals
 
 
 class RoutedSettings(CommonSettings, frozen=True, kw_only=True):
@@ -71,7 +71,7 @@ class LoadSettings(ModelSettings, frozen=True, kw_only=True):
     num_conversations: int = 50
     concurrency: int = 4
     arrivals: str = "closed"
-    """`producers.arrivals.parse` says which there are."""
+    """`producers.load.arrivals.parse` says which there are."""
     think: str = "0"
     duration_seconds: float | None = None
     num_turns: int | None = None

@@ -25,10 +25,10 @@ from broker.errors import (
     UnservedModel,
 )
 from broker.messages import NOT_UNDERSTOOD, Chunk, Done, TokenLogprob
-from producers.elsewhere import Elsewhere
-from producers.gateway.dialect import ApiError, Dialect, error_of
-from producers.gateway.errors import no_such_model, unavailable
+from producers.gateway.openai.dialect import ApiError, Dialect, error_of
+from producers.gateway.openai.errors import no_such_model, unavailable
 from producers.gateway.patience import Patience
+from producers.routing.asking import Elsewhere
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]

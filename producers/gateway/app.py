@@ -34,7 +34,6 @@ from broker.errors import (
 from broker.health import Rounds
 from broker.recorder import Recorder
 from broker.replies import last_stored
-from producers.elsewhere import Elsewhere
 from producers.gateway.answering import (
     ClientGone,
     Stream,
@@ -44,7 +43,9 @@ from producers.gateway.answering import (
     collect,
     published,
 )
-from producers.gateway.dialect import (
+from producers.gateway.heads import body_of, deadline_of, is_said, priority_of
+from producers.gateway.keys import Account, Keys
+from producers.gateway.openai.dialect import (
     ApiError,
     ChatRequest,
     CompletionRequest,
@@ -55,15 +56,14 @@ from producers.gateway.dialect import (
     parse,
     sampling_of,
 )
-from producers.gateway.errors import no_such_model, no_worker, unavailable
-from producers.gateway.heads import body_of, deadline_of, is_said, priority_of
-from producers.gateway.keys import Account, Keys
-from producers.gateway.listing import Listing
-from producers.gateway.openapi import document
+from producers.gateway.openai.errors import no_such_model, no_worker, unavailable
+from producers.gateway.openai.listing import Listing
+from producers.gateway.openai.openapi import document
 from producers.gateway.patience import Patience
 from producers.gateway.places import Places
 from producers.gateway.seen import STALE_SECONDS, Seen
-from producers.routing import AUTO, Decision, Needs, Routes, choose
+from producers.routing.asking import Elsewhere
+from producers.routing.policies import AUTO, Decision, Needs, Routes, choose
 
 REFRESH_SECONDS = 1.0
 LOOK_SECONDS = 120.0

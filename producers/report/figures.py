@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from broker import metrics
-from producers import sweep
-from producers.records import NO_BOUNDS, Bounds, Run, TurnRecord, details
+from producers.records import sweep
+from producers.records.figures import NO_BOUNDS, Bounds, details
+from producers.records.files import Run
+from producers.records.lines import TurnRecord
 
 NUM_RESAMPLES = 1000
 MAX_RESAMPLED = 500

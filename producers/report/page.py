@@ -6,7 +6,8 @@ import html
 import json
 from collections.abc import Sequence
 
-from producers.records import Bounds, Run
+from producers.records.figures import Bounds
+from producers.records.files import Run
 from producers.report.figures import QUANTITIES, Ratio, RunFigures
 from producers.report.nodes import Telemetry
 from producers.report.pictures import all_of

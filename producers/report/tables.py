@@ -11,9 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from producers.records import Run
+from producers.records.files import Run
 from producers.report.figures import QUANTITIES, Ratio, RunFigures, Spread, ratio, values
-from producers.terminal import folding
+from producers.terminal.tables import folding
 
 NOTHING = 1e-12
 MILLISECONDS_BELOW = 0.9995

@@ -22,9 +22,11 @@ from broker.influx_address import InfluxAddress
 from broker.messages import Message, Sampling
 from broker.recorder import Recorder
 from broker.server import EmbeddedServer
-from producers.datasets import Conversation
-from producers.load import run_load
-from producers.records import NO_BOUNDS, Header, Run, TurnRecord
+from producers.data.datasets import Conversation
+from producers.load.run import run_load
+from producers.records.figures import NO_BOUNDS
+from producers.records.files import Run
+from producers.records.lines import Header, TurnRecord
 from producers.report.figures import figures
 from producers.report.nodes import PANELS, FromFile, FromInflux, NoTelemetry, telemetry
 from producers.report.page import page

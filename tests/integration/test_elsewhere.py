@@ -16,11 +16,11 @@ from broker.connection import close, connect
 from broker.errors import TurnFailed
 from broker.messages import Message, Sampling
 from broker.server import EmbeddedServer
-from producers.elsewhere import Elsewhere, ask_routed
 from producers.gateway.app import Gateway
 from producers.gateway.keys import Keys
 from producers.http_server import listen, serve_http
-from producers.routing import Policy, Routes
+from producers.routing.asking import Elsewhere, ask_routed
+from producers.routing.policies import Policy, Routes
 from tests.fakes import FakeEngine
 from tests.gateway import events, text_of
 from tests.integration.conftest import StartWorker

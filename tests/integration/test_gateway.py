@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
-from producers.routing import Policy, Routes
+from producers.routing.policies import Policy, Routes
 from tests.fakes import FakeEngine
 from tests.gateway import USER, StartGateway, talk
 from tests.integration.conftest import StartWorker

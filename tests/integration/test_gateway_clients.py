@@ -242,7 +242,7 @@ async def test_health_tells_whether_turns_are_taken(
 
 def test_a_file_of_keys_or_routes_that_is_wrong_says_where(tmp_path: Path) -> None:
     from producers.gateway.keys import KeysError, read_keys
-    from producers.routing import RoutingError, read_routes
+    from producers.routing.policies import RoutingError, read_routes
 
     path = tmp_path / "x.toml"
     for text in ("[clients.a]\nsha256 = ['x']", "[clients.'a b']\n", "[clients.a]\nlimit = 1", "", "{"):

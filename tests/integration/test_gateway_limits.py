@@ -22,7 +22,7 @@ from broker.server import EmbeddedServer
 from broker.topology import Limits
 from producers.gateway import patience
 from producers.gateway.keys import ClientKeys, new_key
-from producers.routing import Policy, Routes
+from producers.routing.policies import Policy, Routes
 from tests.fakes import FakeEngine
 from tests.gateway import USER, StartGateway, events, num_queued, talk, text_of
 from tests.integration.conftest import StartWorker

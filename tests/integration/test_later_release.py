@@ -25,7 +25,7 @@ from broker.replies import ReplyWriter
 from broker.server import EmbeddedServer
 from producers.gateway.app import Gateway
 from producers.gateway.keys import Keys
-from producers.routing import Routes
+from producers.routing.policies import Routes
 from tests.fakes import FIRST, FakeEngine
 from tests.integration.conftest import StartWorker
 from workers.kv.cache import OffloadCache

@@ -18,11 +18,11 @@ from broker.discovery import CHAT, DRAINING, RAW, SCORE, SERVING, Load, WorkerIn
 from broker.errors import OtherFile, TurnRejected, UnservedModel
 from broker.messages import Message
 from broker.server import EmbeddedServer
+from producers.commands.top import Picture, Queued, _shown
 from producers.gateway.app import Gateway
 from producers.gateway.keys import Keys
 from producers.gateway.seen import STALE_SECONDS, Seen
-from producers.routing import Routes, choose
-from producers.top import Picture, Queued, _shown
+from producers.routing.policies import Routes, choose
 from tests.fakes import FakeEngine, FakeRenderer
 from tests.integration.conftest import StartWorker
 from workers.presence import abilities

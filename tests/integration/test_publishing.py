@@ -35,7 +35,7 @@ from broker.recorder import Recorder
 from broker.replies import ReplyWriter, read_end, read_replies, write_end
 from broker.server import EmbeddedServer
 from broker.subjects import TurnAddress
-from producers import dead
+from producers.commands import dead
 from tests.support import eventually
 
 MIB = 1024 * 1024

@@ -16,7 +16,7 @@ from broker.accounts import LOCAL, OPERATOR, WORKER
 from broker.connection import Address, connect
 from broker.errors import NotReady, Refused, ServerError, ServerTooOld, ServerUnavailable
 from broker.server import EmbeddedServer, reload_running
-from producers.local import address_or_own
+from producers.local_system import address_or_own
 from tests.support import ROOT, TURNPIKE, free_port
 
 

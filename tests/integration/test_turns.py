@@ -13,7 +13,7 @@ from broker.client import Client
 from broker.errors import Fenced, TurnFailed, UnservedModel
 from broker.messages import DeadLetter, Done, End, Failed, Message, Sampling, Turn, new_id
 from broker.server import EmbeddedServer
-from producers.routing import AUTO, Routes, choose
+from producers.routing.policies import AUTO, Routes, choose
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 

@@ -19,7 +19,7 @@ from broker.accounts import LOCAL
 from broker.client import Client
 from broker.messages import Message, Sampling, TokenLogprob, Turn
 from broker.server import EmbeddedServer
-from producers.datasets import DEMO_CONVERSATIONS, Conversation, load_conversations
+from producers.data.datasets import DEMO_CONVERSATIONS, Conversation, load_conversations
 from tests.model.conftest import Bench
 from tests.model.test_commands import run, worker
 from workers.llama.context import LlamaModel

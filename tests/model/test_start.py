@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from broker.messages import Message, Sampling
-from producers.local import LocalSystem, local_system
+from producers.local_system import LocalSystem, local_system
 from tests.support import ROOT, TURNPIKE
-from workers.engine.calibration import by_threads, of_a_step
+from workers.engine.calibration import calibrate, measure_threads
 from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel
 from workers.llama.random_model import Shape, write_model
 from workers.model_file import ModelFileError
@@ -196,9 +196,9 @@ def test_the_quantization_of_a_real_small_model() -> None:
 def test_rates_are_measured_in_a_context_that_is_full_before_the_time_is_over(tiny: LlamaModel) -> None:
     engine = LlamaEngine(tiny, ContextOptions(num_ctx=256, num_slots=2))
     ticks = iter(range(1_000_000))
-    seconds = by_threads(engine, [1], lambda: 0.0005 * next(ticks))  # some 400 steps in the time of a trial
+    seconds = measure_threads(engine, [1], lambda: 0.0005 * next(ticks))  # some 400 steps in the time of a trial
     assert seconds[1] > 0
-    assert of_a_step(engine, lambda: 0.0005 * next(ticks)).state_bytes_per_token > 0
+    assert calibrate(engine, lambda: 0.0005 * next(ticks)).state_bytes_per_token > 0
     engine.close()
 
 

@@ -12,7 +12,7 @@ import pytest
 from broker.client import Answer
 from broker.messages import Chunk, Done, Message, Other, Reply, Started, Timings, Turn, Usage, new_id
 from producers.gateway.answering import Stream, Told
-from producers.gateway.dialect import Dialect
+from producers.gateway.openai.dialect import Dialect
 
 ANSWER = '{"node": 7}'
 TOKENS = (1, 2, 3, 4, 5)

@@ -13,9 +13,10 @@ import pytest
 
 from broker import codec
 from broker.messages import Turn
-from producers.datasets import Conversation, DatasetError, load_conversations
-from producers.load import header, select
-from producers.rows import summary
+from producers.data.datasets import Conversation, DatasetError, load_conversations
+from producers.data.rows import summary
+from producers.load.run import header
+from producers.load.selection import select
 from producers.settings import LoadSettings
 from tests.unit.test_datasets import FLAT, SHARED, message, write
 

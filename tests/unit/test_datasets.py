@@ -11,8 +11,8 @@ import pytest
 
 from broker.catalogue import Locked, write_lock
 from broker.errors import TurnpikeError
-from producers.datasets import SHIPPED, DatasetError, load_conversations
-from producers.load import select
+from producers.data.datasets import SHIPPED, DatasetError, load_conversations
+from producers.load.selection import select
 from producers.settings import LoadSettings
 
 

@@ -9,7 +9,7 @@ from msgspec import Struct, inspect
 from broker import codec
 from broker.conversations import next_name
 from broker.messages import Chunk, Failed, Message, Sampling, TokenLogprob
-from producers.gateway.dialect import (
+from producers.gateway.openai.dialect import (
     ApiError,
     ChatRequest,
     CompletionRequest,
