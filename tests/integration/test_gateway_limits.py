@@ -24,12 +24,10 @@ from producers.gateway import patience
 from producers.gateway.keys import ClientKeys, new_key
 from producers.routing.policies import Policy, Routes
 from tests.fakes import FakeEngine
+from tests.gateway import USER, StartGateway, events, num_queued, talk, text_of
 from tests.integration.conftest import StartWorker
-from tests.integration.test_gateway import USER, StartGateway, events, num_queued, start_gateway, talk, text_of
 from tests.integration.test_transfer import FAST, Conversation, slow_engine
 from workers.kv.cache import OffloadCache
-
-__all__ = ["start_gateway"]
 
 STREAM = {"model": "m", "messages": USER, "stream": True, "max_tokens": 200}
 

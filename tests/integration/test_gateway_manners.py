@@ -12,10 +12,8 @@ import openai
 import pytest
 
 from tests.fakes import FakeEngine
+from tests.gateway import USER, StartGateway, talk
 from tests.integration.conftest import StartWorker
-from tests.integration.test_gateway import USER, StartGateway, api, start_gateway, talk
-
-__all__ = ["api", "start_gateway"]
 
 CHAT = json.dumps({"model": "m", "messages": USER}).encode()
 
