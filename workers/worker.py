@@ -51,7 +51,8 @@ from workers.engine.power import Power
 from workers.health import ROUND_SECONDS, Watch, WorkerLost
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
 from workers.kv.index import Key, packed
-from workers.kv.transfer import Handoff, Offer
+from workers.kv.peers import Peers
+from workers.kv.transfer import Offer
 from workers.metrics import TurnNotes, WorkerMetrics
 from workers.presence import Presence
 from workers.prompts.history import History, Prompt, without_oldest
@@ -152,14 +153,16 @@ class Worker:
         self._deliveries: set[Delivery] = set()
         self._puller = TurnPuller(nc, options.model, self._num_slots, options.pull_seconds, can_preempt=cache.is_on)
         self._cancels = Cancels(nc, options.model, self._work, loop.cancel, self._stopped)
-        self._handoff = Handoff(
+        self._peers = Peers(
             nc,
-            options.name,
-            options.model,
-            options.state_fingerprint,
             loop,
             cache,
             history,
+            model=options.model,
+            worker=options.name,
+            fingerprint=options.state_fingerprint,
+            state_bytes=loop.calibration.state_bytes,
+            can_remove_part=loop.engine.can_remove_part,
             max_bytes_per_second=options.fetch_bytes_per_second,
         )
         self._recorder = Recorder(nc, options.node, max_buffered=MAX_POINTS)
@@ -202,7 +205,7 @@ class Worker:
                     beats.create_task(work) for work in (self._keep_alive(), self._tell_seconds(), self._watch.run())
                 ]
                 self._record_event("worker started")
-                await self._handoff.start(beats)
+                await self._peers.start(beats)
                 async with asyncio.TaskGroup() as group:
 
                     def take(delivery: Delivery) -> None:
@@ -221,7 +224,7 @@ class Worker:
                     # Who chose this worker's model before that was heard is still served.
                     loop.call_later(self._options.leave_seconds if self._lost is None else 0.0, closing.set)
                     await asyncio.gather(*pulls)
-                await self._handoff.stop()
+                await self._peers.stop()
                 is_drained = True
                 for task in beating:
                     task.cancel()
@@ -332,8 +335,8 @@ class Worker:
             self._recorder.record(
                 self._metrics.second(
                     self._loop.snapshot,
-                    self._cache.state,
-                    self._handoff.given_bytes,
+                    self._cache.stats,
+                    self._peers.giver.given_bytes,
                     self._recorder.num_dropped,
                 )
             )
@@ -429,7 +432,7 @@ class Worker:
             return self._stopped(cancel, max(0.0, time.time() - delivery.stored_at))
         if turn.deadline is not None and time.time() >= turn.deadline:
             return self._failed("deadline", "the deadline passed while the turn was queued")
-        offer = await self._handoff.find(work.address.client, turn)
+        offer = await self._peers.fetcher.find(work.address.client, turn)
         try:
             job, prompt = await self._job(work)
         except TurnRejected as error:
@@ -478,7 +481,7 @@ class Worker:
         key = Key(job.client, job.conversation)
         tokens = packed([*job.prompt, *job.resumed])
         resident = self._loop.snapshot.resident.get(key, 0)
-        found = offload_cache.on_disk(tokens, job.client, resident + MIN_OFFLOADED_TOKENS)
+        found = offload_cache.find_on_disk(tokens, job.client, resident + MIN_OFFLOADED_TOKENS)
         if found is not None:
             await asyncio.to_thread(offload_cache.load, found)
         if offer is not None:
@@ -488,7 +491,7 @@ class Worker:
 
     async def _fetch(self, work: Work, offer: Offer, key: Key, tokens: bytes, num_here: int) -> float | None:
         """Until it is there, given up, or the turn is cancelled."""
-        fetching = asyncio.ensure_future(self._handoff.fetch(offer, key, tokens, num_here))
+        fetching = asyncio.ensure_future(self._peers.fetcher.fetch(offer, key, tokens, num_here))
         work.on_cancel = fetching.cancel
         try:
             if work.cancel is None:
@@ -587,7 +590,7 @@ class Worker:
                     name = self._history.remember(client, work.turn, prompt, list(end.tokens), answer)
                     if name != work.turn.conversation:
                         self._loop.rename(Key(client, work.turn.conversation), name, list(end.tokens))
-                    await self._handoff.announce(client, name, len(end.tokens) - 1)
+                    await self._peers.directory.announce(client, name, len(end.tokens) - 1)
                 return Done(
                     finish_reason=end.reason,
                     text=answer,

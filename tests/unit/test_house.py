@@ -44,7 +44,7 @@ UNSTORED = {
     "broker/serving.py": "asks who is there",
     "broker/topology.py": "JetStream's API, whose errors it reads",
     "telemetry/sidecar.py": "tells its node's workers how the node is",
-    "workers/kv/transfer.py": "asks peers for states",
+    "workers/kv/peers.py": "asks peers for states",
     "workers/pulling.py": "beacons",
 }
 """Where something is published that no stream takes, and what: all that is to be stored goes through one function."""
