@@ -10,8 +10,8 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import codec, publishing, subjects
 from broker.errors import InvalidMessage, PublishError, ServerError
+from broker.jetstream import last_stored
 from broker.messages import Holding
-from broker.replies import last_stored
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
 from workers.kv.checks import StateLayout
 from workers.kv.index import Key
