@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import Literal, Protocol
 
 import nats.errors
-from nats.aio.msg import Msg
 
 from broker import codec, jetstream, replies, subjects
 from broker.assembly import Assembly
@@ -34,6 +33,7 @@ from broker.messages import Cancel, Chunk, Done, End, Failed, Message, Replay, S
 from broker.place_in_line import Line, PlaceInLine
 from broker.priorities import DEFAULT_PRIORITY, Priority
 from broker.subjects import CancelAddress
+from broker.wire import Messages
 
 LOOK_AFTER_SECONDS = 5.0
 """A server that republishes nothing for so long may have ended the turn while we were away: then its end is read."""
@@ -43,16 +43,6 @@ ASK_AGAIN_SECONDS = 1.0
 """Until workers are asked again for what was missed, where none has answered."""
 
 log = logging.getLogger(__name__)
-
-
-class Messages(Protocol):
-    """A subscription, of which the next message is waited for."""
-
-    async def next_msg(self, timeout: float) -> Msg:
-        """The next message; raises TimeoutError where none came within so many seconds."""
-
-    async def unsubscribe(self) -> None:
-        """No more of it is wanted."""
 
 
 class AnswerPort(Protocol):

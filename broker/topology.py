@@ -7,8 +7,6 @@ options that the promises rest on are newer than nats-py's types.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +17,7 @@ from broker import jetstream, subjects
 from broker.errors import NotReady, ServerError
 from broker.priorities import PRIORITIES
 from broker.process import ended_by_a_signal
+from broker.retrying import retried
 
 ACK_WAIT_SECONDS = 30.0
 MAX_PAYLOAD_BYTES = 1024 * 1024
@@ -223,16 +222,12 @@ def _holds(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
 async def require(nc: NatsConnection, model: str, wait: float = 0.0) -> float:
     """Checks that the model's stream and consumers exist; returns their ack_wait in seconds. Raises NotReady, after
     `wait` seconds of looking again, and ServerError where the server, which was there, stays away."""
-    started = time.monotonic()
+
+    def patience(error: Exception) -> float:
+        return wait if isinstance(error, NotReady) else max(wait, OUTAGE_SECONDS)
+
     with ended_by_a_signal():
-        while True:
-            try:
-                return await _require(nc, model)
-            except ServerError as error:
-                patience = wait if isinstance(error, NotReady) else max(wait, OUTAGE_SECONDS)
-                if time.monotonic() - started >= patience:
-                    raise
-                await asyncio.sleep(RETRY_SECONDS)
+        return await retried(lambda: _require(nc, model), after=ServerError, delay=RETRY_SECONDS, patience=patience)
 
 
 async def _require(nc: NatsConnection, model: str) -> float:
