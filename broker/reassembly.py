@@ -5,7 +5,7 @@ from __future__ import annotations
 from broker.messages import Chunk, Done, End, Other, Reply, Started
 
 
-class Assembly:
+class Reassembly:
     """What was read of one turn's reply. Takes messages, gives the chunks that they add; asks nobody for anything."""
 
     def __init__(self) -> None:
