@@ -8,7 +8,8 @@ from typing import Literal
 
 import pytest
 
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.errors import TurnFailed
 from broker.messages import Done, Message, Sampling
 from tests.fakes import FakeEngine
