@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping
 
 from broker.messages import Priority
-from producers.gateway.answering import ClientGone, Receive
-from producers.gateway.openai.errors import ApiError
+from producers.gateway.errors import ApiError
+from producers.gateway.reading import ClientGone, Receive
 
 MAX_BODY_BYTES = 1024 * 1024
 """What the queue takes, its own fields aside."""
