@@ -1,5 +1,5 @@
 # Every target does the set-up it needs; the second run starts in seconds.
-.PHONY: demo test check bench chaos hostile fuzz soak lock clean setup e2e-kubernetes experiment long
+.PHONY: demo test check bench chaos hostile fuzz soak lock images dist clean setup e2e-kubernetes experiment long
 
 setup:
 	@tools/setup.sh
@@ -40,9 +40,17 @@ bench: setup
 	@benchmarks/build_tools.sh >/dev/null
 	@.venv/bin/python -m benchmarks
 
-lock: ## renew requirements.lock from pyproject.toml; the only target that wants uv
+lock: ## renew requirements.lock and k3s/*.lock from pyproject.toml; the only target that wants uv
 	uv pip compile -q --universal --python-version 3.12 --generate-hashes --extra dev --no-header --no-annotate \
 		pyproject.toml -o requirements.lock
+	@tools/setup.sh
+	.venv/bin/python tools/image_locks.py
+
+images: ## REGISTRY=host:port pushes both architectures and names them in k3s/images; PLATFORMS=linux/arm64 makes an archive
+	@tools/images.sh
+
+dist: ## sdist and wheel, in dist/
+	@tools/dist.sh
 
 clean:
-	rm -rf .venv .cache build *.egg-info
+	rm -rf .venv .cache build dist *.egg-info

@@ -366,18 +366,18 @@ def _worker_plan(model: str, num_ctx: int | None, model_file: str | None) -> tup
     """The bytes of a worker's plan and some, and those for conversations at rest: a quarter of what this machine has
     free besides. For a model of the catalogue, a file, or the model that is shipped."""
     from broker.catalogue import CATALOGUE, entry_of, read_catalogue
-    from workers import boards
+    from workers.machine import model_plan
     from workers.machine.memory import available_bytes
     from workers.models import DEMO
 
     num_ctx = num_ctx or WorkerSettings().num_ctx
     if model_file is not None:
-        planned = _file_plan(Path(model_file), num_ctx) + boards.LIMIT_HEADROOM_BYTES
+        planned = _file_plan(Path(model_file), num_ctx) + model_plan.LIMIT_HEADROOM_BYTES
     elif model == DEMO.token:
-        planned = 2 * boards.LIMIT_HEADROOM_BYTES
+        planned = 2 * model_plan.LIMIT_HEADROOM_BYTES
     else:
         entry = entry_of(model, read_catalogue(), CATALOGUE.name)
-        planned = boards.plan(entry, num_ctx).total + boards.LIMIT_HEADROOM_BYTES
+        planned = model_plan.plan(entry, num_ctx).total + model_plan.LIMIT_HEADROOM_BYTES
     return planned, max(0, available_bytes() - planned) // 4
 
 
@@ -490,8 +490,8 @@ def run_gateway(arguments: argparse.Namespace) -> int:
 
 def _largest_context() -> Callable[[Entry], int]:
     """By the worker's own memory plan and settings."""
-    from workers.boards import plan
     from workers.machine.memory import available_bytes, largest_ctx
+    from workers.machine.model_plan import plan
 
     available = available_bytes()
     return lambda entry: largest_ctx(lambda num_ctx: plan(entry, num_ctx), entry.context, available)

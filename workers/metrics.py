@@ -15,7 +15,7 @@ from broker import metrics, points, subjects
 from broker.delivery import Delivery
 from broker.errors import InvalidName
 from broker.messages import CachedIn, Done, End, Point, RecomputedFor, Turn
-from workers.engine.loop import LoopState
+from workers.engine.events import LoopSnapshot
 from workers.engine.scheduler import Step
 from workers.kv.cache import CacheStats
 
@@ -113,7 +113,9 @@ class WorkerMetrics:
             num_read = sum(span.end for span in step.spans)
             now.read_bytes += (self.shape.weights_bytes or 0) + num_read * self.shape.kv_bytes_per_token
 
-    def second(self, state: LoopState, offload_cache: CacheStats, given_bytes: int, num_dropped: int) -> Point | None:
+    def second(
+        self, state: LoopSnapshot, offload_cache: CacheStats, given_bytes: int, num_dropped: int
+    ) -> Point | None:
         """The engine since the last call."""
         copied, self._copied = self._copied, state.copy_seconds
         given, self._given = self._given, given_bytes

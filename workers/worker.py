@@ -30,7 +30,6 @@ from broker.messages import (
     End,
     Failed,
     NodeState,
-    Priority,
     RecomputedFor,
     Replay,
     ReplayRequest,
@@ -40,17 +39,20 @@ from broker.messages import (
     Turn,
     Usage,
 )
+from broker.priorities import BATCH, INTERACTIVE, PRIORITIES, Priority
 from broker.queued import stopped
 from broker.recorder import Recorder
 from broker.replies import ReplyWriter, write_end
 from broker.subjects import TurnAddress
 from workers.cancels import Cancels
 from workers.engine.events import Event, Finished, Generated, Job, Lost, Rejected, Seated
-from workers.engine.loop import MIN_OFFLOADED_TOKENS, EngineLoop
+from workers.engine.loop import EngineLoop
+from workers.engine.power import Power
 from workers.health import ROUND_SECONDS, Watch, WorkerLost
+from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
 from workers.kv.index import Key, packed
 from workers.kv.transfer import Handoff, Offer
-from workers.metrics import Shape, TurnNotes, WorkerMetrics
+from workers.metrics import TurnNotes, WorkerMetrics
 from workers.presence import Presence
 from workers.prompts.history import History, Prompt, without_oldest
 from workers.pulling import TurnPuller
@@ -75,11 +77,8 @@ _SMOOTHING = 0.2
 log = logging.getLogger(__name__)
 
 
-_NO_SHAPE = Shape()
-
-
 class GrammarCompiler(Protocol):
-    """Checks a turn's grammar and returns it as GBNF. The sandbox does."""
+    """Checks a turn's grammar and returns it as GBNF. workers.grammars.checker does."""
 
     async def gbnf(self, sampling: Sampling, client: str = "") -> str | None: ...
 
@@ -101,7 +100,6 @@ class WorkerOptions:
     """Chunks gather what comes within so long of the one before; 0 sends each token."""
     pull_seconds: float = 2.0
     """How long a pull stays open: also how long a drain waits for the open one, which must not be cancelled."""
-    shape: Shape = _NO_SHAPE
     overflow: Literal["error", "drop"] = "error"
     """Of a conversation longer than the context."""
     state_fingerprint: str = ""
@@ -128,10 +126,23 @@ class Worker:
     """One model's worker on one connection."""
 
     def __init__(
-        self, nc: NatsConnection, loop: EngineLoop, history: History, grammars: GrammarCompiler, options: WorkerOptions
+        self,
+        nc: NatsConnection,
+        loop: EngineLoop,
+        history: History,
+        grammars: GrammarCompiler,
+        options: WorkerOptions,
+        *,
+        cache: OffloadCache,
+        metrics: WorkerMetrics,
+        power: Power,
     ) -> None:
+        """`cache`, `metrics.on_step` and `power` are those that the loop was made with."""
         self._nc = nc
         self._loop = loop
+        self._cache = cache
+        self._metrics = metrics
+        self._power = power
         self._history = history
         self._grammars = grammars
         self._options = options
@@ -139,9 +150,7 @@ class Worker:
         self._work: dict[str, Work] = {}
         self._jobs = itertools.count()
         self._deliveries: set[Delivery] = set()
-        self._puller = TurnPuller(
-            nc, options.model, self._num_slots, options.pull_seconds, can_preempt=loop.offload_cache.is_on
-        )
+        self._puller = TurnPuller(nc, options.model, self._num_slots, options.pull_seconds, can_preempt=cache.is_on)
         self._cancels = Cancels(nc, options.model, self._work, loop.cancel, self._stopped)
         self._handoff = Handoff(
             nc,
@@ -149,19 +158,12 @@ class Worker:
             options.model,
             options.state_fingerprint,
             loop,
+            cache,
             history,
             max_bytes_per_second=options.fetch_bytes_per_second,
         )
         self._recorder = Recorder(nc, options.node, max_buffered=MAX_POINTS)
         self._watch = Watch(nc, loop)
-        tags = {
-            "node": options.node,
-            "model": options.model,
-            "quantization": options.quantization or "unknown",
-            "worker": options.name,
-        }
-        self._metrics = WorkerMetrics(tags, self._num_slots, loop.engine.num_ctx, options.shape)
-        loop.on_step = self._metrics.on_step
         self._node = NodeState()
         self._node_at = 0.0
         self._cached_share: float | None = None
@@ -207,8 +209,7 @@ class Worker:
                         group.create_task(self._handle(delivery))
 
                     pulls = [
-                        group.create_task(self._puller.run(priority, stop, take, closing))
-                        for priority in subjects.PRIORITIES
+                        group.create_task(self._puller.run(priority, stop, take, closing)) for priority in PRIORITIES
                     ]
                     self._presence.serve()
                     self.is_serving.set()
@@ -238,9 +239,9 @@ class Worker:
     def _offload_what_is_left(self, is_drained: bool) -> None:
         """To disk, where there is one and nobody is in a hurry."""
         self._loop.stop()
-        if self._lost is None and is_drained and self._loop.offload_cache.has_disk:
+        if self._lost is None and is_drained and self._cache.has_disk:
             self._loop.offload_all()
-            if num_kept := self._loop.offload_cache.flush(self._options.park_seconds):
+            if num_kept := self._cache.flush(self._options.park_seconds):
                 log.info("on disk conversations=%d", num_kept)
 
     def stuck_reason(self) -> str | None:
@@ -274,15 +275,15 @@ class Worker:
         }
 
     def _load(self) -> discovery.Load:
-        state = self._loop.state
+        state = self._loop.snapshot
         puller = self._puller
         return discovery.Load(
             num_slots=self._num_slots,
             num_active=puller.num_held,
             num_pending=puller.num_pending,
-            expected_wait_seconds=self._expected_wait("interactive"),
-            batch_wait_seconds=self._expected_wait("batch"),
-            num_pending_batch=puller.pending["batch"],
+            expected_wait_seconds=self._expected_wait(INTERACTIVE),
+            batch_wait_seconds=self._expected_wait(BATCH),
+            num_pending_batch=puller.pending[BATCH],
             state=self._presence.state,
             prefill_tokens_per_second=state.prefill_tokens_per_second,
             decode_tokens_per_second=state.decode_tokens_per_second,
@@ -326,11 +327,11 @@ class Worker:
             self._watch.rounds.begin("the loop that tells of each second", ROUND_SECONDS)
             await asyncio.sleep(1)
             if time.perf_counter() - self._node_at > NODE_SECONDS:
-                self._node, self._loop.watts = NodeState(), None
+                self._node, self._power.watts = NodeState(), None
             self._recorder.record(
                 self._metrics.second(
-                    self._loop.state,
-                    self._loop.offload_cache.state,
+                    self._loop.snapshot,
+                    self._cache.state,
                     self._handoff.given_bytes,
                     self._recorder.num_dropped,
                 )
@@ -345,7 +346,7 @@ class Worker:
     async def _on_node(self, message: Msg) -> None:
         with contextlib.suppress(InvalidMessage):
             self._node = codec.decode(message.data, NodeState, message.headers, optional=NodeState.__struct_fields__)
-            self._loop.watts, self._node_at = self._node.watts, time.perf_counter()
+            self._power.watts, self._node_at = self._node.watts, time.perf_counter()
 
     # --- One turn ---
 
@@ -470,12 +471,12 @@ class Worker:
     async def _prefetch(self, work: Work, job: Job, offer: Offer | None) -> None:
         """Reads the conversation's state from disk, or from another worker, where that has more of it than memory,
         before the engine hears of the turn: no step waits for a disk or a network."""
-        offload_cache = self._loop.offload_cache
+        offload_cache = self._cache
         if not offload_cache.has_disk and offer is None:
             return
         key = Key(job.client, job.conversation)
         tokens = packed([*job.prompt, *job.resumed])
-        resident = self._loop.state.resident.get(key, 0)
+        resident = self._loop.snapshot.resident.get(key, 0)
         found = offload_cache.on_disk(tokens, job.client, resident + MIN_OFFLOADED_TOKENS)
         if found is not None:
             await asyncio.to_thread(offload_cache.load, found)
@@ -540,7 +541,7 @@ class Worker:
             conversation=turn.conversation,
             prompt=prompt.tokens,
             max_tokens=max(max_tokens, 1),
-            is_batch=work.address.priority == "batch",
+            is_batch=work.address.priority == BATCH,
             sampling=turn.sampling,
             gbnf=await self._grammars.gbnf(turn.sampling, client),
             continuations=tuple(continuations),
@@ -628,7 +629,7 @@ class Worker:
 
     def _too_late(self, turn: Turn, prompt: Prompt) -> Failed | None:
         """Says at once that the deadline cannot be met, by the measured rates and the length of answers lately."""
-        state = self._loop.state
+        state = self._loop.snapshot
         if turn.deadline is None or not state.prefill_tokens_per_second or not state.decode_tokens_per_second:
             return None
         num_tokens = min(turn.sampling.max_tokens, self._mean_tokens if self._mean_tokens is not None else 1.0)
@@ -638,7 +639,7 @@ class Worker:
         if needed <= left:
             return None
         detail = f"the answer would take about {needed:.1f} s, and the deadline is in {max(0.0, left):.1f} s"
-        retry_after = self._expected_wait("interactive")
+        retry_after = self._expected_wait(INTERACTIVE)
         return Failed("overloaded", detail, True, self._options.name, retry_after=retry_after)
 
     def _until_deadline(self, work: Work) -> float | None:

@@ -11,7 +11,8 @@ from starlette.types import Receive, Send
 
 from broker import subjects
 from broker.errors import InvalidName, PublishError, ServerError
-from broker.replies import last_stored
+from broker.jetstream import last_stored
+from broker.priorities import PRIORITIES
 from producers.gateway.clients import Clients
 from producers.gateway.dialect import Dialect
 from producers.gateway.errors import ApiError, unavailable
@@ -66,7 +67,7 @@ class TurnsById:
     async def _is_queued(self, client: str, turn: str, models: Iterable[str]) -> bool:
         """Whether it has not ended: until then it is in its model's queue, also while it is computed."""
         for model in models:
-            for priority in subjects.PRIORITIES:
+            for priority in PRIORITIES:
                 subject = subjects.turn(model, priority, client, turn)
                 with contextlib.suppress(ServerError):  # no such model
                     if await last_stored(self._nc, subjects.turns_stream(model), subject) is not None:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from nats.aio.client import Client as NatsConnection
 
-from broker import points, serving, subjects, topology
+from broker import points, serving
 from broker.errors import UnservedModel
 from broker.recorder import Recorder
 from producers.gateway.errors import ApiError, no_such_model, no_worker
@@ -55,8 +55,7 @@ class Chooser:
         """Raises ApiError where the model's queue would take a turn that nobody takes from it."""
         if self._seen.num_serving(model):
             return
-        consumer = f"{subjects.turns_stream(model)}.{subjects.PRIORITIES[0]}"
-        if await topology.api(self._nc, f"CONSUMER.INFO.{consumer}") is None:
+        if not await serving.has_queue(self._nc, model):
             raise no_such_model(model)
         if time.monotonic() - self._unserved_at.get(model, -STALE_SECONDS) > UNSERVED_SECONDS:
             if await serving.is_served(self._nc, model):

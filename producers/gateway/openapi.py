@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from broker.priorities import PRIORITIES
 from producers.gateway.dialect import Dialect
 
 _ERRORS = {
@@ -21,7 +22,7 @@ _TURN_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
         "The conversation's name; without it, `prompt_cache_key` and `user`, what was said up to the last answer.",
         {},
     ),
-    "Turnpike-Priority": ("", {"enum": ["interactive", "batch"]}),
+    "Turnpike-Priority": ("", {"enum": list(PRIORITIES)}),
     "Turnpike-Deadline-Seconds": (
         "From now; after it the turn is given up. Until then it waits, also for a worker.",
         {"pattern": "^[0-9.]+$"},

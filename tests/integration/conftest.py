@@ -20,11 +20,9 @@ from broker.influx_address import InfluxAddress
 from broker.server import EmbeddedServer
 from telemetry.database import init
 from telemetry.influx import Influx
-from tests.fakes import FakeEngine, FakeRenderer, NoGrammars
+from tests.fakes import FakeEngine, fake_worker
 from tests.influx_server import NO_INFLUXDB, InfluxServer, has_influxdb
-from workers.engine.loop import EngineLoop
-from workers.engine.scheduler import Scheduler
-from workers.engine.slots import Slots
+from workers.engine.calibration import UNMEASURED, calibrate
 from workers.kv.cache import OffloadCache
 from workers.prompts.history import History
 from workers.worker import Worker, WorkerOptions
@@ -39,6 +37,7 @@ class Running:
     stop: asyncio.Event
     task: asyncio.Task[None]
     nc: NatsConnection
+    cache: OffloadCache
 
 
 StartWorker = Callable[..., AbstractAsyncContextManager[Running]]
@@ -62,10 +61,9 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
         may_differ: bool = False,
     ) -> AsyncIterator[Running]:
         engine = engine or FakeEngine()
-        scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=32)
-        loop = EngineLoop(engine, scheduler, Slots(engine.num_slots, engine.num_ctx), offload_cache=offload_cache)
-        if fetch_bytes_per_second:
-            loop.warm_up()  # fetching is weighed against what computing costs
+        # Fetching is weighed against what computing costs.
+        calibration = calibrate(engine) if fetch_bytes_per_second else UNMEASURED
+        cache = offload_cache or OffloadCache(0)
         nc = await connect((server or nats_server).address(WORKER), name=name)
         options = WorkerOptions(
             name=name,
@@ -83,8 +81,7 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
             may_differ=may_differ,
             look_seconds=0.1,
         )
-        history = history or History(FakeRenderer(), engine.vocabulary)
-        worker = Worker(nc, loop, history, NoGrammars(), options)
+        worker = fake_worker(nc, engine, options, cache=cache, calibration=calibration, history=history)
         stop = asyncio.Event()
         task = asyncio.create_task(worker.run(stop))
         try:
@@ -92,7 +89,7 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
             await asyncio.wait({task, serving}, return_when=asyncio.FIRST_COMPLETED, timeout=10)
             serving.cancel()
             assert worker.is_serving.is_set(), task
-            yield Running(engine, worker, stop, task, nc)
+            yield Running(engine, worker, stop, task, nc, cache)
         finally:
             stop.set()
             engine.gate.set()

@@ -18,7 +18,7 @@ import pytest
 from nats.aio.client import Client as NatsConnection
 from openai.types.chat import ChatCompletion
 
-from broker import topology
+from broker import jetstream
 from broker.accounts import GATEWAY, api_key_digest
 from broker.client import Client
 from broker.connection import close, connect
@@ -79,7 +79,7 @@ def talk(url: str, key: str = "none") -> openai.AsyncOpenAI:
 
 
 async def num_queued(nc: NatsConnection) -> int:
-    info = await topology.api(nc, "STREAM.INFO.TURNS-m")
+    info = await jetstream.api(nc, "STREAM.INFO.TURNS-m")
     assert info is not None
     found: int = info["state"]["messages"]
     return found

@@ -14,8 +14,7 @@ from broker.messages import Done, Message, Sampling
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.support import eventually
-from workers.engine.loop import MIN_OFFLOADED_TOKENS
-from workers.kv.cache import OffloadCache
+from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
 from workers.kv.disk import Disk
 
 TEXT = "What is the weather like on the mast today, and what will it be tomorrow? "
@@ -98,7 +97,7 @@ async def test_conversations_outlive_their_worker_on_disk(
     engine = FakeEngine(num_slots=2)
     async with start_worker(engine, name="w2", offload_cache=OffloadCache(1_000_000, disk)) as running:
         done = [await one.next() for one in conversations]
-        assert running.worker._loop.offload_cache.state.num_evicted == 0
+        assert running.cache.state.num_evicted == 0
     assert {one.usage.cached_in for one in done} == {"disk"}
     assert max(map(computed, done)) < len(TEXT) + 60
     assert engine.num_restored == 5

@@ -17,6 +17,7 @@ from broker import codec, subjects
 from broker.accounts import WORKER
 from broker.client import Client
 from broker.connection import connect
+from broker.jetstream import last_stored
 from broker.messages import (
     Done,
     FetchClose,
@@ -30,7 +31,6 @@ from broker.messages import (
     Sampling,
     StatePart,
 )
-from broker.replies import last_stored
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine, FakeRenderer
 from tests.integration.conftest import Running, StartWorker
@@ -101,7 +101,7 @@ async def test_a_state_that_was_parked_is_given_too(client: Client, start_worker
         conversation = Conversation(client)
         await conversation.next()
         await client.ask("m", "x" * 1500, conversation="other", sampling=Sampling(max_tokens=1200))
-        assert running.worker._loop.offload_cache.state.num_parked == 1
+        assert running.cache.state.num_parked == 1
         async with start_worker(
             slow_engine(), name="w2", offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=FAST
         ):

@@ -9,7 +9,7 @@ import nats.errors
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import codec, replies, subjects, topology
+from broker import codec, jetstream, replies, subjects, topology
 from broker.accounts import LOCAL
 from broker.client import Client
 from broker.errors import DuplicateTurn, Fenced, PayloadTooLarge, QueueFull, TurnFailed, UnservedModel
@@ -29,7 +29,7 @@ async def end_of(client: Client, turn: str) -> End:
 
 
 async def num_queued(nc: NatsConnection) -> int:
-    info = await topology.api(nc, "STREAM.INFO.TURNS-m")
+    info = await jetstream.api(nc, "STREAM.INFO.TURNS-m")
     assert info is not None
     return int(info["state"]["messages"])
 
@@ -202,7 +202,7 @@ async def test_a_bad_turn_is_told_what_is_wrong_and_harms_no_other(
     assert isinstance(end, Failed)
     assert end.code == "invalid_message"
     assert fragment in end.detail
-    stored = await replies.last_stored(operator, "DEAD", "dead.m")
+    stored = await jetstream.last_stored(operator, "DEAD", "dead.m")
     assert stored is not None
     assert codec.decode(stored.payload, DeadLetter).payload == payload
 
@@ -330,7 +330,7 @@ async def test_a_turn_that_kills_its_workers_is_given_up_after_three_starts(
         with pytest.raises(TurnFailed, match="poison"):
             await answer
         assert running.engine.num_steps == 0
-    stored = await replies.last_stored(operator, "DEAD", "dead.m")
+    stored = await jetstream.last_stored(operator, "DEAD", "dead.m")
     assert stored is not None
     letter = codec.decode(stored.payload, DeadLetter)
     assert codec.decode(letter.payload, Turn) == answer.turn

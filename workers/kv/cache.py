@@ -19,6 +19,9 @@ from workers.engine.protocol import State
 from workers.kv.disk import Disk
 from workers.kv.index import Found, Key, KvEntry, Tier, find
 
+MIN_OFFLOADED_TOKENS = 32
+"""Less is not worth a place, a file or a transfer."""
+
 log = logging.getLogger(__name__)
 
 

@@ -25,6 +25,7 @@ from nats.aio.subscription import Subscription
 
 from broker import codec, publishing, subjects
 from broker.errors import InvalidMessage, PublishError, ServerError
+from broker.jetstream import last_stored
 from broker.messages import (
     MAX_PART_BYTES,
     FetchClose,
@@ -39,10 +40,10 @@ from broker.messages import (
     Turn,
     new_id,
 )
-from broker.replies import last_stored
-from workers.engine.loop import MIN_OFFLOADED_TOKENS, EngineLoop
+from workers.engine.loop import EngineLoop
 from workers.engine.protocol import State
 from workers.health import guarded
+from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
 from workers.kv.index import TOKEN_BYTES, Key, KvEntry, checksum, common_tokens
 from workers.prompts.history import History
 
@@ -120,6 +121,7 @@ class Handoff:
         model: str,
         fingerprint: str,
         loop: EngineLoop,
+        cache: OffloadCache,
         history: History,
         *,
         max_bytes_per_second: float,
@@ -131,6 +133,7 @@ class Handoff:
         self._model = model
         self._fingerprint = fingerprint
         self._loop = loop
+        self._cache = cache
         self._history = history
         self._max_bytes_per_second = max_bytes_per_second
         self._throttle = Throttle(max_bytes_per_second or math.inf)
@@ -146,7 +149,7 @@ class Handoff:
     @property
     def is_on(self) -> bool:
         # A model that cannot forget a part of its state has states of all lengths: none could be checked by its own.
-        return self._max_bytes_per_second > 0 and self._loop.offload_cache.is_on and self._loop.engine.can_remove_part
+        return self._max_bytes_per_second > 0 and self._cache.is_on and self._loop.engine.can_remove_part
 
     # --- Life ---
 
@@ -155,7 +158,7 @@ class Handoff:
         if self.is_on:
             self._group = group
             self._subscription = await self._nc.subscribe(subjects.kv(self._worker), cb=self._on_request)
-            group.create_task(guarded("the directory", self._announce_parked(self._loop.offload_cache.keys())))
+            group.create_task(guarded("the directory", self._announce_parked(self._cache.keys())))
 
     async def stop(self) -> None:
         """Gives nothing more; who reads just now computes instead."""
@@ -170,7 +173,9 @@ class Handoff:
     async def announce(self, client: str, conversation: str, num_tokens: int) -> None:
         """Says that the conversation is here, so long."""
         if self.is_on and num_tokens >= MIN_OFFLOADED_TOKENS:
-            holding = Holding(self._worker, self._fingerprint, num_tokens, self._loop.expected_state_bytes(num_tokens))
+            holding = Holding(
+                self._worker, self._fingerprint, num_tokens, self._loop.calibration.state_bytes(num_tokens)
+            )
             subject = subjects.held(self._model, client, conversation)
             try:
                 await publishing.publish(self._nc, subject, codec.encode(holding), timeout=TELL_SECONDS)
@@ -181,7 +186,7 @@ class Handoff:
     async def _announce_parked(self, keys: Iterable[Key]) -> None:
         """What an earlier process of ours left on disk, unless another worker is further by now."""
         for key in list(keys)[-MAX_ANNOUNCED:]:
-            offloaded = self._loop.offload_cache.held(key)
+            offloaded = self._cache.held(key)
             with contextlib.suppress(ServerError, nats.errors.Error):
                 known = await self._look_up(key)
                 if offloaded is not None and (known is None or known.num_tokens <= offloaded.num_tokens):
@@ -231,15 +236,15 @@ class Handoff:
         return offer
 
     def _num_here(self, key: Key) -> int:
-        offloaded = self._loop.offload_cache.held(key)
-        return max(self._loop.state.resident.get(key, 0), offloaded.num_tokens if offloaded is not None else 0)
+        offloaded = self._cache.held(key)
+        return max(self._loop.snapshot.resident.get(key, 0), offloaded.num_tokens if offloaded is not None else 0)
 
     def _compute_seconds(self, num_tokens: int) -> float:
-        return num_tokens / (self._loop.state.prefill_tokens_per_second or 1e9)
+        return num_tokens / (self._loop.snapshot.prefill_tokens_per_second or 1e9)
 
     def _saves(self, num_tokens: int, num_bytes: int) -> bool:
         """Whether there is room for so many bytes, and fetching them is sooner done than computing so many tokens."""
-        if num_bytes > self._loop.offload_cache.max_bytes:
+        if num_bytes > self._cache.max_bytes:
             return False
         fetching = SETUP_SECONDS + num_bytes / self._bytes_per_second
         return num_tokens >= MIN_OFFLOADED_TOKENS and fetching < self._compute_seconds(num_tokens)
@@ -250,10 +255,7 @@ class Handoff:
         if (
             answer.fingerprint != self._fingerprint
             or len(answer.tokens) % TOKEN_BYTES
-            or not 0
-            < answer.num_bytes
-            == self._loop.expected_state_bytes(num_tokens)
-            <= self._loop.offload_cache.max_bytes
+            or not 0 < answer.num_bytes == self._loop.calibration.state_bytes(num_tokens) <= self._cache.max_bytes
         ):
             raise TransferFailed("what the peer has is not of this model's shape", "fingerprint")
         return answer
@@ -286,7 +288,7 @@ class Handoff:
             with contextlib.suppress(nats.errors.Error):
                 await self._nc.publish(subjects.kv(offer.holding.worker), codec.encode(FetchClose(opened.transfer)))
         offloaded = KvEntry(key, opened.tokens, opened.num_bytes, opened.num_canonical)
-        self._loop.offload_cache.offload(offloaded, state, "peer")
+        self._cache.offload(offloaded, state, "peer")
         seconds = time.perf_counter() - started
         self._learn(opened.num_bytes, seconds)
         log.info("fetched peer=%s tokens=%d bytes=%d", offer.holding.worker, offloaded.num_tokens, opened.num_bytes)
@@ -355,7 +357,7 @@ class Handoff:
         answer: Opened | FetchRefused
         self._forget_idle()
         key = Key(request.client, request.conversation)
-        if not self._has_room(self._loop.expected_state_bytes(self._num_here(key))):
+        if not self._has_room(self._loop.calibration.state_bytes(self._num_here(key))):
             answer = FetchRefused("busy")
         else:
             self._num_opening += 1
@@ -376,13 +378,13 @@ class Handoff:
             return True
         num_held = sum(len(one.state) for one in self._transfers.values())
         is_few = len(self._transfers) + self._num_opening < MAX_TRANSFERS
-        return is_few and num_held + num_bytes <= self._loop.offload_cache.max_bytes // 2
+        return is_few and num_held + num_bytes <= self._cache.max_bytes // 2
 
     async def _begin(self, key: Key) -> Opened | None:
         """Finds the state where it is longest, and holds it for its reader."""
-        offload_cache = self._loop.offload_cache
+        offload_cache = self._cache
         offloaded = offload_cache.held(key)
-        num_resident = self._loop.state.resident.get(key, 0)
+        num_resident = self._loop.snapshot.resident.get(key, 0)
         found = None
         if num_resident >= max(MIN_OFFLOADED_TOKENS, offloaded.num_tokens if offloaded is not None else 0):
             found = await asyncio.wrap_future(self._loop.export(key))

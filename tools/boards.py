@@ -1,6 +1,6 @@
 """What a model does on a Raspberry Pi: whether it fits, how many conversations it keeps, about how fast it can be.
 
-Made of the catalogue and of the worker's own memory plan. `python -m workers.boards` writes the table of docs/boards.md
+Made of the catalogue and of the worker's own memory plan. `python -m tools.boards` writes the table of docs/boards.md
 and the models of k3s/models from it.
 """
 
@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from broker.catalogue import Entry, read_catalogue
-from workers.engine.protocol import MAX_OUTPUTS
-from workers.machine.memory import KvShape, MemoryPlan, largest_ctx, plan_memory
-from workers.settings import WorkerSettings
+from workers.machine.memory import MemoryPlan, largest_ctx
+from workers.machine.model_plan import LIMIT_HEADROOM_BYTES, plan
 
 GIB = 1024**3
 MIB = 1024**2
@@ -26,27 +25,7 @@ OTHERS_BYTES = 900 * MIB
 BANDWIDTH_BYTES = (11.4e9, 12.5e9)
 """What a Pi 5 reads from memory in a second, sustained, at least and at most."""
 CONVERSATION_TOKENS = 1000
-LIMIT_HEADROOM_BYTES = 256 * MIB
-"""Between what a worker plans and where its pod is killed."""
 MAX_CTX = 8192
-
-
-def kv_shape(entry: Entry) -> KvShape:
-    """What the memory plan wants to know of a model."""
-    num_layers, num_embd, num_heads, num_ff, num_vocab = entry.shape
-    return KvShape(num_layers, entry.kv_bytes_per_token, num_embd, num_vocab, num_heads, num_ff)
-
-
-def plan(entry: Entry, num_ctx: int) -> MemoryPlan:
-    """The worker's, with its default settings."""
-    return plan_memory(
-        kv_shape(entry),
-        file_bytes=entry.size_bytes,
-        num_ctx=num_ctx,
-        num_ubatch=WorkerSettings().num_ubatch,
-        max_outputs=MAX_OUTPUTS,
-        flash_attention=True,
-    )
 
 
 @dataclass(frozen=True)
@@ -124,7 +103,7 @@ def kustomization(token: str, entry: Entry, board_gib: int = 8) -> str | None:
     request = math.ceil(found.plan.total / MIB)
     limit = math.ceil((found.plan.total + LIMIT_HEADROOM_BYTES) / MIB)
     storage = math.ceil(1.1 * entry.size_bytes / GIB) + 1
-    return f"""# {entry.name}, {entry.quantization}, on a board of {board_gib} GB. Made by `python -m workers.boards`.
+    return f"""# {entry.name}, {entry.quantization}, on a board of {board_gib} GB. Made by `python -m tools.boards`.
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 nameSuffix: -{token}
@@ -206,7 +185,7 @@ def plans() -> str:
     return "\n".join(lines) + "\n"
 
 
-MARK = "<!-- made by `python -m workers.boards` -->\n"
+MARK = "<!-- made by `python -m tools.boards` -->\n"
 PLANS_MARK = "<!-- and this -->\n"
 
 
