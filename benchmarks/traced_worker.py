@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import turnpike
+from turnpike.cli.main import main as run
 from workers.engine.loop import EngineLoop
 
 
@@ -21,8 +21,8 @@ def main() -> int:
             chosen.append(time.perf_counter())
         tell(*arguments)
 
-    setattr(EngineLoop, "_tell", traced)  # noqa: B010  (mypy will not have a method assigned)
-    code = turnpike.main()
+    setattr(EngineLoop, "_emit", traced)  # noqa: B010  (mypy will not have a method assigned)
+    code = run()
     trace.write_text("\n".join(map(repr, chosen)))
     return code
 
