@@ -1,5 +1,5 @@
 # Every target does the set-up it needs; the second run starts in seconds.
-.PHONY: demo test check bench chaos hostile fuzz soak lock images clean setup e2e-kubernetes experiment long
+.PHONY: demo test check bench chaos hostile fuzz soak lock images dist clean setup e2e-kubernetes experiment long
 
 setup:
 	@tools/setup.sh
@@ -49,5 +49,8 @@ lock: ## renew requirements.lock and k3s/*.lock from pyproject.toml; the only ta
 images: ## REGISTRY=host:port pushes both architectures and names them in k3s/images; PLATFORMS=linux/arm64 makes an archive
 	@tools/images.sh
 
+dist: ## sdist and wheel, in dist/
+	@tools/dist.sh
+
 clean:
-	rm -rf .venv .cache build *.egg-info
+	rm -rf .venv .cache build dist *.egg-info

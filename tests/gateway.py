@@ -11,7 +11,7 @@ import httpx2
 import openai
 from nats.aio.client import Client as NatsConnection
 
-from broker import topology
+from broker import jetstream
 
 USER: Any = [{"role": "user", "content": "hello there"}]
 
@@ -23,7 +23,7 @@ def talk(url: str, key: str = "none") -> openai.AsyncOpenAI:
 
 
 async def num_queued(nc: NatsConnection) -> int:
-    info = await topology.api(nc, "STREAM.INFO.TURNS-m")
+    info = await jetstream.api(nc, "STREAM.INFO.TURNS-m")
     assert info is not None
     found: int = info["state"]["messages"]
     return found

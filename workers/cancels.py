@@ -14,7 +14,7 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from broker import codec, replies, subjects
+from broker import codec, jetstream, subjects
 from broker.errors import InvalidMessage, InvalidName
 from broker.messages import Cancel, End
 from broker.queued import concerns
@@ -107,7 +107,7 @@ class Cancels:
             CancelAddress(client, conversation=work.turn.conversation),
             CancelAddress(client),
         ):
-            stored = await replies.last_stored(self._nc, subjects.CANCELS, subjects.cancel(address))
+            stored = await jetstream.last_stored(self._nc, subjects.CANCELS, subjects.cancel(address))
             # A conversation goes on after its cancel: only what was queued before is meant.
             if stored is None or (stored.stored_at < stored_at and not address.turn):
                 continue

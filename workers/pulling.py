@@ -16,6 +16,7 @@ from broker.connection import check
 from broker.delivery import Delivery, Puller
 from broker.errors import NotReady
 from broker.messages import Beacon
+from broker.priorities import INTERACTIVE, PRIORITIES, Priority
 from workers.engine.loop import BATCH_EVERY, batch_reserve
 
 BEACON_SECONDS = 0.5
@@ -41,7 +42,7 @@ class TurnPuller:
         self._pull_seconds = pull_seconds
         self.num_held = 0
         """Turns that were taken and not freed yet."""
-        self.pending = dict.fromkeys(subjects.PRIORITIES, 0)
+        self.pending = dict.fromkeys(PRIORITIES, 0)
         """Turns in the model's queue by priority, as of its last pull."""
         self._slot_freed = asyncio.Event()
         self._interactive_idle = asyncio.Event()
@@ -62,12 +63,12 @@ class TurnPuller:
     def num_pending(self) -> int:
         return sum(self.pending.values())
 
-    def num_ahead(self, priority: str) -> int:
+    def num_ahead(self, priority: Priority) -> int:
         """How many turns one that is queued now would wait for: batch for all of them, interactive not for batch, nor
         for the slots of batch turns that are set aside for it."""
         room, held, queued = self._num_slots, self.num_held, self.num_pending
-        if priority == "interactive":
-            queued = self.pending["interactive"]
+        if priority == INTERACTIVE:
+            queued = self.pending[INTERACTIVE]
             if self._can_set_aside:
                 room -= min(len(self._batch), batch_reserve(self._num_slots))
                 held -= len(self._batch)
@@ -83,7 +84,7 @@ class TurnPuller:
 
     async def run(
         self,
-        priority: str,
+        priority: Priority,
         stop: asyncio.Event,
         take: Callable[[Delivery], None],
         closing: asyncio.Event | None = None,
@@ -96,7 +97,7 @@ class TurnPuller:
         closing = closing or stop
         puller = Puller(self._nc, subjects.turns_stream(self._model), priority)
         await puller.start()
-        is_interactive = priority == "interactive"
+        is_interactive = priority == INTERACTIVE
         try:
             while not closing.is_set():
                 check(self._nc)
@@ -148,8 +149,8 @@ class TurnPuller:
             return False
         return True
 
-    async def _next(self, puller: Puller, priority: str, expires: float) -> Delivery | None:
-        is_interactive = priority == "interactive"
+    async def _next(self, puller: Puller, priority: Priority, expires: float) -> Delivery | None:
+        is_interactive = priority == INTERACTIVE
         is_due = not is_interactive and self._batch_is_due.is_set()
         try:
             # At once what is there; then an open pull, during which the other priority may have the slot.
@@ -175,7 +176,7 @@ class TurnPuller:
             self._interactive_idle.clear()
         return delivery
 
-    async def _beacon(self, priority: str, delivery: Delivery) -> None:
+    async def _beacon(self, priority: Priority, delivery: Delivery) -> None:
         now = time.perf_counter()
         if now - self._beacon_at >= BEACON_SECONDS:
             self._beacon_at = now

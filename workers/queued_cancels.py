@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from msgspec import Struct
 from nats.aio.client import Client as NatsConnection
 
-from broker import codec, replies, subjects, topology
+from broker import codec, jetstream, subjects
 from broker.errors import InvalidMessage, PublishError, ServerError
 from broker.messages import Cancel, End, Turn
+from broker.priorities import PRIORITIES
 from broker.queued import end_queued
 from broker.subjects import CancelAddress, TurnAddress
 from workers.health import guarded
@@ -149,14 +150,14 @@ class QueuedCancels:
     async def _cancel_turns(self, client: str, backlog: _Backlog) -> None:
         while backlog.turns:
             turn, cancel = backlog.turns.popitem(last=False)
-            for priority in subjects.PRIORITIES:
+            for priority in PRIORITIES:
                 # Not by the sequence that the cancel names: that could be another client's turn.
                 subject = subjects.turn(self._model, priority, client, turn)
-                if (stored := await replies.last_stored(self._nc, self._stream, subject)) is not None:
+                if (stored := await jetstream.last_stored(self._nc, self._stream, subject)) is not None:
                     await self._end(client, turn, stored.sequence, stored.stored_at, cancel)
 
     async def _end(self, client: str, turn: str, sequence: int, stored_at: float, cancel: Cancel) -> None:
-        if self._is_held(client, turn) or await replies.last_stored(
+        if self._is_held(client, turn) or await jetstream.last_stored(
             self._nc, subjects.REPLIES, subjects.reply(client, turn)
         ):
             return  # some worker has begun it, and hears this too
@@ -184,25 +185,18 @@ class QueuedCancels:
 
     async def _stamp(self, address: CancelAddress) -> float:
         """When the cancel was stored, by the server's clock: what is queued after it is not meant."""
-        stored = await replies.last_stored(self._nc, subjects.CANCELS, subjects.cancel(address))
+        stored = await jetstream.last_stored(self._nc, subjects.CANCELS, subjects.cancel(address))
         return stored.stored_at if stored is not None else 0.0
 
     async def _subjects(self, client: str) -> list[str]:
-        found: dict[str, int] = {}
-        while True:
-            query = {"subjects_filter": subjects.turns_of(self._model, client), "offset": len(found)}
-            info = await topology.api(self._nc, f"STREAM.INFO.{self._stream}", query)
-            page = (info or {}).get("state", {}).get("subjects") or {}
-            found |= page
-            if not page or len(found) >= (info or {}).get("total", 0):
-                return list(found)
+        return await jetstream.subjects_in(self._nc, self._stream, subjects.turns_of(self._model, client))
 
     async def _look_at(self, subject: str) -> _Seen | None:
         """A queued turn, fetched once; None for one that was taken meanwhile: whoever has it hears the cancel too."""
         if (seen := self._seen.get(subject)) is not None:
             self._seen.move_to_end(subject)
             return seen
-        stored = await replies.last_stored(self._nc, self._stream, subject)
+        stored = await jetstream.last_stored(self._nc, self._stream, subject)
         if stored is None:
             return None
         try:

@@ -30,7 +30,6 @@ from broker.messages import (
     End,
     Failed,
     NodeState,
-    Priority,
     RecomputedFor,
     Replay,
     ReplayRequest,
@@ -40,6 +39,7 @@ from broker.messages import (
     Turn,
     Usage,
 )
+from broker.priorities import BATCH, INTERACTIVE, PRIORITIES, Priority
 from broker.queued import stopped
 from broker.recorder import Recorder
 from broker.replies import ReplyWriter, write_end
@@ -78,7 +78,7 @@ log = logging.getLogger(__name__)
 
 
 class GrammarCompiler(Protocol):
-    """Checks a turn's grammar and returns it as GBNF. The sandbox does."""
+    """Checks a turn's grammar and returns it as GBNF. workers.grammars.checker does."""
 
     async def gbnf(self, sampling: Sampling, client: str = "") -> str | None: ...
 
@@ -209,8 +209,7 @@ class Worker:
                         group.create_task(self._handle(delivery))
 
                     pulls = [
-                        group.create_task(self._puller.run(priority, stop, take, closing))
-                        for priority in subjects.PRIORITIES
+                        group.create_task(self._puller.run(priority, stop, take, closing)) for priority in PRIORITIES
                     ]
                     self._presence.serve()
                     self.is_serving.set()
@@ -282,9 +281,9 @@ class Worker:
             num_slots=self._num_slots,
             num_active=puller.num_held,
             num_pending=puller.num_pending,
-            expected_wait_seconds=self._expected_wait("interactive"),
-            batch_wait_seconds=self._expected_wait("batch"),
-            num_pending_batch=puller.pending["batch"],
+            expected_wait_seconds=self._expected_wait(INTERACTIVE),
+            batch_wait_seconds=self._expected_wait(BATCH),
+            num_pending_batch=puller.pending[BATCH],
             state=self._presence.state,
             prefill_tokens_per_second=state.prefill_tokens_per_second,
             decode_tokens_per_second=state.decode_tokens_per_second,
@@ -542,7 +541,7 @@ class Worker:
             conversation=turn.conversation,
             prompt=prompt.tokens,
             max_tokens=max(max_tokens, 1),
-            is_batch=work.address.priority == "batch",
+            is_batch=work.address.priority == BATCH,
             sampling=turn.sampling,
             gbnf=await self._grammars.gbnf(turn.sampling, client),
             continuations=tuple(continuations),
@@ -640,7 +639,7 @@ class Worker:
         if needed <= left:
             return None
         detail = f"the answer would take about {needed:.1f} s, and the deadline is in {max(0.0, left):.1f} s"
-        retry_after = self._expected_wait("interactive")
+        retry_after = self._expected_wait(INTERACTIVE)
         return Failed("overloaded", detail, True, self._options.name, retry_after=retry_after)
 
     def _until_deadline(self, work: Work) -> float | None:

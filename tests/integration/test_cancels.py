@@ -8,7 +8,7 @@ import time
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import codec, subjects, topology
+from broker import codec, jetstream, subjects, topology
 from broker.accounts import LOCAL, OPERATOR
 from broker.client import Answer, Client
 from broker.connection import close, connect
@@ -41,7 +41,7 @@ async def queue_up(client: Client, number: int, conversation: str = "c") -> list
 
 
 async def num_queued(nc: NatsConnection) -> int:
-    info = await topology.api(nc, "STREAM.INFO.TURNS-m")
+    info = await jetstream.api(nc, "STREAM.INFO.TURNS-m")
     assert info is not None
     found: int = info["state"]["messages"]
     return found

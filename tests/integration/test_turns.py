@@ -7,7 +7,7 @@ import time
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import codec, replies, subjects, topology
+from broker import codec, jetstream, replies, subjects
 from broker.accounts import LOCAL
 from broker.client import Client
 from broker.errors import Fenced, TurnFailed, UnservedModel
@@ -27,7 +27,7 @@ async def end_of(client: Client, turn: str) -> End:
 
 
 async def num_queued(nc: NatsConnection) -> int:
-    info = await topology.api(nc, "STREAM.INFO.TURNS-m")
+    info = await jetstream.api(nc, "STREAM.INFO.TURNS-m")
     assert info is not None
     return int(info["state"]["messages"])
 

@@ -146,8 +146,8 @@ def test_a_model_cut_off_in_its_tensors_is_refused(tmp_path: Path) -> None:
 def test_what_llama_cpp_aborts_at_is_one_line_and_exit_code_1() -> None:
     code = (
         "import llama_cpp.llama_cpp as lib\n"
-        "from workers.llama.last_words import say_before_dying\n"
-        "say_before_dying('model file x.gguf')\n"
+        "from workers.llama.aborts import explain_aborts\n"
+        "explain_aborts('model file x.gguf')\n"
         "lib._lib.ggml_abort(b'a.cpp', 7, b'GGML_ASSERT(%s) failed', b'one == two')\n"
     )
     done = subprocess.run(
