@@ -162,9 +162,8 @@ def set_from_outside(tree: ast.Module) -> set[str]:
             if owner not in ("self", "cls") and node.attr not in fields:
                 found.add(owner)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "delattr", "object.__setattr__"):
-            if (owner := ast.unparse(node.args[0])) != "self":
-                found.add(owner)
-    return found
+            found.add(ast.unparse(node.args[0]))
+    return found - {"self"}
 
 
 def _fields(tree: ast.Module) -> Iterator[str]:
@@ -181,6 +180,10 @@ def _fields(tree: ast.Module) -> Iterator[str]:
 # --- Documents -------------------------------------------------------------------------------------------------------
 
 
-def named_files(markdown: str) -> set[str]:
-    """Paths in backticks: what ends like a file or like a folder, without what follows a space or a colon."""
-    return set(re.findall(r"`([\w.][\w./*-]*(?:/|\.(?:py|md|toml|json|js|css|html|yaml|sh|mjs|lock)|Makefile))(?=[`: ])", markdown))
+_SUFFIXES = "py|md|toml|json|jsonl|js|jsx|mjs|css|html|ya?ml|sh|c|lock|gguf|txt"
+_PATH = re.compile(rf"`(Makefile|[\w.][\w./-]*?(?:/|\.(?:{_SUFFIXES})))(?=[`: ])")
+
+
+def named_paths(markdown: str) -> set[str]:
+    """Files and folders in backticks, a folder with its slash; what follows one in the same backticks is left out."""
+    return set(_PATH.findall(markdown))

@@ -10,7 +10,7 @@ import nats.errors
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import codec, replies, subjects, topology
+from broker import codec, jetstream, subjects, topology
 from broker.accounts import LOCAL
 from broker.client import Client
 from broker.errors import DuplicateTurn, PayloadTooLarge, QueueFull, TurnFailed, UnservedModel
@@ -88,7 +88,7 @@ async def test_a_bad_turn_is_told_what_is_wrong_and_harms_no_other(
     assert isinstance(end, Failed)
     assert end.code == "invalid_message"
     assert fragment in end.detail
-    stored = await replies.last_stored(operator, "DEAD", "dead.m")
+    stored = await jetstream.last_stored(operator, "DEAD", "dead.m")
     assert stored is not None
     assert codec.decode(stored.payload, DeadLetter).payload == payload
 

@@ -234,7 +234,7 @@ async def test_a_turn_that_kills_its_workers_is_given_up_after_three_starts(
         with pytest.raises(TurnFailed, match="poison"):
             await answer
         assert running.engine.num_steps == 0
-    stored = await replies.last_stored(operator, "DEAD", "dead.m")
+    stored = await jetstream.last_stored(operator, "DEAD", "dead.m")
     assert stored is not None
     letter = codec.decode(stored.payload, DeadLetter)
     assert codec.decode(letter.payload, Turn) == answer.turn
