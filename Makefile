@@ -9,7 +9,7 @@ demo: setup
 
 test: setup ## what a machine lacks (InfluxDB, kubectl, Chromium, Node) is skipped with its reason
 	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix examples/node; fi
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest --cov --cov-report=term
 
 check: setup ## lint and types
 	@.venv/bin/ruff check .
