@@ -32,8 +32,9 @@ from tests.support import free_port
 from tests.terminal import Bench, Queued
 from workers.engine.calibration import UNMEASURED, calibrate
 from workers.kv.cache import OffloadCache
+from workers.options import WorkerOptions
 from workers.prompts.history import History
-from workers.worker import Worker, WorkerOptions
+from workers.worker import Worker
 
 
 @dataclass

@@ -52,7 +52,7 @@ UNSTORED = {
     "broker/serving.py": "asks who is there",
     "telemetry/sidecar.py": "tells its node's workers how the node is",
     "workers/kv/transfer.py": "asks peers for states",
-    "workers/pulling.py": "beacons",
+    "workers/model_queue.py": "beacons",
 }
 """Where something is published that no stream takes, and what: all that is to be stored goes through one function."""
 
