@@ -17,7 +17,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from broker.accounts import write_credentials
-from broker.client import Answer
+from broker.answer import Answer
 from broker.messages import Chunk
 from broker.process import EXIT_INTERRUPTED, spawn, temporary_folder, terminate
 from producers.data.datasets import DEMO_CONVERSATIONS

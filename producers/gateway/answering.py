@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import nats.errors
 
-from broker.client import Answer
+from broker.answer import Answer
 from broker.errors import (
     InvalidMessage,
     PayloadTooLarge,

@@ -21,7 +21,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from broker import points, serving, subjects
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.connection import check, trouble
 from broker.discovery import WorkerInfo, departures, find_workers
 from broker.errors import (

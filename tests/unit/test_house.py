@@ -51,7 +51,7 @@ UNSTORED = {
     "broker/jetstream.py": "JetStream's API and direct gets, whose errors it reads",
     "broker/serving.py": "asks who is there",
     "telemetry/sidecar.py": "tells its node's workers how the node is",
-    "workers/kv/transfer.py": "asks peers for states",
+    "workers/kv/peers.py": "asks peers for states",
     "workers/model_queue.py": "beacons",
 }
 """Where something is published that no stream takes, and what: all that is to be stored goes through one function."""
