@@ -38,7 +38,7 @@ ONLY_IMPORTER = {
     "huggingface_hub": ["broker/hub.py"],
     "matplotlib": ["producers/report/pictures.py"],
     "httpx2": ["broker/hub.py"],
-    "starlette": ["producers/models/mirror.py", "producers/gateway/app.py", "producers/http_server.py"],
+    "starlette": ["producers/models/mirror.py", "producers/gateway/", "producers/http_server.py"],
     "uvicorn": ["producers/http_server.py"],
 }
 
