@@ -209,7 +209,6 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             scheduler,
             slots,
             cache,
-            canonical_chunk=canonical,
             threads=chosen_threads,
             on_step=metrics.on_step,
             power=power,

@@ -16,7 +16,7 @@ from broker.connection import check
 from broker.delivery import Delivery, Puller
 from broker.errors import NotReady
 from broker.messages import Beacon
-from workers.engine.loop import BATCH_EVERY, batch_reserve
+from workers.engine.preemption import BATCH_EVERY, batch_reserve
 
 BEACON_SECONDS = 0.5
 LAST_PULL_SECONDS = 0.25
