@@ -8,7 +8,7 @@ from broker.messages import CachedIn
 from workers.engine.protocol import Engine, State
 from workers.engine.slots import Slots
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
-from workers.kv.index import Found, Key, KvEntry, packed
+from workers.kv.index import Key, KvEntry, PrefixMatch, packed
 
 MIN_RESTORED_TOKENS = 8
 """So many tokens more than the context has are worth a copy in memory: it takes what one or two take to compute."""
@@ -37,7 +37,7 @@ class Offloading:
         """The tokens as `find` and `restore` want them."""
         return packed(tokens) if self._cache.is_on else b""
 
-    def find(self, prefix: bytes, client: str, num_resident: int) -> Found | None:
+    def find(self, prefix: bytes, client: str, num_resident: int) -> PrefixMatch | None:
         """An offloaded state that saves more than the `num_resident` tokens in the context do, and more than copying it
         costs."""
         if not self._cache.is_on:
@@ -55,7 +55,7 @@ class Offloading:
         if found is None:
             return None
         started = self._clock()
-        taken = self._cache.take(found.offloaded.key, keep=found.offloaded.key != owner)
+        taken = self._cache.take(found.entry.key, keep=found.entry.key != owner)
         if taken is None:
             return None
         state, origin = taken
