@@ -1,9 +1,7 @@
-"""The engine loop: one thread, one context. Takes jobs, runs steps, tells what came of them.
+"""The engine loop: one thread, one context. Takes jobs, runs steps, tells what came of them, a list of events a round.
 
 A round is always the same: seat whom there is room for, decode, update, outputs, finish. `Seating` knows the slots,
 `Scheduler` what the next step computes, `Outputs` what its logits come to; only the loop lets a job go.
-
-The asyncio side talks to it by `submit` and `cancel` and hears from it by events, a list for each round.
 """
 
 from __future__ import annotations
@@ -70,8 +68,10 @@ class EngineLoop:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.calibration = calibration
         """What was measured of this engine before the loop was made."""
-        self.snapshot = LoopSnapshot() if calibration.decode_seconds is None else self._look()
+        self.snapshot = LoopSnapshot()
         """How the loop was after its last round."""
+        if calibration.decode_seconds is not None:
+            self.snapshot = self._seating.snapshot(0, scheduler.costs)
 
     # --- Called from anywhere ---
 
@@ -93,8 +93,7 @@ class EngineLoop:
         self._inbox.rename(key, name, tokens)
 
     def export(self, key: Key) -> Future[Export]:
-        """A copy of a conversation's state that lies idle in the context, made between two steps; None where there is
-        none."""
+        """A copy of a conversation's state that lies idle in the context, made between steps; None without one."""
         return self._inbox.export(key)
 
     @property
@@ -138,23 +137,27 @@ class EngineLoop:
                 self._deliver(events)
 
     def _told(self) -> list[Event]:
-        self.snapshot = self._look()
+        self.snapshot = self._seating.snapshot(len(self._running), self._scheduler.costs)
         events = self._events[:]
         self._events.clear()
         return events
 
     @property
     def has_work(self) -> bool:
-        """Whether a round would have something to do."""
-        return bool(self._running) or self._seating.num_waiting > 0 or not self._inbox.is_empty
+        """Whether there is something to do, and not only to wait for."""
+        return bool(self._running or self._seating.num_waiting) or not self._inbox.is_empty
 
     def take_orders(self) -> bool:
         """Waits for something to do, and notes what others want; False when it is time to stop."""
-        orders = self._inbox.take(has_work=bool(self._running) or self._seating.num_waiting > 0)
+        orders = self._inbox.take(has_work=self.has_work)
         if orders is None:
             return True
         for job, submitted_at in orders.jobs:
-            self._accept(ActiveJob.of(job, submitted_at))
+            active = ActiveJob.of(job, submitted_at)
+            if (reason := self._outputs.replay(active)) is not None:
+                self._events.append(active.finished(reason))
+            else:
+                self._seating.add(active)
         for key, name, tokens in orders.renames:
             self._seating.rename(key, name, tokens)
         for job_id in orders.cancelled:
@@ -169,7 +172,8 @@ class EngineLoop:
         self._seat_waiting()
         late = [active for active in self._running.values() if active.is_late]
         for active in late:
-            self._end(active, self._outputs.take_late(active))
+            if (ending := self._outputs.take_late(active)) is not None:
+                self._end(active, ending)
         step = self._scheduler.schedule(self._clock())
         if step:
             self._run_step(step)
@@ -177,13 +181,7 @@ class EngineLoop:
             time.sleep(LATE_SECONDS)
         return self._told()
 
-    # --- A job's way: accepted, seated, ended ---
-
-    def _accept(self, active: ActiveJob) -> None:
-        if (reason := self._outputs.replay(active)) is not None:
-            self._events.append(active.finished(reason))
-        else:
-            self._seating.add(active)
+    # --- A job's way: seated, ended ---
 
     def _cancel(self, job_id: str) -> None:
         if (active := self._running.get(job_id)) is not None:
@@ -204,21 +202,17 @@ class EngineLoop:
             self._begin(active, place)
 
     def _begin(self, active: ActiveJob, place: Place) -> None:
-        goes_on = active.is_preempted
+        is_new = not active.is_preempted
         active.take(place)
         self._scheduler.add(active.sequence)
         self._running[active.id] = active
-        if goes_on:
-            return
-        ending = self._outputs.open(active)
-        if ending is None:
+        if is_new and (ending := self._outputs.open(active)) is not None:
+            self._end(active, ending)
+        elif is_new:
             self._events.append(Seated(active.id, place.num_cached, place.cached_in))
-        self._end(active, ending)
 
-    def _end(self, active: ActiveJob, ending: Ending | None) -> None:
-        """Lets a job go, where it has an ending: tells of it, and gives back what it had."""
-        if ending is None:
-            return
+    def _end(self, active: ActiveJob, ending: Ending) -> None:
+        """Lets a job go: tells of its end, and gives back what it had."""
         self._events.append(ending if isinstance(ending, Rejected) else active.finished(ending))
         del self._running[active.id]
         if active.sampler is not None:
@@ -234,7 +228,9 @@ class EngineLoop:
         try:
             rows = self.engine.decode(list(step.spans))
         except KvCacheFull:
-            self._make_room(step)
+            # Although they were counted: an idle slot goes, or else the youngest job.
+            if not self._seating.evict_oldest():
+                self._end_youngest(step)
             return
         self._scheduler.update(step)
         endings: list[tuple[ActiveJob, Ending]] = []
@@ -248,23 +244,8 @@ class EngineLoop:
         for active, ending in endings:
             self._end(active, ending)
 
-    def _make_room(self, step: Step) -> None:
-        """The engine found no cells although they were counted: an idle slot goes, or else the youngest job."""
-        if self._seating.evict_oldest():
-            return
+    def _end_youngest(self, step: Step) -> None:
         youngest = max(step.sequences, key=lambda sequence: sequence.arrived_at)
         detail = "the KV cache has no room for this turn just now"
         self._end(self._running[youngest.id], Rejected(youngest.id, "overloaded", detail, retryable=True))
         self._seating.clear(youngest.slot)
-
-    def _look(self) -> LoopSnapshot:
-        costs = self._scheduler.costs
-        return LoopSnapshot(
-            num_active=len(self._running),
-            num_waiting=self._seating.num_waiting,
-            num_cells_used=self._seating.num_cells_used,
-            copy_seconds=self._seating.copy_seconds,
-            resident=self._seating.resident,
-            prefill_tokens_per_second=1 / costs.prefill_seconds_per_token,
-            decode_tokens_per_second=1 / costs.decode(1),
-        )

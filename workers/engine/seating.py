@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from workers.engine.active import ActiveJob, Place
+from workers.engine.events import LoopSnapshot
 from workers.engine.offloading import Export, Offloading
 from workers.engine.preemption import next_up, victim_of
 from workers.engine.protocol import Engine
+from workers.engine.scheduler import CostModel
 from workers.engine.slots import Seat, Slots
 from workers.kv.cache import OffloadCache
 from workers.kv.index import Key
@@ -167,15 +169,17 @@ class Seating:
         """Copies what lies idle in the context into the cache, the latest used last."""
         self._offloading.offload_all()
 
-    @property
-    def resident(self) -> dict[Key, int]:
-        """The tokens of the conversations that lie idle in the context."""
-        return {Key(one.client, one.conversation): len(one.tokens) for one in self._slots.idle()}
-
-    @property
-    def num_cells_used(self) -> int:
-        """By idle conversations, and promised to jobs that have a slot."""
-        return self._slots.num_cells_used
+    def snapshot(self, num_active: int, costs: CostModel) -> LoopSnapshot:
+        """How the loop stands, which has so many jobs running and learnt these costs."""
+        return LoopSnapshot(
+            num_active=num_active,
+            num_waiting=len(self._waiting),
+            num_cells_used=self._slots.num_cells_used,
+            copy_seconds=self.copy_seconds,
+            resident={Key(one.client, one.conversation): len(one.tokens) for one in self._slots.idle()},
+            prefill_tokens_per_second=1 / costs.prefill_seconds_per_token,
+            decode_tokens_per_second=1 / costs.decode(1),
+        )
 
     @property
     def copy_seconds(self) -> float:
