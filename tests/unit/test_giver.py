@@ -60,7 +60,7 @@ async def test_an_opened_state_says_all_that_its_reader_checks_and_its_parts_are
     assert found.remembered == REMEMBERED
     half = len(state) // 2
     parts = [await giver.part(FetchPart(found.transfer, offset, half)) for offset in (0, half)]
-    assert parts == [StatePart(0, state[:half]), StatePart(half, state[half:])]
+    assert parts == [StatePart(0, bytes(state[:half])), StatePart(half, bytes(state[half:]))]
     assert giver.given_bytes == len(state)
 
 
