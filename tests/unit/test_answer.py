@@ -69,6 +69,7 @@ class FakeClient:
 
     async def read(self, turn: str) -> End | None:
         self.num_reads += 1
+        assert self.num_reads < 50, "what is waited for does not come"
         found = self.ends.pop(0) if self.ends else None
         if isinstance(found, ServerError):
             raise found
