@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from broker.answer import Answer
-from producers.gateway.openai.errors import ApiError
+from producers.gateway.errors import ApiError
 
 GRACE_SECONDS = 1.0
 """For a worker to end a turn at its deadline by itself, with what it knows."""

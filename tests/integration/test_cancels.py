@@ -18,7 +18,7 @@ from broker.errors import QueueFull
 from broker.messages import Cancel, Done, Message, Turn, new_id
 from broker.server import EmbeddedServer
 from broker.subjects import CancelAddress, TurnAddress
-from producers.gateway.answering import cancelled_unless_ended
+from producers.gateway.reading import cancelled_unless_ended
 from tests.fakes import FakeEngine
 from tests.integration.conftest import Running, StartWorker
 from workers.cancels import CancelListener, Cancels
