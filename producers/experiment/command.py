@@ -31,7 +31,7 @@ from broker.connection import Address
 from broker.errors import TurnpikeError
 from broker.locks import Lock
 from broker.process import EXIT_INTERRUPTED, spawn, terminate
-from broker.toml import read_toml
+from broker.toml_files import read_toml
 from producers.data.rows import summary
 from producers.evaluate.command import Answered, accuracies, run_on
 from producers.evaluate.items import EvalError, read_items

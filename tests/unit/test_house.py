@@ -49,7 +49,7 @@ UNSTORED = {
     "broker/delivery.py": "pulls",
     "broker/discovery.py": "asks who is there, says who leaves",
     "broker/jetstream.py": "JetStream's API and direct gets, whose errors it reads",
-    "broker/serving.py": "asks who is there",
+    "broker/availability.py": "asks who is there",
     "telemetry/sidecar.py": "tells its node's workers how the node is",
     "workers/kv/peers.py": "asks peers for states",
     "workers/model_queue.py": "beacons",
