@@ -79,6 +79,7 @@ def model_path(config: WorkerSettings) -> Path:
 async def serve(address: Address, config: WorkerSettings, version: str, stop: asyncio.Event) -> int:
     """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
     from broker.health import serve_health
+    from workers.assembly import assemble
     from workers.engine.loop import EngineLoop
     from workers.engine.power import Power
     from workers.engine.protocol import MAX_OUTPUTS
@@ -97,10 +98,10 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
     )
     from workers.machine.memory import available_bytes, check_memory
     from workers.metrics import Shape, WorkerMetrics, copy_bandwidth
+    from workers.options import WorkerOptions
     from workers.presence import abilities
     from workers.prompts.history import History
     from workers.prompts.renderer import TemplateRenderer
-    from workers.worker import Worker, WorkerOptions
 
     config.check()
     check_threads(config)
@@ -214,7 +215,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             power=power,
             calibration=calibration,
         )
-        worker = Worker(
+        worker = assemble(
             nc,
             loop,
             history,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.errors import TurnFailed
 from broker.locks import Lock
 from broker.messages import Message

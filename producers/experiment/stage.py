@@ -17,7 +17,7 @@ Probe = Callable[[int], tuple[float, int] | None]
 
 @dataclass(frozen=True)
 class Stage:
-    """What an experiment runs on. `entry` is turnpike.py, `worker` the account of workers that are started here."""
+    """What an experiment runs on. `entry` is turnpike/, `worker` the account of workers that are started here."""
 
     client: Client
     entry: Path

@@ -11,7 +11,7 @@ from typing import Any
 
 import nats.errors
 
-from broker.client import Answer
+from broker.answer import Answer
 from broker.errors import (
     InvalidMessage,
     PayloadTooLarge,

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from broker.client import Answer
+from broker.answer import Answer
 from broker.discovery import DRAINING, WorkerInfo
 
 STALE_SECONDS = 10.0

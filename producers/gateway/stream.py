@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import nats.errors
 
-from broker.client import Answer
+from broker.answer import Answer
 from broker.errors import TurnpikeError
 from broker.messages import Chunk
 from producers.gateway.dialect import AnswerWriter

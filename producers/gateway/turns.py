@@ -10,7 +10,8 @@ from nats.aio.client import Client as NatsConnection
 from starlette.requests import Request as HttpRequest
 from starlette.types import Receive, Send
 
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.errors import InvalidMessage, InvalidName, ServerError
 from producers.gateway.choosing import Chooser
 from producers.gateway.clients import Clients

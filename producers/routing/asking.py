@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.discovery import CHAT
 from broker.errors import QueueFull, TurnFailed, UnservedModel
 from broker.messages import Chunk, Message, new_id

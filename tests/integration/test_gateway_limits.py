@@ -14,7 +14,8 @@ import pytest
 
 from broker import codec, jetstream, publishing, subjects
 from broker.accounts import LOCAL, OPERATOR, WORKER
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.connection import close, connect
 from broker.conversations import name_of
 from broker.messages import Chunk, Done, Message, Started, Turn, new_id
@@ -24,12 +25,10 @@ from producers.gateway import patience
 from producers.gateway.keys import ClientKeys, new_key
 from producers.routing.policies import Policy, Routes
 from tests.fakes import FakeEngine
+from tests.gateway import USER, StartGateway, events, num_queued, talk, text_of
 from tests.integration.conftest import StartWorker
-from tests.integration.test_gateway import USER, StartGateway, events, num_queued, start_gateway, talk, text_of
 from tests.integration.test_transfer import FAST, Conversation, slow_engine
 from workers.kv.cache import OffloadCache
-
-__all__ = ["start_gateway"]
 
 STREAM = {"model": "m", "messages": USER, "stream": True, "max_tokens": 200}
 
@@ -273,10 +272,10 @@ async def test_what_generates_is_waited_for_though_no_worker_is_seen(monkeypatch
     monkeypatch.setattr(patience, "LOOK_SECONDS", 0.01)
     client: Any = SimpleNamespace(name="c")
     answer = Answer(client, Turn(new_id(), "c", (Message("user", "hi"),)), "m", "interactive")
-    answer._take(Started(0, 0, "w"))
+    answer._reassembly.take(Started(0, 0, "w"))
     hopeless = asyncio.create_task(patience.Patience(answer, lambda: 0).until_hopeless())
     for index in range(30):
-        answer._take(Chunk(1 + index, 0, "x", (7,), (), index, index))
+        answer._reassembly.take(Chunk(1 + index, 0, "x", (7,), (), index, index))
         await asyncio.wait({hopeless}, timeout=0.01)
     assert not hopeless.done()
     assert (await asyncio.wait_for(hopeless, 10)).code == "no_worker"

@@ -102,7 +102,7 @@ class Faulty(FakeRenderer):
 async def test_a_fault_of_ours_is_tried_again_and_then_said(
     client: Client, start_worker: StartWorker, operator: NatsConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.worker.FAULT_SECONDS", 0.01)
+    monkeypatch.setattr("workers.turns.settlement.FAULT_SECONDS", 0.01)
     engine, renderer = FakeEngine(), Faulty()
     async with start_worker(engine, history=History(renderer, engine.vocabulary)), asyncio.timeout(20):
         assert (await client.ask("m", "rare")).text == "echo rare"

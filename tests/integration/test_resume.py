@@ -9,7 +9,8 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import codec, jetstream, replies, subjects
 from broker.accounts import LOCAL
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.errors import Fenced, TurnFailed
 from broker.messages import Chunk, DeadLetter, Failed, Sampling, Started
 from broker.server import EmbeddedServer
@@ -111,7 +112,7 @@ async def test_a_turn_that_comes_back_to_the_worker_that_still_has_it_is_answere
     async with start_worker(FakeEngine(answer=ANSWER, step_seconds=0.02)) as running:
         stream = answer.__aiter__()
         tokens = list((await anext(stream)).tokens)
-        (delivery,) = running.worker._deliveries
+        (delivery,) = running.worker.keep_alive.deliveries
         assert delivery._message.reply
         await operator.publish(delivery._message.reply, b"-NAK")
         async for chunk in stream:

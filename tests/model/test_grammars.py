@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jsonschema
 import psutil
@@ -18,6 +17,7 @@ from broker.errors import TurnRejected
 from broker.messages import Sampling
 from tests.model.conftest import Bench
 from tests.model.test_engine import prompt
+from tests.real import GEMMA, real_model
 from workers.engine.events import Finished, Generated
 from workers.grammars.checker import GrammarChecker
 from workers.grammars.remote_matcher import MatcherProcess
@@ -219,16 +219,9 @@ async def test_the_client_s_field_and_the_part_of_the_schema_are_named(grammars:
     assert caught.value.detail == "sampling.json_schema: at /properties/a/items: pattern: unbalanced '('"
 
 
-def _real(name: str) -> Path:
-    path = Path(os.environ.get("TP_MODELS", ".cache/real-models")) / name
-    if not path.is_file():
-        pytest.skip(f"no {path}: TP_MODELS names the folder of real models")
-    return path
-
-
 @pytest.mark.timeout(300)
 async def test_a_vocabulary_of_262144_tokens_follows_a_schema() -> None:
-    model = LlamaModel(_real("gemma-3-270m-q4_k_m.gguf"), vocab_only=True)
+    model = LlamaModel(real_model(GEMMA), vocab_only=True)
     grammars = GrammarChecker(model.vocabulary.matcher_process)
     try:
         assert await gbnf_of({"type": "array", "items": {"type": "number"}}, grammars)

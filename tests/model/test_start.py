@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -16,14 +15,13 @@ import pytest
 
 from broker.messages import Message, Sampling
 from producers.local_system import LocalSystem, local_system
+from tests.real import GEMMA, real_model
 from tests.support import ROOT, TURNPIKE
 from workers.engine.calibration import calibrate, measure_threads
 from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel
 from workers.llama.random_model import Shape, write_model
 from workers.model_file import ModelFileError
 from workers.models import DEMO
-
-REAL = Path(os.environ.get("TP_MODELS", str(ROOT / ".cache/real-models")))
 
 
 def write_bert(path: Path) -> Path:
@@ -185,10 +183,7 @@ def test_the_quantization_of_a_small_model_is_its_name_and_nothing_else(tmp_path
 
 
 def test_the_quantization_of_a_real_small_model() -> None:
-    path = REAL / "gemma-3-270m-q4_k_m.gguf"
-    if not path.exists():
-        pytest.skip(f"no {path}: real models are looked for in the folder that TP_MODELS names")
-    model = LlamaModel(path)
+    model = LlamaModel(real_model(GEMMA))
     assert model.quantization == "Q4_K - Medium"
     model.close()
 
@@ -206,7 +201,7 @@ def test_rates_are_measured_in_a_context_that_is_full_before_the_time_is_over(ti
 async def started(folder: Path, *flags: str, model_file: Path = DEMO.path) -> AsyncIterator[LocalSystem]:
     """A broker and a worker as a user starts it, with a data directory of its own."""
     more = ["--data-dir", str(folder / "data"), *flags]
-    async with local_system(ROOT / "turnpike.py", folder, model="m", model_file=model_file, flags=more) as found:
+    async with local_system(ROOT / "turnpike", folder, model="m", model_file=model_file, flags=more) as found:
         yield found
 
 

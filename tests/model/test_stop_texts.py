@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
 import pytest
 
 from broker.messages import Message, Turn
-from tests.support import ROOT
+from tests.real import GEMMA, QWEN, real_model
 from workers.engine.detokenizer import Detokenizer
 from workers.llama.context import LlamaModel
 from workers.models import DEMO
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateRenderer
 
-REAL = Path(os.environ.get("TP_MODELS", str(ROOT / ".cache/real-models")))
 ANSWER = (
     "Check the fan of node 7 first; if the temperature stays above 70 °C, move its turns to another board.\n\n"
     "Observation: the alarm came twice — once at noon, once at 3 o'clock.\n"
@@ -78,8 +76,6 @@ async def test_after_stop_texts_and_cut_answers_of_the_shipped_model() -> None:
     await assert_the_same(DEMO.path)
 
 
-@pytest.mark.parametrize("name", ["q05.gguf", "gemma-3-270m-q4_k_m.gguf"])
+@pytest.mark.parametrize("name", [QWEN, GEMMA])
 async def test_after_stop_texts_and_cut_answers_of_a_real_model(name: str) -> None:
-    if not (REAL / name).exists():
-        pytest.skip(f"no {REAL / name}: real models are looked for in the folder that TP_MODELS names")
-    await assert_the_same(REAL / name)
+    await assert_the_same(real_model(name))

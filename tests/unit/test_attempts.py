@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from broker.client import Answer
+from broker.answer import Answer
 from broker.messages import Chunk, Done, Message, Other, Reply, Started, Timings, Turn, Usage, new_id
+from broker.reassembly import Reassembly
 from producers.gateway.openai.answers import Writer
 from producers.gateway.stream import Comments, Stream
 
@@ -37,11 +38,10 @@ def shown(chunks: list[Chunk]) -> str:
     return text
 
 
-def read(*replies: Reply | Other, end: Done) -> tuple[list[Chunk], Answer]:
-    reader = answer()
-    chunks = [chunk for reply in replies for chunk in reader._take(reply)]
-    reader.end = end
-    return chunks + reader._rest(), reader
+def read(*replies: Reply | Other, end: Done) -> tuple[list[Chunk], Reassembly]:
+    reader = Reassembly()
+    chunks = [chunk for reply in replies for chunk in reader.take(reply)]
+    return chunks + reader.rest(end), reader
 
 
 @pytest.mark.parametrize(
