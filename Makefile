@@ -1,5 +1,5 @@
 # Every target does the set-up it needs; the second run starts in seconds.
-.PHONY: demo test check bench chaos hostile fuzz soak lock clean setup e2e-kubernetes experiment long
+.PHONY: demo test real-models check bench chaos hostile fuzz soak lock images dist clean setup e2e-kubernetes experiment long
 
 setup:
 	@tools/setup.sh
@@ -9,7 +9,10 @@ demo: setup
 
 test: setup ## what a machine lacks (InfluxDB, kubectl, Chromium, Node) is skipped with its reason
 	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix examples/node; fi
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest --cov --cov-report=term
+
+real-models: setup ## the real models of tests and benchmarks (744 MB), by hash, into .cache/real-models
+	@.venv/bin/python tools/real_models.py
 
 check: setup ## lint and types
 	@.venv/bin/ruff check .
@@ -40,9 +43,17 @@ bench: setup
 	@benchmarks/build_tools.sh >/dev/null
 	@.venv/bin/python -m benchmarks
 
-lock: ## renew requirements.lock from pyproject.toml; the only target that wants uv
+lock: ## renew requirements.lock and k3s/*.lock from pyproject.toml; the only target that wants uv
 	uv pip compile -q --universal --python-version 3.12 --generate-hashes --extra dev --no-header --no-annotate \
 		pyproject.toml -o requirements.lock
+	@tools/setup.sh
+	.venv/bin/python tools/image_locks.py
+
+images: ## REGISTRY=host:port pushes both architectures and names them in k3s/images; PLATFORMS=linux/arm64 makes an archive
+	@tools/images.sh
+
+dist: ## sdist and wheel, in dist/
+	@tools/dist.sh
 
 clean:
-	rm -rf .venv .cache build *.egg-info
+	rm -rf .venv .cache build dist *.egg-info

@@ -6,9 +6,9 @@ import asyncio
 import time
 
 from benchmarks.harness import CORES, Row, show, system
-from producers.datasets import load_conversations
-from producers.load import run_load
-from producers.records import summarize
+from producers.data.datasets import load_conversations
+from producers.load.run import run_load
+from producers.records.figures import summarize
 from producers.settings import LoadSettings
 from tests.conftest import SHARED
 

@@ -19,12 +19,8 @@ from broker.client import Client
 from broker.connection import connect
 from broker.messages import Message, Sampling
 from broker.server import EmbeddedServer
-from tests.fakes import FakeEngine, FakeRenderer, NoGrammars
-from workers.engine.loop import EngineLoop
-from workers.engine.scheduler import Scheduler
-from workers.engine.slots import Slots
-from workers.prompts.history import History
-from workers.worker import Worker, WorkerOptions
+from tests.fakes import FakeEngine, fake_worker
+from workers.options import WorkerOptions
 
 NUM_TURNS = 1000
 NUM_TOKENS = 100
@@ -44,12 +40,8 @@ async def measure() -> tuple[float, float]:
         async with EmbeddedServer(Path(folder)) as server, Client(server.address(LOCAL)) as client:
             await server.ensure(["m"])
             engine = FakeEngine(num_slots=16, num_ctx=65536, answer="x" * 200, step_seconds=STEP_SECONDS)
-            loop = EngineLoop(
-                engine, Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=32), Slots(16, 65536)
-            )
             nc = await connect(server.address(WORKER), name="card")
-            history = History(FakeRenderer(), engine.vocabulary)
-            worker = Worker(nc, loop, history, NoGrammars(), WorkerOptions("w", "m", coalesce_seconds=0))
+            worker = fake_worker(nc, engine, WorkerOptions("w", "m", coalesce_seconds=0))
             stop = asyncio.Event()
             running = asyncio.create_task(worker.run(stop))
             await worker.is_serving.wait()

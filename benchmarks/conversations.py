@@ -22,8 +22,9 @@ import matplotlib as mpl
 from benchmarks.harness import CORES, ROOT, Row, model, show, system, text_of
 from benchmarks.padded_model import write_padded
 from benchmarks.peers import Asked, Peer, Turnpike, llama_server
-from broker.messages import Message, Priority
-from producers.datasets import Conversation, load_conversations
+from broker.messages import Message
+from broker.priorities import Priority
+from producers.data.datasets import Conversation, load_conversations
 from workers.llama.context import LlamaModel
 
 PADDED = ROOT / ".cache" / "models" / "demo-padded-Q4_0.gguf"

@@ -20,12 +20,8 @@ from broker.client import Client
 from broker.connection import connect
 from broker.messages import Message, Sampling
 from broker.server import EmbeddedServer
-from tests.fakes import FakeEngine, FakeRenderer, NoGrammars
-from workers.engine.loop import EngineLoop
-from workers.engine.scheduler import Scheduler
-from workers.engine.slots import Slots
-from workers.prompts.history import History
-from workers.worker import Worker, WorkerOptions
+from tests.fakes import FakeEngine, fake_worker
+from workers.options import WorkerOptions
 
 NUM_PAIRS = 300
 NUM_STREAMS = 200
@@ -41,10 +37,8 @@ async def running(engine: FakeEngine) -> AsyncIterator[tuple[Client, httpx2.Asyn
         async with EmbeddedServer(Path(folder)) as server:
             await server.ensure(["m"])
             nc = await connect(server.address(WORKER), name="w")
-            scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=engine.max_batch_outputs)
-            loop = EngineLoop(engine, scheduler, Slots(engine.num_slots, engine.num_ctx))
             options = WorkerOptions(name="w", model="m", coalesce_seconds=0, pull_seconds=0.2)
-            worker = Worker(nc, loop, History(FakeRenderer(), engine.vocabulary), NoGrammars(), options)
+            worker = fake_worker(nc, engine, options)
             stop = asyncio.Event()
             serving = asyncio.create_task(worker.run(stop))
             await worker.is_serving.wait()

@@ -17,8 +17,8 @@ from broker import metrics
 from broker.accounts import LOCAL
 from broker.client import Client
 from broker.messages import Message
-from producers.datasets import Conversation
-from producers.load import run_load
+from producers.data.datasets import Conversation
+from producers.load.run import run_load
 from producers.settings import LoadSettings
 
 RATE = 200

@@ -21,7 +21,7 @@ from benchmarks.conversations import NUM_CTX, NUM_SLOTS, tuned_flags
 from benchmarks.harness import CORES, ROOT, Row, gateway, show, system
 from benchmarks.peers import llama_server
 from broker.process import spawn
-from producers.datasets import load_conversations
+from producers.data.datasets import load_conversations
 
 GUIDELLM = "guidellm==0.8.1"
 VENV = ROOT / ".cache" / "guidellm"

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from broker.accounts import GATEWAY, LOCAL, WORKER, write_credentials
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.messages import Message, Sampling
 from broker.process import spawn, terminate
 from broker.server import EmbeddedServer

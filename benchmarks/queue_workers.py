@@ -12,21 +12,15 @@ from pathlib import Path
 
 from broker.accounts import read_credentials
 from broker.connection import connect
-from tests.fakes import FakeEngine, FakeRenderer, NoGrammars
-from workers.engine.loop import EngineLoop
-from workers.engine.scheduler import Scheduler
-from workers.engine.slots import Slots
-from workers.prompts.history import History
-from workers.worker import Worker, WorkerOptions
+from tests.fakes import FakeEngine, fake_worker
+from workers.options import WorkerOptions
 
 
 async def serve(credentials: Path, name: str, stop: asyncio.Event) -> None:
     engine = FakeEngine(answer="an answer")
-    scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=32)
-    loop = EngineLoop(engine, scheduler, Slots(engine.num_slots, engine.num_ctx))
     nc = await connect(read_credentials(credentials), name=name)
     options = WorkerOptions(name=name, model="m", model_name="fake", quantization="none")
-    await Worker(nc, loop, History(FakeRenderer(), engine.vocabulary), NoGrammars(), options).run(stop)
+    await fake_worker(nc, engine, options).run(stop)
     await nc.close()
 
 

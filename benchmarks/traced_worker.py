@@ -14,12 +14,12 @@ from workers.engine.loop import EngineLoop
 def main() -> int:
     trace = Path(sys.argv.pop(1))
     chosen: list[float] = []
-    tell = EngineLoop._emit
+    emit = EngineLoop._emit
 
     def traced(*arguments: Any) -> None:
         if arguments[3]:
             chosen.append(time.perf_counter())
-        tell(*arguments)
+        emit(*arguments)
 
     setattr(EngineLoop, "_emit", traced)  # noqa: B010  (mypy will not have a method assigned)
     code = run()

@@ -13,8 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.harness import Row, show, system, tool
-from producers.evaluate import Answered, run
-from producers.items import read_items
+from producers.evaluate.command import Answered, run
+from producers.evaluate.items import read_items
 from workers.models import DEMO
 
 NUM_ITEMS = 200

@@ -12,21 +12,13 @@ from typing import Any
 
 import nats.errors
 from msgspec import Struct
-from nats.aio.client import Client as NatsConnection
 
-from broker import codec
+from broker import codec, jetstream
 from broker.errors import Duplicate, NoStream, NotAcknowledged, NotStored, PayloadTooLarge
 from broker.topology import MAX_PAYLOAD_BYTES
+from broker.wire import Wire
 
 TIMEOUT_SECONDS = 5.0
-MESSAGE_ID = "Nats-Msg-Id"
-"""By which the server knows a message that it has stored lately."""
-
-# nats-server, server/errors.json
-WRONG_LAST_SEQUENCE = (10071, 10164)
-NOT_TAKEN = 10077
-"""The stream is full, or has one of this subject and takes no second."""
-TOO_LARGE = (10054, 10097)
 
 _HEAD = b"NATS/1.0\r\n"
 
@@ -47,7 +39,7 @@ def num_bytes(payload: bytes, headers: Mapping[str, str] | None = None) -> int:
     return len(_HEAD) + lines + 2 + len(payload)
 
 
-def limit(nc: NatsConnection) -> int:
+def limit(nc: Wire) -> int:
     """The most bytes that a message of ours may have, headers included: by the server, and by our streams."""
     return min(nc.max_payload, MAX_PAYLOAD_BYTES)
 
@@ -57,13 +49,13 @@ def with_content_type(headers: Mapping[str, str] | None = None) -> dict[str, str
     return {**(headers or {}), codec.CONTENT_TYPE: codec.MSGPACK}
 
 
-def fits(nc: NatsConnection, payload: bytes, headers: Mapping[str, str] | None = None) -> bool:
+def fits(nc: Wire, payload: bytes, headers: Mapping[str, str] | None = None) -> bool:
     """Whether `publish` would send it."""
     return num_bytes(payload, with_content_type(headers)) <= limit(nc)
 
 
 async def publish(
-    nc: NatsConnection,
+    nc: Wire,
     subject: str,
     payload: bytes,
     *,
@@ -81,7 +73,7 @@ async def publish(
     """
     head = with_content_type(headers)
     if message_id is not None:
-        head[MESSAGE_ID] = message_id
+        head[jetstream.MESSAGE_ID] = message_id
     size = num_bytes(payload, head)
     if size > limit(nc):
         raise PayloadTooLarge(size, limit(nc))
@@ -96,7 +88,7 @@ async def publish(
 
 
 async def _first_try(
-    nc: NatsConnection, subject: str, payload: bytes, head: dict[str, str], timeout: float
+    nc: Wire, subject: str, payload: bytes, head: dict[str, str], timeout: float
 ) -> dict[str, Any] | None:
     """The server's answer, None where it sent none in time and a second try may get one."""
     try:
@@ -108,7 +100,7 @@ async def _first_try(
 
 
 async def _ask(
-    nc: NatsConnection, subject: str, payload: bytes, head: dict[str, str], timeout: float, *, is_retry: bool = False
+    nc: Wire, subject: str, payload: bytes, head: dict[str, str], timeout: float, *, is_retry: bool = False
 ) -> dict[str, Any]:
     try:
         reply = await nc.request(subject, payload, timeout=timeout, headers=head)
@@ -135,7 +127,7 @@ async def _ask(
 def _stored(answer: dict[str, Any], subject: str, size: int, most: int, *, is_ours: bool) -> Stored:
     # An error carries a sequence too, zero, so it is looked for first.
     match answer:
-        case {"error": {"err_code": code}} if code in TOO_LARGE:
+        case {"error": {"err_code": code}} if code in jetstream.TOO_LARGE:
             raise PayloadTooLarge(size, most)
         case {"error": failure}:
             words = failure if isinstance(failure, dict) else {"description": failure}

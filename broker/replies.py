@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
-import nats.errors
-from msgspec import Struct
 from msgspec.structs import replace
-from nats.aio.client import Client as NatsConnection
-from nats.aio.subscription import Subscription
 
-from broker import codec, publishing, subjects, topology
+from broker import codec, jetstream, publishing, subjects
 from broker.errors import (
     ConnectionLost,
     Fenced,
@@ -24,9 +18,9 @@ from broker.errors import (
     NoStream,
     NotAcknowledged,
     NotStored,
-    PublishError,
     ServerError,
 )
+from broker.jetstream import StoredMessage
 from broker.messages import (
     NOT_UNDERSTOOD,
     Chunk,
@@ -39,38 +33,18 @@ from broker.messages import (
     Started,
     TokenLogprob,
 )
+from broker.retrying import retried
 from broker.subjects import TurnAddress
+from broker.wire import Wire
 
-FENCE = "Nats-Expected-Last-Subject-Sequence"
 MAX_DETAIL = 2000
 """Characters of why a turn failed: a stranger's value may stand in it."""
 ENDS_REMOVED = 64
 _FULL_MARGIN = 4096
 """What the server keeps with a message: its subject, headers and a frame."""
 RETRY_SECONDS = 1.0
-BATCH = 256
-"""Messages of one batched direct get."""
 
 log = logging.getLogger(__name__)
-
-
-class Stored(Struct, frozen=True):
-    """A message as a stream holds it."""
-
-    payload: bytes
-    sequence: int
-    headers: dict[str, str]
-
-    @property
-    def subject(self) -> str:
-        return self.headers["Nats-Subject"]
-
-    @property
-    def stored_at(self) -> float:
-        """Seconds since the epoch, by the server's clock."""
-        # Nanoseconds, of which Python's parser takes six digits.
-        whole, _, fraction = self.headers["Nats-Time-Stamp"].rstrip("Z").partition(".")
-        return datetime.fromisoformat(f"{whole}.{fraction[:6] or 0}+00:00").timestamp()
 
 
 @dataclass(frozen=True)
@@ -82,33 +56,9 @@ class StoredReply:
     payload: bytes
 
 
-async def last_stored(nc: NatsConnection, stream: str, subject: str) -> Stored | None:
-    """The last message of one subject by direct get, or None. Raises ServerError when the stream does not answer."""
-    return await _direct_get(nc, f"{stream}.{subject}", b"", subject)
-
-
-async def stored_at(nc: NatsConnection, stream: str, sequence: int) -> Stored | None:
-    """The message of that sequence, or None. Not a producer's right; raises ServerError."""
-    return await _direct_get(nc, stream, json.dumps({"seq": sequence}).encode(), f"{stream} {sequence}")
-
-
-async def _direct_get(nc: NatsConnection, where: str, request: bytes, what: str) -> Stored | None:
-    try:
-        reply = await nc.request(f"$JS.API.DIRECT.GET.{where}", request, timeout=5)
-    except (nats.errors.Error, TimeoutError) as error:
-        raise ServerError(f"direct get of {what}: {str(error) or type(error).__name__}") from error
-    headers = dict(reply.headers or {})
-    # First: a message's own headers may hold a status, and the server's come behind them.
-    if "Nats-Sequence" in headers:
-        return Stored(reply.data, int(headers["Nats-Sequence"]), headers)
-    if headers.get("Status") == "404":
-        return None
-    raise ServerError(f"direct get of {what}: {headers.get('Status')} {headers.get('Description')}")
-
-
-async def read_end(nc: NatsConnection, client: str, turn: str) -> End | None:
+async def read_end(nc: Wire, client: str, turn: str) -> End | None:
     """The end of a turn, or None while it has none. One that is not understood is a failure that says so."""
-    stored = await last_stored(nc, subjects.ENDS, subjects.end(client, turn))
+    stored = await jetstream.last_stored(nc, subjects.ENDS, subjects.end(client, turn))
     return None if stored is None else understood_end(stored.payload, stored.headers)
 
 
@@ -129,55 +79,16 @@ def not_understood(what: object) -> Failed:
     return Failed(NOT_UNDERSTOOD, f"the turn is answered by another release, and its answer is not understood: {what}")
 
 
-async def read_stored(
-    nc: NatsConnection, stream: str, subject: str, limit: int | None = None, first: int = 1
-) -> list[Stored]:
-    """All messages of a subject or filter, in order, from the sequence `first` on, up to `limit`. Not a producer's
-    right; raises ServerError."""
-    inbox = nc.new_inbox()
-    subscription = await nc.subscribe(inbox)
-    found: list[Stored] = []
-    try:
-        while limit is None or len(found) < limit:
-            size = BATCH if limit is None else min(BATCH, limit - len(found))
-            request = {"seq": found[-1].sequence + 1 if found else first, "next_by_subj": subject, "batch": size}
-            await nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
-            num_before = len(found)
-            while (status := await _next_of_batch(subscription, found)) is None:
-                pass
-            if status == "404" or len(found) - num_before < size:
-                break
-        return found
-    except (nats.errors.Error, TimeoutError) as error:
-        raise ServerError(f"direct get of {subject}: {str(error) or type(error).__name__}") from error
-    finally:
-        with contextlib.suppress(nats.errors.Error):
-            await subscription.unsubscribe()
-
-
-async def _next_of_batch(subscription: Subscription, found: list[Stored]) -> str | None:
-    """Appends the next message of a batched direct get; the status that ends the batch, or None."""
-    message = await subscription.next_msg(timeout=5)
-    headers = dict(message.headers or {})
-    if "Nats-Sequence" in headers:
-        found.append(Stored(message.data, int(headers["Nats-Sequence"]), headers))
-        return None
-    status = headers.get("Status")
-    if status in ("404", "204"):  # no such message; the end of the batch
-        return status
-    raise ServerError(f"direct get: {status} {headers.get('Description')}")
-
-
-async def read_replies(nc: NatsConnection, client: str, turn: str) -> list[StoredReply]:
+async def read_replies(nc: Wire, client: str, turn: str) -> list[StoredReply]:
     """All that is stored of a turn's reply, in order. A worker's right; raises ServerError."""
     found: list[StoredReply] = []
-    for one in await read_stored(nc, subjects.REPLIES, subjects.reply(client, turn)):
+    for one in await jetstream.read_stored(nc, subjects.REPLIES, subjects.reply(client, turn)):
         before = found[-1].reply if found else None
         found.append(StoredReply(_understood(one, before), one.sequence, one.payload))
     return found
 
 
-def _understood(stored: Stored, before: Reply | Other | None) -> Reply | Other:
+def _understood(stored: StoredMessage, before: Reply | Other | None) -> Reply | Other:
     """A stored message of a reply; one of another release keeps its place, or gets that behind the one before."""
     try:
         found = codec.decode_reply(stored.payload, stored.headers)
@@ -195,7 +106,7 @@ def _understood(stored: Stored, before: Reply | Other | None) -> Reply | Other:
 class ReplyWriter:
     """Writes one turn's reply for one worker. Each write is refused once another worker has written (Fenced)."""
 
-    def __init__(self, nc: NatsConnection, address: TurnAddress, worker: str) -> None:
+    def __init__(self, nc: Wire, address: TurnAddress, worker: str) -> None:
         self._nc = nc
         self._address = address
         self._worker = worker
@@ -261,26 +172,22 @@ class ReplyWriter:
         await self._write_payload(codec.encode(reply))
 
     async def _write_payload(self, payload: bytes) -> None:
-        while True:
-            try:
-                stored = await publishing.publish(
-                    self._nc, self._subject, payload, headers={FENCE: str(self._sequence)}
-                )
-                self._sequence = stored.sequence
-                break
-            except NotStored as error:
-                if error.code not in publishing.WRONG_LAST_SEQUENCE:
-                    await _wait_to_retry(self._nc, "chunk", self._address.turn, error)
-                    continue
-                # Either somebody else's write, or ours, stored while its acknowledgement was lost.
-                last = await last_stored(self._nc, subjects.REPLIES, self._subject)
-                if last is None or last.payload != payload or last.sequence <= self._sequence:
-                    raise Fenced(self._address.turn) from None
-                self._sequence = last.sequence
-                break
-            except (NoStream, NotAcknowledged) as error:
-                await _wait_to_retry(self._nc, "chunk", self._address.turn, error)
+        self._sequence = await _stored(self._nc, lambda: self._store(payload), what="chunk", turn=self._address.turn)
         self.num_chunks += 1
+
+    async def _store(self, payload: bytes) -> int:
+        """The sequence of the stored message. Raises Fenced, PublishError."""
+        fence = {jetstream.LAST_SUBJECT_SEQUENCE: str(self._sequence)}
+        try:
+            return (await publishing.publish(self._nc, self._subject, payload, headers=fence)).sequence
+        except NotStored as error:
+            if error.code not in jetstream.WRONG_LAST_SEQUENCE:
+                raise
+        # Either somebody else's write, or ours, stored while its acknowledgement was lost.
+        last = await jetstream.last_stored(self._nc, subjects.REPLIES, self._subject)
+        if last is None or last.payload != payload or last.sequence <= self._sequence:
+            raise Fenced(self._address.turn)
+        return last.sequence
 
     async def end(self, end: End) -> bool:
         """Writes the end; False when the turn already had one. Tries until the server has answered."""
@@ -310,28 +217,40 @@ def _is_whole(attempt: list[Reply | Other], model: str) -> bool:
     )
 
 
-async def write_end(nc: NatsConnection, address: TurnAddress, end: End) -> bool:
+async def write_end(nc: Wire, address: TurnAddress, end: End) -> bool:
     """Writes the end of a turn; False when it already had one. The server decides: the first writer wins."""
     subject = subjects.end(address.client, address.turn)
     payload = _fitting(nc, end)
-    while True:
-        try:
-            await publishing.publish(nc, subject, payload)
-            return True
-        except NotStored as error:
-            if error.code != publishing.NOT_TAKEN:
-                await _wait_to_retry(nc, "end", address.turn, error)
-                continue
+
+    async def store() -> bool:
+        while True:
+            try:
+                await publishing.publish(nc, subject, payload)
+                return True
+            except NotStored as error:
+                if error.code != jetstream.NOT_TAKEN:
+                    raise
             # Either there is one already, maybe ours, stored while its acknowledgement was lost; or the stream is full.
-            stored = await last_stored(nc, subjects.ENDS, subject)
+            stored = await jetstream.last_stored(nc, subjects.ENDS, subject)
             if stored is not None:
                 return stored.payload == payload
             await _make_room(nc, len(payload))
-        except (NoStream, NotAcknowledged) as error:
-            await _wait_to_retry(nc, "end", address.turn, error)
+
+    return await _stored(nc, store, what="end", turn=address.turn)
 
 
-def _fitting(nc: NatsConnection, end: End) -> bytes:
+async def _stored[T](nc: Wire, store: Callable[[], Awaitable[T]], *, what: str, turn: str) -> T:
+    """What `store` comes back with, tried until the server has answered. Raises ConnectionLost where it never will."""
+
+    def tell(error: Exception) -> None:
+        if nc.is_closed:
+            raise ConnectionLost(f"the connection to NATS is closed: {error}") from None
+        log.warning("%s not stored turn=%s error=%s", what, turn, error)
+
+    return await retried(store, after=(NotStored, NoStream, NotAcknowledged), delay=RETRY_SECONDS, tell=tell)
+
+
+def _fitting(nc: Wire, end: End) -> bytes:
     """The bytes of an end that the server takes: for an answer that is too large, those of one that says so."""
     if isinstance(end, Failed) and len(end.detail) > MAX_DETAIL:
         end = replace(end, detail=f"{end.detail[:MAX_DETAIL]}…")
@@ -343,32 +262,25 @@ def _fitting(nc: NatsConnection, end: End) -> bytes:
     return codec.encode(Failed("answer_too_large", detail, worker=end.worker, attempt=end.attempt))
 
 
-async def _wait_to_retry(nc: NatsConnection, what: str, turn: str, error: PublishError) -> None:
-    """Raises ConnectionLost where no retry could help."""
-    if nc.is_closed:
-        raise ConnectionLost(f"the connection to NATS is closed: {error}") from None
-    log.warning("%s not stored turn=%s error=%s", what, turn, error)
-    await asyncio.sleep(RETRY_SECONDS)
-
-
-async def _make_room(nc: NatsConnection, num_bytes: int) -> None:
+async def _make_room(nc: Wire, num_bytes: int) -> None:
     """Removes the oldest ends of a full stream.
 
     A stream that refuses a second message of a subject also refuses what is over its bytes, instead of dropping the
     oldest as others do; and a turn that cannot end would be computed again and again.
     """
     try:
-        info = await topology.api(nc, f"STREAM.INFO.{subjects.ENDS}")
-        if info is None or not 0 <= info["config"]["max_bytes"] < info["state"]["bytes"] + num_bytes + _FULL_MARGIN:
+        info = await jetstream.stream(nc, subjects.ENDS)
+        most = info.max_bytes if info is not None else None
+        if info is None or most is None or most >= info.state.num_bytes + num_bytes + _FULL_MARGIN:
             # The server answers alike where its disk is full: nobody's end is given for that.
             log.warning("ends are not taken, and the stream is not full")
             await asyncio.sleep(RETRY_SECONDS)
             return
-        first = info["state"]["first_seq"]
+        first = info.state.first_sequence
         for sequence in range(first, first + ENDS_REMOVED):
             # Another worker may be at it too, or it has gone by age: that is no error.
             with contextlib.suppress(ServerError):
-                await topology.api(nc, f"STREAM.MSG.DELETE.{subjects.ENDS}", {"seq": sequence, "no_erase": True})
+                await jetstream.delete(nc, subjects.ENDS, sequence, overwrite=False)
         log.info("ends removed to make room from=%d num=%d", first, ENDS_REMOVED)
     except ServerError as error:
         log.warning("no room for an end error=%s", error)

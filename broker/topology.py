@@ -1,4 +1,4 @@
-"""Streams, consumers, roles and permissions as data, and `ensure`, which makes a server look like them.
+"""Streams and consumers as data, and `ensure`, which makes a server look like them.
 
 `ensure` is an operator's right: workers and producers never create anything. It is idempotent, and it updates what an
 older release made. The configurations are the server's own JSON (docs.nats.io, JetStream wire API), because the
@@ -7,24 +7,21 @@ options that the promises rest on are newer than nats-py's types.
 
 from __future__ import annotations
 
-import asyncio
-import json
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from nats.aio.client import Client as NatsConnection
 
-from broker import subjects
+from broker import jetstream, subjects
 from broker.errors import NotReady, ServerError
+from broker.priorities import PRIORITIES
 from broker.process import ended_by_a_signal
+from broker.retrying import retried
 
-NANOSECONDS = 1_000_000_000
 ACK_WAIT_SECONDS = 30.0
 MAX_PAYLOAD_BYTES = 1024 * 1024
 RETRY_SECONDS = 1.0
-API_SECONDS = 10.0
 OUTAGE_SECONDS = 60.0
 """How long a server that does not answer any more may take to come back: it is being restarted."""
 
@@ -46,110 +43,105 @@ class Limits:
 
 
 def _seconds(value: float) -> int:
-    return int(value * NANOSECONDS)
+    return int(value * jetstream.NANOSECONDS)
+
+
+def _stream(name: str, subject: str, max_bytes: int, **others: Any) -> dict[str, Any]:
+    """On disk, bounded, with direct gets; by default a full one forgets its oldest messages."""
+    return {
+        "name": name,
+        "subjects": [subject],
+        "storage": "file",
+        "num_replicas": 1,
+        "allow_direct": True,
+        "max_msg_size": MAX_PAYLOAD_BYTES,
+        "retention": "limits",
+        "discard": "old",
+        "max_bytes": max_bytes,
+    } | others
+
+
+def _turns(model: str, limits: Limits) -> dict[str, Any]:
+    return _stream(
+        subjects.turns_stream(model),
+        subjects.turns(model),
+        limits.max_queued_bytes,
+        retention="workqueue",
+        discard="new",
+        max_msgs=limits.max_queued_turns,
+        max_consumers=len(PRIORITIES),
+        duplicate_window=_seconds(120),
+    )
+
+
+def _replies(limits: Limits) -> dict[str, Any]:
+    return _stream(
+        subjects.REPLIES,
+        "reply.>",
+        limits.max_reply_bytes,
+        max_age=_seconds(3600),
+        # Chunks are fenced and repeatable, so they need not wait for the disk as turns and ends do.
+        persist_mode="async",
+        republish={"src": "reply.>", "dest": "live.>"},
+    )
+
+
+def _ends(limits: Limits) -> dict[str, Any]:
+    return _stream(
+        subjects.ENDS,
+        "end.>",
+        limits.max_end_bytes,
+        # One end a turn: the first writer wins, the server refuses a second.
+        discard="new",
+        discard_new_per_subject=True,
+        max_msgs_per_subject=1,
+        max_age=_seconds(24 * 3600),
+        republish={"src": "end.>", "dest": "live.>"},
+    )
+
+
+def _cancels() -> dict[str, Any]:
+    max_bytes = 16 * 1024 * 1024
+    return _stream(subjects.CANCELS, subjects.ALL_CANCELS, max_bytes, max_msgs_per_subject=1, max_age=_seconds(3600))
+
+
+def _dead(limits: Limits) -> dict[str, Any]:
+    # A letter holds the turn's own bytes and a few fields more.
+    return _stream(subjects.DEAD, "dead.>", limits.max_dead_bytes, max_msg_size=-1)
+
+
+def _telemetry(limits: Limits) -> dict[str, Any]:
+    max_bytes, max_age = limits.max_telemetry_bytes, _seconds(24 * 3600)
+    return _stream(subjects.TELEMETRY, "telemetry.>", max_bytes, max_age=max_age, persist_mode="async")
+
+
+def _directory(limits: Limits) -> dict[str, Any]:
+    """A bucket as NATS's clients know them (ADR-8), but for one thing: a full one forgets its oldest entries."""
+    return _stream(
+        subjects.KV_HELD,
+        "$KV.HELD.>",
+        limits.max_directory_bytes,
+        # What it says is true while the workers run: no disk is worn for it.
+        storage="memory",
+        max_msgs_per_subject=1,
+        max_age=_seconds(24 * 3600),
+        max_msg_size=4096,
+        allow_rollup_hdrs=True,
+        deny_delete=True,
+    )
 
 
 def streams(models: Iterable[str], limits: Limits = Limits()) -> list[dict[str, Any]]:
     """The configuration of every stream."""
-    common = {"storage": "file", "num_replicas": 1, "allow_direct": True, "max_msg_size": MAX_PAYLOAD_BYTES}
-    configs: list[dict[str, Any]] = [
-        common
-        | {
-            "name": subjects.turns_stream(model),
-            "subjects": [subjects.turns(model)],
-            "retention": "workqueue",
-            "discard": "new",
-            "max_msgs": limits.max_queued_turns,
-            "max_bytes": limits.max_queued_bytes,
-            "max_consumers": len(subjects.PRIORITIES),
-            "duplicate_window": _seconds(120),
-        }
-        for model in models
+    return [
+        *(_turns(model, limits) for model in models),
+        _replies(limits),
+        _ends(limits),
+        _cancels(),
+        _dead(limits),
+        _telemetry(limits),
+        _directory(limits),
     ]
-    configs.append(
-        common
-        | {
-            "name": subjects.REPLIES,
-            "subjects": ["reply.>"],
-            "retention": "limits",
-            "discard": "old",
-            "max_age": _seconds(3600),
-            "max_bytes": limits.max_reply_bytes,
-            # Chunks are fenced and repeatable, so they need not wait for the disk as turns and ends do.
-            "persist_mode": "async",
-            "republish": {"src": "reply.>", "dest": "live.>"},
-        }
-    )
-    configs.append(
-        common
-        | {
-            "name": subjects.ENDS,
-            "subjects": ["end.>"],
-            "retention": "limits",
-            # One end a turn: the first writer wins, the server refuses a second.
-            "discard": "new",
-            "discard_new_per_subject": True,
-            "max_msgs_per_subject": 1,
-            "max_age": _seconds(24 * 3600),
-            "max_bytes": limits.max_end_bytes,
-            "republish": {"src": "end.>", "dest": "live.>"},
-        }
-    )
-    configs.append(
-        common
-        | {
-            "name": subjects.CANCELS,
-            "subjects": ["cancel.>"],
-            "retention": "limits",
-            "discard": "old",
-            "max_msgs_per_subject": 1,
-            "max_age": _seconds(3600),
-            "max_bytes": 16 * 1024 * 1024,
-        }
-    )
-    configs.append(
-        common
-        | {
-            "name": subjects.DEAD,
-            "subjects": ["dead.>"],
-            "retention": "limits",
-            "discard": "old",
-            "max_bytes": limits.max_dead_bytes,
-            # A letter holds the turn's own bytes and a few fields more.
-            "max_msg_size": -1,
-        }
-    )
-    configs.append(
-        common
-        | {
-            "name": subjects.TELEMETRY,
-            "subjects": ["telemetry.>"],
-            "retention": "limits",
-            "discard": "old",
-            "max_age": _seconds(24 * 3600),
-            "max_bytes": limits.max_telemetry_bytes,
-            "persist_mode": "async",
-        }
-    )
-    configs.append(
-        common
-        | {
-            # A bucket as NATS's clients know them (ADR-8), but for one thing: a full one forgets its oldest entries.
-            "name": subjects.KV_HELD,
-            "subjects": ["$KV.HELD.>"],
-            "retention": "limits",
-            "discard": "old",
-            # What it says is true while the workers run: no disk is worn for it.
-            "storage": "memory",
-            "max_msgs_per_subject": 1,
-            "max_age": _seconds(24 * 3600),
-            "max_bytes": limits.max_directory_bytes,
-            "max_msg_size": 4096,
-            "allow_rollup_hdrs": True,
-            "deny_delete": True,
-        }
-    )
-    return configs
 
 
 def telemetry_consumer() -> dict[str, Any]:
@@ -185,7 +177,7 @@ def consumers(model: str, limits: Limits = Limits()) -> list[dict[str, Any]]:
             "max_ack_pending": 1000,
             "max_waiting": 512,
         }
-        for priority in subjects.PRIORITIES
+        for priority in PRIORITIES
     ]
 
 
@@ -202,24 +194,23 @@ async def ensure(nc: NatsConnection, models: Iterable[str], limits: Limits = Lim
 
 async def _ensure_stream(nc: NatsConnection, config: dict[str, Any]) -> str | None:
     name = config["name"]
-    found = await api(nc, f"STREAM.INFO.{name}")
+    found = await jetstream.stream(nc, name)
     if found is None:
-        await api(nc, f"STREAM.CREATE.{name}", config)
+        await jetstream.create_stream(nc, config)
         return f"stream {name}: created"
-    if _holds(found["config"], config):
+    if _holds(found.config, config):
         return None
     # What we do not set keeps the operator's value.
-    await api(nc, f"STREAM.UPDATE.{name}", found["config"] | config)
+    await jetstream.update_stream(nc, found.config | config)
     return f"stream {name}: updated"
 
 
 async def _ensure_consumer(nc: NatsConnection, stream: str, config: dict[str, Any]) -> str | None:
     name = config["name"]
-    found = await api(nc, f"CONSUMER.INFO.{stream}.{name}")
-    if found is not None and _holds(found["config"], config):
+    found = await jetstream.consumer(nc, stream, name)
+    if found is not None and _holds(found.config, config):
         return None
-    subject = f"CONSUMER.CREATE.{stream}.{name}.{config['filter_subject']}"
-    await api(nc, subject, {"stream_name": stream, "config": config})
+    await jetstream.create_consumer(nc, stream, config)
     return f"consumer {stream}/{name}: {'created' if found is None else 'updated'}"
 
 
@@ -228,149 +219,23 @@ def _holds(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
     return all(found.get(key) == value or (key not in found and not value) for key, value in wanted.items())
 
 
-async def api(
-    nc: NatsConnection, subject: str, body: dict[str, Any] | None = None, timeout: float = API_SECONDS
-) -> dict[str, Any] | None:
-    """The answer of the JetStream API, None for "not found"; raises ServerError with the server's words."""
-    try:
-        reply = await nc.request(f"$JS.API.{subject}", json.dumps(body).encode() if body else b"", timeout=timeout)
-    except Exception as error:
-        raise ServerError(f"{subject}: {str(error) or type(error).__name__}") from error
-    answer: dict[str, Any] = json.loads(reply.data)
-    if failure := answer.get("error"):
-        if failure.get("code") == 404:
-            return None
-        raise ServerError(f"{subject}: {failure.get('description')} (code {failure.get('err_code')})")
-    return answer
-
-
 async def require(nc: NatsConnection, model: str, wait: float = 0.0) -> float:
     """Checks that the model's stream and consumers exist; returns their ack_wait in seconds. Raises NotReady, after
     `wait` seconds of looking again, and ServerError where the server, which was there, stays away."""
-    started = time.monotonic()
+
+    def patience(error: Exception) -> float:
+        return wait if isinstance(error, NotReady) else max(wait, OUTAGE_SECONDS)
+
     with ended_by_a_signal():
-        while True:
-            try:
-                return await _require(nc, model)
-            except ServerError as error:
-                patience = wait if isinstance(error, NotReady) else max(wait, OUTAGE_SECONDS)
-                if time.monotonic() - started >= patience:
-                    raise
-                await asyncio.sleep(RETRY_SECONDS)
+        return await retried(lambda: _require(nc, model), after=ServerError, delay=RETRY_SECONDS, patience=patience)
 
 
 async def _require(nc: NatsConnection, model: str) -> float:
     stream = subjects.turns_stream(model)
     ack_wait = ACK_WAIT_SECONDS
-    for priority in subjects.PRIORITIES:
-        found = await api(nc, f"CONSUMER.INFO.{stream}.{priority}", timeout=API_SECONDS)
+    for priority in PRIORITIES:
+        found = await jetstream.consumer(nc, stream, priority)
         if found is None:
             raise NotReady(f"consumer {stream}/{priority}")
-        ack_wait = found["config"]["ack_wait"] / NANOSECONDS
+        ack_wait = found.ack_wait_seconds
     return ack_wait
-
-
-# --- Who may do what -------------------------------------------------------------------------------------------------
-
-ROLES = ("operator", "worker", "producer", "sidecar", "gateway", "reaper")
-
-
-def permissions(role: str, user: str) -> dict[str, Any]:
-    """A user's permissions in the server's configuration syntax. `user` is the client's name on the wire.
-
-    A producer reads its own replies and ends by direct get, where the subject is part of the API's subject and so can
-    be permitted, and has no right to any consumer, whose filter the server would take from the request's body.
-    """
-    user = subjects.token(user, "user")
-    inbox = f"{subjects.inbox(user)}.>"
-    discovery = ["$SRV.PING.>", "$SRV.INFO.>", "$SRV.STATS.>", "$SRV.PING", "$SRV.INFO", "$SRV.STATS"]
-    match role:
-        case "operator":
-            return {"publish": ">", "subscribe": ">"}
-        case "worker":
-            return {
-                "publish": {
-                    "allow": [
-                        "reply.>",
-                        "end.>",
-                        "dead.>",
-                        "queue.>",
-                        "telemetry.>",
-                        "kv.>",
-                        "$KV.HELD.>",
-                        "$JS.ACK.>",
-                        "$JS.API.CONSUMER.MSG.NEXT.>",
-                        "$JS.API.CONSUMER.INFO.>",
-                        "$JS.API.STREAM.INFO.>",
-                        "$JS.API.STREAM.MSG.DELETE.>",
-                        "$JS.API.DIRECT.GET.>",
-                        *discovery,
-                    ]
-                },
-                "subscribe": {"allow": [inbox, "cancel.>", "replay.>", "queue.>", "kv.>", "node.*", "$SRV.>"]},
-                # Answers to discovery go to inboxes that this user could not otherwise write to.
-                "allow_responses": {"max": 1, "expires": "1m"},
-            }
-        case "producer":
-            return {
-                "publish": {
-                    "allow": [
-                        # By name: what is queued under another priority no consumer takes, and it would stay for ever.
-                        *(f"turn.*.{priority}.{user}.*" for priority in subjects.PRIORITIES),
-                        f"cancel.{user}.>",
-                        f"replay.{user}.*",
-                        f"run.{user}",
-                        f"$JS.API.DIRECT.GET.{subjects.REPLIES}.reply.{user}.*",
-                        f"$JS.API.DIRECT.GET.{subjects.ENDS}.end.{user}.*",
-                        "$JS.API.STREAM.NAMES",
-                        "$JS.API.CONSUMER.INFO.*.*",
-                        *discovery,
-                    ]
-                },
-                "subscribe": {"allow": [inbox, subjects.live_of(user), "queue.>"]},
-            }
-        case "gateway":
-            # A producer for all clients; which one a request is of, its API key says.
-            return {
-                "publish": {
-                    "allow": [
-                        "turn.>",
-                        "cancel.>",
-                        "replay.>",
-                        "telemetry.>",
-                        f"$JS.API.DIRECT.GET.{subjects.REPLIES}.reply.>",
-                        f"$JS.API.DIRECT.GET.{subjects.ENDS}.end.>",
-                        "$JS.API.DIRECT.GET.*.turn.>",
-                        "$JS.API.STREAM.NAMES",
-                        "$JS.API.CONSUMER.INFO.*.*",
-                        *discovery,
-                    ]
-                },
-                "subscribe": {"allow": [inbox, "live.>", "queue.>"]},
-            }
-        case "reaper":
-            # Ends queued turns that nobody takes; it has no business with anybody's answers, and publishes no turn.
-            return {
-                "publish": {
-                    "allow": [
-                        "end.>",
-                        "$JS.API.STREAM.LIST",
-                        "$JS.API.STREAM.INFO.*",
-                        "$JS.API.STREAM.MSG.DELETE.*",
-                        "$JS.API.CONSUMER.INFO.*.*",
-                        "$JS.API.DIRECT.GET.>",
-                        *discovery,
-                    ]
-                },
-                "subscribe": {"allow": [inbox, "cancel.>"]},
-            }
-        case "sidecar":
-            # Writes points, and looks at what queues hold; it has no business with turns and replies.
-            watched = ["$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.INFO.*.*"]
-            taken = f"{subjects.TELEMETRY}.{subjects.WRITER}"
-            written = [f"$JS.API.CONSUMER.MSG.NEXT.{taken}", f"$JS.ACK.{taken}.>"]
-            return {
-                "publish": {"allow": ["telemetry.>", "node.*", *written, *watched, *discovery]},
-                "subscribe": {"allow": [inbox, "queue.>", "run.*", "telemetry.*"]},
-            }
-    raise ValueError(role)

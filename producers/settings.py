@@ -10,8 +10,9 @@ import msgspec
 from broker.declaring import Argument, Setting, convert, flag
 from broker.errors import SettingsError, TurnpikeError
 from broker.messages import Sampling
+from broker.priorities import DEFAULT_PRIORITY, PRIORITIES
 from broker.settings import CommonSettings, Count, InfluxSettings, Level, ModelSettings, Node, Port
-from producers import arrivals
+from producers.load import arrivals
 
 NONE_GIVEN = Sampling()
 
@@ -112,7 +113,7 @@ class ArrivalSettings(ModelSettings, frozen=True, kw_only=True):
     ] = None
     slo_ttft_seconds: SloTtft = None
     slo_tpot_seconds: SloTpot = None
-    priority: Annotated[str, Setting("interactive, batch, or by weights: interactive=4,batch=1")] = "interactive"
+    priority: Annotated[str, Setting("interactive, batch, or by weights: interactive=4,batch=1")] = DEFAULT_PRIORITY
     cancel_share: Annotated[float, Setting("so many turns are cancelled (0 to 1)")] = 0.0
     cancel_after_seconds: Annotated[
         float, Setting("after so long, which is the mean of an exponential distribution")
@@ -223,9 +224,9 @@ class LoadSettings(ConversationSettings, frozen=True, kw_only=True):
             except ValueError as error:
                 problems.append(f"--{name}: {error}")
         try:
-            unknown = {name for name, _ in self.weights(self.priority)} - {"interactive", "batch"}
+            unknown = {name for name, _ in self.weights(self.priority)} - set(PRIORITIES)
             if unknown:
-                problems.append(f"--priority: {', '.join(sorted(unknown))} is neither interactive nor batch")
+                problems.append(f"--priority: {', '.join(sorted(unknown))} is neither {' nor '.join(PRIORITIES)}")
         except ValueError as error:
             problems.append(f"--priority: {error}")
         if self.sweep is not None and self.slo_ttft_seconds is None and self.slo_tpot_seconds is None:

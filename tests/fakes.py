@@ -7,10 +7,22 @@ import threading
 import time
 from array import array
 
+from nats.aio.client import Client as NatsConnection
+
 from broker.messages import Message, Sampling, TokenLogprob
+from workers.assembly import assemble
+from workers.engine.calibration import UNMEASURED, Calibration
+from workers.engine.loop import EngineLoop
+from workers.engine.power import Power
 from workers.engine.protocol import Span, State, TokenSampler
+from workers.engine.scheduler import Scheduler
+from workers.engine.slots import Slots
+from workers.kv.cache import OffloadCache
 from workers.kv.index import packed
-from workers.prompts.history import Rendered
+from workers.metrics import Shape, WorkerMetrics
+from workers.options import WorkerOptions
+from workers.prompts.history import History, Rendered
+from workers.worker import Worker
 
 END = 0
 FIRST = 3
@@ -193,3 +205,26 @@ class NoGrammars:
     async def gbnf(self, sampling: Sampling, client: str = "") -> str | None:
         await asyncio.sleep(0)
         return sampling.grammar
+
+
+def fake_worker(
+    nc: NatsConnection,
+    engine: FakeEngine,
+    options: WorkerOptions,
+    *,
+    cache: OffloadCache | None = None,
+    calibration: Calibration = UNMEASURED,
+    history: History | None = None,
+) -> Worker:
+    """A worker whose engine computes nothing, composed as workers/main.py composes one."""
+    cache = cache or OffloadCache(0)
+    tags = {"node": options.node, "model": options.model, "quantization": "none", "worker": options.name}
+    metrics = WorkerMetrics(tags, engine.num_slots, engine.num_ctx, Shape())
+    power = Power()
+    scheduler = Scheduler(
+        budget=0.25, max_batch_tokens=512, max_batch_outputs=engine.max_batch_outputs, costs=calibration.costs()
+    )
+    slots = Slots(engine.num_slots, engine.num_ctx)
+    loop = EngineLoop(engine, scheduler, slots, cache, on_step=metrics.on_step, power=power, calibration=calibration)
+    history = history or History(FakeRenderer(), engine.vocabulary)
+    return assemble(nc, loop, history, NoGrammars(), options, cache=cache, metrics=metrics, power=power)

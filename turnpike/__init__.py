@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from broker.accounts import read_credentials as read_credentials
-    from broker.client import Answer as Answer
+    from broker.answer import Answer as Answer
     from broker.client import Client as Client
-    from broker.client import PlaceInLine as PlaceInLine
     from broker.connection import Address as Address
     from broker.discovery import WorkerInfo as WorkerInfo
     from broker.errors import ConnectionLost as ConnectionLost
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from broker.messages import Sampling as Sampling
     from broker.messages import Turn as Turn
     from broker.messages import Usage as Usage
+    from broker.place_in_line import PlaceInLine as PlaceInLine
 
     __version__: str
 
@@ -47,7 +47,8 @@ DISTRIBUTION = "turnpike-mq"
 
 _MODULES = {
     "broker.accounts": ("read_credentials",),
-    "broker.client": ("Answer", "Client", "PlaceInLine"),
+    "broker.answer": ("Answer",),
+    "broker.client": ("Client",),
     "broker.connection": ("Address",),
     "broker.discovery": ("WorkerInfo",),
     "broker.errors": (
@@ -62,6 +63,7 @@ _MODULES = {
         "TurnpikeError",
         "UnservedModel",
     ),
+    "broker.place_in_line": ("PlaceInLine",),
     "broker.messages": ("Chunk", "Done", "Failed", "Message", "Sampling", "Turn", "Usage"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

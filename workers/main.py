@@ -12,6 +12,7 @@ import re
 import typing
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 
 from broker import subjects
@@ -19,6 +20,7 @@ from broker.catalogue import entry_of, read_lock, verify
 from broker.connection import Address, close, connect
 from broker.errors import SettingsError, TurnpikeError
 from broker.process import keep_the_heap_small
+from workers.engine.calibration import calibrate, measure_threads
 from workers.engine.protocol import EngineError
 from workers.engine.threads import Threads, best
 from workers.machine.cores import measured_alone, num_cores
@@ -27,7 +29,7 @@ from workers.models import DEMO
 from workers.settings import WorkerSettings
 
 if typing.TYPE_CHECKING:
-    from workers.engine.loop import EngineLoop
+    from workers.engine.protocol import Engine
     from workers.llama.context import LlamaModel
     from workers.machine.memory import MemoryPlan
 
@@ -47,12 +49,12 @@ def check_threads(config: WorkerSettings) -> None:
         raise SettingsError([f"--threads: must be at most {num_cores()}, the cores that this process may use"])
 
 
-def measured_threads(loop: EngineLoop, config: WorkerSettings, fingerprint: str) -> int:
+def measured_threads(engine: Engine, config: WorkerSettings, fingerprint: str) -> int:
     """How many threads are best for this model on this machine alone: measured, or as it was measured before."""
     cpu = _first_line("/proc/cpuinfo", ("model name", "Model"))
     key = f"{fingerprint} {cpu} {num_cores()} {config.kv_type} {importlib.metadata.version('llama-cpp-python')} alone"
     path = Path(config.data_dir).expanduser() / "threads.json"
-    seconds, when = measured_alone(loop.measure_threads, path, key)
+    seconds, when = measured_alone(partial(measure_threads, engine), path, key)
     chosen = best(seconds)
     times = " ".join(f"{num}:{each * 1000:.1f}ms" for num, each in sorted(seconds.items()))
     log.info("threads=%d a decode step by threads %s (measured %s)", chosen, times, when)
@@ -77,12 +79,16 @@ def model_path(config: WorkerSettings) -> Path:
 async def serve(address: Address, config: WorkerSettings, version: str, stop: asyncio.Event) -> int:
     """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
     from broker.health import serve_health
+    from workers.assembly import assemble
     from workers.engine.loop import EngineLoop
+    from workers.engine.power import Power
     from workers.engine.protocol import MAX_OUTPUTS
     from workers.engine.scheduler import Scheduler
     from workers.engine.slots import Slots
+    from workers.grammars.checker import GrammarChecker
     from workers.kv.cache import OffloadCache
     from workers.kv.disk import Disk
+    from workers.llama.aborts import explain_aborts
     from workers.llama.context import (
         ContextOptions,
         LlamaEngine,
@@ -90,19 +96,18 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
         missing_features,
         system_info,
     )
-    from workers.llama.last_words import say_before_dying
     from workers.machine.memory import available_bytes, check_memory
-    from workers.metrics import Shape, copy_bandwidth
+    from workers.metrics import Shape, WorkerMetrics, copy_bandwidth
+    from workers.options import WorkerOptions
     from workers.presence import abilities
     from workers.prompts.history import History
-    from workers.prompts.sandbox import Sandbox
-    from workers.worker import Worker, WorkerOptions
+    from workers.prompts.renderer import TemplateRenderer
 
     config.check()
     check_threads(config)
     keep_the_heap_small()
     path = await asyncio.to_thread(model_path, config)
-    say_before_dying(f"model file {path}")
+    explain_aborts(f"model file {path}")
     model_name = subjects.token(config.model, "model") if config.model else model_token(path)
     threads = config.threads or (default_threads() if config.deterministic else num_cores())
     nc = await connect(address, name=f"turnpike-worker-{model_name}")
@@ -138,12 +143,20 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
         cleanup.callback(engine.close)
         _report(system_info(), missing_features(cpu_flags, system_info()), plan, engine.buffers)
         canonical = CANONICAL_CHUNK if config.deterministic else 0
+        chosen_threads = None
+        with computing(path):
+            if config.threads is None and not config.deterministic:
+                threads = await asyncio.to_thread(measured_threads, engine, config, model.fingerprint)
+                chosen_threads = Threads(num_cores(), threads)
+                engine.num_threads = threads
+            calibration = await asyncio.to_thread(calibrate, engine)
         scheduler = Scheduler(
             budget=config.step_budget_seconds,
             max_batch_tokens=engine.max_batch_tokens,
             max_batch_outputs=engine.max_batch_outputs,
             min_prefill_tokens=engine.min_prefill_tokens,
             canonical_chunk=canonical,
+            costs=calibration.costs(),
         )
         slots = Slots(
             engine.num_slots,
@@ -152,23 +165,13 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             canonical_chunk=canonical,
             share_across_clients=config.share_prefixes,
         )
-        loop = EngineLoop(engine, scheduler, slots, canonical_chunk=canonical)
-        if config.threads is None and not config.deterministic:
-            with computing(path):
-                threads = await asyncio.to_thread(measured_threads, loop, config, model.fingerprint)
-            loop.threads = Threads(num_cores(), threads)
-            engine.num_threads = threads
-        with computing(path):
-            await asyncio.to_thread(loop.warm_up)
         vocabulary = model.vocabulary
-        sandbox = Sandbox(
-            path,
-            template=model.chat_template,
+        renderer = TemplateRenderer(
+            model.chat_template,
             bos_token=vocabulary.text(vocabulary.bos),
             eos_token=vocabulary.text(vocabulary.eos),
-            followers=vocabulary.followers,
         )
-        history = History(sandbox, vocabulary)
+        history = History(renderer, vocabulary)
         layout = _layout(config, model.fingerprint)
         disk = None
         if config.disk_bytes and engine.can_remove_part:
@@ -176,7 +179,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 Path(config.kv_dir or f"{config.data_dir}/kv").expanduser() / model_name,
                 config.disk_bytes,
                 layout,
-                loop.expected_state_bytes,
+                calibration.state_bytes,
                 lambda key: history.recall(key.client, key.conversation),
             )
             cleanup.callback(disk.close)
@@ -186,23 +189,39 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 wait_seconds=config.wait_seconds,
                 while_waiting=lambda: _go_on_waiting(stop),
             )
-        loop.offload_cache = OffloadCache(
+        cache = OffloadCache(
             plan.offload_cache,
             disk,
             share_across_clients=config.share_prefixes,
             can_remove_part=engine.can_remove_part,
             canonical_chunk=canonical,
         )
-        cleanup.callback(loop.offload_cache.close)
-        await sandbox.start()
+        cleanup.callback(cache.close)
+        await renderer.start()
         node = subjects.node_name(config.node)
-        worker = Worker(
+        name = config.worker_name or f"{node[:48]}-{os.getpid()}"
+        tags = {"node": node, "model": model_name, "quantization": model.quantization or "unknown", "worker": name}
+        shape = Shape(model.file_bytes, kv_shape.bytes_per_token, peak)
+        metrics = WorkerMetrics(tags, engine.num_slots, engine.num_ctx, shape)
+        power = Power()
+        loop = EngineLoop(
+            engine,
+            scheduler,
+            slots,
+            cache,
+            canonical_chunk=canonical,
+            threads=chosen_threads,
+            on_step=metrics.on_step,
+            power=power,
+            calibration=calibration,
+        )
+        worker = assemble(
             nc,
             loop,
             history,
-            sandbox,
+            GrammarChecker(vocabulary.matcher_process),
             WorkerOptions(
-                name=config.worker_name or f"{node[:48]}-{os.getpid()}",
+                name=name,
                 model=model_name,
                 model_name=model.name,
                 quantization=model.quantization,
@@ -215,11 +234,13 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 fetch_bytes_per_second=config.fetch_bytes_per_second,
                 park_seconds=config.park_seconds,
                 wait_seconds=config.wait_seconds,
-                shape=Shape(model.file_bytes, kv_shape.bytes_per_token, peak),
                 facts=_facts(config, model, threads, num_ctx),
-                can=await abilities(sandbox),
+                can=await abilities(renderer),
                 may_differ=config.allow_other_file,
             ),
+            cache=cache,
+            metrics=metrics,
+            power=power,
         )
         health: AbstractAsyncContextManager[object] = contextlib.nullcontext()
         if config.health_port is not None:
@@ -228,7 +249,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             async with health:
                 await worker.run(stop)
         finally:
-            await sandbox.close()
+            await renderer.close()
             await close(nc)
     return 0
 

@@ -15,9 +15,10 @@ from broker import metrics, points, subjects
 from broker.delivery import Delivery
 from broker.errors import InvalidName
 from broker.messages import CachedIn, Done, End, Point, RecomputedFor, Turn
-from workers.engine.loop import LoopState
+from workers.engine.events import LoopSnapshot
 from workers.engine.scheduler import Step
 from workers.kv.cache import CacheStats
+from workers.turns.work import TurnNotes
 
 TIERS: tuple[str, ...] = get_args(CachedIn)
 CAUSES: tuple[str, ...] = get_args(RecomputedFor)
@@ -69,19 +70,6 @@ class _Second:
 
 
 @dataclass
-class TurnNotes:
-    """What is noted of a turn on its way: `first_token_at` by the wall clock, seconds since the epoch."""
-
-    first_token_at: float | None = None
-    num_resumed_tokens: int = 0
-    num_dropped: int = 0
-    """Messages that were left out of the prompt."""
-    joules: float | None = None
-    fetch_seconds: float | None = None
-    """For the state to come from another worker; None where none came."""
-
-
-@dataclass
 class WorkerMetrics:
     """Counts in the engine's thread, makes points in the asyncio one."""
 
@@ -113,7 +101,9 @@ class WorkerMetrics:
             num_read = sum(span.end for span in step.spans)
             now.read_bytes += (self.shape.weights_bytes or 0) + num_read * self.shape.kv_bytes_per_token
 
-    def second(self, state: LoopState, offload_cache: CacheStats, given_bytes: int, num_dropped: int) -> Point | None:
+    def second(
+        self, state: LoopSnapshot, offload_cache: CacheStats, given_bytes: int, num_dropped: int
+    ) -> Point | None:
         """The engine since the last call."""
         copied, self._copied = self._copied, state.copy_seconds
         given, self._given = self._given, given_bytes
@@ -140,8 +130,8 @@ class WorkerMetrics:
                 "num_slots": self.num_slots,
                 "num_cells_used": state.num_cells_used,
                 "num_cells": self.num_cells,
-                "num_parked": offload_cache.num_parked,
-                "parked_bytes": offload_cache.parked_bytes,
+                "num_parked": offload_cache.num_in_ram,
+                "parked_bytes": offload_cache.ram_bytes,
                 "num_on_disk": offload_cache.num_on_disk,
                 "disk_bytes": offload_cache.disk_bytes,
                 "num_evicted": offload_cache.num_evicted,

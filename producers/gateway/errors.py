@@ -1,15 +1,10 @@
-"""What the API answers instead of an answer, and what a failed turn is to it."""
+"""What is told instead of an answer, in whatever dialect."""
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
-from broker.messages import Failed
-
 
 class ApiError(Exception):
-    """What the API answers instead: an HTTP status and the API's error object."""
+    """An HTTP status, and what a dialect makes its error object of: `kind` whose fault it is, `param` which field's."""
 
     def __init__(
         self,
@@ -35,71 +30,14 @@ class ApiError(Exception):
         """What some clients look for in the error object beside the API's own fields."""
         super().__init__(message)
 
-    @property
-    def body(self) -> dict[str, Any]:
-        found = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
-        return {"error": found | self.facts}
-
-
-ERRORS: dict[str, tuple[int, str]] = {
-    "prompt_too_long": (400, "context_length_exceeded"),
-    "invalid_grammar": (400, "invalid_grammar"),
-    "invalid_message": (400, "invalid_message"),
-    "invalid_template": (400, "invalid_template"),
-    "empty_prompt": (400, "empty_prompt"),
-    "answer_too_large": (400, "answer_too_large"),
-    "deadline": (408, "deadline"),
-    "overloaded": (503, "overloaded"),
-}
-"""Of docs/protocol.md's codes. What is the client's own doing is a 400: its library asks again after a 500."""
-
-SCHEMA_FIELD, SCHEMA_PARAM = "sampling.json_schema", "response_format.json_schema.schema"
-_TOO_LONG = re.compile(r"(\d+) tokens, and the context holds (\d+)")
-
-
-def error_of(failed: Failed) -> ApiError:
-    """What a failed turn is to the API."""
-    if failed.code == "prompt_too_long":
-        return _too_long(failed)
-    status, code = ERRORS.get(failed.code, (500, failed.code))
-    kind = "invalid_request_error" if status == 400 else "server_error"
-    detail, param = failed.detail, None
-    if failed.code == "invalid_grammar" and detail.startswith(SCHEMA_FIELD):
-        # The turn's field has another name in the request.
-        param = SCHEMA_PARAM
-        detail = param + detail.removeprefix(SCHEMA_FIELD)
-    return ApiError(
-        status,
-        detail,
-        param=param,
-        kind=kind,
-        code=code,
-        retry_after=failed.retry_after,
-        may_retry=failed.retryable or status == 400,
-    )
-
-
-def _too_long(failed: Failed) -> ApiError:
-    """In the words and with the numbers by which clients of OpenAI's API, and of llama-server, know it and shorten
-    their history."""
-    code = ERRORS[failed.code][1]
-    if (found := _TOO_LONG.search(failed.detail)) is None:
-        message = f"{failed.detail}: the request exceeds the available context size"
-        return ApiError(400, message, param="messages", code=code)
-    num_tokens, num_ctx = int(found[1]), int(found[2])
-    message = (
-        f"This model's maximum context length is {num_ctx} tokens. However, your messages resulted in {num_tokens} "
-        f"tokens: the request exceeds the available context size. Please reduce the length of the messages."
-    )
-    facts = {"n_prompt_tokens": num_tokens, "n_ctx": num_ctx}
-    return ApiError(400, message, param="messages", code=code, facts=facts)
-
 
 def unavailable(error: Exception) -> ApiError:
+    """The queue, or the way to it, is not there just now."""
     return ApiError(503, str(error) or type(error).__name__, kind="server_error", code="unavailable", retry_after=2.0)
 
 
 def no_worker(name: str) -> ApiError:
+    """The model, or what a policy may choose, has a queue and nobody who takes from it."""
     message = (
         f"no worker for {name[:100]!r} just now: start one, or wait for one with the header Turnpike-Deadline-Seconds"
     )
@@ -107,4 +45,5 @@ def no_worker(name: str) -> ApiError:
 
 
 def no_such_model(name: str) -> ApiError:
+    """There is no queue for it."""
     return ApiError(404, f"the model {name[:100]!r} is not served here", param="model", code="model_not_found")

@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-from broker.messages import Priority
-from producers.gateway.answering import ClientGone, Receive
+from broker import priorities
+from broker.errors import InvalidName
+from broker.priorities import DEFAULT_PRIORITY, PRIORITIES, Priority
 from producers.gateway.errors import ApiError
+from producers.gateway.reading import ClientGone, Receive
 
 MAX_BODY_BYTES = 1024 * 1024
 """What the queue takes, its own fields aside."""
@@ -17,16 +19,16 @@ MAX_DEADLINE_SECONDS = 7 * 24 * 3600
 
 
 def priority_of(headers: Mapping[str, str]) -> Priority:
-    match headers.get("turnpike-priority"):
-        case None | "interactive":
-            return "interactive"
-        case "batch":
-            return "batch"
-    raise ApiError(400, "Turnpike-Priority: is interactive or batch", param="Turnpike-Priority")
+    """The class of the turn; raises ApiError."""
+    try:
+        return priorities.named(headers.get("turnpike-priority", DEFAULT_PRIORITY))
+    except InvalidName:
+        known = " or ".join(PRIORITIES)
+        raise ApiError(400, f"Turnpike-Priority: is {known}", param="Turnpike-Priority") from None
 
 
 def deadline_of(headers: Mapping[str, str]) -> float | None:
-    """Seconds since the epoch."""
+    """Seconds since the epoch; None where it has all the time. Raises ApiError."""
     if (said := headers.get("turnpike-deadline-seconds")) is None:
         return None
     try:

@@ -12,7 +12,7 @@ from broker.errors import SettingsError
 from producers.gateway.app import Gateway
 from producers.gateway.keys import Keys, read_keys
 from producers.http_server import listen, serve_http
-from producers.routing import read_routes
+from producers.routing.policies import read_routes
 from producers.settings import GatewaySettings
 
 MAX_CONNECTIONS = 512

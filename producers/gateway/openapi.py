@@ -1,12 +1,11 @@
-"""The gateway's OpenAPI document, made of the very types that its bodies are checked by."""
+"""The gateway's OpenAPI document: what is the same for every dialect, and the dialect's own paths in front of it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
-from producers.gateway.dialect import ChatRequest, CompletionRequest
+from broker.priorities import PRIORITIES
+from producers.gateway.dialect import Dialect
 
 _ERRORS = {
     400: "Not understood, or not supported",
@@ -23,7 +22,7 @@ _TURN_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
         "The conversation's name; without it, `prompt_cache_key` and `user`, what was said up to the last answer.",
         {},
     ),
-    "Turnpike-Priority": ("", {"enum": ["interactive", "batch"]}),
+    "Turnpike-Priority": ("", {"enum": list(PRIORITIES)}),
     "Turnpike-Deadline-Seconds": (
         "From now; after it the turn is given up. Until then it waits, also for a worker.",
         {"pattern": "^[0-9.]+$"},
@@ -40,48 +39,28 @@ _MODEL = {
 }
 
 
-def document(version: str, *, keys_are_wanted: bool) -> dict[str, Any]:
+def document(version: str, dialect: Dialect, *, keys_are_wanted: bool) -> dict[str, Any]:
     """OpenAPI 3.1."""
-    kinds = (ChatRequest, CompletionRequest)
-    (chat, completion), components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
-    components["Error"] = {
-        "type": "object",
-        "required": ["error"],
-        "properties": {
-            "error": {
-                "type": "object",
-                "required": ["message", "type", "param", "code"],
-                "properties": {
-                    "message": {"type": "string"},
-                    "type": {"type": "string"},
-                    "param": {"type": ["string", "null"]},
-                    "code": {"type": ["string", "null"]},
-                },
-            }
-        },
-    }
+    paths, schemas = dialect.paths()
     found: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "Turnpike's gateway", "version": version},
-        "paths": {
-            "/v1/chat/completions": {"post": _turn("A chat's next turn", chat)},
-            "/v1/completions": {"post": _turn("A text's continuation, without the model's template", completion)},
-            "/v1/models": {"get": _get("Models and policies that are served", 401)},
-            "/v1/models/{model}": {"get": _get("One of them", 401, 404, parameters=[_path("model")])},
+        "paths": paths
+        | {
             "/turns/{turn}": {
-                "get": _get("A turn of one's own from its beginning on, as a stream", 401, 404, 503, stream=True)
-                | {"parameters": [_path("turn"), _MODEL]},
+                "get": get("A turn of one's own from its beginning on, as a stream", 401, 404, 503, stream=True)
+                | {"parameters": [in_path("turn"), _MODEL]},
                 "delete": {
                     "summary": "Stops it",
-                    "parameters": [_path("turn")],
+                    "parameters": [in_path("turn")],
                     "responses": {"204": {"description": "Told to whoever has it"}} | _errors(401, 404, 503),
                 },
             },
-            "/health": {"get": _get("Whether turns are taken", 503)},
-            "/health/live": {"get": _get("Whether the process runs")},
-            "/health/ready": {"get": _get("Whether turns are taken", 503)},
+            "/health": {"get": get("Whether turns are taken", 503)},
+            "/health/live": {"get": get("Whether the process runs")},
+            "/health/ready": {"get": get("Whether turns are taken", 503)},
         },
-        "components": {"schemas": components},
+        "components": {"schemas": schemas},
     }
     if keys_are_wanted:
         found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -89,7 +68,8 @@ def document(version: str, *, keys_are_wanted: bool) -> dict[str, Any]:
     return found
 
 
-def _path(name: str) -> dict[str, Any]:
+def in_path(name: str) -> dict[str, Any]:
+    """A parameter that is a part of the path."""
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
@@ -105,13 +85,15 @@ def _ok(stream: bool) -> dict[str, Any]:
     return {"200": {"description": "Well", "content": content}}
 
 
-def _get(
+def get(
     summary: str, *statuses: int, stream: bool = False, parameters: list[dict[str, Any]] | None = None
 ) -> dict[str, Any]:
+    """A GET of JSON, or also of a stream, and the statuses of what may go wrong."""
     return {"summary": summary, "parameters": parameters or [], "responses": _ok(stream) | _errors(*statuses)}
 
 
-def _turn(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
+def post_turn(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """The POST of a turn whose body is of that schema."""
     parameters = [
         {"name": name, "in": "header", "description": text, "schema": {"type": "string", **more}}
         for name, (text, more) in _TURN_HEADERS.items()

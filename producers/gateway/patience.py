@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from broker.client import Answer
+from broker.answer import Answer
 from producers.gateway.errors import ApiError
 
 GRACE_SECONDS = 1.0

@@ -10,9 +10,11 @@ from rich.console import Console
 
 from broker.errors import TurnpikeError
 from broker.extras import install
-from producers.records import Bounds, read_all
+from producers.records.figures import Bounds
+from producers.records.files import read_runs
 from producers.report import tables
-from producers.report.figures import comparable, figures
+from producers.report.comparing import comparable
+from producers.report.figures import figures
 from producers.report.nodes import Telemetry
 
 
@@ -32,7 +34,7 @@ def report(
     telemetry: Telemetry | None = None,
 ) -> int:
     """Writes what is asked for; tables on stdout, or JSON. Exit code 1 when runs are not comparable."""
-    runs = read_all(paths)
+    runs = read_runs(paths)
     found = [figures(run, bounds, telemetry.joules(run) if telemetry is not None else None) for run in runs]
     warnings = comparable(runs, of_one_model=of_one_model)
     against = [tables.ratios(runs[0], other) for other in runs[1:]]

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from broker.errors import TurnpikeError
 from broker.influx_address import InfluxAddress
-from producers.records import Run
+from producers.records.files import Run
 
 TIMEOUT_SECONDS = 30.0
 NUM_POINTS = 200

@@ -16,8 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from broker import metrics
-from producers import sweep
-from producers.records import NO_BOUNDS, Bounds, Run, TurnRecord
+from producers.records import sweep
+from producers.records.figures import NO_BOUNDS, Bounds
+from producers.records.files import Run
+from producers.records.lines import TurnRecord
 from producers.report.figures import by_context, context_cv
 from producers.report.nodes import PANELS, Telemetry
 

@@ -9,25 +9,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import openai
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker.accounts import LOCAL, OPERATOR, WORKER
+from broker.accounts import GATEWAY, LOCAL, OPERATOR, WORKER
 from broker.client import Client
 from broker.connection import close, connect
 from broker.discovery import CHAT, RAW, SCORE
 from broker.influx_address import InfluxAddress
 from broker.server import EmbeddedServer
+from producers.gateway.app import Gateway
+from producers.gateway.keys import ClientKeys, Keys
+from producers.http_server import listen, serve_http
+from producers.routing.policies import Routes
 from telemetry.database import init
 from telemetry.influx import Influx
-from tests.fakes import FakeEngine, FakeRenderer, NoGrammars
+from tests.fakes import FakeEngine, fake_worker
+from tests.gateway import StartGateway, talk
 from tests.influx_server import NO_INFLUXDB, InfluxServer, has_influxdb
-from workers.engine.loop import EngineLoop
-from workers.engine.scheduler import Scheduler
-from workers.engine.slots import Slots
+from tests.support import free_port
+from tests.terminal import Bench, Queued
+from workers.engine.calibration import UNMEASURED, calibrate
 from workers.kv.cache import OffloadCache
+from workers.options import WorkerOptions
 from workers.prompts.history import History
-from workers.worker import Worker, WorkerOptions
+from workers.worker import Worker
 
 
 @dataclass
@@ -39,8 +46,10 @@ class Running:
     stop: asyncio.Event
     task: asyncio.Task[None]
     nc: NatsConnection
+    cache: OffloadCache
 
 
+NO_ROUTES = Routes()
 StartWorker = Callable[..., AbstractAsyncContextManager[Running]]
 
 
@@ -62,10 +71,9 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
         may_differ: bool = False,
     ) -> AsyncIterator[Running]:
         engine = engine or FakeEngine()
-        scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=32)
-        loop = EngineLoop(engine, scheduler, Slots(engine.num_slots, engine.num_ctx), offload_cache=offload_cache)
-        if fetch_bytes_per_second:
-            loop.warm_up()  # fetching is weighed against what computing costs
+        # Fetching is weighed against what computing costs.
+        calibration = calibrate(engine) if fetch_bytes_per_second else UNMEASURED
+        cache = offload_cache or OffloadCache(0)
         nc = await connect((server or nats_server).address(WORKER), name=name)
         options = WorkerOptions(
             name=name,
@@ -83,8 +91,7 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
             may_differ=may_differ,
             look_seconds=0.1,
         )
-        history = history or History(FakeRenderer(), engine.vocabulary)
-        worker = Worker(nc, loop, history, NoGrammars(), options)
+        worker = fake_worker(nc, engine, options, cache=cache, calibration=calibration, history=history)
         stop = asyncio.Event()
         task = asyncio.create_task(worker.run(stop))
         try:
@@ -92,7 +99,7 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
             await asyncio.wait({task, serving}, return_when=asyncio.FIRST_COMPLETED, timeout=10)
             serving.cancel()
             assert worker.is_serving.is_set(), task
-            yield Running(engine, worker, stop, task, nc)
+            yield Running(engine, worker, stop, task, nc, cache)
         finally:
             stop.set()
             engine.gate.set()
@@ -126,3 +133,51 @@ async def influx(tmp_path: Path) -> AsyncIterator[InfluxServer]:
     async with server:
         await asyncio.to_thread(init, Influx(InfluxAddress.parse(server.url)))
         yield server
+
+
+@pytest.fixture
+def bench(nats_server: EmbeddedServer, tmp_path: Path) -> Bench:
+    return Bench(nats_server, tmp_path)
+
+
+@pytest.fixture
+async def queued(operator: NatsConnection) -> Queued:
+    found = Queued(operator)
+    await found.listen()
+    return found
+
+
+@pytest.fixture
+def start_gateway(nats_server: EmbeddedServer) -> StartGateway:
+    @asynccontextmanager
+    async def start(
+        keys: dict[str, ClientKeys] | None = None,
+        routes: Routes = NO_ROUTES,
+        max_connections: int = 512,
+        *,
+        leave_out_tools: bool = False,
+    ) -> AsyncIterator[str]:
+        """Its address."""
+        stop = asyncio.Event()
+        port = free_port()
+        nc = await connect(nats_server.address(GATEWAY), name="gateway")
+        gateway = Gateway(nc, Keys(keys), routes, node="here", version="0", leave_out_tools=leave_out_tools)
+        async with asyncio.TaskGroup() as group:
+            looking = group.create_task(gateway.look())
+            listening = listen("127.0.0.1", port)
+            group.create_task(serve_http(gateway.app(), listening, stop, max_connections=max_connections))
+            try:
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                stop.set()
+                looking.cancel()
+        await close(nc)
+
+    return start
+
+
+@pytest.fixture
+async def api(start_worker: StartWorker, start_gateway: StartGateway) -> AsyncIterator[openai.AsyncOpenAI]:
+    """A gateway before a worker, by the openai package."""
+    async with start_worker(), start_gateway() as url, talk(url) as found:
+        yield found

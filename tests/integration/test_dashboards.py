@@ -22,9 +22,11 @@ from broker.influx_address import InfluxAddress
 from broker.messages import Message, Sampling
 from broker.recorder import Recorder
 from broker.server import EmbeddedServer
-from producers.datasets import Conversation
-from producers.load import run_load
-from producers.records import NO_BOUNDS, Header, Run, TurnRecord
+from producers.data.datasets import Conversation
+from producers.load.run import run_load
+from producers.records.figures import NO_BOUNDS
+from producers.records.files import Run
+from producers.records.lines import Header, TurnRecord
 from producers.report.figures import figures
 from producers.report.nodes import PANELS, FromFile, FromInflux, NoTelemetry, telemetry
 from producers.report.page import page
@@ -84,7 +86,7 @@ async def fill(nats_server: EmbeddedServer, influx: InfluxServer, start_worker: 
         sidecar(nats_server, tmp_path, influx.url, "unknown") as side,
     ):
         side._board.watts = 5.0  # this machine has no source of them
-        running.worker._metrics.shape = type(running.worker._metrics.shape)(10**9, 1000, 3e10)
+        running.worker.reporter._metrics.shape = type(running.worker.reporter._metrics.shape)(10**9, 1000, 3e10)
         await client.publish(client.ask("lonely", "hello").turn, "lonely")
         for run in ("first", "second"):
             options = LoadSettings(model="m", max_tokens=20, run=run)

@@ -12,9 +12,10 @@ import httpx2
 import openai
 import pytest
 
-from broker import codec, publishing, subjects, topology
+from broker import codec, jetstream, publishing, subjects
 from broker.accounts import LOCAL, OPERATOR, WORKER
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.connection import close, connect
 from broker.conversations import name_of
 from broker.messages import Chunk, Done, Message, Started, Turn, new_id
@@ -22,14 +23,12 @@ from broker.server import EmbeddedServer
 from broker.topology import Limits
 from producers.gateway import patience
 from producers.gateway.keys import ClientKeys, new_key
-from producers.routing import Policy, Routes
+from producers.routing.policies import Policy, Routes
 from tests.fakes import FakeEngine
+from tests.gateway import USER, StartGateway, events, num_queued, talk, text_of
 from tests.integration.conftest import StartWorker
-from tests.integration.test_gateway import USER, StartGateway, events, num_queued, start_gateway, talk, text_of
 from tests.integration.test_transfer import FAST, Conversation, slow_engine
 from workers.kv.cache import OffloadCache
-
-__all__ = ["start_gateway"]
 
 STREAM = {"model": "m", "messages": USER, "stream": True, "max_tokens": 200}
 
@@ -153,7 +152,7 @@ async def test_what_a_full_queue_refused_keeps_no_place_and_is_not_cancelled(
         await asyncio.to_thread(engine.entered.wait, 10)
         refused = [(await plain.post("/v1/chat/completions", json=body, headers=headers)).json() for _ in range(3)]
         assert [one["error"]["code"] for one in refused] == ["queue_full"] * 3
-        info = await topology.api(running.nc, "STREAM.INFO.CANCELS")
+        info = await jetstream.api(running.nc, "STREAM.INFO.CANCELS")
         assert info is not None
         assert info["state"]["messages"] == 0
         engine.gate.set()
@@ -273,10 +272,10 @@ async def test_what_generates_is_waited_for_though_no_worker_is_seen(monkeypatch
     monkeypatch.setattr(patience, "LOOK_SECONDS", 0.01)
     client: Any = SimpleNamespace(name="c")
     answer = Answer(client, Turn(new_id(), "c", (Message("user", "hi"),)), "m", "interactive")
-    answer._take(Started(0, 0, "w"))
+    answer._reassembly.take(Started(0, 0, "w"))
     hopeless = asyncio.create_task(patience.Patience(answer, lambda: 0).until_hopeless())
     for index in range(30):
-        answer._take(Chunk(1 + index, 0, "x", (7,), (), index, index))
+        answer._reassembly.take(Chunk(1 + index, 0, "x", (7,), (), index, index))
         await asyncio.wait({hopeless}, timeout=0.01)
     assert not hopeless.done()
     assert (await asyncio.wait_for(hopeless, 10)).code == "no_worker"
@@ -298,7 +297,7 @@ async def test_a_turn_whose_reader_is_told_to_read_it_elsewhere_goes_on(
         assert '"code":"restarted"' in body
         assert f"/turns/{turn}" in body
     # The gateway has ended, and with it all that it does behind a stream.
-    info = await topology.api(nc, "STREAM.INFO.CANCELS")
+    info = await jetstream.api(nc, "STREAM.INFO.CANCELS")
     assert info is not None
     assert info["state"]["messages"] == 0
     await close(nc)

@@ -12,10 +12,8 @@ import openai
 import pytest
 
 from tests.fakes import FakeEngine
+from tests.gateway import USER, StartGateway, talk
 from tests.integration.conftest import StartWorker
-from tests.integration.test_gateway import USER, StartGateway, api, start_gateway, talk
-
-__all__ = ["api", "start_gateway"]
 
 CHAT = json.dumps({"model": "m", "messages": USER}).encode()
 
@@ -229,9 +227,9 @@ async def test_connections_that_ask_for_nothing_keep_nobody_out(
 async def test_who_stops_reading_holds_no_more_than_a_bound_and_is_given_up(
     start_worker: StartWorker, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from producers.gateway import answering
+    from producers.gateway import stream as streams
 
-    monkeypatch.setattr(answering, "SEND_SECONDS", 1.0)
+    monkeypatch.setattr(streams, "SEND_SECONDS", 1.0)
     engine = FakeEngine(num_ctx=200_000, answer="y" * 150_000)
     request: dict[str, Any] = {"model": "m", "messages": USER, "stream": True, "max_tokens": 150_000}
     body = json.dumps(request | {"logprobs": True, "top_logprobs": 20}).encode()
@@ -240,9 +238,9 @@ async def test_who_stops_reading_holds_no_more_than_a_bound_and_is_given_up(
         writer.write(post(body))
         # Its turn is cancelled long before all of it was computed: nobody reads it.
         async with asyncio.timeout(30):
-            while not running.worker._work:  # noqa: ASYNC110
+            while not running.worker.turns.in_hand:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-            while running.worker._work:  # noqa: ASYNC110
+            while running.worker.turns.in_hand:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert engine.num_tokens < 140_000
         writer.close()

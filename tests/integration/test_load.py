@@ -16,11 +16,11 @@ from broker.accounts import LOCAL, write_credentials
 from broker.client import Client
 from broker.messages import Message
 from broker.server import EmbeddedServer
-from producers import records
-from producers.datasets import SHIPPED, Conversation
-from producers.generator import Progress
-from producers.load import Selection, header, run_load
-from producers.records import Recording
+from producers.data.datasets import SHIPPED, Conversation
+from producers.load.generator import Progress
+from producers.load.run import header, run_load
+from producers.load.selection import Selection
+from producers.records.files import Recording, read_run
 from producers.settings import LoadSettings
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
@@ -145,14 +145,14 @@ async def test_an_interrupted_run_goes_on_with_its_record(
         await eventually(lambda: path.exists() and path.read_bytes().count(b"\n") >= 6)
         process.send_signal(signal.SIGKILL)
         await process.wait()
-        before = records.read(path)
+        before = read_run(path)
         assert before.seconds is None
         again = await asyncio.create_subprocess_exec(
             *command, "--continue", str(path), "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         out, err = await again.communicate()
         assert again.returncode == 0, err.decode()
-    run = records.read(path)
+    run = read_run(path)
     assert run.seconds is not None
     assert json.loads(out)["num_turns"] == len(run.turns)
     turns = {(turn.conversation, turn.index) for turn in run.turns}
@@ -178,7 +178,7 @@ async def test_a_record_has_what_it_takes_to_repeat_it(
         head = header(options, Selection(conversations(2), 50, SHIPPED), await client.workers())
         with Recording(tmp_path / "r.jsonl", head) as recording:
             await run_load(client, options, conversations(2), recording=recording)
-    run = records.read(tmp_path / "r.jsonl")
+    run = read_run(tmp_path / "r.jsonl")
     assert len(run.turns) == 6
     assert set(run.header.producer) >= {"turnpike", "python", "kernel"}
     assert run.header.dataset["num_found"] == 50

@@ -8,14 +8,14 @@ from typing import Literal
 
 import pytest
 
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.errors import TurnFailed
 from broker.messages import Done, Message, Sampling
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.support import eventually
-from workers.engine.loop import MIN_OFFLOADED_TOKENS
-from workers.kv.cache import OffloadCache
+from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
 from workers.kv.disk import Disk
 
 TEXT = "What is the weather like on the mast today, and what will it be tomorrow? "
@@ -98,7 +98,7 @@ async def test_conversations_outlive_their_worker_on_disk(
     engine = FakeEngine(num_slots=2)
     async with start_worker(engine, name="w2", offload_cache=OffloadCache(1_000_000, disk)) as running:
         done = [await one.next() for one in conversations]
-        assert running.worker._loop.offload_cache.state.num_evicted == 0
+        assert running.cache.stats.num_evicted == 0
     assert {one.usage.cached_in for one in done} == {"disk"}
     assert max(map(computed, done)) < len(TEXT) + 60
     assert engine.num_restored == 5
@@ -198,7 +198,7 @@ async def test_batch_keeps_its_share_of_slots_and_a_cancelled_turn_that_was_set_
             slow = group.create_task(
                 wait_for(client.ask("m", TEXT, conversation="i", sampling=Sampling(max_tokens=400)))
             )
-            (aside,) = await eventually(lambda: list(running.worker._loop._preempted))
+            (aside,) = await eventually(lambda: list(running.worker.engine._loop._preempted))
             name = aside.job.conversation
             await client.cancel(conversation=name)
             done = await tasks[int(name[1:])]

@@ -13,7 +13,7 @@ from broker.catalogue import read_catalogue
 from broker.errors import TurnpikeError
 from broker.services import Service, install
 from tests.support import TURNPIKE
-from workers import boards
+from workers.machine import model_plan
 from workers.models import DEMO
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
@@ -72,7 +72,9 @@ def test_a_workers_memory_limit_follows_from_its_plan(tmp_path: Path) -> None:
         assert offload_cache is not None
         sizes.append(int(found[1]) - int(offload_cache[1]))
     entry = read_catalogue()["llama-3-2-1b"]
-    assert [size - boards.LIMIT_HEADROOM_BYTES for size in sizes] == [boards.plan(entry, n).total for n in (2048, 8192)]
+    assert [size - model_plan.LIMIT_HEADROOM_BYTES for size in sizes] == [
+        model_plan.plan(entry, n).total for n in (2048, 8192)
+    ]
 
 
 def test_paths_are_absolute_wherever_it_is_installed_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +115,7 @@ def test_a_worker_of_a_file_has_its_memory_limit_from_the_file(tmp_path: Path, m
     offload_cache = re.search(r'TURNPIKE_PARK_BYTES="(\d+)"', environment.read_text())
     assert limit is not None
     assert offload_cache is not None
-    planned = int(limit[1]) - int(offload_cache[1]) - boards.LIMIT_HEADROOM_BYTES
+    planned = int(limit[1]) - int(offload_cache[1]) - model_plan.LIMIT_HEADROOM_BYTES
     assert DEMO.path.stat().st_size < planned < 1024**3
 
 

@@ -24,7 +24,7 @@ from broker.server import EmbeddedServer
 from producers.gateway.app import Gateway
 from producers.gateway.keys import Keys
 from producers.http_server import listen, serve_http
-from producers.routing import Routes
+from producers.routing.policies import Routes
 from tests.cut_line import Line, line_to
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker

@@ -23,7 +23,7 @@ from broker.accounts import read_credentials
 from broker.client import Client
 from broker.errors import TurnpikeError
 from broker.messages import Sampling
-from producers import records
+from producers.records.files import read_run
 from tests.support import ROOT, TURNPIKE
 
 NATS, INFLUX = "10.96.0.10", "10.96.0.11"
@@ -139,7 +139,7 @@ async def load_job() -> None:
     kubectl("create", "-k", ROOT / "k3s/load")
     kubectl("wait", "--for=condition=complete", "job/load", "--timeout=300s")
     (record,) = (VOLUMES / "runs").glob("*.jsonl")
-    run = records.read(record)
+    run = read_run(record)
     failed = [turn.outcome for turn in run.turns if turn.is_failed]
     nodes = {turn.node for turn in run.turns}
     say(f"a load job in a pod: {len(run.turns)} turns, {len(failed)} failed, recorded on its volume, nodes {nodes}")

@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 
 from broker.messages import Sampling
+from workers.engine.calibration import calibrate
 from workers.engine.events import Event, Finished, Generated, Job, Rejected
 from workers.engine.loop import EngineLoop
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
+from workers.grammars.checker import GrammarChecker
+from workers.grammars.remote_matcher import MatcherProcess
 from workers.kv.cache import OffloadCache
+from workers.kv.disk import Disk
 from workers.llama.context import ContextOptions, KvType, LlamaEngine, LlamaModel
 from workers.llama.random_model import write_model
-from workers.prompts.sandbox import Sandbox
+from workers.prompts.renderer import TemplateRenderer
 
 CHUNK = 64
 
@@ -33,6 +37,7 @@ class Bench:
         num_ctx: int = 4096,
         park_bytes: int = 0,
         kv_type: KvType = "f16",
+        disk_folder: Path | None = None,
     ) -> None:
         self.model = model
         num_slots = 1 if deterministic else num_slots
@@ -44,12 +49,20 @@ class Bench:
         self.scheduler = Scheduler(budget=budget, max_batch_tokens=2048, max_batch_outputs=32, canonical_chunk=chunk)
         can_remove = self.engine.can_remove_part
         self.slots = Slots(num_slots, self.engine.num_ctx, can_remove_part=can_remove, canonical_chunk=chunk)
-        offload_cache = OffloadCache(park_bytes, can_remove_part=can_remove, canonical_chunk=chunk)
-        self.loop = EngineLoop(
-            self.engine, self.scheduler, self.slots, canonical_chunk=chunk, offload_cache=offload_cache
-        )
+        self.disk = None
+        if disk_folder is not None:
+            self.disk = Disk(disk_folder, 1 << 30, "fingerprint", calibrate(self.engine).state_bytes)
+            self.disk.open()
+        self.cache = OffloadCache(park_bytes, self.disk, can_remove_part=can_remove, canonical_chunk=chunk)
+        self.loop = EngineLoop(self.engine, self.scheduler, self.slots, self.cache, canonical_chunk=chunk)
         self.events: dict[str, list[Event]] = {}
         self.loop._deliver = self._take
+
+    def close(self) -> None:
+        self.cache.close()
+        if self.disk is not None:
+            self.disk.close()
+        self.engine.close()
 
     def _take(self, events: list[Event]) -> None:
         for event in events:
@@ -130,12 +143,24 @@ def bench(tiny: LlamaModel) -> Iterator[Callable[..., Bench]]:
 
     yield start
     for one in opened:
-        one.engine.close()
+        one.close()
 
 
 @pytest.fixture
-async def sandbox(tiny: LlamaModel) -> AsyncIterator[Sandbox]:
-    sandbox = Sandbox(tiny.path, template=tiny.chat_template, bos_token="<s>", eos_token="<|im_end|>")
-    await sandbox.start()
-    yield sandbox
-    await sandbox.close()
+async def renderer(tiny: LlamaModel) -> AsyncIterator[TemplateRenderer]:
+    renderer = TemplateRenderer(tiny.chat_template, bos_token="<s>", eos_token="<|im_end|>")
+    await renderer.start()
+    yield renderer
+    await renderer.close()
+
+
+@pytest.fixture
+def matcher_process(tiny: LlamaModel) -> Iterator[MatcherProcess]:
+    model = LlamaModel(tiny.path, vocab_only=True)
+    yield model.vocabulary.matcher_process
+    model.close()
+
+
+@pytest.fixture
+def grammars(matcher_process: MatcherProcess) -> GrammarChecker:
+    return GrammarChecker(matcher_process)

@@ -11,7 +11,7 @@ import pytest
 
 from broker.accounts import LOCAL, WORKER, write_credentials
 from broker.server import EmbeddedServer
-from producers import records
+from producers.records.files import read_run
 from tests.model.test_commands import run
 
 PLAN = """
@@ -71,7 +71,7 @@ async def test_an_experiment_makes_the_papers_table_and_goes_on_where_it_stopped
     assert (out / "table.csv").read_text().count("\n") == 3
     assert "Decode throughput by context length" in (out / "report.html").read_text()
     assert not (out / ".worker.credentials").exists()
-    record = records.read(out / "one.jsonl")
+    record = read_run(out / "one.jsonl")
     assert record.header.run == "small-one"
     assert record.seconds is not None
 

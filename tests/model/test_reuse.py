@@ -13,8 +13,6 @@ from broker.messages import Sampling
 from tests.model.conftest import Bench
 from tests.model.test_engine import LOGITS_TOLERANCE, prompt
 from workers.engine.protocol import Span
-from workers.kv.cache import OffloadCache
-from workers.kv.disk import Disk
 from workers.kv.index import Key, KvEntry, packed
 from workers.llama.context import LlamaModel
 from workers.llama.random_model import write_model
@@ -139,24 +137,19 @@ def test_what_was_parked_on_disk_is_restored_whole_or_not_at_all(
 ) -> None:
     known: list[int] = []
     for process in range(2):
-        one = bench(model, num_slots=1, num_ctx=2048)
-        one.loop.warm_up()
-        disk = Disk(tmp_path, 1 << 30, "fingerprint", one.loop.expected_state_bytes)
-        disk.open()
-        one.loop.offload_cache = OffloadCache(1 << 30, disk, can_remove_part=one.engine.can_remove_part)
+        one = bench(model, num_slots=1, num_ctx=2048, park_bytes=1 << 30, disk_folder=tmp_path)
         if process == 0:
             known = long_turn(one, "first", prompt(200), conversation="c")
-            one.loop._offload(0)
-            one.loop.offload_cache.flush(60.0)
+            one.loop.offload_all()
+            one.cache.flush(60.0)
         else:
             tokens = [*known, *prompt(30, 9)[1:]]
-            found = one.loop.offload_cache.on_disk(packed(tokens), "alice", 0)
-            assert (found is not None and one.loop.offload_cache.load(found)) or not one.engine.can_remove_part
+            found = one.cache.find_on_disk(packed(tokens), "alice", 0)
+            assert (found is not None and one.cache.load(found)) or not one.engine.can_remove_part
             run(one, "next", tokens, conversation="c")
             assert one.finished("next").cached_in == "disk" or not one.engine.can_remove_part
             assert_same(watched(one, "next"), cold(bench, model, tokens))
-        one.loop.offload_cache.close()
-        disk.close()
+        one.close()
 
 
 def test_what_a_peer_gave_goes_on_where_the_peer_was(bench: Start, model: LlamaModel) -> None:
@@ -168,7 +161,7 @@ def test_what_a_peer_gave_goes_on_where_the_peer_was(bench: Start, model: LlamaM
     assert given is not None
     offloaded, state = given
     filler(taker, 0)
-    taker.loop.offload_cache.offload(offloaded, bytes(state), "peer")
+    taker.cache.offload(offloaded, bytes(state), "peer")
     tokens = [*known, *prompt(30, 11)[1:]]
     run(taker, "next", tokens, conversation="c")
     assert taker.finished("next").cached_in == "peer"
@@ -181,7 +174,7 @@ def test_a_state_of_other_tokens_than_it_says_is_not_gone_on_from(bench: Start, 
     state = giver.engine.save(0)
     for wrong in (299, 320):
         tokens = prompt(340)
-        taker.loop.offload_cache.offload(KvEntry(Key("alice", "c"), packed(tokens[:wrong]), len(state)), state)
+        taker.cache.offload(KvEntry(Key("alice", "c"), packed(tokens[:wrong]), len(state)), state)
         run(taker, f"next {wrong}", tokens, conversation="c")
         assert_same(watched(taker, f"next {wrong}"), cold(bench, model, tokens))
         filler(taker, wrong)

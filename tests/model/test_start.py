@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -15,15 +14,14 @@ import numpy as np
 import pytest
 
 from broker.messages import Message, Sampling
-from producers.local import LocalSystem, local_system
+from producers.local_system import LocalSystem, local_system
+from tests.real import GEMMA, real_model
 from tests.support import ROOT, TURNPIKE
-from workers.engine.calibration import by_threads, of_a_step
+from workers.engine.calibration import calibrate, measure_threads
 from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel
 from workers.llama.random_model import Shape, write_model
 from workers.model_file import ModelFileError
 from workers.models import DEMO
-
-REAL = Path(os.environ.get("TP_MODELS", str(ROOT / ".cache/real-models")))
 
 
 def write_bert(path: Path) -> Path:
@@ -146,8 +144,8 @@ def test_a_model_cut_off_in_its_tensors_is_refused(tmp_path: Path) -> None:
 def test_what_llama_cpp_aborts_at_is_one_line_and_exit_code_1() -> None:
     code = (
         "import llama_cpp.llama_cpp as lib\n"
-        "from workers.llama.last_words import say_before_dying\n"
-        "say_before_dying('model file x.gguf')\n"
+        "from workers.llama.aborts import explain_aborts\n"
+        "explain_aborts('model file x.gguf')\n"
         "lib._lib.ggml_abort(b'a.cpp', 7, b'GGML_ASSERT(%s) failed', b'one == two')\n"
     )
     done = subprocess.run(
@@ -185,10 +183,7 @@ def test_the_quantization_of_a_small_model_is_its_name_and_nothing_else(tmp_path
 
 
 def test_the_quantization_of_a_real_small_model() -> None:
-    path = REAL / "gemma-3-270m-q4_k_m.gguf"
-    if not path.exists():
-        pytest.skip(f"no {path}: real models are looked for in the folder that TP_MODELS names")
-    model = LlamaModel(path)
+    model = LlamaModel(real_model(GEMMA))
     assert model.quantization == "Q4_K - Medium"
     model.close()
 
@@ -196,9 +191,9 @@ def test_the_quantization_of_a_real_small_model() -> None:
 def test_rates_are_measured_in_a_context_that_is_full_before_the_time_is_over(tiny: LlamaModel) -> None:
     engine = LlamaEngine(tiny, ContextOptions(num_ctx=256, num_slots=2))
     ticks = iter(range(1_000_000))
-    seconds = by_threads(engine, [1], lambda: 0.0005 * next(ticks))  # some 400 steps in the time of a trial
+    seconds = measure_threads(engine, [1], lambda: 0.0005 * next(ticks))  # some 400 steps in the time of a trial
     assert seconds[1] > 0
-    assert of_a_step(engine, lambda: 0.0005 * next(ticks)).state_bytes_per_token > 0
+    assert calibrate(engine, lambda: 0.0005 * next(ticks)).state_bytes_per_token > 0
     engine.close()
 
 

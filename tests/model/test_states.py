@@ -10,6 +10,7 @@ import pytest
 from broker.messages import Sampling
 from tests.model.conftest import Bench
 from tests.model.test_engine import logits_of, prompt
+from workers.engine.calibration import calibrate
 from workers.engine.protocol import Span
 from workers.llama.context import LlamaModel
 
@@ -34,11 +35,11 @@ def test_a_state_in_another_context_gives_the_same_logits_to_the_bit(
 
 def test_a_states_length_follows_from_its_tokens(bench: Start) -> None:
     one = bench()
-    one.loop.warm_up()
+    calibration = calibrate(one.engine)
     for length in (1, 33, 300):
         one.engine.truncate(0, 0)
         one.engine.decode([Span(0, 0, tuple(prompt(length)), length - 1)])
-        assert one.loop.expected_state_bytes(length) == one.engine.state_bytes(0) == len(one.engine.save(0))
+        assert calibration.state_bytes(length) == one.engine.state_bytes(0) == len(one.engine.save(0))
 
 
 def test_q8_0_takes_little_more_than_half_of_f16(bench: Start) -> None:
@@ -72,7 +73,7 @@ def test_conversations_in_rotation_are_restored_and_nothing_is_computed_twice(be
                 assert end.num_cached == len(tokens) - 29 - 1
                 assert end.cached_in == "ram"
             known[name] = [*end.tokens, *prompt(30, round_number)[1:]]
-    assert one.loop.offload_cache.state.num_evicted == 0
+    assert one.cache.stats.num_evicted == 0
 
 
 def test_a_shared_beginning_is_restored_for_a_new_conversation_and_stays_parked(bench: Start) -> None:
@@ -86,7 +87,7 @@ def test_a_shared_beginning_is_restored_for_a_new_conversation_and_stays_parked(
         one.run()
         end = one.finished(name)
         assert end.num_cached >= 200
-    assert one.loop.offload_cache.state.num_parked >= 2
+    assert one.cache.stats.num_in_ram >= 2
 
 
 def test_a_sliding_windows_state_is_parked_whole(bench: Start, sliding: LlamaModel) -> None:

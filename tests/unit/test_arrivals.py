@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.arrivals import (
+from producers.load.arrivals import (
     BadArrivals,
     Closed,
     Constant,

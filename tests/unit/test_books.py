@@ -110,7 +110,7 @@ class Books:
         self.engine = RefusingEngine(num_slots=num_slots, num_ctx=num_ctx, answer=ANSWER)
         scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=self.engine.max_batch_outputs)
         self.slots = Slots(num_slots, num_ctx)
-        self.loop = EngineLoop(self.engine, scheduler, self.slots, offload_cache=OffloadCache(1 << 20))
+        self.loop = EngineLoop(self.engine, scheduler, self.slots, OffloadCache(1 << 20))
         self.loop._deliver = self._take
         self.events: list[Event] = []
 

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from broker.messages import Score
-from producers.evaluate import Answered, _read_answers, accuracies, evaluate
-from producers.items import EvalError, Item, read_items
+from producers.evaluate.command import Answered, _read_answers, accuracies, evaluate
+from producers.evaluate.items import EvalError, Item, read_items
 
 WINOGRANDE = {"sentence": "Ann met Bo because _ was late .", "option1": "Ann", "option2": "Bo", "answer": "2"}
 

@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from broker.catalogue import read_catalogue
-from producers.experiment import PUBLISHED, Plan, markdown, row, table
-from producers.records import Header, Run, TurnRecord
+from producers.experiment.command import PUBLISHED, Plan, markdown, row, table
+from producers.records.files import Run
+from producers.records.lines import Header, TurnRecord
 
 
 def run(model: str, *outcomes: str) -> Run:

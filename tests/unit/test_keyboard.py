@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from producers.keyboard import Keyboard
+from producers.terminal.keyboard import Keyboard
 
 
 async def nothing_is_typed() -> None:

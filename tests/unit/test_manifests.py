@@ -18,8 +18,9 @@ from broker.catalogue import read_catalogue
 from broker.declaring import PREFIX, setting_names
 from broker.settings import OTHER_NAMES
 from tests.support import ROOT
+from tools import boards
 from turnpike.cli.tree import TURNPIKE
-from workers import boards
+from workers.machine import model_plan
 
 KUBERNETES = "1.34"
 """Of K3s, as docs/deployment.md says."""
@@ -215,14 +216,14 @@ def test_no_secret_is_in_the_repository() -> None:
 
 def test_workers_are_given_what_their_plan_says() -> None:
     for token, text in boards.models().items():
-        assert (ROOT / "k3s/models" / token / "kustomization.yaml").read_text() == text, "python -m workers.boards ."
+        assert (ROOT / "k3s/models" / token / "kustomization.yaml").read_text() == text, "python -m tools.boards ."
     for name, _, template in workloads("overlays/pi-cluster"):
         if "/worker-" not in name:
             continue
         (worker,) = template["spec"]["containers"]
         variables = {variable["name"]: variable.get("value") for variable in worker["env"]}
         entry = read_catalogue()[variables["TURNPIKE_MODEL"] or ""]
-        planned = boards.plan(entry, int(variables["TURNPIKE_NUM_CTX"] or 0)).total
+        planned = model_plan.plan(entry, int(variables["TURNPIKE_NUM_CTX"] or 0)).total
         planned += int(variables["TURNPIKE_PARK_BYTES"] or 0)
         assert planned <= int(worker["resources"]["requests"]["memory"].removesuffix("Mi")) * boards.MIB
         total = sum(int(one["resources"]["requests"]["memory"].removesuffix("Mi")) for one in containers(template)[1:])
@@ -246,5 +247,5 @@ def test_streams_are_made_for_every_model_that_is_served() -> None:
 
 def test_the_boards_page_is_what_the_plan_says() -> None:
     page = (ROOT / "docs/boards.md").read_text()
-    assert boards.MARK + boards.reference() in page, "renew it: python -m workers.boards ."
-    assert boards.PLANS_MARK + boards.plans() in page, "renew it: python -m workers.boards ."
+    assert boards.MARK + boards.reference() in page, "renew it: python -m tools.boards ."
+    assert boards.PLANS_MARK + boards.plans() in page, "renew it: python -m tools.boards ."

@@ -8,19 +8,11 @@ import msgspec
 import pytest
 
 from broker.connection import Address
-from producers.load import CannotContinue, continue_and_show
-from producers.records import (
-    Bounds,
-    Continued,
-    Ended,
-    Header,
-    RecordError,
-    Recording,
-    TurnRecord,
-    read,
-    read_all,
-    summarize,
-)
+from producers.load.command import continue_and_show
+from producers.load.resuming import CannotContinue
+from producers.records.figures import Bounds, summarize
+from producers.records.files import RecordError, Recording, read_run, read_runs
+from producers.records.lines import Continued, Ended, Header, TurnRecord
 from telemetry.resources import process_memory
 
 
@@ -70,7 +62,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
         for line in lines:
             recording.write(line)
         recording.write(Ended(9.0))
-    run = read(path)
+    run = read_run(path)
     assert (run.header, run.turns, run.seconds) == (HEADER, lines, 9.0)
     assert run.counted() == lines[1:]
     with pytest.raises(RecordError, match="exists already"):
@@ -84,14 +76,14 @@ def test_a_run_that_was_killed_leaves_a_valid_file(tmp_path: Path, cut: int) -> 
         for number in range(3):
             recording.write(turn(number=number, conversation=number))
     path.write_bytes(path.read_bytes()[:-cut])
-    run = read(path)
+    run = read_run(path)
     assert run.seconds is None
     assert [one.number for one in run.turns] == [0, 1]
     assert run.notes == ["line 4 was cut off and is left out"]
     with Recording.reopen(path, Continued(7, (1,))) as recording:
         recording.write(turn(number=9, conversation=1))
         recording.write(Ended(3.0))
-    again = read(path)
+    again = read_run(path)
     assert [(one.number, one.conversation) for one in again.turns] == [(0, 0), (9, 1)]
     assert again.seconds == 3.0
 
@@ -114,7 +106,7 @@ def test_a_bad_record_is_named_with_its_line(tmp_path: Path, text: str, message:
     path = tmp_path / "run.jsonl"
     path.write_text(text.replace("HEADER", msgspec.json.encode(HEADER).decode()))
     with pytest.raises(RecordError, match=message):
-        read(path)
+        read_run(path)
 
 
 def test_a_damaged_line_costs_one_turn_and_is_noted(tmp_path: Path) -> None:
@@ -131,7 +123,7 @@ def test_a_damaged_line_costs_one_turn_and_is_noted(tmp_path: Path) -> None:
     lines[6] = lines[6].replace(b'"number":6', b'"number":null')
     lines[7] = b'{"kind":"later","seconds":1}'
     path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(lines))
-    run = read(path)
+    run = read_run(path)
     assert [one.number for one in run.turns] == [0, 3, 8]
     assert {one.dataset_id for one in run.turns} == {"a\u2028b"}
     assert run.seconds == 9.0
@@ -147,12 +139,12 @@ def test_parts_of_a_run_are_merged_on_one_clock(tmp_path: Path) -> None:
         with Recording(path, header) as recording:
             recording.write(turn(number=part, sent_at=2.0, ended_at=3.0, arrivals=((2.5, 1),)))
             recording.write(Ended(4.0))
-    (run,) = read_all(paths)
+    (run,) = read_runs(paths)
     assert [one.sent_at for one in run.turns] == [2.0, 3.0]
     assert run.turns[1].arrivals == ((3.5, 1),)
     assert run.seconds == 5.0
     with pytest.raises(RecordError, match="is another record of run 'run'"):
-        read_all([_copied(paths[0], tmp_path / "a"), _copied(paths[0], tmp_path / "b")])
+        read_runs([_copied(paths[0], tmp_path / "a"), _copied(paths[0], tmp_path / "b")])
 
 
 def _copied(path: Path, to: Path) -> Path:

@@ -18,12 +18,16 @@ from rich.console import Console, RenderableType
 from scipy import stats
 
 from broker import metrics
-from producers.generator import Progress
-from producers.load import progress_table, summary_table
-from producers.records import Bounds, Ended, Header, Recording, Run, TurnRecord, read_all, summarize
+from producers.load.generator import Progress
+from producers.load.tables import progress_table, summary_table
+from producers.records.figures import Bounds, summarize
+from producers.records.files import Recording, Run, read_runs
+from producers.records.lines import Ended, Header, TurnRecord
+from producers.records.quantities import spread
 from producers.report import tables
 from producers.report.command import report
-from producers.report.figures import by_context, comparable, context_cv, figures, ratio, spread
+from producers.report.comparing import comparable, ratio
+from producers.report.figures import by_context, context_cv, figures
 from producers.report.page import page
 from producers.report.pictures import all_of
 from producers.report.tables import quantity
@@ -114,7 +118,7 @@ def write(path: Path, name: str, count: int, seed: int = 1, **settings: Any) -> 
 
 
 def a_run(tmp_path: Path, **settings: Any) -> Run:
-    (run,) = read_all([write(tmp_path / "run.jsonl", "one", 100, **settings)])
+    (run,) = read_runs([write(tmp_path / "run.jsonl", "one", 100, **settings)])
     return run
 
 
@@ -166,7 +170,9 @@ def test_the_figures_are_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_runs_of_other_models_are_not_compared_without_a_word(tmp_path: Path) -> None:
-    runs = read_all([write(tmp_path / "a.jsonl", "a", 5), write(tmp_path / "b.jsonl", "b", 5, model="x", max_tokens=9)])
+    runs = read_runs(
+        [write(tmp_path / "a.jsonl", "a", 5), write(tmp_path / "b.jsonl", "b", 5, model="x", max_tokens=9)]
+    )
     assert comparable(runs) == [
         "b and a are not comparable: model x against m",
         "b and a are not comparable: max_tokens 9 against 15",
@@ -177,7 +183,7 @@ def test_runs_of_other_models_are_not_compared_without_a_word(tmp_path: Path) ->
 
 
 def test_runs_with_nothing_in_common_have_no_empty_table_of_ratios(tmp_path: Path) -> None:
-    runs = read_all([write(tmp_path / "a.jsonl", "a", 5), write(tmp_path / "b.jsonl", "b", 5)])
+    runs = read_runs([write(tmp_path / "a.jsonl", "a", 5), write(tmp_path / "b.jsonl", "b", 5)])
     found = [figures(run) for run in runs]
     assert "<th>ratio</th>" in page(runs, found, [tables.ratios(runs[0], runs[1])], [], Bounds())
     without = page(runs, found, [{}], [], Bounds())
@@ -200,7 +206,7 @@ def shown_at_80(renderable: RenderableType) -> str:
 def test_no_figure_is_cut_off_in_80_columns(tmp_path: Path) -> None:
     long = "run-with-a-long-name-20261126-153012-abcd"
     paths = [write(tmp_path / "a.jsonl", long, 60), write(tmp_path / "b.jsonl", "b" + long, 60, seed=2)]
-    runs = read_all(paths)
+    runs = read_runs(paths)
     found = [figures(run) for run in runs]
     text = shown_at_80(tables.text(found, [tables.ratios(runs[0], runs[1])], ["warning"]))
     assert "…" not in text.replace("… from its", "")  # which is a name
@@ -215,7 +221,7 @@ def test_a_run_of_which_every_turn_failed_says_why_and_has_no_empty_table(tmp_pa
             turn = TurnRecord(number, number, 0, f"t{number}", "m", 0.0, 1.0, "invalid_template", is_failed=True)
             recording.write(msgspec.structs.replace(turn, detail="no role 'tool' before [/INST]"))
         recording.write(Ended(1.0))
-    runs = read_all([tmp_path / "a.jsonl"])
+    runs = read_runs([tmp_path / "a.jsonl"])
     found = [figures(run) for run in runs]
     text = shown_at_80(tables.text(found, [], []))
     assert "3 invalid_template" in text
@@ -256,7 +262,7 @@ def test_a_sweep_says_what_it_found_by_the_records_own_bounds(
         for turn in swept(rates):
             recording.write(turn)
         recording.write(Ended(60.0))
-    runs = read_all([tmp_path / "a.jsonl"])
+    runs = read_runs([tmp_path / "a.jsonl"])
     found = [figures(run) for run in runs]
     assert found[0].notes == [said]
     assert found[0].goodput_turns_per_second is not None
@@ -267,7 +273,7 @@ def test_a_sweep_says_what_it_found_by_the_records_own_bounds(
 
 
 def test_there_is_no_half_a_turn_on_an_axis(tmp_path: Path) -> None:
-    runs = read_all([write(tmp_path / "a.jsonl", "a", 12)])
+    runs = read_runs([write(tmp_path / "a.jsonl", "a", 12)])
     for picture in all_of(runs):
         name = re.search(r'aria-label="([^"]*)"', picture)
         assert name is not None
@@ -302,7 +308,7 @@ def test_an_odd_setting_in_a_record_costs_what_it_tells(tmp_path: Path, odd: dic
         for turn in swept({1: 1.0}):
             recording.write(turn)
         recording.write(Ended(60.0))
-    runs = read_all([tmp_path / "a.jsonl"])
+    runs = read_runs([tmp_path / "a.jsonl"])
     found = [figures(run) for run in runs]
     assert found[0].num_turns == 10
     assert "ttft_seconds" in found[0].quantities

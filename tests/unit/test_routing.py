@@ -6,7 +6,7 @@ import pytest
 from broker.discovery import CHAT, DRAINING, RAW, SCORE, SERVING, STARTING, Load, WorkerInfo
 from broker.errors import UnservedModel
 from broker.messages import Message
-from producers.routing import Decision, ModelTags, Needs, Policy, Routes, choose
+from producers.routing.policies import Decision, ModelTags, Needs, Policy, Routes, choose
 
 
 def worker(model: str, wait: float, size: int = 1, name: str = "w") -> WorkerInfo:

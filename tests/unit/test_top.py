@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from broker.discovery import AWAY_SECONDS, DRAINING, SERVING, Load, WorkerInfo
-from producers import top
+from producers.commands import top
 
 
 def worker(name: str, state: str = SERVING, wait: float = 0.0) -> WorkerInfo:

@@ -27,7 +27,7 @@ import corpus
 from broker.client import Client
 from broker.messages import Done, Message, Sampling
 from grammar import Split
-from producers.local import local_system
+from producers.local_system import local_system
 from workers.models import DEMO
 
 ROOT = Path(__file__).parents[2]

@@ -49,7 +49,7 @@ def address(options: CommonSettings, user: str) -> Address:
 
 def broker_or_own(options: CommonSettings, model: str) -> AbstractAsyncContextManager[Address]:
     """The broker that is meant; for the demo model, where none is named and none runs here, one for the while."""
-    from producers.local import address_or_own
+    from producers.local_system import address_or_own
 
     entry = ENTRY if model == "demo" and not is_named(options) else None
     return address_or_own(address(options, "local"), entry, model)

@@ -61,8 +61,8 @@ class CancelOptions(CommonSettings, frozen=True, kw_only=True):
 def run_ask(options: AskOptions) -> int:
     """One turn, streamed to the terminal."""
     from broker import process
-    from producers.ask import ask
-    from producers.routing import read_routes
+    from producers.commands.ask import ask
+    from producers.routing.policies import read_routes
 
     text = options.text if options.text != "-" else sys.stdin.read()
 
@@ -85,8 +85,8 @@ def run_ask(options: AskOptions) -> int:
 def run_chat(options: ChatOptions) -> int:
     """A conversation, until its end of input."""
     from broker import process
-    from producers.chat import chat
-    from producers.routing import read_routes
+    from producers.commands.chat import chat
+    from producers.routing.policies import read_routes
 
     async def chat_there(stop: asyncio.Event) -> int:
         async with broker_or_own(options, options.model) as there:
@@ -106,7 +106,7 @@ def run_chat(options: ChatOptions) -> int:
 def run_read(options: ReadOptions) -> int:
     """The answer of a turn that was asked elsewhere."""
     from broker import process
-    from producers.read import read_answer
+    from producers.commands.read import read_answer
 
     where = address(options, "local")
     return process.run(
@@ -117,7 +117,7 @@ def run_read(options: ReadOptions) -> int:
 def run_cancel(options: CancelOptions) -> int:
     """Stops turns."""
     from broker import process
-    from producers.cancel import cancel
+    from producers.commands.cancel import cancel
 
     where = address(options, "local")
     return process.run(

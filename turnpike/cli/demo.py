@@ -32,7 +32,7 @@ async def _demo(options: DemoOptions, stop: asyncio.Event) -> int:
     import asyncio
 
     from broker.influx_address import InfluxAddress
-    from producers.demo import run_demo
+    from producers.commands.demo import run_demo
     from telemetry.database import init
     from telemetry.influx import Influx
     from telemetry.resources import process_memory

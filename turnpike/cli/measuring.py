@@ -87,7 +87,7 @@ def start_load(said: Said) -> int:
 def run_load(options: LoadOptions) -> int:
     """Many conversations at once."""
     from broker import process
-    from producers.load import run_and_show
+    from producers.load.command import run_and_show
 
     return process.run(
         lambda stop: run_and_show(address(options, "local"), options, stop, as_json=options.json),
@@ -98,7 +98,7 @@ def run_load(options: LoadOptions) -> int:
 def run_continue(options: ContinueOptions) -> int:
     """The rest of a run."""
     from broker import process
-    from producers.load import continue_and_show
+    from producers.load.command import continue_and_show
 
     there, path = address(options, "local"), Path(options.continued).expanduser()
     return process.run(
@@ -109,7 +109,7 @@ def run_continue(options: ContinueOptions) -> int:
 def run_eval(options: EvalOptions) -> int:
     """Multiple choice."""
     from broker import process
-    from producers.evaluate import run_and_show
+    from producers.evaluate.command import run_and_show
 
     return process.run(
         lambda stop: run_and_show(address(options, "local"), options, stop, as_json=options.json),
@@ -121,7 +121,7 @@ def run_experiment(options: ExperimentOptions) -> int:
     """A list of models, one after the other."""
     from broker import process
     from broker.accounts import WORKER
-    from producers.experiment import run_and_show
+    from producers.experiment.command import run_and_show
     from telemetry.resources import process_cost
 
     async def run(stop: asyncio.Event) -> int:
@@ -142,7 +142,7 @@ def run_experiment(options: ExperimentOptions) -> int:
 
 def run_report(options: ReportOptions) -> int:
     """Tables and pictures of records."""
-    from producers.records import Bounds
+    from producers.records.figures import Bounds
     from producers.report.command import report
     from producers.report.nodes import telemetry
 

@@ -54,15 +54,15 @@ class VerifyOptions(ModelSettings, frozen=True, kw_only=True):
 
 def run_list(options: ListOptions) -> int:
     """The catalogue, and what of it fits here."""
-    from producers.models import list_models
+    from producers.models.command import list_models
 
     return list_models(options, _largest_context(), as_json=options.json)
 
 
 def _largest_context() -> Callable[[Entry], int]:
     """By the worker's own memory plan and settings."""
-    from workers.boards import plan
     from workers.machine.memory import available_bytes, largest_ctx
+    from workers.machine.model_plan import plan
 
     available = available_bytes()
     return lambda entry: largest_ctx(lambda num_ctx: plan(entry, num_ctx), entry.context, available)
@@ -70,7 +70,7 @@ def _largest_context() -> Callable[[Entry], int]:
 
 def run_lock(options: LockOptions) -> int:
     """Notes what names stand for."""
-    from producers.models import lock_models
+    from producers.models.command import lock_models
 
     return lock_models(
         options,
@@ -83,7 +83,7 @@ def run_lock(options: LockOptions) -> int:
 
 def run_verify(options: VerifyOptions) -> int:
     """Reads every byte of what is here."""
-    from producers.models import verify_models
+    from producers.models.command import verify_models
 
     return verify_models(options, list(options.names))
 
@@ -100,7 +100,7 @@ async def _pull(options: PullOptions, stop: asyncio.Event) -> int:
     from broker.connection import close, connect
     from broker.discovery import find_mirrors
     from broker.errors import ServerError
-    from producers.models import pull_models
+    from producers.models.command import pull_models
 
     mirrors: list[MirrorInfo] = []
     if is_named(options) or (data_dir(options) / "local.credentials").exists():
@@ -121,7 +121,7 @@ def run_serve(options: MirrorSettings) -> int:
     from broker.accounts import WORKER
     from broker.catalogue import read_lock
     from broker.subjects import node_name
-    from producers.mirror import Mirror, serve
+    from producers.models.mirror import Mirror, serve
 
     async def run(stop: asyncio.Event) -> int:
         mirror = Mirror(read_lock(Path(options.lock_file)), Path(options.models_dir).expanduser())

@@ -52,7 +52,7 @@ class PurgeOptions(CommonSettings, frozen=True, kw_only=True):
 def run_top(options: TopOptions) -> int:
     """Who serves what, and what waits."""
     from broker import process
-    from producers.top import top
+    from producers.commands.top import top
 
     there = address(options, "local")
     return process.run(
@@ -63,7 +63,7 @@ def run_top(options: TopOptions) -> int:
 def run_list(options: ListOptions) -> int:
     """The turns that were given up on."""
     from broker.accounts import OPERATOR
-    from producers.dead import list_letters
+    from producers.commands.dead import list_letters
 
     return _done(list_letters(address(options, OPERATOR), options.model, as_json=options.json))
 
@@ -71,7 +71,7 @@ def run_list(options: ListOptions) -> int:
 def run_show(options: ShowOptions) -> int:
     """All of one."""
     from broker.accounts import OPERATOR
-    from producers.dead import show_letter
+    from producers.commands.dead import show_letter
 
     return _done(show_letter(address(options, OPERATOR), options.number))
 
@@ -79,7 +79,7 @@ def run_show(options: ShowOptions) -> int:
 def run_replay(options: ReplayOptions) -> int:
     """Some, once more."""
     from broker.accounts import OPERATOR
-    from producers.dead import replay_letters
+    from producers.commands.dead import replay_letters
 
     return _done(replay_letters(address(options, OPERATOR), list(options.numbers)))
 
@@ -87,7 +87,7 @@ def run_replay(options: ReplayOptions) -> int:
 def run_purge(options: PurgeOptions) -> int:
     """Some, or all, forgotten."""
     from broker.accounts import OPERATOR
-    from producers.dead import purge_letters
+    from producers.commands.dead import purge_letters
 
     return _done(purge_letters(address(options, OPERATOR), list(options.numbers)))
 

@@ -13,15 +13,15 @@ def planned_bytes(model: str, options: WorkerSettings) -> int:
     Raises TurnpikeError for a model that is none of these.
     """
     from broker.catalogue import CATALOGUE, entry_of, read_catalogue
-    from workers import boards
+    from workers.machine import model_plan
     from workers.models import DEMO
 
     if options.model_file is not None:
-        return _file_plan(Path(options.model_file), options) + boards.LIMIT_HEADROOM_BYTES
+        return _file_plan(Path(options.model_file), options) + model_plan.LIMIT_HEADROOM_BYTES
     if model == DEMO.token:
-        return 2 * boards.LIMIT_HEADROOM_BYTES
+        return 2 * model_plan.LIMIT_HEADROOM_BYTES
     entry = entry_of(model, read_catalogue(), CATALOGUE.name)
-    return boards.plan(entry, options.num_ctx).total + boards.LIMIT_HEADROOM_BYTES
+    return model_plan.plan(entry, options.num_ctx).total + model_plan.LIMIT_HEADROOM_BYTES
 
 
 def _file_plan(path: Path, options: WorkerSettings) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from workers.engine.protocol import Engine, Span
-from workers.engine.scheduler import MIN_PREFILL_TOKENS
+from workers.engine.scheduler import MIN_PREFILL_TOKENS, CostModel
 
 WARM_UP_TOKENS = 64
 THREADS_SECONDS = 0.6
@@ -15,13 +16,28 @@ THREADS_SECONDS = 0.6
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Of a step with one sequence; and how long a state is: to begin with, and more for each token."""
+class Calibration:
+    """What a step with one sequence takes, and how long a sequence's state is."""
 
-    prefill_seconds_per_token: float
-    decode_seconds: float
-    state_bytes: int
-    state_bytes_per_token: int
+    prefill_seconds_per_token: float | None = None
+    """None, as `decode_seconds`, where nothing was measured."""
+    decode_seconds: float | None = None
+    state_begin_bytes: int = 0
+    state_bytes_per_token: int = 0
+
+    def costs(self) -> CostModel:
+        """A cost model that begins with what was measured."""
+        if self.prefill_seconds_per_token is None or self.decode_seconds is None:
+            return CostModel()
+        return CostModel(self.prefill_seconds_per_token, {1: self.decode_seconds})
+
+    def state_bytes(self, num_tokens: int) -> int:
+        """How many bytes the state of so many tokens has, of a model that keeps all of them."""
+        return self.state_begin_bytes + self.state_bytes_per_token * num_tokens
+
+
+UNMEASURED = Calibration()
+"""Of an engine that no step was taken with before its loop was made."""
 
 
 def _prompt(num_tokens: int) -> tuple[int, ...]:
@@ -29,8 +45,10 @@ def _prompt(num_tokens: int) -> tuple[int, ...]:
     return tuple(index % MIN_PREFILL_TOKENS for index in range(num_tokens))
 
 
-def by_threads(engine: Engine, candidates: Iterable[int], clock: Callable[[], float]) -> dict[int, float]:
-    """Seconds of a decode step by number of threads, the median of some each."""
+def measure_threads(
+    engine: Engine, candidates: Iterable[int], clock: Callable[[], float] = time.perf_counter
+) -> dict[int, float]:
+    """Seconds of a decode step by number of threads, the median of some each. Raises EngineError."""
     seconds: dict[int, float] = {}
     begin = min(MIN_PREFILL_TOKENS, engine.max_sequence_tokens // 2)
     for engine.num_threads in candidates:
@@ -51,8 +69,8 @@ def by_threads(engine: Engine, candidates: Iterable[int], clock: Callable[[], fl
     return seconds
 
 
-def of_a_step(engine: Engine, clock: Callable[[], float]) -> Rates:
-    """Takes a prefill and a decode step twice: the first time pays for the memory's first touch."""
+def calibrate(engine: Engine, clock: Callable[[], float] = time.perf_counter) -> Calibration:
+    """Takes a prefill and a decode step twice: the first time pays for the memory's first touch. Raises EngineError."""
     num_tokens = max(1, min(WARM_UP_TOKENS, engine.max_batch_tokens, engine.max_sequence_tokens - 2))
     for _ in range(2):
         engine.truncate(0, 0)
@@ -63,7 +81,7 @@ def of_a_step(engine: Engine, clock: Callable[[], float]) -> Rates:
         engine.decode([Span(0, num_tokens, (0,), num_tokens)])
         finished = clock()
         each = engine.state_bytes(0) - first
-        found = Rates(
+        found = Calibration(
             max(middle - started, 1e-6) / num_tokens, max(finished - middle, 1e-6), first - each * num_tokens, each
         )
     engine.truncate(0, 0)

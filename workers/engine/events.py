@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from broker.messages import CachedIn, FinishReason, Sampling, Score, TokenLogprob
+from workers.kv.index import Key
 
 
 @dataclass(frozen=True)
@@ -83,3 +85,20 @@ class Lost:
 
 
 Event = Seated | Generated | Finished | Rejected | Lost
+
+
+@dataclass(frozen=True)
+class LoopSnapshot:
+    """How the engine loop was after its last round: for discovery, telemetry and whoever looks for a state."""
+
+    num_active: int = 0
+    """Turns that have a slot, or had to give theirs away for a while."""
+    num_waiting: int = 0
+    num_cells_used: int = 0
+    copy_seconds: float = 0.0
+    """Spent on copying states out of the context and into it, since the start."""
+    resident: Mapping[Key, int] = field(default_factory=dict)
+    """The tokens of the conversations that lie idle in the context."""
+    prefill_tokens_per_second: float | None = None
+    """None where no step was measured."""
+    decode_tokens_per_second: float | None = None

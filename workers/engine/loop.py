@@ -9,29 +9,28 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from broker.errors import TurnRejected
 from broker.messages import CachedIn, FinishReason, Score, TokenLogprob
-from workers.engine import calibration
+from workers.engine.calibration import UNMEASURED, Calibration
 from workers.engine.detokenizer import Detokenizer
-from workers.engine.events import Event, Finished, Generated, Job, Lost, Rejected, Seated
+from workers.engine.events import Event, Finished, Generated, Job, LoopSnapshot, Lost, Rejected, Seated
+from workers.engine.power import Power
 from workers.engine.protocol import PENDING, Engine, EngineLost, KvCacheFull, Span, State, TokenSampler
 from workers.engine.scheduler import Scheduler, Step
 from workers.engine.sequence import Sequence
 from workers.engine.slots import Seat, Slots, common_prefix
 from workers.engine.threads import PREFILL, Threads
-from workers.kv.cache import OffloadCache
-from workers.kv.index import Found, Key, KvEntry, packed
+from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
+from workers.kv.index import Key, KvEntry, PrefixMatch, packed
 from workers.prompts.spoken import as_spoken
 
 BATCH_EVERY = 8
 """Batch's share: of so many turns, or slots, one."""
-MIN_OFFLOADED_TOKENS = 32
-"""Less is not worth a place, a file or a transfer."""
 MIN_RESTORED_TOKENS = 8
 """So many tokens more than the context has are worth a copy in memory: it takes what one or two take to compute."""
 
@@ -70,21 +69,6 @@ class _Running:
     """Its grammar has not said yet which token may follow: the others go on without it."""
 
 
-@dataclass(frozen=True)
-class LoopState:
-    """A glimpse of the loop for discovery; may be a step old."""
-
-    num_active: int = 0
-    num_waiting: int = 0
-    num_cells_used: int = 0
-    copy_seconds: float = 0.0
-    """Spent on parking and restoring since the start."""
-    resident: Mapping[Key, int] = field(default_factory=dict)
-    """The tokens of the conversations in the context."""
-    prefill_tokens_per_second: float | None = None
-    decode_tokens_per_second: float | None = None
-
-
 class EngineLoop:
     """Owns the engine, the scheduler and the slots from `start` to `stop`."""
 
@@ -93,27 +77,28 @@ class EngineLoop:
         engine: Engine,
         scheduler: Scheduler,
         slots: Slots,
+        cache: OffloadCache,
         *,
         canonical_chunk: int = 0,
-        offload_cache: OffloadCache | None = None,
         threads: Threads | None = None,
+        on_step: Callable[[Step, float], None] | None = None,
+        power: Power | None = None,
+        calibration: Calibration = UNMEASURED,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """`threads` chooses their number from step to step; without it they stay as they are. `on_step` is told of each
+        step and its seconds, in this loop's thread; `power` is what the node draws, of which each turn gets its share;
+        `calibration` is what was measured before there was a loop."""
         self._engine = engine
         self._scheduler = scheduler
         self._slots = slots
         self._canonical_chunk = canonical_chunk
-        self.offload_cache = offload_cache or OffloadCache(0)
-        self.threads = threads
-        """Chooses the number of threads from step to step; without it they stay as they are."""
-        self._state_bytes = (0, 0)
+        self._cache = cache
+        self._threads = threads
+        self._on_step = on_step
+        self._power = power or Power()
         self._clock = clock
-        self.copy_seconds = 0.0
-        """Spent on parking and restoring since the start."""
-        self.on_step: Callable[[Step, float], None] | None = None
-        """Told of each step and its seconds, in this loop's thread."""
-        self.watts: float | None = None
-        """What the node draws just now, where somebody knows."""
+        self._copy_seconds = 0.0
         self._changed = threading.Condition()
         self._submitted: deque[tuple[Job, float]] = deque()
         self._cancelled: set[str] = set()
@@ -128,10 +113,13 @@ class EngineLoop:
         self._deliver: Callable[[list[Event]], None] = lambda events: None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._busy_since: float | None = None
-        self.state = LoopState()
+        self.calibration = calibration
+        """What was measured of this engine before the loop was made."""
+        self.snapshot = LoopSnapshot() if calibration.decode_seconds is None else self._snapshot()
 
     @property
     def engine(self) -> Engine:
+        """What computes: its sizes and its vocabulary are for everybody, all else is this loop's thread's."""
         return self._engine
 
     # --- Called from anywhere ---
@@ -140,11 +128,6 @@ class EngineLoop:
         """Starts the thread; `deliver` is called in it after each step."""
         self._deliver = deliver
         self._thread.start()
-
-    def expected_state_bytes(self, num_tokens: int) -> int:
-        """How long the state of so many tokens is, of a model that keeps all of them: measured by `warm_up`."""
-        begin, each = self._state_bytes
-        return begin + each * num_tokens
 
     def submit(self, job: Job) -> None:
         with self._changed:
@@ -262,8 +245,8 @@ class EngineLoop:
     def _seat_waiting(self) -> None:
         # In order: a large turn is not overtaken for ever by small ones. What states are copied for it is work of a
         # step: past its bound the streams come first.
-        until = self.copy_seconds + self._scheduler.step_bound()
-        while self.copy_seconds < until:
+        until = self._copy_seconds + self._scheduler.step_bound()
+        while self._copy_seconds < until:
             entry = next((one for one in self._waiting if not one[0].is_batch), None)
             if entry is None and self._preempted:
                 if not self._resume(self._preempted[0]):
@@ -333,7 +316,7 @@ class EngineLoop:
         seat = self._slots.seat(wanted, num_cells, job.client, job.conversation, self._engine.is_whole)
         if seat is None:
             return None
-        prefix = packed(wanted) if self.offload_cache.is_on else b""
+        prefix = packed(wanted) if self._cache.is_on else b""
         if self._find_offloaded(job, prefix, seat.num_reused) is not None:
             seat = self._slots.seat_empty(num_cells) or seat
         for index in seat.evicted:
@@ -361,7 +344,7 @@ class EngineLoop:
         """
         batch = [one for one in self._running.values() if one.job.is_batch and not one.is_preempted]
         able = [one for one in batch if not one.job.continuations and not one.is_late]
-        if not self.offload_cache.is_on or not able or len(batch) <= batch_reserve(self._engine.num_slots):
+        if not self._cache.is_on or not able or len(batch) <= batch_reserve(self._engine.num_slots):
             return False
         victim = max(able, key=lambda one: one.sequence.arrived_at)
         sequence = victim.sequence
@@ -402,11 +385,11 @@ class EngineLoop:
 
     # --- Parking ---
 
-    def _find_offloaded(self, job: Job, tokens: bytes, num_resident: int) -> Found | None:
+    def _find_offloaded(self, job: Job, tokens: bytes, num_resident: int) -> PrefixMatch | None:
         """A parked state that saves more than the context does, and more than copying it costs."""
-        if not self.offload_cache.is_on:
+        if not self._cache.is_on:
             return None
-        found = self.offload_cache.find(tokens, job.client)
+        found = self._cache.find(tokens, job.client)
         if found is None or found.num_tokens < num_resident + MIN_RESTORED_TOKENS:
             return None
         return found
@@ -418,8 +401,8 @@ class EngineLoop:
         if found is None:
             return None
         started = self._clock()
-        own = found.offloaded.key == Key(job.client, job.conversation)
-        taken = self.offload_cache.take(found.offloaded.key, keep=not own)
+        own = found.entry.key == Key(job.client, job.conversation)
+        taken = self._cache.take(found.entry.key, keep=not own)
         if taken is None:
             return None
         state, origin = taken
@@ -427,16 +410,16 @@ class EngineLoop:
         done = self._engine.restore(seat.slot, state) and self._engine.truncate(seat.slot, found.num_tokens)
         if not done:
             self._engine.truncate(seat.slot, 0)
-        self.copy_seconds += self._clock() - started
+        self._copy_seconds += self._clock() - started
         return (replace(seat, num_reused=found.num_tokens), origin) if done else None
 
     def _offload(self, index: int) -> None:
         """Copies an idle slot's state out of the context; the slot is as it was."""
-        if not self.offload_cache.is_on or (copied := self._copy_out(index)) is None:
+        if not self._cache.is_on or (copied := self._copy_out(index)) is None:
             return
         started = self._clock()
-        self.offload_cache.offload(*copied)
-        self.copy_seconds += self._clock() - started
+        self._cache.offload(*copied)
+        self._copy_seconds += self._clock() - started
 
     def _copy_out(self, index: int) -> Export:
         slot = self._slots[index]
@@ -445,12 +428,12 @@ class EngineLoop:
         if not self._engine.is_whole(index, len(slot.tokens)):
             return None
         num_bytes = self._engine.state_bytes(index)
-        if num_bytes > self.offload_cache.max_bytes:
+        if num_bytes > self._cache.max_bytes:
             return None
         started = self._clock()
         offloaded = KvEntry(Key(slot.client, slot.conversation), packed(slot.tokens), num_bytes, slot.num_canonical)
         state = self._engine.save(index)
-        self.copy_seconds += self._clock() - started
+        self._copy_seconds += self._clock() - started
         return offloaded, state
 
     def _export(self, key: Key, future: Future[Export]) -> None:
@@ -491,7 +474,7 @@ class EngineLoop:
         seconds = now - started
         self._scheduler.update(step, seconds, now)
         self._choose_threads(step, seconds, now)
-        watts = self.watts
+        watts = self._power.watts
         for sequence, span in zip(step.sequences, step.spans, strict=True):
             if seated := self._running.get(sequence.id):
                 share = seconds * len(span.tokens) / num_tokens
@@ -504,16 +487,16 @@ class EngineLoop:
         for running in list(self._running.values()):
             if running.job.continuations and running.sequence.num_remaining == 0:
                 self._next_continuation(running)
-        if self.on_step is not None:
-            self.on_step(step, seconds)
+        if self._on_step is not None:
+            self._on_step(step, seconds)
 
     def _choose_threads(self, step: Step, seconds: float, now: float) -> None:
-        if self.threads is None:
+        if self._threads is None:
             return
         if step.is_decode:
-            num_threads = self.threads.update(len(step.spans), seconds, now)
+            num_threads = self._threads.update(len(step.spans), seconds, now)
         elif step.num_tokens >= self._engine.min_prefill_tokens:
-            num_threads = self.threads.update(PREFILL, seconds / step.num_tokens, now)
+            num_threads = self._threads.update(PREFILL, seconds / step.num_tokens, now)
         else:
             return
         if num_threads != self._engine.num_threads:
@@ -702,31 +685,19 @@ class EngineLoop:
         self._slots.clear(slot)
 
     def _flush(self) -> None:
-        self.state = self._snapshot()
+        self.snapshot = self._snapshot()
         if self._events:
             events, self._events = self._events, []
             self._deliver(events)
 
-    def _snapshot(self) -> LoopState:
+    def _snapshot(self) -> LoopSnapshot:
         costs = self._scheduler.costs
-        return LoopState(
+        return LoopSnapshot(
             num_active=len(self._running),
             num_waiting=len(self._waiting),
             num_cells_used=self._slots.num_cells_used,
-            copy_seconds=self.copy_seconds,
+            copy_seconds=self._copy_seconds,
             resident={Key(one.client, one.conversation): len(one.tokens) for one in self._slots.idle()},
             prefill_tokens_per_second=1 / costs.prefill_seconds_per_token,
             decode_tokens_per_second=1 / costs.decode(1),
         )
-
-    def measure_threads(self, candidates: Iterable[int]) -> dict[int, float]:
-        """Seconds of a decode step by number of threads, the median of some each. Before `start`."""
-        return calibration.by_threads(self._engine, candidates, self._clock)
-
-    def warm_up(self) -> None:
-        """Measures a step here, before `start`: memory is touched, the cost model has its first rates."""
-        found = calibration.of_a_step(self._engine, self._clock)
-        self._state_bytes = (found.state_bytes, found.state_bytes_per_token)
-        self._scheduler.costs.prefill_seconds_per_token = found.prefill_seconds_per_token
-        self._scheduler.costs.decode_seconds[1] = found.decode_seconds
-        self.state = self._snapshot()

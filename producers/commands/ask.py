@@ -1,0 +1,71 @@
+"""`turnpike ask`: one turn, streamed to the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import msgspec
+
+from broker.client import Client
+from broker.connection import Address
+from broker.errors import PublishError, TurnFailed
+from broker.messages import Chunk, End, Failed, Message, Sampling
+from broker.process import EXIT_INTERRUPTED
+from producers.routing.asking import CHATS, NO_ROUTES, ask_routed
+from producers.routing.policies import Routes
+from producers.routing.waiting import choosable, unless
+from producers.terminal.following import Following, with_seed
+from producers.terminal.printing import Printer, summary
+
+
+async def ask(
+    address: Address,
+    model: str,
+    text: str,
+    sampling: Sampling,
+    stop: asyncio.Event,
+    *,
+    routes: Routes = NO_ROUTES,
+    as_json: bool = False,
+    is_seeded: bool = True,
+) -> int:
+    """Prints the answer as it comes, or its end as JSON, a failed one too. `stop` cancels the turn.
+
+    Where nobody serves the model, one is waited for as long as the address says. Without `is_seeded` tokens are drawn
+    with a seed of their own. Raises NotServed, PublishError, TurnFailed.
+    """
+    printer = Printer()
+    async with Client(address) as client:
+        messages, drawn = [Message("user", text)], with_seed(sampling, is_seeded)
+        if not await unless(stop, choosable(client, routes, model, CHATS, address.wait, printer.note)):
+            return EXIT_INTERRUPTED
+        try:
+            answer = await ask_routed(client, routes, model, messages, sampling=drawn)
+            show = _ignored if as_json else printer.show
+            tells_place = sys.stderr.isatty() and not as_json
+            following = Following(client, answer, show, printer.note, address.wait, tells_place)
+            await following.until(stop)
+        except TurnFailed as error:
+            printer.end_line()
+            _print_end(as_json, error.failed, drawn)
+            raise
+        except PublishError as error:
+            _print_end(as_json, Failed("not_published", str(error), retryable=True), drawn)
+            raise
+    printer.end_line()
+    if answer.end is not None:
+        _print_end(as_json, answer.end, drawn)
+    if not as_json:
+        printer.note(summary(answer))
+    return EXIT_INTERRUPTED if following.was_stopped else 0
+
+
+def _ignored(chunk: Chunk) -> None:
+    pass
+
+
+def _print_end(as_json: bool, end: End, sampling: Sampling) -> None:
+    if as_json:
+        seed = {"seed": sampling.seed} if sampling.temperature else {}
+        sys.stdout.write(msgspec.json.encode(msgspec.to_builtins(end) | seed).decode() + "\n")

@@ -1,0 +1,1 @@
+"""`turnpike eval`: multiple choice over the queue."""

@@ -1,0 +1,1 @@
+"""`turnpike load`: the load generator, its schedules, and its runs."""

@@ -1,0 +1,1 @@
+"""`turnpike models`: model files by name, fetched, verified and given to neighbours."""

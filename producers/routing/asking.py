@@ -1,0 +1,99 @@
+"""A turn whose model a policy chose: where that model cannot answer it, the next one is asked."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from typing import Any
+
+import msgspec
+
+from broker.answer import Answer
+from broker.client import Client
+from broker.discovery import CHAT
+from broker.errors import QueueFull, TurnFailed, UnservedModel
+from broker.messages import Chunk, Message, new_id
+from broker.priorities import DEFAULT_PRIORITY, Priority
+from producers.routing.policies import Decision, Needs, Routes, choose
+
+MODELS_OWN = frozenset({"invalid_template", "prompt_too_long", "empty_prompt", "unsupported", "overloaded"})
+"""Failures that another model need not have: its template, its context, its speed."""
+PATIENT_SECONDS = 2.0
+NO_ROUTES = Routes()
+CHATS = Needs(can=frozenset({CHAT}))
+
+Choose = Callable[[Collection[str]], Decision]
+"""The decision without the models that were tried; raises UnservedModel."""
+
+
+class FallbackAnswer(Answer):
+    """An answer that changes over to another model as long as nothing of it was told. It is another turn then, with an
+    id of its own: the first has had its end."""
+
+    def __init__(self, first: Answer, decision: Decision, choose_again: Choose) -> None:
+        """`first` was not published yet, and is for the model of `decision`."""
+        super().__init__(first._client, first.turn, decision.model, first._priority)
+        self.decision = decision
+        self._choose_again = choose_again
+        self._tried = [decision.model]
+
+    async def publish(self) -> None:
+        while True:
+            try:
+                return await super().publish()
+            except (QueueFull, UnservedModel):
+                if not self._change_over():
+                    raise
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        has_told = False
+        while True:
+            try:
+                async for chunk in super().__aiter__():
+                    has_told = True
+                    yield chunk
+                return
+            except TurnFailed as error:
+                if has_told or error.failed.code not in MODELS_OWN or not self._change_over():
+                    raise
+
+    def _change_over(self) -> bool:
+        """To the next model; False where there is none."""
+        try:
+            decision = self._choose_again(self._tried)
+        except UnservedModel:
+            return False
+        self.decision = decision
+        self._tried.append(decision.model)
+        self._begin(msgspec.structs.replace(self.turn, id=new_id()), decision.model)
+        return True
+
+
+async def resolve(client: Client, model: str, routes: Routes = NO_ROUTES, needs: Needs = CHATS) -> str:
+    """The model that `auto` or a policy stands for; any other name is a model's. Raises UnservedModel."""
+    if routes.policy(model) is None:
+        return model
+    # On a busy board the answers come late: only who is silent for longer is not there.
+    return choose(routes, model, await client.workers() or await client.workers(PATIENT_SECONDS), needs).model
+
+
+async def ask_routed(
+    client: Client,
+    routes: Routes,
+    wanted: str,
+    messages: Sequence[Message],
+    *,
+    priority: Priority = DEFAULT_PRIORITY,
+    conversation: str | None = None,
+    **options: Any,
+) -> Answer:
+    """The answer of a turn for a model, `auto` or a policy, as `Client.ask` has it. Raises UnservedModel."""
+    conversation = conversation or new_id()
+    if routes.policy(wanted) is None:
+        return client.ask(wanted, messages, priority=priority, conversation=conversation, **options)
+    raw, kind = options.get("raw", False), options.get("kind", "generate")
+    needs = Needs.of(messages, raw=raw, kind=kind, priority=priority, conversation=conversation)
+    # On a busy board the answers come late: only who is silent for longer is not there.
+    workers = await client.workers() or await client.workers(PATIENT_SECONDS)
+    decision = choose(routes, wanted, workers, needs)
+    answer = client.ask(decision.model, messages, priority=priority, conversation=conversation, **options)
+    return FallbackAnswer(answer, decision, lambda tried: choose(routes, wanted, workers, needs, without=tried))

@@ -1,0 +1,130 @@
+"""A turn as somebody at a terminal follows it: told where it waits and that nobody serves it, and stopped at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+import nats.errors
+
+from broker.answer import Answer
+from broker.client import Client
+from broker.errors import NotServed, PublishError, QueueFull
+from broker.messages import Chunk, Sampling
+from producers.routing.waiting import LOOK_SECONDS, is_served, ready
+from producers.terminal.printing import counted
+
+QUIET_SECONDS = 5.0
+"""An answer that says nothing for so long may have lost its worker."""
+GIVE_UP_SECONDS = 60.0
+"""How long a turn that is queued waits for a worker that has gone: about what a restart takes."""
+STOP_SECONDS = 0.35
+"""How long a cancelled turn's end is waited for."""
+RETRY_SECONDS = 1.0
+MAX_SEED = 2**32
+
+
+def with_seed(sampling: Sampling, is_seeded: bool) -> Sampling:
+    """With a seed of its own where tokens are drawn and none was given: each turn draws otherwise."""
+    if is_seeded or not sampling.temperature:
+        return sampling
+    return msgspec.structs.replace(sampling, seed=secrets.randbelow(MAX_SEED))
+
+
+@dataclass
+class Following:
+    """One turn from before it is queued to its end. `say` tells people what it waits for.
+
+    `wait_seconds` are for a worker to come, or a full queue to have room. `tells_place`: also how long the line is.
+    """
+
+    client: Client
+    answer: Answer
+    show: Callable[[Chunk], object]
+    say: Callable[[str], object]
+    wait_seconds: float = 0.0
+    tells_place: bool = True
+    was_stopped: bool = False
+    _heard_at: float = field(default_factory=time.perf_counter)
+
+    async def until(self, stop: asyncio.Event) -> None:
+        """Streams it; `stop` cancels it and comes back at once, whether or not its end has come.
+
+        Raises NotServed where nobody serves the model, PublishError, TurnFailed, ServerError.
+        """
+        reading = asyncio.ensure_future(self._read())
+        watching = asyncio.ensure_future(self._watch())
+        stopping = asyncio.ensure_future(stop.wait())
+        tasks = (reading, watching, stopping)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done() and (stopping.done() or watching.done()):
+                self.was_stopped = stopping.done()
+                await self._cancel(reading)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if watching.done() and not watching.cancelled():
+            watching.result()
+        if not reading.cancelled() and not self.was_stopped:
+            reading.result()
+
+    async def _read(self) -> None:
+        await ready(self.client, self.answer.model, self.wait_seconds, self.say)
+        await self._publish()
+        async for chunk in self.answer:
+            self._heard_at = time.perf_counter()
+            self.show(chunk)
+
+    async def _publish(self) -> None:
+        until, has_told = time.perf_counter() + self.wait_seconds, False
+        while True:
+            try:
+                await self.answer.publish()
+                return
+            except QueueFull:
+                if time.perf_counter() >= until:
+                    raise
+            if not has_told:
+                self.say(
+                    f"the queue of {self.answer.model} is full: trying again for up to {self.wait_seconds:g} s; ^C ends"
+                )
+                has_told = True
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _watch(self) -> None:
+        """Tells what the queued turn waits for; raises NotServed when nobody has served it for too long."""
+        unserved_since: float | None = None
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            is_quiet = time.perf_counter() - self._heard_at > QUIET_SECONDS
+            if self.answer.acknowledged_at is None or (self.answer.started is not None and not is_quiet):
+                unserved_since = None
+            elif await is_served(self.client, self.answer.model):
+                unserved_since = None
+                await self._tell_place()
+            elif unserved_since is None:
+                unserved_since = time.perf_counter()
+                self.say(f"nobody serves {self.answer.model} just now: the turn waits for a worker; ^C stops it")
+            elif time.perf_counter() - unserved_since > max(GIVE_UP_SECONDS, self.wait_seconds):
+                raise NotServed(self.answer.model)
+
+    async def _tell_place(self) -> None:
+        if self.tells_place and (place := await self.answer.place()) is not None:
+            when = "" if place.seconds is None else f", about {place.seconds:.0f} s"
+            self.say(f"{counted(place.turns_ahead, 'turn')} ahead{when}")
+
+    async def _cancel(self, reading: asyncio.Future[None]) -> None:
+        """Stops the turn and waits a moment for its end; what is not there by then ends without a reader."""
+        if not self.answer.may_run:
+            return
+        with contextlib.suppress(PublishError, nats.errors.Error, TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await self.answer.cancel()
+                await asyncio.wait({reading})

@@ -1,0 +1,64 @@
+"""An answer at a terminal: its text on stdout, what is said about it in lines of its own on stderr."""
+
+from __future__ import annotations
+
+import sys
+
+from broker.answer import Answer
+from broker.messages import Chunk, Done, Failed
+
+
+class Printer:
+    """Prints one answer as it comes."""
+
+    def __init__(self) -> None:
+        self._attempt = 0
+        self._is_within_line = False
+
+    def show(self, chunk: Chunk) -> None:
+        if chunk.attempt > self._attempt:
+            self._attempt = chunk.attempt
+            sys.stdout.write("\n[started again by another worker]\n")
+        sys.stdout.write(chunk.text)
+        sys.stdout.flush()
+        if chunk.text:
+            self._is_within_line = not chunk.text.endswith("\n")
+
+    def end_line(self) -> None:
+        """What is printed next begins a line."""
+        if self._is_within_line:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+        self._is_within_line = False
+
+    def note(self, text: str) -> None:
+        """A line on stderr, which leaves what stdout has as it is: somebody may read that."""
+        is_seen_together = self._is_within_line and sys.stdout.isatty() and sys.stderr.isatty()
+        sys.stderr.write(f"{'\n' if is_seen_together else ''}[{text}]\n")
+        sys.stderr.flush()
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 turn`, `2 turns`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def summary(answer: Answer) -> str:
+    """What became of the turn, without brackets: figures, or why it failed; the seed where tokens were drawn."""
+    match answer.end:
+        case Done(usage=usage, timings=timings, finish_reason=reason):
+            tokens = counted(usage.completion_tokens, "token")
+            if usage.completion_tokens > 1 and timings.decode:
+                tokens += f" at {(usage.completion_tokens - 1) / timings.decode:.1f}/s"
+            sampling = answer.turn.sampling
+            seed = f"; seed {sampling.seed}" if sampling.temperature else ""
+            return (
+                f"{reason}: {counted(usage.prompt_tokens, 'prompt token')}, {usage.cached_tokens} of them cached; "
+                f"{tokens}; waited {timings.queue_wait * 1000:.0f} ms{seed}"
+            )
+        case Failed(code=code, detail=detail):
+            return f"{code}: {detail}"
+        case None if answer.sent_at is None:
+            return "stopped before it was queued"
+        case None:
+            return "stopped: its end has not come yet"

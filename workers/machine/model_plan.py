@@ -1,0 +1,30 @@
+"""The memory plan of a model of the catalogue, before any file of it is here: for systemd units, manifests and
+`turnpike models list`."""
+
+from __future__ import annotations
+
+from broker.catalogue import Entry
+from workers.engine.protocol import MAX_OUTPUTS
+from workers.machine.memory import KvShape, MemoryPlan, plan_memory
+from workers.settings import WorkerSettings
+
+LIMIT_HEADROOM_BYTES = 256 * 1024**2
+"""Between what a worker plans and where its process or its pod is killed."""
+
+
+def kv_shape(entry: Entry) -> KvShape:
+    """What the memory plan wants to know of a model."""
+    num_layers, num_embd, num_heads, num_ff, num_vocab = entry.shape
+    return KvShape(num_layers, entry.kv_bytes_per_token, num_embd, num_vocab, num_heads, num_ff)
+
+
+def plan(entry: Entry, num_ctx: int) -> MemoryPlan:
+    """A worker's with default settings and a context of `num_ctx` tokens, in bytes."""
+    return plan_memory(
+        kv_shape(entry),
+        file_bytes=entry.size_bytes,
+        num_ctx=num_ctx,
+        num_ubatch=WorkerSettings().num_ubatch,
+        max_outputs=MAX_OUTPUTS,
+        flash_attention=True,
+    )
