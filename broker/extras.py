@@ -1,4 +1,4 @@
-"""What a plain installation leaves out, and how it is had. PyPI's `turnpike` is another project: ours is turnpike-mq."""
+"""What a plain installation leaves out, and how it is had. PyPI's `turnpike` is another project."""
 
 from __future__ import annotations
 
