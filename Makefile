@@ -1,5 +1,5 @@
 # Every target does the set-up it needs; the second run starts in seconds.
-.PHONY: demo test check bench chaos hostile fuzz soak lock images dist clean setup e2e-kubernetes experiment long
+.PHONY: demo test real-models check bench chaos hostile fuzz soak lock images dist clean setup e2e-kubernetes experiment long
 
 setup:
 	@tools/setup.sh
@@ -10,6 +10,9 @@ demo: setup
 test: setup ## what a machine lacks (InfluxDB, kubectl, Chromium, Node) is skipped with its reason
 	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix examples/node; fi
 	@.venv/bin/python -m pytest
+
+real-models: setup ## the real models of tests and benchmarks (744 MB), by hash, into .cache/real-models
+	@.venv/bin/python tools/real_models.py
 
 check: setup ## lint and types
 	@.venv/bin/ruff check .

@@ -22,7 +22,8 @@ import matplotlib as mpl
 from benchmarks.harness import CORES, ROOT, Row, model, show, system, text_of
 from benchmarks.padded_model import write_padded
 from benchmarks.peers import Asked, Peer, Turnpike, llama_server
-from broker.messages import Message, Priority
+from broker.messages import Message
+from broker.priorities import Priority
 from producers.data.datasets import Conversation, load_conversations
 from workers.llama.context import LlamaModel
 

@@ -17,7 +17,7 @@ from benchmarks.harness import ROOT, Row, show
 from broker.errors import TurnRejected
 from broker.messages import Sampling
 from workers.engine.protocol import PENDING
-from workers.grammars.following import PATIENCE_SECONDS
+from workers.grammars.remote_matcher import PATIENCE_SECONDS
 from workers.grammars.schemas import gbnf_of_schema
 from workers.llama.context import LlamaModel
 from workers.llama.sampler import LlamaSampler, Logits
@@ -52,8 +52,8 @@ def follow(model: LlamaModel, gbnf: str) -> tuple[int, float, float, float, str]
         return found
 
     sampler = LlamaSampler(model.vocabulary, logits, Sampling(), [], gbnf)
-    following = sampler.following
-    assert following is not None
+    matcher = sampler.matcher
+    assert matcher is not None
     longest = 0.0
     index, how = 0, "went on"
     try:
@@ -72,18 +72,18 @@ def follow(model: LlamaModel, gbnf: str) -> tuple[int, float, float, float, str]
         how = error.detail.partition(": ")[2][:60]
     finally:
         sampler.close()
-    return index, following.longest_wait, following.waited_seconds, longest, how
+    return index, matcher.longest_wait, matcher.waited_seconds, longest, how
 
 
 def main() -> None:
     model = LlamaModel(Path(os.environ.get("MODEL", ROOT / "workers" / "models" / "demo.gguf")), vocab_only=True)
-    followers = model.vocabulary.followers
+    matchers = model.vocabulary.matcher_process
     assert model.vocabulary.end_tokens
     started = time.perf_counter()
-    followers.start()
+    matchers.start()
     ready = time.perf_counter() - started
-    assert followers.process is not None
-    rss = psutil.Process(followers.process.pid).memory_info().rss / 2**20
+    assert matchers.process is not None
+    rss = psutil.Process(matchers.process.pid).memory_info().rss / 2**20
     print(f"{model.vocabulary.num_tokens:,} tokens: {ready:.1f} s once a worker, {rss:.0f} MiB")
     highest = 0.0
     for name, gbnf in GRAMMARS.items():

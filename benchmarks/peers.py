@@ -15,7 +15,8 @@ from typing import Protocol
 import httpx2
 
 from benchmarks.harness import System, model, tool
-from broker.messages import Message, Priority, Sampling
+from broker.messages import Message, Sampling
+from broker.priorities import Priority
 from broker.process import spawn, terminate
 
 

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import psutil
 
 from benchmarks.harness import ROOT, Row, show
-from broker import metrics, subjects, topology
+from broker import jetstream, metrics, subjects, topology
 from broker.accounts import LOCAL, OPERATOR, WORKER, write_credentials
 from broker.client import Client
 from broker.connection import connect
@@ -108,7 +108,7 @@ async def cost(count: int, sync_interval: str = "always") -> Cost:
 async def until_queued(running: EmbeddedServer, count: int) -> None:
     nc = await connect(running.address(OPERATOR), name="bench")
     while True:
-        info = await topology.api(nc, f"STREAM.INFO.{subjects.turns_stream('m')}")
+        info = await jetstream.api(nc, f"STREAM.INFO.{subjects.turns_stream('m')}")
         assert info is not None
         if info["state"]["messages"] == count:
             break

@@ -23,7 +23,7 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from broker import codec, discovery, publishing, replies, serving, subjects, topology
+from broker import codec, discovery, jetstream, publishing, replies, serving, subjects
 from broker.connection import Address, close, connect
 from broker.errors import (
     Duplicate,
@@ -50,7 +50,6 @@ from broker.messages import (
     Kind,
     Message,
     Other,
-    Priority,
     Replay,
     ReplayRequest,
     Reply,
@@ -60,6 +59,7 @@ from broker.messages import (
     Turn,
     new_id,
 )
+from broker.priorities import DEFAULT_PRIORITY, Priority
 
 # A server that republishes nothing for so long may have ended the turn while we were away: then its end is read.
 LOOK_AFTER_SECONDS = 5.0
@@ -110,7 +110,7 @@ class Client:
         *,
         sampling: Sampling = Sampling(),
         conversation: str | None = None,
-        priority: Priority = "interactive",
+        priority: Priority = DEFAULT_PRIORITY,
         deadline: float | None = None,
         kind: Kind = "generate",
         continuations: Sequence[str] = (),
@@ -194,7 +194,7 @@ class Client:
         UnservedModel where no stream takes its turns, ServerError."""
         await serving.until_served(self.nc, model, seconds)
 
-    async def publish(self, turn: Turn, model: str, priority: Priority = "interactive") -> int:
+    async def publish(self, turn: Turn, model: str, priority: Priority = DEFAULT_PRIORITY) -> int:
         """Queues a turn; returns its stream sequence once the server has it on disk. Raises PublishError."""
         subject = subjects.turn(model, priority, self.name, turn.id)
         try:
@@ -205,7 +205,7 @@ class Client:
             # Ids are random: somebody else used this one, and what is queued is not ours.
             raise DuplicateTurn(turn.id) from None
         except NotStored as error:
-            raise QueueFull(model, error.reason) if error.code == publishing.NOT_TAKEN else error from None
+            raise QueueFull(model, error.reason) if error.code == jetstream.NOT_TAKEN else error from None
 
 
 @dataclass(frozen=True)
@@ -338,10 +338,10 @@ class Answer:
                 return None
             stream = subjects.turns_stream(self._model)
             try:
-                info = await topology.api(self._client.nc, f"CONSUMER.INFO.{stream}.{self._priority}")
+                info = await jetstream.consumer(self._client.nc, stream, self._priority)
                 if info is None:
                     return None
-                place = _Place(self._sequence, info["delivered"]["stream_seq"], info["num_pending"])
+                place = _Place(self._sequence, info.delivered.stream_sequence, info.num_pending)
                 subject = subjects.queue(self._model, self._priority)
                 self._beacons = await self._client.nc.subscribe(subject, cb=place.on_beacon)
             except (ServerError, nats.errors.Error):  # it has restarted, say: the turn waits all the same
@@ -400,7 +400,7 @@ class Answer:
             found = await self._look_after()
             self._keep_deadline()
             return found
-        if (message.headers or {}).get("Nats-Stream") == subjects.ENDS:
+        if (message.headers or {}).get(jetstream.STREAM) == subjects.ENDS:
             self.end = replies.understood_end(message.data, message.headers)
             return self._rest()
         try:
@@ -548,7 +548,7 @@ class _Followed(Answer):
 
     def __init__(self, client: Client, turn: str) -> None:
         known = Turn(subjects.token(turn, "turn"), turn, (Message("user", ""),))
-        super().__init__(client, known, "unknown", "interactive")
+        super().__init__(client, known, "unknown", DEFAULT_PRIORITY)
         self._early: list[Chunk] = []
 
     async def publish(self) -> None:

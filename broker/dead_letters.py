@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from nats.aio.client import Client as NatsConnection
 
-from broker import codec, publishing, replies, subjects, topology
+from broker import codec, jetstream, publishing, subjects
 from broker.errors import InvalidMessage, ServerError, TurnpikeError
 from broker.messages import DeadLetter, Turn, new_id
 from broker.replies import MAX_DETAIL
@@ -39,7 +39,7 @@ async def bury(nc: NatsConnection, letter: DeadLetter, model: str, sequence: int
         letter = replace(letter, reason=f"{letter.reason[:MAX_DETAIL]}…")
     name = f"{letter.subject}@{sequence}"
     payload = codec.encode(letter)
-    if not publishing.fits(nc, payload, {publishing.MESSAGE_ID: name}):
+    if not publishing.fits(nc, payload, {jetstream.MESSAGE_ID: name}):
         # The rest first: a letter never names what is not there.
         size = publishing.limit(nc) // 2
         rest = await publishing.publish(
@@ -51,16 +51,16 @@ async def bury(nc: NatsConnection, letter: DeadLetter, model: str, sequence: int
 
 async def read(nc: NatsConnection, model: str | None = None) -> list[Buried]:
     """The dead letters of a model or of all, oldest first, MAX_LISTED at most."""
-    stored = await replies.read_stored(nc, subjects.DEAD, subjects.dead(model), MAX_LISTED)
+    stored = await jetstream.read_stored(nc, subjects.DEAD, subjects.dead(model), MAX_LISTED)
     return [Buried(one.sequence, one.stored_at, _letter(one)) for one in stored]
 
 
-def _letter(stored: replies.Stored) -> DeadLetter:
+def _letter(stored: jetstream.StoredMessage) -> DeadLetter:
     """What is none is shown as one: it can be looked at, and purged."""
     try:
         return codec.decode(stored.payload, DeadLetter, stored.headers)
     except InvalidMessage as error:
-        subject = stored.headers.get("Nats-Subject", "")
+        subject = stored.headers.get(jetstream.SUBJECT, "")
         return DeadLetter(subject, f"this letter is not understood: {error}", 0, stored.payload)
 
 
@@ -68,7 +68,7 @@ async def whole(nc: NatsConnection, letter: DeadLetter) -> DeadLetter:
     """The letter with all of its payload; raises InvalidMessage where the rest of that has gone."""
     if not letter.rest:
         return letter
-    rest = await replies.stored_at(nc, subjects.DEAD, letter.rest)
+    rest = await jetstream.stored_at(nc, subjects.DEAD, letter.rest)
     if rest is None:
         raise InvalidMessage("payload", f"its rest, message {letter.rest} of {subjects.DEAD}, is not there any more")
     return replace(letter, payload=letter.payload + rest.payload, rest=0)
@@ -92,8 +92,8 @@ async def replay(nc: NatsConnection, buried: Buried) -> str:
 
 async def purge(nc: NatsConnection, buried: Buried) -> None:
     """Forgets a letter; raises NoSuchLetter."""
-    if await topology.api(nc, f"STREAM.MSG.DELETE.{subjects.DEAD}", {"seq": buried.sequence}) is None:
+    if not await jetstream.delete(nc, subjects.DEAD, buried.sequence):
         raise NoSuchLetter(buried.sequence)
     if buried.letter.rest:
         with contextlib.suppress(ServerError):  # it may have gone before its letter
-            await topology.api(nc, f"STREAM.MSG.DELETE.{subjects.DEAD}", {"seq": buried.letter.rest})
+            await jetstream.delete(nc, subjects.DEAD, buried.letter.rest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Mapping
 
@@ -12,6 +11,7 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from broker import jetstream
 from broker.errors import NotReady
 
 # Behind the server's own expiry: a pull that was lost with its connection is given up after so long.
@@ -45,11 +45,11 @@ class Delivery:
         """The turn has its end: it leaves the queue. Comes back when the server has said so, or after 2 s without."""
         self._settle()
         if not confirm:
-            await self._message._client.publish(self._message.reply, b"+ACK")
+            await self._message._client.publish(self._message.reply, jetstream.ACK)
             return
         try:
             # With the server's confirmation, as an ack lost on the wire would have the turn delivered again.
-            await self._message._client.request(self._message.reply, b"+ACK", timeout=2)
+            await self._message._client.request(self._message.reply, jetstream.ACK, timeout=2)
         except (nats.errors.Error, TimeoutError):
             # A redelivery finds the turn's end and drops it: late, not wrong.
             log.warning("ack not confirmed subject=%s", self.subject)
@@ -57,7 +57,7 @@ class Delivery:
     async def hand_back(self) -> None:
         """Not begun here: another worker may take it at once."""
         self._settle()
-        await self._message._client.publish(self._message.reply, b"-NAK")
+        await self._message._client.publish(self._message.reply, jetstream.NAK)
 
     def forget(self) -> None:
         """It is another worker's by now, who settles it: a word from here would have it delivered a third time."""
@@ -66,7 +66,7 @@ class Delivery:
     async def retry(self, delay: float) -> None:
         """It failed here in a way that may pass: it is delivered again after `delay` seconds."""
         self._settle()
-        await self._message._client.publish(self._message.reply, f'-NAK {{"delay": {int(delay * 1e9)}}}'.encode())
+        await self._message._client.publish(self._message.reply, jetstream.nak_after(delay))
 
     def _settle(self) -> None:
         assert not self._settled, f"{self.subject} settled twice"
@@ -75,7 +75,7 @@ class Delivery:
     async def in_progress(self) -> None:
         """Tells the server that the turn is in work: its ack_wait begins anew."""
         if not self._settled:
-            await self._message._client.publish(self._message.reply, b"+WPI")
+            await self._message._client.publish(self._message.reply, jetstream.IN_PROGRESS)
 
 
 class Puller:
@@ -88,7 +88,7 @@ class Puller:
     def __init__(self, nc: NatsConnection, stream: str, consumer: str) -> None:
         self._nc = nc
         self._name = f"{stream}/{consumer}"
-        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._next = jetstream.api_subject(jetstream.NEXT_MESSAGE, stream, consumer)
         self._inbox = nc.new_inbox()
         self._subscription: Subscription | None = None
 
@@ -103,8 +103,7 @@ class Puller:
         """The next turn, or None when none came within `expires` seconds; 0 asks without waiting."""
         assert self._subscription is not None
         if self._subscription.pending_msgs == 0:
-            request = {"batch": 1, "expires": int(expires * 1e9)} if expires else {"batch": 1, "no_wait": True}
-            await self._nc.publish(self._next, json.dumps(request).encode(), reply=self._inbox)
+            await self._nc.publish(self._next, jetstream.pull_request(expires), reply=self._inbox)
         try:
             message = await self._subscription.next_msg(timeout=expires + GRACE_SECONDS)
         except (nats.errors.TimeoutError, TimeoutError):

@@ -19,7 +19,6 @@ MAX_PART_BYTES = 512 * 1024
 """Of a KV state in one message: half of what the server lets pass."""
 
 Role = Literal["system", "user", "assistant"]
-Priority = Literal["interactive", "batch"]
 Kind = Literal["generate", "score"]
 FinishReason = Literal["stop", "length", "cancelled"]
 Word = Annotated[str, Meta(min_length=1, max_length=64)]

@@ -13,6 +13,8 @@ import re
 from nats.aio.client import Client
 from nats.protocol import parser
 
+from broker import jetstream
+
 log = logging.getLogger(__name__)
 
 # A subject ends where the server ends it: nats-py's \s knows more kinds of white space.
@@ -21,7 +23,7 @@ _REPLY = rb"(" + _ARGUMENT + rb")?"
 parser.MSG_RE = re.compile(rb"\AMSG[ \t]+" + _ARGUMENT * 2 + _REPLY + rb"([0-9]+)\r\n")
 parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+" + _ARGUMENT * 2 + _REPLY + rb"([0-9]+)[ \t]+([0-9]+)\r\n")
 
-ANSWERED = (b"_INBOX", b"$JS.ACK.", b"_R_.", b"_GR_.")
+ANSWERED = (b"_INBOX", f"{jetstream.ACKS}.".encode(), b"_R_.", b"_GR_.")
 """Where an answer may go: to somebody's inbox, to JetStream, or through a server to another account. A request that
 names another subject would have us write there with our rights: the end of another client's turn, for one."""
 

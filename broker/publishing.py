@@ -14,19 +14,11 @@ import nats.errors
 from msgspec import Struct
 from nats.aio.client import Client as NatsConnection
 
-from broker import codec
+from broker import codec, jetstream
 from broker.errors import Duplicate, NoStream, NotAcknowledged, NotStored, PayloadTooLarge
 from broker.topology import MAX_PAYLOAD_BYTES
 
 TIMEOUT_SECONDS = 5.0
-MESSAGE_ID = "Nats-Msg-Id"
-"""By which the server knows a message that it has stored lately."""
-
-# nats-server, server/errors.json
-WRONG_LAST_SEQUENCE = (10071, 10164)
-NOT_TAKEN = 10077
-"""The stream is full, or has one of this subject and takes no second."""
-TOO_LARGE = (10054, 10097)
 
 _HEAD = b"NATS/1.0\r\n"
 
@@ -81,7 +73,7 @@ async def publish(
     """
     head = with_content_type(headers)
     if message_id is not None:
-        head[MESSAGE_ID] = message_id
+        head[jetstream.MESSAGE_ID] = message_id
     size = num_bytes(payload, head)
     if size > limit(nc):
         raise PayloadTooLarge(size, limit(nc))
@@ -135,7 +127,7 @@ async def _ask(
 def _stored(answer: dict[str, Any], subject: str, size: int, most: int, *, is_ours: bool) -> Stored:
     # An error carries a sequence too, zero, so it is looked for first.
     match answer:
-        case {"error": {"err_code": code}} if code in TOO_LARGE:
+        case {"error": {"err_code": code}} if code in jetstream.TOO_LARGE:
             raise PayloadTooLarge(size, most)
         case {"error": failure}:
             words = failure if isinstance(failure, dict) else {"description": failure}

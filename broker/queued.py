@@ -6,7 +6,7 @@ import logging
 
 from nats.aio.client import Client as NatsConnection
 
-from broker import subjects, topology
+from broker import jetstream, subjects
 from broker.messages import Cancel, Done, End, Failed, Timings, Turn, Usage
 from broker.replies import write_end
 from broker.subjects import CancelAddress, TurnAddress
@@ -40,7 +40,7 @@ async def end_queued(nc: NatsConnection, address: TurnAddress, sequence: int, en
     first, so any number of processes may do this at once. Raises ServerError."""
     is_first = await write_end(nc, address, end)
     stream = subjects.turns_stream(address.model)
-    deleted = await topology.api(nc, f"STREAM.MSG.DELETE.{stream}", {"seq": sequence})
+    deleted = await jetstream.delete(nc, stream, sequence)
     if is_first:
-        log.info("⊘ queued turn=%s deleted=%s", address.turn, deleted is not None)
+        log.info("⊘ queued turn=%s deleted=%s", address.turn, deleted)
     return is_first

@@ -19,13 +19,13 @@ import nats.errors
 from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 
-from broker import codec, replies, serving, subjects, topology
+from broker import codec, jetstream, serving, subjects, topology
 from broker.connection import Address, check, close, connect, watch
 from broker.discovery import SERVING
 from broker.errors import ConnectionLost, InvalidMessage, InvalidName, NotReady, ServerError, TurnpikeError
+from broker.jetstream import StoredMessage
 from broker.messages import Cancel, End, Turn
 from broker.queued import end_queued, past_deadline, stopped
-from broker.replies import Stored
 from broker.subjects import CancelAddress, TurnAddress
 
 NAME = "reaper"
@@ -127,7 +127,7 @@ class Reaper:
     async def run(self, stop: asyncio.Event) -> None:
         """Looks every second, and soon when a cancel is heard, until `stop`. Raises ServerError when the connection is
         closed for good."""
-        heard = await self._nc.subscribe("cancel.>", cb=self._on_cancel)
+        heard = await self._nc.subscribe(subjects.ALL_CANCELS, cb=self._on_cancel)
         try:
             while not stop.is_set():
                 check(self._nc)
@@ -183,18 +183,12 @@ class Reaper:
 
     async def _filled(self) -> list[str]:
         """The models that have anything queued."""
-        found: list[str] = []
-        offset = 0
-        while True:
-            page = await topology.api(self._nc, "STREAM.LIST", {"subject": "turn.>", "offset": offset}) or {}
-            streams = page.get("streams") or []
-            for stream in streams:
-                name = stream["config"]["name"]
-                if name.startswith(subjects.TURNS_PREFIX) and stream["state"]["messages"]:
-                    found.append(name.removeprefix(subjects.TURNS_PREFIX))
-            offset += len(streams)
-            if not streams or offset >= page.get("total", 0):
-                return found
+        filled = [
+            one.name
+            for one in await jetstream.streams(self._nc, subjects.ALL_TURNS)
+            if one.name.startswith(subjects.TURNS_PREFIX) and one.state.num_messages
+        ]
+        return [name.removeprefix(subjects.TURNS_PREFIX) for name in filled]
 
     async def _is_unserved(self, model: str) -> bool:
         served_at = self._served_at.get(model)
@@ -219,7 +213,9 @@ class Reaper:
         """Takes up the cancels that are new; True where there are more."""
         horizon = time.time() - CANCEL_SECONDS
         self._cancels = {address: one for address, one in self._cancels.items() if one[1] >= horizon}
-        found = await replies.read_stored(self._nc, subjects.CANCELS, "cancel.>", MAX_READ, self._next_cancel)
+        found = await jetstream.read_stored(
+            self._nc, subjects.CANCELS, subjects.ALL_CANCELS, MAX_READ, self._next_cancel
+        )
         if not found and await self._is_another_store():
             self._next_cancel = 1
             return True
@@ -237,14 +233,14 @@ class Reaper:
 
     async def _is_another_store(self) -> bool:
         """Whether the cancels that were read are none of this server's: it came back with an empty store."""
-        info = await topology.api(self._nc, f"STREAM.INFO.{subjects.CANCELS}")
-        return info is not None and info["state"]["last_seq"] < self._next_cancel - 1
+        info = await jetstream.stream(self._nc, subjects.CANCELS)
+        return info is not None and info.state.last_sequence < self._next_cancel - 1
 
     async def _read_turns(self, model: str, queue: _Queue) -> bool:
         """Takes up the turns that are new in a queue; True where there are more."""
         num_read = 0
         while num_read < MAX_READ and len(queue.turns) < MAX_KNOWN:
-            piece = await replies.read_stored(
+            piece = await jetstream.read_stored(
                 self._nc, subjects.turns_stream(model), subjects.turns(model), PIECE, queue.next_sequence
             )
             for stored in piece:
@@ -276,12 +272,12 @@ class Reaper:
     async def _is_queued(self, turn: _Queued, sequence: int) -> bool:
         address = turn.address
         subject = subjects.turn(address.model, address.priority, address.client, address.turn)
-        stored = await replies.last_stored(self._nc, subjects.turns_stream(address.model), subject)
+        stored = await jetstream.last_stored(self._nc, subjects.turns_stream(address.model), subject)
         return stored is not None and stored.sequence == sequence
 
     async def _is_begun(self, turn: _Queued) -> bool:
         reply = subjects.reply(turn.address.client, turn.address.turn)
-        return await replies.last_stored(self._nc, subjects.REPLIES, reply) is not None
+        return await jetstream.last_stored(self._nc, subjects.REPLIES, reply) is not None
 
 
 def _cancelled(turn: _Queued, cancels: _Cancels) -> End | None:
@@ -300,7 +296,7 @@ def _cancelled(turn: _Queued, cancels: _Cancels) -> End | None:
     return None
 
 
-def _queued(stored: Stored) -> _Queued | None:
+def _queued(stored: StoredMessage) -> _Queued | None:
     """None for what is no turn: the worker that pulls it says so."""
     try:
         address = subjects.parse_turn(stored.subject)

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
-import nats.errors
-from msgspec import Struct
 from msgspec.structs import replace
 from nats.aio.client import Client as NatsConnection
-from nats.aio.subscription import Subscription
 
-from broker import codec, publishing, subjects, topology
+from broker import codec, jetstream, publishing, subjects
 from broker.errors import (
     ConnectionLost,
     Fenced,
@@ -27,6 +22,7 @@ from broker.errors import (
     PublishError,
     ServerError,
 )
+from broker.jetstream import StoredMessage
 from broker.messages import (
     NOT_UNDERSTOOD,
     Chunk,
@@ -41,36 +37,14 @@ from broker.messages import (
 )
 from broker.subjects import TurnAddress
 
-FENCE = "Nats-Expected-Last-Subject-Sequence"
 MAX_DETAIL = 2000
 """Characters of why a turn failed: a stranger's value may stand in it."""
 ENDS_REMOVED = 64
 _FULL_MARGIN = 4096
 """What the server keeps with a message: its subject, headers and a frame."""
 RETRY_SECONDS = 1.0
-BATCH = 256
-"""Messages of one batched direct get."""
 
 log = logging.getLogger(__name__)
-
-
-class Stored(Struct, frozen=True):
-    """A message as a stream holds it."""
-
-    payload: bytes
-    sequence: int
-    headers: dict[str, str]
-
-    @property
-    def subject(self) -> str:
-        return self.headers["Nats-Subject"]
-
-    @property
-    def stored_at(self) -> float:
-        """Seconds since the epoch, by the server's clock."""
-        # Nanoseconds, of which Python's parser takes six digits.
-        whole, _, fraction = self.headers["Nats-Time-Stamp"].rstrip("Z").partition(".")
-        return datetime.fromisoformat(f"{whole}.{fraction[:6] or 0}+00:00").timestamp()
 
 
 @dataclass(frozen=True)
@@ -82,33 +56,9 @@ class StoredReply:
     payload: bytes
 
 
-async def last_stored(nc: NatsConnection, stream: str, subject: str) -> Stored | None:
-    """The last message of one subject by direct get, or None. Raises ServerError when the stream does not answer."""
-    return await _direct_get(nc, f"{stream}.{subject}", b"", subject)
-
-
-async def stored_at(nc: NatsConnection, stream: str, sequence: int) -> Stored | None:
-    """The message of that sequence, or None. Not a producer's right; raises ServerError."""
-    return await _direct_get(nc, stream, json.dumps({"seq": sequence}).encode(), f"{stream} {sequence}")
-
-
-async def _direct_get(nc: NatsConnection, where: str, request: bytes, what: str) -> Stored | None:
-    try:
-        reply = await nc.request(f"$JS.API.DIRECT.GET.{where}", request, timeout=5)
-    except (nats.errors.Error, TimeoutError) as error:
-        raise ServerError(f"direct get of {what}: {str(error) or type(error).__name__}") from error
-    headers = dict(reply.headers or {})
-    # First: a message's own headers may hold a status, and the server's come behind them.
-    if "Nats-Sequence" in headers:
-        return Stored(reply.data, int(headers["Nats-Sequence"]), headers)
-    if headers.get("Status") == "404":
-        return None
-    raise ServerError(f"direct get of {what}: {headers.get('Status')} {headers.get('Description')}")
-
-
 async def read_end(nc: NatsConnection, client: str, turn: str) -> End | None:
     """The end of a turn, or None while it has none. One that is not understood is a failure that says so."""
-    stored = await last_stored(nc, subjects.ENDS, subjects.end(client, turn))
+    stored = await jetstream.last_stored(nc, subjects.ENDS, subjects.end(client, turn))
     return None if stored is None else understood_end(stored.payload, stored.headers)
 
 
@@ -129,55 +79,16 @@ def not_understood(what: object) -> Failed:
     return Failed(NOT_UNDERSTOOD, f"the turn is answered by another release, and its answer is not understood: {what}")
 
 
-async def read_stored(
-    nc: NatsConnection, stream: str, subject: str, limit: int | None = None, first: int = 1
-) -> list[Stored]:
-    """All messages of a subject or filter, in order, from the sequence `first` on, up to `limit`. Not a producer's
-    right; raises ServerError."""
-    inbox = nc.new_inbox()
-    subscription = await nc.subscribe(inbox)
-    found: list[Stored] = []
-    try:
-        while limit is None or len(found) < limit:
-            size = BATCH if limit is None else min(BATCH, limit - len(found))
-            request = {"seq": found[-1].sequence + 1 if found else first, "next_by_subj": subject, "batch": size}
-            await nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
-            num_before = len(found)
-            while (status := await _next_of_batch(subscription, found)) is None:
-                pass
-            if status == "404" or len(found) - num_before < size:
-                break
-        return found
-    except (nats.errors.Error, TimeoutError) as error:
-        raise ServerError(f"direct get of {subject}: {str(error) or type(error).__name__}") from error
-    finally:
-        with contextlib.suppress(nats.errors.Error):
-            await subscription.unsubscribe()
-
-
-async def _next_of_batch(subscription: Subscription, found: list[Stored]) -> str | None:
-    """Appends the next message of a batched direct get; the status that ends the batch, or None."""
-    message = await subscription.next_msg(timeout=5)
-    headers = dict(message.headers or {})
-    if "Nats-Sequence" in headers:
-        found.append(Stored(message.data, int(headers["Nats-Sequence"]), headers))
-        return None
-    status = headers.get("Status")
-    if status in ("404", "204"):  # no such message; the end of the batch
-        return status
-    raise ServerError(f"direct get: {status} {headers.get('Description')}")
-
-
 async def read_replies(nc: NatsConnection, client: str, turn: str) -> list[StoredReply]:
     """All that is stored of a turn's reply, in order. A worker's right; raises ServerError."""
     found: list[StoredReply] = []
-    for one in await read_stored(nc, subjects.REPLIES, subjects.reply(client, turn)):
+    for one in await jetstream.read_stored(nc, subjects.REPLIES, subjects.reply(client, turn)):
         before = found[-1].reply if found else None
         found.append(StoredReply(_understood(one, before), one.sequence, one.payload))
     return found
 
 
-def _understood(stored: Stored, before: Reply | Other | None) -> Reply | Other:
+def _understood(stored: StoredMessage, before: Reply | Other | None) -> Reply | Other:
     """A stored message of a reply; one of another release keeps its place, or gets that behind the one before."""
     try:
         found = codec.decode_reply(stored.payload, stored.headers)
@@ -264,16 +175,16 @@ class ReplyWriter:
         while True:
             try:
                 stored = await publishing.publish(
-                    self._nc, self._subject, payload, headers={FENCE: str(self._sequence)}
+                    self._nc, self._subject, payload, headers={jetstream.LAST_SUBJECT_SEQUENCE: str(self._sequence)}
                 )
                 self._sequence = stored.sequence
                 break
             except NotStored as error:
-                if error.code not in publishing.WRONG_LAST_SEQUENCE:
+                if error.code not in jetstream.WRONG_LAST_SEQUENCE:
                     await _wait_to_retry(self._nc, "chunk", self._address.turn, error)
                     continue
                 # Either somebody else's write, or ours, stored while its acknowledgement was lost.
-                last = await last_stored(self._nc, subjects.REPLIES, self._subject)
+                last = await jetstream.last_stored(self._nc, subjects.REPLIES, self._subject)
                 if last is None or last.payload != payload or last.sequence <= self._sequence:
                     raise Fenced(self._address.turn) from None
                 self._sequence = last.sequence
@@ -319,11 +230,11 @@ async def write_end(nc: NatsConnection, address: TurnAddress, end: End) -> bool:
             await publishing.publish(nc, subject, payload)
             return True
         except NotStored as error:
-            if error.code != publishing.NOT_TAKEN:
+            if error.code != jetstream.NOT_TAKEN:
                 await _wait_to_retry(nc, "end", address.turn, error)
                 continue
             # Either there is one already, maybe ours, stored while its acknowledgement was lost; or the stream is full.
-            stored = await last_stored(nc, subjects.ENDS, subject)
+            stored = await jetstream.last_stored(nc, subjects.ENDS, subject)
             if stored is not None:
                 return stored.payload == payload
             await _make_room(nc, len(payload))
@@ -358,17 +269,18 @@ async def _make_room(nc: NatsConnection, num_bytes: int) -> None:
     oldest as others do; and a turn that cannot end would be computed again and again.
     """
     try:
-        info = await topology.api(nc, f"STREAM.INFO.{subjects.ENDS}")
-        if info is None or not 0 <= info["config"]["max_bytes"] < info["state"]["bytes"] + num_bytes + _FULL_MARGIN:
+        info = await jetstream.stream(nc, subjects.ENDS)
+        most = info.max_bytes if info is not None else None
+        if info is None or most is None or most >= info.state.num_bytes + num_bytes + _FULL_MARGIN:
             # The server answers alike where its disk is full: nobody's end is given for that.
             log.warning("ends are not taken, and the stream is not full")
             await asyncio.sleep(RETRY_SECONDS)
             return
-        first = info["state"]["first_seq"]
+        first = info.state.first_sequence
         for sequence in range(first, first + ENDS_REMOVED):
             # Another worker may be at it too, or it has gone by age: that is no error.
             with contextlib.suppress(ServerError):
-                await topology.api(nc, f"STREAM.MSG.DELETE.{subjects.ENDS}", {"seq": sequence, "no_erase": True})
+                await jetstream.delete(nc, subjects.ENDS, sequence, overwrite=False)
         log.info("ends removed to make room from=%d num=%d", first, ENDS_REMOVED)
     except ServerError as error:
         log.warning("no room for an end error=%s", error)

@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import json
 import time
-from typing import Any
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
 
-from broker import discovery, subjects, topology
+from broker import discovery, jetstream, subjects
 from broker.discovery import SERVING, WorkerInfo
 from broker.errors import NotServed, UnservedModel
+from broker.priorities import DEFAULT_PRIORITY, PRIORITIES
 
 QUICK_SECONDS = 0.25
 """Within which a worker that has little to do answers."""
@@ -32,8 +32,9 @@ async def state(nc: NatsConnection, model: str) -> str | None:
     """SERVING within milliseconds where a worker of the model takes turns. Else what one does that answers, drains say;
     None where none answers: after a quarter of a second, or two where turns are in work, whose worker may only be busy.
     Raises ServerError."""
-    consumers = [await _consumer(nc, model, priority) for priority in subjects.PRIORITIES]
-    is_idle = not any(one.get("num_waiting") or one.get("num_ack_pending") for one in consumers)
+    stream = subjects.turns_stream(model)
+    found = [await jetstream.consumer(nc, stream, priority) for priority in PRIORITIES]
+    is_idle = not any(one.num_waiting or one.num_ack_pending for one in found if one is not None)
     return await _answered(nc, model, QUICK_SECONDS if is_idle else PATIENT_SECONDS)
 
 
@@ -62,29 +63,23 @@ async def until_served(nc: NatsConnection, model: str, seconds: float = 0.0) -> 
     at once where no stream takes its turns, ServerError."""
     until = time.monotonic() + seconds
     while not await is_served(nc, model):
-        if await topology.api(nc, f"CONSUMER.INFO.{subjects.turns_stream(model)}.{subjects.PRIORITIES[0]}") is None:
+        if not await has_queue(nc, model):
             raise UnservedModel(model)
         if time.monotonic() >= until:
             raise NotServed(model)
         await asyncio.sleep(LOOK_SECONDS)
 
 
+async def has_queue(nc: NatsConnection, model: str) -> bool:
+    """Whether the server has a queue for the model's turns, served or not. Raises ServerError."""
+    return await jetstream.consumer(nc, subjects.turns_stream(model), DEFAULT_PRIORITY) is not None
+
+
 async def queues(nc: NatsConnection) -> list[str]:
     """The models that the server has a queue for, served or not, by their tokens. Raises ServerError, also where it
     does not let us ask, as one that an older release has set up."""
-    found: list[str] = []
-    while True:
-        request = {"subject": "turn.>", "offset": len(found)}
-        page = await topology.api(nc, "STREAM.NAMES", request, timeout=NAMES_SECONDS)
-        names = (page or {}).get("streams") or []
-        found += names
-        if not names or len(found) >= (page or {}).get("total", 0):
-            break
+    found = await jetstream.stream_names(nc, subjects.ALL_TURNS, timeout=NAMES_SECONDS)
     return sorted(name.removeprefix(subjects.TURNS_PREFIX) for name in found if name.startswith(subjects.TURNS_PREFIX))
-
-
-async def _consumer(nc: NatsConnection, model: str, priority: str) -> dict[str, Any]:
-    return await topology.api(nc, f"CONSUMER.INFO.{subjects.turns_stream(model)}.{priority}") or {}
 
 
 async def _answered(nc: NatsConnection, model: str, seconds: float) -> str | None:

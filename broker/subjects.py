@@ -6,6 +6,7 @@ import platform
 import re
 from dataclasses import dataclass
 
+from broker import priorities
 from broker.errors import InvalidName
 
 TURNS_PREFIX = "TURNS-"
@@ -18,7 +19,8 @@ KV_HELD = "KV_HELD"
 """The bucket HELD, as the server stores it (ADR-8)."""
 WRITER = "writer"
 """The one consumer of TELEMETRY, which all sidecars share."""
-PRIORITIES = ("interactive", "batch")
+ALL_TURNS = "turn.>"
+ALL_CANCELS = "cancel.>"
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -46,15 +48,13 @@ class TurnAddress:
 
 
 def turn(model: str, priority: str, client: str, turn: str) -> str:
-    if priority not in PRIORITIES:
-        raise InvalidName("priority", priority)
-    return f"turn.{token(model, 'model')}.{priority}.{token(client, 'client')}.{token(turn, 'turn')}"
+    return f"turn.{token(model, 'model')}.{priorities.named(priority)}.{token(client, 'client')}.{token(turn, 'turn')}"
 
 
 def parse_turn(subject: str) -> TurnAddress:
     """The parts of a turn's subject; raises InvalidName."""
     match subject.split("."):
-        case ["turn", model, priority, client, turn] if priority in PRIORITIES:
+        case ["turn", model, priority, client, turn] if priority in priorities.PRIORITIES:
             return TurnAddress(token(model, "model"), priority, token(client, "client"), token(turn, "turn"))
     raise InvalidName("subject", subject)
 

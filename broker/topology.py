@@ -8,7 +8,6 @@ options that the promises rest on are newer than nats-py's types.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,15 +15,14 @@ from typing import Any
 
 from nats.aio.client import Client as NatsConnection
 
-from broker import subjects
+from broker import jetstream, subjects
 from broker.errors import NotReady, ServerError
+from broker.priorities import PRIORITIES
 from broker.process import ended_by_a_signal
 
-NANOSECONDS = 1_000_000_000
 ACK_WAIT_SECONDS = 30.0
 MAX_PAYLOAD_BYTES = 1024 * 1024
 RETRY_SECONDS = 1.0
-API_SECONDS = 10.0
 OUTAGE_SECONDS = 60.0
 """How long a server that does not answer any more may take to come back: it is being restarted."""
 
@@ -46,7 +44,7 @@ class Limits:
 
 
 def _seconds(value: float) -> int:
-    return int(value * NANOSECONDS)
+    return int(value * jetstream.NANOSECONDS)
 
 
 def streams(models: Iterable[str], limits: Limits = Limits()) -> list[dict[str, Any]]:
@@ -61,7 +59,7 @@ def streams(models: Iterable[str], limits: Limits = Limits()) -> list[dict[str, 
             "discard": "new",
             "max_msgs": limits.max_queued_turns,
             "max_bytes": limits.max_queued_bytes,
-            "max_consumers": len(subjects.PRIORITIES),
+            "max_consumers": len(PRIORITIES),
             "duplicate_window": _seconds(120),
         }
         for model in models
@@ -185,7 +183,7 @@ def consumers(model: str, limits: Limits = Limits()) -> list[dict[str, Any]]:
             "max_ack_pending": 1000,
             "max_waiting": 512,
         }
-        for priority in subjects.PRIORITIES
+        for priority in PRIORITIES
     ]
 
 
@@ -202,46 +200,29 @@ async def ensure(nc: NatsConnection, models: Iterable[str], limits: Limits = Lim
 
 async def _ensure_stream(nc: NatsConnection, config: dict[str, Any]) -> str | None:
     name = config["name"]
-    found = await api(nc, f"STREAM.INFO.{name}")
+    found = await jetstream.stream(nc, name)
     if found is None:
-        await api(nc, f"STREAM.CREATE.{name}", config)
+        await jetstream.create_stream(nc, config)
         return f"stream {name}: created"
-    if _holds(found["config"], config):
+    if _holds(found.config, config):
         return None
     # What we do not set keeps the operator's value.
-    await api(nc, f"STREAM.UPDATE.{name}", found["config"] | config)
+    await jetstream.update_stream(nc, found.config | config)
     return f"stream {name}: updated"
 
 
 async def _ensure_consumer(nc: NatsConnection, stream: str, config: dict[str, Any]) -> str | None:
     name = config["name"]
-    found = await api(nc, f"CONSUMER.INFO.{stream}.{name}")
-    if found is not None and _holds(found["config"], config):
+    found = await jetstream.consumer(nc, stream, name)
+    if found is not None and _holds(found.config, config):
         return None
-    subject = f"CONSUMER.CREATE.{stream}.{name}.{config['filter_subject']}"
-    await api(nc, subject, {"stream_name": stream, "config": config})
+    await jetstream.create_consumer(nc, stream, config)
     return f"consumer {stream}/{name}: {'created' if found is None else 'updated'}"
 
 
 def _holds(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
     # The server leaves out what is at its zero value.
     return all(found.get(key) == value or (key not in found and not value) for key, value in wanted.items())
-
-
-async def api(
-    nc: NatsConnection, subject: str, body: dict[str, Any] | None = None, timeout: float = API_SECONDS
-) -> dict[str, Any] | None:
-    """The answer of the JetStream API, None for "not found"; raises ServerError with the server's words."""
-    try:
-        reply = await nc.request(f"$JS.API.{subject}", json.dumps(body).encode() if body else b"", timeout=timeout)
-    except Exception as error:
-        raise ServerError(f"{subject}: {str(error) or type(error).__name__}") from error
-    answer: dict[str, Any] = json.loads(reply.data)
-    if failure := answer.get("error"):
-        if failure.get("code") == 404:
-            return None
-        raise ServerError(f"{subject}: {failure.get('description')} (code {failure.get('err_code')})")
-    return answer
 
 
 async def require(nc: NatsConnection, model: str, wait: float = 0.0) -> float:
@@ -262,11 +243,11 @@ async def require(nc: NatsConnection, model: str, wait: float = 0.0) -> float:
 async def _require(nc: NatsConnection, model: str) -> float:
     stream = subjects.turns_stream(model)
     ack_wait = ACK_WAIT_SECONDS
-    for priority in subjects.PRIORITIES:
-        found = await api(nc, f"CONSUMER.INFO.{stream}.{priority}", timeout=API_SECONDS)
+    for priority in PRIORITIES:
+        found = await jetstream.consumer(nc, stream, priority)
         if found is None:
             raise NotReady(f"consumer {stream}/{priority}")
-        ack_wait = found["config"]["ack_wait"] / NANOSECONDS
+        ack_wait = found.ack_wait_seconds
     return ack_wait
 
 
@@ -298,12 +279,12 @@ def permissions(role: str, user: str) -> dict[str, Any]:
                         "telemetry.>",
                         "kv.>",
                         "$KV.HELD.>",
-                        "$JS.ACK.>",
-                        "$JS.API.CONSUMER.MSG.NEXT.>",
-                        "$JS.API.CONSUMER.INFO.>",
-                        "$JS.API.STREAM.INFO.>",
-                        "$JS.API.STREAM.MSG.DELETE.>",
-                        "$JS.API.DIRECT.GET.>",
+                        jetstream.acks(),
+                        jetstream.api_subject(jetstream.NEXT_MESSAGE, ">"),
+                        jetstream.api_subject(jetstream.CONSUMER_INFO, ">"),
+                        jetstream.api_subject(jetstream.STREAM_INFO, ">"),
+                        jetstream.api_subject(jetstream.MESSAGE_DELETE, ">"),
+                        jetstream.api_subject(jetstream.DIRECT_GET, ">"),
                         *discovery,
                     ]
                 },
@@ -316,14 +297,14 @@ def permissions(role: str, user: str) -> dict[str, Any]:
                 "publish": {
                     "allow": [
                         # By name: what is queued under another priority no consumer takes, and it would stay for ever.
-                        *(f"turn.*.{priority}.{user}.*" for priority in subjects.PRIORITIES),
+                        *(f"turn.*.{priority}.{user}.*" for priority in PRIORITIES),
                         f"cancel.{user}.>",
                         f"replay.{user}.*",
                         f"run.{user}",
-                        f"$JS.API.DIRECT.GET.{subjects.REPLIES}.reply.{user}.*",
-                        f"$JS.API.DIRECT.GET.{subjects.ENDS}.end.{user}.*",
-                        "$JS.API.STREAM.NAMES",
-                        "$JS.API.CONSUMER.INFO.*.*",
+                        jetstream.api_subject(jetstream.DIRECT_GET, subjects.REPLIES, f"reply.{user}.*"),
+                        jetstream.api_subject(jetstream.DIRECT_GET, subjects.ENDS, f"end.{user}.*"),
+                        jetstream.api_subject(jetstream.STREAM_NAMES),
+                        jetstream.api_subject(jetstream.CONSUMER_INFO, "*", "*"),
                         *discovery,
                     ]
                 },
@@ -338,11 +319,11 @@ def permissions(role: str, user: str) -> dict[str, Any]:
                         "cancel.>",
                         "replay.>",
                         "telemetry.>",
-                        f"$JS.API.DIRECT.GET.{subjects.REPLIES}.reply.>",
-                        f"$JS.API.DIRECT.GET.{subjects.ENDS}.end.>",
-                        "$JS.API.DIRECT.GET.*.turn.>",
-                        "$JS.API.STREAM.NAMES",
-                        "$JS.API.CONSUMER.INFO.*.*",
+                        jetstream.api_subject(jetstream.DIRECT_GET, subjects.REPLIES, "reply.>"),
+                        jetstream.api_subject(jetstream.DIRECT_GET, subjects.ENDS, "end.>"),
+                        jetstream.api_subject(jetstream.DIRECT_GET, "*", "turn.>"),
+                        jetstream.api_subject(jetstream.STREAM_NAMES),
+                        jetstream.api_subject(jetstream.CONSUMER_INFO, "*", "*"),
                         *discovery,
                     ]
                 },
@@ -354,11 +335,11 @@ def permissions(role: str, user: str) -> dict[str, Any]:
                 "publish": {
                     "allow": [
                         "end.>",
-                        "$JS.API.STREAM.LIST",
-                        "$JS.API.STREAM.INFO.*",
-                        "$JS.API.STREAM.MSG.DELETE.*",
-                        "$JS.API.CONSUMER.INFO.*.*",
-                        "$JS.API.DIRECT.GET.>",
+                        jetstream.api_subject(jetstream.STREAM_LIST),
+                        jetstream.api_subject(jetstream.STREAM_INFO, "*"),
+                        jetstream.api_subject(jetstream.MESSAGE_DELETE, "*"),
+                        jetstream.api_subject(jetstream.CONSUMER_INFO, "*", "*"),
+                        jetstream.api_subject(jetstream.DIRECT_GET, ">"),
                         *discovery,
                     ]
                 },
@@ -366,9 +347,14 @@ def permissions(role: str, user: str) -> dict[str, Any]:
             }
         case "sidecar":
             # Writes points, and looks at what queues hold; it has no business with turns and replies.
-            watched = ["$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.INFO.*.*"]
-            taken = f"{subjects.TELEMETRY}.{subjects.WRITER}"
-            written = [f"$JS.API.CONSUMER.MSG.NEXT.{taken}", f"$JS.ACK.{taken}.>"]
+            watched = [
+                jetstream.api_subject(jetstream.ACCOUNT_INFO),
+                jetstream.api_subject(jetstream.STREAM_NAMES),
+                jetstream.api_subject(jetstream.STREAM_INFO, "*"),
+                jetstream.api_subject(jetstream.CONSUMER_INFO, "*", "*"),
+            ]
+            taken = (subjects.TELEMETRY, subjects.WRITER)
+            written = [jetstream.api_subject(jetstream.NEXT_MESSAGE, *taken), jetstream.acks(*taken)]
             return {
                 "publish": {"allow": ["telemetry.>", "node.*", *written, *watched, *discovery]},
                 "subscribe": {"allow": [inbox, "queue.>", "run.*", "telemetry.*"]},

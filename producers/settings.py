@@ -8,6 +8,7 @@ import msgspec
 
 from broker.errors import SettingsError, TurnpikeError
 from broker.messages import Sampling
+from broker.priorities import DEFAULT_PRIORITY, PRIORITIES
 from broker.settings import CommonSettings, Count, ModelSettings, Port, convert, flag
 from producers.load import arrivals
 
@@ -82,7 +83,7 @@ class LoadSettings(ModelSettings, frozen=True, kw_only=True):
     """FROM:SECONDS, rates doubled from FROM on until goodput falls, each for SECONDS, then bisected."""
     slo_ttft_seconds: float | None = None
     slo_tpot_seconds: float | None = None
-    priority: str = "interactive"
+    priority: str = DEFAULT_PRIORITY
     cancel_share: float = 0.0
     cancel_after_seconds: float = 1.0
     """The mean of an exponential distribution."""
@@ -176,9 +177,9 @@ class LoadSettings(ModelSettings, frozen=True, kw_only=True):
             except ValueError as error:
                 problems.append(f"--{name}: {error}")
         try:
-            unknown = {name for name, _ in self.weights(self.priority)} - {"interactive", "batch"}
+            unknown = {name for name, _ in self.weights(self.priority)} - set(PRIORITIES)
             if unknown:
-                problems.append(f"--priority: {', '.join(sorted(unknown))} is neither interactive nor batch")
+                problems.append(f"--priority: {', '.join(sorted(unknown))} is neither {' nor '.join(PRIORITIES)}")
         except ValueError as error:
             problems.append(f"--priority: {error}")
         if self.sweep is not None and self.slo_ttft_seconds is None and self.slo_tpot_seconds is None:

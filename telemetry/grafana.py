@@ -39,9 +39,11 @@ class InfluxQuery(Dataquery, Builder[Dataquery]):
             self.fields["alias"] = alias
 
     def build(self) -> InfluxQuery:
+        """Itself."""
         return self
 
     def to_json(self) -> dict[str, object]:
+        """As it stands in a dashboard's `targets`."""
         return self.fields
 
 
@@ -253,6 +255,7 @@ def files() -> dict[str, str]:
 
 
 def main() -> None:
+    """Writes every file into the folder that the command names."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files().items():

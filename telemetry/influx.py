@@ -72,7 +72,9 @@ class Sink(Protocol):
         """Stores what can be stored; returns what was refused for its own sake. Raises SinkUnavailable."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Lets go of the database or the file; nothing is written after."""
+        ...
 
 
 def line(point: Point) -> str:
@@ -150,6 +152,7 @@ class Influx:
         self._call(path, method, body=body)
 
     def close(self) -> None:
+        """Closes what influxdb-client holds: its connections and its writer."""
         closes: tuple[Callable[[], None], ...] = (self._api.close, self.client.close)
         for close in closes:
             close()
@@ -163,6 +166,10 @@ class InfluxSink:
         self._is_connected = False
 
     async def write(self, points: Sequence[Point]) -> list[Rejected]:
+        """Writes them, the first time after asking which InfluxDB it is; returns the lines that it will never take.
+
+        Raises SinkUnavailable where it takes nothing just now, with the seconds after which it wants to be asked again.
+        """
         if not self._is_connected:
             await asyncio.to_thread(self._influx.connect)
             self._is_connected = True
@@ -193,6 +200,7 @@ class InfluxSink:
             raise SinkUnavailable(self._influx.address.url, _cause(error)) from None
 
     async def close(self) -> None:
+        """Closes the connection."""
         self._influx.close()
 
 
@@ -219,6 +227,7 @@ class FileSink:
         self._lock = Lock.of(self._path, "the file of points", advice=advice)
 
     async def write(self, points: Sequence[Point]) -> list[Rejected]:
+        """Appends a line each and refuses none; raises SinkUnavailable where the file is not to be had."""
         text = "".join(f"{line(point)}\n" for point in points)
         try:
             self._hold()

@@ -34,6 +34,7 @@ class Ticks(Struct, frozen=True):
 
     @property
     def total(self) -> int:
+        """All of them: what a share is a share of."""
         return sum(getattr(self, name) for name in self.__struct_fields__)
 
     def since(self, before: Ticks) -> Ticks:

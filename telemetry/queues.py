@@ -7,13 +7,14 @@ import json
 import logging
 import time
 import urllib.request
-from datetime import datetime
 from typing import Any
 
 from nats.aio.client import Client as NatsConnection
 
-from broker import discovery, points, subjects, topology
+from broker import discovery, jetstream, points, subjects
+from broker.jetstream import AccountInfo, StreamInfo
 from broker.messages import Point
+from broker.priorities import PRIORITIES
 
 EVERY_SECONDS = 5
 """A divisor of a minute: sidecars on several nodes stamp the same instants."""
@@ -34,53 +35,49 @@ class Queues:
 
     async def points(self) -> list[Point | None]:
         """A point for each of them, of this instant; raises ServerError when the server does not answer."""
-        now = int(time.time() // EVERY_SECONDS * EVERY_SECONDS) * topology.NANOSECONDS
+        now = int(time.time() // EVERY_SECONDS * EVERY_SECONDS) * jetstream.NANOSECONDS
         self.workers = await discovery.find_workers(self._nc)
-        names = await topology.api(self._nc, "STREAM.NAMES") or {}
         found: list[Point | None] = []
-        for name in names.get("streams") or []:
-            info = await topology.api(self._nc, f"STREAM.INFO.{name}")
+        for name in await jetstream.stream_names(self._nc):
+            info = await jetstream.stream(self._nc, name)
             if info is None:
                 continue
             found.append(_stream(now, info))
             if name.startswith(subjects.TURNS_PREFIX):
-                found += [await self._queue(now, info, priority) for priority in subjects.PRIORITIES]
+                found += [await self._queue(now, info, priority) for priority in PRIORITIES]
             elif name == subjects.TELEMETRY:
                 await self._count_expired(info)
         found += self._by_model(now)
         found.append(await self._server(now))
         return found
 
-    async def _queue(self, now: int, stream: dict[str, Any], priority: str) -> Point | None:
-        name = stream["config"]["name"]
-        info = await topology.api(self._nc, f"CONSUMER.INFO.{name}.{priority}")
+    async def _queue(self, now: int, stream: StreamInfo, priority: str) -> Point | None:
+        name = stream.name
+        info = await jetstream.consumer(self._nc, name, priority)
         if info is None:
             return None
-        state = stream["state"]
-        oldest = None
-        if state["messages"]:
-            first = datetime.fromisoformat(state["first_ts"][:19] + "+00:00").timestamp()
-            oldest = max(0.0, time.time() - first)
+        first = stream.state.first_stored_at
+        oldest = None if first is None else max(0.0, time.time() - first)
         return points.QUEUE.point(
             now,
             {"model": name.removeprefix(subjects.TURNS_PREFIX), "priority": priority},
             {
-                "num_pending": info["num_pending"],
-                "num_in_work": info["num_ack_pending"],
-                "num_redelivered": info["num_redelivered"],
-                "num_waiting_pulls": info["num_waiting"],
+                "num_pending": info.num_pending,
+                "num_in_work": info.num_ack_pending,
+                "num_redelivered": info.num_redelivered,
+                "num_waiting_pulls": info.num_waiting,
                 "oldest_seconds": oldest,
             },
         )
 
-    async def _count_expired(self, stream: dict[str, Any]) -> None:
+    async def _count_expired(self, stream: StreamInfo) -> None:
         """The stream's bounds took what lies before its first message; what of it was never acknowledged is lost."""
-        info = await topology.api(self._nc, f"CONSUMER.INFO.{subjects.TELEMETRY}.{subjects.WRITER}")
+        info = await jetstream.consumer(self._nc, subjects.TELEMETRY, subjects.WRITER)
         if info is None:
             return
-        num_gone = stream["state"]["first_seq"] - 1
+        num_gone = stream.state.first_sequence - 1
         if self._num_gone is not None:
-            seen = max(self._num_gone, info["ack_floor"]["stream_seq"])
+            seen = max(self._num_gone, info.ack_floor.stream_sequence)
             self.num_expired += max(0, num_gone - seen)
         self._num_gone = num_gone
 
@@ -100,9 +97,8 @@ class Queues:
         return found
 
     async def _server(self, now: int) -> Point | None:
-        info = await topology.api(self._nc, "INFO") or {}
-        most = info.get("limits", {}).get("max_storage", -1)
-        fields: dict[str, Any] = {"store_bytes": info.get("storage"), "max_store_bytes": most if most > 0 else None}
+        account = await jetstream.account(self._nc) or AccountInfo()
+        fields: dict[str, Any] = {"store_bytes": account.num_bytes, "max_store_bytes": account.max_bytes}
         if self._monitor_url is not None:
             try:
                 fields |= _monitored(await asyncio.to_thread(_get, f"{self._monitor_url.rstrip('/')}/varz"))
@@ -111,16 +107,15 @@ class Queues:
         return points.BROKER.point(now, {"server": SERVER}, fields)
 
 
-def _stream(now: int, info: dict[str, Any]) -> Point | None:
-    state, most = info["state"], info["config"].get("max_bytes", -1)
+def _stream(now: int, info: StreamInfo) -> Point | None:
     return points.STREAM.point(
         now,
-        {"stream": info["config"]["name"]},
+        {"stream": info.name},
         {
-            "num_messages": state["messages"],
-            "bytes": state["bytes"],
-            "max_bytes": most if most > 0 else None,
-            "num_consumers": state["consumer_count"],
+            "num_messages": info.state.num_messages,
+            "bytes": info.state.num_bytes,
+            "max_bytes": info.max_bytes,
+            "num_consumers": info.state.num_consumers,
         },
     )
 

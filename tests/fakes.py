@@ -10,6 +10,7 @@ from array import array
 from nats.aio.client import Client as NatsConnection
 
 from broker.messages import Message, Sampling, TokenLogprob
+from workers.assembly import assemble
 from workers.engine.calibration import UNMEASURED, Calibration
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
@@ -19,8 +20,9 @@ from workers.engine.slots import Slots
 from workers.kv.cache import OffloadCache
 from workers.kv.index import packed
 from workers.metrics import Shape, WorkerMetrics
+from workers.options import WorkerOptions
 from workers.prompts.history import History, Rendered
-from workers.worker import Worker, WorkerOptions
+from workers.worker import Worker
 
 END = 0
 FIRST = 3
@@ -225,4 +227,4 @@ def fake_worker(
     slots = Slots(engine.num_slots, engine.num_ctx)
     loop = EngineLoop(engine, scheduler, slots, cache, on_step=metrics.on_step, power=power, calibration=calibration)
     history = history or History(FakeRenderer(), engine.vocabulary)
-    return Worker(nc, loop, history, NoGrammars(), options, cache=cache, metrics=metrics, power=power)
+    return assemble(nc, loop, history, NoGrammars(), options, cache=cache, metrics=metrics, power=power)

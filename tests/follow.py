@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from workers.llama.follower import Follower, Tables
+from workers.grammars.frames import IS_ACCEPTING, IS_DONE
+from workers.grammars.matcher import Matcher, TokenTable
 
 END = 256
 _CLOSERS = frozenset(b'"]}')
@@ -23,22 +24,22 @@ class Bytes:
         return bytes([token]) if token < END else b""
 
 
-TABLES = Tables(Bytes())  # type: ignore[arg-type]
+TABLE = TokenTable(Bytes())
 
 
 def accepts(gbnf: str, text: str) -> bool:
     """Whether the whole text is one of the grammar's."""
-    follower = Follower(TABLES, gbnf)
-    return all(follower.take(byte) for byte in text.encode()) and bool(follower.flags & 1)
+    matcher = Matcher(TABLE, gbnf)
+    return all(matcher.take(byte) for byte in text.encode()) and bool(matcher.flags & IS_ACCEPTING)
 
 
 def made(gbnf: str, seed: int, max_bytes: int = 4000) -> str:
     """A text that the grammar makes by chance, more and more in a hurry to end."""
-    follower, chance, text = Follower(TABLES, gbnf), random.Random(seed), bytearray()
-    while not follower.flags & 2 and len(text) < max_bytes:
-        if follower.flags & 1 and chance.random() < 0.3:
+    matcher, chance, text = Matcher(TABLE, gbnf), random.Random(seed), bytearray()
+    while not matcher.flags & IS_DONE and len(text) < max_bytes:
+        if matcher.flags & IS_ACCEPTING and chance.random() < 0.3:
             break
-        mask = follower.mask()
+        mask = matcher.mask()
         allowed = [byte for byte in range(END) if mask[byte >> 3] >> (byte & 7) & 1]
         hurry = [byte for byte in allowed if byte in _CLOSERS]
         if len(allowed) > 40:  # inside a string: to its end, or by capitals to where a pattern lets it end
@@ -48,7 +49,7 @@ def made(gbnf: str, seed: int, max_bytes: int = 4000) -> str:
         if hurry and chance.random() < 0.1 + len(text) / 400:
             allowed = hurry
         byte = chance.choice(allowed)
-        assert follower.take(byte)
+        assert matcher.take(byte)
         text.append(byte)
-    assert follower.flags & 1, f"no end in sight: {bytes(text)!r}"
+    assert matcher.flags & IS_ACCEPTING, f"no end in sight: {bytes(text)!r}"
     return text.decode()

@@ -1,4 +1,4 @@
-"""What CHANGELOG.md says of a version, for its release: tools/release_notes.py v0.1.0; 1 where that cannot be released."""
+"""What CHANGELOG.md says of a version, for its release: tools/release_notes.py v0.1.0; exit code 1 without an entry."""
 
 from __future__ import annotations
 

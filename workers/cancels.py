@@ -7,90 +7,51 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from broker import codec, replies, subjects
+from broker import codec, subjects
 from broker.errors import InvalidMessage, InvalidName
-from broker.messages import Cancel, End
+from broker.messages import Cancel
 from broker.queued import concerns
 from broker.subjects import CancelAddress
-from workers.queued_cancels import STORED_SECONDS, QueuedCancels
+from workers.queued_cancels import STORED_SECONDS, CancelledQueue, QueuedCancels
+from workers.turns.in_hand import TurnsInHand
 from workers.turns.work import Work
 
 MAX_RECENT = 1024
+"""Cancels that were heard last; older ones are in their stream."""
 
 log = logging.getLogger(__name__)
 
 
 class Cancels:
-    """Listens for cancels as long as it is entered; first this, then the pulls, or one could fall between the two.
-
-    `held` are the turns in the worker's hands by their jobs, `stop` ends one of them, `end_of` is the end of one that
-    was not begun.
-    """
+    """What was cancelled of one model's turns, by the worker of that name. `stop` ends a job in the engine."""
 
     def __init__(
-        self,
-        nc: NatsConnection,
-        model: str,
-        held: Mapping[str, Work],
-        stop: Callable[[str], None],
-        end_of: Callable[[Cancel, float], End],
+        self, queue: CancelledQueue, model: str, worker: str, in_hand: TurnsInHand, stop: Callable[[str], None]
     ) -> None:
-        self._nc = nc
-        self._model = model
-        self._held = held
+        self._queue = queue
+        self._in_hand = in_hand
         self._stop = stop
-        self._queued = QueuedCancels(nc, model, self._is_held, end_of)
         self._recent: deque[tuple[CancelAddress, Cancel, float]] = deque(maxlen=MAX_RECENT)
-        self._subscriptions: list[Subscription] = []
+        self.queued = QueuedCancels(queue, model, worker, in_hand.holds)
+        """Those that are carried out in the queue."""
 
-    def _is_held(self, client: str, turn: str) -> bool:
-        return any((work.address.client, work.turn.id) == (client, turn) for work in self._held.values())
-
-    async def __aenter__(self) -> None:
-        await self._queued.__aenter__()
-        self._subscriptions.append(await self._nc.subscribe("cancel.>", cb=self._on_cancel))
-        # Queued turns are looked for by one worker of the model, running ones by each in its own hands.
-        queued = await self._nc.subscribe("cancel.>", queue=f"cancels-{self._model}", cb=self._on_cancel_queued)
-        self._subscriptions.append(queued)
-
-    async def __aexit__(self, *_: object) -> None:
-        with contextlib.suppress(nats.errors.Error):
-            for subscription in self._subscriptions:
-                await subscription.unsubscribe()
-        await self._queued.__aexit__()
-
-    def _understood(self, message: Msg) -> tuple[CancelAddress, Cancel] | None:
-        try:
-            return subjects.parse_cancel(message.subject), codec.decode(message.data, Cancel, message.headers)
-        except (InvalidName, InvalidMessage) as error:
-            log.warning("cancel not understood subject=%r error=%s", message.subject[:200], error)
-            return None
-
-    async def _on_cancel(self, message: Msg) -> None:
-        """Stops what is in our own hands."""
-        if (understood := self._understood(message)) is None:
-            return
-        address, cancel = understood
+    def hear(self, address: CancelAddress, cancel: Cancel) -> None:
+        """Stops what is in our own hands, and keeps the cancel for those that come."""
         self._recent.append((address, cancel, time.perf_counter()))
-        for work in list(self._held.values()):
-            if concerns(address, work.address.client, work.turn):
-                log.info("⊘ cancel turn=%s", work.turn.id)
-                work.cancelled_by(cancel)
-                self._stop(work.job)
-
-    async def _on_cancel_queued(self, message: Msg) -> None:
-        if (understood := self._understood(message)) is not None:
-            self._queued.put(*understood)
+        for work in self._in_hand.concerned(address):
+            log.info("⊘ cancel turn=%s", work.turn.id)
+            work.cancelled_by(cancel)
+            self._stop(work.job)
 
     async def of(self, work: Work) -> Cancel | None:
-        """The cancel that concerns a turn: just heard, or in the stream from before we listened."""
+        """The cancel that concerns a turn: just heard, or in the stream from before we listened. Raises ServerError."""
         if work.cancel is not None:
             return work.cancel
         client, stored_at = work.address.client, work.delivery.stored_at
@@ -107,10 +68,49 @@ class Cancels:
             CancelAddress(client, conversation=work.turn.conversation),
             CancelAddress(client),
         ):
-            stored = await replies.last_stored(self._nc, subjects.CANCELS, subjects.cancel(address))
+            stored = await self._queue.last_cancel(address)
             # A conversation goes on after its cancel: only what was queued before is meant.
             if stored is None or (stored.stored_at < stored_at and not address.turn):
                 continue
             with contextlib.suppress(InvalidMessage):  # told when it was heard
                 return codec.decode(stored.payload, Cancel, stored.headers)
+        return None
+
+
+class CancelListener:
+    """Hears cancels as long as it is entered; first this, then the pulls, or one could fall between the two."""
+
+    def __init__(self, nc: NatsConnection, model: str, cancels: Cancels) -> None:
+        self._nc = nc
+        self._model = model
+        self.cancels = cancels
+        self._subscriptions: list[Subscription] = []
+
+    async def __aenter__(self) -> None:
+        await self.cancels.queued.__aenter__()
+        self._subscriptions.append(await self._nc.subscribe("cancel.>", cb=self._on_cancel))
+        # Queued turns are looked for by one worker of the model, running ones by each in its own hands.
+        queued = await self._nc.subscribe("cancel.>", queue=f"cancels-{self._model}", cb=self._on_cancel_queued)
+        self._subscriptions.append(queued)
+
+    async def __aexit__(self, *_: object) -> None:
+        with contextlib.suppress(nats.errors.Error):
+            for subscription in self._subscriptions:
+                await subscription.unsubscribe()
+        await self.cancels.queued.__aexit__()
+
+    async def _on_cancel(self, message: Msg) -> None:
+        if (understood := _understood(message)) is not None:
+            self.cancels.hear(*understood)
+
+    async def _on_cancel_queued(self, message: Msg) -> None:
+        if (understood := _understood(message)) is not None:
+            self.cancels.queued.put(*understood)
+
+
+def _understood(message: Msg) -> tuple[CancelAddress, Cancel] | None:
+    try:
+        return subjects.parse_cancel(message.subject), codec.decode(message.data, Cancel, message.headers)
+    except (InvalidName, InvalidMessage) as error:
+        log.warning("cancel not understood subject=%r error=%s", message.subject[:200], error)
         return None

@@ -79,13 +79,16 @@ def model_path(config: WorkerSettings) -> Path:
 async def serve(address: Address, config: WorkerSettings, version: str, stop: asyncio.Event) -> int:
     """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
     from broker.health import serve_health
+    from workers.assembly import assemble
     from workers.engine.loop import EngineLoop
     from workers.engine.power import Power
     from workers.engine.protocol import MAX_OUTPUTS
     from workers.engine.scheduler import Scheduler
     from workers.engine.slots import Slots
+    from workers.grammars.checker import GrammarChecker
     from workers.kv.cache import OffloadCache
     from workers.kv.disk import Disk
+    from workers.llama.aborts import explain_aborts
     from workers.llama.context import (
         ContextOptions,
         LlamaEngine,
@@ -93,19 +96,18 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
         missing_features,
         system_info,
     )
-    from workers.llama.last_words import say_before_dying
     from workers.machine.memory import available_bytes, check_memory
     from workers.metrics import Shape, WorkerMetrics, copy_bandwidth
+    from workers.options import WorkerOptions
     from workers.presence import abilities
     from workers.prompts.history import History
-    from workers.prompts.sandbox import Sandbox
-    from workers.worker import Worker, WorkerOptions
+    from workers.prompts.renderer import TemplateRenderer
 
     config.check()
     check_threads(config)
     keep_the_heap_small()
     path = await asyncio.to_thread(model_path, config)
-    say_before_dying(f"model file {path}")
+    explain_aborts(f"model file {path}")
     model_name = subjects.token(config.model, "model") if config.model else model_token(path)
     threads = config.threads or (default_threads() if config.deterministic else num_cores())
     nc = await connect(address, name=f"turnpike-worker-{model_name}")
@@ -164,14 +166,12 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             share_across_clients=config.share_prefixes,
         )
         vocabulary = model.vocabulary
-        sandbox = Sandbox(
-            path,
-            template=model.chat_template,
+        renderer = TemplateRenderer(
+            model.chat_template,
             bos_token=vocabulary.text(vocabulary.bos),
             eos_token=vocabulary.text(vocabulary.eos),
-            followers=vocabulary.followers,
         )
-        history = History(sandbox, vocabulary)
+        history = History(renderer, vocabulary)
         layout = _layout(config, model.fingerprint)
         disk = None
         if config.disk_bytes and engine.can_remove_part:
@@ -197,7 +197,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             canonical_chunk=canonical,
         )
         cleanup.callback(cache.close)
-        await sandbox.start()
+        await renderer.start()
         node = subjects.node_name(config.node)
         name = config.worker_name or f"{node[:48]}-{os.getpid()}"
         tags = {"node": node, "model": model_name, "quantization": model.quantization or "unknown", "worker": name}
@@ -215,11 +215,11 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             power=power,
             calibration=calibration,
         )
-        worker = Worker(
+        worker = assemble(
             nc,
             loop,
             history,
-            sandbox,
+            GrammarChecker(vocabulary.matcher_process),
             WorkerOptions(
                 name=name,
                 model=model_name,
@@ -235,7 +235,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
                 park_seconds=config.park_seconds,
                 wait_seconds=config.wait_seconds,
                 facts=_facts(config, model, threads, num_ctx),
-                can=await abilities(sandbox),
+                can=await abilities(renderer),
                 may_differ=config.allow_other_file,
             ),
             cache=cache,
@@ -249,7 +249,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             async with health:
                 await worker.run(stop)
         finally:
-            await sandbox.close()
+            await renderer.close()
             await close(nc)
     return 0
 

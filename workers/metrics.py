@@ -18,6 +18,7 @@ from broker.messages import CachedIn, Done, End, Point, RecomputedFor, Turn
 from workers.engine.events import LoopSnapshot
 from workers.engine.scheduler import Step
 from workers.kv.cache import CacheStats
+from workers.turns.work import TurnNotes
 
 TIERS: tuple[str, ...] = get_args(CachedIn)
 CAUSES: tuple[str, ...] = get_args(RecomputedFor)
@@ -66,19 +67,6 @@ class _Second:
     max_step_seconds: float = 0.0
     decode_step_seconds: float = 0.0
     read_bytes: int = 0
-
-
-@dataclass
-class TurnNotes:
-    """What is noted of a turn on its way: `first_token_at` by the wall clock, seconds since the epoch."""
-
-    first_token_at: float | None = None
-    num_resumed_tokens: int = 0
-    num_dropped: int = 0
-    """Messages that were left out of the prompt."""
-    joules: float | None = None
-    fetch_seconds: float | None = None
-    """For the state to come from another worker; None where none came."""
 
 
 @dataclass

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 
@@ -16,6 +18,7 @@ from broker import discovery
 from broker.discovery import CHAT, RAW, SCORE, Load, WorkerInfo
 from broker.errors import OtherFile, TurnRejected
 from broker.messages import Message
+from workers.options import WorkerOptions
 from workers.prompts.history import Renderer
 
 STOP_SECONDS = 1.0
@@ -34,29 +37,45 @@ async def abilities(renderer: Renderer) -> tuple[str, ...]:
     return (CHAT, RAW, SCORE)
 
 
+def metadata(options: WorkerOptions, num_ctx: int) -> dict[str, str]:
+    """What others are told of a worker that does not change, in discovery's words; `num_ctx` is its longest sequence in
+    tokens."""
+    return {
+        "worker": options.name,
+        "model": options.model,
+        "model_name": options.model_name,
+        "quantization": options.quantization,
+        "num_ctx": str(num_ctx),
+        "node": options.node,
+        "pid": str(os.getpid()),
+        "facts": json.dumps(dict(options.facts)),
+        "fingerprint": options.fingerprint,
+        "file_bytes": options.facts.get("file_bytes", ""),
+        "can": " ".join(options.can),
+    }
+
+
 class Presence:
     """A worker among others. It is seen from `start` on, chosen from `serve` to `leave`, and gone after `stop`."""
 
-    def __init__(
-        self, nc: NatsConnection, metadata: Mapping[str, str], load: Callable[[], Load], *, look_seconds: float
-    ) -> None:
+    def __init__(self, nc: NatsConnection, metadata: Mapping[str, str], *, look_seconds: float) -> None:
         """`metadata` as discovery wants it; `look_seconds` is how long others have to answer at the start."""
         self._nc = nc
         self._since = time.time()
         self._metadata = {**metadata, "since": repr(self._since), "state": discovery.STARTING}
         """As it is told to whoever asks: the service reads it each time."""
-        self._load = load
         self._look_seconds = look_seconds
         self._service: Service | None = None
 
     @property
     def state(self) -> str:
+        """STARTING, SERVING or DRAINING, as others see it."""
         return self._metadata["state"]
 
-    async def start(self, *, version: str, may_differ: bool) -> None:
-        """Announces the worker. Raises OtherFile where others serve the model from another file, unless that is
-        allowed: then it is told."""
-        self._service = await discovery.announce(self._nc, version=version, metadata=self._metadata, load=self._load)
+    async def start(self, load: Callable[[], Load], *, version: str, may_differ: bool) -> None:
+        """Announces the worker, whose load is asked for each time. Raises OtherFile where others serve the model from
+        another file, unless that is allowed: then it is told."""
+        self._service = await discovery.announce(self._nc, version=version, metadata=self._metadata, load=load)
         # Announced first: of two that start at once each sees the other, and one of them goes.
         found = await discovery.find_workers(self._nc, self._look_seconds)
         for other in found:
@@ -80,6 +99,7 @@ class Presence:
         return bool(size) and other.file_bytes is not None and str(other.file_bytes) != size  # an earlier release
 
     def serve(self) -> None:
+        """From now on it takes turns, and others may choose it."""
         self._metadata["state"] = discovery.SERVING
 
     async def leave(self) -> None:

@@ -13,15 +13,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from msgspec import Struct
-from nats.aio.client import Client as NatsConnection
 
-from broker import codec, replies, subjects, topology
+from broker import codec, subjects
 from broker.errors import InvalidMessage, PublishError, ServerError
+from broker.jetstream import StoredMessage
 from broker.messages import Cancel, End, Turn
-from broker.queued import end_queued
-from broker.subjects import CancelAddress, TurnAddress
+from broker.priorities import PRIORITIES
+from broker.queued import stopped
+from broker.subjects import CancelAddress
 from workers.health import guarded
 
 STORED_SECONDS = 0.2
@@ -34,6 +36,30 @@ MAX_SEEN = 20_000
 """Queued turns of which the conversation is known: a few megabytes."""
 
 log = logging.getLogger(__name__)
+
+
+class CancelledQueue(Protocol):
+    """A model's queue and the cancels on the server. `ModelQueue` is one; all of it raises ServerError."""
+
+    async def queued(self, subject: str) -> StoredMessage | None:
+        """The turn that is queued under that subject, or None."""
+        ...
+
+    async def subjects_of(self, client: str) -> list[str]:
+        """The subjects of all turns that a client has in the queue."""
+        ...
+
+    async def last_cancel(self, address: CancelAddress) -> StoredMessage | None:
+        """The last cancel of that address that was stored, or None."""
+        ...
+
+    async def is_begun(self, client: str, turn: str) -> bool:
+        """Whether a worker has written to the turn's reply."""
+        ...
+
+    async def end(self, client: str, turn: str, sequence: int, end: End) -> None:
+        """Ends a queued turn, and has it leave the queue. Raises PublishError."""
+        ...
 
 
 class _Seen(Struct, frozen=True):
@@ -84,21 +110,14 @@ class _Backlog:
 
 
 class QueuedCancels:
-    """The queue of one model. `is_held` says whether a client's turn is in this worker's hands, `end_of` is the end of
-    one that was not begun and waited so long."""
+    """Carries out cancels in the queue of one model, by the worker of that name. `is_held` says whether a client's turn
+    is in that worker's hands."""
 
-    def __init__(
-        self,
-        nc: NatsConnection,
-        model: str,
-        is_held: Callable[[str, str], bool],
-        end_of: Callable[[Cancel, float], End],
-    ) -> None:
-        self._nc = nc
+    def __init__(self, queue: CancelledQueue, model: str, worker: str, is_held: Callable[[str, str], bool]) -> None:
+        self._queue = queue
         self._model = model
-        self._stream = subjects.turns_stream(model)
+        self._worker = worker
         self._is_held = is_held
-        self._end_of = end_of
         self._backlogs: dict[str, _Backlog] = {}
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
         self._group = asyncio.TaskGroup()
@@ -149,19 +168,16 @@ class QueuedCancels:
     async def _cancel_turns(self, client: str, backlog: _Backlog) -> None:
         while backlog.turns:
             turn, cancel = backlog.turns.popitem(last=False)
-            for priority in subjects.PRIORITIES:
+            for priority in PRIORITIES:
                 # Not by the sequence that the cancel names: that could be another client's turn.
                 subject = subjects.turn(self._model, priority, client, turn)
-                if (stored := await replies.last_stored(self._nc, self._stream, subject)) is not None:
+                if (stored := await self._queue.queued(subject)) is not None:
                     await self._end(client, turn, stored.sequence, stored.stored_at, cancel)
 
     async def _end(self, client: str, turn: str, sequence: int, stored_at: float, cancel: Cancel) -> None:
-        if self._is_held(client, turn) or await replies.last_stored(
-            self._nc, subjects.REPLIES, subjects.reply(client, turn)
-        ):
+        if self._is_held(client, turn) or await self._queue.is_begun(client, turn):
             return  # some worker has begun it, and hears this too
-        end = self._end_of(cancel, max(0.0, time.time() - stored_at))
-        await end_queued(self._nc, TurnAddress(self._model, "", client, turn), sequence, end)
+        await self._queue.end(client, turn, sequence, stopped(cancel, max(0.0, time.time() - stored_at), self._worker))
 
     # --- Many ---
 
@@ -171,7 +187,7 @@ class QueuedCancels:
         await asyncio.sleep(max(0.0, first_at + STORED_SECONDS - time.monotonic()))
         wider = backlog.take_stored(time.monotonic())
         stamped = [(address, cancel, await self._stamp(address)) for address, cancel in wider.items()]
-        for subject in await self._subjects(client):
+        for subject in await self._queue.subjects_of(client):
             await self._cancel_turns(client, backlog)
             turn = subject.rpartition(".")[2]
             if self._is_held(client, turn) or (seen := await self._look_at(subject)) is None:
@@ -184,25 +200,15 @@ class QueuedCancels:
 
     async def _stamp(self, address: CancelAddress) -> float:
         """When the cancel was stored, by the server's clock: what is queued after it is not meant."""
-        stored = await replies.last_stored(self._nc, subjects.CANCELS, subjects.cancel(address))
+        stored = await self._queue.last_cancel(address)
         return stored.stored_at if stored is not None else 0.0
-
-    async def _subjects(self, client: str) -> list[str]:
-        found: dict[str, int] = {}
-        while True:
-            query = {"subjects_filter": subjects.turns_of(self._model, client), "offset": len(found)}
-            info = await topology.api(self._nc, f"STREAM.INFO.{self._stream}", query)
-            page = (info or {}).get("state", {}).get("subjects") or {}
-            found |= page
-            if not page or len(found) >= (info or {}).get("total", 0):
-                return list(found)
 
     async def _look_at(self, subject: str) -> _Seen | None:
         """A queued turn, fetched once; None for one that was taken meanwhile: whoever has it hears the cancel too."""
         if (seen := self._seen.get(subject)) is not None:
             self._seen.move_to_end(subject)
             return seen
-        stored = await replies.last_stored(self._nc, self._stream, subject)
+        stored = await self._queue.queued(subject)
         if stored is None:
             return None
         try:

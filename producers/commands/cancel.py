@@ -9,11 +9,12 @@ import sys
 import nats.errors
 from nats.aio.msg import Msg
 
-from broker import codec, serving, subjects, topology
+from broker import codec, jetstream, serving, subjects
 from broker.client import Client
 from broker.connection import Address
 from broker.errors import InvalidMessage, ServerError
 from broker.messages import Done, End, Failed, Reply
+from broker.priorities import PRIORITIES
 from producers.terminal.printing import counted
 
 FIRST_SECONDS = 4.0
@@ -100,9 +101,9 @@ async def _is_all_empty(client: Client) -> bool:
     """Whether nobody has anything queued or running."""
     try:
         for model in await serving.queues(client.nc):
-            for priority in subjects.PRIORITIES:
-                info = await topology.api(client.nc, f"CONSUMER.INFO.{subjects.turns_stream(model)}.{priority}")
-                if info is not None and (info["num_pending"] or info["num_ack_pending"]):
+            for priority in PRIORITIES:
+                info = await jetstream.consumer(client.nc, subjects.turns_stream(model), priority)
+                if info is not None and (info.num_pending or info.num_ack_pending):
                     return False
     except (ServerError, nats.errors.Error):
         return False

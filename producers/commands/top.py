@@ -13,11 +13,12 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from broker import serving, subjects, topology
+from broker import jetstream, serving, subjects
 from broker.client import Client
 from broker.connection import Address
 from broker.discovery import WorkerInfo
 from broker.errors import ServerError
+from broker.priorities import BATCH, INTERACTIVE, PRIORITIES
 from producers.terminal.tables import folding
 
 REFRESH_SECONDS = 1.0
@@ -43,11 +44,12 @@ async def look(client: Client) -> Picture:
     workers = await client.workers()
     queues = []
     for model in sorted({worker.model for worker in workers} | await _queued(client)):
-        pending, in_work = {}, {}
-        for priority in subjects.PRIORITIES:
-            info = await topology.api(client.nc, f"CONSUMER.INFO.{subjects.turns_stream(model)}.{priority}")
+        pending: dict[str, int] = {}
+        in_work: dict[str, int] = {}
+        for priority in PRIORITIES:
+            info = await jetstream.consumer(client.nc, subjects.turns_stream(model), priority)
             if info is not None:
-                pending[priority], in_work[priority] = info["num_pending"], info["num_ack_pending"]
+                pending[priority], in_work[priority] = info.num_pending, info.num_ack_pending
         queues.append(Queued(model, pending, in_work))
     return Picture(workers, queues)
 
@@ -111,8 +113,8 @@ def _shown(picture: Picture) -> RenderableType:
             queue.model,
             _num_workers(workers) if workers else "none",
             str(sum(worker.load.num_slots for worker in workers if worker.is_serving)),
-            str(queue.num_pending.get("interactive", 0)),
-            str(queue.num_pending.get("batch", 0)),
+            str(queue.num_pending.get(INTERACTIVE, 0)),
+            str(queue.num_pending.get(BATCH, 0)),
             str(sum(queue.num_in_work.values())),
             _wait(workers),
             style=None if any(worker.is_serving for worker in workers) else "red",

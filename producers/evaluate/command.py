@@ -27,6 +27,7 @@ from broker.discovery import RAW, SCORE
 from broker.errors import TurnFailed
 from broker.locks import Lock
 from broker.messages import Message, Score
+from broker.priorities import BATCH
 from broker.process import EXIT_INTERRUPTED
 from producers.data.rows import summary
 from producers.evaluate.items import EvalError, Item, read_items
@@ -165,7 +166,7 @@ async def run(
                 [Message("user", item.context)],
                 kind="score",
                 continuations=item.continuations,
-                priority="batch",
+                priority=BATCH,
                 raw=True,
             )
             running.add(answer)

@@ -20,7 +20,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from broker import points, serving, subjects, topology
+from broker import points, serving, subjects
 from broker.client import Answer, Client
 from broker.connection import check, trouble
 from broker.discovery import WorkerInfo, departures, find_workers
@@ -32,8 +32,9 @@ from broker.errors import (
     UnservedModel,
 )
 from broker.health import Rounds
+from broker.jetstream import last_stored
+from broker.priorities import PRIORITIES
 from broker.recorder import Recorder
-from broker.replies import last_stored
 from producers.gateway.answering import (
     ClientGone,
     Stream,
@@ -231,8 +232,7 @@ class Gateway:
         """Raises ApiError where the model's queue would take a turn that nobody takes from it."""
         if self._num_workers(model):
             return
-        consumer = f"{subjects.turns_stream(model)}.{subjects.PRIORITIES[0]}"
-        if await topology.api(self._nc, f"CONSUMER.INFO.{consumer}") is None:
+        if not await serving.has_queue(self._nc, model):
             raise no_such_model(model)
         if time.monotonic() - self._unserved_at.get(model, -STALE_SECONDS) > REFRESH_SECONDS:
             if await serving.is_served(self._nc, model):
@@ -314,7 +314,7 @@ class Gateway:
     async def _is_queued(self, client: str, turn: str, models: Iterable[str]) -> bool:
         """Whether it has not ended: until then it is in its model's queue, also while it is computed."""
         for model in models:
-            for priority in subjects.PRIORITIES:
+            for priority in PRIORITIES:
                 subject = subjects.turn(model, priority, client, turn)
                 with contextlib.suppress(ServerError):  # no such model
                     if await last_stored(self._nc, subjects.turns_stream(model), subject) is not None:

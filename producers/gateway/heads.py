@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-from broker.messages import Priority
+from broker import priorities
+from broker.errors import InvalidName
+from broker.priorities import DEFAULT_PRIORITY, PRIORITIES, Priority
 from producers.gateway.answering import ClientGone, Receive
 from producers.gateway.openai.errors import ApiError
 
@@ -17,12 +19,11 @@ MAX_DEADLINE_SECONDS = 7 * 24 * 3600
 
 
 def priority_of(headers: Mapping[str, str]) -> Priority:
-    match headers.get("turnpike-priority"):
-        case None | "interactive":
-            return "interactive"
-        case "batch":
-            return "batch"
-    raise ApiError(400, "Turnpike-Priority: is interactive or batch", param="Turnpike-Priority")
+    try:
+        return priorities.named(headers.get("turnpike-priority", DEFAULT_PRIORITY))
+    except InvalidName:
+        known = " or ".join(PRIORITIES)
+        raise ApiError(400, f"Turnpike-Priority: is {known}", param="Turnpike-Priority") from None
 
 
 def deadline_of(headers: Mapping[str, str]) -> float | None:

@@ -14,8 +14,9 @@ from nats.aio.msg import Msg
 from broker import codec, subjects
 from broker.client import Answer
 from broker.errors import InvalidMessage, ServerError
+from broker.jetstream import last_stored
 from broker.messages import Chunk, Done, End, Failed, Reply
-from broker.replies import last_stored, read_end
+from broker.replies import read_end
 from producers.gateway.keys import Account
 
 LOOK_SECONDS = 5.0

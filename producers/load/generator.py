@@ -15,9 +15,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 
+from broker import priorities
 from broker.client import Answer, Client
 from broker.errors import PublishError, TurnFailed
-from broker.messages import Chunk, End, Failed, Message, Priority, Sampling, new_id
+from broker.messages import Chunk, End, Failed, Message, Sampling, new_id
+from broker.priorities import Priority
 from producers.data.datasets import Conversation
 from producers.load.arrivals import Arrivals, Closed, Open, Think, share, stream
 from producers.records.lines import TurnRecord, with_end
@@ -223,7 +225,7 @@ class Generator:
     def _begin(self, number: int) -> Talk:
         rng = stream(self._options.seed, "conversation", number)
         model = _drawn(self._models, rng)
-        priority: Priority = "batch" if _drawn(self._priorities, rng) == "batch" else "interactive"
+        priority = priorities.named(_drawn(self._priorities, rng))
         conversation = self._conversations[number % len(self._conversations)]
         return Talk(number, conversation, model, priority)
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from broker import metrics
 from broker.messages import End, Failed
+from broker.priorities import DEFAULT_PRIORITY
 
 VERSION = 1
 
@@ -49,7 +50,7 @@ class TurnRecord(Struct, frozen=True, tag_field="kind", tag="turn", omit_default
     ended_at: float
     outcome: str
     """stop, length, cancelled, or the code of a failure."""
-    priority: str = "interactive"
+    priority: str = DEFAULT_PRIORITY
     dataset_id: str = ""
     scheduled_at: float | None = None
     arrivals: tuple[tuple[float, int], ...] = ()

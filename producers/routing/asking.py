@@ -10,7 +10,8 @@ import msgspec
 from broker.client import Answer, Client
 from broker.discovery import CHAT
 from broker.errors import QueueFull, TurnFailed, UnservedModel
-from broker.messages import Chunk, Message, Priority, new_id
+from broker.messages import Chunk, Message, new_id
+from broker.priorities import DEFAULT_PRIORITY, Priority
 from producers.routing.policies import Decision, Needs, Routes, choose
 
 MODELS_OWN = frozenset({"invalid_template", "prompt_too_long", "empty_prompt", "unsupported", "overloaded"})
@@ -80,7 +81,7 @@ async def ask_routed(
     wanted: str,
     messages: Sequence[Message],
     *,
-    priority: Priority = "interactive",
+    priority: Priority = DEFAULT_PRIORITY,
     conversation: str | None = None,
     **options: Any,
 ) -> Answer:

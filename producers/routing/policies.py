@@ -34,7 +34,8 @@ from msgspec import Struct
 
 from broker.discovery import CHAT, RAW, SCORE, WorkerInfo
 from broker.errors import PublishError, TurnpikeError, UnservedModel
-from broker.messages import Message, Priority, new_id
+from broker.messages import Message, new_id
+from broker.priorities import BATCH, DEFAULT_PRIORITY, Priority
 from broker.toml import read_toml
 
 AUTO = "auto"
@@ -147,7 +148,7 @@ class Needs:
     """CHAT, RAW, SCORE."""
     num_tokens: int = 0
     """Of its prompt, about."""
-    priority: Priority = "interactive"
+    priority: Priority = DEFAULT_PRIORITY
     conversation: str | None = None
     """Its turns go to the same one of equal models."""
 
@@ -158,7 +159,7 @@ class Needs:
         *,
         raw: bool = False,
         kind: str = "generate",
-        priority: Priority = "interactive",
+        priority: Priority = DEFAULT_PRIORITY,
         conversation: str | None = None,
     ) -> Needs:
         can = {RAW if raw else CHAT} | ({SCORE} if kind == "score" else set())
@@ -195,7 +196,7 @@ def _served(workers: Iterable[WorkerInfo], needs: Needs) -> list[_Served]:
 def _offered(model: str, workers: list[WorkerInfo], needs: Needs) -> _Served:
     loads = [worker.load for worker in workers]
     waits = [load.expected_wait_seconds for load in loads]
-    if needs.priority == "batch":
+    if needs.priority == BATCH:
         known = [load.batch_wait_seconds for load in loads]
         waits = [wait if batch is None else batch for wait, batch in zip(waits, known, strict=True)]
     return _Served(

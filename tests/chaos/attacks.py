@@ -23,7 +23,7 @@ from typing import Any
 import httpx2
 import nats.errors
 
-from broker import codec, subjects
+from broker import codec, priorities, subjects
 from broker.accounts import read_credentials
 from broker.client import Client
 from broker.errors import TurnpikeError
@@ -166,7 +166,7 @@ class Mallory:
     async def _odd_turns(self) -> None:
         for _ in range(20):
             payload, headers = mutant(self._rng, "turn")
-            subject = subjects.turn(self._model, self._rng.choice(subjects.PRIORITIES), self._client.name, new_id())
+            subject = subjects.turn(self._model, self._rng.choice(priorities.PRIORITIES), self._client.name, new_id())
             await self._client.nc.request(subject, payload, headers=headers or None, timeout=5)
 
     async def _odd_bytes(self) -> None:

@@ -29,9 +29,10 @@ from broker.accounts import LOCAL, OPERATOR
 from broker.client import Client
 from broker.connection import connect
 from broker.errors import ServerError
+from broker.jetstream import read_stored
 from broker.messages import Chunk, Done, End, Other, Reply, Started
 from broker.process import spawn, terminate
-from broker.replies import read_replies, read_stored
+from broker.replies import read_replies
 from tests.chaos.cable import Cable
 from tests.chaos.producer import MODEL, NUM_CASES, case
 from tests.cluster import Cluster, Process

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from broker import subjects, topology
+from broker import jetstream, subjects
 from broker.accounts import LOCAL, OPERATOR, WORKER, write_credentials
 from broker.client import Client
 from broker.connection import connect
@@ -130,7 +130,7 @@ async def stream_bytes(server: EmbeddedServer) -> dict[str, int]:
     nc = await connect(server.address(OPERATOR), name="soak")
     found = {}
     for stream in (subjects.turns_stream(MODEL), subjects.REPLIES, subjects.ENDS):
-        info = await topology.api(nc, f"STREAM.INFO.{stream}")
+        info = await jetstream.api(nc, f"STREAM.INFO.{stream}")
         assert info is not None
         found[stream] = int(info["state"]["bytes"])
     await nc.close()

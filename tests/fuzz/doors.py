@@ -13,7 +13,7 @@ import msgspec
 from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 
-from broker import codec, discovery, subjects
+from broker import codec, discovery, priorities, subjects
 from broker.accounts import LOCAL
 from broker.errors import InvalidMessage
 from tests.fuzz.mutants import KINDS, TURN_ID, Headers, bytes_changed, field_changed, mutant
@@ -87,7 +87,7 @@ class Doors:
     def _next_turn(self) -> tuple[str, bytes]:
         self._num_turns += 1
         turn = f"odd-{self._num_turns:08d}"
-        return turn, subjects.turn(self._model, self._rng.choice(subjects.PRIORITIES), LOCAL, turn).encode()
+        return turn, subjects.turn(self._model, self._rng.choice(priorities.PRIORITIES), LOCAL, turn).encode()
 
     async def _ask(self, turn: str, subject: bytes, payload: bytes, headers: bytes | None) -> None:
         stored = json.loads(await self._users["stranger"].request(subject, payload, headers) or b"{}")
@@ -142,7 +142,7 @@ class Doors:
         await self._publish("sidecar", subjects.telemetry(self._node), "points")
 
     async def _beacon(self) -> None:
-        await self._publish("peer", subjects.queue(self._model, self._rng.choice(subjects.PRIORITIES)), "beacon")
+        await self._publish("peer", subjects.queue(self._model, self._rng.choice(priorities.PRIORITIES)), "beacon")
 
     async def _run(self) -> None:
         await self._publish("stranger", subjects.runs(LOCAL), "run")

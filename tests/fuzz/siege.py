@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker import replies, subjects
+from broker import jetstream, subjects
 from broker.accounts import LOCAL, OPERATOR, SIDECAR, WORKER
 from broker.client import Client
 from broker.connection import close, connect
@@ -108,7 +108,7 @@ async def _unanswered(cluster: Cluster, turns: list[str]) -> list[str]:
     left = list(turns)
     try:
         while left:
-            found = [await replies.last_stored(nc, subjects.ENDS, subjects.end(LOCAL, turn)) for turn in left]
+            found = [await jetstream.last_stored(nc, subjects.ENDS, subjects.end(LOCAL, turn)) for turn in left]
             left = [turn for turn, end in zip(left, found, strict=True) if end is None]
             if left and time.monotonic() > until:
                 break

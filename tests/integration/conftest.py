@@ -9,23 +9,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import openai
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker.accounts import LOCAL, OPERATOR, WORKER
+from broker.accounts import GATEWAY, LOCAL, OPERATOR, WORKER
 from broker.client import Client
 from broker.connection import close, connect
 from broker.discovery import CHAT, RAW, SCORE
 from broker.influx_address import InfluxAddress
 from broker.server import EmbeddedServer
+from producers.gateway.app import Gateway
+from producers.gateway.keys import ClientKeys, Keys
+from producers.http_server import listen, serve_http
+from producers.routing.policies import Routes
 from telemetry.database import init
 from telemetry.influx import Influx
 from tests.fakes import FakeEngine, fake_worker
+from tests.gateway import StartGateway, talk
 from tests.influx_server import NO_INFLUXDB, InfluxServer, has_influxdb
+from tests.support import free_port
+from tests.terminal import Bench, Queued
 from workers.engine.calibration import UNMEASURED, calibrate
 from workers.kv.cache import OffloadCache
+from workers.options import WorkerOptions
 from workers.prompts.history import History
-from workers.worker import Worker, WorkerOptions
+from workers.worker import Worker
 
 
 @dataclass
@@ -40,6 +49,7 @@ class Running:
     cache: OffloadCache
 
 
+NO_ROUTES = Routes()
 StartWorker = Callable[..., AbstractAsyncContextManager[Running]]
 
 
@@ -123,3 +133,51 @@ async def influx(tmp_path: Path) -> AsyncIterator[InfluxServer]:
     async with server:
         await asyncio.to_thread(init, Influx(InfluxAddress.parse(server.url)))
         yield server
+
+
+@pytest.fixture
+def bench(nats_server: EmbeddedServer, tmp_path: Path) -> Bench:
+    return Bench(nats_server, tmp_path)
+
+
+@pytest.fixture
+async def queued(operator: NatsConnection) -> Queued:
+    found = Queued(operator)
+    await found.listen()
+    return found
+
+
+@pytest.fixture
+def start_gateway(nats_server: EmbeddedServer) -> StartGateway:
+    @asynccontextmanager
+    async def start(
+        keys: dict[str, ClientKeys] | None = None,
+        routes: Routes = NO_ROUTES,
+        max_connections: int = 512,
+        *,
+        leave_out_tools: bool = False,
+    ) -> AsyncIterator[str]:
+        """Its address."""
+        stop = asyncio.Event()
+        port = free_port()
+        nc = await connect(nats_server.address(GATEWAY), name="gateway")
+        gateway = Gateway(nc, Keys(keys), routes, node="here", version="0", leave_out_tools=leave_out_tools)
+        async with asyncio.TaskGroup() as group:
+            looking = group.create_task(gateway.look())
+            listening = listen("127.0.0.1", port)
+            group.create_task(serve_http(gateway.app(), listening, stop, max_connections=max_connections))
+            try:
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                stop.set()
+                looking.cancel()
+        await close(nc)
+
+    return start
+
+
+@pytest.fixture
+async def api(start_worker: StartWorker, start_gateway: StartGateway) -> AsyncIterator[openai.AsyncOpenAI]:
+    """A gateway before a worker, by the openai package."""
+    async with start_worker(), start_gateway() as url, talk(url) as found:
+        yield found

@@ -8,7 +8,7 @@ import time
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import codec, subjects, topology
+from broker import codec, jetstream, subjects, topology
 from broker.accounts import LOCAL, OPERATOR
 from broker.client import Answer, Client
 from broker.connection import close, connect
@@ -20,7 +20,9 @@ from broker.subjects import CancelAddress, TurnAddress
 from producers.gateway.answering import cancelled_unless_ended
 from tests.fakes import FakeEngine
 from tests.integration.conftest import Running, StartWorker
-from workers.cancels import Cancels
+from workers.cancels import CancelListener, Cancels
+from workers.model_queue import ModelQueue
+from workers.turns.in_hand import TurnsInHand
 from workers.turns.work import Work
 
 
@@ -41,7 +43,7 @@ async def queue_up(client: Client, number: int, conversation: str = "c") -> list
 
 
 async def num_queued(nc: NatsConnection) -> int:
-    info = await topology.api(nc, "STREAM.INFO.TURNS-m")
+    info = await jetstream.api(nc, "STREAM.INFO.TURNS-m")
     assert info is not None
     found: int = info["state"]["messages"]
     return found
@@ -52,7 +54,7 @@ async def until_carried_out(running: Running, client: Client) -> None:
     last = (await queue_up(client, 1, "last"))[0]
     await client.cancel(turn=last.turn.id)
     assert (await asyncio.wait_for(last, 10)).finish_reason == "cancelled"
-    while running.worker._cancels._queued.num_clients:
+    while running.worker.cancels.cancels.queued.num_clients:
         await client.nc.flush()
 
 
@@ -176,16 +178,13 @@ async def pulled(nc: NatsConnection) -> Delivery:
 async def test_cancels_that_come_while_a_turn_looks_for_its_own_are_no_error(
     client: Client, operator: NatsConnection
 ) -> None:
-    def nothing(*_: object) -> None:
-        return None
-
-    cancels = Cancels(operator, "m", {}, nothing, nothing)  # type: ignore[arg-type]
-    async with cancels:
+    cancels = Cancels(ModelQueue(operator, "m"), "m", "w", TurnsInHand(), lambda job: None)
+    async with CancelListener(operator, "m", cancels):
         await client.cancel()
         turn = Turn(new_id(), "c", (Message("user", "hello"),))
         await client.publish(turn, "m")
         work = Work(await pulled(operator), TurnAddress("m", "interactive", LOCAL, turn.id), turn, "job")
-        cancels._recent.append((CancelAddress(LOCAL), Cancel(), time.perf_counter()))
+        cancels.hear(CancelAddress(LOCAL), Cancel())
         looking = asyncio.ensure_future(cancels.of(work))
         for _ in range(20):
             await client.cancel(turn=new_id())

@@ -86,7 +86,7 @@ async def fill(nats_server: EmbeddedServer, influx: InfluxServer, start_worker: 
         sidecar(nats_server, tmp_path, influx.url, "unknown") as side,
     ):
         side._board.watts = 5.0  # this machine has no source of them
-        running.worker._metrics.shape = type(running.worker._metrics.shape)(10**9, 1000, 3e10)
+        running.worker.reporter._metrics.shape = type(running.worker.reporter._metrics.shape)(10**9, 1000, 3e10)
         await client.publish(client.ask("lonely", "hello").turn, "lonely")
         for run in ("first", "second"):
             options = LoadSettings(model="m", max_tokens=20, run=run)

@@ -22,8 +22,8 @@ from producers.http_server import listen, serve_http
 from producers.routing.asking import Elsewhere, ask_routed
 from producers.routing.policies import Policy, Routes
 from tests.fakes import FakeEngine
+from tests.gateway import events, text_of
 from tests.integration.conftest import StartWorker
-from tests.integration.test_gateway import events, text_of
 from tests.integration.test_presence import Refusing
 from tests.support import free_port
 from workers.prompts.history import History

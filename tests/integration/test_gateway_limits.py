@@ -12,7 +12,7 @@ import httpx2
 import openai
 import pytest
 
-from broker import codec, publishing, subjects, topology
+from broker import codec, jetstream, publishing, subjects
 from broker.accounts import LOCAL, OPERATOR, WORKER
 from broker.client import Answer, Client
 from broker.connection import close, connect
@@ -24,12 +24,10 @@ from producers.gateway import patience
 from producers.gateway.keys import ClientKeys, new_key
 from producers.routing.policies import Policy, Routes
 from tests.fakes import FakeEngine
+from tests.gateway import USER, StartGateway, events, num_queued, talk, text_of
 from tests.integration.conftest import StartWorker
-from tests.integration.test_gateway import USER, StartGateway, events, num_queued, start_gateway, talk, text_of
 from tests.integration.test_transfer import FAST, Conversation, slow_engine
 from workers.kv.cache import OffloadCache
-
-__all__ = ["start_gateway"]
 
 STREAM = {"model": "m", "messages": USER, "stream": True, "max_tokens": 200}
 
@@ -153,7 +151,7 @@ async def test_what_a_full_queue_refused_keeps_no_place_and_is_not_cancelled(
         await asyncio.to_thread(engine.entered.wait, 10)
         refused = [(await plain.post("/v1/chat/completions", json=body, headers=headers)).json() for _ in range(3)]
         assert [one["error"]["code"] for one in refused] == ["queue_full"] * 3
-        info = await topology.api(running.nc, "STREAM.INFO.CANCELS")
+        info = await jetstream.api(running.nc, "STREAM.INFO.CANCELS")
         assert info is not None
         assert info["state"]["messages"] == 0
         engine.gate.set()
@@ -298,7 +296,7 @@ async def test_a_turn_whose_reader_is_told_to_read_it_elsewhere_goes_on(
         assert '"code":"restarted"' in body
         assert f"/turns/{turn}" in body
     # The gateway has ended, and with it all that it does behind a stream.
-    info = await topology.api(nc, "STREAM.INFO.CANCELS")
+    info = await jetstream.api(nc, "STREAM.INFO.CANCELS")
     assert info is not None
     assert info["state"]["messages"] == 0
     await close(nc)

@@ -12,10 +12,8 @@ import openai
 import pytest
 
 from tests.fakes import FakeEngine
+from tests.gateway import USER, StartGateway, talk
 from tests.integration.conftest import StartWorker
-from tests.integration.test_gateway import USER, StartGateway, api, start_gateway, talk
-
-__all__ = ["api", "start_gateway"]
 
 CHAT = json.dumps({"model": "m", "messages": USER}).encode()
 
@@ -240,9 +238,9 @@ async def test_who_stops_reading_holds_no_more_than_a_bound_and_is_given_up(
         writer.write(post(body))
         # Its turn is cancelled long before all of it was computed: nobody reads it.
         async with asyncio.timeout(30):
-            while not running.worker._work:  # noqa: ASYNC110
+            while not running.worker.turns.in_hand:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-            while running.worker._work:  # noqa: ASYNC110
+            while running.worker.turns.in_hand:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert engine.num_tokens < 140_000
         writer.close()

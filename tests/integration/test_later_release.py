@@ -216,7 +216,7 @@ async def test_a_turn_that_a_later_release_has_ended_is_not_computed_again(
     async with start_worker() as running, asyncio.timeout(SECONDS):
         await client.ask("m", "another")
         assert running.engine.num_samplers == 0
-        assert running.worker._num_failed == 0
+        assert running.worker.turns.recent.num_failed == 0
     assert (await replies.read_replies(later, LOCAL, answer.turn.id)) == []
 
 
@@ -275,9 +275,9 @@ async def test_directory_and_node_of_a_later_release_hold_up_no_turn(
         await client.ask("m", "one", conversation="c")
         done = await client.ask("m", "two", conversation="c")
         assert done.text == "echo two"
-        while running.worker._node.watts != 7.5:
+        while running.worker.node.state.watts != 7.5:
             await client.nc.flush()
-        assert (running.worker._node.celsius, running.worker._node.is_throttled) == (None, None)
+        assert (running.worker.node.state.celsius, running.worker.node.state.is_throttled) == (None, None)
 
 
 async def test_one_dead_letter_that_is_not_understood_hides_no_other(

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker import hub, topology
+from broker import hub, jetstream
 from broker.accounts import LOCAL, OPERATOR, Accounts, read_credentials
 from broker.catalogue import Locked, read_lock
 from broker.client import Client
@@ -172,7 +172,7 @@ def until_ready(process: subprocess.Popen[str]) -> None:
 
 async def queued(folder: Path) -> int:
     nc = await connect(read_credentials(folder / "operator.credentials"), name="test")
-    info = await topology.api(nc, "STREAM.INFO.TURNS-m")
+    info = await jetstream.api(nc, "STREAM.INFO.TURNS-m")
     await nc.close()
     assert info is not None
     return int(info["state"]["messages"])

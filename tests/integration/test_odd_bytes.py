@@ -8,7 +8,7 @@ import json
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import codec, replies, subjects
+from broker import codec, jetstream, subjects
 from broker.accounts import LOCAL
 from broker.client import Client
 from broker.errors import TurnFailed
@@ -57,7 +57,7 @@ async def test_nobody_has_a_worker_write_the_end_of_anothers_turn(
         await stranger.flush()
         # What it was to answer came before this turn, on the same connection.
         await client.ask("m", "hello")
-        assert await replies.last_stored(running.nc, subjects.ENDS, subjects.end("victim", turn)) is None
+        assert await jetstream.last_stored(running.nc, subjects.ENDS, subjects.end("victim", turn)) is None
 
 
 @pytest.mark.parametrize("status", ["404", "408", "409\r\nDescription: Consumer Deleted", "503", "100"])
@@ -102,7 +102,7 @@ class Faulty(FakeRenderer):
 async def test_a_fault_of_ours_is_tried_again_and_then_said(
     client: Client, start_worker: StartWorker, operator: NatsConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.worker.FAULT_SECONDS", 0.01)
+    monkeypatch.setattr("workers.turns.settlement.FAULT_SECONDS", 0.01)
     engine, renderer = FakeEngine(), Faulty()
     async with start_worker(engine, history=History(renderer, engine.vocabulary)), asyncio.timeout(20):
         assert (await client.ask("m", "rare")).text == "echo rare"
@@ -112,6 +112,6 @@ async def test_a_fault_of_ours_is_tried_again_and_then_said(
         assert caught.value.failed.retryable
         assert renderer.num_tries == 1 + 4
         assert (await client.ask("m", "even")).text == "echo even"
-    stored = await replies.last_stored(operator, "DEAD", "dead.m")
+    stored = await jetstream.last_stored(operator, "DEAD", "dead.m")
     assert stored is not None
     assert codec.decode(codec.decode(stored.payload, DeadLetter).payload, Turn) == answer.turn

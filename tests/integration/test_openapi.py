@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
+from tests.gateway import StartGateway
 from tests.integration.conftest import StartWorker
-from tests.integration.test_gateway import StartGateway, start_gateway
 from tests.support import ROOT
 
 CHECKS = (
@@ -17,8 +17,6 @@ CHECKS = (
     "content_type_conformance",
     "response_schema_conformance",
 )
-
-__all__ = ["start_gateway"]
 
 
 @pytest.mark.timeout(180)

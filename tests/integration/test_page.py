@@ -9,15 +9,13 @@ import pytest
 from playwright.async_api import Page, async_playwright, expect
 
 from tests.fakes import FakeEngine
+from tests.gateway import StartGateway
 from tests.integration.conftest import StartWorker
-from tests.integration.test_gateway import StartGateway, start_gateway
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ANSWER = "All is well on the mast. " * 18
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-
-__all__ = ["start_gateway"]
 
 
 @pytest.fixture

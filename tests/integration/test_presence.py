@@ -118,7 +118,7 @@ async def test_a_turn_for_a_worker_that_was_chosen_just_before_it_left_is_answer
     async with start_worker() as running, departures(client.nc, lambda _: heard.set()):
         heard = asyncio.Event()
         await client.nc.flush()
-        await asyncio.wait_for(running.worker._puller._interactive_idle.wait(), SECONDS)
+        await asyncio.wait_for(running.worker.puller._interactive_idle.wait(), SECONDS)
         running.stop.set()
         await asyncio.wait_for(heard.wait(), SECONDS)
         async with asyncio.timeout(SECONDS):
@@ -154,7 +154,7 @@ async def test_the_wait_of_a_priority_does_not_count_what_waits_behind_it(
         answers = [client.ask("m", f"{number}", priority="batch") for number in range(40)]
         await asyncio.gather(*(answer.publish() for answer in answers))
         async with asyncio.timeout(SECONDS):
-            while running.worker._puller.num_held < 4:
+            while running.worker.puller._occupancy.num_held < 4:
                 await client.nc.flush()
         load = (await seen(client)).load
         # One turn's time for a slot to be free; behind all others for batch.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import codec, dead_letters, publishing, replies, subjects, topology
+from broker import codec, dead_letters, jetstream, publishing, subjects, topology
 from broker.accounts import LOCAL, OPERATOR, WORKER
 from broker.client import Client
 from broker.connection import close, connect
@@ -62,7 +62,7 @@ def turn_of(size: int, **others: object) -> Turn:
 
 async def test_headers_count_as_the_server_counts_them_and_no_size_closes_the_connection(client: Client) -> None:
     turn = turn_of(MIB)
-    head = publishing.num_bytes(b"", {publishing.MESSAGE_ID: turn.id, codec.CONTENT_TYPE: codec.MSGPACK})
+    head = publishing.num_bytes(b"", {jetstream.MESSAGE_ID: turn.id, codec.CONTENT_TYPE: codec.MSGPACK})
     assert await client.publish(turn_of(MIB - head), "m") == 1
     for size in (MIB - head + 1, MIB - 40, MIB, MIB + 1):
         with pytest.raises(PayloadTooLarge, match="1,048,576"):
@@ -131,7 +131,7 @@ async def test_a_point_that_cannot_be_sent_holds_up_no_other(
     assert await recorder.flush()
     assert (recorder.num_sent, recorder.num_dropped) == (2, 2)
     operator = await connect(nats_server.address(OPERATOR), name="operator")
-    stored = await replies.read_stored(operator, subjects.TELEMETRY, subjects.telemetry("n"))
+    stored = await jetstream.read_stored(operator, subjects.TELEMETRY, subjects.telemetry("n"))
     await close(operator)
     found = [point for one in stored for point in codec.decode(one.payload, Points).points]
     assert [point.fields["text"] for point in found] == ["one", "two"]
@@ -181,7 +181,7 @@ async def test_a_first_trys_duplicate_is_anothers_and_a_second_trys_is_our_own(
     stored = await late
     assert stored.is_duplicate
     assert stored.sequence == first.sequence + 1
-    info = await topology.api(operator, f"STREAM.INFO.{subjects.turns_stream('m')}")
+    info = await jetstream.api(operator, f"STREAM.INFO.{subjects.turns_stream('m')}")
     assert info is not None
     assert info["state"]["messages"] == 2
 
@@ -202,14 +202,14 @@ async def test_the_oldest_ends_stay_where_the_server_refuses_for_another_reason(
     config = next(one for one in topology.streams([]) if one["name"] == subjects.ENDS)
     kept = TurnAddress("m", "interactive", LOCAL, new_id())
     assert await write_end(operator, kept, Failed("x", "kept"))
-    await topology.api(operator, f"STREAM.UPDATE.{subjects.ENDS}", config | {"max_msgs": 1})
+    await jetstream.api(operator, f"STREAM.UPDATE.{subjects.ENDS}", config | {"max_msgs": 1})
     late = asyncio.ensure_future(
         write_end(operator, TurnAddress("m", "interactive", LOCAL, new_id()), Failed("x", "late"))
     )
     done, _ = await asyncio.wait({late}, timeout=1.5)
     assert not done
     assert await read_end(operator, LOCAL, kept.turn) is not None
-    await topology.api(operator, f"STREAM.UPDATE.{subjects.ENDS}", config)
+    await jetstream.api(operator, f"STREAM.UPDATE.{subjects.ENDS}", config)
     assert await asyncio.wait_for(late, 10)
 
 
@@ -225,7 +225,7 @@ async def bury(nc: NatsConnection, turn: Turn, model: str = "m", sequence: int =
 async def test_a_letter_of_a_turn_as_large_as_may_be_is_stored_whole_and_queued_again(
     worker: NatsConnection, operator: NatsConnection
 ) -> None:
-    head = publishing.num_bytes(b"", {publishing.MESSAGE_ID: new_id(), codec.CONTENT_TYPE: codec.MSGPACK})
+    head = publishing.num_bytes(b"", {jetstream.MESSAGE_ID: new_id(), codec.CONTENT_TYPE: codec.MSGPACK})
     sizes = (MIB - head, MIB - 400, MIB // 2, 300)
     turns = [turn_of(size) for size in sizes]
     for turn in turns:
@@ -236,12 +236,12 @@ async def test_a_letter_of_a_turn_as_large_as_may_be_is_stored_whole_and_queued_
     for one, turn in zip(found, turns, strict=True):
         new = await dead_letters.replay(operator, one)
         await dead_letters.purge(operator, one)
-        stored = await replies.last_stored(
+        stored = await jetstream.last_stored(
             operator, subjects.turns_stream("m"), subjects.turn("m", "interactive", LOCAL, new)
         )
         assert stored is not None
         assert codec.decode(stored.payload, Turn, stored.headers).messages == turn.messages
-    info = await topology.api(operator, f"STREAM.INFO.{subjects.DEAD}")
+    info = await jetstream.api(operator, f"STREAM.INFO.{subjects.DEAD}")
     assert info is not None
     assert info["state"]["messages"] == 0
     assert worker.is_connected
@@ -253,7 +253,7 @@ async def test_a_replayed_turn_keeps_all_but_its_id_and_deadline(operator: NatsC
     await bury(operator, turn)
     new = await dead_letters.replay(operator, (await dead_letters.read(operator))[0])
     subject = subjects.turn("m", "interactive", LOCAL, new)
-    stored = await replies.last_stored(operator, subjects.turns_stream("m"), subject)
+    stored = await jetstream.last_stored(operator, subjects.turns_stream("m"), subject)
     assert stored is not None
     again = codec.decode(stored.payload, Turn, stored.headers)
     assert (again.raw, again.run, again.deadline) == (True, "r1", None)

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import subjects, topology
+from broker import jetstream, subjects
 from broker.accounts import LOCAL, OPERATOR
 from broker.client import Answer, Client
 from broker.connection import connect
 from broker.errors import TurnFailed
-from broker.messages import Done, Failed, Priority, Sampling
+from broker.messages import Done, Failed, Sampling
+from broker.priorities import Priority
 from broker.server import EmbeddedServer
 from broker.topology import Limits
 from tests.fakes import FakeEngine
@@ -42,7 +43,7 @@ async def until_queued(nc: NatsConnection, count: int) -> None:
     """The end of a queued turn comes before its message goes."""
     async with asyncio.timeout(10):
         while True:
-            info = await topology.api(nc, f"STREAM.INFO.{subjects.turns_stream('m')}")
+            info = await jetstream.api(nc, f"STREAM.INFO.{subjects.turns_stream('m')}")
             assert info is not None
             if info["state"]["messages"] == count:
                 return
@@ -196,7 +197,7 @@ async def test_ends_over_their_bytes_make_room_for_new_ones(tmp_path: Path, star
             done = [await client.ask("m", "x" * 100) for _ in range(120)]
             assert all(len(one.text) > 100 for one in done)
         nc = await connect(server.address(OPERATOR), name="operator")
-        info = await topology.api(nc, f"STREAM.INFO.{subjects.ENDS}")
+        info = await jetstream.api(nc, f"STREAM.INFO.{subjects.ENDS}")
         await nc.close()
     assert info is not None
     assert info["state"]["bytes"] <= 30_000

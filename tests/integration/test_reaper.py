@@ -12,7 +12,7 @@ import nats.errors
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import codec, reaper, subjects, topology
+from broker import codec, jetstream, reaper, subjects, topology
 from broker.accounts import LOCAL, REAPER
 from broker.client import Answer, Client
 from broker.connection import close, connect
@@ -160,7 +160,7 @@ async def test_a_turn_that_has_gone_gets_no_second_life(client: Client, operator
     answer = await queued(client, "gone", deadline=time.time() + 0.5)
     looking = Reaper(operator)
     await looking.look()
-    await topology.api(operator, "STREAM.PURGE.TURNS-m")
+    await jetstream.api(operator, "STREAM.PURGE.TURNS-m")
     kept = await queued(client, "kept")
     await asyncio.sleep(max(0.0, (answer.turn.deadline or 0) - time.time()))
     await looking.look()
@@ -216,9 +216,9 @@ async def test_a_queue_that_cannot_be_read_holds_up_no_other(
     nats_server: EmbeddedServer, client: Client, operator: NatsConnection
 ) -> None:
     await topology.ensure(operator, ["another"])
-    unread = await topology.api(operator, "STREAM.INFO.TURNS-another")
+    unread = await jetstream.api(operator, "STREAM.INFO.TURNS-another")
     assert unread is not None
-    await topology.api(operator, "STREAM.UPDATE.TURNS-another", unread["config"] | {"allow_direct": False})
+    await jetstream.api(operator, "STREAM.UPDATE.TURNS-another", unread["config"] | {"allow_direct": False})
     await client.ask("another", "queued").publish()
     late = await queued(client, "late", deadline=1.0)
     await Reaper(operator).look()
@@ -233,7 +233,7 @@ async def test_a_reaper_hears_the_cancels_of_a_server_that_came_back_with_an_emp
     for _ in range(3):
         await client.cancel(conversation="another")
     await looking.look()
-    await topology.api(operator, f"STREAM.DELETE.{subjects.CANCELS}")
+    await jetstream.api(operator, f"STREAM.DELETE.{subjects.CANCELS}")
     await topology.ensure(operator, [])
     await answer.cancel()
     while await looking.look():
@@ -255,7 +255,7 @@ async def test_beside_a_server_a_reaper_whose_connection_was_closed_for_good_beg
 
 
 async def state_of(nc: NatsConnection, stream: str) -> dict[str, int]:
-    info = await topology.api(nc, f"STREAM.INFO.{stream}")
+    info = await jetstream.api(nc, f"STREAM.INFO.{stream}")
     assert info is not None
     return dict(info["state"])
 

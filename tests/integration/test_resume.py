@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import codec, replies, subjects, topology
+from broker import codec, jetstream, replies, subjects
 from broker.accounts import LOCAL
 from broker.client import Answer, Client
 from broker.errors import Fenced, TurnFailed
@@ -111,14 +111,14 @@ async def test_a_turn_that_comes_back_to_the_worker_that_still_has_it_is_answere
     async with start_worker(FakeEngine(answer=ANSWER, step_seconds=0.02)) as running:
         stream = answer.__aiter__()
         tokens = list((await anext(stream)).tokens)
-        (delivery,) = running.worker._deliveries
+        (delivery,) = running.worker.keep_alive.deliveries
         assert delivery._message.reply
         await operator.publish(delivery._message.reply, b"-NAK")
         async for chunk in stream:
             tokens += chunk.tokens
         assert (answer.done.finish_reason, answer.done.text) == ("stop", ANSWER)
         assert tokens == list(answer.done.tokens) == [ord(character) + FIRST for character in ANSWER]
-        info = await topology.api(operator, f"CONSUMER.INFO.{subjects.turns_stream('m')}.interactive")
+        info = await jetstream.api(operator, f"CONSUMER.INFO.{subjects.turns_stream('m')}.interactive")
     assert info is not None
     # The one that was given up did not have it delivered a third time.
     assert info["delivered"]["consumer_seq"] == 2
@@ -154,7 +154,7 @@ async def test_three_crashes_are_poison_whatever_they_sent(
         with pytest.raises(TurnFailed, match="poison"):
             await collect(answer)
         assert running.engine.num_steps == 0
-    stored = await replies.last_stored(operator, subjects.DEAD, subjects.dead("m"))
+    stored = await jetstream.last_stored(operator, subjects.DEAD, subjects.dead("m"))
     assert stored is not None
     assert "begun 3 times" in codec.decode(stored.payload, DeadLetter).reason
 
@@ -218,9 +218,9 @@ async def test_what_a_killed_server_lost_after_a_reader_saw_it_is_not_read_twice
     stream = answer.__aiter__()
     seen = [await anext(stream) for _ in range(3)]
     # The last chunk is gone from the stream, as after a power cut.
-    last = await replies.last_stored(operator, subjects.REPLIES, subjects.reply(LOCAL, answer.turn.id))
+    last = await jetstream.last_stored(operator, subjects.REPLIES, subjects.reply(LOCAL, answer.turn.id))
     assert last is not None
-    await topology.api(operator, f"STREAM.MSG.DELETE.{subjects.REPLIES}", {"seq": last.sequence})
+    await jetstream.api(operator, f"STREAM.MSG.DELETE.{subjects.REPLIES}", {"seq": last.sequence})
     async with start_worker(FakeEngine(answer=ANSWER)):
         seen += [chunk async for chunk in stream]
     assert "".join(chunk.text for chunk in seen) == ANSWER == answer.done.text

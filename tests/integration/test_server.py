@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from broker import topology
+from broker import jetstream, topology
 from broker.accounts import LOCAL, OPERATOR, WORKER
 from broker.connection import Address, connect
 from broker.errors import NotReady, Refused, ServerError, ServerTooOld, ServerUnavailable
@@ -29,7 +29,7 @@ async def test_a_changed_limit_is_updated_in_place(nats_server: EmbeddedServer) 
     assert "stream TURNS-m: updated" in changed
     assert "consumer TURNS-m/batch: updated" in changed
     nc = await connect(nats_server.address(OPERATOR), name="test")
-    info = await topology.api(nc, "STREAM.INFO.TURNS-m")
+    info = await jetstream.api(nc, "STREAM.INFO.TURNS-m")
     assert info is not None
     assert info["config"]["max_msgs"] == 7
     assert await topology.require(nc, "m") == 5
@@ -39,9 +39,9 @@ async def test_a_changed_limit_is_updated_in_place(nats_server: EmbeddedServer) 
 async def test_an_older_releases_stream_is_brought_up_to_date(tmp_path: Path) -> None:
     async with EmbeddedServer(tmp_path) as server:
         nc = await connect(server.address(OPERATOR), name="test")
-        await topology.api(nc, "STREAM.CREATE.ENDS", {"name": "ENDS", "subjects": ["end.>"], "discard": "new"})
+        await jetstream.api(nc, "STREAM.CREATE.ENDS", {"name": "ENDS", "subjects": ["end.>"], "discard": "new"})
         assert "stream ENDS: updated" in await topology.ensure(nc, ["m"])
-        info = await topology.api(nc, "STREAM.INFO.ENDS")
+        info = await jetstream.api(nc, "STREAM.INFO.ENDS")
         assert info is not None
         assert info["config"]["discard_new_per_subject"] is True
         await nc.close()
@@ -57,7 +57,7 @@ async def test_what_was_queued_survives_a_kill(tmp_path: Path) -> None:
         await server.kill()
     async with EmbeddedServer(tmp_path) as again:
         nc = await connect(again.address(OPERATOR), name="test")
-        info = await topology.api(nc, "STREAM.INFO.TURNS-m")
+        info = await jetstream.api(nc, "STREAM.INFO.TURNS-m")
         assert info is not None
         assert info["state"]["messages"] == 1
         await nc.close()
@@ -168,7 +168,7 @@ async def test_who_may_wait_waits_for_a_server_and_its_streams(tmp_path: Path) -
 async def test_a_server_that_is_away_while_a_worker_starts_is_waited_for(
     nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(topology, "API_SECONDS", 0.1)
+    monkeypatch.setattr(jetstream, "API_SECONDS", 0.1)
     nc = await connect(nats_server.address(WORKER), name="starting")
     os.kill(nats_server.pid, signal.SIGSTOP)
     try:

@@ -17,6 +17,7 @@ from broker import codec, subjects
 from broker.accounts import WORKER
 from broker.client import Client
 from broker.connection import connect
+from broker.jetstream import last_stored
 from broker.messages import (
     Done,
     FetchClose,
@@ -30,7 +31,6 @@ from broker.messages import (
     Sampling,
     StatePart,
 )
-from broker.replies import last_stored
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine, FakeRenderer
 from tests.integration.conftest import Running, StartWorker

@@ -4,15 +4,13 @@ import asyncio
 import json
 import time
 
-import msgpack  # type: ignore[import-untyped]
-import nats.errors
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import codec, replies, subjects, topology
+from broker import codec, jetstream, replies, subjects
 from broker.accounts import LOCAL
 from broker.client import Client
-from broker.errors import DuplicateTurn, Fenced, PayloadTooLarge, QueueFull, TurnFailed, UnservedModel
+from broker.errors import Fenced, TurnFailed, UnservedModel
 from broker.messages import DeadLetter, Done, End, Failed, Message, Sampling, Turn, new_id
 from broker.server import EmbeddedServer
 from producers.routing.policies import AUTO, Routes, choose
@@ -29,7 +27,7 @@ async def end_of(client: Client, turn: str) -> End:
 
 
 async def num_queued(nc: NatsConnection) -> int:
-    info = await topology.api(nc, "STREAM.INFO.TURNS-m")
+    info = await jetstream.api(nc, "STREAM.INFO.TURNS-m")
     assert info is not None
     return int(info["state"]["messages"])
 
@@ -76,11 +74,11 @@ async def test_many_turns_at_once_are_all_answered(client: Client, start_worker:
         answers = [
             client.ask("m", f"number {index}", priority=("interactive", "batch")[index % 2]) for index in range(40)
         ]
-        texts = [done.text for done in await asyncio.gather(*map(_result, answers))]
+        texts = [done.text for done in await asyncio.gather(*map(result, answers))]
     assert texts == [f"echo number {index}" for index in range(40)]
 
 
-async def _result(answer: object) -> Done:
+async def result(answer: object) -> Done:
     return await answer  # type: ignore[misc, no-any-return]
 
 
@@ -137,100 +135,6 @@ async def test_auto_finds_the_model_that_is_served(client: Client, start_worker:
     assert (worker.worker, worker.model_name, worker.load.num_slots) == ("w1", "Fake", 4)
 
 
-# --- Bad input ---
-
-
-async def test_an_unserved_model_fails_at_once(client: Client) -> None:
-    with pytest.raises(UnservedModel, match="nobody"):
-        await client.ask("nobody", "hello")
-
-
-async def test_a_payload_over_the_servers_limit_fails_at_publish(client: Client) -> None:
-    with pytest.raises(PayloadTooLarge, match="1,048,576"):
-        await client.ask("m", "x" * 2 * 1024 * 1024)
-
-
-async def test_a_full_queue_refuses_at_publish(client: Client, nats_server: EmbeddedServer) -> None:
-    await nats_server.ensure(["m"], topology.Limits(max_queued_turns=2))
-    for _ in range(2):
-        await client.ask("m", "hello").publish()
-    with pytest.raises(QueueFull, match="try again later"):
-        await client.ask("m", "hello").publish()
-
-
-async def test_a_turn_id_that_was_used_before_is_an_error(client: Client) -> None:
-    turn = client.ask("m", "hello").turn
-    await client.publish(turn, "m")
-    with pytest.raises(DuplicateTurn):
-        await client.publish(turn, "m")
-
-
-GOOD = {"v": 1, "conversation": "c", "messages": [{"role": "user", "content": "hi"}]}
-
-
-@pytest.mark.parametrize(
-    ("change", "fragment"),
-    [
-        (b"this is not msgpack", "not msgpack"),
-        ({"v": 9}, "wire version 9"),
-        ({"messages": []}, "messages: must hold at least one"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content"),
-        ({"sampling": {"max_tokens": 0}}, "sampling.max_tokens"),
-        ({"sampling": {"max_tokens": -5}}, "sampling.max_tokens"),
-        ({"id": "another"}, "not the subject's turn"),
-    ],
-)
-async def test_a_bad_turn_is_told_what_is_wrong_and_harms_no_other(
-    client: Client,
-    start_worker: StartWorker,
-    operator: NatsConnection,
-    change: bytes | dict[str, object],
-    fragment: str,
-) -> None:
-    turn = new_id()
-    payload = change if isinstance(change, bytes) else msgpack.packb({"id": turn} | GOOD | change)
-    async with start_worker() as running:
-        running.engine.gate.clear()
-        other = asyncio.create_task(_result(client.ask("m", "unharmed")))
-        await asyncio.to_thread(running.engine.stepped.wait)
-        await client.nc.request(subjects.turn("m", "interactive", LOCAL, turn), payload)
-        end = await end_of(client, turn)
-        running.engine.gate.set()
-        assert (await other).text == "echo unharmed"
-        await until_settled(operator)
-    assert isinstance(end, Failed)
-    assert end.code == "invalid_message"
-    assert fragment in end.detail
-    stored = await replies.last_stored(operator, "DEAD", "dead.m")
-    assert stored is not None
-    assert codec.decode(stored.payload, DeadLetter).payload == payload
-
-
-async def test_a_prompt_longer_than_the_context_is_told_both_numbers(client: Client, start_worker: StartWorker) -> None:
-    async with start_worker(FakeEngine(num_ctx=256)):
-        with pytest.raises(TurnFailed, match=r"prompt_too_long.*256") as caught:
-            await client.ask("m", "x" * 300)
-        assert not caught.value.failed.retryable
-        assert (await client.ask("m", "short")).text == "echo short"
-
-
-async def test_a_turn_past_its_deadline_is_not_computed(client: Client, start_worker: StartWorker) -> None:
-    async with start_worker() as running:
-        with pytest.raises(TurnFailed, match="deadline"):
-            await client.ask("m", "late", deadline=time.time() - 1)
-        assert running.engine.num_steps == 0
-
-
-async def test_a_turn_that_passes_its_deadline_while_it_runs_ends_then(
-    client: Client, start_worker: StartWorker
-) -> None:
-    async with start_worker() as running:
-        running.engine.gate.clear()
-        with pytest.raises(TurnFailed, match="deadline"):
-            await client.ask("m", "slow", deadline=time.time() + 0.2)
-
-
 # --- Cancels ---
 
 
@@ -253,7 +157,7 @@ async def test_a_queued_turn_is_cancelled_without_being_computed(
 ) -> None:
     async with start_worker(FakeEngine(num_slots=1)) as running:
         running.engine.gate.clear()
-        busy = asyncio.create_task(_result(client.ask("m", "busy")))
+        busy = asyncio.create_task(result(client.ask("m", "busy")))
         await asyncio.to_thread(running.engine.stepped.wait)
         queued = client.ask("m", "queued")
         await queued.publish()
@@ -330,7 +234,7 @@ async def test_a_turn_that_kills_its_workers_is_given_up_after_three_starts(
         with pytest.raises(TurnFailed, match="poison"):
             await answer
         assert running.engine.num_steps == 0
-    stored = await replies.last_stored(operator, "DEAD", "dead.m")
+    stored = await jetstream.last_stored(operator, "DEAD", "dead.m")
     assert stored is not None
     letter = codec.decode(stored.payload, DeadLetter)
     assert codec.decode(letter.payload, Turn) == answer.turn
@@ -341,7 +245,7 @@ async def test_draining_finishes_what_runs_and_leaves_the_rest(
 ) -> None:
     async with start_worker(FakeEngine(num_slots=1)) as running:
         running.engine.gate.clear()
-        busy = asyncio.create_task(_result(client.ask("m", "busy")))
+        busy = asyncio.create_task(result(client.ask("m", "busy")))
         await asyncio.to_thread(running.engine.stepped.wait)
         queued = client.ask("m", "queued")
         await queued.publish()
@@ -389,42 +293,3 @@ async def test_a_reader_makes_up_for_lost_chunks_from_the_end(client: Client, st
             queue.put_nowait(message)
         texts = [chunk.text async for chunk in answer]
     assert "".join(texts) == "echo hello there" == answer.done.text
-
-
-# --- Who may not, cannot ---
-
-
-@pytest.mark.parametrize(
-    "subject",
-    [
-        f"turn.m.urgent.{LOCAL}.x",  # no priority: no consumer would ever take it from the queue
-        "turn.m.batch.bob.t1",
-        "cancel.bob.turn.t1",
-        "reply.local.t1",
-        "end.local.t1",
-        "$JS.API.DIRECT.GET.ENDS.end.bob.t1",
-        "$JS.API.DIRECT.GET.ENDS",
-        "$JS.API.STREAM.MSG.GET.ENDS",
-        "$JS.API.CONSUMER.CREATE.ENDS",
-        "$JS.API.STREAM.DELETE.ENDS",
-        "$JS.API.CONSUMER.MSG.NEXT.TURNS-m.batch",
-        "kv.w1",
-        "$KV.HELD.m.local.c",
-        "$JS.API.DIRECT.GET.KV_HELD.$KV.HELD.m.local.c",
-    ],
-)
-async def test_a_producer_reaches_nobody_elses_messages(client: Client, operator: NatsConnection, subject: str) -> None:
-    heard = await operator.subscribe(subject)
-    await operator.flush()
-    await client.nc.publish(subject, b"")
-    with pytest.raises(nats.errors.Error, match=r"(?i)permission"):
-        await _permissions_error(client.nc)
-    assert heard.pending_msgs == 0
-
-
-async def _permissions_error(nc: NatsConnection) -> None:
-    await nc.flush()
-    async with asyncio.timeout(5):
-        while nc.last_error is None:
-            await nc.flush()
-    raise nc.last_error

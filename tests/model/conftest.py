@@ -13,11 +13,13 @@ from workers.engine.events import Event, Finished, Generated, Job, Rejected
 from workers.engine.loop import EngineLoop
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
+from workers.grammars.checker import GrammarChecker
+from workers.grammars.remote_matcher import MatcherProcess
 from workers.kv.cache import OffloadCache
 from workers.kv.disk import Disk
 from workers.llama.context import ContextOptions, KvType, LlamaEngine, LlamaModel
 from workers.llama.random_model import write_model
-from workers.prompts.sandbox import Sandbox
+from workers.prompts.renderer import TemplateRenderer
 
 CHUNK = 64
 
@@ -145,8 +147,20 @@ def bench(tiny: LlamaModel) -> Iterator[Callable[..., Bench]]:
 
 
 @pytest.fixture
-async def sandbox(tiny: LlamaModel) -> AsyncIterator[Sandbox]:
-    sandbox = Sandbox(tiny.path, template=tiny.chat_template, bos_token="<s>", eos_token="<|im_end|>")
-    await sandbox.start()
-    yield sandbox
-    await sandbox.close()
+async def renderer(tiny: LlamaModel) -> AsyncIterator[TemplateRenderer]:
+    renderer = TemplateRenderer(tiny.chat_template, bos_token="<s>", eos_token="<|im_end|>")
+    await renderer.start()
+    yield renderer
+    await renderer.close()
+
+
+@pytest.fixture
+def matcher_process(tiny: LlamaModel) -> Iterator[MatcherProcess]:
+    model = LlamaModel(tiny.path, vocab_only=True)
+    yield model.vocabulary.matcher_process
+    model.close()
+
+
+@pytest.fixture
+def grammars(matcher_process: MatcherProcess) -> GrammarChecker:
+    return GrammarChecker(matcher_process)

@@ -25,7 +25,7 @@ from tests.model.test_commands import run, worker
 from workers.llama.context import LlamaModel
 from workers.models import DEMO, AlteredModel, ShippedModel
 from workers.prompts.history import History
-from workers.prompts.sandbox import Sandbox
+from workers.prompts.renderer import TemplateRenderer
 
 TOOLS = Path(__file__).parents[2] / "tools" / "demo_model"
 SAMPLING = Sampling(max_tokens=48, logprobs=2)
@@ -41,13 +41,13 @@ def demo() -> Iterator[LlamaModel]:
 @pytest.fixture
 async def prompts(demo: LlamaModel) -> AsyncIterator[list[list[int]]]:
     """The last question of each of eight conversations, with what was said before."""
-    sandbox = Sandbox(demo.path, template=demo.chat_template, bos_token="<s>", eos_token="<|im_end|>")
-    await sandbox.start()
+    renderer = TemplateRenderer(demo.chat_template, bos_token="<s>", eos_token="<|im_end|>")
+    await renderer.start()
     try:
-        history = History(sandbox, demo.vocabulary)
+        history = History(renderer, demo.vocabulary)
         yield [(await history.prompt("alice", Turn("t", one.id, one.messages[:-1]))).tokens for one in conversations()]
     finally:
-        await sandbox.close()
+        await renderer.close()
 
 
 def conversations() -> list[Conversation]:

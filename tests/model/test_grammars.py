@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jsonschema
 import psutil
@@ -18,9 +17,12 @@ from broker.errors import TurnRejected
 from broker.messages import Sampling
 from tests.model.conftest import Bench
 from tests.model.test_engine import prompt
+from tests.real import GEMMA, real_model
 from workers.engine.events import Finished, Generated
+from workers.grammars.checker import GrammarChecker
+from workers.grammars.remote_matcher import MatcherProcess
 from workers.llama.context import LlamaModel
-from workers.prompts.sandbox import Sandbox
+from workers.prompts.renderer import TemplateRenderer
 
 Start = Callable[..., Bench]
 SLOW = "root ::= s\ns ::= " + " | ".join(f"r{n}" for n in range(200)) + "\n"
@@ -36,15 +38,15 @@ POINT: dict[str, object] = {
 }
 
 
-async def gbnf_of(schema: dict[str, object], sandbox: Sandbox) -> str:
-    found = await sandbox.gbnf(Sampling(json_schema=schema))
+async def gbnf_of(schema: dict[str, object], grammars: GrammarChecker) -> str:
+    found = await grammars.gbnf(Sampling(json_schema=schema))
     assert found is not None
     return found
 
 
 def test_a_grammar_that_takes_for_ever_holds_nobody_up_and_fails_alone(bench: Start) -> None:
     one = bench()
-    one.answer(prompt(40), Sampling(max_tokens=4), gbnf='root ::= "a"')  # the followers' process is there
+    one.answer(prompt(40), Sampling(max_tokens=4), gbnf='root ::= "a"')  # the matchers' process is there
     one.submit("slow", prompt(40), Sampling(max_tokens=30), gbnf=SLOW)
     one.submit("other", prompt(40, 2), Sampling(max_tokens=30, ignore_eos=True))
     one.submit("schema", prompt(40, 3), Sampling(max_tokens=30), gbnf='root ::= "yes" | "no"')
@@ -73,9 +75,9 @@ def test_who_is_never_waited_for_answers_the_same(
     sampling = Sampling(max_tokens=24, temperature=temperature, seed=3, logprobs=3, repeat_penalty=1.1, ignore_eos=True)
     answers = []
     for patience in (10.0, 0.0):
-        monkeypatch.setattr("workers.grammars.following.PATIENCE_SECONDS", patience)
-        monkeypatch.setattr("workers.grammars.following.SAVED_SECONDS", patience)
-        monkeypatch.setattr("workers.grammars.following.LONGEST_WAIT", patience)
+        monkeypatch.setattr("workers.grammars.remote_matcher.PATIENCE_SECONDS", patience)
+        monkeypatch.setattr("workers.grammars.remote_matcher.SAVED_SECONDS", patience)
+        monkeypatch.setattr("workers.grammars.remote_matcher.LONGEST_WAIT", patience)
         one = bench(deterministic=True)
         one.submit("words", prompt(40), sampling, gbnf="root ::= [a-f]{3} ([ ] [a-f日é]{1,4})+")
         one.run()
@@ -85,7 +87,7 @@ def test_who_is_never_waited_for_answers_the_same(
     assert answers[0] == answers[1]
 
 
-def test_a_cancelled_turn_leaves_its_follower_behind_at_once(bench: Start) -> None:
+def test_a_cancelled_turn_leaves_its_matcher_behind_at_once(bench: Start) -> None:
     one = bench()
     one.submit("slow", prompt(40), Sampling(max_tokens=30), gbnf=SLOW)
     while "slow" not in one.loop._running or not one.loop._running["slow"].is_late:
@@ -95,9 +97,9 @@ def test_a_cancelled_turn_leaves_its_follower_behind_at_once(bench: Start) -> No
     assert one.finished("slow").reason == "cancelled"
 
 
-async def test_the_finish_reason_says_whether_the_json_is_whole(bench: Start, sandbox: Sandbox) -> None:
+async def test_the_finish_reason_says_whether_the_json_is_whole(bench: Start, grammars: GrammarChecker) -> None:
     one = bench()
-    gbnf = await gbnf_of(POINT, sandbox)
+    gbnf = await gbnf_of(POINT, grammars)
     one.submit("whole", prompt(40), Sampling(max_tokens=200, temperature=1.0), gbnf=gbnf)
     one.run()
     whole = one.finished("whole")
@@ -111,22 +113,22 @@ async def test_the_finish_reason_says_whether_the_json_is_whole(bench: Start, sa
     assert one.text("whole").startswith(one.text(name))
 
 
-async def test_without_end_tokens_a_grammar_still_ends(bench: Start, sandbox: Sandbox) -> None:
+async def test_without_end_tokens_a_grammar_still_ends(bench: Start, grammars: GrammarChecker) -> None:
     one = bench()
-    gbnf = await gbnf_of(POINT, sandbox)
+    gbnf = await gbnf_of(POINT, grammars)
     one.submit("json", prompt(40), Sampling(max_tokens=200, temperature=1.0, ignore_eos=True), gbnf=gbnf)
     one.run()
     assert one.finished("json").reason == "stop"
     jsonschema.validate(json.loads(one.text("json")), POINT)
 
 
-def test_a_follower_that_is_killed_costs_its_turn_and_nothing_else(bench: Start) -> None:
+def test_a_matcher_that_is_killed_costs_its_turn_and_nothing_else(bench: Start) -> None:
     one = bench()
     words = "root ::= [a-z]{500}"
     one.submit("killed", prompt(40), Sampling(max_tokens=400), gbnf=words)
     while not any(event.tokens for event in one.events.get("killed", []) if isinstance(event, Generated)):
         one.step()
-    process = one.model.vocabulary.followers.process
+    process = one.model.vocabulary.matcher_process.process
     assert process is not None
     for child in psutil.Process(process.pid).children():
         os.kill(child.pid, signal.SIGKILL)
@@ -136,12 +138,12 @@ def test_a_follower_that_is_killed_costs_its_turn_and_nothing_else(bench: Start)
     assert len(one.text("next")) >= 6
 
 
-def test_followers_end_with_their_turns(bench: Start) -> None:
+def test_matchers_end_with_their_turns(bench: Start) -> None:
     one = bench()
     for n in range(4):
         one.submit(f"turn {n}", prompt(40, n), Sampling(max_tokens=5), gbnf="root ::= [a-z]{50}")
     one.run()
-    process = one.model.vocabulary.followers.process
+    process = one.model.vocabulary.matcher_process.process
     assert process is not None
     deadline = time.monotonic() + 20
     while psutil.Process(process.pid).children() and time.monotonic() < deadline:
@@ -149,88 +151,85 @@ def test_followers_end_with_their_turns(bench: Start) -> None:
     assert psutil.Process(process.pid).children() == []
 
 
-async def test_what_was_refused_is_refused_again_without_a_trial(sandbox: Sandbox) -> None:
+async def test_what_was_refused_is_refused_again_without_a_trial(
+    grammars: GrammarChecker, matcher_process: MatcherProcess
+) -> None:
     slow = Sampling(grammar=SLOW)
     with pytest.raises(TurnRejected, match=r"sampling\.grammar: trying it takes too much time") as first:
-        await sandbox.gbnf(slow, "alice")
-    await asyncio.to_thread(sandbox._followers.close)
+        await grammars.gbnf(slow, "alice")
+    await asyncio.to_thread(matcher_process.close)
     with pytest.raises(TurnRejected) as second:
-        await sandbox.gbnf(slow, "bob")
+        await grammars.gbnf(slow, "bob")
     assert str(second.value) == str(first.value)
-    assert sandbox._process is None, "it was tried again"
-    assert await sandbox.gbnf(Sampling(grammar='root ::= "a"')) == 'root ::= "a"'
+    assert matcher_process.process is None, "it was tried again"
+    assert await grammars.gbnf(Sampling(grammar='root ::= "a"')) == 'root ::= "a"'
 
 
-async def test_slow_grammars_of_one_client_hold_up_nobody_else(sandbox: Sandbox) -> None:
-    await sandbox.gbnf(Sampling(grammar='root ::= "warm"'))
-    slow = [asyncio.create_task(sandbox.gbnf(Sampling(grammar=f"{SLOW}r{n}x ::= r1\n"), "alice")) for n in range(6)]
+async def test_slow_grammars_of_one_client_hold_up_nobody_else(grammars: GrammarChecker) -> None:
+    await grammars.gbnf(Sampling(grammar='root ::= "warm"'))
+    slow = [asyncio.create_task(grammars.gbnf(Sampling(grammar=f"{SLOW}r{n}x ::= r1\n"), "alice")) for n in range(6)]
     for n in range(20):
-        assert await sandbox.gbnf(Sampling(grammar=f'root ::= "{n}"'), "bob") == f'root ::= "{n}"'
+        assert await grammars.gbnf(Sampling(grammar=f'root ::= "{n}"'), "bob") == f'root ::= "{n}"'
     assert not any(task.done() for task in slow[1:]), "the slow ones were tried side by side"
     for task in slow:
         task.cancel()
     await asyncio.gather(*slow, return_exceptions=True)
-    assert sandbox._clients == {}
+    assert grammars._clients == {}
 
 
 async def test_a_client_with_too_many_waiting_grammars_is_told_to_come_back(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    grammars: GrammarChecker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.prompts.sandbox.MAX_WAITING_OF_CLIENT", 2)
-    asked = [sandbox.gbnf(Sampling(grammar=f'root ::= "{n}"'), "alice") for n in range(5)]
+    monkeypatch.setattr("workers.grammars.checker.MAX_WAITING_OF_CLIENT", 2)
+    asked = [grammars.gbnf(Sampling(grammar=f'root ::= "{n}"'), "alice") for n in range(5)]
     found = await asyncio.gather(*asked, return_exceptions=True)
     refused = [one for one in found if isinstance(one, TurnRejected)]
     assert [one.code for one in refused] == ["overloaded"] * 3
     assert all(one.retryable for one in refused)
-    assert await sandbox.gbnf(Sampling(grammar='root ::= "4"'), "alice") == 'root ::= "4"'
+    assert await grammars.gbnf(Sampling(grammar='root ::= "4"'), "alice") == 'root ::= "4"'
 
 
-async def test_templates_and_grammars_have_children_of_their_own(sandbox: Sandbox) -> None:
+async def test_templates_and_grammars_have_children_of_their_own(
+    grammars: GrammarChecker, renderer: TemplateRenderer
+) -> None:
     from broker.messages import Message
 
-    slow = asyncio.create_task(sandbox.gbnf(Sampling(grammar=SLOW), "alice"))
+    slow = asyncio.create_task(grammars.gbnf(Sampling(grammar=SLOW), "alice"))
     for n in range(10):
-        assert f"number {n}" in (await sandbox.render((Message("user", f"number {n}"),))).text
+        assert f"number {n}" in (await renderer.render((Message("user", f"number {n}"),))).text
     assert not slow.done()
     with pytest.raises(TurnRejected):
         await slow
 
 
-async def test_followers_that_died_are_started_again(sandbox: Sandbox) -> None:
-    await sandbox.gbnf(Sampling(grammar='root ::= "a"'))
-    assert sandbox._process is not None
-    pid = sandbox._process.pid
+async def test_matchers_that_died_are_started_again(grammars: GrammarChecker, matcher_process: MatcherProcess) -> None:
+    await grammars.gbnf(Sampling(grammar='root ::= "a"'))
+    assert matcher_process.process is not None
+    pid = matcher_process.process.pid
     os.kill(pid, signal.SIGKILL)
-    await asyncio.to_thread(sandbox._process.wait)
-    assert await sandbox.gbnf(Sampling(grammar='root ::= "b"')) == 'root ::= "b"'
-    assert sandbox._process.pid != pid
+    await asyncio.to_thread(matcher_process.process.wait)
+    assert await grammars.gbnf(Sampling(grammar='root ::= "b"')) == 'root ::= "b"'
+    assert matcher_process.process.pid != pid
 
 
-async def test_the_client_s_field_and_the_part_of_the_schema_are_named(sandbox: Sandbox) -> None:
+async def test_the_client_s_field_and_the_part_of_the_schema_are_named(grammars: GrammarChecker) -> None:
     schema = {"type": "object", "properties": {"a": {"items": {"type": "string", "pattern": "^(a$"}}}}
     with pytest.raises(TurnRejected) as caught:
-        await sandbox.gbnf(Sampling(json_schema=schema))
+        await grammars.gbnf(Sampling(json_schema=schema))
     assert caught.value.detail == "sampling.json_schema: at /properties/a/items: pattern: unbalanced '('"
-
-
-def _real(name: str) -> Path:
-    path = Path(os.environ.get("TP_MODELS", ".cache/real-models")) / name
-    if not path.is_file():
-        pytest.skip(f"no {path}: TP_MODELS names the folder of real models")
-    return path
 
 
 @pytest.mark.timeout(300)
 async def test_a_vocabulary_of_262144_tokens_follows_a_schema() -> None:
-    model = LlamaModel(_real("gemma-3-270m-q4_k_m.gguf"), vocab_only=True)
-    sandbox = Sandbox(model.path, template=None, bos_token="", eos_token="", followers=model.vocabulary.followers)
+    model = LlamaModel(real_model(GEMMA), vocab_only=True)
+    grammars = GrammarChecker(model.vocabulary.matcher_process)
     try:
-        assert await gbnf_of({"type": "array", "items": {"type": "number"}}, sandbox)
+        assert await gbnf_of({"type": "array", "items": {"type": "number"}}, grammars)
         fields = {f"field_{i}": {"type": "string" if i % 2 else "number"} for i in range(10)}
-        assert await gbnf_of({"type": "object", "properties": fields, "required": list(fields)}, sandbox)
-        process = model.vocabulary.followers.process
+        assert await gbnf_of({"type": "object", "properties": fields, "required": list(fields)}, grammars)
+        process = model.vocabulary.matcher_process.process
         assert process is not None
         assert psutil.Process(process.pid).memory_info().rss < 700 * 2**20
     finally:
-        await sandbox.close()
+        model.vocabulary.matcher_process.close()
         model.close()

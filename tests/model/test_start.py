@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -16,14 +15,13 @@ import pytest
 
 from broker.messages import Message, Sampling
 from producers.local_system import LocalSystem, local_system
+from tests.real import GEMMA, real_model
 from tests.support import ROOT, TURNPIKE
 from workers.engine.calibration import calibrate, measure_threads
 from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel
 from workers.llama.random_model import Shape, write_model
 from workers.model_file import ModelFileError
 from workers.models import DEMO
-
-REAL = Path(os.environ.get("TP_MODELS", str(ROOT / ".cache/real-models")))
 
 
 def write_bert(path: Path) -> Path:
@@ -146,8 +144,8 @@ def test_a_model_cut_off_in_its_tensors_is_refused(tmp_path: Path) -> None:
 def test_what_llama_cpp_aborts_at_is_one_line_and_exit_code_1() -> None:
     code = (
         "import llama_cpp.llama_cpp as lib\n"
-        "from workers.llama.last_words import say_before_dying\n"
-        "say_before_dying('model file x.gguf')\n"
+        "from workers.llama.aborts import explain_aborts\n"
+        "explain_aborts('model file x.gguf')\n"
         "lib._lib.ggml_abort(b'a.cpp', 7, b'GGML_ASSERT(%s) failed', b'one == two')\n"
     )
     done = subprocess.run(
@@ -185,10 +183,7 @@ def test_the_quantization_of_a_small_model_is_its_name_and_nothing_else(tmp_path
 
 
 def test_the_quantization_of_a_real_small_model() -> None:
-    path = REAL / "gemma-3-270m-q4_k_m.gguf"
-    if not path.exists():
-        pytest.skip(f"no {path}: real models are looked for in the folder that TP_MODELS names")
-    model = LlamaModel(path)
+    model = LlamaModel(real_model(GEMMA))
     assert model.quantization == "Q4_K - Medium"
     model.close()
 

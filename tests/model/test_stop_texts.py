@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
 import pytest
 
 from broker.messages import Message, Turn
-from tests.support import ROOT
+from tests.real import GEMMA, QWEN, real_model
 from workers.engine.detokenizer import Detokenizer
 from workers.llama.context import LlamaModel
 from workers.models import DEMO
 from workers.prompts.history import History
-from workers.prompts.sandbox import Sandbox
+from workers.prompts.renderer import TemplateRenderer
 
-REAL = Path(os.environ.get("TP_MODELS", str(ROOT / ".cache/real-models")))
 ANSWER = (
     "Check the fan of node 7 first; if the temperature stays above 70 °C, move its turns to another board.\n\n"
     "Observation: the alarm came twice — once at noon, once at 3 o'clock.\n"
@@ -33,8 +31,8 @@ async def assert_the_same(path: Path) -> None:
     model = LlamaModel(path)
     vocabulary = model.vocabulary
     bos, eos = vocabulary.text(vocabulary.bos), vocabulary.text(vocabulary.eos)
-    sandbox = Sandbox(path, template=model.chat_template or TURNS, bos_token=bos, eos_token=eos)
-    await sandbox.start()
+    renderer = TemplateRenderer(model.chat_template or TURNS, bos_token=bos, eos_token=eos)
+    await renderer.start()
     try:
         rng = random.Random(11)
         answer = vocabulary.tokenize(ANSWER, template_spans=[], add_bos=False)
@@ -42,13 +40,15 @@ async def assert_the_same(path: Path) -> None:
             at = rng.randrange(len(ANSWER) - 9)
             stop = (ANSWER[at : at + rng.randrange(1, 9)],) if index % 2 else ()
             generated = answer if stop else answer[: rng.randrange(1, len(answer))]
-            await assert_one_the_same(sandbox, model, generated, stop)
+            await assert_one_the_same(renderer, model, generated, stop)
     finally:
-        await sandbox.close()
+        await renderer.close()
         model.close()
 
 
-async def assert_one_the_same(sandbox: Sandbox, model: LlamaModel, generated: list[int], stop: tuple[str, ...]) -> None:
+async def assert_one_the_same(
+    renderer: TemplateRenderer, model: LlamaModel, generated: list[int], stop: tuple[str, ...]
+) -> None:
     detokenizer, text, tokens = Detokenizer(stop), "", []
     for token in generated:
         text += detokenizer.add(model.vocabulary.piece(token))
@@ -58,14 +58,14 @@ async def assert_one_the_same(sandbox: Sandbox, model: LlamaModel, generated: li
     text += detokenizer.finish()
     if text != text.strip():
         return  # which a template may trim of what it sees for the first time
-    history, question = History(sandbox, model.vocabulary), Message("user", "What should I do?")
+    history, question = History(renderer, model.vocabulary), Message("user", "What should I do?")
     first = Turn("t", "c", (question,))
     prompt = await history.prompt("alice", first)
     history.remember("alice", first, prompt, [*prompt.tokens, *tokens], text)
     second = Turn("u", "c", (question, Message("assistant", text), Message("user", "Why?")))
     remembered = await history.prompt("alice", second)
     assert remembered.num_known > 0
-    assert remembered.tokens == (await History(sandbox, model.vocabulary).prompt("alice", second)).tokens, (text, stop)
+    assert remembered.tokens == (await History(renderer, model.vocabulary).prompt("alice", second)).tokens, (text, stop)
 
 
 async def test_after_stop_texts_and_cut_answers_of_a_model_of_random_weights(tiny_path: Path) -> None:
@@ -76,8 +76,6 @@ async def test_after_stop_texts_and_cut_answers_of_the_shipped_model() -> None:
     await assert_the_same(DEMO.path)
 
 
-@pytest.mark.parametrize("name", ["q05.gguf", "gemma-3-270m-q4_k_m.gguf"])
+@pytest.mark.parametrize("name", [QWEN, GEMMA])
 async def test_after_stop_texts_and_cut_answers_of_a_real_model(name: str) -> None:
-    if not (REAL / name).exists():
-        pytest.skip(f"no {REAL / name}: real models are looked for in the folder that TP_MODELS names")
-    await assert_the_same(REAL / name)
+    await assert_the_same(real_model(name))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.follow import TABLES, accepts, made
+from tests.follow import TABLE, accepts, made
 from workers.grammars.gbnf import GrammarRefused, lark_of_gbnf
-from workers.llama.follower import Follower, FollowFailed
+from workers.grammars.matcher import Matcher, MatchFailed
 
 JSON = r"""
 root   ::= object
@@ -114,13 +114,13 @@ def test_what_is_no_grammar_is_refused_by_its_place(gbnf: str, reason: str) -> N
 
 
 def test_a_long_right_recursion_is_followed_to_its_end() -> None:
-    follower = Follower(TABLES, 'root ::= "\\"" chars\nchars ::= [a-z ] chars | "\\""')
-    assert follower.take(ord('"'))
+    matcher = Matcher(TABLE, 'root ::= "\\"" chars\nchars ::= [a-z ] chars | "\\""')
+    assert matcher.take(ord('"'))
     for _ in range(6000):
-        assert follower.take(ord("x"))
+        assert matcher.take(ord("x"))
 
 
 def test_a_grammar_that_cannot_be_followed_says_so() -> None:
     rules = "".join(f'r{n} ::= [a-z ] s | ""\n' for n in range(1200))
-    with pytest.raises(FollowFailed, match="too ambiguous"):
-        Follower(TABLES, "root ::= s\ns ::= " + " | ".join(f"r{n}" for n in range(1200)) + "\n" + rules).take(ord("x"))
+    with pytest.raises(MatchFailed, match="too ambiguous"):
+        Matcher(TABLE, "root ::= s\ns ::= " + " | ".join(f"r{n}" for n in range(1200)) + "\n" + rules).take(ord("x"))

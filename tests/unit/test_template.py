@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from workers.llama.template import TemplateFailed, render
+from workers.prompts.template import TemplateFailed, render
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"

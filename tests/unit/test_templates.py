@@ -16,7 +16,7 @@ import jinja2.sandbox
 import pytest
 from jinja2.ext import loopcontrols
 
-from workers.llama.template import TemplateFailed, render
+from workers.prompts.template import TemplateFailed, render
 
 FOLDER = Path(os.environ.get("TP_TEMPLATES", ".cache/llama-templates"))
 OTHERS = sorted(FOLDER.glob("*.jinja"))

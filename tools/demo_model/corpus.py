@@ -20,8 +20,9 @@ import facts
 import grammar
 import knowledge
 import schemas
-from facts import Fact
+import telling
 from grammar import Split, expand
+from telling import Fact
 
 Message = tuple[str, str]
 SPLITS: tuple[Split, ...] = ("train", "fillings", "templates")
@@ -85,7 +86,7 @@ class Writer:
         value = grammar.filling(rng, self.split, fact.key, fact.draw)
         self.known[fact.key] = value
         told = expand(fact.tells.pick(rng, self.split), rng, v=value)
-        form = facts.NOTED[facts.FACTS.index(fact) % len(facts.NOTED)]
+        form = telling.NOTED[facts.FACTS.index(fact) % len(telling.NOTED)]
         answer = form.format(echo=fact.answers[0].format(v=value))
         self.say(told, answer)
         return fact
@@ -95,12 +96,12 @@ class Writer:
         fact = fact or self.rng.choice([fact for fact in facts.FACTS if fact.key in self.known])
         answers = tuple(answer.format(v=self.known[fact.key]) for answer in fact.answers)
         question = self._question(fact)
-        self.say(question, answers[question.startswith(facts.ASKS_WHAT_WAS_TOLD)])
+        self.say(question, answers[question.startswith(telling.ASKS_WHAT_WAS_TOLD)])
         return answers
 
     def _question(self, fact: Fact) -> str:
         if self.rng.random() < 0.4:
-            return expand(facts.WRAPPED_ASKS.pick(self.rng, self.split), self.rng, i=facts.indirect(fact))
+            return expand(telling.WRAPPED_ASKS.pick(self.rng, self.split), self.rng, i=telling.indirect(fact))
         return expand(fact.asks.pick(self.rng, self.split), self.rng)
 
     def ask_unknown(self) -> None:
@@ -238,7 +239,7 @@ def arithmetic_probe(rng: random.Random, split: Split) -> Probe:
 def num_templates() -> tuple[int, int]:
     """All templates of users' messages, and those of them that are held out."""
     pools = [pool for fact in facts.FACTS for pool in (fact.tells, fact.asks)]
-    pools += [facts.WRAPPED_ASKS, knowledge.ALARM_ASKS, knowledge.WHY_ASKS, knowledge.PROCEDURE_ASKS]
+    pools += [telling.WRAPPED_ASKS, knowledge.ALARM_ASKS, knowledge.WHY_ASKS, knowledge.PROCEDURE_ASKS]
     pools += [knowledge.ADDITIONS, knowledge.SUBTRACTIONS, schemas.ASKS]
     pools += [asks for asks, _ in knowledge.MANNERS] + [asks for asks, _ in knowledge.REFUSALS]
     pools += [family.frames for family in schemas.FAMILIES]

@@ -1,1 +1,1 @@
-"""JSON schemas and GBNF → grammars that are followed token by token."""
+"""JSON schemas and GBNF → grammars in GBNF, and matchers that say which token may come next."""

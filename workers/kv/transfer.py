@@ -25,6 +25,7 @@ from nats.aio.subscription import Subscription
 
 from broker import codec, publishing, subjects
 from broker.errors import InvalidMessage, PublishError, ServerError
+from broker.jetstream import last_stored
 from broker.messages import (
     MAX_PART_BYTES,
     FetchClose,
@@ -39,7 +40,6 @@ from broker.messages import (
     Turn,
     new_id,
 )
-from broker.replies import last_stored
 from workers.engine.loop import EngineLoop
 from workers.engine.protocol import State
 from workers.health import guarded

@@ -185,7 +185,7 @@ class LlamaModel:
         return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
 
     def close(self) -> None:
-        self.vocabulary.followers.close()
+        self.vocabulary.matcher_process.close()
         if self.pointer:
             lib.llama_model_free(self.pointer)
             self.pointer = None

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from broker.errors import TurnRejected
 from broker.messages import Sampling, TokenLogprob
 from workers.engine.protocol import PENDING
-from workers.grammars.following import LIST, TAKE, TRY, Following, with_token
+from workers.grammars.frames import LIST, TAKE, TRY, with_token
+from workers.grammars.remote_matcher import RemoteMatcher
 from workers.llama.vocabulary import LlamaVocabulary
 
 Logits = NDArray[np.float32]
@@ -50,7 +51,7 @@ class LlamaSampler:
         self._masked = np.array(sorted(vocabulary.end_tokens), dtype=np.int64) if sampling.ignore_eos else None
         self._chain: Any = None
         self._penalties: Any = None
-        self._grammar: Following | None = None
+        self._grammar: RemoteMatcher | None = None
         self._kept: Logits | None = None
         self._offered = (-1, 0)
         """The token that the grammar was asked about, −1 where it was asked for all, and its index in the answer."""
@@ -73,7 +74,7 @@ class LlamaSampler:
         if gbnf is not None:
             field = "sampling.grammar" if sampling.json_schema is None else "sampling.json_schema"
             try:
-                self._grammar = Following(vocabulary.followers, gbnf, field)
+                self._grammar = RemoteMatcher(vocabulary.matcher_process, gbnf, field)
             except TurnRejected:
                 self.close()
                 raise
@@ -153,8 +154,8 @@ class LlamaSampler:
         return token
 
     @property
-    def following(self) -> Following | None:
-        """Who follows its grammar."""
+    def matcher(self) -> RemoteMatcher | None:
+        """Its grammar's; None without one."""
         return self._grammar
 
     @property

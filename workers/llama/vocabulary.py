@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import re
+import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
-from workers.grammars.following import Followers
+from workers.grammars.remote_matcher import MatcherProcess
 
 _UNKNOWN = lib.LLAMA_TOKEN_ATTR_UNKNOWN
 _CONTROL = lib.LLAMA_TOKEN_ATTR_CONTROL
@@ -28,8 +29,8 @@ class LlamaVocabulary:
     """The vocabulary of a loaded model. llama.cpp's tokenizer is thread-safe, and so is this."""
 
     def __init__(self, model: Any, chat_template: str | None, path: Path) -> None:
-        self.followers = Followers(path)
-        """Of grammars; started when the first one comes."""
+        self.matcher_process = MatcherProcess([sys.executable, "-m", "workers.llama.matcher_process", str(path)])
+        """What grammars are matched in; started when the first one comes."""
         self._model = model  # a reference: the vocabulary lives as long as the model
         self._vocab = lib.llama_model_get_vocab(model)
         self._chat_template = chat_template or ""

@@ -1,1 +1,1 @@
-"""Messages → tokens: the model's own chat template, rendered in a sandbox, and what is remembered of conversations."""
+"""Messages → tokens: the model's own chat template, and what is remembered of conversations."""

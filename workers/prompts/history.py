@@ -53,7 +53,7 @@ class Rendered:
 
 
 class Renderer(Protocol):
-    """Renders a conversation with the model's chat template. The sandbox does, and so do the tests' fakes."""
+    """Renders a conversation with the model's chat template. TemplateRenderer does, and so do the tests' fakes."""
 
     async def render(self, messages: tuple[Message, ...], exact: int = -1) -> Rendered: ...
 

@@ -1,4 +1,4 @@
-"""A turn in the worker's hands."""
+"""A turn in the worker's hands, and what is noted of it on its way."""
 
 from __future__ import annotations
 
@@ -11,12 +11,24 @@ from broker.delivery import Delivery
 from broker.messages import Cancel, Turn
 from broker.subjects import TurnAddress
 from workers.engine.events import Event
-from workers.metrics import TurnNotes
+
+
+@dataclass
+class TurnNotes:
+    """What is noted of a turn on its way: `first_token_at` by the wall clock, seconds since the epoch."""
+
+    first_token_at: float | None = None
+    num_resumed_tokens: int = 0
+    num_dropped: int = 0
+    """Messages that were left out of the prompt."""
+    joules: float | None = None
+    fetch_seconds: float | None = None
+    """For the state to come from another worker; None where none came."""
 
 
 @dataclass
 class Work:
-    """A turn in the worker's hands."""
+    """A turn from its delivery to its settlement."""
 
     delivery: Delivery
     address: TurnAddress
@@ -33,7 +45,18 @@ class Work:
     """Stops what is under way for the turn before the engine hears of it."""
 
     def cancelled_by(self, cancel: Cancel) -> None:
+        """Notes the first cancel that concerns the turn; further ones change nothing."""
         if self.cancel is None:
             self.cancel, self.cancelled_at = cancel, time.perf_counter()
             if self.on_cancel is not None:
                 self.on_cancel()
+
+    @property
+    def queue_wait(self) -> float:
+        """Seconds since the turn was stored in the queue, by the server's clock and ours."""
+        return max(0.0, time.time() - self.delivery.stored_at)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the deadline, 0 behind it; None for a turn without one."""
+        return None if self.turn.deadline is None else max(0.0, self.turn.deadline - time.time())

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from broker.priorities import PRIORITIES
 from producers.gateway.openai.dialect import ChatRequest, CompletionRequest
 
 _ERRORS = {
@@ -23,7 +24,7 @@ _TURN_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
         "The conversation's name; without it, `prompt_cache_key` and `user`, what was said up to the last answer.",
         {},
     ),
-    "Turnpike-Priority": ("", {"enum": ["interactive", "batch"]}),
+    "Turnpike-Priority": ("", {"enum": list(PRIORITIES)}),
     "Turnpike-Deadline-Seconds": (
         "From now; after it the turn is given up. Until then it waits, also for a worker.",
         {"pattern": "^[0-9.]+$"},

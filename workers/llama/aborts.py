@@ -1,4 +1,4 @@
-"""What is said when llama.cpp gives up on the whole process: one line and exit code 1, for a dump and SIGABRT."""
+"""Where llama.cpp aborts the whole process: one line and exit code 1, instead of a dump and SIGABRT."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _kept: list[Any] = []
 """ctypes' callbacks live as long as somebody holds them."""
 
 
-def say_before_dying(what: str) -> None:
+def explain_aborts(what: str) -> None:
     """From now on a failed assertion of llama.cpp's ends the process with a line that begins with `what`."""
 
     def give_up(message: bytes) -> None:

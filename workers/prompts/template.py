@@ -1,4 +1,4 @@
-"""Chat templates: Jinja from a GGUF file, hence untrusted: rendered in the sandbox only (workers.llama.sandbox_child).
+"""Chat templates: Jinja from a GGUF file, hence untrusted: rendered in a process of its own only (template_process.py).
 
 What comes back says which part of the text is whose, so that a user's text never becomes a control token.
 """
@@ -23,7 +23,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.utils import pass_environment
 
-from workers.llama.provenance import (
+from workers.prompts.provenance import (
     EDGE,
     Sourced,
     contents,

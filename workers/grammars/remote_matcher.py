@@ -1,8 +1,8 @@
-"""The engine's side of grammars: each is followed by a process of its own, whose time is counted, and which may die.
+"""The engine's side of grammars: each is matched by a process of its own, whose time is counted, and which may die.
 
-`Followers` is the process that all of them are forked from (workers.llama.follower): it has the vocabulary, once.
-`Following` is one grammar's: asked about a token, it answers yes, or with all that are allowed. It is never waited for
-longer than a few milliseconds: who has no answer yet asks again after the next step.
+`MatcherProcess` is the process that all of them are forked from: it has the vocabulary, once. `RemoteMatcher` is one
+grammar's: asked about a token, it answers yes, or with all that are allowed. It is never waited for longer than a few
+milliseconds: who has no answer yet asks again after the next step.
 """
 
 from __future__ import annotations
@@ -11,68 +11,42 @@ import json
 import logging
 import select
 import socket
-import struct
 import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 from broker.errors import TurnRejected
+from workers.grammars.frames import ERROR, HEAD_BYTES, IS_ACCEPTING, IS_DONE, READY, framed, length_of
 
 START_SECONDS = 120.0
 """A vocabulary of 262,144 tokens takes three seconds here, on a busy board many times that."""
 PATIENCE_SECONDS = 0.05
-"""So long is a follower waited for at first, and then as much as it has saved up."""
+"""So long is a matcher waited for at first, and then as much as it has saved up."""
 SAVED_SECONDS = 0.002
 """What each token adds to it: so much do the others wait for one grammar, on average and at most."""
 LONGEST_WAIT = 0.05
 LOST_SECONDS = 120.0
-"""A follower that computes is ended by the kernel long before; this is for one that is not let to."""
-MAX_FRAME = 8 * 1024 * 1024
-TRY, TAKE, LIST = b"T", b"C", b"M"
-"""Questions: may this token follow (then it does); this token follows; what may follow?"""
-ANSWER, ERROR = b"A", b"E"
-READY = b"+"
-_LENGTH = struct.Struct("<I")
-_TOKEN = struct.Struct("<i")
+"""A matcher that computes is ended by the kernel long before; this is for one that is not let to."""
 
 log = logging.getLogger(__name__)
 
 
-def framed(payload: bytes) -> bytes:
-    """With its length before it: what both sides send."""
-    return _LENGTH.pack(len(payload)) + payload
+class MatcherProcess:
+    """The process that matchers are forked from; started when the first grammar comes. From any thread."""
 
-
-def length_of(head: bytes) -> int:
-    (length,) = _LENGTH.unpack(head)
-    if length > MAX_FRAME:
-        raise ValueError(f"a frame of {length:,} bytes")
-    return int(length)
-
-
-def with_token(kind: bytes, token: int) -> bytes:
-    return kind + _TOKEN.pack(token)
-
-
-def token_of(payload: bytes) -> int:
-    return int(_TOKEN.unpack(payload[1:5])[0])
-
-
-class Followers:
-    """The process that followers are forked from; started when the first grammar comes. From any thread."""
-
-    def __init__(self, model: Path) -> None:
-        self._model = model
+    def __init__(self, command: Sequence[str]) -> None:
+        """`command` is what to run, without its last argument: the descriptor that connections come over."""
+        self._command = command
         self._lock = threading.Lock()
         self._was_started = False
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
-        """Over it go connections, each for a new follower. The process ends when it closes: when we are gone."""
+        """Over it go connections, each for a new matcher. The process ends when it closes: when we are gone."""
 
     @property
     def process(self) -> subprocess.Popen[bytes] | None:
+        """None before the first grammar, and once it was closed."""
         return self._process
 
     def start(self) -> None:
@@ -85,9 +59,8 @@ class Followers:
             started = time.perf_counter()
             control, theirs = socket.socketpair()
             with theirs:
-                command = [sys.executable, "-m", "workers.llama.follower", str(self._model), str(theirs.fileno())]
                 self._process = subprocess.Popen(
-                    command,
+                    [*self._command, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -108,7 +81,7 @@ class Followers:
             log.info("grammars pid=%d seconds=%.1f", self._process.pid, time.perf_counter() - started)
 
     def connect(self) -> socket.socket:
-        """A connection to a new follower. Waits for no start but the very first. Raises TurnRejected."""
+        """A connection to a new matcher. Waits for no start but the very first. Raises TurnRejected."""
         if not self._was_started:
             self.start()
         ours, theirs = socket.socketpair()
@@ -124,6 +97,7 @@ class Followers:
         return ours
 
     def close(self) -> None:
+        """Ends it; the next grammar starts it again."""
         with self._lock:
             self._end()
 
@@ -137,12 +111,13 @@ class Followers:
             self._process = None
 
 
-class Following:
-    """One grammar's follower, in the engine's thread. Each question has an answer; `poll` fetches it."""
+class RemoteMatcher:
+    """One grammar's matcher, as the engine's thread sees it. Each question has an answer; `poll` fetches it."""
 
-    def __init__(self, followers: Followers, gbnf: str, field: str) -> None:
+    def __init__(self, process: MatcherProcess, gbnf: str, field: str) -> None:
+        """`field` is the client's, for what is told of the grammar. Raises TurnRejected."""
         self.field = field
-        self._connection = followers.connect()
+        self._connection = process.connect()
         self._connection.setblocking(False)
         self._outgoing = bytearray()
         self._buffer = bytearray()
@@ -154,8 +129,8 @@ class Following:
         self.is_accepting = False
         """Whether the text so far is whole."""
         self.is_done = False
-        """Whether nothing may follow."""
-        self.ask(json.dumps({"operation": "follow", "gbnf": gbnf}).encode())
+        """Whether nothing may come next."""
+        self.ask(json.dumps({"operation": "match", "gbnf": gbnf}).encode())
 
     @property
     def is_asked(self) -> bool:
@@ -163,6 +138,7 @@ class Following:
         return self._asked_at is not None
 
     def ask(self, question: bytes) -> None:
+        """Sends a question of workers.grammars.frames; the one before it must have been answered."""
         assert not self.is_asked
         self._asked_at = time.perf_counter()
         self._outgoing += framed(question)
@@ -181,7 +157,7 @@ class Following:
     def poll(self) -> bytes | None:
         """The answer, without its kind and flags: the mask of what is allowed, empty where it is yes. None: not yet.
 
-        Raises TurnRejected where the grammar cannot be followed.
+        Raises TurnRejected where the grammar cannot be matched.
         """
         assert self._asked_at is not None
         started = time.perf_counter()
@@ -198,16 +174,16 @@ class Following:
         self._patience = min(PATIENCE_SECONDS, self._patience + SAVED_SECONDS)
         if answer[:1] == ERROR:
             raise TurnRejected("invalid_grammar", f"{self.field}: {answer[1:].decode('utf-8', 'replace')}")
-        self.is_accepting, self.is_done = bool(answer[1] & 1), bool(answer[1] & 2)
+        self.is_accepting, self.is_done = bool(answer[1] & IS_ACCEPTING), bool(answer[1] & IS_DONE)
         return answer[2:]
 
     def _read(self, until: float) -> bytes | None:
-        wanted = 4
+        wanted = HEAD_BYTES
         while True:
-            if len(self._buffer) >= 4:
-                wanted = 4 + length_of(bytes(self._buffer[:4]))
+            if len(self._buffer) >= HEAD_BYTES:
+                wanted = HEAD_BYTES + length_of(bytes(self._buffer[:HEAD_BYTES]))
                 if len(self._buffer) >= wanted:
-                    answer = bytes(self._buffer[4:wanted])
+                    answer = bytes(self._buffer[HEAD_BYTES:wanted])
                     del self._buffer[:wanted]
                     return answer
             self._send()
@@ -235,4 +211,5 @@ class Following:
         )
 
     def close(self) -> None:
+        """Lets go of the matcher, whose process then ends."""
         self._connection.close()

@@ -1,0 +1,12 @@
+"""A matchers' process without a model: its vocabulary is the bytes. `python -m tests.byte_matcher FD`."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+from tests.follow import Bytes
+from workers.grammars.matcher_server import serve
+
+if __name__ == "__main__":
+    serve(Bytes(), socket.socket(fileno=int(sys.argv[1])))

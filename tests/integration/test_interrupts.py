@@ -1,0 +1,94 @@
+"""^C ends each command at once, whatever it waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import FakeEngine
+from tests.integration.conftest import StartWorker
+from tests.terminal import INTERRUPTED, ITEM, PLAN, Bench, Queued, started
+
+# --- ^C ---
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ask", "m", "hello"),
+        ("load", "--model", "m"),
+        ("load", "--model", "m", "--arrivals", "constant:50", "--duration-seconds", "60"),
+        ("load", "--model", "m", "--sweep", "50:60", "--slo-ttft-seconds", "2"),
+        ("eval", "--model", "m", "items.jsonl"),
+        ("experiment", "plan.toml", "--out", "out"),
+    ],
+    ids=" ".join,
+)
+async def test_an_interrupt_ends_what_waits_for_answers(
+    bench: Bench, start_worker: StartWorker, queued: Queued, arguments: tuple[str, ...]
+) -> None:
+    (bench.folder / "items.jsonl").write_text(ITEM)
+    (bench.folder / "plan.toml").write_text(PLAN)
+    async with start_worker(FakeEngine(num_slots=1)) as running:
+        running.engine.gate.clear()
+        async with bench.command(*arguments) as command:
+            await queued.one()
+            assert await command.interrupted() == INTERRUPTED
+            assert "Traceback" not in command.said
+
+
+@pytest.mark.parametrize("arguments", [("ask", "m", "hello"), ("chat", "m"), ("load", "--model", "m"), ("top",)])
+async def test_an_interrupt_ends_what_waits_for_a_worker_or_looks(bench: Bench, arguments: tuple[str, ...]) -> None:
+    async with bench.terminal(*arguments, "--wait-seconds", "60") as command:
+        await command.until_it_says("queues" if arguments == ("top",) else "nobody serves m yet")
+        code = await command.interrupted()
+    assert code == (1 if arguments == ("top",) else INTERRUPTED)
+    assert "Traceback" not in command.said
+
+
+@pytest.mark.parametrize("arguments", [("ask", "m", "hello"), ("chat", "m"), ("top",), ("cancel", "--all")])
+async def test_an_interrupt_ends_what_waits_for_a_server(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        url = f"nats://127.0.0.1:{silent.getsockname()[1]}"
+        async with started([*arguments, "--url", url, "--wait-seconds", "60"], tmp_path) as command:
+            caller, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(silent), 60)
+            assert await command.interrupted() == INTERRUPTED
+            caller.close()
+            assert "Traceback" not in command.said
+
+
+async def test_an_interrupt_ends_what_the_server_has_left_alone(
+    bench: Bench, start_worker: StartWorker, queued: Queued
+) -> None:
+    async with start_worker(FakeEngine(num_slots=1)) as running:
+        running.engine.gate.clear()
+        async with bench.command("ask", "m", "hello") as asked:
+            await queued.one()
+            await bench.server.kill()
+            assert await asked.interrupted() == INTERRUPTED
+        await bench.server.start()
+
+
+async def test_an_interrupt_stops_a_streaming_answer_and_keeps_what_came(
+    bench: Bench, start_worker: StartWorker
+) -> None:
+    engine = FakeEngine(answer="x" * 4000, token_seconds=0.02)
+    async with start_worker(engine), bench.command("ask", "m", "hello", "--max-tokens", "4000") as asked:
+        await asked.until_it_says("xxx")
+        assert await asked.interrupted() == INTERRUPTED
+    assert "[cancelled: " in asked.said
+
+
+async def test_an_interrupted_eval_tells_what_it_has(bench: Bench, start_worker: StartWorker, queued: Queued) -> None:
+    (bench.folder / "items.jsonl").write_text(ITEM * 2000)
+    evaluated = bench.command("eval", "--model", "m", "items.jsonl", "--concurrency", "1", "--json")
+    async with start_worker(FakeEngine(step_seconds=0.05)), evaluated as command:
+        for _ in range(3):
+            await queued.one()
+        assert await command.interrupted() == INTERRUPTED
+    assert re.search(r"interrupted: \d+ of 2000 items answered", command.said)

@@ -1,0 +1,100 @@
+"""A worker put together from what the entry point has: who is given whom is here and nowhere else."""
+
+from __future__ import annotations
+
+from nats.aio.client import Client as NatsConnection
+
+from broker.priorities import INTERACTIVE
+from workers.cancels import CancelListener, Cancels
+from workers.engine.loop import EngineLoop
+from workers.engine.power import Power
+from workers.engine_runner import EngineRunner
+from workers.health import Watch
+from workers.kv.cache import OffloadCache
+from workers.kv.transfer import Handoff
+from workers.load import LoadGauge
+from workers.metrics import WorkerMetrics
+from workers.model_queue import ModelQueue
+from workers.node import NodeListener
+from workers.occupancy import Occupancy
+from workers.options import WorkerOptions
+from workers.presence import Presence, metadata
+from workers.prompts.history import History
+from workers.pulling import TurnPuller
+from workers.reporter import Reporter
+from workers.turns.admission import Admission
+from workers.turns.handler import TurnHandler
+from workers.turns.in_hand import TurnsInHand
+from workers.turns.jobs import GrammarCompiler, JobMaker
+from workers.turns.keep_alive import KeepAlive
+from workers.turns.prefetch import Prefetch
+from workers.turns.recent import RecentTurns
+from workers.turns.remembering import Remembering
+from workers.turns.replays import Replays
+from workers.turns.settlement import Settlement
+from workers.turns.store import NatsTurnStore
+from workers.turns.streaming import Streaming
+from workers.worker import Worker
+
+
+def assemble(
+    nc: NatsConnection,
+    loop: EngineLoop,
+    history: History,
+    grammars: GrammarCompiler,
+    options: WorkerOptions,
+    *,
+    cache: OffloadCache,
+    metrics: WorkerMetrics,
+    power: Power,
+) -> Worker:
+    """A worker that was not started; `cache`, `metrics.on_step` and `power` are those that the loop was made with."""
+    name, model, engine = options.name, options.model, loop.engine
+    in_hand, recent = TurnsInHand(), RecentTurns()
+    watch = Watch(nc, loop)
+    node = NodeListener(nc, options.node, power)
+    occupancy = Occupancy(engine.num_slots, can_preempt=cache.is_on)
+    presence = Presence(nc, metadata(options, engine.max_sequence_tokens), look_seconds=options.look_seconds)
+    load = LoadGauge(loop, occupancy, recent, presence, node)
+    handoff = Handoff(
+        nc,
+        name,
+        model,
+        options.state_fingerprint,
+        loop,
+        cache,
+        history,
+        max_bytes_per_second=options.fetch_bytes_per_second,
+    )
+    reporter = Reporter(nc, options, metrics, loop, cache, node, watch.rounds, lambda: handoff.given_bytes)
+    queue, store = ModelQueue(nc, model), NatsTurnStore(nc, name)
+    cancels = Cancels(queue, model, name, in_hand, loop.cancel)
+    jobs = JobMaker(history, grammars, engine.max_sequence_tokens, options.overflow)
+    turns = TurnHandler(
+        in_hand=in_hand,
+        admission=Admission(name, store, cancels, handoff, jobs, loop, recent, lambda: load.expected_wait(INTERACTIVE)),
+        prefetch=Prefetch(loop, cache, handoff),
+        streaming=Streaming(name, options.coalesce_seconds, Remembering(history, loop, handoff), recent),
+        settlement=Settlement(name, store, reporter, recent),
+        engine=loop,
+        recent=recent,
+        writer=store.writer,
+        worker=name,
+        fingerprint=options.fingerprint,
+    )
+    return Worker(
+        nc=nc,
+        options=options,
+        engine=EngineRunner(loop, cache, in_hand, options.park_seconds),
+        turns=turns,
+        puller=TurnPuller(queue, occupancy, options.pull_seconds),
+        cancels=CancelListener(nc, model, cancels),
+        keep_alive=KeepAlive(nc, watch.rounds),
+        handoff=handoff,
+        replays=Replays(nc, store),
+        presence=presence,
+        load=load,
+        node=node,
+        reporter=reporter,
+        watch=watch,
+    )

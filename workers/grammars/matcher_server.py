@@ -1,0 +1,130 @@
+"""The process that matchers are forked from, and the life of each: one grammar, with limits of memory and time.
+
+It is started by workers.grammars.remote_matcher, as `workers.llama.matcher_process`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import time
+
+from workers.grammars.frames import ANSWER, ERROR, HEAD_BYTES, LIST, READY, TAKE, TRY, framed, length_of, token_of
+from workers.grammars.gbnf import GrammarRefused
+from workers.grammars.matcher import Matcher, MatchFailed, TokenTable, TokenTexts, try_grammar
+from workers.sandbox import be_first_to_go
+
+TRIAL_SECONDS = 4.0
+"""Of computing, for making a grammar, compiling it and matching some tokens."""
+MAX_SECONDS = 2.0
+"""Of computing, at once: compiling, or a single token."""
+TOKEN_SECONDS = 0.05
+"""What each token adds to the allowance."""
+MEMORY_BYTES = 256 * 1024 * 1024
+"""That a child may take besides what it was forked with."""
+NICENESS = 5
+
+
+def serve(vocabulary: TokenTexts, control: socket.socket) -> None:
+    """Says that it is ready, then forks a child for each connection that comes over `control`, until that closes."""
+    be_first_to_go()
+    table = TokenTable(vocabulary)
+    _ = table.tokenizer
+    gc.freeze()  # or each child would copy what it only counts references to
+    control.sendall(READY)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        if not data:
+            return
+        for descriptor in descriptors:
+            with socket.socket(fileno=descriptor) as connection, contextlib.suppress(OSError):
+                if os.fork() == 0:
+                    try:
+                        control.close()
+                        _attend(table, connection)
+                    except (OSError, ValueError):
+                        pass  # the other side is gone, or sends nonsense: nobody to tell
+                    finally:
+                        os._exit(0)
+
+
+class _Allowance:
+    """Computing time: the kernel ends the process that has used its up."""
+
+    def __init__(self, seconds: float) -> None:
+        self._most = self._seconds = seconds
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.process_time()
+        signal.setitimer(signal.ITIMER_PROF, max(self._seconds, TOKEN_SECONDS))
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        used = time.process_time() - self._began
+        self._seconds = min(self._most, self._seconds - used + TOKEN_SECONDS)
+
+
+def _attend(table: TokenTable, connection: socket.socket) -> None:
+    """A child's life: one grammar, tried or matched until the other side is done."""
+    os.nice(NICENESS)
+    vm_bytes = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()  # noqa: SIM115
+    resource.setrlimit(resource.RLIMIT_AS, (vm_bytes + MEMORY_BYTES,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    request = json.loads(_received(connection) or b"{}")
+    if request.get("operation") == "try":
+        with _Allowance(TRIAL_SECONDS):
+            answer = try_grammar(table, request)
+        connection.sendall(framed(json.dumps(answer).encode()))
+    elif request.get("operation") == "match":
+        _match(table, request["gbnf"], connection)
+
+
+def _match(table: TokenTable, gbnf: str, connection: socket.socket) -> None:
+    allowance = _Allowance(MAX_SECONDS)
+    try:
+        with allowance:
+            matcher = Matcher(table, gbnf)
+            answer = ANSWER + bytes([matcher.flags])
+        while True:
+            connection.sendall(framed(answer))
+            if (question := _received(connection)) is None:
+                return
+            with allowance:
+                answer = _answer(matcher, question)
+    except (GrammarRefused, MatchFailed, MemoryError) as error:
+        connection.sendall(framed(ERROR + (str(error) or "it takes too much memory").encode()))
+
+
+def _answer(matcher: Matcher, question: bytes) -> bytes:
+    match question[:1]:
+        case kind if kind in (TRY, TAKE):
+            if matcher.take(token_of(question)):
+                return ANSWER + bytes([matcher.flags])
+            if kind == TAKE:
+                raise MatchFailed("a token that it allowed is not taken")
+        case kind:
+            assert kind == LIST
+    mask = matcher.mask()
+    return ANSWER + bytes([matcher.flags]) + mask
+
+
+def _received(connection: socket.socket) -> bytes | None:
+    head = _exactly(connection, HEAD_BYTES)
+    return None if head is None else _exactly(connection, length_of(head))
+
+
+def _exactly(connection: socket.socket, length: int) -> bytes | None:
+    found = bytearray()
+    while len(found) < length:
+        more = connection.recv(length - len(found))
+        if not more:
+            return None
+        found += more
+    return bytes(found)

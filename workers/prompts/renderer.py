@@ -1,0 +1,168 @@
+"""Renders conversations with a model's chat template: in a child process, where it may loop for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import sys
+from typing import Any
+
+from broker.errors import TurnpikeError, TurnRejected
+from broker.messages import Message
+from broker.process import die_with_parent, terminate
+from workers.prompts.history import Rendered
+from workers.sandbox import LATE_SECONDS, Refusals, digest
+
+COMPUTING_SECONDS = 5.0
+"""For one rendering. The kernel counts them: a machine that is busy with something else makes no template slow."""
+START_SECONDS = 60.0
+MAX_WAITING = 64
+"""Conversations that wait to be rendered."""
+MAX_LINE_BYTES = 64 * 1024 * 1024
+
+log = logging.getLogger(__name__)
+
+
+class TemplateRenderer:
+    """The template of one model. Its child is asked one thing at a time, and started again when it died."""
+
+    def __init__(
+        self,
+        template: str | None,
+        *,
+        bos_token: str,
+        eos_token: str,
+        computing_seconds: float = COMPUTING_SECONDS,
+        late_seconds: float = LATE_SECONDS,
+    ) -> None:
+        """`template` is Jinja, None for a model file without one: then nothing can be rendered."""
+        self._template = template
+        self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self._child = TemplateProcess(computing_seconds, late_seconds)
+        self._lock = asyncio.Lock()
+        """Held by who asks the child."""
+        self._num_waiting = 0
+        self._refusals = Refusals()
+
+    @property
+    def pid(self) -> int | None:
+        """The child's; None while there is none."""
+        return self._child.pid
+
+    async def start(self) -> None:
+        """Starts the child and waits until it answers, so that no turn has to. Raises TurnpikeError."""
+        if self._template is not None:
+            async with self._lock:
+                await self._child.start()
+
+    async def render(self, messages: tuple[Message, ...], exact: int = -1) -> Rendered:
+        """The prompt of a conversation, with the text of the message `exact` as it was said. Raises TurnRejected:
+        "invalid_template", or "overloaded" where MAX_WAITING wait already."""
+        if self._template is None:
+            raise TurnRejected("invalid_template", "the model file has no chat template")
+        plain = [{"role": message.role, "content": message.content} for message in messages]
+        request = {"operation": "render", "template": self._template, "messages": plain, "exact": exact, **self._tokens}
+        line = json.dumps(request).encode()
+        key = digest(line)
+        self._refusals.check(key)
+        if self._num_waiting >= MAX_WAITING:
+            reason = f"the model's chat template: {MAX_WAITING} wait for it already"
+            raise TurnRejected("overloaded", reason, retryable=True)
+        self._num_waiting += 1
+        try:
+            async with self._lock:
+                self._refusals.check(key)
+                answer = await self._child.ask(line)
+        except TurnRejected as error:
+            self._refusals.note(key, error)
+            raise
+        finally:
+            self._num_waiting -= 1
+        return Rendered(answer["text"], [tuple(content) for content in answer["contents"]])
+
+    async def close(self) -> None:
+        """Ends the child."""
+        await self._child.close()
+
+
+class TemplateProcess:
+    """The parent's side of workers.prompts.template_process, asked one thing at a time."""
+
+    def __init__(self, computing_seconds: float, late_seconds: float) -> None:
+        self._computing_seconds = computing_seconds
+        self._late_seconds = late_seconds
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """None while there is no process."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self) -> None:
+        """Starts it and waits until it answers. Raises TurnpikeError."""
+        found = b""
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(START_SECONDS):
+                found = await self._exchange(b'{"operation": "ready"}')
+        if not found:
+            await self._kill()
+            raise TurnpikeError("the process that renders chat templates does not start")
+
+    async def ask(self, request: bytes) -> dict[str, Any]:
+        """Its answer to a line of JSON. Raises TurnRejected("invalid_template")."""
+        try:
+            async with asyncio.timeout(self._late_seconds):
+                found = await self._exchange(request)
+        except TimeoutError:
+            await self._kill()
+            raise _invalid(f"not done after {self._late_seconds:g} s") from None
+        except (ConnectionError, ValueError):
+            found = b""
+        except BaseException:
+            await self._kill()
+            raise
+        if not found:
+            has_used_up = await self._kill() == -signal.SIGPROF
+            spent = f"not done after {self._computing_seconds:g} s of computing"
+            raise _invalid(spent if has_used_up else "the process died of it")
+        answer: dict[str, Any] = json.loads(found)
+        if "error" in answer:
+            raise _invalid(answer["error"])
+        return answer
+
+    async def _exchange(self, line: bytes) -> bytes:
+        if self._process is None or self._process.returncode is not None:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "workers.prompts.template_process",
+                str(self._computing_seconds),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                limit=MAX_LINE_BYTES,
+                start_new_session=True,
+                preexec_fn=die_with_parent(),
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(line + b"\n")
+        await self._process.stdin.drain()
+        return await self._process.stdout.readline()
+
+    async def _kill(self) -> int | None:
+        if self._process is not None:
+            log.warning("sandbox killed pid=%d", self._process.pid)
+        return await self.close()
+
+    async def close(self) -> int | None:
+        """Ends it; the exit code tells what did, if it had ended by itself."""
+        process, self._process = self._process, None
+        return None if process is None else await terminate(process, grace=0)
+
+
+def _invalid(reason: str) -> TurnRejected:
+    return TurnRejected("invalid_template", f"the model's chat template: {reason}")

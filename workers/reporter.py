@@ -1,0 +1,84 @@
+"""What a worker tells telemetry: a point for each second of its engine, for each turn, for its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+import nats.errors
+from nats.aio.client import Client as NatsConnection
+
+from broker import connection
+from broker.delivery import Delivery
+from broker.health import Rounds
+from broker.messages import End, Turn
+from broker.recorder import Recorder
+from workers.health import ROUND_SECONDS
+from workers.kv.cache import OffloadCache
+from workers.load import HasSnapshot
+from workers.metrics import WorkerMetrics
+from workers.node import NodeListener
+from workers.options import WorkerOptions
+from workers.turns.work import TurnNotes
+
+MAX_POINTS = 5_000
+"""What a worker keeps while nobody takes its points: over an hour of seconds, in a few megabytes."""
+LAST_POINTS_SECONDS = 1.0
+"""How long a worker that stops waits for a server that does not take its last points."""
+
+
+class Reporter:
+    """Makes a worker's points and sends them once a second. `given_bytes` is what it gave to its peers so far."""
+
+    def __init__(
+        self,
+        nc: NatsConnection,
+        options: WorkerOptions,
+        metrics: WorkerMetrics,
+        engine: HasSnapshot,
+        cache: OffloadCache,
+        node: NodeListener,
+        rounds: Rounds,
+        given_bytes: Callable[[], int],
+    ) -> None:
+        self._nc = nc
+        self._options = options
+        self._metrics = metrics
+        self._engine = engine
+        self._cache = cache
+        self._node = node
+        self._rounds = rounds
+        self._given_bytes = given_bytes
+        self._recorder = Recorder(nc, options.node, max_buffered=MAX_POINTS)
+
+    async def run(self) -> None:
+        """Until it is cancelled. Raises ConnectionLost."""
+        while True:
+            connection.check(self._nc)
+            self._rounds.begin("the loop that tells of each second", ROUND_SECONDS)
+            await asyncio.sleep(1)
+            self._node.forget_old()
+            self._recorder.record(
+                self._metrics.second(
+                    self._engine.snapshot, self._cache.state, self._given_bytes(), self._recorder.num_dropped
+                )
+            )
+            await self._recorder.flush()
+
+    def event(self, kind: str) -> None:
+        """Something that happened to the worker, for an annotation."""
+        options = self._options
+        text = f"{options.name} with {options.model_name or options.model} on {options.node}"
+        self._recorder.record(self._metrics.event(self._recorder.unique(time.time_ns()), kind, text))
+
+    def turn(self, delivery: Delivery, turn: Turn | None, end: End, notes: TurnNotes) -> None:
+        """A turn has its end by this worker; `turn` is None where its bytes were not understood."""
+        now = self._recorder.unique(time.time_ns())
+        self._recorder.record(self._metrics.turn(now, delivery, turn, end, notes))
+
+    async def close(self) -> None:
+        """Sends what there is, to a server that takes it soon."""
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            await asyncio.wait_for(self._recorder.flush(), LAST_POINTS_SECONDS)

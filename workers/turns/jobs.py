@@ -1,0 +1,92 @@
+"""From a turn to the engine's job: its prompt, its continuations, and what room is left for the answer."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import msgspec
+
+from broker.errors import TurnRejected
+from broker.messages import Sampling, Turn
+from broker.priorities import BATCH
+from workers.engine.events import Job
+from workers.prompts.history import History, Prompt, without_oldest
+from workers.turns.work import Work
+
+ROOM_TOKENS = 256
+"""What is left for the answer where a conversation's oldest turns are dropped."""
+
+Overflow = Literal["error", "drop"]
+"""Of a conversation longer than the context: refused, or its oldest turns left out."""
+
+
+class GrammarCompiler(Protocol):
+    """Checks a turn's grammar and returns it as GBNF. `GrammarChecker` does."""
+
+    async def gbnf(self, sampling: Sampling, client: str = "") -> str | None:
+        """The grammar, None for a turn without one; raises TurnRejected for one that cannot be followed."""
+        ...
+
+
+class JobMaker:
+    """Makes jobs for an engine whose sequences hold `max_tokens` tokens at most."""
+
+    def __init__(self, history: History, grammars: GrammarCompiler, max_tokens: int, overflow: Overflow) -> None:
+        self._history = history
+        self._grammars = grammars
+        self._max_tokens = max_tokens
+        self._overflow = overflow
+
+    async def make(self, work: Work) -> tuple[Job, Prompt]:
+        """The turn's job and its prompt; notes what was left out of it. Raises TurnRejected."""
+        turn, client = work.turn, work.address.client
+        prompt = await self._prompt(work)
+        if not prompt.tokens and not turn.continuations:
+            raise TurnRejected("empty_prompt", "messages: the prompt has no tokens, and the model adds none of its own")
+        continuations = self._continuations(turn, prompt)
+        max_tokens = min(turn.sampling.max_tokens, self._max_tokens - len(prompt.tokens))
+        if continuations:
+            max_tokens = max(len(tokens) for tokens, _ in continuations) - len(prompt.tokens)
+        job = Job(
+            id=work.job,
+            client=client,
+            conversation=turn.conversation,
+            prompt=prompt.tokens,
+            max_tokens=max(max_tokens, 1),
+            is_batch=work.address.priority == BATCH,
+            sampling=turn.sampling,
+            gbnf=await self._grammars.gbnf(turn.sampling, client),
+            continuations=continuations,
+        )
+        return job, prompt
+
+    async def _prompt(self, work: Work) -> Prompt:
+        """The turn's prompt, without its oldest turns where it is too long and the setting says so."""
+        turn, client, limit = work.turn, work.address.client, self._max_tokens
+        prompt = await self._history.prompt(client, turn)
+        while len(prompt.tokens) >= limit - (ROOM_TOKENS if work.notes.num_dropped else 0):
+            shorter = without_oldest(turn.messages) if self._overflow == "drop" and not turn.raw else None
+            if shorter is None:
+                if len(prompt.tokens) < limit:
+                    break  # the last turn fits, if without room to spare
+                raise TurnRejected(
+                    "prompt_too_long", f"messages: {len(prompt.tokens)} tokens, and the context holds {limit}"
+                )
+            work.notes.num_dropped += len(turn.messages) - len(shorter)
+            turn = msgspec.structs.replace(turn, messages=shorter)
+            prompt = await self._history.prompt(client, turn)
+        return prompt
+
+    def _continuations(self, turn: Turn, prompt: Prompt) -> tuple[tuple[tuple[int, ...], int], ...]:
+        found = []
+        for text in turn.continuations:
+            tokens, begin = self._history.continuation(prompt, text)
+            if len(tokens) > self._max_tokens:
+                raise TurnRejected(
+                    "prompt_too_long", f"continuations: {len(tokens)} tokens, and the context holds {self._max_tokens}"
+                )
+            if not tokens:
+                raise TurnRejected("empty_prompt", "continuations: one is empty, and so is the prompt")
+            # With nothing in front of it a first token has no probability: those behind it are scored.
+            found.append((tuple(tokens), max(begin, 1)))
+        return tuple(found)

@@ -1,0 +1,141 @@
+"""From the engine's events to the reply: gathered into chunks, written, and then the turn's end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from broker.messages import Done, Failed, Timings, TokenLogprob
+from workers.engine.events import Event, Finished, Generated, Lost, Rejected, Seated
+from workers.kv.transfer import Offer
+from workers.prompts.history import Prompt
+from workers.turns.outcomes import Answered, Outcome, Returned
+from workers.turns.ports import Writer
+from workers.turns.recent import RecentTurns
+from workers.turns.remembering import Remembering
+from workers.turns.usage import usage
+from workers.turns.work import Work
+
+_LATE = "the deadline passed while the turn was computed"
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What a batch of events adds to the answer."""
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...]
+
+    @classmethod
+    def of(cls, batch: Sequence[Event]) -> _Piece:
+        made = [event for event in batch if isinstance(event, Generated)]
+        return cls(
+            "".join(event.text for event in made),
+            tuple(token for event in made for token in event.tokens),
+            tuple(logprob for event in made for logprob in event.logprobs),
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.text or self.tokens)
+
+
+@dataclass
+class _Answer:
+    """The answer so far, with what an earlier worker sent of it."""
+
+    text: list[str]
+    tokens: list[int]
+    queue_wait: float
+
+    def add(self, piece: _Piece) -> None:
+        self.text.append(piece.text)
+        self.tokens += piece.tokens
+
+
+class Streaming:
+    """Streams answers for the worker of that name. Chunks gather what comes within `coalesce_seconds` of the one
+    before; 0 sends each token."""
+
+    def __init__(self, worker: str, coalesce_seconds: float, remembering: Remembering, recent: RecentTurns) -> None:
+        self._worker = worker
+        self._coalesce_seconds = coalesce_seconds
+        self._remembering = remembering
+        self._recent = recent
+
+    async def stream(self, work: Work, prompt: Prompt, writer: Writer, offer: Offer | None) -> Outcome:
+        """Writes what the engine tells until it has told the end. Raises Fenced."""
+        answer = _Answer([writer.resumed_text], list(writer.resumed_tokens), work.queue_wait)
+        async for batch in gathered(work, self._coalesce_seconds):
+            piece = _Piece.of(batch)
+            answer.add(piece)
+            match batch[-1]:
+                case Lost():
+                    return Returned()
+                case Rejected(code=code, detail=detail, retryable=retryable):
+                    return Answered(Failed(code, detail, retryable, self._worker, writer.attempt))
+                case Seated():
+                    answer.queue_wait = work.queue_wait
+                case _:
+                    pass
+            if piece:
+                work.notes.first_token_at = work.notes.first_token_at or time.time()
+                await writer.write(piece.text, piece.tokens, piece.logprobs)
+            if isinstance(end := batch[-1], Finished):
+                return Answered(await self._finish(work, prompt, writer, offer, answer, end))
+        raise AssertionError("the events ended without an end")
+
+    async def _finish(
+        self, work: Work, prompt: Prompt, writer: Writer, offer: Offer | None, answer: _Answer, end: Finished
+    ) -> Done | Failed:
+        work.notes.joules = end.joules
+        if work.cancel is not None and work.cancel.reason == "deadline" and end.reason == "cancelled":
+            return Failed("deadline", _LATE, False, self._worker, writer.attempt)
+        text = "".join(answer.text)
+        self._recent.computed(len(answer.tokens))
+        cancel = time.perf_counter() - work.cancelled_at if work.cancel is not None else 0.0
+        await self._remembering.keep(work, prompt, end, text)
+        fetch = work.notes.fetch_seconds or 0.0
+        return Done(
+            finish_reason=end.reason,
+            text=text,
+            tokens=tuple(answer.tokens),
+            usage=usage(end, prompt, work.notes, offer),
+            timings=Timings(answer.queue_wait, end.prefill_seconds, end.decode_seconds, cancel, fetch),
+            worker=self._worker,
+            attempt=writer.attempt,
+            num_chunks=writer.num_chunks,
+            scores=end.scores,
+        )
+
+
+async def gathered(work: Work, coalesce_seconds: float) -> AsyncIterator[list[Event]]:
+    """Events in batches: the first tokens at once, later ones gathered over the coalescing time. The last batch ends
+    with what ends the turn, which may be its deadline."""
+    sent_at: float | None = None
+    while True:
+        try:
+            async with asyncio.timeout(work.seconds_left):
+                batch = [await work.events.get()]
+        except TimeoutError:
+            yield [Rejected(work.job, "deadline", _LATE)]
+            return
+        if sent_at is not None and not _is_final(batch[-1]):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, sent_at + coalesce_seconds - time.perf_counter())):
+                    while not _is_final(batch[-1]):
+                        batch.append(await work.events.get())
+        while not work.events.empty() and not _is_final(batch[-1]):
+            batch.append(work.events.get_nowait())
+        if any(isinstance(event, Generated) for event in batch):
+            sent_at = time.perf_counter()
+        yield batch
+        if _is_final(batch[-1]):
+            return
+
+
+def _is_final(event: Event) -> bool:
+    return isinstance(event, Finished | Rejected | Lost)
