@@ -31,7 +31,7 @@ async def another_worker(here: System, *flags: str | int) -> AsyncIterator[None]
     with TemporaryDirectory(prefix="turnpike-peer-") as folder:
         credentials = Path(folder) / "worker.credentials"
         write_credentials(credentials, here.server.address(WORKER))
-        command = [sys.executable, ROOT / "turnpike.py", "worker", "--model-file", model(), "--model", "m"]
+        command = [sys.executable, ROOT / "turnpike", "worker", "--model-file", model(), "--model", "m"]
         command += ["--credentials", credentials, "--worker-name", "second", "--log-level", "WARNING", *flags]
         worker = await spawn([*map(str, command)], env={"PYTHONPATH": str(ROOT)})
         try:

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from broker.accounts import GATEWAY, LOCAL, WORKER, write_credentials
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.messages import Message, Sampling
 from broker.process import spawn, terminate
 from broker.server import EmbeddedServer
@@ -131,13 +132,13 @@ class System:
 async def system(
     *flags: str | int | float, entry: list[str] | None = None, user: str = WORKER, model_file: Path | None = None
 ) -> AsyncIterator[System]:
-    """The whole system on this machine, as the commands run it. `entry` stands in for turnpike.py."""
+    """The whole system on this machine, as the commands run it. `entry` stands in for turnpike/."""
     with TemporaryDirectory(prefix="turnpike-bench-") as folder:
         async with EmbeddedServer(Path(folder)) as server:
             await server.ensure(["m"])
             credentials = Path(folder) / "worker.credentials"
             write_credentials(credentials, server.address(user))
-            command: list[str | Path] = [sys.executable, *(entry or [str(ROOT / "turnpike.py")]), "worker"]
+            command: list[str | Path] = [sys.executable, *(entry or [str(ROOT / "turnpike")]), "worker"]
             command += ["--model-file", model_file or model(), "--model", "m", "--credentials", credentials]
             env = {"PYTHONPATH": str(ROOT)}
             worker = await spawn([*command, "--log-level", "WARNING", *map(str, flags)], env=env)
@@ -156,7 +157,7 @@ async def gateway(server: EmbeddedServer) -> AsyncIterator[tuple[str, asyncio.su
     with TemporaryDirectory(prefix="turnpike-bench-") as folder:
         credentials = Path(folder) / "gateway.credentials"
         write_credentials(credentials, server.address(GATEWAY))
-        command = [sys.executable, str(ROOT / "turnpike.py"), "gateway", "--gateway-port", "0"]
+        command = [sys.executable, str(ROOT / "turnpike"), "gateway", "--gateway-port", "0"]
         command += ["--credentials", str(credentials), "--log-level", "WARNING"]
         process = await spawn(command, env={"PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE)
         try:

@@ -51,7 +51,7 @@ async def main() -> None:
             write_credentials(folder / "worker", server.address(WORKER))
             command: list[str | Path] = [
                 sys.executable,
-                "turnpike.py",
+                "turnpike",
                 "models",
                 "serve",
                 "--credentials",

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 
-import turnpike
 from broker import codec, subjects
 from broker.messages import Reply
 from broker.replies import ReplyWriter
+from turnpike.cli.main import main
 
 
 async def write(self: ReplyWriter, reply: Reply) -> None:
@@ -21,4 +21,4 @@ async def write(self: ReplyWriter, reply: Reply) -> None:
 
 if __name__ == "__main__":
     setattr(ReplyWriter, "_write", write)  # noqa: B010  (mypy will not have a method assigned)
-    sys.exit(turnpike.main())
+    sys.exit(main())

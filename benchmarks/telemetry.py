@@ -44,7 +44,7 @@ OUTAGE_RATE = 1_000
 async def sidecar(server: EmbeddedServer, url: str) -> AsyncIterator[asyncio.subprocess.Process]:
     credentials = server.folder / "sidecar.credentials"
     write_credentials(credentials, server.address(SIDECAR))
-    command = [sys.executable, ROOT / "turnpike.py", "sidecar", "--credentials", credentials, "--log-level", "WARNING"]
+    command = [sys.executable, ROOT / "turnpike", "sidecar", "--credentials", credentials, "--log-level", "WARNING"]
     command += ["--monitor-url", server.monitoring_url]
     process = await spawn(list(map(str, command)), env={"TURNPIKE_INFLUX_URL": url})
     try:

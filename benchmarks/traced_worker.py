@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import turnpike
+from turnpike.cli.main import main as run
 from workers.engine.loop import EngineLoop
 
 
@@ -22,7 +22,7 @@ def main() -> int:
         emit(*arguments)
 
     setattr(EngineLoop, "_emit", traced)  # noqa: B010  (mypy will not have a method assigned)
-    code = turnpike.main()
+    code = run()
     trace.write_text("\n".join(map(repr, chosen)))
     return code
 

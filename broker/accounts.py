@@ -14,10 +14,11 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from broker import subjects, topology
+from broker import subjects
 from broker.connection import Address
 from broker.errors import SettingsError, TurnpikeError
 from broker.locks import Lock
+from broker.permissions import ROLES, permissions
 
 OPERATOR = "operator"
 WORKER = "worker"
@@ -99,8 +100,8 @@ class Accounts:
     def _add(self, name: str, role: str) -> Account:
         if subjects.token(name, "user") in self._accounts:
             raise TurnpikeError(f"user {name!r} exists already")
-        if role not in topology.ROLES:
-            raise TurnpikeError(f"role {role!r} is none of {', '.join(topology.ROLES)}")
+        if role not in ROLES:
+            raise TurnpikeError(f"role {role!r} is none of {', '.join(ROLES)}")
         account = Account(name, role, secrets.token_urlsafe(32))
         self._accounts[name] = account
         write_private(self._path, msgspec.json.encode(list(self._accounts.values())))
@@ -130,7 +131,7 @@ class Accounts:
             {
                 "user": account.name,
                 "password": account.password,
-                "permissions": topology.permissions(account.role, account.name),
+                "permissions": permissions(account.role, account.name),
             }
             for account in self._accounts.values()
         ]

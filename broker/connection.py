@@ -18,6 +18,7 @@ from broker import subjects
 from broker.errors import ConnectionLost, Refused, ServerTooOld, ServerUnavailable, SettingsError
 from broker.nats_client import SafeClient
 from broker.process import ended_by_a_signal
+from broker.retrying import retried
 from broker.transport import Transport
 
 MINIMUM_SERVER = (2, 12, 0)  # persist_mode and the per-subject fences on work queues
@@ -178,16 +179,14 @@ async def connect(address: Address, *, name: str, timeout: float = 5.0) -> Conne
 
     For the address's `wait` seconds the first attempt is made again and again, or until a signal ends the process.
     """
-    until = time.monotonic() + address.wait
     with ended_by_a_signal():
-        while True:
-            try:
-                return await _connect(address, name=name, timeout=timeout)
-            except ServerUnavailable as error:
-                if time.monotonic() >= until:
-                    raise
-                log.info("waiting for the server error=%s", error)
-                await asyncio.sleep(RETRY_SECONDS)
+        return await retried(
+            lambda: _connect(address, name=name, timeout=timeout),
+            after=ServerUnavailable,
+            delay=RETRY_SECONDS,
+            patience=address.wait,
+            tell=lambda error: log.info("waiting for the server error=%s", error),
+        )
 
 
 async def _connect(address: Address, *, name: str, timeout: float) -> Connection:

@@ -14,10 +14,9 @@ from typing import Any
 import msgspec
 import nats.errors
 from msgspec import Struct, field
-from nats.aio.client import Client as NatsConnection
-from nats.aio.subscription import Subscription
 
 from broker.errors import ServerError
+from broker.wire import Messages, Wire
 
 NANOSECONDS = 1_000_000_000
 """Of a second: the server's unit of time."""
@@ -180,7 +179,7 @@ class AccountInfo(Struct, frozen=True):
 
 
 async def api(
-    nc: NatsConnection, subject: str, body: dict[str, Any] | None = None, timeout: float | None = None
+    nc: Wire, subject: str, body: dict[str, Any] | None = None, timeout: float | None = None
 ) -> dict[str, Any] | None:
     """The server's answer to a request, `subject` without the API's prefix; None for "not found". Raises ServerError
     with the server's words, also where it does not answer within `timeout`, API_SECONDS without one."""
@@ -204,18 +203,18 @@ def _read[T: Struct](subject: str, answer: dict[str, Any] | None, kind: type[T])
         raise ServerError(f"{subject}: the answer is not understood: {error}") from None
 
 
-async def account(nc: NatsConnection) -> AccountInfo | None:
+async def account(nc: Wire) -> AccountInfo | None:
     """What the account's streams take; None where it has no JetStream. Raises ServerError, as all of these."""
     return _read(ACCOUNT_INFO, await api(nc, ACCOUNT_INFO), AccountInfo)
 
 
-async def stream(nc: NatsConnection, name: str) -> StreamInfo | None:
+async def stream(nc: Wire, name: str) -> StreamInfo | None:
     """The stream of that name, or None."""
     subject = f"{STREAM_INFO}.{name}"
     return _read(subject, await api(nc, subject), StreamInfo)
 
 
-async def streams(nc: NatsConnection, taking: str) -> list[StreamInfo]:
+async def streams(nc: Wire, taking: str) -> list[StreamInfo]:
     """All streams that take subjects of a filter."""
     found: list[StreamInfo] = []
     while True:
@@ -226,7 +225,7 @@ async def streams(nc: NatsConnection, taking: str) -> list[StreamInfo]:
             return found
 
 
-async def stream_names(nc: NatsConnection, taking: str | None = None, *, timeout: float | None = None) -> list[str]:
+async def stream_names(nc: Wire, taking: str | None = None, *, timeout: float | None = None) -> list[str]:
     """The names of all streams, or of those that take subjects of a filter."""
     found: list[str] = []
     wanted = {} if taking is None else {"subject": taking}
@@ -238,7 +237,7 @@ async def stream_names(nc: NatsConnection, taking: str | None = None, *, timeout
             return found
 
 
-async def subjects_in(nc: NatsConnection, stream: str, matching: str) -> list[str]:
+async def subjects_in(nc: Wire, stream: str, matching: str) -> list[str]:
     """The subjects of a stream's messages that match a filter, each once."""
     found: dict[str, int] = {}
     subject = f"{STREAM_INFO}.{stream}"
@@ -250,29 +249,29 @@ async def subjects_in(nc: NatsConnection, stream: str, matching: str) -> list[st
             return list(found)
 
 
-async def create_stream(nc: NatsConnection, config: dict[str, Any]) -> None:
+async def create_stream(nc: Wire, config: dict[str, Any]) -> None:
     """Makes a stream, configured in the server's own words."""
     await api(nc, f"{STREAM_CREATE}.{config['name']}", config)
 
 
-async def update_stream(nc: NatsConnection, config: dict[str, Any]) -> None:
+async def update_stream(nc: Wire, config: dict[str, Any]) -> None:
     """Changes a stream to that configuration, which has to be all of it."""
     await api(nc, f"{STREAM_UPDATE}.{config['name']}", config)
 
 
-async def consumer(nc: NatsConnection, stream: str, name: str) -> ConsumerInfo | None:
+async def consumer(nc: Wire, stream: str, name: str) -> ConsumerInfo | None:
     """A stream's consumer of that name, or None."""
     subject = f"{CONSUMER_INFO}.{stream}.{name}"
     return _read(subject, await api(nc, subject), ConsumerInfo)
 
 
-async def create_consumer(nc: NatsConnection, stream: str, config: dict[str, Any]) -> None:
+async def create_consumer(nc: Wire, stream: str, config: dict[str, Any]) -> None:
     """Makes a consumer with one filter, or changes it."""
     subject = f"{CONSUMER_CREATE}.{stream}.{config['name']}.{config['filter_subject']}"
     await api(nc, subject, {"stream_name": stream, "config": config})
 
 
-async def delete(nc: NatsConnection, stream: str, sequence: int, *, overwrite: bool = True) -> bool:
+async def delete(nc: Wire, stream: str, sequence: int, *, overwrite: bool = True) -> bool:
     """Takes a message out of a stream; False where it is not there. `overwrite` its bytes on the disk too."""
     body = {"seq": sequence} | ({} if overwrite else {"no_erase": True})
     return await api(nc, f"{MESSAGE_DELETE}.{stream}", body) is not None
@@ -301,17 +300,17 @@ class StoredMessage(Struct, frozen=True):
         return datetime.fromisoformat(f"{whole}.{fraction[:6] or 0}+00:00").timestamp()
 
 
-async def last_stored(nc: NatsConnection, stream: str, subject: str) -> StoredMessage | None:
+async def last_stored(nc: Wire, stream: str, subject: str) -> StoredMessage | None:
     """The last message of one subject by direct get, or None. Raises ServerError when the stream does not answer."""
     return await _direct_get(nc, f"{stream}.{subject}", b"", subject)
 
 
-async def stored_at(nc: NatsConnection, stream: str, sequence: int) -> StoredMessage | None:
+async def stored_at(nc: Wire, stream: str, sequence: int) -> StoredMessage | None:
     """The message of that sequence, or None. Not a producer's right; raises ServerError."""
     return await _direct_get(nc, stream, json.dumps({"seq": sequence}).encode(), f"{stream} {sequence}")
 
 
-async def _direct_get(nc: NatsConnection, where: str, request: bytes, what: str) -> StoredMessage | None:
+async def _direct_get(nc: Wire, where: str, request: bytes, what: str) -> StoredMessage | None:
     try:
         reply = await nc.request(f"{API}.{DIRECT_GET}.{where}", request, timeout=GET_SECONDS)
     except (nats.errors.Error, TimeoutError) as error:
@@ -326,7 +325,7 @@ async def _direct_get(nc: NatsConnection, where: str, request: bytes, what: str)
 
 
 async def read_stored(
-    nc: NatsConnection, stream: str, subject: str, limit: int | None = None, first: int = 1
+    nc: Wire, stream: str, subject: str, limit: int | None = None, first: int = 1
 ) -> list[StoredMessage]:
     """All messages of a subject or filter, in order, from the sequence `first` on, up to `limit`. Not a producer's
     right; raises ServerError."""
@@ -351,7 +350,7 @@ async def read_stored(
             await subscription.unsubscribe()
 
 
-async def _next_of_batch(subscription: Subscription, found: list[StoredMessage]) -> int | None:
+async def _next_of_batch(subscription: Messages, found: list[StoredMessage]) -> int | None:
     """Appends the next message of a batched direct get; the status that ends the batch, or None."""
     message = await subscription.next_msg(timeout=GET_SECONDS)
     headers = dict(message.headers or {})

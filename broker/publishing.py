@@ -12,11 +12,11 @@ from typing import Any
 
 import nats.errors
 from msgspec import Struct
-from nats.aio.client import Client as NatsConnection
 
 from broker import codec, jetstream
 from broker.errors import Duplicate, NoStream, NotAcknowledged, NotStored, PayloadTooLarge
 from broker.topology import MAX_PAYLOAD_BYTES
+from broker.wire import Wire
 
 TIMEOUT_SECONDS = 5.0
 
@@ -39,7 +39,7 @@ def num_bytes(payload: bytes, headers: Mapping[str, str] | None = None) -> int:
     return len(_HEAD) + lines + 2 + len(payload)
 
 
-def limit(nc: NatsConnection) -> int:
+def limit(nc: Wire) -> int:
     """The most bytes that a message of ours may have, headers included: by the server, and by our streams."""
     return min(nc.max_payload, MAX_PAYLOAD_BYTES)
 
@@ -49,13 +49,13 @@ def with_content_type(headers: Mapping[str, str] | None = None) -> dict[str, str
     return {**(headers or {}), codec.CONTENT_TYPE: codec.MSGPACK}
 
 
-def fits(nc: NatsConnection, payload: bytes, headers: Mapping[str, str] | None = None) -> bool:
+def fits(nc: Wire, payload: bytes, headers: Mapping[str, str] | None = None) -> bool:
     """Whether `publish` would send it."""
     return num_bytes(payload, with_content_type(headers)) <= limit(nc)
 
 
 async def publish(
-    nc: NatsConnection,
+    nc: Wire,
     subject: str,
     payload: bytes,
     *,
@@ -88,7 +88,7 @@ async def publish(
 
 
 async def _first_try(
-    nc: NatsConnection, subject: str, payload: bytes, head: dict[str, str], timeout: float
+    nc: Wire, subject: str, payload: bytes, head: dict[str, str], timeout: float
 ) -> dict[str, Any] | None:
     """The server's answer, None where it sent none in time and a second try may get one."""
     try:
@@ -100,7 +100,7 @@ async def _first_try(
 
 
 async def _ask(
-    nc: NatsConnection, subject: str, payload: bytes, head: dict[str, str], timeout: float, *, is_retry: bool = False
+    nc: Wire, subject: str, payload: bytes, head: dict[str, str], timeout: float, *, is_retry: bool = False
 ) -> dict[str, Any]:
     try:
         reply = await nc.request(subject, payload, timeout=timeout, headers=head)

@@ -26,6 +26,7 @@ from broker.errors import ConnectionLost, InvalidMessage, InvalidName, NotReady,
 from broker.jetstream import StoredMessage
 from broker.messages import Cancel, End, Turn
 from broker.queued import end_queued, past_deadline, stopped
+from broker.retrying import retried
 from broker.subjects import CancelAddress, TurnAddress
 
 NAME = "reaper"
@@ -45,6 +46,9 @@ MAX_KNOWN = 100_000
 """Turns of a queue that are kept in mind; those behind them are read when these are gone."""
 CANCEL_SECONDS = 3600.0
 """How long the server keeps a cancel, and we do."""
+
+_PASSING = (TurnpikeError, nats.errors.Error)
+"""What a reaper that is begun anew may not meet again."""
 
 log = logging.getLogger(__name__)
 
@@ -322,10 +326,24 @@ async def reap(address: Address, stop: asyncio.Event) -> None:
 
 async def keep_reaping(address: Address, stop: asyncio.Event) -> None:
     """As `reap`, and begun anew where that ends before `stop`: beside a server whose clients live on without it."""
-    while not stop.is_set():
+
+    async def attempt() -> None:
+        if stop.is_set():
+            return
         try:
             await reap(address, stop)
-        except* (TurnpikeError, nats.errors.Error) as group:
-            log.warning("the reaper begins anew error=%s", group.exceptions[0])
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), AGAIN_SECONDS)
+        except ExceptionGroup as group:
+            expected, others = group.split(_PASSING)
+            raise others or (expected or group).exceptions[0] from None
+
+    async def until_stop(seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), seconds)
+
+    await retried(
+        attempt,
+        after=_PASSING,
+        delay=AGAIN_SECONDS,
+        tell=lambda error: log.warning("the reaper begins anew error=%s", error),
+        pause=until_stop,
+    )

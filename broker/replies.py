@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from msgspec.structs import replace
-from nats.aio.client import Client as NatsConnection
 
 from broker import codec, jetstream, publishing, subjects
 from broker.errors import (
@@ -19,7 +18,6 @@ from broker.errors import (
     NoStream,
     NotAcknowledged,
     NotStored,
-    PublishError,
     ServerError,
 )
 from broker.jetstream import StoredMessage
@@ -35,7 +33,9 @@ from broker.messages import (
     Started,
     TokenLogprob,
 )
+from broker.retrying import retried
 from broker.subjects import TurnAddress
+from broker.wire import Wire
 
 MAX_DETAIL = 2000
 """Characters of why a turn failed: a stranger's value may stand in it."""
@@ -56,7 +56,7 @@ class StoredReply:
     payload: bytes
 
 
-async def read_end(nc: NatsConnection, client: str, turn: str) -> End | None:
+async def read_end(nc: Wire, client: str, turn: str) -> End | None:
     """The end of a turn, or None while it has none. One that is not understood is a failure that says so."""
     stored = await jetstream.last_stored(nc, subjects.ENDS, subjects.end(client, turn))
     return None if stored is None else understood_end(stored.payload, stored.headers)
@@ -79,7 +79,7 @@ def not_understood(what: object) -> Failed:
     return Failed(NOT_UNDERSTOOD, f"the turn is answered by another release, and its answer is not understood: {what}")
 
 
-async def read_replies(nc: NatsConnection, client: str, turn: str) -> list[StoredReply]:
+async def read_replies(nc: Wire, client: str, turn: str) -> list[StoredReply]:
     """All that is stored of a turn's reply, in order. A worker's right; raises ServerError."""
     found: list[StoredReply] = []
     for one in await jetstream.read_stored(nc, subjects.REPLIES, subjects.reply(client, turn)):
@@ -106,7 +106,7 @@ def _understood(stored: StoredMessage, before: Reply | Other | None) -> Reply | 
 class ReplyWriter:
     """Writes one turn's reply for one worker. Each write is refused once another worker has written (Fenced)."""
 
-    def __init__(self, nc: NatsConnection, address: TurnAddress, worker: str) -> None:
+    def __init__(self, nc: Wire, address: TurnAddress, worker: str) -> None:
         self._nc = nc
         self._address = address
         self._worker = worker
@@ -172,26 +172,22 @@ class ReplyWriter:
         await self._write_payload(codec.encode(reply))
 
     async def _write_payload(self, payload: bytes) -> None:
-        while True:
-            try:
-                stored = await publishing.publish(
-                    self._nc, self._subject, payload, headers={jetstream.LAST_SUBJECT_SEQUENCE: str(self._sequence)}
-                )
-                self._sequence = stored.sequence
-                break
-            except NotStored as error:
-                if error.code not in jetstream.WRONG_LAST_SEQUENCE:
-                    await _wait_to_retry(self._nc, "chunk", self._address.turn, error)
-                    continue
-                # Either somebody else's write, or ours, stored while its acknowledgement was lost.
-                last = await jetstream.last_stored(self._nc, subjects.REPLIES, self._subject)
-                if last is None or last.payload != payload or last.sequence <= self._sequence:
-                    raise Fenced(self._address.turn) from None
-                self._sequence = last.sequence
-                break
-            except (NoStream, NotAcknowledged) as error:
-                await _wait_to_retry(self._nc, "chunk", self._address.turn, error)
+        self._sequence = await _stored(self._nc, lambda: self._store(payload), what="chunk", turn=self._address.turn)
         self.num_chunks += 1
+
+    async def _store(self, payload: bytes) -> int:
+        """The sequence of the stored message. Raises Fenced, PublishError."""
+        fence = {jetstream.LAST_SUBJECT_SEQUENCE: str(self._sequence)}
+        try:
+            return (await publishing.publish(self._nc, self._subject, payload, headers=fence)).sequence
+        except NotStored as error:
+            if error.code not in jetstream.WRONG_LAST_SEQUENCE:
+                raise
+        # Either somebody else's write, or ours, stored while its acknowledgement was lost.
+        last = await jetstream.last_stored(self._nc, subjects.REPLIES, self._subject)
+        if last is None or last.payload != payload or last.sequence <= self._sequence:
+            raise Fenced(self._address.turn)
+        return last.sequence
 
     async def end(self, end: End) -> bool:
         """Writes the end; False when the turn already had one. Tries until the server has answered."""
@@ -221,28 +217,40 @@ def _is_whole(attempt: list[Reply | Other], model: str) -> bool:
     )
 
 
-async def write_end(nc: NatsConnection, address: TurnAddress, end: End) -> bool:
+async def write_end(nc: Wire, address: TurnAddress, end: End) -> bool:
     """Writes the end of a turn; False when it already had one. The server decides: the first writer wins."""
     subject = subjects.end(address.client, address.turn)
     payload = _fitting(nc, end)
-    while True:
-        try:
-            await publishing.publish(nc, subject, payload)
-            return True
-        except NotStored as error:
-            if error.code != jetstream.NOT_TAKEN:
-                await _wait_to_retry(nc, "end", address.turn, error)
-                continue
+
+    async def store() -> bool:
+        while True:
+            try:
+                await publishing.publish(nc, subject, payload)
+                return True
+            except NotStored as error:
+                if error.code != jetstream.NOT_TAKEN:
+                    raise
             # Either there is one already, maybe ours, stored while its acknowledgement was lost; or the stream is full.
             stored = await jetstream.last_stored(nc, subjects.ENDS, subject)
             if stored is not None:
                 return stored.payload == payload
             await _make_room(nc, len(payload))
-        except (NoStream, NotAcknowledged) as error:
-            await _wait_to_retry(nc, "end", address.turn, error)
+
+    return await _stored(nc, store, what="end", turn=address.turn)
 
 
-def _fitting(nc: NatsConnection, end: End) -> bytes:
+async def _stored[T](nc: Wire, store: Callable[[], Awaitable[T]], *, what: str, turn: str) -> T:
+    """What `store` comes back with, tried until the server has answered. Raises ConnectionLost where it never will."""
+
+    def tell(error: Exception) -> None:
+        if nc.is_closed:
+            raise ConnectionLost(f"the connection to NATS is closed: {error}") from None
+        log.warning("%s not stored turn=%s error=%s", what, turn, error)
+
+    return await retried(store, after=(NotStored, NoStream, NotAcknowledged), delay=RETRY_SECONDS, tell=tell)
+
+
+def _fitting(nc: Wire, end: End) -> bytes:
     """The bytes of an end that the server takes: for an answer that is too large, those of one that says so."""
     if isinstance(end, Failed) and len(end.detail) > MAX_DETAIL:
         end = replace(end, detail=f"{end.detail[:MAX_DETAIL]}…")
@@ -254,15 +262,7 @@ def _fitting(nc: NatsConnection, end: End) -> bytes:
     return codec.encode(Failed("answer_too_large", detail, worker=end.worker, attempt=end.attempt))
 
 
-async def _wait_to_retry(nc: NatsConnection, what: str, turn: str, error: PublishError) -> None:
-    """Raises ConnectionLost where no retry could help."""
-    if nc.is_closed:
-        raise ConnectionLost(f"the connection to NATS is closed: {error}") from None
-    log.warning("%s not stored turn=%s error=%s", what, turn, error)
-    await asyncio.sleep(RETRY_SECONDS)
-
-
-async def _make_room(nc: NatsConnection, num_bytes: int) -> None:
+async def _make_room(nc: Wire, num_bytes: int) -> None:
     """Removes the oldest ends of a full stream.
 
     A stream that refuses a second message of a subject also refuses what is over its bytes, instead of dropping the

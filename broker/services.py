@@ -10,6 +10,7 @@ from broker.accounts import write_private
 from broker.errors import TurnpikeError
 
 STATE_DIR = "/var/lib/turnpike"
+EVERYWHERE = "0.0.0.0"
 WORKER_STOP_SECONDS = 1800
 """A drain may take so long: the answers that run are finished first."""
 
@@ -118,7 +119,7 @@ def broker(
     environment: Mapping[str, str],
     *,
     folder: str = f"{STATE_DIR}/broker",
-    host: str = "0.0.0.0",
+    host: str = EVERYWHERE,
     tls: tuple[str, str, str] | None = None,
 ) -> Service:
     """`tls` are the files of certificate, key and CA."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
@@ -18,6 +17,7 @@ from broker import discovery, jetstream, subjects
 from broker.discovery import SERVING, WorkerInfo
 from broker.errors import NotServed, UnservedModel
 from broker.priorities import DEFAULT_PRIORITY, PRIORITIES
+from broker.retrying import retried
 
 QUICK_SECONDS = 0.25
 """Within which a worker that has little to do answers."""
@@ -61,13 +61,12 @@ async def served_by(nc: NatsConnection, model: str) -> list[WorkerInfo]:
 async def until_served(nc: NatsConnection, model: str, seconds: float = 0.0) -> None:
     """Comes back once a worker serves the model; raises NotServed where none does after so many seconds, UnservedModel
     at once where no stream takes its turns, ServerError."""
-    until = time.monotonic() + seconds
-    while not await is_served(nc, model):
-        if not await has_queue(nc, model):
-            raise UnservedModel(model)
-        if time.monotonic() >= until:
-            raise NotServed(model)
-        await asyncio.sleep(LOOK_SECONDS)
+
+    async def look() -> None:
+        if not await is_served(nc, model):
+            raise NotServed(model) if await has_queue(nc, model) else UnservedModel(model)
+
+    await retried(look, after=NotServed, delay=LOOK_SECONDS, patience=seconds)
 
 
 async def has_queue(nc: NatsConnection, model: str) -> bool:

@@ -7,22 +7,17 @@ point passes it in.
 from __future__ import annotations
 
 import difflib
-import math
-import re
 import tomllib
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
+from broker.declaring import PREFIX, Setting, convert, declared, setting_names
 from broker.errors import SettingsError
 from broker.toml import read_toml
 
-PREFIX = "TURNPIKE_"
 # Read by the set-up and the tests, not by a command.
 OTHER_NAMES = {"TURNPIKE_CMAKE_ARGS", "TURNPIKE_CONFIG"}
 
@@ -30,62 +25,104 @@ OTHER_NAMES = {"TURNPIKE_CMAKE_ARGS", "TURNPIKE_CONFIG"}
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
-_WORDS = {
-    "true": True,
-    "yes": True,
-    "on": True,
-    "1": True,
-    "false": False,
-    "no": False,
-    "off": False,
-    "0": False,
-}
+Level = Annotated[LogLevel, Setting("which lines are logged to standard error, by their level at least")]
+Node = Annotated[str | None, Setting("the node's name (default: the host's)")]
+HealthPort = Annotated[Port | None, Setting("answer GET /live and /ready there, for probes (default: nothing listens)")]
 
 
 class CommonSettings(Struct, frozen=True, kw_only=True):
     """What every command knows."""
 
-    data_dir: str = "~/.local/state/turnpike"
-    log_level: LogLevel = "INFO"
-    url: str | None = None
-    credentials: str | None = None
-    tls_ca: str | None = None
-    """The certificates that a tls:// server is trusted by; default: the system's."""
-    wait_seconds: float = 0.0
-    """How long to wait at the start for what is needed to be there: a server, streams, and for turns a worker. On a
-    cluster all starts at once."""
+    GROUP: ClassVar[str] = "common"
+
+    data_dir: Annotated[
+        str, Setting("where the broker on this machine keeps its store and credentials", path="folder")
+    ] = "~/.local/state/turnpike"
+    log_level: Level = "WARNING"
+    url: Annotated[str | None, Setting("nats://USER:PASSWORD@HOST:PORT (or NATS_URL)")] = None
+    credentials: Annotated[str | None, Setting("a credentials file, as `turnpike user add` writes it", path="file")] = (
+        None
+    )
+    tls_ca: Annotated[
+        str | None,
+        Setting("the certificates that a tls:// server is trusted by (default: the system's)", path="file"),
+    ] = None
+    # On a cluster all starts at once.
+    wait_seconds: Annotated[float, Setting("how long to wait for a server, streams or a turn's worker")] = 0.0
+
+    def check(self) -> None:
+        """Raises SettingsError with every problem that no single field's type tells."""
 
 
 class ModelSettings(CommonSettings, frozen=True, kw_only=True):
     """`turnpike models`, and whoever wants a model by its name: which bytes, and where they lie."""
 
-    lock_file: str = "turnpike.models.lock"
-    models_dir: str = "~/.local/share/turnpike/models"
-    mirror: tuple[str, ...] = ()
-    """Where to ask before the hub, besides the mirrors that NATS knows of: http://HOST:PORT."""
+    lock_file: Annotated[str, Setting("which bytes a name stands for", path="file")] = "turnpike.models.lock"
+    models_dir: Annotated[str, Setting("where the files lie", path="folder")] = "~/.local/share/turnpike/models"
+
+
+class PullSettings(ModelSettings, frozen=True, kw_only=True):
+    """`turnpike models pull`."""
+
+    mirror: Annotated[
+        tuple[str, ...],
+        Setting(
+            "ask http://HOST:PORT first, besides the mirrors that NATS knows of; can be given again",
+            metavar="http://HOST:PORT",
+        ),
+    ] = ()
 
 
 class MirrorSettings(ModelSettings, frozen=True, kw_only=True):
     """`turnpike models serve`."""
 
-    mirror_host: str = "0.0.0.0"
-    mirror_port: Port = 8180
-    mirror_url: str | None = None
-    """How others reach it; default: this node's address towards NATS."""
-    node: str | None = None
+    log_level: Level = "INFO"
+    mirror_host: Annotated[str, Setting("the interface to listen at; 0.0.0.0 is all of them")] = "0.0.0.0"
+    mirror_port: Annotated[Port, Setting("the port; 0 takes a free one")] = 8180
+    mirror_url: Annotated[str | None, Setting("how others reach it (default: this node's address towards NATS)")] = None
+    node: Node = None
 
 
-class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
+class QueueSettings(CommonSettings, frozen=True, kw_only=True):
+    """`turnpike broker ensure`: which queues there are, and their bounds."""
+
+    log_level: Level = "INFO"
+    model: Annotated[
+        tuple[str, ...],
+        Setting("a model to queue turns for; can be given several times (`turnpike broker` alone: demo)"),
+    ] = ()
+    max_queued_turns: Annotated[Count, Setting("the bound of a model's queue")] = 10_000
+    ack_wait_seconds: Annotated[
+        float, Meta(ge=1, le=24 * 3600), Setting("a silent worker's turn goes to another after so long")
+    ] = 30.0
+
+
+class BrokerSettings(QueueSettings, frozen=True, kw_only=True):
     """`turnpike broker`."""
 
-    host: str = "127.0.0.1"
-    port: Port = 4222
-    model: tuple[str, ...] = ()
-    tls_cert: str | None = None
-    """The broker's own certificate, with `tls_key` and, for its clients, `tls_ca`."""
-    tls_key: str | None = None
-    max_queued_turns: Count = 10_000
-    ack_wait_seconds: Annotated[float, Meta(ge=1, le=24 * 3600)] = 30.0
+    host: Annotated[str, Setting("the address to listen on")] = "127.0.0.1"
+    port: Annotated[Port, Setting("the port; 0 takes a free one")] = 4222
+    tls_cert: Annotated[
+        str | None, Setting("this server's certificate: turns TLS on, with --tls-key and --tls-ca", path="file")
+    ] = None
+    tls_key: Annotated[str | None, Setting("the certificate's key", path="file")] = None
+
+    def check(self) -> None:
+        """Raises SettingsError: TLS wants all three of its files."""
+        if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_cert is not None and self.tls_ca is None):
+            raise SettingsError(["--tls-cert, --tls-key and --tls-ca: TLS wants all three"])
+
+
+class InfluxSettings(CommonSettings, frozen=True, kw_only=True):
+    """Whoever writes points or reads them: where the database is."""
+
+    influx_url: Annotated[
+        str | None, Setting("http://USER:PASSWORD@HOST:8086/DATABASE or file:PATH (or INFLUX_URL)", metavar="URL")
+    ] = None
+    influx_token: Annotated[
+        str | None, Setting("of InfluxDB 2 and 3 (or INFLUX_TOKEN, which no process list shows)", metavar="TOKEN")
+    ] = None
+    influx_org: Annotated[str | None, Setting("of InfluxDB 2 (or INFLUX_ORG)", metavar="ORG")] = None
 
 
 def load[S: Struct](
@@ -95,99 +132,64 @@ def load[S: Struct](
     environment: Mapping[str, str],
     file: Path | None = None,
     known: Sequence[type[Struct]] = (),
+    problems: Sequence[str] = (),
 ) -> S:
     """The settings of type `kind`. A flag that is None was not given. Raises SettingsError with every problem.
 
     `known` are the settings of the other commands, whose names in the environment and the file are no mistakes.
+    `problems` are those that the caller has found already.
     """
-    problems: list[str] = []
-    names = {field.name for field in msgspec.structs.fields(kind)}
-    every_name = names.union(*({field.name for field in msgspec.structs.fields(other)} for other in known))
-    values: dict[str, tuple[str, Any]] = {}
+    found = list(problems)
+    values = _named(environment, file, setting_names((kind, *known)), found)
+    converted: dict[str, Any] = {}
+    wrong = []
+    for field in declared(kind):
+        source, value = values.get(field.name, ("", None)) if field.is_setting else ("", None)
+        if flags.get(field.name) is not None:
+            source, value = field.flag, flags[field.name]
+        if value == "" and str not in field.alternatives:
+            value = None  # as a shell or a manifest leaves out what is not set
+        if value is not None:
+            try:
+                converted[field.name] = convert(value, field.kind)
+            except ValueError as error:
+                found.append(f"{source}: {error}")
+                wrong.append(field)
+        elif field.is_required:
+            found.append(f"{field.flag} is missing" + (f" (or {field.variable})" if field.is_setting else ""))
+            wrong.append(field)
+    if not any(field.is_required for field in wrong):
+        settings = kind(**converted)
+        try:
+            if isinstance(settings, CommonSettings):
+                settings.check()
+        except SettingsError as error:
+            # What is wrong stands at its default here, of which nothing needs to be said.
+            found += [one for one in error.problems if not any(field.flag in one for field in wrong)]
+        if not found:
+            return settings
+    raise SettingsError(found)
 
+
+def _named(
+    environment: Mapping[str, str], file: Path | None, names: set[str], problems: list[str]
+) -> dict[str, tuple[str, Any]]:
+    """Where each setting was found, and its value: the environment wins over the file."""
+    values: dict[str, tuple[str, Any]] = {}
     for name, value in _read_file(file, problems).items():
-        if name in every_name:
+        if name in names:
             values[name] = (f"{file}: {name}", value)
         else:
-            problems.append(f"{file}: {name}: unknown setting{_suggest(name, every_name)}")
+            problems.append(f"{file}: {name}: unknown setting{suggestion(name, names)}")
     for variable, text in environment.items():
         if not variable.startswith(PREFIX) or variable in OTHER_NAMES:
             continue
         name = variable.removeprefix(PREFIX).lower()
-        if name in every_name:
+        if name in names:
             values[name] = (variable, text)
         else:
-            problems.append(f"{variable}: unknown setting{_suggest(name, every_name)}")
-    for name, value in flags.items():
-        if value is not None and name in names:
-            values[name] = (flag(name), value)
-
-    converted: dict[str, Any] = {}
-    for field in msgspec.structs.fields(kind):
-        if field.name in values:
-            source, value = values[field.name]
-            if value == "" and str not in _alternatives(field.type):
-                continue  # as a shell or a manifest leaves out what is not set
-            try:
-                converted[field.name] = convert(value, field.type)
-            except ValueError as error:
-                problems.append(f"{source}: {error}")
-        elif field.required:
-            problems.append(f"{flag(field.name)} is missing (or {PREFIX}{field.name.upper()})")
-    if problems:
-        raise SettingsError(problems)
-    return kind(**converted)
-
-
-def flag(name: str) -> str:
-    """A setting's flag, as it is typed."""
-    return f"--{name.replace('_', '-')}"
-
-
-def convert(value: Any, kind: Any) -> Any:
-    """A setting's value from a flag, a variable's text or a file; raises ValueError in words that people use."""
-    alternatives = _alternatives(kind)
-    if isinstance(value, str):
-        if any(get_origin(one) is tuple for one in alternatives):
-            value = [one.strip() for one in value.split(",") if one.strip()]  # the environment has no lists
-        elif bool in alternatives:
-            value = _WORDS.get(value.strip().lower(), value)
-        else:
-            choices = {one.lower(): one for one in _choices(alternatives)}
-            value = choices.get(value.strip().lower(), value)
-    if isinstance(value, float) and math.isnan(value):
-        raise ValueError("must be a number")
-    try:
-        return msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise ValueError(_in_words(str(error), value, alternatives)) from None
-
-
-def _alternatives(kind: Any) -> list[Any]:
-    """The types that a setting may have, without None and without what bounds them."""
-    if get_origin(kind) is Annotated:
-        return _alternatives(get_args(kind)[0])
-    if get_origin(kind) in (types.UnionType, typing.Union):
-        return [one for part in get_args(kind) for one in _alternatives(part)]
-    return [] if kind is type(None) else [kind]
-
-
-def _choices(alternatives: Sequence[Any]) -> list[str]:
-    return [text for one in alternatives if get_origin(one) is Literal for text in get_args(one)]
-
-
-def _in_words(error: str, value: Any, alternatives: Sequence[Any]) -> str:
-    """msgspec's words name Python's types."""
-    if choices := _choices(alternatives):
-        return f"{str(value)[:80]!r} is none of {', '.join(choices)}"
-    bound = re.match(r"Expected `(?:int|float|str)` (of length )?([<>]=?) (\S+)", error)
-    if bound is not None:
-        words = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}[bound[2]]
-        return f"must be {'of a length of ' if bound[1] else ''}{words} {bound[3]}"
-    for one, words in ((bool, "neither true nor false"), (int, "no whole number"), (float, "no number")):
-        if one in alternatives:
-            return f"{str(value)[:80]!r} is {words}"
-    return error.replace("`", "'")
+            problems.append(f"{variable}: unknown setting{suggestion(name, names)}")
+    return values
 
 
 def _read_file(file: Path | None, problems: list[str]) -> dict[str, Any]:
@@ -202,6 +204,7 @@ def _read_file(file: Path | None, problems: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _suggest(name: str, names: set[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """What may have been meant, in brackets, or nothing."""
+    close = difflib.get_close_matches(name, list(names), n=1)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -1,4 +1,4 @@
-"""Streams, consumers, roles and permissions as data, and `ensure`, which makes a server look like them.
+"""Streams and consumers as data, and `ensure`, which makes a server look like them.
 
 `ensure` is an operator's right: workers and producers never create anything. It is idempotent, and it updates what an
 older release made. The configurations are the server's own JSON (docs.nats.io, JetStream wire API), because the
@@ -7,8 +7,6 @@ options that the promises rest on are newer than nats-py's types.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +17,7 @@ from broker import jetstream, subjects
 from broker.errors import NotReady, ServerError
 from broker.priorities import PRIORITIES
 from broker.process import ended_by_a_signal
+from broker.retrying import retried
 
 ACK_WAIT_SECONDS = 30.0
 MAX_PAYLOAD_BYTES = 1024 * 1024
@@ -47,107 +46,102 @@ def _seconds(value: float) -> int:
     return int(value * jetstream.NANOSECONDS)
 
 
+def _stream(name: str, subject: str, max_bytes: int, **others: Any) -> dict[str, Any]:
+    """On disk, bounded, with direct gets; by default a full one forgets its oldest messages."""
+    return {
+        "name": name,
+        "subjects": [subject],
+        "storage": "file",
+        "num_replicas": 1,
+        "allow_direct": True,
+        "max_msg_size": MAX_PAYLOAD_BYTES,
+        "retention": "limits",
+        "discard": "old",
+        "max_bytes": max_bytes,
+    } | others
+
+
+def _turns(model: str, limits: Limits) -> dict[str, Any]:
+    return _stream(
+        subjects.turns_stream(model),
+        subjects.turns(model),
+        limits.max_queued_bytes,
+        retention="workqueue",
+        discard="new",
+        max_msgs=limits.max_queued_turns,
+        max_consumers=len(PRIORITIES),
+        duplicate_window=_seconds(120),
+    )
+
+
+def _replies(limits: Limits) -> dict[str, Any]:
+    return _stream(
+        subjects.REPLIES,
+        "reply.>",
+        limits.max_reply_bytes,
+        max_age=_seconds(3600),
+        # Chunks are fenced and repeatable, so they need not wait for the disk as turns and ends do.
+        persist_mode="async",
+        republish={"src": "reply.>", "dest": "live.>"},
+    )
+
+
+def _ends(limits: Limits) -> dict[str, Any]:
+    return _stream(
+        subjects.ENDS,
+        "end.>",
+        limits.max_end_bytes,
+        # One end a turn: the first writer wins, the server refuses a second.
+        discard="new",
+        discard_new_per_subject=True,
+        max_msgs_per_subject=1,
+        max_age=_seconds(24 * 3600),
+        republish={"src": "end.>", "dest": "live.>"},
+    )
+
+
+def _cancels() -> dict[str, Any]:
+    max_bytes = 16 * 1024 * 1024
+    return _stream(subjects.CANCELS, subjects.ALL_CANCELS, max_bytes, max_msgs_per_subject=1, max_age=_seconds(3600))
+
+
+def _dead(limits: Limits) -> dict[str, Any]:
+    # A letter holds the turn's own bytes and a few fields more.
+    return _stream(subjects.DEAD, "dead.>", limits.max_dead_bytes, max_msg_size=-1)
+
+
+def _telemetry(limits: Limits) -> dict[str, Any]:
+    max_bytes, max_age = limits.max_telemetry_bytes, _seconds(24 * 3600)
+    return _stream(subjects.TELEMETRY, "telemetry.>", max_bytes, max_age=max_age, persist_mode="async")
+
+
+def _directory(limits: Limits) -> dict[str, Any]:
+    """A bucket as NATS's clients know them (ADR-8), but for one thing: a full one forgets its oldest entries."""
+    return _stream(
+        subjects.KV_HELD,
+        "$KV.HELD.>",
+        limits.max_directory_bytes,
+        # What it says is true while the workers run: no disk is worn for it.
+        storage="memory",
+        max_msgs_per_subject=1,
+        max_age=_seconds(24 * 3600),
+        max_msg_size=4096,
+        allow_rollup_hdrs=True,
+        deny_delete=True,
+    )
+
+
 def streams(models: Iterable[str], limits: Limits = Limits()) -> list[dict[str, Any]]:
     """The configuration of every stream."""
-    common = {"storage": "file", "num_replicas": 1, "allow_direct": True, "max_msg_size": MAX_PAYLOAD_BYTES}
-    configs: list[dict[str, Any]] = [
-        common
-        | {
-            "name": subjects.turns_stream(model),
-            "subjects": [subjects.turns(model)],
-            "retention": "workqueue",
-            "discard": "new",
-            "max_msgs": limits.max_queued_turns,
-            "max_bytes": limits.max_queued_bytes,
-            "max_consumers": len(PRIORITIES),
-            "duplicate_window": _seconds(120),
-        }
-        for model in models
+    return [
+        *(_turns(model, limits) for model in models),
+        _replies(limits),
+        _ends(limits),
+        _cancels(),
+        _dead(limits),
+        _telemetry(limits),
+        _directory(limits),
     ]
-    configs.append(
-        common
-        | {
-            "name": subjects.REPLIES,
-            "subjects": ["reply.>"],
-            "retention": "limits",
-            "discard": "old",
-            "max_age": _seconds(3600),
-            "max_bytes": limits.max_reply_bytes,
-            # Chunks are fenced and repeatable, so they need not wait for the disk as turns and ends do.
-            "persist_mode": "async",
-            "republish": {"src": "reply.>", "dest": "live.>"},
-        }
-    )
-    configs.append(
-        common
-        | {
-            "name": subjects.ENDS,
-            "subjects": ["end.>"],
-            "retention": "limits",
-            # One end a turn: the first writer wins, the server refuses a second.
-            "discard": "new",
-            "discard_new_per_subject": True,
-            "max_msgs_per_subject": 1,
-            "max_age": _seconds(24 * 3600),
-            "max_bytes": limits.max_end_bytes,
-            "republish": {"src": "end.>", "dest": "live.>"},
-        }
-    )
-    configs.append(
-        common
-        | {
-            "name": subjects.CANCELS,
-            "subjects": ["cancel.>"],
-            "retention": "limits",
-            "discard": "old",
-            "max_msgs_per_subject": 1,
-            "max_age": _seconds(3600),
-            "max_bytes": 16 * 1024 * 1024,
-        }
-    )
-    configs.append(
-        common
-        | {
-            "name": subjects.DEAD,
-            "subjects": ["dead.>"],
-            "retention": "limits",
-            "discard": "old",
-            "max_bytes": limits.max_dead_bytes,
-            # A letter holds the turn's own bytes and a few fields more.
-            "max_msg_size": -1,
-        }
-    )
-    configs.append(
-        common
-        | {
-            "name": subjects.TELEMETRY,
-            "subjects": ["telemetry.>"],
-            "retention": "limits",
-            "discard": "old",
-            "max_age": _seconds(24 * 3600),
-            "max_bytes": limits.max_telemetry_bytes,
-            "persist_mode": "async",
-        }
-    )
-    configs.append(
-        common
-        | {
-            # A bucket as NATS's clients know them (ADR-8), but for one thing: a full one forgets its oldest entries.
-            "name": subjects.KV_HELD,
-            "subjects": ["$KV.HELD.>"],
-            "retention": "limits",
-            "discard": "old",
-            # What it says is true while the workers run: no disk is worn for it.
-            "storage": "memory",
-            "max_msgs_per_subject": 1,
-            "max_age": _seconds(24 * 3600),
-            "max_bytes": limits.max_directory_bytes,
-            "max_msg_size": 4096,
-            "allow_rollup_hdrs": True,
-            "deny_delete": True,
-        }
-    )
-    return configs
 
 
 def telemetry_consumer() -> dict[str, Any]:
@@ -228,16 +222,12 @@ def _holds(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
 async def require(nc: NatsConnection, model: str, wait: float = 0.0) -> float:
     """Checks that the model's stream and consumers exist; returns their ack_wait in seconds. Raises NotReady, after
     `wait` seconds of looking again, and ServerError where the server, which was there, stays away."""
-    started = time.monotonic()
+
+    def patience(error: Exception) -> float:
+        return wait if isinstance(error, NotReady) else max(wait, OUTAGE_SECONDS)
+
     with ended_by_a_signal():
-        while True:
-            try:
-                return await _require(nc, model)
-            except ServerError as error:
-                patience = wait if isinstance(error, NotReady) else max(wait, OUTAGE_SECONDS)
-                if time.monotonic() - started >= patience:
-                    raise
-                await asyncio.sleep(RETRY_SECONDS)
+        return await retried(lambda: _require(nc, model), after=ServerError, delay=RETRY_SECONDS, patience=patience)
 
 
 async def _require(nc: NatsConnection, model: str) -> float:
@@ -249,114 +239,3 @@ async def _require(nc: NatsConnection, model: str) -> float:
             raise NotReady(f"consumer {stream}/{priority}")
         ack_wait = found.ack_wait_seconds
     return ack_wait
-
-
-# --- Who may do what -------------------------------------------------------------------------------------------------
-
-ROLES = ("operator", "worker", "producer", "sidecar", "gateway", "reaper")
-
-
-def permissions(role: str, user: str) -> dict[str, Any]:
-    """A user's permissions in the server's configuration syntax. `user` is the client's name on the wire.
-
-    A producer reads its own replies and ends by direct get, where the subject is part of the API's subject and so can
-    be permitted, and has no right to any consumer, whose filter the server would take from the request's body.
-    """
-    user = subjects.token(user, "user")
-    inbox = f"{subjects.inbox(user)}.>"
-    discovery = ["$SRV.PING.>", "$SRV.INFO.>", "$SRV.STATS.>", "$SRV.PING", "$SRV.INFO", "$SRV.STATS"]
-    match role:
-        case "operator":
-            return {"publish": ">", "subscribe": ">"}
-        case "worker":
-            return {
-                "publish": {
-                    "allow": [
-                        "reply.>",
-                        "end.>",
-                        "dead.>",
-                        "queue.>",
-                        "telemetry.>",
-                        "kv.>",
-                        "$KV.HELD.>",
-                        jetstream.acks(),
-                        jetstream.api_subject(jetstream.NEXT_MESSAGE, ">"),
-                        jetstream.api_subject(jetstream.CONSUMER_INFO, ">"),
-                        jetstream.api_subject(jetstream.STREAM_INFO, ">"),
-                        jetstream.api_subject(jetstream.MESSAGE_DELETE, ">"),
-                        jetstream.api_subject(jetstream.DIRECT_GET, ">"),
-                        *discovery,
-                    ]
-                },
-                "subscribe": {"allow": [inbox, "cancel.>", "replay.>", "queue.>", "kv.>", "node.*", "$SRV.>"]},
-                # Answers to discovery go to inboxes that this user could not otherwise write to.
-                "allow_responses": {"max": 1, "expires": "1m"},
-            }
-        case "producer":
-            return {
-                "publish": {
-                    "allow": [
-                        # By name: what is queued under another priority no consumer takes, and it would stay for ever.
-                        *(f"turn.*.{priority}.{user}.*" for priority in PRIORITIES),
-                        f"cancel.{user}.>",
-                        f"replay.{user}.*",
-                        f"run.{user}",
-                        jetstream.api_subject(jetstream.DIRECT_GET, subjects.REPLIES, f"reply.{user}.*"),
-                        jetstream.api_subject(jetstream.DIRECT_GET, subjects.ENDS, f"end.{user}.*"),
-                        jetstream.api_subject(jetstream.STREAM_NAMES),
-                        jetstream.api_subject(jetstream.CONSUMER_INFO, "*", "*"),
-                        *discovery,
-                    ]
-                },
-                "subscribe": {"allow": [inbox, subjects.live_of(user), "queue.>"]},
-            }
-        case "gateway":
-            # A producer for all clients; which one a request is of, its API key says.
-            return {
-                "publish": {
-                    "allow": [
-                        "turn.>",
-                        "cancel.>",
-                        "replay.>",
-                        "telemetry.>",
-                        jetstream.api_subject(jetstream.DIRECT_GET, subjects.REPLIES, "reply.>"),
-                        jetstream.api_subject(jetstream.DIRECT_GET, subjects.ENDS, "end.>"),
-                        jetstream.api_subject(jetstream.DIRECT_GET, "*", "turn.>"),
-                        jetstream.api_subject(jetstream.STREAM_NAMES),
-                        jetstream.api_subject(jetstream.CONSUMER_INFO, "*", "*"),
-                        *discovery,
-                    ]
-                },
-                "subscribe": {"allow": [inbox, "live.>", "queue.>"]},
-            }
-        case "reaper":
-            # Ends queued turns that nobody takes; it has no business with anybody's answers, and publishes no turn.
-            return {
-                "publish": {
-                    "allow": [
-                        "end.>",
-                        jetstream.api_subject(jetstream.STREAM_LIST),
-                        jetstream.api_subject(jetstream.STREAM_INFO, "*"),
-                        jetstream.api_subject(jetstream.MESSAGE_DELETE, "*"),
-                        jetstream.api_subject(jetstream.CONSUMER_INFO, "*", "*"),
-                        jetstream.api_subject(jetstream.DIRECT_GET, ">"),
-                        *discovery,
-                    ]
-                },
-                "subscribe": {"allow": [inbox, "cancel.>"]},
-            }
-        case "sidecar":
-            # Writes points, and looks at what queues hold; it has no business with turns and replies.
-            watched = [
-                jetstream.api_subject(jetstream.ACCOUNT_INFO),
-                jetstream.api_subject(jetstream.STREAM_NAMES),
-                jetstream.api_subject(jetstream.STREAM_INFO, "*"),
-                jetstream.api_subject(jetstream.CONSUMER_INFO, "*", "*"),
-            ]
-            taken = (subjects.TELEMETRY, subjects.WRITER)
-            written = [jetstream.api_subject(jetstream.NEXT_MESSAGE, *taken), jetstream.acks(*taken)]
-            return {
-                "publish": {"allow": ["telemetry.>", "node.*", *written, *watched, *discovery]},
-                "subscribe": {"allow": [inbox, "queue.>", "run.*", "telemetry.*"]},
-            }
-    raise ValueError(role)

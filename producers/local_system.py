@@ -99,7 +99,7 @@ async def local_system(
     wait: bool = True,
     influx_url: str | None = None,
 ) -> AsyncIterator[LocalSystem]:
-    """Server and worker in `folder`, which the caller removes. `entry` is turnpike.py.
+    """Server and worker in `folder`, which the caller removes. `entry` is the folder turnpike/.
 
     With an `influx_url` there is a sidecar beside the worker, which writes there.
 

@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
+from broker.declaring import Argument, Setting, convert, flag
 from broker.errors import SettingsError, TurnpikeError
 from broker.messages import Sampling
 from broker.priorities import DEFAULT_PRIORITY, PRIORITIES
-from broker.settings import CommonSettings, Count, ModelSettings, Port, convert, flag
+from broker.settings import CommonSettings, Count, InfluxSettings, Level, ModelSettings, Node, Port
 from producers.load import arrivals
+
+NONE_GIVEN = Sampling()
+
+NumConversations = Annotated[Count, Setting("how many conversations")]
+MAX_TOKENS = Setting("tokens of an answer at most")
+MaxTokens = Annotated[int, MAX_TOKENS]
+IgnoreEos = Annotated[bool, Setting("go on to --max-tokens, whatever the model says")]
+Seed = Annotated[int, Setting("of everything that is drawn")]
+Concurrency = Annotated[int, Setting("conversations, or items, at once")]
+Out = Annotated[str | None, Setting("write a record of every turn or item here, as JSON lines", path="file")]
+SloTtft = Annotated[float | None, Setting("a good turn's first token is there by then", metavar="SECONDS")]
+SloTpot = Annotated[float | None, Setting("and each further token takes no longer", metavar="SECONDS")]
+GatewayPort = Annotated[Port, Setting("the gateway's port; 0 takes a free one")]
 
 
 class RoutedSettings(CommonSettings, frozen=True, kw_only=True):
     """Whoever chooses a model by policies."""
 
-    routes: str | None = None
-    """A TOML file of policies for models; without one there is `auto`."""
+    routes: Annotated[
+        str | None, Setting("a TOML file of policies for models (default: auto, by expected wait)", path="file")
+    ] = None
 
 
 class AskSettings(RoutedSettings, frozen=True, kw_only=True):
     """`turnpike ask` and `turnpike chat`: as `Sampling`, whose own values stand where nothing is given."""
 
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repeat_penalty: float | None = None
-    seed: int | None = None
-    ignore_eos: bool | None = None
-    stop: tuple[str, ...] | None = None
+    GROUP: ClassVar[str] = "sampling"
+
+    max_tokens: MaxTokens = NONE_GIVEN.max_tokens
+    temperature: Annotated[float, Setting("0 takes the likeliest token each time")] = NONE_GIVEN.temperature
+    top_k: Annotated[int | None, Setting("draw from the K likeliest tokens only")] = None
+    top_p: Annotated[float | None, Setting("draw from the likeliest tokens that make up this share only")] = None
+    min_p: Annotated[float | None, Setting("draw from tokens at least this share as likely as the likeliest")] = None
+    repeat_penalty: Annotated[float | None, Setting("divides what the last 64 tokens have against them")] = None
+    seed: Annotated[int | None, Setting("of what is drawn (default: another one each turn, which is shown)")] = None
+    ignore_eos: IgnoreEos = False
+    stop: Annotated[tuple[str, ...] | None, Setting("end before this text; can be given several times")] = None
+
+    def check(self) -> None:
+        """Raises SettingsError with every problem."""
+        self.sampling()
 
     def sampling(self) -> Sampling:
         """Checked as the wire checks it; raises SettingsError with every problem."""
@@ -50,62 +72,91 @@ class AskSettings(RoutedSettings, frozen=True, kw_only=True):
 class GatewaySettings(RoutedSettings, frozen=True, kw_only=True):
     """`turnpike gateway`."""
 
-    gateway_host: str = "127.0.0.1"
-    gateway_port: Port = 8080
-    keys: str | None = None
-    """A TOML file of clients and the SHA-256 of their keys; without one everybody is the local client."""
-    allow_anyone: bool = False
-    """Without keys also at an address that others reach."""
-    leave_out_tools: bool = False
-    """Takes requests that offer tools, which the model does not hear of; answers say so in a header."""
-    node: str | None = None
-    """Default: the host's name."""
-    new_key: bool = False
-    """Prints a new key and what to put into the file of keys, and does no more."""
+    log_level: Level = "INFO"
+    gateway_host: Annotated[str, Setting("the interface to listen at")] = "127.0.0.1"
+    gateway_port: GatewayPort = 8080
+    keys: Annotated[
+        str | None,
+        Setting("a TOML file of clients and the SHA-256 of their keys (default: none is wanted)", path="file"),
+    ] = None
+    allow_anyone: Annotated[bool, Setting("without keys, at any address")] = False
+    leave_out_tools: Annotated[
+        bool, Setting("take requests that offer tools and answer without (default: they are refused)")
+    ] = False
+    node: Node = None
+    new_key: Annotated[bool, Setting("print a new key, and do no more")] = False
 
 
-class LoadSettings(ModelSettings, frozen=True, kw_only=True):
+class ArrivalSettings(ModelSettings, frozen=True, kw_only=True):
+    """When turns of `turnpike load` are sent, and what of them counts."""
+
+    GROUP: ClassVar[str] = "arrivals"
+
+    arrivals: Annotated[
+        str,
+        Setting(
+            "closed, constant:RATE, poisson:RATE, gamma:RATE:BURSTINESS, ramp:FROM:TO:SECONDS, step:RATExSECONDS,…, "
+            "trace:FILE; rates are turns per second"
+        ),
+    ] = "closed"
+    concurrency: Concurrency = 4
+    think: Annotated[str, Setting("between an answer and the next message: 0, fixed:SECONDS, exponential:SECONDS")] = (
+        "0"
+    )
+    duration_seconds: Annotated[float | None, Setting("send for so long")] = None
+    num_turns: Annotated[int | None, Setting("send so many, on a schedule")] = None
+    warm_up_seconds: Annotated[float, Setting("what is sent before does not count")] = 0.0
+    cool_down_seconds: Annotated[float, Setting("what is sent after does not count")] = 0.0
+    sweep: Annotated[
+        str | None,
+        Setting("double the rate until goodput falls, each for so long, then bisect", metavar="RATE:SECONDS"),
+    ] = None
+    slo_ttft_seconds: SloTtft = None
+    slo_tpot_seconds: SloTpot = None
+    priority: Annotated[str, Setting("interactive, batch, or by weights: interactive=4,batch=1")] = DEFAULT_PRIORITY
+    cancel_share: Annotated[float, Setting("so many turns are cancelled (0 to 1)")] = 0.0
+    cancel_after_seconds: Annotated[
+        float, Setting("after so long, which is the mean of an exponential distribution")
+    ] = 1.0
+    deadline_share: Annotated[float, Setting("so many turns have a deadline (0 to 1)")] = 0.0
+    deadline_seconds: Annotated[float, Setting("so long after they are sent")] = 30.0
+    part: Annotated[int, Setting("which part of a run of several processes this is, from 0")] = 0
+    num_parts: Annotated[int, Setting("how many there are; they share --run and --seed")] = 1
+
+
+class ConversationSettings(ArrivalSettings, frozen=True, kw_only=True):
+    """What `turnpike load` sends."""
+
+    GROUP: ClassVar[str] = "conversations"
+
+    dataset: Annotated[
+        str | None,
+        Setting(
+            "OpenAssistant trees or messages, ShareGPT; plain, gzip, parquet; hub:NAME (see turnpike models); or "
+            "synthetic:prompt=200/50,answer=100/20,turns=5,count=50 (default: the shipped conversations)"
+        ),
+    ] = None
+    num_conversations: NumConversations = 50
+    min_turns: Annotated[int, Setting("only conversations of so many turns")] = 5
+    turns: Annotated[Literal["messages", "prompter"], Setting("what --min-turns counts")] = "messages"
+    max_user_turns: Annotated[int | None, Setting("cut conversations after so many user messages")] = None
+    language: Annotated[str, Setting("the language of OpenAssistant threads")] = "en"
+    history: Annotated[Literal["generated", "dataset"], Setting("whose answers the next turn's history holds")] = (
+        "generated"
+    )
+    max_tokens: MaxTokens = NONE_GIVEN.max_tokens
+    ignore_eos: IgnoreEos = False
+    seed: Seed = 0
+
+
+class LoadSettings(ConversationSettings, frozen=True, kw_only=True):
     """`turnpike load`."""
 
-    model: str
-    """One, or several by weights: `llama=3,phi=1`."""
-    num_conversations: int = 50
-    concurrency: int = 4
-    arrivals: str = "closed"
-    """`producers.load.arrivals.parse` says which there are."""
-    think: str = "0"
-    duration_seconds: float | None = None
-    num_turns: int | None = None
-    """Of an open loop."""
-    warm_up_seconds: float = 0.0
-    cool_down_seconds: float = 0.0
-    sweep: str | None = None
-    """FROM:SECONDS, rates doubled from FROM on until goodput falls, each for SECONDS, then bisected."""
-    slo_ttft_seconds: float | None = None
-    slo_tpot_seconds: float | None = None
-    priority: str = DEFAULT_PRIORITY
-    cancel_share: float = 0.0
-    cancel_after_seconds: float = 1.0
-    """The mean of an exponential distribution."""
-    deadline_share: float = 0.0
-    deadline_seconds: float = 30.0
-    part: int = 0
-    num_parts: int = 1
-    max_tokens: int = 500
-    min_turns: int = 5
-    turns: str = "messages"
-    """What min_turns counts: messages or prompter turns."""
-    max_user_turns: int | None = None
-    dataset: str | None = None
-    """A file, `synthetic:…`, or `hub:NAME` for a locked and pulled one; default: those that Turnpike ships."""
-    language: str = "en"
-    seed: int = 0
-    ignore_eos: bool = False
-    history: str = "generated"
-    """What goes into the next turn's history: the generated answers, or the data set's."""
-    run: str | None = None
-    """The run's name in telemetry and in its record; default: made from the time."""
-    out: str | None = None
+    model: Annotated[str, Setting("a model's name, auto, or several by weights: llama=3,phi=1")]
+    run: Annotated[str | None, Setting("the run's name in telemetry and its record (default: made from the time)")] = (
+        None
+    )
+    out: Out = None
 
     @staticmethod
     def weights(text: str) -> list[tuple[str, float]]:
@@ -154,10 +205,6 @@ class LoadSettings(ModelSettings, frozen=True, kw_only=True):
         ]
         if not 0 <= self.part < max(1, self.num_parts):
             problems.append(f"--part: must be from 0 to {self.num_parts - 1}")
-        if self.turns not in ("messages", "prompter"):
-            problems.append(f"--turns: {self.turns!r} is neither messages nor prompter")
-        if self.history not in ("generated", "dataset"):
-            problems.append(f"--history: {self.history!r} is neither generated nor dataset")
         problems += self._check_texts()
         if problems:
             raise SettingsError(problems)
@@ -193,11 +240,19 @@ class LoadSettings(ModelSettings, frozen=True, kw_only=True):
 class EvalSettings(CommonSettings, frozen=True, kw_only=True):
     """`turnpike eval`."""
 
-    model: str
-    path: str
-    limit: int | None = None
-    concurrency: int = 4
-    out: str | None = None
+    path: Annotated[
+        str,
+        Argument(
+            "Winogrande as JSON lines or llama.cpp's CSV, or JSON lines of context, choices, label",
+            metavar="FILE",
+            path="file",
+            is_positional=True,
+        ),
+    ]
+    model: Annotated[str, Setting("a model's name, or auto")]
+    limit: Annotated[int | None, Setting("only so many items")] = None
+    concurrency: Concurrency = 4
+    out: Out = None
 
     def check(self) -> None:
         """Raises SettingsError with every problem."""
@@ -213,14 +268,20 @@ class EvalSettings(CommonSettings, frozen=True, kw_only=True):
             raise SettingsError(problems)
 
 
-class DemoSettings(CommonSettings, frozen=True, kw_only=True):
-    """`turnpike demo`."""
+class DemoSettings(InfluxSettings, frozen=True, kw_only=True):
+    """`turnpike demo`. Without an `influx_url` its telemetry goes into a file beside the broker's data."""
 
-    influx_url: str | None = None
-    """Where its telemetry goes; default: INFLUX_URL, else a file beside the broker's data."""
-    num_conversations: Count = 4
-    max_tokens: Count = 48
-    model_file: str | None = None
-    gateway: bool = False
-    """With the OpenAI API and the page in front of it, until ^C."""
-    gateway_port: Port = 8080
+    num_conversations: NumConversations = 4
+    max_tokens: Annotated[Count, MAX_TOKENS] = 48
+    model_file: Annotated[str | None, Setting("a GGUF file (default: the model that Turnpike ships)", path="file")] = (
+        None
+    )
+    gateway: Annotated[bool, Setting("with the OpenAI API and the page in front of it, until ^C")] = False
+    gateway_port: GatewayPort = 8080
+
+
+class ReportSettings(InfluxSettings, frozen=True, kw_only=True):
+    """`turnpike report`: what a good turn is, and where what the nodes did meanwhile can be read."""
+
+    slo_ttft_seconds: SloTtft = None
+    slo_tpot_seconds: SloTpot = None

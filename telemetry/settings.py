@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from broker.declaring import Setting
 from broker.errors import SettingsError
-from broker.settings import CommonSettings
+from broker.settings import HealthPort, InfluxSettings, Level, Node
 
 
-class TelemetrySettings(CommonSettings, frozen=True, kw_only=True):
-    """`turnpike telemetry`: where the database is."""
-
-    influx_url: str | None = None
-    """http://USER:PASSWORD@HOST:PORT/DATABASE or file:PATH; default: INFLUX_URL."""
-    influx_token: str | None = None
-    """InfluxDB 2 and 3; default: INFLUX_TOKEN."""
-    influx_org: str | None = None
-
-
-class SidecarSettings(TelemetrySettings, frozen=True, kw_only=True):
+class SidecarSettings(InfluxSettings, frozen=True, kw_only=True):
     """`turnpike sidecar`."""
 
-    node: str | None = None
-    """Default: the host's name."""
-    sample_seconds: float = 1.0
-    root: str = "/"
-    """Where /proc and /sys are found: in a container, where the node's are mounted."""
-    vcgencmd: str = "vcgencmd"
-    """The Raspberry Pi's firmware command, asked only for what sysfs does not tell."""
-    monitor_url: str | None = None
-    """The nats-server's monitoring address, http://HOST:8222, for the `broker` measurement's rates."""
-    health_port: int | None = None
-    """Answers GET /live and /ready there; without it nothing listens."""
+    log_level: Level = "INFO"
+    node: Node = None
+    sample_seconds: Annotated[float, Setting("how often the board is sampled")] = 1.0
+    root: Annotated[
+        str, Setting("where /proc and /sys are found: in a container, where the node's are mounted", path="folder")
+    ] = "/"
+    vcgencmd: Annotated[
+        str, Setting("the Raspberry Pi's firmware command, asked only for what sysfs does not tell")
+    ] = "vcgencmd"
+    monitor_url: Annotated[
+        str | None, Setting("the nats-server's monitoring address, for its rates", metavar="http://HOST:8222")
+    ] = None
+    health_port: HealthPort = None
 
     def check(self) -> None:
         """Raises SettingsError with every problem."""

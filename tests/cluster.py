@@ -53,7 +53,7 @@ class Cluster:
     async def _spawn(
         self, name: str, *arguments: str | Path, inside: tuple[str, ...] = (), env: Mapping[str, str] | None = None
     ) -> Process:
-        command = [*inside, sys.executable, ROOT / "turnpike.py", *arguments, "--log-level", self._log_level]
+        command = [*inside, sys.executable, ROOT / "turnpike", *arguments, "--log-level", self._log_level]
         with (self.folder / f"{name}.log").open("ab") as log:
             return await spawn(command, stdout=log.fileno(), stderr=log.fileno(), env=dict(env or {}))
 

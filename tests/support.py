@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TURNPIKE = [sys.executable, str(ROOT / "turnpike.py")]
+TURNPIKE = [sys.executable, str(ROOT / "turnpike")]
 
 
 def free_port() -> int:

@@ -11,7 +11,7 @@ from workers.engine.power import Power
 from workers.engine_runner import EngineRunner
 from workers.health import Watch
 from workers.kv.cache import OffloadCache
-from workers.kv.transfer import Handoff
+from workers.kv.peers import Peers
 from workers.load import LoadGauge
 from workers.metrics import WorkerMetrics
 from workers.model_queue import ModelQueue
@@ -56,25 +56,29 @@ def assemble(
     occupancy = Occupancy(engine.num_slots, can_preempt=cache.is_on)
     presence = Presence(nc, metadata(options, engine.max_sequence_tokens), look_seconds=options.look_seconds)
     load = LoadGauge(loop, occupancy, recent, presence, node)
-    handoff = Handoff(
+    peers = Peers(
         nc,
-        name,
-        model,
-        options.state_fingerprint,
         loop,
         cache,
         history,
+        model=model,
+        worker=name,
+        fingerprint=options.state_fingerprint,
+        state_bytes=loop.calibration.state_bytes,
+        can_remove_part=engine.can_remove_part,
         max_bytes_per_second=options.fetch_bytes_per_second,
     )
-    reporter = Reporter(nc, options, metrics, loop, cache, node, watch.rounds, lambda: handoff.given_bytes)
+    reporter = Reporter(nc, options, metrics, loop, cache, node, watch.rounds, lambda: peers.giver.given_bytes)
     queue, store = ModelQueue(nc, model), NatsTurnStore(nc, name)
     cancels = Cancels(queue, model, name, in_hand, loop.cancel)
     jobs = JobMaker(history, grammars, engine.max_sequence_tokens, options.overflow)
     turns = TurnHandler(
         in_hand=in_hand,
-        admission=Admission(name, store, cancels, handoff, jobs, loop, recent, lambda: load.expected_wait(INTERACTIVE)),
-        prefetch=Prefetch(loop, cache, handoff),
-        streaming=Streaming(name, options.coalesce_seconds, Remembering(history, loop, handoff), recent),
+        admission=Admission(
+            name, store, cancels, peers.fetcher, jobs, loop, recent, lambda: load.expected_wait(INTERACTIVE)
+        ),
+        prefetch=Prefetch(loop, cache, peers.fetcher),
+        streaming=Streaming(name, options.coalesce_seconds, Remembering(history, loop, peers.directory), recent),
         settlement=Settlement(name, store, reporter, recent),
         engine=loop,
         recent=recent,
@@ -90,7 +94,7 @@ def assemble(
         puller=TurnPuller(queue, occupancy, options.pull_seconds),
         cancels=CancelListener(nc, model, cancels),
         keep_alive=KeepAlive(nc, watch.rounds),
-        handoff=handoff,
+        peers=peers,
         replays=Replays(nc, store),
         presence=presence,
         load=load,

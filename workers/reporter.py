@@ -62,7 +62,7 @@ class Reporter:
             self._node.forget_old()
             self._recorder.record(
                 self._metrics.second(
-                    self._engine.snapshot, self._cache.state, self._given_bytes(), self._recorder.num_dropped
+                    self._engine.snapshot, self._cache.stats, self._given_bytes(), self._recorder.num_dropped
                 )
             )
             await self._recorder.flush()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
 from broker import subjects
+from broker.declaring import Setting, flag
 from broker.errors import InvalidName, SettingsError
-from broker.settings import ModelSettings, Port, flag
+from broker.settings import HealthPort, Level, ModelSettings, Node
 
 MAX_SLOTS = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
@@ -16,43 +17,53 @@ MAX_SLOTS = 256
 class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
     """`turnpike worker`."""
 
-    model_file: str | None = None
-    """Default: the file that the lock file names for `model`, and without one the model that Turnpike ships."""
-    model: str | None = None
-    """The model's token in subjects; default: made from the file's name."""
-    allow_other_file: bool = False
-    """Serve the model although its other workers have another file: for changing the file worker by worker. Else such a
-    worker is refused."""
-    worker_name: str | None = None
-    node: str | None = None
-    num_ctx: int = 8192
-    num_slots: int = 8
-    threads: int | None = None
-    """Default: measured at the start, and from step to step while neighbours are busy; in the deterministic mode one
-    less than the cores."""
-    num_ubatch: int = 256
-    step_budget_seconds: float = 0.25
-    coalesce_seconds: float = 0.05
-    deterministic: bool = False
-    share_prefixes: bool = False
-    """Share KV prefixes across clients too, not only within one."""
-    park_bytes: int | None = None
-    """Of RAM, for conversations that the context has no room for; default: a quarter of what is free. 0 parks none."""
-    disk_bytes: int = 0
-    """Of disk, for those that RAM has no room for, and over restarts. Off by default: an SD card wears."""
-    kv_dir: str | None = None
-    """Where those files lie; default: `kv` in the data directory."""
-    fetch_bytes_per_second: int = 50_000_000
-    """At most so fast are conversations' states given to other workers: half of gigabit Ethernet. 0: none is given or
-    fetched."""
-    park_seconds: float = 60.0
-    """How long a worker that stops may write what it has in memory to disk."""
-    overflow: Literal["error", "drop"] = "error"
-    """Of a conversation longer than the context: refused, or its oldest turns left out."""
-    kv_type: Literal["f16", "q8_0"] = "f16"
-    """The KV cache's precision."""
-    health_port: Port | None = None
-    """Answers GET /live and /ready there; without it nothing listens."""
+    log_level: Level = "INFO"
+    model_file: Annotated[
+        str | None,
+        Setting("the GGUF file (default: the locked one of --model, else the model that Turnpike ships)", path="file"),
+    ] = None
+    model: Annotated[str | None, Setting("the model's name in subjects (default: from the file's name)")] = None
+    allow_other_file: Annotated[
+        bool,
+        Setting("serve though other workers have another file under this name: while it is changed, worker by worker"),
+    ] = False
+    worker_name: Annotated[str | None, Setting("its name (default: the node's and the process id)")] = None
+    node: Node = None
+    num_ctx: Annotated[int, Setting("KV cells, shared by all slots")] = 8192
+    num_slots: Annotated[int, Setting("turns at once")] = 8
+    threads: Annotated[
+        int | None,
+        # Measured at the start, and from step to step; in the deterministic mode one less than the cores.
+        Setting("threads of llama.cpp (default: measured, and fewer while neighbours are busy)"),
+    ] = None
+    num_ubatch: Annotated[int, Setting("tokens that llama.cpp computes at once")] = 256
+    step_budget_seconds: Annotated[float, Setting("what a step may take")] = 0.25
+    coalesce_seconds: Annotated[float, Setting("chunks gather for so long; 0 sends each token")] = 0.05
+    deterministic: Annotated[bool, Setting("one turn at a time, repeatable to the bit")] = False
+    share_prefixes: Annotated[bool, Setting("share KV prefixes across clients too, not only within one")] = False
+    park_bytes: Annotated[
+        int | None, Setting("of RAM for conversations at rest; 0 keeps none (default: a quarter of what is free)")
+    ] = None
+    # Off by default: an SD card wears.
+    disk_bytes: Annotated[
+        int, Setting("of disk for conversations that RAM has no room for, also over restarts; 0 writes none")
+    ] = 0
+    kv_dir: Annotated[
+        str | None, Setting("where their files lie (default: kv in the data directory)", path="folder")
+    ] = None
+    # Half of gigabit Ethernet.
+    fetch_bytes_per_second: Annotated[
+        int, Setting("of conversations' states given to other workers; 0 gives and fetches none")
+    ] = 50_000_000
+    park_seconds: Annotated[float, Setting("how long a worker that stops may write what it has in memory to disk")] = (
+        60.0
+    )
+    overflow: Annotated[
+        Literal["error", "drop"],
+        Setting("of a conversation longer than the context: refused, or its oldest turns left out"),
+    ] = "error"
+    kv_type: Annotated[Literal["f16", "q8_0"], Setting("the KV cache's precision")] = "f16"
+    health_port: HealthPort = None
 
     def check(self) -> None:
         """Raises SettingsError with every problem."""

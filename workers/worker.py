@@ -16,7 +16,7 @@ from broker.priorities import PRIORITIES
 from workers.cancels import CancelListener
 from workers.engine_runner import EngineRunner
 from workers.health import Watch, WorkerLost
-from workers.kv.transfer import Handoff
+from workers.kv.peers import Peers
 from workers.load import LoadGauge
 from workers.node import NodeListener
 from workers.options import WorkerOptions
@@ -41,7 +41,7 @@ class Worker:
     puller: TurnPuller
     cancels: CancelListener
     keep_alive: KeepAlive
-    handoff: Handoff
+    peers: Peers
     replays: Replays
     presence: Presence
     load: LoadGauge
@@ -71,9 +71,9 @@ class Worker:
                     for work in (self.keep_alive.run(ack_wait), self.reporter.run(), self.watch.run())
                 ]
                 self.reporter.event("worker started")
-                await self.handoff.start(beats)
+                await self.peers.start(beats)
                 await self._serve(stop)
-                await self.handoff.stop()
+                await self.peers.stop()
                 is_drained = True
                 for task in beating:
                     task.cancel()

@@ -9,7 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import nats.errors
 
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.connection import Address
 from broker.errors import TurnFailed, TurnpikeError
 from broker.messages import Message, Sampling, new_id

@@ -17,7 +17,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from broker.accounts import write_credentials
-from broker.client import Answer
+from broker.answer import Answer
 from broker.messages import Chunk
 from broker.process import EXIT_INTERRUPTED, spawn, temporary_folder, terminate
 from producers.data.datasets import DEMO_CONVERSATIONS
@@ -82,7 +82,7 @@ async def run_demo(
     stop: asyncio.Event,
     as_json: bool,
 ) -> int:
-    """Runs it all in a temporary folder. `entry` is turnpike.py; `memory_of` gives a process's bytes.
+    """Runs it all in a temporary folder. `entry` is the folder turnpike/; `memory_of` gives a process's bytes.
 
     Without a `model_file` it is the shipped model, on conversations of its kind. `nats_url` is a server to use instead
     of the embedded one, with an operator's rights. Telemetry goes to `influx_url`. With a `gateway_port` there is a

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.connection import Address
 from broker.discovery import RAW, SCORE
 from broker.errors import TurnFailed

@@ -219,7 +219,7 @@ def row(run: Run, sampled: Sampled | None, answers: list[Answered]) -> Row:
 
 @dataclass(frozen=True)
 class Stage:
-    """What an experiment runs on. `entry` is turnpike.py, `worker` the account of workers that are started here."""
+    """What an experiment runs on. `entry` is turnpike/, `worker` the account of workers that are started here."""
 
     client: Client
     entry: Path

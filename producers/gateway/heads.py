@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from broker import priorities
 from broker.errors import InvalidName
 from broker.priorities import DEFAULT_PRIORITY, PRIORITIES, Priority
-from producers.gateway.answering import ClientGone, Receive
-from producers.gateway.openai.errors import ApiError
+from producers.gateway.errors import ApiError
+from producers.gateway.reading import ClientGone, Receive
 
 MAX_BODY_BYTES = 1024 * 1024
 """What the queue takes, its own fields aside."""
@@ -19,6 +19,7 @@ MAX_DEADLINE_SECONDS = 7 * 24 * 3600
 
 
 def priority_of(headers: Mapping[str, str]) -> Priority:
+    """The class of the turn; raises ApiError."""
     try:
         return priorities.named(headers.get("turnpike-priority", DEFAULT_PRIORITY))
     except InvalidName:
@@ -27,7 +28,7 @@ def priority_of(headers: Mapping[str, str]) -> Priority:
 
 
 def deadline_of(headers: Mapping[str, str]) -> float | None:
-    """Seconds since the epoch."""
+    """Seconds since the epoch; None where it has all the time. Raises ApiError."""
     if (said := headers.get("turnpike-deadline-seconds")) is None:
         return None
     try:

@@ -24,7 +24,7 @@ from broker import subjects
 from broker.accounts import API_KEY_PREFIX, LOCAL, api_key_digest
 from broker.errors import InvalidName, TurnpikeError
 from broker.toml import read_toml
-from producers.gateway.openai.errors import ApiError
+from producers.gateway.errors import ApiError
 
 TURNS_AT_ONCE = 64
 ANYONE = 1 << 30

@@ -7,8 +7,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from broker.client import Answer
-from producers.gateway.openai.errors import ApiError
+from broker.answer import Answer
+from producers.gateway.errors import ApiError
 
 GRACE_SECONDS = 1.0
 """For a worker to end a turn at its deadline by itself, with what it knows."""

@@ -12,7 +12,7 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 
 from broker import codec, subjects
-from broker.client import Answer
+from broker.answer import Answer
 from broker.errors import InvalidMessage, ServerError
 from broker.jetstream import last_stored
 from broker.messages import Chunk, Done, End, Failed, Reply

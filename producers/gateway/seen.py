@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
+from broker.answer import Answer
 from broker.discovery import DRAINING, WorkerInfo
 
 STALE_SECONDS = 10.0
@@ -19,12 +22,19 @@ class Seen:
     def __init__(self) -> None:
         self._found: dict[str, tuple[WorkerInfo, float]] = {}
         self._left: dict[str, float] = {}
+        self._has_looked = asyncio.Event()
 
     @property
     def workers(self) -> list[WorkerInfo]:
+        """Those that are there as of now."""
         return [one for one, _ in self._found.values()]
 
+    async def once(self) -> None:
+        """Comes back when it was looked for workers at least once."""
+        await self._has_looked.wait()
+
     def get(self, name: str) -> WorkerInfo | None:
+        """The worker of that name; None where it is not there."""
         found = self._found.get(name)
         return found[0] if found is not None else None
 
@@ -37,6 +47,7 @@ class Seen:
             if not one.is_serving or self._left.get(one.worker, asked_at) <= asked_at:
                 self._found[one.worker] = (one, now)
         self._found = {name: found for name, found in self._found.items() if now - found[1] < STALE_SECONDS}
+        self._has_looked.set()
 
     def leave(self, name: str) -> None:
         """That worker takes no turns any more; it is known as long as it finishes those that it has."""
@@ -45,3 +56,21 @@ class Seen:
         if found := self._found.get(name):
             load = msgspec.structs.replace(found[0].load, state=DRAINING)
             self._found[name] = (msgspec.structs.replace(found[0], load=load), found[1])
+
+    def num_serving(self, model: str) -> int:
+        """How many take turns for it."""
+        return sum(one.model == model and one.is_serving for one in self.workers)
+
+    def num_able(self, model: str, *, has_begun: bool) -> int:
+        """How many may answer a turn: those that serve its model; once it was begun also those that finish what they
+        have."""
+        return sum(one.model == model and (has_begun or one.is_serving) for one in self.workers)
+
+    def details(self, answer: Answer) -> dict[str, Any]:
+        """What the page shows of who answered."""
+        done = answer.done
+        found: dict[str, Any] = {"worker": done.worker, "timings": msgspec.to_builtins(done.timings)}
+        found["usage"] = msgspec.to_builtins(done.usage)
+        if worker := self.get(done.worker):
+            found |= {"node": worker.node, "celsius": worker.load.celsius, "is_throttled": worker.load.is_throttled}
+        return found

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from broker import priorities
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.errors import PublishError, TurnFailed
 from broker.messages import Chunk, End, Failed, Message, Sampling, new_id
 from broker.priorities import Priority

@@ -25,7 +25,7 @@ from broker.catalogue import (
 from broker.discovery import MirrorInfo
 from broker.errors import TurnpikeError
 from broker.locks import InUse, Lock
-from broker.settings import ModelSettings
+from broker.settings import ModelSettings, PullSettings
 from producers.terminal.tables import folding
 
 WIDE = 140
@@ -125,7 +125,7 @@ DATASETS = {
 
 
 async def pull_models(
-    options: ModelSettings, names: list[str], stop: asyncio.Event, mirrors: Sequence[MirrorInfo] = ()
+    options: PullSettings, names: list[str], stop: asyncio.Event, mirrors: Sequence[MirrorInfo] = ()
 ) -> int:
     """Fetches what the lock file names and is not here, with a bar for each; goes on where it was interrupted.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 from msgspec import Struct
 
 from broker import metrics
 from producers.records.lines import TurnRecord
+from producers.records.quantities import DECODE_RATE, SCHEDULED_TTFT, TPOT, TTFT, Quantity, values
 
 
 def details(turns: Iterable[TurnRecord]) -> list[str]:
@@ -18,6 +20,113 @@ def details(turns: Iterable[TurnRecord]) -> list[str]:
         if turn.is_failed and turn.detail:
             found.setdefault(turn.outcome, f"{turn.outcome}: {turn.detail}")
     return list(found.values())
+
+
+class Bounds(Struct, frozen=True):
+    """What a turn must meet to count as good: from the scheduled send where there is one."""
+
+    ttft_seconds: float | None = None
+    tpot_seconds: float | None = None
+
+    def __bool__(self) -> bool:
+        return self.ttft_seconds is not None or self.tpot_seconds is not None
+
+    def are_met(self, turn: TurnRecord) -> bool:
+        if turn.is_failed or turn.outcome == "cancelled" or turn.ttft_seconds is None:
+            return False
+        ttft = turn.scheduled_ttft_seconds if turn.scheduled_at is not None else turn.ttft_seconds
+        if self.ttft_seconds is not None and (ttft is None or ttft > self.ttft_seconds):
+            return False
+        tpot = turn.tpot_seconds
+        return self.tpot_seconds is None or tpot is None or tpot <= self.tpot_seconds
+
+
+NO_BOUNDS = Bounds()
+
+
+class Figures:
+    """What turns that took `seconds` together are as a whole: each figure is computed when it is asked for.
+
+    Rates are None where there is nothing to measure. Those of a failed turn count for nothing but its failure.
+    """
+
+    def __init__(self, turns: Sequence[TurnRecord], seconds: float, bounds: Bounds = NO_BOUNDS) -> None:
+        self.turns = turns
+        self.seconds = seconds
+        self.bounds = bounds
+
+    @cached_property
+    def done(self) -> list[TurnRecord]:
+        """The turns that did not fail."""
+        return [turn for turn in self.turns if not turn.is_failed]
+
+    @property
+    def num_failed(self) -> int:
+        """How many failed."""
+        return len(self.turns) - len(self.done)
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """How many turns ended so, by outcome."""
+        return dict(sorted(Counter(turn.outcome for turn in self.turns).items()))
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many failed, by the code of the failure."""
+        return dict(Counter(turn.outcome for turn in self.turns if turn.is_failed))
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of all prompts."""
+        return sum(turn.prompt_tokens for turn in self.done)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Of the prompts' tokens, those from the cache."""
+        return sum(turn.cached_tokens for turn in self.done)
+
+    @property
+    def cached_share(self) -> float | None:
+        """Of the prompts' tokens, the share from the cache."""
+        prompt = self.prompt_tokens
+        return self.cached_tokens / prompt if prompt else None
+
+    @cached_property
+    def completion_tokens(self) -> int:
+        """Of all answers."""
+        return sum(turn.completion_tokens for turn in self.done)
+
+    @property
+    def prefill_tokens_per_second(self) -> float | None:
+        """Prompt tokens not from the cache ÷ the workers' time for them, over all turns."""
+        seconds = sum(turn.prefill_seconds or 0.0 for turn in self.done)
+        return metrics.prefill_rate(self.prompt_tokens, self.cached_tokens, seconds)
+
+    @property
+    def turns_per_second(self) -> float | None:
+        """Answered turns ÷ wall time."""
+        return len(self.done) / self.seconds if self.seconds > 0 and self.done else None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Generated tokens of all turns ÷ wall time."""
+        tokens = self.completion_tokens
+        return tokens / self.seconds if self.seconds > 0 and tokens else None
+
+    @property
+    def goodput_turns_per_second(self) -> float | None:
+        """Turns that met the bounds ÷ wall time; None without bounds."""
+        if not self.bounds or self.seconds <= 0:
+            return None
+        return sum(self.bounds.are_met(turn) for turn in self.turns) / self.seconds
+
+    def values(self, quantity: Quantity) -> list[float]:
+        """Of the turns that were answered and have it."""
+        return values(self.done, quantity)
+
+    def gaps(self) -> Iterator[float]:
+        """Seconds between tokens, pooled over all turns."""
+        return (gap for turn in self.done for gap in turn.gaps())
 
 
 class Summary(Struct, frozen=True):
@@ -48,58 +157,27 @@ class Summary(Struct, frozen=True):
     """How many turns failed, by the code of the failure."""
 
 
-class Bounds(Struct, frozen=True):
-    """What a turn must meet to count as good: from the scheduled send where there is one."""
-
-    ttft_seconds: float | None = None
-    tpot_seconds: float | None = None
-
-    def __bool__(self) -> bool:
-        return self.ttft_seconds is not None or self.tpot_seconds is not None
-
-    def are_met(self, turn: TurnRecord) -> bool:
-        if turn.is_failed or turn.outcome == "cancelled" or turn.ttft_seconds is None:
-            return False
-        ttft = turn.scheduled_ttft_seconds if turn.scheduled_at is not None else turn.ttft_seconds
-        if self.ttft_seconds is not None and (ttft is None or ttft > self.ttft_seconds):
-            return False
-        tpot = turn.tpot_seconds
-        return self.tpot_seconds is None or tpot is None or tpot <= self.tpot_seconds
-
-
-NO_BOUNDS = Bounds()
-
-
-def summarize(records: Sequence[TurnRecord], seconds: float, bounds: Bounds = NO_BOUNDS) -> Summary:
+def summarize(turns: Sequence[TurnRecord], seconds: float, bounds: Bounds = NO_BOUNDS) -> Summary:
     """The figures of a run that took `seconds` of wall time."""
-    done = [record for record in records if not record.is_failed]
-    ttfts = [value for record in done if (value := record.ttft_seconds) is not None]
-    scheduled = [value for record in done if (value := record.scheduled_ttft_seconds) is not None]
-    tpots = [value for record in done if (value := record.tpot_seconds) is not None]
-    prompt = sum(record.prompt_tokens for record in done)
-    cached = sum(record.cached_tokens for record in done)
-    completion = sum(record.completion_tokens for record in done)
-    num_good = sum(bounds.are_met(record) for record in records)
-    prefill_seconds = sum(record.prefill_seconds or 0.0 for record in done)
+    found = Figures(turns, seconds, bounds)
+    ttfts, tpots = found.values(TTFT), found.values(TPOT)
     return Summary(
-        num_turns=len(records),
-        num_failed=len(records) - len(done),
+        num_turns=len(turns),
+        num_failed=found.num_failed,
         seconds=seconds,
         ttft_p50_seconds=metrics.percentile(ttfts, 50),
         ttft_p99_seconds=metrics.percentile(ttfts, 99),
-        scheduled_ttft_p99_seconds=metrics.percentile(scheduled, 99),
+        scheduled_ttft_p99_seconds=metrics.percentile(found.values(SCHEDULED_TTFT), 99),
         tpot_p50_seconds=metrics.percentile(tpots, 50),
         tpot_p99_seconds=metrics.percentile(tpots, 99),
-        itl_max_seconds=max((gap for record in done for gap in record.gaps()), default=None),
-        prefill_tokens_per_second=metrics.prefill_rate(prompt, cached, prefill_seconds),
-        decode_tokens_per_second=metrics.mean(
-            [rate for record in done if (rate := record.decode_tokens_per_second) is not None]
-        ),
-        throughput_tokens_per_second=completion / seconds if seconds > 0 and completion else None,
-        turns_per_second=len(done) / seconds if seconds > 0 and done else None,
-        goodput_turns_per_second=num_good / seconds if bounds and seconds > 0 else None,
-        prompt_tokens=prompt,
-        cached_tokens=cached,
-        completion_tokens=completion,
-        failures=dict(Counter(record.outcome for record in records if record.is_failed)),
+        itl_max_seconds=max(found.gaps(), default=None),
+        prefill_tokens_per_second=found.prefill_tokens_per_second,
+        decode_tokens_per_second=metrics.mean(found.values(DECODE_RATE)),
+        throughput_tokens_per_second=found.tokens_per_second,
+        turns_per_second=found.turns_per_second,
+        goodput_turns_per_second=found.goodput_turns_per_second,
+        prompt_tokens=found.prompt_tokens,
+        cached_tokens=found.cached_tokens,
+        completion_tokens=found.completion_tokens,
+        failures=found.failures,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from producers.records.figures import Bounds, summarize
+from producers.records.figures import Bounds, Figures
 from producers.records.files import seconds_of
 from producers.records.lines import TurnRecord
 
@@ -26,9 +26,8 @@ class Level(Struct, frozen=True):
 
 def level(rate: float, turns: Sequence[TurnRecord], seconds: float, bounds: Bounds) -> Level:
     """A rate that was sent for so many seconds."""
-    found = summarize(turns, seconds, bounds)
-    goodput = found.goodput_turns_per_second or 0.0
-    return Level(rate, goodput, bool(turns) and goodput >= GOOD_ENOUGH * found.num_turns / seconds)
+    goodput = Figures(turns, seconds, bounds).goodput_turns_per_second or 0.0
+    return Level(rate, goodput, bool(turns) and goodput >= GOOD_ENOUGH * len(turns) / seconds)
 
 
 def levels(turns: Sequence[TurnRecord], settings: Mapping[str, Any], bounds: Bounds) -> list[Level]:

@@ -13,7 +13,8 @@ from broker.extras import install
 from producers.records.figures import Bounds
 from producers.records.files import read_runs
 from producers.report import tables
-from producers.report.figures import comparable, figures
+from producers.report.comparing import comparable
+from producers.report.figures import figures
 from producers.report.nodes import Telemetry
 
 

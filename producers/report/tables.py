@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from producers.records.files import Run
-from producers.report.figures import QUANTITIES, Ratio, RunFigures, Spread, ratio, values
+from producers.records.quantities import QUANTITIES, Spread, values
+from producers.report.comparing import Ratio, ratio
+from producers.report.figures import RunFigures
 from producers.terminal.tables import folding
 
 NOTHING = 1e-12

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.discovery import CHAT
 from broker.errors import QueueFull, TurnFailed, UnservedModel
 from broker.messages import Chunk, Message, new_id
@@ -24,7 +25,7 @@ Choose = Callable[[Collection[str]], Decision]
 """The decision without the models that were tried; raises UnservedModel."""
 
 
-class Elsewhere(Answer):
+class FallbackAnswer(Answer):
     """An answer that changes over to another model as long as nothing of it was told. It is another turn then, with an
     id of its own: the first has had its end."""
 
@@ -95,4 +96,4 @@ async def ask_routed(
     workers = await client.workers() or await client.workers(PATIENT_SECONDS)
     decision = choose(routes, wanted, workers, needs)
     answer = client.ask(decision.model, messages, priority=priority, conversation=conversation, **options)
-    return Elsewhere(answer, decision, lambda tried: choose(routes, wanted, workers, needs, without=tried))
+    return FallbackAnswer(answer, decision, lambda tried: choose(routes, wanted, workers, needs, without=tried))

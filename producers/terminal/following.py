@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import msgspec
 import nats.errors
 
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.errors import NotServed, PublishError, QueueFull
 from broker.messages import Chunk, Sampling
 from producers.routing.waiting import LOOK_SECONDS, is_served, ready

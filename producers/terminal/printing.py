@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from broker.client import Answer
+from broker.answer import Answer
 from broker.messages import Chunk, Done, Failed
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO
 
 from broker.accounts import read_credentials
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.errors import PublishError, TurnFailed
 from broker.messages import Sampling, new_id
 

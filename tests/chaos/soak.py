@@ -85,7 +85,7 @@ async def converse(client: Client, number: int, until: float, counts: dict[str, 
 async def worker(server: EmbeddedServer) -> AsyncIterator[int]:
     credentials = server.folder / "worker.credentials"
     write_credentials(credentials, server.address(WORKER))
-    command = [sys.executable, str(ROOT / "turnpike.py"), "worker", "--credentials", str(credentials)]
+    command = [sys.executable, str(ROOT / "turnpike"), "worker", "--credentials", str(credentials)]
     process = await spawn([*command, "--log-level", "WARNING", "--park-bytes", str(PARK_BYTES)])
     try:
         yield process.pid

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from broker.accounts import LOCAL
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.errors import NotAcknowledged, TurnFailed
 from broker.server import EmbeddedServer
 from broker.topology import Limits

@@ -40,7 +40,7 @@ async def worker(
     credentials = server.folder / "worker.credentials"
     write_credentials(credentials, server.address(WORKER))
     command: list[str | Path] = ["ip", "netns", "exec", namespace] if namespace else []
-    command += [sys.executable, ROOT / "turnpike.py", "worker", "--model-file", model, "--model", "m"]
+    command += [sys.executable, ROOT / "turnpike", "worker", "--model-file", model, "--model", "m"]
     command += ["--credentials", credentials, "--worker-name", name, "--deterministic", "--threads", "1"]
     with log.open("wb") as output:
         process = await spawn(command, stderr=output.fileno())

@@ -10,14 +10,15 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import codec, jetstream, subjects, topology
 from broker.accounts import LOCAL, OPERATOR
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.connection import close, connect
 from broker.delivery import Delivery, Puller
 from broker.errors import QueueFull
 from broker.messages import Cancel, Done, Message, Turn, new_id
 from broker.server import EmbeddedServer
 from broker.subjects import CancelAddress, TurnAddress
-from producers.gateway.answering import cancelled_unless_ended
+from producers.gateway.reading import cancelled_unless_ended
 from tests.fakes import FakeEngine
 from tests.integration.conftest import Running, StartWorker
 from workers.cancels import CancelListener, Cancels
@@ -109,7 +110,7 @@ async def test_a_cancel_that_names_anothers_sequence_deletes_nothing_of_theirs(
         assert victim._sequence is not None
         mallory = Client.on(operator, "mallory")
         cancel = Cancel(sequence=victim._sequence, model="m", sent_at=time.time())
-        await mallory._publish_cancel(subjects.cancel_turn("mallory", new_id()), cancel)
+        await mallory.publish_cancel(subjects.CancelAddress("mallory", new_id()), cancel)
         await until_carried_out(running, mallory)
         assert await num_queued(operator) == 2
         running.engine.gate.set()

@@ -11,7 +11,8 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import codec, dead_letters, replies, subjects
 from broker.accounts import LOCAL, OPERATOR, write_credentials
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.messages import DeadLetter
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine

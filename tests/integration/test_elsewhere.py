@@ -19,7 +19,7 @@ from broker.server import EmbeddedServer
 from producers.gateway.app import Gateway
 from producers.gateway.keys import Keys
 from producers.http_server import listen, serve_http
-from producers.routing.asking import Elsewhere, ask_routed
+from producers.routing.asking import FallbackAnswer, ask_routed
 from producers.routing.policies import Policy, Routes
 from tests.fakes import FakeEngine
 from tests.gateway import events, text_of
@@ -61,7 +61,7 @@ async def test_another_model_answers_where_the_chosen_one_has_no_template_or_no_
         answer = await ask_routed(client, routes, "p", [Message("user", "x" * 100)], sampling=Sampling(max_tokens=9))
         first = answer.turn.id
         text = "".join([chunk.text async for chunk in answer])
-        assert isinstance(answer, Elsewhere)
+        assert isinstance(answer, FallbackAnswer)
         assert (text, answer.decision.model, answer.done.worker) == ("echo xxxx", "m", "w3")
         assert answer.turn.id != first
         # Nobody is asked in place of one that was named.

@@ -14,7 +14,8 @@ import pytest
 
 from broker import codec, jetstream, publishing, subjects
 from broker.accounts import LOCAL, OPERATOR, WORKER
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.connection import close, connect
 from broker.conversations import name_of
 from broker.messages import Chunk, Done, Message, Started, Turn, new_id
@@ -271,10 +272,10 @@ async def test_what_generates_is_waited_for_though_no_worker_is_seen(monkeypatch
     monkeypatch.setattr(patience, "LOOK_SECONDS", 0.01)
     client: Any = SimpleNamespace(name="c")
     answer = Answer(client, Turn(new_id(), "c", (Message("user", "hi"),)), "m", "interactive")
-    answer._take(Started(0, 0, "w"))
+    answer._reassembly.take(Started(0, 0, "w"))
     hopeless = asyncio.create_task(patience.Patience(answer, lambda: 0).until_hopeless())
     for index in range(30):
-        answer._take(Chunk(1 + index, 0, "x", (7,), (), index, index))
+        answer._reassembly.take(Chunk(1 + index, 0, "x", (7,), (), index, index))
         await asyncio.wait({hopeless}, timeout=0.01)
     assert not hopeless.done()
     assert (await asyncio.wait_for(hopeless, 10)).code == "no_worker"

@@ -227,9 +227,9 @@ async def test_connections_that_ask_for_nothing_keep_nobody_out(
 async def test_who_stops_reading_holds_no_more_than_a_bound_and_is_given_up(
     start_worker: StartWorker, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from producers.gateway import answering
+    from producers.gateway import stream as streams
 
-    monkeypatch.setattr(answering, "SEND_SECONDS", 1.0)
+    monkeypatch.setattr(streams, "SEND_SECONDS", 1.0)
     engine = FakeEngine(num_ctx=200_000, answer="y" * 150_000)
     request: dict[str, Any] = {"model": "m", "messages": USER, "stream": True, "max_tokens": 150_000}
     body = json.dumps(request | {"logprobs": True, "top_logprobs": 20}).encode()

@@ -17,7 +17,8 @@ from nats.micro.service import EndpointConfig
 
 from broker import codec, dead_letters, discovery, replies, subjects
 from broker.accounts import GATEWAY, LOCAL, SIDECAR, WORKER
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.connection import close, connect
 from broker.errors import TurnFailed
 from broker.messages import DeadLetter, Done, FetchRefused, HandedBack, Holding, Started

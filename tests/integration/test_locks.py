@@ -190,9 +190,7 @@ async def test_a_second_broker_leaves_the_firsts_folder_alone(tmp_path: Path) ->
             second = broker(tmp_path, other)
             said = (await asyncio.to_thread(second.communicate, timeout=60))[1]
             assert second.returncode == 1
-            assert (
-                f"the data directory {tmp_path} is in use by process {first.pid} (turnpike.py broker --data-dir" in said
-            )
+            assert f"the data directory {tmp_path} is in use by process {first.pid} (turnpike broker --data-dir" in said
             assert len(said.strip().splitlines()) == 1
             assert {path: path.read_bytes() for path in before} == before
         async with Client(read_credentials(tmp_path / "local.credentials")) as client:

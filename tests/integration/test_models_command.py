@@ -31,7 +31,7 @@ def server() -> Iterator[Hub]:
 
 def command(folder: Path, *arguments: str) -> list[str]:
     where = ["--lock-file", str(folder / "lock"), "--models-dir", str(folder / "models")]
-    return [sys.executable, str(ROOT / "turnpike.py"), "models", *arguments, *where]
+    return [sys.executable, str(ROOT / "turnpike"), "models", *arguments, *where]
 
 
 def models(folder: Path, server: Hub, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,8 @@ from typing import Literal
 
 import pytest
 
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.errors import TurnFailed
 from broker.messages import Done, Message, Sampling
 from tests.fakes import FakeEngine
@@ -97,7 +98,7 @@ async def test_conversations_outlive_their_worker_on_disk(
     engine = FakeEngine(num_slots=2)
     async with start_worker(engine, name="w2", offload_cache=OffloadCache(1_000_000, disk)) as running:
         done = [await one.next() for one in conversations]
-        assert running.cache.state.num_evicted == 0
+        assert running.cache.stats.num_evicted == 0
     assert {one.usage.cached_in for one in done} == {"disk"}
     assert max(map(computed, done)) < len(TEXT) + 60
     assert engine.num_restored == 5

@@ -11,7 +11,8 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import jetstream, subjects
 from broker.accounts import LOCAL, OPERATOR
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.connection import connect
 from broker.errors import TurnFailed
 from broker.messages import Done, Failed, Sampling

@@ -14,7 +14,8 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import codec, jetstream, reaper, subjects, topology
 from broker.accounts import LOCAL, REAPER
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.connection import close, connect
 from broker.errors import ConnectionLost, ServerError
 from broker.messages import Done, Failed, Message, Turn, new_id

@@ -9,7 +9,8 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import codec, jetstream, replies, subjects
 from broker.accounts import LOCAL
-from broker.client import Answer, Client
+from broker.answer import Answer
+from broker.client import Client
 from broker.errors import Fenced, TurnFailed
 from broker.messages import Chunk, DeadLetter, Failed, Sampling, Started
 from broker.server import EmbeddedServer

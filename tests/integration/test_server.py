@@ -93,7 +93,7 @@ async def test_who_is_at_the_address_and_does_not_let_us_in_is_no_reason_to_star
     nats_server: EmbeddedServer,
 ) -> None:
     with pytest.raises(Refused, match="wrong user or password") as caught:
-        async with address_or_own(Address(nats_server.url, LOCAL, "guessed"), ROOT / "turnpike.py", "demo"):
+        async with address_or_own(Address(nats_server.url, LOCAL, "guessed"), ROOT / "turnpike", "demo"):
             pytest.fail("a broker of our own was started")
     assert "turnpike broker" not in str(caught.value)
     assert "--credentials" in str(caught.value)

@@ -169,7 +169,7 @@ async def test_a_gateway_asks_for_its_clients_and_answers_for_nobody(nats_server
 
 async def test_a_kubernetes_secret_holds_a_server_and_its_accounts(tmp_path: Path) -> None:
     out = tmp_path / "secret.json"
-    command = [sys.executable, str(ROOT / "turnpike.py"), "broker", "secret", "--out", str(out)]
+    command = [sys.executable, str(ROOT / "turnpike"), "broker", "secret", "--out", str(out)]
     port = free_port()
     arguments = ["--url", f"nats://127.0.0.1:{port}", "--data-dir", str(tmp_path / "accounts")]
     shown = await asyncio.to_thread(subprocess.check_output, [*command, *arguments], text=True)

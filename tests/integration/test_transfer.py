@@ -37,9 +37,10 @@ from tests.integration.conftest import Running, StartWorker
 from tests.integration.test_offloading import Conversation as Talk
 from tests.support import eventually
 from workers.kv.cache import OffloadCache
+from workers.kv.checks import checksum
 from workers.kv.disk import Disk
-from workers.kv.index import checksum, packed
-from workers.kv.transfer import MAX_TRANSFERS
+from workers.kv.giver import MAX_TRANSFERS
+from workers.kv.index import packed
 from workers.prompts.history import History
 
 TEXT = "What is the weather like on the mast today, and what will it be tomorrow? " * 4
@@ -101,7 +102,7 @@ async def test_a_state_that_was_parked_is_given_too(client: Client, start_worker
         conversation = Conversation(client)
         await conversation.next()
         await client.ask("m", "x" * 1500, conversation="other", sampling=Sampling(max_tokens=1200))
-        assert running.cache.state.num_parked == 1
+        assert running.cache.stats.num_in_ram == 1
         async with start_worker(
             slow_engine(), name="w2", offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=FAST
         ):

@@ -144,7 +144,7 @@ def test_what_was_parked_on_disk_is_restored_whole_or_not_at_all(
             one.cache.flush(60.0)
         else:
             tokens = [*known, *prompt(30, 9)[1:]]
-            found = one.cache.on_disk(packed(tokens), "alice", 0)
+            found = one.cache.find_on_disk(packed(tokens), "alice", 0)
             assert (found is not None and one.cache.load(found)) or not one.engine.can_remove_part
             run(one, "next", tokens, conversation="c")
             assert one.finished("next").cached_in == "disk" or not one.engine.can_remove_part

@@ -201,7 +201,7 @@ def test_rates_are_measured_in_a_context_that_is_full_before_the_time_is_over(ti
 async def started(folder: Path, *flags: str, model_file: Path = DEMO.path) -> AsyncIterator[LocalSystem]:
     """A broker and a worker as a user starts it, with a data directory of its own."""
     more = ["--data-dir", str(folder / "data"), *flags]
-    async with local_system(ROOT / "turnpike.py", folder, model="m", model_file=model_file, flags=more) as found:
+    async with local_system(ROOT / "turnpike", folder, model="m", model_file=model_file, flags=more) as found:
         yield found
 
 

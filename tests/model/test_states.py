@@ -73,7 +73,7 @@ def test_conversations_in_rotation_are_restored_and_nothing_is_computed_twice(be
                 assert end.num_cached == len(tokens) - 29 - 1
                 assert end.cached_in == "ram"
             known[name] = [*end.tokens, *prompt(30, round_number)[1:]]
-    assert one.cache.state.num_evicted == 0
+    assert one.cache.stats.num_evicted == 0
 
 
 def test_a_shared_beginning_is_restored_for_a_new_conversation_and_stays_parked(bench: Start) -> None:
@@ -87,7 +87,7 @@ def test_a_shared_beginning_is_restored_for_a_new_conversation_and_stays_parked(
         one.run()
         end = one.finished(name)
         assert end.num_cached >= 200
-    assert one.cache.state.num_parked >= 2
+    assert one.cache.stats.num_in_ram >= 2
 
 
 def test_a_sliding_windows_state_is_parked_whole(bench: Start, sliding: LlamaModel) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from broker.client import Answer
+from broker.answer import Answer
 from broker.messages import Chunk, Done, Message, Other, Reply, Started, Timings, Turn, Usage, new_id
-from producers.gateway.answering import Stream, Told
-from producers.gateway.openai.dialect import Dialect
+from broker.reassembly import Reassembly
+from producers.gateway.openai.answers import Writer
+from producers.gateway.stream import Comments, Stream
 
 ANSWER = '{"node": 7}'
 TOKENS = (1, 2, 3, 4, 5)
@@ -37,11 +38,10 @@ def shown(chunks: list[Chunk]) -> str:
     return text
 
 
-def read(*replies: Reply | Other, end: Done) -> tuple[list[Chunk], Answer]:
-    reader = answer()
-    chunks = [chunk for reply in replies for chunk in reader._take(reply)]
-    reader.end = end
-    return chunks + reader._rest(), reader
+def read(*replies: Reply | Other, end: Done) -> tuple[list[Chunk], Reassembly]:
+    reader = Reassembly()
+    chunks = [chunk for reply in replies for chunk in reader.take(reply)]
+    return chunks + reader.rest(end), reader
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_a_message_of_a_kind_of_a_later_release_has_its_place_and_no_more() -> N
 
 def sent(chunks: list[Chunk], *, reads_comments: bool) -> tuple[str, Stream]:
     """The events' text as an API client joins it; comments of a restart are `!` for who reads them."""
-    told = Told(details=(lambda _: {}) if reads_comments else None)
-    stream = Stream(answer(), Dialect("t", "m", is_chat=False), told)
+    comments = Comments(details=(lambda _: {}) if reads_comments else None)
+    stream = Stream(answer(), Writer("t", "m", is_chat=False), comments)
     body = b"".join(stream._chunk(chunk) for chunk in chunks).decode()
     text = ""
     for event in body.split("\n\n"):
@@ -158,7 +158,7 @@ async def streamed(chunks: list[Chunk], end: Done) -> str:
         await asyncio.Event().wait()
         raise AssertionError
 
-    await Stream(given, Dialect("t", "m", is_chat=True), Told()).run(receive, send)
+    await Stream(given, Writer("t", "m", is_chat=True), Comments()).run(receive, send)
     return b"".join(sent).decode()
 
 

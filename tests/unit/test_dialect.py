@@ -9,17 +9,11 @@ from msgspec import Struct, inspect
 from broker import codec
 from broker.conversations import next_name
 from broker.messages import Chunk, Failed, Message, Sampling, TokenLogprob
-from producers.gateway.openai.dialect import (
-    ApiError,
-    ChatRequest,
-    CompletionRequest,
-    Dialect,
-    Request,
-    conversation_of,
-    error_of,
-    parse,
-    sampling_of,
-)
+from producers.gateway.errors import ApiError
+from producers.gateway.naming import conversation_of
+from producers.gateway.openai.answers import AnswerObjects
+from producers.gateway.openai.errors import error_body, error_of
+from producers.gateway.openai.requests import ChatRequest, CompletionRequest, Request, parse
 
 Kind = type[ChatRequest] | type[CompletionRequest]
 
@@ -163,7 +157,7 @@ def test_fields_for_whole_numbers_are_found() -> None:
 def test_values_at_the_edges_are_taken_and_mean_what_others_mean(
     kind: Kind, body: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    found = sampling_of(request(kind, **body))
+    found = request(kind, **body).sampling()
     assert {name: getattr(found, name) for name in expected} == expected
     codec.decode(codec.encode(found), Sampling)  # within what the wire takes
 
@@ -297,12 +291,12 @@ def test_whose_fault_a_failure_is_and_whether_to_ask_again(
 
 def test_a_full_context_is_told_in_words_and_numbers_that_clients_know() -> None:
     found = error_of(Failed("prompt_too_long", "messages: 507 tokens, and the context holds 300"))
-    error = found.body["error"]
+    error = error_body(found)["error"]
     assert (found.status, error["code"], error["type"]) == (400, "context_length_exceeded", "invalid_request_error")
     assert (error["n_prompt_tokens"], error["n_ctx"]) == (507, 300)
     assert "maximum context length is 300 tokens" in error["message"]
     assert "exceeds the available context size" in error["message"]
-    other = error_of(Failed("prompt_too_long", "too long")).body["error"]
+    other = error_body(error_of(Failed("prompt_too_long", "too long")))["error"]
     assert "exceeds the available context size" in other["message"]
 
 
@@ -311,10 +305,10 @@ def test_text_offsets_count_characters_in_all_pieces_of_a_stream() -> None:
     raw = text.encode()
     pieces = [raw[:4], raw[4:5], raw[5:8], raw[8:10], raw[10:12], raw[12:]]
     logprobs = [TokenLogprob(index, -1.0, (), piece) for index, piece in enumerate(pieces)]
-    whole = Dialect("1", "m", is_chat=False).chunk(Chunk(1, 0, text, (), tuple(logprobs)))
+    whole = AnswerObjects("1", "m", is_chat=False).chunk(Chunk(1, 0, text, (), tuple(logprobs)))
     expected = [0, 1, 2, 3, 3, 4]
     assert whole["choices"][0]["logprobs"]["text_offset"] == expected
-    streamed = Dialect("1", "m", is_chat=False)
+    streamed = AnswerObjects("1", "m", is_chat=False)
     chunks = [streamed.chunk(Chunk(index, 0, "", (), (one,))) for index, one in enumerate(logprobs)]
     assert [chunk["choices"][0]["logprobs"]["text_offset"][0] for chunk in chunks] == expected
     anew = streamed.chunk(Chunk(9, 1, "", (), (logprobs[0],)))

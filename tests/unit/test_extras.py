@@ -19,7 +19,7 @@ DISTRIBUTIONS = {
     "influxdb_client": "influxdb-client",
 }
 DISTRIBUTIONS |= {"huggingface_hub": "huggingface-hub", "urllib3": "influxdb-client"}
-WITHOUT = "import sys; sys.modules[{module!r}] = None; import turnpike; sys.exit(turnpike.main({words!r}))"
+WITHOUT = "import sys; sys.modules[{module!r}] = None; from turnpike.cli.main import main; sys.exit(main({words!r}))"
 
 
 @pytest.mark.parametrize(("module", "extra"), EXTRAS.items())

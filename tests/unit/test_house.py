@@ -1,4 +1,4 @@
-"""Who may import whom, and that a plain client stays light."""
+"""Who may import whom, what is made in one place only, and that a plain client stays light."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.house import (
+    FOLDERS,
+    MODULES,
+    PACKAGES,
+    imported,
+    name_of,
+    tree_of,
+)
 from tests.support import ROOT
 
-PACKAGES = ("broker", "workers", "producers", "telemetry")
 MAY_IMPORT = {
+    "turnpike": set(PACKAGES),
     "broker": {"broker"},
     "workers": {"broker", "workers"},
     "producers": {"broker", "producers"},
@@ -30,7 +38,7 @@ ONLY_IMPORTER = {
     "huggingface_hub": ["broker/hub.py"],
     "matplotlib": ["producers/report/pictures.py"],
     "httpx2": ["broker/hub.py"],
-    "starlette": ["producers/models/mirror.py", "producers/gateway/app.py", "producers/http_server.py"],
+    "starlette": ["producers/models/mirror.py", "producers/gateway/", "producers/http_server.py"],
     "uvicorn": ["producers/http_server.py"],
 }
 
@@ -43,46 +51,32 @@ UNSTORED = {
     "broker/jetstream.py": "JetStream's API and direct gets, whose errors it reads",
     "broker/serving.py": "asks who is there",
     "telemetry/sidecar.py": "tells its node's workers how the node is",
-    "workers/kv/transfer.py": "asks peers for states",
+    "workers/kv/peers.py": "asks peers for states",
     "workers/model_queue.py": "beacons",
 }
 """Where something is published that no stream takes, and what: all that is to be stored goes through one function."""
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found.add(node.module or "")
-    return found
-
-
-MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_go_down(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
-    tops = {name.partition(".")[0] for name in imports(path)}
-    assert tops & {*PACKAGES, "turnpike", "tests", "benchmarks"} <= MAY_IMPORT[package]
+    tops = {name.partition(".")[0] for name in imported(tree_of(path))}
+    assert tops & set(FOLDERS) <= MAY_IMPORT[package]
 
 
 @pytest.mark.parametrize(("library", "importers"), ONLY_IMPORTER.items())
 def test_a_library_has_its_one_importer(library: str, importers: list[str]) -> None:
     for path in MODULES:
-        name = str(path.relative_to(ROOT))
-        if library in {module.partition(".")[0] for module in imports(path)}:
+        name = name_of(path)
+        if library in {module.partition(".")[0] for module in imported(tree_of(path))}:
             assert any(name.startswith(importer) for importer in importers), f"{name} imports {library}"
 
 
 def test_only_the_entry_point_and_the_process_import_llama() -> None:
     for path in MODULES:
-        name = str(path.relative_to(ROOT))
+        name = name_of(path)
         if not name.startswith("workers/llama/") and name != "workers/main.py":
-            assert not any(module.startswith("workers.llama") for module in imports(path)), name
+            assert not any(module.startswith("workers.llama") for module in imported(tree_of(path))), name
 
 
 def test_a_plain_client_imports_nothing_heavy() -> None:
@@ -103,14 +97,14 @@ def test_a_plain_client_imports_nothing_heavy() -> None:
 
 
 def test_every_package_is_typed_and_says_what_it_is() -> None:
-    for package in (*PACKAGES, "workers/llama"):
+    for package in ("broker", "workers", "producers", "telemetry", "workers/llama"):
         assert (ROOT / package / "py.typed").exists()
-        assert ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text()))
+        assert ast.get_docstring(tree_of(ROOT / package / "__init__.py"))
 
 
 def publishes(path: Path) -> bool:
     """Whether it calls `request` or `publish` of a connection."""
-    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    calls = [node.func for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
     return any(
         isinstance(called, ast.Attribute)
         and called.attr in ("request", "publish")
@@ -120,10 +114,10 @@ def publishes(path: Path) -> bool:
 
 
 def test_what_is_to_be_stored_is_published_in_one_place() -> None:
-    assert {str(path.relative_to(ROOT)) for path in MODULES if publishes(path)} == set(UNSTORED)
+    assert {name_of(path) for path in MODULES if publishes(path)} == set(UNSTORED)
     stored = {"turn", "reply", "end", "dead", "dead_rest", "held", "telemetry", "cancel"}
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("nc.request", "nc.publish")):
                 first = ast.unparse(node.args[0])
                 names = {f"subjects.{name}(" for name in stored} | {"subjects.cancel_"}

@@ -10,22 +10,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import yaml
 
-import turnpike
 from broker.accounts import DEFAULTS
 from broker.catalogue import read_catalogue
-from broker.settings import OTHER_NAMES, PREFIX
+from broker.declaring import PREFIX, setting_names
+from broker.settings import OTHER_NAMES
 from tests.support import ROOT
 from tools import boards
+from turnpike.cli.tree import TURNPIKE
 from workers.machine import model_plan
 
 KUBERNETES = "1.34"
 """Of K3s, as docs/deployment.md says."""
 FOLDERS = ("overlays/pi-cluster", "overlays/single-node", "load", "overlays/pi-cluster-mirrored")
-SETTINGS = {field.name for kind in turnpike.ALL_SETTINGS for field in msgspec.structs.fields(kind)}
+SETTINGS = setting_names(one.options for _, one in TURNPIKE.walk())
 FOREIGN = re.compile(r"INFLUX_(URL|HOST|USER|PASSWORD|DATABASE)|INFLUXDB_\w+|GF_\w+|HF_(HOME|TOKEN)|RUN")
 QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|Ki|Mi|Gi)?")
 FROM_GENERATOR = {

@@ -95,15 +95,15 @@ def test_what_ram_has_no_room_for_is_written_and_found_on_disk(tmp_path: Path) -
     for number in range(3):
         tokens = [number] * 100
         offload_cache.offload(offloaded(str(number), tokens), state(tokens))
-    found = offload_cache.on_disk(packed([0] * 101), "c", 0)
+    found = offload_cache.find_on_disk(packed([0] * 101), "c", 0)
     assert found is not None
     assert found.num_tokens == 100
     assert offload_cache.load(found)
     offload_cache.close()
     best = offload_cache.find(packed([0] * 101), "c")
     assert best is not None
-    assert offload_cache.take(best.offloaded.key, keep=False) == (state([0] * 100), "disk")
-    assert offload_cache.take(best.offloaded.key, keep=False) is None
+    assert offload_cache.take(best.entry.key, keep=False) == (state([0] * 100), "disk")
+    assert offload_cache.take(best.entry.key, keep=False) is None
     assert (tmp_path / "kv").stat().st_mode & 0o777 == 0o700
 
 
@@ -118,7 +118,7 @@ def test_the_end_writes_what_is_in_memory_and_the_next_process_finds_it(tmp_path
     disk.open()
     again = OffloadCache(10_000, disk)
     for tokens in conversations.values():
-        found = again.on_disk(packed([*tokens, 9]), "c", 0)
+        found = again.find_on_disk(packed([*tokens, 9]), "c", 0)
         assert found is not None
         assert found.num_tokens == len(tokens)
         assert again.load(found)
@@ -197,5 +197,5 @@ def test_a_full_disk_costs_the_state_and_nothing_else(tmp_path: Path) -> None:
     for number in range(3):
         offload_cache.offload(offloaded(str(number), [number] * 100), state([number] * 100))
     offload_cache.close()
-    assert offload_cache.state.num_evicted == 2
-    assert offload_cache.state.num_parked == 1
+    assert offload_cache.stats.num_evicted == 2
+    assert offload_cache.stats.num_in_ram == 1

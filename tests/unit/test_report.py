@@ -23,9 +23,11 @@ from producers.load.tables import progress_table, summary_table
 from producers.records.figures import Bounds, summarize
 from producers.records.files import Recording, Run, read_runs
 from producers.records.lines import Ended, Header, TurnRecord
+from producers.records.quantities import spread
 from producers.report import tables
 from producers.report.command import report
-from producers.report.figures import by_context, comparable, context_cv, figures, ratio, spread
+from producers.report.comparing import comparable, ratio
+from producers.report.figures import by_context, context_cv, figures
 from producers.report.page import page
 from producers.report.pictures import all_of
 from producers.report.tables import quantity

@@ -1,24 +1,25 @@
 from __future__ import annotations
 
-import argparse
 import math
 import os
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from msgspec import Struct
 
-import turnpike
+from broker.declaring import flag, setting_names
 from broker.errors import SettingsError
 from broker.messages import Sampling
-from broker.settings import BrokerSettings, CommonSettings, Count, LogLevel, Port, load
+from broker.process import EXIT_USAGE
+from broker.settings import BrokerSettings, CommonSettings, Count, LogLevel, Port, QueueSettings, load
 from producers.settings import AskSettings, DemoSettings, GatewaySettings, LoadSettings
 from telemetry.settings import SidecarSettings
+from turnpike.cli.main import main
+from turnpike.cli.parsers import parser_of
+from turnpike.cli.reading import read
+from turnpike.cli.tree import TURNPIKE
 from workers.settings import WorkerSettings
-
-BY_FILE_ONLY = {"mirror"}  # which `models pull` has
 
 
 class Example(Struct, frozen=True, kw_only=True):
@@ -143,15 +144,18 @@ def test_flags_count_wherever_they_stand_before_the_last_word(path: tuple[str, .
     more = {"user": ["carol"]}.get(path[0], [])
     for at in range(len(path) + 1):
         words = [*path[:at], "--data-dir", "/x", "--tls-ca", "/ca", *path[at:], *more]
-        found = turnpike._parser().parse_args(words)
+        command, said = read(TURNPIKE, words)
+        found = said.load(command.options)
+        assert said.path == " ".join(path)
         assert (found.data_dir, found.tls_ca) == ("/x", "/ca"), words
 
 
 def test_what_was_said_last_wins_and_lists_add_up() -> None:
     words = ["broker", "--url", "a", "--model", "m", "--max-queued-turns", "5", "ensure", "--url", "b", "--model", "n"]
-    found = turnpike._parser().parse_args(words)
-    assert (found.url, found.model, found.max_queued_turns) == ("b", ["m", "n"], 5)
-    assert found.entry is turnpike.run_ensure
+    _, said = read(TURNPIKE, words)
+    found = said.load(QueueSettings)
+    assert (found.url, found.model, found.max_queued_turns) == ("b", ("m", "n"), 5)
+    assert said.path == "broker ensure"
 
 
 @pytest.mark.parametrize(
@@ -164,22 +168,23 @@ def test_what_was_said_last_wins_and_lists_add_up() -> None:
 def test_a_flag_that_a_subcommand_does_not_know_is_no_silence(
     words: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
-        turnpike._parser().parse_args(words.split())
+    assert main(words.split()) == EXIT_USAGE
     assert said in capsys.readouterr().err
 
 
 def test_the_list_of_settings_calls_no_flag_a_setting_without_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert turnpike.main(["settings"]) == 0
-    assert "# --top-p (ask, chat)\n# top_p =\n" in capsys.readouterr().out
+    assert main(["settings"]) == 0
+    out = capsys.readouterr().out
+    assert "share only (ask, chat)\n# top_p =\n" in out
+    assert "# path =" not in out, "an argument of `turnpike eval`, which no variable and no file can say"
 
 
 def test_the_list_of_settings_is_a_file_of_settings(capsys: pytest.CaptureFixture[str]) -> None:
-    assert turnpike.main(["settings"]) == 0
+    assert main(["settings"]) == 0
     listed = {
         line.partition(" = ")[0].removeprefix("# ").removesuffix(" =") for line in capsys.readouterr().out.splitlines()
     }
-    every = {field.name for kind in turnpike.ALL_SETTINGS for field in msgspec.structs.fields(kind)}
+    every = setting_names(one.options for _, one in TURNPIKE.walk())
     assert every <= listed
     assert {"temperature", "max_tokens", "kv_dir", "tls_ca"} <= every
 
@@ -205,14 +210,14 @@ def test_a_broken_file_is_named(tmp_path: Path, content: str | bytes) -> None:
     ],
 )
 def test_every_setting_of_a_command_has_its_flag(command: str, kind: type[CommonSettings]) -> None:
-    (commands,) = (one for one in turnpike._parser()._actions if isinstance(one, argparse._SubParsersAction))
-    flags = {action.dest for action in commands.choices[command]._actions}
-    missing = {field.name for field in msgspec.structs.fields(kind)} - flags - BY_FILE_ONLY
-    assert missing == set()
+    (found,) = (one for path, one in TURNPIKE.walk() if path == command)
+    assert setting_names([kind]) == setting_names([found.options])
+    shown = parser_of(found, command).format_help()
+    assert [name for name in setting_names([kind]) if flag(name) not in shown] == []
 
 
 @pytest.mark.parametrize(
-    ("settings", "flag"),
+    ("settings", "said"),
     [
         ({"cancel_after_seconds": 0.0}, "--cancel-after-seconds"),
         ({"duration_seconds": float("nan")}, "--duration-seconds"),
@@ -223,7 +228,7 @@ def test_every_setting_of_a_command_has_its_flag(command: str, kind: type[Common
         ({"model": "a=inf,b=1"}, "--model"),
     ],
 )
-def test_a_load_without_a_measure_is_refused(settings: dict[str, Any], flag: str) -> None:
+def test_a_load_without_a_measure_is_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError) as caught:
         LoadSettings(**{"model": "m", **settings}).check()
-    assert flag in str(caught.value)
+    assert said in str(caught.value)

@@ -174,7 +174,7 @@ def vocabulary() -> set[str]:
 async def served(model_file: Path | None) -> AsyncIterator[Client]:
     with tempfile.TemporaryDirectory(prefix="turnpike-evaluate-") as folder:
         async with local_system(
-            ROOT / "turnpike.py", Path(folder), model=MODEL, model_file=model_file, flags=("--deterministic",)
+            ROOT / "turnpike", Path(folder), model=MODEL, model_file=model_file, flags=("--deterministic",)
         ) as system:
             yield system.client
 

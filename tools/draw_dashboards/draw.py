@@ -42,7 +42,7 @@ from tests.influx_server import InfluxServer  # noqa: E402
 from tests.trees import plant  # noqa: E402
 from tests.unit.test_board import PMIC, firmware  # noqa: E402
 
-TURNPIKE = [sys.executable, str(ROOT / "turnpike.py")]
+TURNPIKE = [sys.executable, str(ROOT / "turnpike")]
 RUNS = (("one-at-a-time", 1), ("eight-at-once", 8))
 WIDTH = 1600
 

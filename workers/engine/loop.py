@@ -26,7 +26,7 @@ from workers.engine.sequence import Sequence
 from workers.engine.slots import Seat, Slots, common_prefix
 from workers.engine.threads import PREFILL, Threads
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
-from workers.kv.index import Found, Key, KvEntry, packed
+from workers.kv.index import Key, KvEntry, PrefixMatch, packed
 from workers.prompts.spoken import as_spoken
 
 BATCH_EVERY = 8
@@ -385,7 +385,7 @@ class EngineLoop:
 
     # --- Parking ---
 
-    def _find_offloaded(self, job: Job, tokens: bytes, num_resident: int) -> Found | None:
+    def _find_offloaded(self, job: Job, tokens: bytes, num_resident: int) -> PrefixMatch | None:
         """A parked state that saves more than the context does, and more than copying it costs."""
         if not self._cache.is_on:
             return None
@@ -401,8 +401,8 @@ class EngineLoop:
         if found is None:
             return None
         started = self._clock()
-        own = found.offloaded.key == Key(job.client, job.conversation)
-        taken = self._cache.take(found.offloaded.key, keep=not own)
+        own = found.entry.key == Key(job.client, job.conversation)
+        taken = self._cache.take(found.entry.key, keep=not own)
         if taken is None:
             return None
         state, origin = taken

@@ -1,1 +1,1 @@
-"""KV states away from the context: which there are, in RAM, on disk and with other workers."""
+"""The KV cache's tiers below the context: conversations' states in RAM, on disk and with other workers."""

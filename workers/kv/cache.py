@@ -1,8 +1,8 @@
-"""KV states away from the context: in RAM, on disk. Called from the engine's thread and from asyncio's.
+"""The KV cache's tiers below the context: RAM, and disk where there is one. From the engine's thread and asyncio's.
 
-The engine loop parks what it evicts and restores what a turn continues, both by a copy in memory. What RAM has no room
-for goes to disk where there is one, written by a thread of its own; what a turn continues from disk is read before the
-engine hears of the turn. So no step waits for a disk.
+The engine loop offloads what it evicts and restores what a turn continues, both by a copy in memory. What RAM has no
+room for goes to disk, written by a thread of its own; what a turn continues from disk is read before the engine hears
+of the turn. So no step waits for a disk.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from broker.messages import CachedIn
 from workers.engine.protocol import State
 from workers.kv.disk import Disk
-from workers.kv.index import Found, Key, KvEntry, Tier, find
+from workers.kv.index import Key, KvEntry, PrefixMatch, Tier, find
 
 MIN_OFFLOADED_TOKENS = 32
 """Less is not worth a place, a file or a transfer."""
@@ -27,18 +27,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CacheStats:
-    """A glimpse for telemetry."""
+    """What is in the tiers, for telemetry."""
 
-    num_parked: int = 0
-    parked_bytes: int = 0
+    num_in_ram: int = 0
+    ram_bytes: int = 0
     num_on_disk: int = 0
     disk_bytes: int = 0
     num_evicted: int = 0
-    """States that were given up since the start: for the caps, or as they could not be written."""
+    """States that were dropped since the start: for the caps, or as they could not be written or read."""
 
 
 class OffloadCache:
-    """The tiers below the context. `max_bytes` of RAM; 0 parks nothing."""
+    """Both tiers. A conversation may be in several places; what is longest counts."""
 
     def __init__(
         self,
@@ -49,12 +49,13 @@ class OffloadCache:
         can_remove_part: bool = True,
         canonical_chunk: int = 0,
     ) -> None:
+        """`max_bytes` of RAM; with 0 nothing is offloaded. The last three are as workers.kv.index.find has them."""
         self._lock = threading.Lock()
         self._ram = Tier(max_bytes)
         self._states: dict[Key, State] = {}
         self._disk = disk
         self._writing: dict[Key, tuple[KvEntry, State]] = {}
-        self._writer = ThreadPoolExecutor(1, "parking") if disk is not None else None
+        self._writer = ThreadPoolExecutor(1, "offload") if disk is not None else None
         self._share = share_across_clients
         self._can_remove_part = can_remove_part
         self._canonical_chunk = canonical_chunk
@@ -63,18 +64,22 @@ class OffloadCache:
 
     @property
     def is_on(self) -> bool:
+        """Whether anything is kept at all."""
         return self._ram.max_bytes > 0
 
     @property
     def has_disk(self) -> bool:
+        """Whether there is a tier below RAM."""
         return self._disk is not None
 
     @property
     def max_bytes(self) -> int:
+        """Of RAM."""
         return self._ram.max_bytes
 
     @property
-    def state(self) -> CacheStats:
+    def stats(self) -> CacheStats:
+        """Of just now."""
         with self._lock:
             disk = self._disk
             return CacheStats(
@@ -85,52 +90,53 @@ class OffloadCache:
                 self._num_evicted,
             )
 
-    def offload(self, offloaded: KvEntry, state: State, origin: CachedIn = "ram") -> None:
-        """Keeps a state; `origin` is where it came from, for the turn that finds it."""
+    def offload(self, entry: KvEntry, state: State, origin: CachedIn = "ram") -> None:
+        """Keeps a state in RAM; `origin` is where it came from, for the turn that finds it."""
         with self._lock:
-            self._states[offloaded.key] = state
-            self._origins[offloaded.key] = origin
-            for gone in self._ram.put(offloaded):
-                self._give_up(gone, self._states.pop(gone.key))
+            self._states[entry.key] = state
+            self._origins[entry.key] = origin
+            for evicted in self._ram.put(entry):
+                self._move_to_disk(evicted, self._states.pop(evicted.key))
 
-    def _give_up(self, gone: KvEntry, state: State) -> None:
-        self._origins.pop(gone.key, None)
-        if self._writer is None or not self._writer_has_room(gone):
+    def _move_to_disk(self, evicted: KvEntry, state: State) -> None:
+        """What has left RAM; dropped where there is no disk, or too much waits for it."""
+        self._origins.pop(evicted.key, None)
+        if self._writer is None or not self._writer_has_room(evicted):
             self._num_evicted += 1
             return
-        self._writing[gone.key] = (gone, state)
-        self._writer.submit(self._write, gone, state)
+        self._writing[evicted.key] = (evicted, state)
+        self._writer.submit(self._write, evicted, state)
 
-    def _writer_has_room(self, gone: KvEntry) -> bool:
-        """What waits to be written is in memory too: no more of it than a quarter of what may be parked there."""
-        waiting = sum(offloaded.num_bytes for offloaded, _ in self._writing.values())
-        return waiting + gone.num_bytes <= max(self._ram.max_bytes // 4, gone.num_bytes)
+    def _writer_has_room(self, entry: KvEntry) -> bool:
+        """What waits to be written is in memory too: no more of it than a quarter of what RAM may hold."""
+        waiting = sum(one.num_bytes for one, _ in self._writing.values())
+        return waiting + entry.num_bytes <= max(self._ram.max_bytes // 4, entry.num_bytes)
 
-    def _write(self, offloaded: KvEntry, state: State) -> None:
+    def _write(self, entry: KvEntry, state: State) -> None:
         assert self._disk is not None
         try:
-            path = self._disk.write(offloaded, state)
+            path = self._disk.write(entry, state)
             with self._lock:
-                self._num_evicted += self._disk.keep(offloaded, path)
+                self._num_evicted += self._disk.keep(entry, path)
         except OSError as error:
-            log.warning("not parked on disk bytes=%d error=%s", offloaded.num_bytes, error)
+            log.warning("not parked on disk bytes=%d error=%s", entry.num_bytes, error)
             with self._lock:
                 self._num_evicted += 1
         finally:
             with self._lock:
-                if self._writing.get(offloaded.key, (None, None))[1] is state:
-                    del self._writing[offloaded.key]
+                if self._writing.get(entry.key, (None, None))[1] is state:
+                    del self._writing[entry.key]
 
     # --- What a turn continues ---
 
-    def find(self, tokens: bytes, client: str) -> Found | None:
-        """The best in RAM."""
+    def find(self, tokens: bytes, client: str) -> PrefixMatch | None:
+        """The state in RAM with the longest prefix in common with packed tokens; None where none has any."""
         with self._lock:
             return self._find(self._ram, tokens, client)
 
-    def _find(self, kept: Iterable[KvEntry], tokens: bytes, client: str) -> Found | None:
+    def _find(self, entries: Iterable[KvEntry], tokens: bytes, client: str) -> PrefixMatch | None:
         return find(
-            kept,
+            entries,
             tokens,
             client,
             share_across_clients=self._share,
@@ -139,7 +145,7 @@ class OffloadCache:
         )
 
     def take(self, key: Key, *, keep: bool) -> tuple[State, CachedIn] | None:
-        """A state that was found, and where it came from; None where it has gone meanwhile. `keep` it parked too."""
+        """A state that was found, and where it came from; None where it has gone since. With `keep` it stays."""
         with self._lock:
             if key not in self._ram:
                 return None
@@ -149,57 +155,57 @@ class OffloadCache:
             self._ram.remove(key)
             return self._states.pop(key), self._origins.pop(key)
 
-    def on_disk(self, tokens: bytes, client: str, better_than: int) -> Found | None:
+    def find_on_disk(self, tokens: bytes, client: str, better_than: int) -> PrefixMatch | None:
         """The best on disk, or on its way there, where it has more of the prompt than `better_than` tokens."""
         if self._disk is None:
             return None
         with self._lock:
-            kept = [*self._disk.tier, *(offloaded for offloaded, _ in self._writing.values())]
+            entries = [*self._disk.tier, *(entry for entry, _ in self._writing.values())]
             in_ram = self._find(self._ram, tokens, client)
-            found = self._find(kept, tokens, client)
+            found = self._find(entries, tokens, client)
         best = max(better_than, in_ram.num_tokens if in_ram else 0)
         return found if found is not None and found.num_tokens > best else None
 
-    def held(self, key: Key) -> KvEntry | None:
+    def entry_of(self, key: Key) -> KvEntry | None:
         """What of a conversation is here, in RAM, on disk or on its way there: the longest."""
         with self._lock:
-            kept = [self._ram[key]] if key in self._ram else []
-            kept += [self._writing[key][0]] if key in self._writing else []
+            entries = [self._ram[key]] if key in self._ram else []
+            entries += [self._writing[key][0]] if key in self._writing else []
             if self._disk is not None and key in self._disk.tier:
-                kept.append(self._disk.tier[key])
-        return max(kept, key=lambda one: one.num_tokens, default=None)
+                entries.append(self._disk.tier[key])
+        return max(entries, key=lambda one: one.num_tokens, default=None)
 
     def keys(self) -> list[Key]:
         """Of all conversations here, the longest unused first."""
         with self._lock:
-            kept = [*(self._disk.tier if self._disk is not None else ()), *self._ram]
-        return [*dict.fromkeys(one.key for one in kept)]
+            entries = [*(self._disk.tier if self._disk is not None else ()), *self._ram]
+        return [*dict.fromkeys(one.key for one in entries)]
 
     def copy_of(self, key: Key) -> tuple[KvEntry, State] | None:
         """A conversation's state for somebody else; it stays where it is. Blocks for the disk."""
-        offloaded = self.held(key)
-        if offloaded is None:
+        entry = self.entry_of(key)
+        if entry is None:
             return None
         with self._lock:
-            if key in self._ram and self._ram[key] is offloaded:
-                return offloaded, self._states[key]
-            if key in self._writing and self._writing[key][0] is offloaded:
+            if key in self._ram and self._ram[key] is entry:
+                return entry, self._states[key]
+            if key in self._writing and self._writing[key][0] is entry:
                 return self._writing[key]
-        state = self._disk.read(offloaded) if self._disk is not None else None
-        return (replace(offloaded, num_bytes=len(state)), state) if state is not None else None
+        state = self._disk.read(entry) if self._disk is not None else None
+        return (replace(entry, num_bytes=len(state)), state) if state is not None else None
 
-    def load(self, found: Found) -> bool:
+    def load(self, found: PrefixMatch) -> bool:
         """Reads what was found on disk into RAM; whether it could be. Blocks for the disk."""
         assert self._disk is not None
-        key = found.offloaded.key
+        key = found.entry.key
         with self._lock:
             writing = self._writing.get(key)
-        state: State | None = writing[1] if writing is not None else self._disk.read(found.offloaded)
+        state: State | None = writing[1] if writing is not None else self._disk.read(found.entry)
         if state is None:
             with self._lock:
-                self._num_evicted += self._disk.forget(found.offloaded)
+                self._num_evicted += self._disk.forget(found.entry)
             return False
-        self.offload(replace(found.offloaded, num_bytes=len(state)), state, "disk")
+        self.offload(replace(found.entry, num_bytes=len(state)), state, "disk")
         return True
 
     # --- The end ---
@@ -210,12 +216,12 @@ class OffloadCache:
             return 0
         until = time.monotonic() + seconds
         with self._lock:
-            waiting = [(offloaded, self._states[offloaded.key]) for offloaded in reversed([*self._ram])]
+            waiting = [(entry, self._states[entry.key]) for entry in reversed([*self._ram])]
         pending: list[Future[None]] = []
-        for offloaded, state in waiting:
+        for entry, state in waiting:
             with self._lock:
-                self._writing[offloaded.key] = (offloaded, state)
-            pending.append(self._writer.submit(self._write, offloaded, state))
+                self._writing[entry.key] = (entry, state)
+            pending.append(self._writer.submit(self._write, entry, state))
         for one in pending:
             try:
                 one.result(timeout=max(0.0, until - time.monotonic()))

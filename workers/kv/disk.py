@@ -24,7 +24,8 @@ from broker.errors import InvalidMessage, TurnpikeError
 from broker.locks import Lock, Waiting
 from broker.messages import Remembered
 from workers.engine.protocol import State
-from workers.kv.index import TOKEN_BYTES, Key, KvEntry, Tier, checksum
+from workers.kv.checks import StateLayout, checksum
+from workers.kv.index import TOKEN_BYTES, Key, KvEntry, Tier
 
 MAGIC = b"TPKV2\0\0\0"
 MAX_HEADER_BYTES = 4096
@@ -57,8 +58,7 @@ def _to_nobody(key: Key, remembered: Remembered) -> None:
 
 
 class Disk:
-    """The files of one model's worker, within a cap of bytes. `expected_bytes` says how long a state of so many tokens
-    is, `recall` what is remembered of a conversation."""
+    """The files of one model's worker, within a cap of bytes."""
 
     def __init__(
         self,
@@ -68,10 +68,12 @@ class Disk:
         expected_bytes: Callable[[int], int],
         recall: Callable[[Key], Remembered | None] = _nothing,
     ) -> None:
+        """`fingerprint` is of the model file and of all that decides how a state is laid out, `expected_bytes` says how
+        many bytes the state of so many tokens has, `recall` what is remembered of a conversation. Raises
+        TurnpikeError."""
         self._folder = folder
         self._recall = recall
-        self._fingerprint = fingerprint
-        self._expected_bytes = expected_bytes
+        self._layout = StateLayout(fingerprint, expected_bytes)
         self.tier = Tier(max_bytes)
         self._paths: dict[Key, Path] = {}
         self._lock: Lock | None = None
@@ -149,38 +151,33 @@ class Disk:
             header = msgspec.json.decode(text, type=Header)
         except msgspec.DecodeError as error:
             raise ValueError(f"its header cannot be read: {error}") from None
-        if header.fingerprint != self._fingerprint:
-            raise ValueError("of another model or context")
-        if (
-            header.num_tokens <= 0
-            or header.num_remembered_bytes < 0
-            or header.num_bytes != self._expected_bytes(header.num_tokens)
-        ):
-            raise ValueError(f"{header.num_bytes} bytes for {header.num_tokens} tokens is not this model's shape")
+        self._layout.check_description(header.fingerprint, header.num_tokens, header.num_bytes)
+        if header.num_remembered_bytes < 0:
+            raise ValueError(f"{header.num_remembered_bytes} bytes of what is remembered")
         return header
 
-    def write(self, offloaded: KvEntry, state: State) -> Path:
-        """Writes a state; its file. Blocks; raises OSError."""
-        remembered = self._recall(offloaded.key)
+    def write(self, entry: KvEntry, state: State) -> Path:
+        """Writes a state, whole or not at all; its file. Blocks; raises OSError."""
+        remembered = self._recall(entry.key)
         content = codec.encode(remembered) if remembered is not None else b""
         header = Header(
-            self._fingerprint,
-            offloaded.key.client,
-            offloaded.key.conversation,
-            offloaded.num_tokens,
-            offloaded.num_canonical,
+            self._layout.fingerprint,
+            entry.key.client,
+            entry.key.conversation,
+            entry.num_tokens,
+            entry.num_canonical,
             len(state),
-            checksum(offloaded.tokens, state),
+            checksum(entry.tokens, state),
             len(content),
             hashlib.sha256(content).hexdigest(),
         )
         text = msgspec.json.encode(header)
-        name = hashlib.sha256(f"{offloaded.key.client}/{offloaded.key.conversation}".encode()).hexdigest()[:32]
+        name = hashlib.sha256(f"{entry.key.client}/{entry.key.conversation}".encode()).hexdigest()[:32]
         path = self._folder / f"{name}{SUFFIX}"
         descriptor, temporary = tempfile.mkstemp(dir=self._folder, suffix=f"{SUFFIX}.part")
         try:
             with os.fdopen(descriptor, "wb") as file:
-                for part in (MAGIC, struct.pack("<I", len(text)), text, content, offloaded.tokens, state):
+                for part in (MAGIC, struct.pack("<I", len(text)), text, content, entry.tokens, state):
                     file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
@@ -195,17 +192,17 @@ class Disk:
             raise
         return path
 
-    def keep(self, offloaded: KvEntry, path: Path) -> int:
-        """Notes a file; how many were removed for it."""
-        self._paths[offloaded.key] = path
-        gone = self.tier.put(offloaded)
+    def keep(self, entry: KvEntry, path: Path) -> int:
+        """Adds a written file to the index; how many others were removed for it."""
+        self._paths[entry.key] = path
+        gone = self.tier.put(entry)
         for one in gone:
             self._paths.pop(one.key).unlink(missing_ok=True)
         return len(gone)
 
-    def read(self, offloaded: KvEntry) -> bytes | None:
+    def read(self, entry: KvEntry) -> bytes | None:
         """A state, where its bytes are those that were written; None, with a log line, where not. Blocks."""
-        path = self._paths.get(offloaded.key)
+        path = self._paths.get(entry.key)
         if path is None:
             return None
         try:
@@ -213,17 +210,18 @@ class Disk:
             with path.open("rb") as file:
                 file.seek(begin)
                 state = file.read()
-            if tokens != offloaded.tokens or checksum(tokens, state) != header.sha256:
-                raise ValueError("its checksum is wrong")
+            if tokens != entry.tokens:
+                raise ValueError("its tokens are others")
+            self._layout.check_content(tokens, state, header.sha256)
         except (OSError, ValueError) as error:
             log.warning("discarded file=%s reason=%s", path.name, error)
             return None
         return state
 
-    def forget(self, offloaded: KvEntry) -> int:
+    def forget(self, entry: KvEntry) -> int:
         """Removes a file, unless it was written anew; how many were."""
-        if offloaded.key not in self.tier or self.tier[offloaded.key] is not offloaded:
+        if entry.key not in self.tier or self.tier[entry.key] is not entry:
             return 0
-        self.tier.remove(offloaded.key)
-        self._paths.pop(offloaded.key).unlink(missing_ok=True)
+        self.tier.remove(entry.key)
+        self._paths.pop(entry.key).unlink(missing_ok=True)
         return 1

@@ -1,8 +1,10 @@
-"""What is parked in RAM and on disk, what of it fits a prompt, and who goes first. Pure: it decides, others act."""
+"""The index of a KV cache tier: which states it has, which of them a prompt continues, and what is evicted first.
+
+Pure: it decides, the cache and the disk act.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from array import array
 from collections.abc import Iterable, Iterator
@@ -30,13 +32,6 @@ def common_tokens(one: bytes, other: bytes) -> int:
     return low
 
 
-def checksum(tokens: bytes, state: bytes | bytearray) -> str:
-    """The SHA-256 of a state and its tokens, in hexadecimal digits."""
-    digest = hashlib.sha256(tokens)
-    digest.update(state)
-    return digest.hexdigest()
-
-
 @dataclass(frozen=True)
 class Key:
     """Whose conversation."""
@@ -47,105 +42,113 @@ class Key:
 
 @dataclass(frozen=True)
 class KvEntry:
-    """A sequence's KV state away from the context. `tokens` are packed; `num_canonical` of them were computed in the
-    deterministic mode's fixed chunks."""
+    """A conversation's KV state away from the context: what is known of it, not its bytes."""
 
     key: Key
     tokens: bytes
+    """Packed."""
     num_bytes: int
     num_canonical: int = 0
+    """Of the tokens, those that were computed in the deterministic mode's fixed chunks."""
 
     @property
     def num_tokens(self) -> int:
+        """How many tokens the state is of."""
         return len(self.tokens) // TOKEN_BYTES
 
     @property
     def worth(self) -> float:
-        """Seconds to compute it again for each byte, but for the engine's rate, which is the same for all: to two
-        digits, below which it is the same."""
+        """Tokens for each byte: in proportion to the seconds that a byte saves, as all are computed at the same rate.
+        Rounded to two digits, so that states of nearly the same worth are evicted by their last use."""
         ratio = self.num_tokens / max(1, self.num_bytes)
         return round(ratio, 1 - math.floor(math.log10(ratio))) if ratio else 0.0
 
 
 @dataclass
 class Tier:
-    """What is kept in one place, within a cap of bytes; the least worth goes first, the longest unused among equals."""
+    """The states of one place, within a cap of bytes. What has the least worth is evicted first; of equals, what was
+    not used for longest."""
 
     max_bytes: int
-    _kept: dict[Key, KvEntry] = field(default_factory=dict)
+    _entries: dict[Key, KvEntry] = field(default_factory=dict)
     """In the order of their last use."""
     num_bytes: int = 0
+    """Of all entries."""
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
     def __iter__(self) -> Iterator[KvEntry]:
         """The longest unused first."""
-        return iter(list(self._kept.values()))
+        return iter(list(self._entries.values()))
 
     def __getitem__(self, key: Key) -> KvEntry:
-        return self._kept[key]
+        return self._entries[key]
 
     def __contains__(self, key: Key) -> bool:
-        return key in self._kept
+        return key in self._entries
 
-    def put(self, offloaded: KvEntry) -> list[KvEntry]:
-        """Keeps it as the latest used; what has to go for it, which may be itself."""
-        self.remove(offloaded.key)
-        self._kept[offloaded.key] = offloaded
-        self.num_bytes += offloaded.num_bytes
-        gone = []
+    def put(self, entry: KvEntry) -> list[KvEntry]:
+        """Adds an entry as the latest used, in place of one of the same key; what is evicted for it, which may be
+        itself."""
+        self.remove(entry.key)
+        self._entries[entry.key] = entry
+        self.num_bytes += entry.num_bytes
+        evicted = []
         while self.num_bytes > self.max_bytes:
-            victim = min(self._kept.values(), key=lambda one: one.worth)  # the first of equals: the longest unused
-            gone.append(self.remove(victim.key))
-        return [one for one in gone if one is not None]
+            victim = min(self._entries.values(), key=lambda one: one.worth)  # the first of equals: the longest unused
+            evicted.append(self.remove(victim.key))
+        return [one for one in evicted if one is not None]
 
     def use(self, key: Key) -> None:
-        self._kept[key] = self._kept.pop(key)
+        """Makes it the latest used. It must be here."""
+        self._entries[key] = self._entries.pop(key)
 
     def remove(self, key: Key) -> KvEntry | None:
-        found = self._kept.pop(key, None)
+        """What was here under that key."""
+        found = self._entries.pop(key, None)
         if found is not None:
             self.num_bytes -= found.num_bytes
         return found
 
 
 @dataclass(frozen=True)
-class Found:
-    """A parked state that begins as a prompt does, and how many of its tokens are of use."""
+class PrefixMatch:
+    """A state that begins as a prompt does, and how many of its tokens are of use."""
 
-    offloaded: KvEntry
+    entry: KvEntry
     num_tokens: int
 
 
 def find(
-    kept: Iterable[KvEntry],
+    entries: Iterable[KvEntry],
     tokens: bytes,
     client: str,
     *,
     share_across_clients: bool = False,
     can_remove_part: bool = True,
     canonical_chunk: int = 0,
-) -> Found | None:
-    """The parked state with the longest prefix of `tokens` in common, the latest used of equals; None where none has
-    any. The prompt's last token is always left to compute.
+) -> PrefixMatch | None:
+    """The state with the longest prefix in common with `tokens`, the latest used of equals; None where none has any.
+    The prompt's last token is always left to compute.
 
-    Of a model that cannot forget a part of its state only a whole one is of use.
+    `entries` are in the order of their last use. Of a model that cannot remove a part of its state only a whole one is
+    of use; with `canonical_chunk` only whole chunks of so many tokens, all computed in fixed chunks.
     """
-    best: Found | None = None
+    best: PrefixMatch | None = None
     most = len(tokens) // TOKEN_BYTES - 1
-    for offloaded in reversed([*kept]):
-        if offloaded.key.client != client and not share_across_clients:
+    for entry in reversed([*entries]):
+        if entry.key.client != client and not share_across_clients:
             continue
         # Most fail here: what is not longer than the best so far is told by one comparison.
         least = ((0 if best is None else best.num_tokens) + 1) * TOKEN_BYTES
-        if offloaded.tokens[:least] != tokens[:least]:
+        if entry.tokens[:least] != tokens[:least]:
             continue
-        shared = min(common_tokens(offloaded.tokens, tokens), most)
+        shared = min(common_tokens(entry.tokens, tokens), most)
         if canonical_chunk:
-            shared = min(shared, offloaded.num_canonical) // canonical_chunk * canonical_chunk
-        if not can_remove_part and shared < offloaded.num_tokens:
+            shared = min(shared, entry.num_canonical) // canonical_chunk * canonical_chunk
+        if not can_remove_part and shared < entry.num_tokens:
             continue
         if shared > 0 and (best is None or shared > best.num_tokens):
-            best = Found(offloaded, shared)
+            best = PrefixMatch(entry, shared)
     return best

@@ -18,7 +18,7 @@ from workers.kv.transfer import Offer
 from workers.prompts.history import Prompt
 from workers.turns.jobs import JobMaker
 from workers.turns.outcomes import Dead, Outcome, Over
-from workers.turns.ports import CancelLookup, EnginePort, Peers, TurnStore
+from workers.turns.ports import CancelLookup, EnginePort, StateSource, TurnStore
 from workers.turns.recent import RecentTurns
 from workers.turns.work import Work
 
@@ -52,7 +52,7 @@ class Admission:
         worker: str,
         store: TurnStore,
         cancels: CancelLookup,
-        peers: Peers,
+        peers: StateSource,
         jobs: JobMaker,
         engine: EnginePort,
         recent: RecentTurns,

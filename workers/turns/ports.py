@@ -34,8 +34,8 @@ class EnginePort(Protocol):
         ...
 
 
-class Peers(Protocol):
-    """Other workers' states of conversations. `Handoff` is one."""
+class StateSource(Protocol):
+    """Other workers' states of conversations. `Fetcher` is one."""
 
     async def find(self, client: str, turn: Turn) -> Offer | None:
         """What a peer has of the turn's conversation that is more than what is here."""
@@ -44,6 +44,10 @@ class Peers(Protocol):
     async def fetch(self, offer: Offer, key: Key, prompt: bytes, num_here: int) -> float | None:
         """Takes what was offered; the seconds that it took, None where it was not taken."""
         ...
+
+
+class Announcer(Protocol):
+    """Where workers tell each other what they have. `Directory` is one."""
 
     async def announce(self, client: str, conversation: str, num_tokens: int) -> None:
         """Tells the peers what is here of a conversation."""

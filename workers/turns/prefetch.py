@@ -8,14 +8,14 @@ from workers.engine.events import Job
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
 from workers.kv.index import Key, packed
 from workers.kv.transfer import Offer
-from workers.turns.ports import EnginePort, Peers
+from workers.turns.ports import EnginePort, StateSource
 from workers.turns.work import Work
 
 
 class Prefetch:
     """Reads states from disk, or takes them from a peer, where those have more of the prompt than memory."""
 
-    def __init__(self, engine: EnginePort, cache: OffloadCache, peers: Peers) -> None:
+    def __init__(self, engine: EnginePort, cache: OffloadCache, peers: StateSource) -> None:
         self._engine = engine
         self._cache = cache
         self._peers = peers
@@ -27,7 +27,7 @@ class Prefetch:
         key = Key(job.client, job.conversation)
         tokens = packed([*job.prompt, *job.resumed])
         resident = self._engine.snapshot.resident.get(key, 0)
-        found = self._cache.on_disk(tokens, job.client, resident + MIN_OFFLOADED_TOKENS)
+        found = self._cache.find_on_disk(tokens, job.client, resident + MIN_OFFLOADED_TOKENS)
         if found is not None:
             await asyncio.to_thread(self._cache.load, found)
         if offer is not None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from workers.engine.events import Finished
 from workers.kv.index import Key
 from workers.prompts.history import History, Prompt
-from workers.turns.ports import EnginePort, Peers
+from workers.turns.ports import Announcer, EnginePort
 from workers.turns.work import Work
 
 
 class Remembering:
     """Tells history, engine and peers alike which conversation an answer's tokens belong to."""
 
-    def __init__(self, history: History, engine: EnginePort, peers: Peers) -> None:
+    def __init__(self, history: History, engine: EnginePort, directory: Announcer) -> None:
         self._history = history
         self._engine = engine
-        self._peers = peers
+        self._directory = directory
 
     async def keep(self, work: Work, prompt: Prompt, end: Finished, answer: str) -> None:
         """Notes a whole answer; `answer` is its text. Nothing goes on from a cancelled, raw or scored one."""
@@ -25,4 +25,4 @@ class Remembering:
         name = self._history.remember(client, turn, prompt, list(end.tokens), answer)
         if name != turn.conversation:
             self._engine.rename(Key(client, turn.conversation), name, list(end.tokens))
-        await self._peers.announce(client, name, len(end.tokens) - 1)
+        await self._directory.announce(client, name, len(end.tokens) - 1)

@@ -1,4 +1,4 @@
-"""What the API answers instead of an answer, and what a failed turn is to it."""
+"""What went wrong, in OpenAI's words. Pure."""
 
 from __future__ import annotations
 
@@ -6,40 +6,7 @@ import re
 from typing import Any
 
 from broker.messages import Failed
-
-
-class ApiError(Exception):
-    """What the API answers instead: an HTTP status and the API's error object."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        kind: str = "invalid_request_error",
-        param: str | None = None,
-        code: str | None = None,
-        retry_after: float | None = None,
-        may_retry: bool = True,
-        facts: dict[str, int] | None = None,
-    ) -> None:
-        self.status = status
-        self.message = message
-        self.kind = kind
-        self.param = param
-        self.code = code
-        self.retry_after = retry_after
-        self.may_retry = may_retry
-        """False where asking again is sure to be in vain, though the status alone would not say so."""
-        self.facts = facts or {}
-        """What some clients look for in the error object beside the API's own fields."""
-        super().__init__(message)
-
-    @property
-    def body(self) -> dict[str, Any]:
-        found = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
-        return {"error": found | self.facts}
-
+from producers.gateway.errors import ApiError
 
 ERRORS: dict[str, tuple[int, str]] = {
     "prompt_too_long": (400, "context_length_exceeded"),
@@ -55,6 +22,12 @@ ERRORS: dict[str, tuple[int, str]] = {
 
 SCHEMA_FIELD, SCHEMA_PARAM = "sampling.json_schema", "response_format.json_schema.schema"
 _TOO_LONG = re.compile(r"(\d+) tokens, and the context holds (\d+)")
+
+
+def error_body(error: ApiError) -> dict[str, Any]:
+    """The API's error object."""
+    found = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
+    return {"error": found | error.facts}
 
 
 def error_of(failed: Failed) -> ApiError:
@@ -93,18 +66,3 @@ def _too_long(failed: Failed) -> ApiError:
     )
     facts = {"n_prompt_tokens": num_tokens, "n_ctx": num_ctx}
     return ApiError(400, message, param="messages", code=code, facts=facts)
-
-
-def unavailable(error: Exception) -> ApiError:
-    return ApiError(503, str(error) or type(error).__name__, kind="server_error", code="unavailable", retry_after=2.0)
-
-
-def no_worker(name: str) -> ApiError:
-    message = (
-        f"no worker for {name[:100]!r} just now: start one, or wait for one with the header Turnpike-Deadline-Seconds"
-    )
-    return ApiError(503, message, kind="server_error", code="no_worker", retry_after=5.0)
-
-
-def no_such_model(name: str) -> ApiError:
-    return ApiError(404, f"the model {name[:100]!r} is not served here", param="model", code="model_not_found")

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from producers.gateway.openai.errors import ApiError
+from producers.gateway.errors import ApiError
 
 MAX_SHOWN = 60
 """Characters of a value, or of a field's name, that an error shows."""

@@ -1,37 +1,26 @@
-"""One answer on its way to an HTTP client: whole, or as server-sent events, until it ends or the client is gone."""
+"""Server-sent events, or whatever a dialect makes of an answer's pieces, on their way to an HTTP client."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import nats.errors
 
-from broker.client import Answer
-from broker.errors import (
-    InvalidMessage,
-    PayloadTooLarge,
-    PublishError,
-    QueueFull,
-    ServerError,
-    TurnFailed,
-    TurnpikeError,
-    UnservedModel,
-)
-from broker.messages import NOT_UNDERSTOOD, Chunk, Done, TokenLogprob
-from producers.gateway.openai.dialect import ApiError, Dialect, error_of
-from producers.gateway.openai.errors import no_such_model, unavailable
+from broker.answer import Answer
+from broker.errors import TurnpikeError
+from broker.messages import Chunk
+from producers.gateway.dialect import AnswerWriter
+from producers.gateway.errors import ApiError
 from producers.gateway.patience import Patience
-from producers.routing.asking import Elsewhere
+from producers.gateway.reading import ClientGone, Receive, Send, beside_client, chunks_of
+from producers.routing.asking import FallbackAnswer
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
 FIRST_SECONDS = 0.25
@@ -41,88 +30,15 @@ KEEP_ALIVE_SECONDS = 15.0
 SEND_SECONDS = 60.0
 """A client that takes nothing for so long is gone."""
 
-log = logging.getLogger(__name__)
-
-
-class ClientGone(Exception):
-    """Nobody reads the answer any more."""
-
 
 @dataclass
-class Told:
-    """What a stream says beside the answer."""
+class Comments:
+    """What a stream says beside the answer, to those who read comments."""
 
-    usage: bool = False
     details: Callable[[Answer], dict[str, Any]] | None = None
-    """For comments: who answers, and how. Whoever asks for them reads comments."""
+    """Who answers, and how. Whoever asks for them reads comments."""
     num_workers: Callable[[], int] | None = None
-    """For comments of a turn that waits: how many serve its model."""
-
-
-async def until_gone(receive: Receive) -> None:
-    """Returns when the client has closed its end."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def beside_client[T](work: Awaitable[T], receive: Receive) -> T:
-    """Awaits the work; raises ClientGone where the client goes first, and the work is cancelled."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(until_gone(receive))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientGone
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def published(answer: Answer) -> None:
-    """Raises ApiError where the queue does not take the turn."""
-    try:
-        await answer.publish()
-    except UnservedModel as error:
-        raise no_such_model(error.model) from None
-    except QueueFull as error:
-        raise ApiError(429, str(error), kind="requests", code="queue_full", retry_after=5.0) from None
-    except PayloadTooLarge as error:
-        raise ApiError(413, str(error), code="payload_too_large") from None
-    except InvalidMessage as error:  # nothing that msgpack could carry
-        raise ApiError(400, f"the request cannot be queued: {error}") from None
-    except PublishError as error:
-        raise unavailable(error) from None
-
-
-async def collect(answer: Answer) -> tuple[Done, list[TokenLogprob]]:
-    """The whole answer; raises ApiError."""
-    logprobs: list[TokenLogprob] = []
-    attempt = 0
-    async for chunk in chunks_of(answer):
-        if chunk.attempt > attempt:
-            attempt, logprobs = chunk.attempt, []
-        logprobs += chunk.logprobs
-    return answer.done, logprobs
-
-
-async def chunks_of(answer: Answer) -> AsyncIterator[Chunk]:
-    """The answer's chunks. Whatever becomes of it is told to its client: raises ApiError and nothing else."""
-    try:
-        async for chunk in answer:
-            yield chunk
-    except TurnFailed as error:
-        raise error_of(error.failed) from None
-    except (PublishError, ServerError, nats.errors.Error) as error:
-        text = str(error) or type(error).__name__
-        raise ApiError(503, text, kind="server_error", code="unavailable", retry_after=2.0) from None
-    except TurnpikeError as error:
-        raise ApiError(502, str(error), kind="server_error", code=NOT_UNDERSTOOD) from None
-    except Exception:
-        log.exception("! turn not read")
-        detail = "the gateway could not read the answer: its log says why"
-        raise ApiError(500, detail, kind="server_error", code="internal_error") from None
+    """Of a turn that waits: how many serve its model."""
 
 
 class Stream:
@@ -131,8 +47,8 @@ class Stream:
     def __init__(
         self,
         answer: Answer,
-        dialect: Dialect,
-        told: Told,
+        writer: AnswerWriter,
+        comments: Comments,
         headers: Headers | Callable[[], Headers] = (),
         patience: Patience | None = None,
     ) -> None:
@@ -140,8 +56,8 @@ class Stream:
         self._answer = answer
         self._patience = patience
         self._has_begun = False
-        self._dialect = dialect
-        self._told = told
+        self._writer = writer
+        self._comments = comments
         self._headers = headers
         self._arrived: asyncio.Queue[Chunk | ApiError | None] = asyncio.Queue(maxsize=256)
         self._attempt = 0
@@ -174,7 +90,7 @@ class Stream:
         """The answer's chunks as they come; the queue's bound holds it back where the client is slow, and what NATS
         then drops is made up for from the store."""
         try:
-            async for chunk in chunks_of(self._answer):
+            async for chunk in chunks_of(self._answer, self._writer):
                 await self._arrived.put(chunk)
             await self._arrived.put(None)
         except ApiError as error:
@@ -192,26 +108,26 @@ class Stream:
     async def _send_all(self, first: Chunk | ApiError | bool, send: Send) -> None:
         self._follow_model()
         turn = self._answer.turn.id
-        own = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+        own = [(b"content-type", self._writer.media_type.encode()), (b"cache-control", b"no-store")]
         headers = self._headers() if callable(self._headers) else self._headers
         await send({"type": "http.response.start", "status": 200, "headers": [*own, *headers]})
         found = first
         said_at = time.monotonic()
         while True:
-            if isinstance(self._answer, Elsewhere) and self._answer.turn.id != turn:
+            if isinstance(self._answer, FallbackAnswer) and self._answer.turn.id != turn:
                 # Too late for the headers, and nothing of the answer was told yet.
                 turn = self._answer.turn.id
                 self._follow_model()
                 moved = {"turn": turn, "model": self._answer.decision.model, "route": self._answer.decision.reason}
-                await self._send(send, _comment(moved))
+                await self._send(send, self._comment(moved))
             await self._begin(found, send)
             match found:
                 case False:
                     if (place := await self._place()) is not None:
-                        await self._send(send, _comment(place))
+                        await self._send(send, self._comment(place))
                         said_at = time.monotonic()
                     elif time.monotonic() - said_at > KEEP_ALIVE_SECONDS:
-                        await self._send(send, b": still here\n\n")
+                        await self._send(send, self._writer.comment("still here"))
                         said_at = time.monotonic()
                 case True:
                     if self._held is not None:  # the new answer is shorter than what the client has
@@ -219,7 +135,7 @@ class Stream:
                         return
                     break
                 case ApiError():
-                    await self._send(send, _event(found.body), last=True)
+                    await self._send(send, self._writer.broken_off(found), last=True)
                     return
                 case Chunk():
                     if body := self._chunk(found):
@@ -229,32 +145,32 @@ class Stream:
                         await self._refer(send)
                         return
             found = await self._next(PLACE_SECONDS)
-        await self._send(send, b"".join(self._ending()), last=True)
+        await self._send(send, self._ending(), last=True)
 
     async def _refer(self, send: Send) -> None:
         """Ends a stream whose answer was begun anew as another one."""
         self.is_referred = True
-        await self._send(send, _event(_contradicted(self._answer.turn.id).body), last=True)
+        await self._send(send, self._writer.broken_off(_contradicted(self._answer.turn.id)), last=True)
 
     async def _begin(self, found: Chunk | ApiError | bool, send: Send) -> None:
         """The first event, once it is known who answers: until then a turn waits, and comments say so."""
         if self._answer.started is not None:
-            self._dialect.fingerprint = self._answer.started.model
+            self._writer.begun_with(self._answer.started.model)
         elif found is False:
             return
         if not self._has_begun and not isinstance(found, ApiError):
             self._has_begun = True
-            if (begin := self._dialect.begin()) is not None:
-                await self._send(send, _event(begin))
+            if begin := self._writer.begin():
+                await self._send(send, begin)
 
     def _chunk(self, chunk: Chunk) -> bytes:
         """What is sent for a chunk; nothing as long as an answer that was begun anew repeats what the client has."""
         begin = b""
         if chunk.attempt > self._attempt:
             self._attempt = chunk.attempt
-            if self._told.details is not None and self._sent:
+            if self._comments.details is not None and self._sent:
                 # Who reads comments drops what it has.
-                begin, self._sent = _comment({"restarted": chunk.attempt}), ""
+                begin, self._sent = self._comment({"restarted": chunk.attempt}), ""
             elif self._sent:
                 # What an API client has cannot be taken back.
                 self._held = ""
@@ -265,11 +181,11 @@ class Stream:
             text, self._held = self._held[len(self._sent) :], None
             chunk = msgspec.structs.replace(chunk, text=text, logprobs=())
             self._sent += text
-            event = _event(self._dialect.chunk(chunk))
-            self._dialect.go_on_at(len(self._sent))
+            event = self._writer.piece(chunk)
+            self._writer.go_on_at(len(self._sent))
             return event
         self._sent += chunk.text
-        return begin + _event(self._dialect.chunk(chunk))
+        return begin + self._writer.piece(chunk)
 
     @property
     def _is_contradicted(self) -> bool:
@@ -279,24 +195,24 @@ class Stream:
 
     def _follow_model(self) -> None:
         """To whom the turn goes by now."""
-        if isinstance(self._answer, Elsewhere):
-            self._dialect.id, self._dialect.model = self._answer.turn.id, self._answer.decision.model
+        if isinstance(self._answer, FallbackAnswer):
+            self._writer.goes_to(self._answer.turn.id, self._answer.decision.model)
 
-    def _ending(self) -> Iterable[bytes]:
-        done = self._answer.done
-        yield _event(self._dialect.end(done))
-        if self._told.usage:
-            yield _event(self._dialect.usage(done))
-        if self._told.details is not None:
-            yield _comment(self._told.details(self._answer))
-        yield b"data: [DONE]\n\n"
+    def _ending(self) -> bytes:
+        details = self._comments.details
+        told = self._comment(details(self._answer)) if details is not None else b""
+        return self._writer.end(self._answer.done, told)
+
+    def _comment(self, value: dict[str, Any]) -> bytes:
+        return self._writer.comment(f"turnpike {msgspec.json.encode(value).decode()}")
 
     async def _place(self) -> dict[str, Any] | None:
         # No place is no reason to end an answer.
         with contextlib.suppress(TurnpikeError, nats.errors.Error, LookupError, TypeError):
             if (place := await self._answer.place()) is not None:
                 found = {"turns_ahead": place.turns_ahead, "seconds": place.seconds}
-                return found | ({"workers": self._told.num_workers()} if self._told.num_workers is not None else {})
+                num_workers = self._comments.num_workers
+                return found | ({"workers": num_workers()} if num_workers is not None else {})
         return None
 
     async def _send(self, send: Send, body: bytes, *, last: bool = False) -> None:
@@ -313,33 +229,3 @@ def _contradicted(turn: str) -> ApiError:
         f"it whole at /turns/{turn}"
     )
     return ApiError(502, message, kind="server_error", code="restarted")
-
-
-def _event(value: dict[str, Any]) -> bytes:
-    return b"data: " + msgspec.json.encode(value) + b"\n\n"
-
-
-def _comment(value: dict[str, Any]) -> bytes:
-    """For who listens; an event stream's other readers skip it."""
-    return b": turnpike " + msgspec.json.encode(value) + b"\n\n"
-
-
-@dataclass
-class Reading:
-    """How somebody reads a turn."""
-
-    is_detached: bool
-    """It goes on without its reader."""
-
-
-@contextlib.asynccontextmanager
-async def cancelled_unless_ended(answer: Answer, *, is_detached: bool = False) -> AsyncIterator[Reading]:
-    """Whoever leaves it early leaves no turn behind that nobody reads."""
-    reading = Reading(is_detached)
-    try:
-        yield reading
-    finally:
-        if answer.may_run and not reading.is_detached:
-            with contextlib.suppress(PublishError, nats.errors.Error):
-                await asyncio.shield(answer.cancel())
-        await answer.close()

@@ -1,0 +1,90 @@
+"""What travels: turns, replies, ends, cancels, dead letters, states, points.
+
+Frozen structs with typed, bounded fields. `broker.codec` is the only place where bytes become these, so a value of
+one of these types has been checked.
+"""
+
+from __future__ import annotations
+
+from broker.messages.ends import (
+    NOT_UNDERSTOOD,
+    CachedIn,
+    Done,
+    End,
+    Failed,
+    FinishReason,
+    RecomputedFor,
+    Score,
+    Timings,
+    Usage,
+)
+from broker.messages.fields import WIRE_VERSION, Count, Seconds, Token, Word, new_id
+from broker.messages.queue import Beacon, Cancel, DeadLetter, Leaving
+from broker.messages.replies import Chunk, HandedBack, Other, Replay, ReplayRequest, Reply, Started, TokenLogprob
+from broker.messages.states import (
+    MAX_PART_BYTES,
+    FetchClose,
+    FetchOpen,
+    FetchPart,
+    FetchRefused,
+    FetchRequest,
+    Holding,
+    Opened,
+    Remembered,
+    StatePart,
+)
+from broker.messages.telemetry import MAX_BATCH_POINTS, FieldValue, NodeState, Point, Points, RunEvent
+from broker.messages.turns import MAX_GRAMMAR_BYTES, Kind, Message, Role, Sampling, Turn
+
+__all__ = [
+    "MAX_BATCH_POINTS",
+    "MAX_GRAMMAR_BYTES",
+    "MAX_PART_BYTES",
+    "NOT_UNDERSTOOD",
+    "WIRE_VERSION",
+    "Beacon",
+    "CachedIn",
+    "Cancel",
+    "Chunk",
+    "Count",
+    "DeadLetter",
+    "Done",
+    "End",
+    "Failed",
+    "FetchClose",
+    "FetchOpen",
+    "FetchPart",
+    "FetchRefused",
+    "FetchRequest",
+    "FieldValue",
+    "FinishReason",
+    "HandedBack",
+    "Holding",
+    "Kind",
+    "Leaving",
+    "Message",
+    "NodeState",
+    "Opened",
+    "Other",
+    "Point",
+    "Points",
+    "RecomputedFor",
+    "Remembered",
+    "Replay",
+    "ReplayRequest",
+    "Reply",
+    "Role",
+    "RunEvent",
+    "Sampling",
+    "Score",
+    "Seconds",
+    "Started",
+    "StatePart",
+    "Timings",
+    "Token",
+    "TokenLogprob",
+    "Turn",
+    "Usage",
+    "Word",
+    "new_id",
+]

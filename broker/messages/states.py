@@ -1,0 +1,84 @@
+"""How workers give each other a conversation's KV state: the directory's entry, and a fetch in parts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from broker.messages.fields import Count, Token, Word
+from broker.messages.turns import Message
+
+MAX_PART_BYTES = 512 * 1024
+"""Of a KV state in one message: half of what the server lets pass."""
+
+
+class Holding(Struct, frozen=True):
+    """An entry of the directory: this worker has a conversation's state."""
+
+    worker: Token
+    fingerprint: str
+    """Of the model file and of all that decides how a state is laid out: only an equal one can be used."""
+    num_tokens: Count
+    num_bytes: Count
+
+
+class FetchOpen(Struct, frozen=True, tag_field="type", tag="open"):
+    """A worker wants a conversation's state."""
+
+    client: Token
+    conversation: Token
+
+
+class FetchPart(Struct, frozen=True, tag_field="type", tag="part"):
+    """A part of an opened state."""
+
+    transfer: Token
+    offset: Count
+    size: Annotated[int, Meta(ge=1, le=MAX_PART_BYTES)]
+
+
+class FetchClose(Struct, frozen=True, tag_field="type", tag="close"):
+    """No more of it is wanted."""
+
+    transfer: Token
+
+
+FetchRequest = FetchOpen | FetchPart | FetchClose
+
+
+class Remembered(Struct, frozen=True):
+    """What a worker remembers of a conversation, so that its tokens are never made from its text again."""
+
+    messages: tuple[Message, ...]
+    prompt_text: str
+    """Of the last turn, as the template told it."""
+    tokens: bytes
+    """Those of prompt and answer, four bytes each, little-endian."""
+
+
+class Opened(Struct, frozen=True, tag_field="type", tag="opened"):
+    """A state that is held for its reader until it is closed or was not read for a while."""
+
+    transfer: Token
+    fingerprint: str
+    tokens: bytes
+    """Whose state it is, as in `Remembered`."""
+    num_bytes: Count
+    num_canonical: Count
+    sha256: str
+    """Of tokens and state."""
+    remembered: Remembered | None = None
+
+
+class StatePart(Struct, frozen=True, tag_field="type", tag="part"):
+    """Bytes of a state."""
+
+    offset: Count
+    data: bytes
+
+
+class FetchRefused(Struct, frozen=True, tag_field="type", tag="refused"):
+    """`gone`: it is not here any more. `busy`: enough others are reading. `not_understood`: the request is not."""
+
+    reason: Word

@@ -1,0 +1,84 @@
+"""A turn as its producer sends it: the conversation so far, and how the answer is to be made."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from broker.errors import InvalidMessage
+from broker.messages.fields import Seconds, Token
+
+MAX_GRAMMAR_BYTES = 64 * 1024
+
+Role = Literal["system", "user", "assistant"]
+Kind = Literal["generate", "score"]
+
+
+class Message(Struct, frozen=True, forbid_unknown_fields=True):
+    """One message of a conversation."""
+
+    role: Role
+    content: str
+
+
+class Sampling(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How tokens are chosen. The defaults are greedy: the most likely token each time."""
+
+    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 500
+    temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    """0 is greedy; the cuts below then have no effect, the penalty has."""
+    top_k: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """Keep the k most likely tokens; 0 keeps all."""
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """Keep the smallest set whose probability reaches p (Holtzman et al. 2020, arXiv 1904.09751)."""
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """Keep tokens at least min_p times as likely as the likeliest (arXiv 2407.01082)."""
+    repeat_penalty: Annotated[float, Meta(gt=0, le=100)] = 1.0
+    """Divides positive, multiplies negative logits of the last 64 tokens (Keskar et al. 2019, arXiv 1909.05858)."""
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    """Token i is drawn with a hash of (seed, i): the same seed gives the same draws on any worker."""
+    stop: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...], Meta(max_length=16)] = ()
+    """The answer ends before the first of these strings."""
+    ignore_eos: bool = False
+    """Go on to max_tokens: the model's end tokens are never chosen. For benchmarks."""
+    grammar: Annotated[str, Meta(min_length=1, max_length=MAX_GRAMMAR_BYTES)] | None = None
+    """A GBNF grammar with a rule `root` that the answer must match."""
+    json_schema: dict[str, Any] | None = None
+    """A JSON schema that the answer must match; not together with `grammar`."""
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    """Return each token's log-probability and those of the n most likely ones."""
+
+    def __post_init__(self) -> None:
+        if self.grammar is not None and self.json_schema is not None:
+            raise InvalidMessage("sampling.grammar", "grammar and json_schema cannot both be given")
+
+
+class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One user message with its whole history."""
+
+    id: Token
+    conversation: Token
+    messages: tuple[Message, ...]
+    sampling: Sampling = Sampling()
+    deadline: Seconds | None = None
+    """Seconds since the epoch, by the producer's wall clock; the turn ends as failed(deadline) after it."""
+    kind: Kind = "generate"
+    continuations: Annotated[tuple[str, ...], Meta(max_length=64)] = ()
+    """For `score`: the texts whose log-probability as the answer is asked for."""
+    run: Token | None = None
+    """The load run that it belongs to: a tag in telemetry."""
+    raw: bool = False
+    """The one message is the prompt as it stands, without the model's chat template: for evaluations."""
+
+    def __post_init__(self) -> None:
+        if not self.messages:
+            raise InvalidMessage("messages", "must hold at least one message")
+        if self.raw and len(self.messages) != 1:
+            raise InvalidMessage("raw", "a raw prompt is one message")
+        if self.messages[-1].role != "user":
+            raise InvalidMessage(f"messages[{len(self.messages) - 1}].role", "the last message must be the user's")
+        if (self.kind == "score") != bool(self.continuations):
+            raise InvalidMessage("continuations", "must be given for kind 'score', and only then")
+        if not all(self.continuations):
+            raise InvalidMessage("continuations", "must not be empty texts")

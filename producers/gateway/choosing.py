@@ -1,0 +1,64 @@
+"""Which model answers a request, and whether anybody serves it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+from nats.aio.client import Client as NatsConnection
+
+from broker import points, serving
+from broker.errors import UnservedModel
+from broker.recorder import Recorder
+from producers.gateway.errors import ApiError, no_such_model, no_worker
+from producers.gateway.seen import STALE_SECONDS, Seen
+from producers.routing.policies import Decision, Needs, Routes, choose
+
+UNSERVED_SECONDS = 1.0
+"""For so long a model that nobody was found to serve is not asked for again."""
+
+
+class Chooser:
+    """Chooses by the workers that were seen lately, and records what a policy chose."""
+
+    def __init__(self, nc: NatsConnection, routes: Routes, seen: Seen, recorder: Recorder, node: str) -> None:
+        self._nc = nc
+        self._routes = routes
+        self._seen = seen
+        self._recorder = recorder
+        self._node = node
+        self._unserved_at: dict[str, float] = {}
+        """When nobody was last found to serve a model that has a queue."""
+
+    async def first(self, wanted: str, needs: Needs) -> Decision:
+        """For a model, a policy, or nothing: then the default's. Raises ApiError."""
+        name = wanted or self._routes.default
+        if name is None:
+            message = "model is required: it is one of those that /v1/models lists"
+            raise ApiError(400, message, param="model", code="missing_required_parameter")
+        await self._seen.once()
+        try:
+            return self.again(name, needs)
+        except UnservedModel:
+            raise no_worker(name) from None
+
+    def again(self, wanted: str, needs: Needs, without: Collection[str] = ()) -> Decision:
+        """Raises UnservedModel where there is no other than those in `without`."""
+        decision = choose(self._routes, wanted, self._seen.workers, needs, without=without)
+        if decision.policy is not None:
+            fields: dict[str, float | int | bool | str | None] = {"reason": decision.reason}
+            tags = {"node": self._node, "policy": decision.policy, "model": decision.model}
+            self._recorder.record(points.ROUTE.point(self._recorder.unique(time.time_ns()), tags, fields))
+        return decision
+
+    async def check_served(self, model: str) -> None:
+        """Raises ApiError where the model's queue would take a turn that nobody takes from it."""
+        if self._seen.num_serving(model):
+            return
+        if not await serving.has_queue(self._nc, model):
+            raise no_such_model(model)
+        if time.monotonic() - self._unserved_at.get(model, -STALE_SECONDS) > UNSERVED_SECONDS:
+            if await serving.is_served(self._nc, model):
+                return
+            self._unserved_at[model] = time.monotonic()
+        raise no_worker(model)

@@ -1,0 +1,49 @@
+"""What is told instead of an answer, in whatever dialect."""
+
+from __future__ import annotations
+
+
+class ApiError(Exception):
+    """An HTTP status, and what a dialect makes its error object of: `kind` whose fault it is, `param` which field's."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        may_retry: bool = True,
+        facts: dict[str, int] | None = None,
+    ) -> None:
+        self.status = status
+        self.message = message
+        self.kind = kind
+        self.param = param
+        self.code = code
+        self.retry_after = retry_after
+        self.may_retry = may_retry
+        """False where asking again is sure to be in vain, though the status alone would not say so."""
+        self.facts = facts or {}
+        """What some clients look for in the error object beside the API's own fields."""
+        super().__init__(message)
+
+
+def unavailable(error: Exception) -> ApiError:
+    """The queue, or the way to it, is not there just now."""
+    return ApiError(503, str(error) or type(error).__name__, kind="server_error", code="unavailable", retry_after=2.0)
+
+
+def no_worker(name: str) -> ApiError:
+    """The model, or what a policy may choose, has a queue and nobody who takes from it."""
+    message = (
+        f"no worker for {name[:100]!r} just now: start one, or wait for one with the header Turnpike-Deadline-Seconds"
+    )
+    return ApiError(503, message, kind="server_error", code="no_worker", retry_after=5.0)
+
+
+def no_such_model(name: str) -> ApiError:
+    """There is no queue for it."""
+    return ApiError(404, f"the model {name[:100]!r} is not served here", param="model", code="model_not_found")

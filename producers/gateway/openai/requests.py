@@ -1,0 +1,331 @@
+"""Requests of the OpenAI API → turns. Pure.
+
+What is asked for and cannot be done is refused by its name, never ignored. Beside the API's own fields some that other
+servers for local models take are known: `top_k`, `min_p`, `repeat_penalty`, `ignore_eos`, `grammar`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from broker.errors import InvalidMessage
+from broker.messages import Message, Role, Sampling
+from producers.gateway.bodies import read
+from producers.gateway.errors import ApiError
+from producers.gateway.openai.answers import Writer
+
+MAX_TOKENS = 500
+MOST_TOKENS = 1_000_000
+"""What the wire takes; no context holds as many."""
+MAX_TOP_LOGPROBS = 20
+MAX_STOPS = 16
+LEAST_TEMPERATURE = 1e-5
+
+
+class Part(Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Struct, frozen=True, forbid_unknown_fields=True):
+    """A message as the API has it; fields that an answer came with may come back with it."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | tuple[Part, ...]
+    refusal: Literal[""] | None = None
+    annotations: tuple[()] | None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: tuple[()] | None = None
+    name: None = None
+
+    @property
+    def message(self) -> Message:
+        """As a turn has it."""
+        role: Role = "system" if self.role == "developer" else self.role
+        # Parts are texts of their own: a line end between them, as other servers do.
+        text = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+        return Message(role, text)
+
+
+class JsonSchema(Struct, frozen=True, forbid_unknown_fields=True):
+    """A schema with its name."""
+
+    name: Annotated[str, Meta(max_length=64)]
+    schema: dict[str, Any] | UnsetType = UNSET
+    strict: bool | None = None
+    description: str | None = None
+
+
+class ResponseFormat(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the answer must look like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a stream says beside the answer."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+    include_obfuscation: Literal[False] | None = None
+
+
+Stop = Annotated[str, Meta(max_length=256)]
+"""An empty one stops nothing."""
+Limit = Annotated[int, Meta(ge=-1)]
+"""Of tokens; -1 is as many as the context holds, and so is what no context holds."""
+
+ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "store": (False,),
+    "metadata": ({},),
+    "service_tier": ("auto", "default"),
+    "tools": ((),),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "modalities": (("text",),),
+}
+"""Fields that cannot be done, with the values that ask for nothing: chat front ends send them unasked."""
+
+
+class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What chats and completions have in common; null is as good as nothing."""
+
+    model: Annotated[str, Meta(max_length=256)] = ""
+    """Where it is not said, the file of routes may have a default."""
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Limit | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    repeat_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    ignore_eos: bool | None = None
+    grammar: str | None = None
+    seed: int | None = None
+    stop: Stop | tuple[Stop, ...] | None = None
+    user: Annotated[str, Meta(max_length=512)] | None = None
+    prompt_cache_key: Annotated[str, Meta(max_length=512)] | None = None
+    n: Literal[1] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    store: bool | None = None
+    metadata: dict[str, str] | None = None
+    service_tier: str | None = None
+
+    def check(self, *, leave_out_tools: bool = False) -> None:
+        """Raises ApiError for what is understood and cannot be done."""
+        for name, harmless in ASKS_FOR_NOTHING.items():
+            value = getattr(self, name, None)
+            if value is not None and value not in harmless and not (name == "tools" and leave_out_tools):
+                raise ApiError(400, f"{name} is not supported: leave it out", param=name, code="unsupported_parameter")
+        if any((self.logit_bias or {}).values()):
+            raise ApiError(
+                400, "logit_bias is not supported: leave it out", param="logit_bias", code="unsupported_parameter"
+            )
+        options = self.stream_options
+        if options is not None and (options.include_usage or options.continuous_usage_stats) and not self.stream:
+            raise ApiError(400, "stream_options is for streams only", param="stream_options")
+        if len(self.stops) > MAX_STOPS:
+            raise ApiError(400, f"stop: must have at most {MAX_STOPS} entries", param="stop")
+        for name in ("max_tokens", "max_completion_tokens"):
+            if getattr(self, name, None) == 0:
+                message = f"{name}: must be at least 1, or -1 for as many as the context holds"
+                raise ApiError(400, message, param=name)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts that end an answer."""
+        found = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+        return tuple(one for one in found if one)
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream's last event tells the tokens."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the answer is read in pieces."""
+        return bool(self.stream)
+
+    @property
+    def conversation(self) -> str | None:
+        """`prompt_cache_key`, or else `user`."""
+        return self.prompt_cache_key or self.user
+
+    @property
+    def left_out(self) -> str | None:
+        """What was asked for and the model does not hear of."""
+        return None
+
+    @property
+    def limit(self) -> int | None:
+        """Of the answer's tokens; -1 is as many as the context holds."""
+        return self.max_tokens
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many of the likeliest tokens are told with each; None without log-probabilities."""
+        return None
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer must follow."""
+        return None
+
+    def sampling(self) -> Sampling:
+        """How the API wants tokens chosen: by default with temperature 1 and a random seed. Raises ApiError."""
+        seed = self.seed if self.seed is not None else secrets.randbits(62)
+        try:
+            return Sampling(
+                max_tokens=_max_tokens(self.limit),
+                temperature=_temperature(self.temperature),
+                # No share of the probability at all is the likeliest token alone.
+                top_k=1 if self.top_p == 0 else min(max(0, self.top_k or 0), MOST_TOKENS),
+                top_p=self.top_p or 1.0,
+                min_p=self.min_p or 0.0,
+                repeat_penalty=self.repeat_penalty if self.repeat_penalty is not None else 1.0,
+                seed=seed % 2**63,
+                stop=self.stops,
+                ignore_eos=bool(self.ignore_eos),
+                grammar=self.grammar or None,
+                json_schema=self.schema,
+                logprobs=self.num_logprobs,
+            )
+        except InvalidMessage as error:
+            raise ApiError(400, str(error), param=error.field.removeprefix("sampling.")) from None
+
+
+class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[tuple[ChatMessage, ...], Meta(min_length=1, max_length=10_000)]
+    max_completion_tokens: Limit | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    modalities: tuple[str, ...] | None = None
+
+    def check(self, *, leave_out_tools: bool = False) -> None:
+        """Raises ApiError for what is understood and cannot be done."""
+        super().check(leave_out_tools=leave_out_tools)
+        if self.messages[-1].role != "user":
+            raise ApiError(400, "the last message must be the user's", param=f"messages[{len(self.messages) - 1}].role")
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs wants logprobs: true", param="top_logprobs")
+        if self.response_format is not None and self.response_format.type == "json_schema":
+            found = self.response_format.json_schema
+            if found is None or isinstance(found.schema, UnsetType):
+                raise ApiError(400, "a json_schema is wanted", param="response_format.json_schema.schema")
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many of the likeliest tokens are told with each; None without log-probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def history(self) -> tuple[Message, ...]:
+        """The chat, the last message of which is to be answered."""
+        return tuple(one.message for one in self.messages)
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer must follow."""
+        found = self.response_format
+        if found is None or found.type == "text":
+            return None
+        if found.json_schema is not None and not isinstance(found.json_schema.schema, UnsetType):
+            return found.json_schema.schema
+        return {"type": "object"}
+
+    @property
+    def is_raw(self) -> bool:
+        """The model's template makes a prompt of the messages."""
+        return False
+
+    @property
+    def left_out(self) -> str | None:
+        """Tools that were offered."""
+        return "tools" if self.tools else None
+
+    def writer(self, turn: str, model: str) -> Writer:
+        """Of its answer."""
+        return Writer(turn, model, is_chat=True, has_usage=self.wants_usage)
+
+    @property
+    def limit(self) -> int | None:
+        """Of the answer's tokens."""
+        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+
+class CompletionRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`POST /v1/completions`: a prompt without a template."""
+
+    prompt: Annotated[str, Meta(min_length=1)] | Annotated[tuple[str, ...], Meta(min_length=1, max_length=1)]
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    echo: Literal[False] | None = None
+    best_of: Literal[1] | None = None
+    suffix: Literal[""] | None = None
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many of the likeliest tokens are told with each; None without log-probabilities."""
+        return self.logprobs
+
+    @property
+    def history(self) -> tuple[Message, ...]:
+        """The prompt as one message. Raises ApiError."""
+        text = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+        if not text:
+            raise ApiError(400, "the prompt is empty", param="prompt")
+        return (Message("user", text),)
+
+    @property
+    def is_raw(self) -> bool:
+        """The prompt is what the model gets."""
+        return True
+
+    def writer(self, turn: str, model: str) -> Writer:
+        """Of its answer."""
+        return Writer(turn, model, is_chat=False, has_usage=self.wants_usage)
+
+
+Request = ChatRequest | CompletionRequest
+
+
+def parse[T: Common](body: bytes, kind: type[T], *, leave_out_tools: bool = False) -> T:
+    """The request in a body; raises ApiError, which names the field.
+
+    Tools that are offered (`tool_choice` "auto") may be left out, as a model is free to use none; ones that are
+    demanded may not.
+    """
+    request = read(body, kind)
+    request.check(leave_out_tools=leave_out_tools)
+    return request
+
+
+def _temperature(wanted: float | None) -> float:
+    """Below the least one logits divided by it are no numbers any more, and the likeliest token is all that is left."""
+    if wanted is None:
+        return 1.0
+    return wanted if wanted >= LEAST_TEMPERATURE else 0.0
+
+
+def _max_tokens(limit: int | None) -> int:
+    if limit is None:
+        return MAX_TOKENS
+    return MOST_TOKENS if limit < 0 else min(limit, MOST_TOKENS)

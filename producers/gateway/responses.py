@@ -1,0 +1,78 @@
+"""HTTP responses, and endpoints whose errors are a dialect's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import nats.errors
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from broker.errors import ServerError
+from producers.gateway.errors import ApiError, unavailable
+from producers.gateway.reading import ClientGone
+
+ErrorBody = Callable[[ApiError], dict[str, Any]]
+Handle = Callable[[HttpRequest, Receive, Send], Awaitable[None]]
+
+log = logging.getLogger(__name__)
+
+
+class Endpoint:
+    """An ASGI application of a handler: its errors become a dialect's, a client that has gone is no error."""
+
+    def __init__(self, handle: Handle, error_body: ErrorBody) -> None:
+        self._handle = handle
+        self._error_body = error_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = HttpRequest(scope, receive)
+        try:
+            await self._handle(request, receive, send)
+        except ApiError as error:
+            await refused(error, self._error_body)(scope, receive, send)
+        except (ServerError, nats.errors.Error) as error:
+            await refused(unavailable(error), self._error_body)(scope, receive, send)
+        except ClientGone:
+            log.info("⊘ client gone path=%s", scope["path"])
+
+
+def json_response(value: Any, headers: list[tuple[bytes, bytes]] | None = None, status: int = 200) -> Response:
+    """The value as JSON."""
+    response = Response(msgspec.json.encode(value), status, media_type="application/json")
+    response.raw_headers.extend(headers or [])
+    return response
+
+
+def refused(error: ApiError, error_body: ErrorBody) -> Response:
+    """What is told instead of an answer, and whether and when to ask again."""
+    headers = (
+        [(b"retry-after", str(max(1, round(error.retry_after))).encode())] if error.retry_after is not None else []
+    )
+    if not error.may_retry:
+        headers.append((b"x-should-retry", b"false"))  # OpenAI's libraries ask again after a 408 or 500 else
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    return json_response(error_body(error), headers, error.status)
+
+
+def not_found(error_body: ErrorBody) -> Callable[[HttpRequest, Exception], Awaitable[Response]]:
+    """What is told of a path, or a method of one, that there is not."""
+
+    async def tell(request: HttpRequest, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        status = error.status_code
+        headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+        what = f"{request.method} {request.url.path[:100]}"
+        if status == 405:
+            missing = ApiError(405, f"{what} is not allowed", code="method_not_supported")
+        else:
+            missing = ApiError(status, f"there is no {what}", code="not_found")
+        return json_response(error_body(missing), headers, status)
+
+    return tell

@@ -1,0 +1,198 @@
+"""`turnpike broker` and `turnpike user`: the nats-server on this machine, its queues and its accounts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from broker.declaring import Argument
+from broker.settings import BrokerSettings, CommonSettings, Level, QueueSettings
+from turnpike.cli.addresses import DEFAULT_URL, address, data_dir
+from turnpike.cli.command import Command, command
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from broker.server import Tls
+    from broker.topology import Limits
+
+
+class ReapSettings(CommonSettings, frozen=True, kw_only=True):
+    """`turnpike broker reap`."""
+
+    log_level: Level = "INFO"
+
+
+class SecretOptions(CommonSettings, frozen=True, kw_only=True):
+    """`turnpike broker secret`."""
+
+    out: Annotated[str, Argument("the file to write, mode 0600", metavar="FILE", path="file")]
+    namespace: Annotated[str, Argument("theirs")] = "turnpike"
+
+
+class UserOptions(CommonSettings, frozen=True, kw_only=True):
+    """`turnpike user add`."""
+
+    name: Annotated[str, Argument("also the client's name on the wire", is_positional=True)]
+    role: Annotated[
+        Literal["producer", "worker", "sidecar", "gateway", "operator"], Argument("what the account may do")
+    ] = "producer"
+
+
+def run_broker(options: BrokerSettings) -> int:
+    """A nats-server of our own, until a signal."""
+    from broker import process
+
+    return process.run(lambda stop: _serve(options, stop))
+
+
+async def _serve(options: BrokerSettings, stop: asyncio.Event) -> int:
+    import asyncio
+
+    from broker.accounts import DEFAULTS, REAPER, write_credentials
+    from broker.errors import ServerError
+    from broker.reaper import keep_reaping
+    from broker.server import EmbeddedServer
+
+    folder = data_dir(options)
+    server = EmbeddedServer(folder, host=options.host, port=options.port, tls=_tls(options))
+    async with server:
+        for user, _ in DEFAULTS:
+            write_credentials(folder / f"{user}.credentials", server.address(user))
+        for line in await server.ensure(list(options.model) or ["demo"], _limits(options)):
+            print(line)
+        print(f"nats-server at {server.url}; credentials in {folder}", flush=True)
+        ended = asyncio.ensure_future(server.wait())
+        reaping = asyncio.ensure_future(keep_reaping(server.address(REAPER), stop))
+        await asyncio.wait((ended, reaping), return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            reaping.cancel()
+            raise ServerError(f"nats-server ended with code {ended.result()}")
+        await reaping
+    return 0
+
+
+def _tls(options: BrokerSettings) -> Tls | None:
+    from broker.server import Tls
+
+    if options.tls_cert is None or options.tls_key is None or options.tls_ca is None:
+        return None  # all or none: the settings' own check has seen to that
+    cert, key, ca = (Path(one).expanduser() for one in (options.tls_cert, options.tls_key, options.tls_ca))
+    return Tls(cert, key, ca)
+
+
+def _limits(options: QueueSettings) -> Limits:
+    from broker.topology import Limits
+
+    return Limits(max_queued_turns=options.max_queued_turns, ack_wait_seconds=options.ack_wait_seconds)
+
+
+def run_ensure(options: QueueSettings) -> int:
+    """Streams and consumers as they should be, on any server."""
+    from broker import process, topology
+    from broker.accounts import OPERATOR
+    from broker.connection import connect
+
+    async def ensure(stop: asyncio.Event) -> int:
+        nc = await connect(address(options, OPERATOR), name="turnpike-ensure")
+        try:
+            lines = await topology.ensure(nc, list(options.model), _limits(options))
+        finally:
+            await nc.close()
+        print("\n".join(lines) or "nothing to change")
+        return 0
+
+    return process.run(ensure, patience=process.PATIENCE_SECONDS)
+
+
+def run_reap(options: ReapSettings) -> int:
+    """Ends queued turns that nobody else ends, until a signal."""
+    from broker import process
+    from broker.accounts import REAPER
+    from broker.reaper import reap
+
+    return process.run(lambda stop: reap(address(options, REAPER), stop))
+
+
+def run_secret(options: SecretOptions) -> int:
+    """Writes the accounts as Kubernetes Secrets."""
+    import json
+
+    from broker.accounts import Accounts, write_private
+    from broker.server import kubernetes_secrets
+
+    accounts = Accounts(data_dir(options))
+    accounts.ensure_defaults()
+    out = Path(options.out)
+    url = options.url or "nats://nats:4222"
+    write_private(out, json.dumps(kubernetes_secrets(accounts, url, options.namespace), indent=1).encode() + b"\n")
+    print(f"{out}: apply it with `kubectl apply -f {out}`, and keep it out of git")
+    return 0
+
+
+def run_user_add(options: UserOptions) -> int:
+    """A new account, and its credentials file."""
+    from broker import process
+
+    return process.run(lambda stop: _add_user(options), patience=process.PATIENCE_SECONDS)
+
+
+async def _add_user(options: UserOptions) -> int:
+    import dataclasses
+
+    from broker.accounts import Accounts, write_credentials
+    from broker.connection import Address
+    from broker.server import last_address, reload_running
+
+    folder = data_dir(options)
+    # As others reach it, where that was said, and read before there is an account that nobody has credentials for.
+    said = Address.parse(options.url) if options.url else None
+    account = Accounts(folder).add(options.name, options.role)
+    is_running = reload_running(folder) is not None
+    there = said or last_address(folder) or Address(DEFAULT_URL)  # as the broker itself knows it
+    ca = str(Path(options.tls_ca).expanduser().absolute()) if options.tls_ca else there.ca
+    path = folder / f"{account.name}.credentials"
+    write_credentials(path, dataclasses.replace(there, user=account.name, password=account.password, ca=ca))
+    print(
+        f"{account.role} {account.name}: credentials in {path}"
+        + ("" if is_running else "; takes effect when the broker starts")
+    )
+    return 0
+
+
+BROKER = command(
+    "broker",
+    "run a nats-server of our own",
+    "turnpike broker --model tiny",
+    BrokerSettings,
+    run_broker,
+    command(
+        "ensure",
+        "create or update streams and consumers on any server, as the operator",
+        "turnpike broker ensure --model tiny --url nats://operator:secret@pi:4222",
+        QueueSettings,
+        run_ensure,
+    ),
+    command(
+        "reap",
+        "end queued turns that are late or cancelled where no worker does; `turnpike broker` does it by itself",
+        "turnpike broker reap --credentials reaper.credentials",
+        ReapSettings,
+        run_reap,
+    ),
+    command(
+        "secret",
+        "the server's configuration, every account's credentials and the other passwords as Kubernetes Secrets",
+        "turnpike broker secret --out secrets.json",
+        SecretOptions,
+        run_secret,
+    ),
+)
+USER = Command(
+    "user",
+    "accounts of the broker on this machine",
+    "turnpike user add alice",
+    commands=(
+        command("add", "a new account and its credentials file", "turnpike user add alice", UserOptions, run_user_add),
+    ),
+)

@@ -1,0 +1,56 @@
+"""What a KV state must be before llama.cpp may see it, whether a file or a peer gives it. Pure; every check is here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from broker.messages import Opened, RecomputedFor
+from workers.kv.index import TOKEN_BYTES
+
+
+class WrongState(ValueError):
+    """The state is of no use here. `cause` is what computing it again is counted as."""
+
+    def __init__(self, reason: str, cause: RecomputedFor) -> None:
+        self.cause = cause
+        super().__init__(reason)
+
+
+def checksum(tokens: bytes, state: bytes | bytearray) -> str:
+    """The SHA-256 of a state and its packed tokens, in hexadecimal digits."""
+    digest = hashlib.sha256(tokens)
+    digest.update(state)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class StateLayout:
+    """What this worker's states are like, and whether another state is."""
+
+    fingerprint: str
+    """Of the model file and of all else that decides how a state is laid out."""
+    state_bytes: Callable[[int], int]
+    """How many bytes the state of so many tokens has."""
+
+    def check_description(self, fingerprint: str, num_tokens: int, num_bytes: int) -> None:
+        """Checks what a state is said to be. Raises WrongState."""
+        if fingerprint != self.fingerprint:
+            raise WrongState("of another model or context", "fingerprint")
+        if num_tokens <= 0 or num_bytes <= 0 or num_bytes != self.state_bytes(num_tokens):
+            raise WrongState(f"{num_bytes} bytes for {num_tokens} tokens is not this model's shape", "fingerprint")
+
+    def check_opened(self, opened: Opened, max_bytes: int) -> None:
+        """Checks what a peer says that it has, before a byte of it is fetched. Raises WrongState."""
+        num_tokens, rest = divmod(len(opened.tokens), TOKEN_BYTES)
+        if rest:
+            raise WrongState("its last token is cut", "fingerprint")
+        self.check_description(opened.fingerprint, num_tokens, opened.num_bytes)
+        if opened.num_bytes > max_bytes:
+            raise WrongState(f"{opened.num_bytes} bytes have no room in {max_bytes}", "fingerprint")
+
+    def check_content(self, tokens: bytes, state: bytes | bytearray, sha256: str) -> None:
+        """Checks the bytes that came. Takes a second for some hundred megabytes; raises WrongState."""
+        if checksum(tokens, state) != sha256:
+            raise WrongState("its checksum is wrong", "killed")

@@ -1,0 +1,131 @@
+"""Gives states to peers: opens what they ask for, and hands it out part by part, no faster than a limit."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from broker.messages import FetchOpen, FetchPart, FetchRefused, Opened, Remembered, StatePart, new_id
+from workers.engine.protocol import State
+from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
+from workers.kv.checks import StateLayout, checksum
+from workers.kv.engine_port import EnginePort, num_tokens_here
+from workers.kv.index import Key
+
+IDLE_SECONDS = 15.0
+"""After which a state that nobody reads is let go."""
+MAX_TRANSFERS = 4
+
+
+class Throttle:
+    """So many bytes a second, in the order of asking."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        self._seconds_per_byte = 1 / bytes_per_second
+        self._free_at = 0.0
+
+    def delay(self, num_bytes: int, now: float) -> float:
+        """Seconds to wait before so many bytes may go."""
+        begin = max(now, self._free_at)
+        self._free_at = begin + num_bytes * self._seconds_per_byte
+        return begin - now
+
+
+@dataclass
+class _Transfer:
+    """A state on its way out. Its bytes stay here while it is read, whatever becomes of the original."""
+
+    state: State
+    used_at: float
+
+
+class Giver:
+    """Answers the requests of peers. Few states are open at once, in half as many bytes as the cache has."""
+
+    def __init__(
+        self,
+        engine: EnginePort,
+        cache: OffloadCache,
+        layout: StateLayout,
+        recall: Callable[[str, str], Remembered | None],
+        *,
+        max_bytes_per_second: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`recall(client, conversation)` is what is remembered of a conversation; 0 bytes a second are no limit."""
+        self._engine = engine
+        self._cache = cache
+        self._layout = layout
+        self._recall = recall
+        self._throttle = Throttle(max_bytes_per_second or math.inf)
+        self._clock = clock
+        self._transfers: dict[str, _Transfer] = {}
+        self._num_opening = 0
+        self.given_bytes = 0
+        """Sent to peers since the start."""
+
+    async def open(self, request: FetchOpen) -> Opened | FetchRefused:
+        """Finds a conversation's state where there is most of it, and holds a copy for its reader."""
+        self._let_go_of_idle()
+        key = Key(request.client, request.conversation)
+        if not self._has_room(self._layout.state_bytes(num_tokens_here(self._engine, self._cache, key))):
+            return FetchRefused("busy")
+        self._num_opening += 1
+        try:
+            return await self._begin(key) or FetchRefused("gone")
+        finally:
+            self._num_opening -= 1
+
+    async def part(self, request: FetchPart) -> StatePart | FetchRefused:
+        """Some bytes of an open state, once they may go."""
+        transfer = self._transfers.get(request.transfer)
+        if transfer is None:
+            return FetchRefused("gone")
+        await asyncio.sleep(self._throttle.delay(request.size, self._clock()))
+        transfer.used_at = self._clock()
+        end = request.offset + request.size
+        answer = StatePart(request.offset, bytes(memoryview(transfer.state)[request.offset : end]))
+        self.given_bytes += len(answer.data)
+        return answer
+
+    def close(self, transfer: str) -> None:
+        """Lets go of an open state; none of that name is no error."""
+        self._transfers.pop(transfer, None)
+
+    def close_all(self) -> None:
+        """Lets go of all: who reads just now computes instead."""
+        self._transfers.clear()
+
+    def _has_room(self, num_bytes: int) -> bool:
+        """States that are read are in memory besides those in the cache. Where none is, one of any size is opened."""
+        if not self._transfers and not self._num_opening:
+            return True
+        num_held = sum(len(one.state) for one in self._transfers.values())
+        is_few = len(self._transfers) + self._num_opening < MAX_TRANSFERS
+        return is_few and num_held + num_bytes <= self._cache.max_bytes // 2
+
+    async def _begin(self, key: Key) -> Opened | None:
+        entry = self._cache.entry_of(key)
+        num_resident = self._engine.snapshot.resident.get(key, 0)
+        found = None
+        if num_resident >= max(MIN_OFFLOADED_TOKENS, entry.num_tokens if entry is not None else 0):
+            found = await asyncio.wrap_future(self._engine.export(key))
+        found = found or await asyncio.to_thread(self._cache.copy_of, key)
+        if found is None:
+            return None
+        what, state = found
+        digest = await asyncio.to_thread(checksum, what.tokens, state)
+        transfer = new_id()
+        self._transfers[transfer] = _Transfer(state, self._clock())
+        remembered = self._recall(key.client, key.conversation)
+        fingerprint = self._layout.fingerprint
+        return Opened(transfer, fingerprint, what.tokens, len(state), what.num_canonical, digest, remembered)
+
+    def _let_go_of_idle(self) -> None:
+        until = self._clock() - IDLE_SECONDS
+        for name, transfer in list(self._transfers.items()):
+            if transfer.used_at < until:
+                del self._transfers[name]

@@ -1,0 +1,154 @@
+"""A worker among its peers: asks them for states and answers what they ask, on `kv.<worker>`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client as NatsConnection
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from broker import codec, subjects
+from broker.errors import InvalidMessage
+from broker.messages import FetchClose, FetchOpen, FetchPart, FetchRefused, FetchRequest, Opened, StatePart
+from workers.health import guarded
+from workers.kv.cache import OffloadCache
+from workers.kv.checks import StateLayout
+from workers.kv.directory import Directory
+from workers.kv.engine_port import EnginePort
+from workers.kv.giver import Giver
+from workers.kv.index import Key
+from workers.kv.transfer import Fetcher, TransferFailed
+from workers.prompts.history import History
+
+OPEN_SECONDS = 5.0
+"""For a peer to answer: its engine's step may have to end first."""
+PART_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class NatsPeerClient:
+    """Implements workers.kv.transfer.PeerClient."""
+
+    def __init__(self, nc: NatsConnection) -> None:
+        self._nc = nc
+
+    async def open(self, worker: str, key: Key) -> Opened:
+        """What the peer has of a conversation, held for us. Raises TransferFailed."""
+        return await self._ask(worker, FetchOpen(key.client, key.conversation), OPEN_SECONDS, Opened)
+
+    async def part(self, worker: str, request: FetchPart) -> StatePart:
+        """Some bytes of an open state. Raises TransferFailed."""
+        return await self._ask(worker, request, PART_SECONDS, StatePart)
+
+    async def close(self, worker: str, transfer: str) -> None:
+        """Says that no more of it is wanted; nobody answers."""
+        await self._nc.publish(subjects.kv(worker), codec.encode(FetchClose(transfer)))
+
+    async def _ask[T: Opened | StatePart](self, worker: str, request: FetchRequest, timeout: float, kind: type[T]) -> T:
+        try:
+            answer = await self._nc.request(subjects.kv(worker), codec.encode(request), timeout=timeout)
+            # What a later release remembers may be of messages that are not ours: the state is of use all the same.
+            found = codec.decode(answer.data, kind | FetchRefused, answer.headers, optional=("remembered",))
+        except (nats.errors.Error, TimeoutError) as error:
+            raise TransferFailed(f"the peer does not answer: {str(error) or type(error).__name__}") from None
+        except InvalidMessage as error:
+            raise TransferFailed(f"the peer's answer is not understood: {error}") from None
+        if isinstance(found, FetchRefused):
+            raise TransferFailed(found.reason, "evicted" if found.reason == "gone" else "cheaper")
+        assert isinstance(found, kind)
+        return found
+
+
+class Peers:
+    """One worker's part in moving states: the directory, what it gives, and what it fetches."""
+
+    def __init__(
+        self,
+        nc: NatsConnection,
+        engine: EnginePort,
+        cache: OffloadCache,
+        history: History,
+        *,
+        model: str,
+        worker: str,
+        fingerprint: str,
+        state_bytes: Callable[[int], int],
+        can_remove_part: bool,
+        max_bytes_per_second: float,
+    ) -> None:
+        """`fingerprint` is of the model file and all else that decides how a state is laid out, `state_bytes` says how
+        many bytes the state of so many tokens has. 0 bytes a second: nothing is given or fetched."""
+        self._nc = nc
+        self._worker = worker
+        self._cache = cache
+        # A model that cannot forget a part of its state has states of all lengths: none could be checked by its own.
+        self._is_on = max_bytes_per_second > 0 and cache.is_on and can_remove_part
+        self._subscription: Subscription | None = None
+        self._group: asyncio.TaskGroup | None = None
+        layout = StateLayout(fingerprint, state_bytes)
+        self.directory = Directory(nc, layout, model=model, worker=worker, is_on=self._is_on)
+        self.giver = Giver(engine, cache, layout, history.recall, max_bytes_per_second=max_bytes_per_second)
+        self.fetcher = Fetcher(
+            worker,
+            self.directory,
+            NatsPeerClient(nc),
+            engine,
+            cache,
+            layout,
+            history,
+            max_bytes_per_second=max_bytes_per_second,
+        )
+
+    async def start(self, group: asyncio.TaskGroup) -> None:
+        """Answers peers from now on, each request in a task of `group`, and tells the directory what is here."""
+        if self._is_on:
+            self._group = group
+            self._subscription = await self._nc.subscribe(subjects.kv(self._worker), cb=self._on_request)
+            group.create_task(guarded("the directory", self.directory.announce_cached(self._cache)))
+
+    async def stop(self) -> None:
+        """Gives nothing more; who reads just now computes instead."""
+        if self._subscription is not None:
+            with contextlib.suppress(nats.errors.Error):
+                await self._subscription.unsubscribe()
+        self._group = None
+        self.giver.close_all()
+
+    async def _on_request(self, message: Msg) -> None:
+        try:
+            request = codec.decode(message.data, FetchRequest, message.headers)
+        except InvalidMessage as error:
+            log.warning("fetch request not understood error=%s", error)
+            with contextlib.suppress(nats.errors.Error):  # so that nobody waits for it
+                await message.respond(codec.encode(FetchRefused("not_understood")))
+            return
+        if self._group is None:
+            return
+        match request:
+            case FetchOpen():
+                self._group.create_task(guarded("giving a state", self._answer_open(message, request)))
+            case FetchPart():
+                self._group.create_task(guarded("giving a state", self._answer_part(message, request)))
+            case FetchClose():
+                self.giver.close(request.transfer)
+
+    async def _answer_open(self, message: Msg, request: FetchOpen) -> None:
+        answer = await self.giver.open(request)
+        payload = codec.encode(answer)
+        if len(payload) > self._nc.max_payload and isinstance(answer, Opened):
+            # Megabytes of text: the prompt is then made from the text that the turn has anyway.
+            payload = codec.encode(msgspec.structs.replace(answer, remembered=None))
+        with contextlib.suppress(nats.errors.Error):
+            await message.respond(payload)
+
+    async def _answer_part(self, message: Msg, request: FetchPart) -> None:
+        answer = await self.giver.part(request)
+        with contextlib.suppress(nats.errors.Error):
+            await message.respond(codec.encode(answer))
