@@ -172,8 +172,12 @@ class Object:
         setattr(f, name, 6)
         object.__setattr__(self, "g", 7)
         h[0] = i.j == 8
+    @classmethod
+    def other(cls):
+        k = cls(record)
+        k.given = l.given = 9
 """
-    assert set_from_outside(ast.parse(text)) == {"self.b", "record", "x.y[0]", "d", "f"}
+    assert set_from_outside(ast.parse(text)) == {"self.b", "record", "x.y[0]", "d", "f", "l"}
 
 
 # --- Made, never typed -----------------------------------------------------------------------------------------------
