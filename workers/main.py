@@ -37,11 +37,12 @@ from workers.engine.threads import Threads
 from workers.grammars.checker import GrammarChecker
 from workers.kv.cache import OffloadCache
 from workers.kv.disk import Disk
+from workers.machine.bandwidth import copy_bandwidth
 from workers.machine.cores import num_cores
 from workers.machine.facts import cpu_flags, machine_facts
 from workers.machine.memory import MemoryPlan, available_bytes, check_memory
 from workers.machine.thread_count import check_threads, default_threads, measured_threads
-from workers.metrics import Shape, WorkerMetrics, copy_bandwidth
+from workers.metrics import Shape, WorkerMetrics
 from workers.model_file import ModelFileError, answering_parts
 from workers.models import DEMO
 from workers.options import WorkerOptions
