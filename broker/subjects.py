@@ -21,6 +21,7 @@ WRITER = "writer"
 """The one consumer of TELEMETRY, which all sidecars share."""
 ALL_TURNS = "turn.>"
 ALL_CANCELS = "cancel.>"
+ALL_REPLAYS = "replay.>"
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
