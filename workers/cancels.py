@@ -17,7 +17,7 @@ from nats.aio.subscription import Subscription
 from broker import codec, subjects
 from broker.errors import InvalidMessage, InvalidName
 from broker.messages import Cancel
-from broker.queued import concerns
+from broker.queued_ends import concerns
 from broker.subjects import CancelAddress
 from workers.queued_cancels import STORED_SECONDS, CancelledQueue, QueuedCancels
 from workers.turns.in_hand import TurnsInHand

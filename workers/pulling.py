@@ -14,7 +14,7 @@ import nats.errors
 from broker.delivery import Delivery
 from broker.errors import NotReady
 from broker.priorities import INTERACTIVE, Priority
-from workers.engine.loop import BATCH_EVERY
+from workers.engine.preemption import BATCH_EVERY
 from workers.occupancy import Occupancy
 
 BEACON_SECONDS = 0.5

@@ -16,7 +16,7 @@ from broker.jetstream import NAK
 from broker.priorities import BATCH, INTERACTIVE, PRIORITIES, Priority
 from tests.turn_fakes import Wire, delivery_of, turn_of
 from workers import pulling
-from workers.engine.loop import BATCH_EVERY
+from workers.engine.preemption import BATCH_EVERY
 from workers.occupancy import Occupancy
 from workers.pulling import TurnPuller
 
