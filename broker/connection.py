@@ -113,10 +113,12 @@ class Connection(SafeClient):
         self._failing_since: float | None = None
 
     async def close(self) -> None:
+        """Closes it for good: from now on nothing is wrong with it."""
         self._is_given_up = asyncio.current_task() is not self._reconnection_task
         await super().close()
 
     async def on_closed(self) -> None:
+        """Takes nats-py's word that it is closed."""
         self._lost.set()
 
     def trouble(self) -> str | None:
