@@ -88,9 +88,11 @@ class CancelListener:
 
     async def __aenter__(self) -> None:
         await self.cancels.queued.__aenter__()
-        self._subscriptions.append(await self._nc.subscribe("cancel.>", cb=self._on_cancel))
+        self._subscriptions.append(await self._nc.subscribe(subjects.ALL_CANCELS, cb=self._on_cancel))
         # Queued turns are looked for by one worker of the model, running ones by each in its own hands.
-        queued = await self._nc.subscribe("cancel.>", queue=f"cancels-{self._model}", cb=self._on_cancel_queued)
+        queued = await self._nc.subscribe(
+            subjects.ALL_CANCELS, queue=f"cancels-{self._model}", cb=self._on_cancel_queued
+        )
         self._subscriptions.append(queued)
 
     async def __aexit__(self, *_: object) -> None:

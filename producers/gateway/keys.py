@@ -80,6 +80,7 @@ class Account:
 
     @property
     def has_limits(self) -> bool:
+        """Whether anything bounds it, so that its turns are to be counted to their ends."""
         return self.limits.turns_at_once < ANYONE or self.limits.tokens_per_minute is not None
 
     def begin(self, now: float) -> None:
