@@ -22,7 +22,7 @@
     │   └── NotAcknowledged       no acknowledgement came in time: it may or may not be stored
     ├── OtherFile                 a worker of a model that others serve from another file
     ├── ReplayUnavailable         no worker answers a reader that missed something
-    ├── TurnFailed                the turn ended as `failed`; `.failed` says why
+    ├── TurnFailed                the turn ended as `failed`; `.failed` says why (broker/answer.py)
     ├── CatalogueError            a catalogue or lock file that cannot be read
     ├── UnknownModel              a name that neither has
     ├── FileError                 a model's file that cannot be had as it should be
@@ -34,11 +34,6 @@
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from broker.messages import Failed
 
 
 class TurnpikeError(Exception):
@@ -233,15 +228,6 @@ class ReplayUnavailable(TurnpikeError):
     def __init__(self, turn: str, reason: str) -> None:
         self.turn = turn
         super().__init__(f"what is stored of turn {turn} cannot be read: {reason}")
-
-
-class TurnFailed(TurnpikeError):
-    """The turn ended as `failed`."""
-
-    def __init__(self, turn: str, failed: Failed) -> None:
-        self.turn = turn
-        self.failed = failed
-        super().__init__(f"{failed.code}: {failed.detail}")
 
 
 class Fenced(TurnpikeError):
