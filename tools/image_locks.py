@@ -67,6 +67,7 @@ def lock(image: str) -> str:
 
 
 def main() -> int:
+    """Writes what is out of date, or with --check only says so; the exit code."""
     parser = argparse.ArgumentParser(description="Writes k3s/*.lock from requirements.lock and pyproject.toml.")
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if a file is out of date")
     is_check = parser.parse_args().check

@@ -26,6 +26,7 @@ def notes(tag: str) -> str:
 
 
 def main() -> int:
+    """Prints the notes of the tag on the command line; the exit code."""
     try:
         sys.stdout.write(notes(sys.argv[1]))
     except (IndexError, ValueError) as error:

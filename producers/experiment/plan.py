@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from broker.errors import TurnpikeError
-from broker.toml import read_toml
+from broker.toml_files import read_toml
 from producers.settings import LoadSettings
 
 

@@ -23,7 +23,7 @@ from msgspec import Meta, Struct
 from broker import subjects
 from broker.accounts import API_KEY_PREFIX, LOCAL, api_key_digest
 from broker.errors import InvalidName, TurnpikeError
-from broker.toml import read_toml
+from broker.toml_files import read_toml
 from producers.gateway.errors import ApiError
 
 TURNS_AT_ONCE = 64

@@ -36,7 +36,7 @@ from broker.discovery import CHAT, RAW, SCORE, WorkerInfo
 from broker.errors import PublishError, TurnpikeError, UnservedModel
 from broker.messages import Message, new_id
 from broker.priorities import BATCH, DEFAULT_PRIORITY, Priority
-from broker.toml import read_toml
+from broker.toml_files import read_toml
 
 AUTO = "auto"
 MAX_NAME = 256

@@ -139,6 +139,26 @@ def test_dependabot_looks_where_something_is() -> None:
             assert (ROOT / folder.strip("/") / kept[one["package-ecosystem"]]).is_file(), folder
 
 
+def test_hooks_before_a_commit_are_the_gates_own_tools() -> None:
+    (repo,) = read(ROOT / ".pre-commit-config.yaml")["repos"]
+    assert repo["repo"] == "local", "a hook of another repository has a version of its own, which drifts"
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    for hook in repo["hooks"]:
+        command, *arguments = hook["entry"].split()
+        assert command.startswith(".venv/bin/"), hook["id"]
+        assert (ROOT / command).exists(), hook["id"]
+        for argument in arguments:
+            assert not argument.startswith("tools/") or (ROOT / argument).is_file(), hook["id"]
+        if "files" in hook and tracked:
+            assert any(re.search(hook["files"], name) for name in tracked), f"{hook['id']} concerns no file"
+    makefile = (ROOT / "Makefile").read_text()
+    entries = {hook["entry"].split()[0] for hook in repo["hooks"]}
+    assert {".venv/bin/ruff", ".venv/bin/mypy"} <= entries
+    assert all(
+        f"@{command}" in makefile for command in (".venv/bin/ruff check", ".venv/bin/ruff format", ".venv/bin/mypy")
+    )
+
+
 @pytest.mark.parametrize(
     ("tag", "changelog", "said"),
     [
