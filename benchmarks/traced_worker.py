@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from turnpike.cli.main import main as run
-from workers.engine.loop import EngineLoop
+from workers.engine.outputs import Outputs
 
 
 def main() -> int:
     trace = Path(sys.argv.pop(1))
     chosen: list[float] = []
-    emit = EngineLoop._emit
+    emit = Outputs._emit
 
     def traced(*arguments: Any) -> None:
         if arguments[3]:
             chosen.append(time.perf_counter())
         emit(*arguments)
 
-    setattr(EngineLoop, "_emit", traced)  # noqa: B010  (mypy will not have a method assigned)
+    setattr(Outputs, "_emit", traced)  # noqa: B010  (mypy will not have a method assigned)
     code = run()
     trace.write_text("\n".join(map(repr, chosen)))
     return code

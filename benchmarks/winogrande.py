@@ -13,8 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.harness import Row, show, system, tool
-from producers.evaluate.command import Answered, run
 from producers.evaluate.items import read_items
+from producers.evaluate.methods import Answered
+from producers.evaluate.run import run
 from workers.models import DEMO
 
 NUM_ITEMS = 200

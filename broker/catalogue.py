@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from broker import subjects
 from broker.errors import TurnpikeError
-from broker.toml import read_toml
+from broker.toml_files import read_toml
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 LOCK_NAME = "turnpike.models.lock"

@@ -18,7 +18,7 @@ import nats.errors
 from nats.aio.client import Client as NatsConnection
 from nats.aio.subscription import Subscription
 
-from broker import codec, discovery, jetstream, publishing, replies, serving, subjects
+from broker import availability, codec, discovery, jetstream, publishing, replies, subjects
 from broker.answer import Answer, Followed
 from broker.connection import Address, close, connect
 from broker.errors import (
@@ -169,16 +169,16 @@ class Client:
 
     async def is_served(self, model: str) -> bool:
         """Whether a worker of the model answers; its queue takes turns also while none does. Raises ServerError."""
-        return await serving.is_served(self.nc, model)
+        return await availability.is_served(self.nc, model)
 
     async def served(self, model: str) -> list[discovery.WorkerInfo]:
         """The model's workers that answer, with their load; none where nobody serves it. Raises ServerError."""
-        return await serving.served_by(self.nc, model)
+        return await availability.served_by(self.nc, model)
 
     async def until_served(self, model: str, seconds: float = 0.0) -> None:
         """Comes back once a worker serves the model, at once where one does; raises NotServed after so many seconds,
         UnservedModel where no stream takes its turns, ServerError."""
-        await serving.until_served(self.nc, model, seconds)
+        await availability.until_served(self.nc, model, seconds)
 
     async def publish(self, turn: Turn, model: str, priority: Priority = DEFAULT_PRIORITY) -> int:
         """Queues a turn; returns its stream sequence once the server has it on disk. Raises PublishError."""

@@ -189,50 +189,49 @@ async def connect(address: Address, *, name: str, timeout: float = 5.0) -> Conne
         )
 
 
+@dataclass
+class _Troubles:
+    """What a connection tells while it is made, and later on."""
+
+    url: str
+    seen: Exception | None = None
+    """The error of the attempts that says most."""
+    distrust: str | None = None
+    """Why the server is not taken for what it says it is."""
+    is_refused: asyncio.Event = field(default_factory=asyncio.Event)
+    """Another attempt would meet the same."""
+
+    async def on_error(self, error: Exception) -> None:
+        """Takes what nats-py tells of."""
+        _tell(error)
+        if self.seen is None or isinstance(error, OSError):
+            self.seen = error
+        if "authorization" in str(error).lower():
+            self.is_refused.set()
+        if isinstance(error, ssl.SSLError):
+            self.distrust = _distrust(error)
+            self.is_refused.set()
+
+    def reason(self, error: Exception) -> ServerUnavailable:
+        """Why no connection could be made, when the attempt ended with `error`.
+
+        The server says why and hangs up, and nats-py raises whichever of the two it meets first.
+        """
+        if self.distrust is not None:
+            return Refused(self.url, self.distrust)
+        if self.is_refused.is_set() or "authorization" in str(error).lower():
+            return Refused(self.url, "wrong user or password", "say who you are with --credentials FILE")
+        # Of the attempts; that they took too long is not why.
+        cause = self.seen if isinstance(error, TimeoutError) and self.seen is not None else error
+        return ServerUnavailable(self.url, _words(cause))
+
+
 async def _connect(address: Address, *, name: str, timeout: float) -> Connection:
     nc = Connection()
     nc._transport = Transport(tls_only=address.url.startswith("tls://"))
-    refused = asyncio.Event()
-    seen: list[Exception] = []
-    untrusted: list[str] = []
-
-    async def on_error(error: Exception) -> None:
-        _tell(error)
-        if not seen or isinstance(error, OSError):
-            seen[:] = [error]
-        if "authorization" in str(error).lower():
-            refused.set()
-        if isinstance(error, ssl.SSLError):
-            untrusted.append(_distrust(error))
-            refused.set()
-
-    async def on_disconnect() -> None:
-        if nc.is_reconnecting:  # and not our own close
-            log.warning("nats disconnected url=%s", address.url)
-
-    async def on_reconnect() -> None:
-        log.warning("nats reconnected url=%s", address.url)
-
-    connecting = asyncio.ensure_future(
-        nc.connect(
-            servers=address.urls,
-            name=name,
-            user=address.user if address.password is not None else None,
-            password=address.password,
-            inbox_prefix=subjects.inbox(address.user),
-            tls=_tls(address),
-            connect_timeout=2,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=1,
-            ping_interval=PING_INTERVAL_SECONDS,
-            max_outstanding_pings=2,
-            error_cb=on_error,
-            disconnected_cb=on_disconnect,
-            reconnected_cb=on_reconnect,
-            closed_cb=nc.on_closed,
-        )
-    )
-    refusing = asyncio.ensure_future(refused.wait())
+    troubles = _Troubles(address.url)
+    connecting = asyncio.ensure_future(_begin(nc, address, name, troubles))
+    refusing = asyncio.ensure_future(troubles.is_refused.wait())
     try:
         await asyncio.wait({connecting, refusing}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if not connecting.done():
@@ -241,14 +240,7 @@ async def _connect(address: Address, *, name: str, timeout: float) -> Connection
     except (nats.errors.Error, OSError) as error:
         connecting.cancel()
         await nc.close()
-        # The server says why and hangs up, and nats-py raises whichever of the two it meets first.
-        if untrusted:
-            raise Refused(address.url, untrusted[-1]) from None
-        if refused.is_set() or "authorization" in str(error).lower():
-            raise Refused(address.url, "wrong user or password", "say who you are with --credentials FILE") from None
-        # Of the attempts; that they took too long is not why.
-        cause = seen[-1] if isinstance(error, TimeoutError) and seen else error
-        raise ServerUnavailable(address.url, _words(cause)) from None
+        raise troubles.reason(error) from None
     except asyncio.CancelledError:
         connecting.cancel()
         await nc.close()
@@ -260,6 +252,35 @@ async def _connect(address: Address, *, name: str, timeout: float) -> Connection
         await nc.close()
         raise ServerTooOld(f"{found.major}.{found.minor}.{found.patch}", ".".join(map(str, MINIMUM_SERVER)))
     return nc
+
+
+async def _begin(nc: Connection, address: Address, name: str, troubles: _Troubles) -> None:
+    """Connects as all of our processes do."""
+
+    async def on_disconnect() -> None:
+        if nc.is_reconnecting:  # and not our own close
+            log.warning("nats disconnected url=%s", address.url)
+
+    async def on_reconnect() -> None:
+        log.warning("nats reconnected url=%s", address.url)
+
+    await nc.connect(
+        servers=address.urls,
+        name=name,
+        user=address.user if address.password is not None else None,
+        password=address.password,
+        inbox_prefix=subjects.inbox(address.user),
+        tls=_tls(address),
+        connect_timeout=2,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=1,
+        ping_interval=PING_INTERVAL_SECONDS,
+        max_outstanding_pings=2,
+        error_cb=troubles.on_error,
+        disconnected_cb=on_disconnect,
+        reconnected_cb=on_reconnect,
+        closed_cb=nc.on_closed,
+    )
 
 
 def _distrust(error: ssl.SSLError) -> str:

@@ -1,4 +1,4 @@
-"""What a plain installation leaves out, and how it is had: from the checkout, as PyPI's turnpike is another project."""
+"""What a plain installation leaves out, and how it is had. PyPI's `turnpike` is another project."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXTRAS = {
 
 def install(extra: str) -> str:
     """The command, to be told."""
-    return f"`pip install '.[{extra}]'` in Turnpike's folder"
+    return f"`pip install 'turnpike-mq[{extra}]'`, or in Turnpike's folder `pip install '.[{extra}]'`"
 
 
 class MissingExtra(TurnpikeError):

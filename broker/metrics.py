@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -15,11 +14,6 @@ def ttft(sent_at: float, first_token_at: float) -> float:
 def tpot(first_token_at: float, last_token_at: float, num_tokens: int) -> float | None:
     """Time per output token: (last − first) / (n − 1). None for fewer than two tokens."""
     return None if num_tokens < 2 else (last_token_at - first_token_at) / (num_tokens - 1)
-
-
-def inter_token_latencies(token_times: Sequence[float]) -> list[float]:
-    """The gaps between a turn's tokens; pool them over turns before taking percentiles."""
-    return [later - earlier for earlier, later in itertools.pairwise(token_times)]
 
 
 def prefill_rate(prompt_tokens: int, cached_tokens: int, seconds: float) -> float | None:

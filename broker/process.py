@@ -1,4 +1,4 @@
-"""A process's life: run until a signal, a log that reads as a life, children that never outlive us, exit codes."""
+"""A process's life: run until a signal, children that never outlive us, exit codes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from pathlib import Path
 import nats.errors
 
 from broker.errors import SettingsError, TurnpikeError
-from broker.sparing_log import Sparing
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -36,37 +35,6 @@ _M_MMAP_THRESHOLD = -3
 LARGE_BYTES = 256 * 1024
 
 log = logging.getLogger(__name__)
-
-
-def set_up_logging(level: str = "INFO") -> None:
-    """A line an event: time, level, module, what happened and its keys. No user text at INFO and above."""
-    logging.basicConfig(
-        level=level.upper(),
-        format="%(asctime)s %(levelname).1s %(name)s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-        force=True,
-    )
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(Sparing())
-        handler.addFilter(_is_wanted)
-    # nats-py logs what we log ourselves, with tracebacks; uvicorn under a name that reads as an error.
-    logging.getLogger("nats").setLevel(logging.CRITICAL)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-
-
-TURN_SIGNS = "→←↻↷⊘!"
-"""With what a line about one turn begins."""
-
-
-def _is_wanted(record: logging.LogRecord) -> bool:
-    """Not each turn's lines of a worker in the background of a terminal: somebody chats there, or watches a table."""
-    if record.levelno != logging.INFO or not str(record.msg).startswith(tuple(TURN_SIGNS)):
-        return True
-    try:
-        return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
-    except (OSError, ValueError):  # a file or a pipe, which is there for them
-        return True
 
 
 @dataclass
@@ -133,56 +101,15 @@ def run(main: Callable[[asyncio.Event], Awaitable[int | None]], *, patience: flo
     force = threading.Timer((patience or 0.0) + FORCE_SECONDS, _end_now)
     force.daemon = True
     _interrupts.is_in_a_hurry = False
-
-    def hurry(number: int, _: object) -> None:
-        # Called between two bytecodes, also where the event loop is not reached.
-        is_taken = number == signal.SIGINT and _interrupts.takers
-        if not is_taken and not _interrupts.is_in_a_hurry:
-            _interrupts.is_in_a_hurry = True
-            force.start()
-
-    async def supervised() -> int:
-        loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-        task = asyncio.ensure_future(main(stop))
-        interrupted = False
-
-        def on_signal(number: int) -> None:
-            nonlocal interrupted
-            if number == signal.SIGINT and _interrupts.takers:
-                _interrupts.takers[-1]()
-                return
-            interrupted = True
-            for waiting in _interrupts.waiting:
-                waiting.cancel()
-            if stop.is_set():
-                task.cancel()
-            elif patience is not None:
-                loop.call_later(patience, task.cancel)
-            stop.set()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, on_signal, number)
-            if patience is not None:
-                signal.signal(number, hurry)
-        try:
-            return await task or 0
-        except asyncio.CancelledError:
-            if not interrupted:
-                raise
-            return EXIT_INTERRUPTED
-        finally:
-            sys.stdout.flush()
-
-    code = EXIT_ERROR
     try:
-        code = asyncio.run(supervised())
+        return asyncio.run(_supervised(main, patience, force))
     except* TurnpikeError as group:
         report(group)
         code = EXIT_USAGE if group.subgroup(SettingsError) else EXIT_ERROR
     except* nats.errors.Error as group:
         # What was under way when the connection was lost, or a server that does not answer: no fault of the code's.
         report(group)
+        code = EXIT_ERROR
     except* BrokenPipeError:
         code = EXIT_ERROR  # who read our output has seen enough
     except* OSError as group:
@@ -191,6 +118,51 @@ def run(main: Callable[[asyncio.Event], Awaitable[int | None]], *, patience: flo
     finally:
         force.cancel()
     return code
+
+
+async def _supervised(
+    main: Callable[[asyncio.Event], Awaitable[int | None]], patience: float | None, force: threading.Timer
+) -> int:
+    """Runs main until it ends or signals end it; the exit code. The first signal starts `force` where there is any
+    patience to lose."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    task = asyncio.ensure_future(main(stop))
+    interrupted = False
+
+    def hurry(number: int, _: object) -> None:
+        # Called between two bytecodes, also where the event loop is not reached.
+        is_taken = number == signal.SIGINT and _interrupts.takers
+        if not is_taken and not _interrupts.is_in_a_hurry:
+            _interrupts.is_in_a_hurry = True
+            force.start()
+
+    def on_signal(number: int) -> None:
+        nonlocal interrupted
+        if number == signal.SIGINT and _interrupts.takers:
+            _interrupts.takers[-1]()
+            return
+        interrupted = True
+        for waiting in _interrupts.waiting:
+            waiting.cancel()
+        if stop.is_set():
+            task.cancel()
+        elif patience is not None:
+            loop.call_later(patience, task.cancel)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+        if patience is not None:
+            signal.signal(number, hurry)
+    try:
+        return await task or 0
+    except asyncio.CancelledError:
+        if not interrupted:
+            raise
+        return EXIT_INTERRUPTED
+    finally:
+        sys.stdout.flush()
 
 
 def _end_now() -> None:

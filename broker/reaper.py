@@ -19,13 +19,13 @@ import nats.errors
 from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 
-from broker import codec, jetstream, serving, subjects, topology
+from broker import availability, codec, jetstream, subjects, topology
 from broker.connection import Address, check, close, connect, watch
 from broker.discovery import SERVING
 from broker.errors import ConnectionLost, InvalidMessage, InvalidName, NotReady, ServerError, TurnpikeError
 from broker.jetstream import StoredMessage
 from broker.messages import Cancel, End, Turn
-from broker.queued import end_queued, past_deadline, stopped
+from broker.queued_ends import end_queued, past_deadline, stopped
 from broker.retrying import retried
 from broker.subjects import CancelAddress, TurnAddress
 
@@ -198,7 +198,7 @@ class Reaper:
         served_at = self._served_at.get(model)
         if served_at is not None and time.monotonic() - served_at < SERVED_SECONDS:
             return False
-        state = await serving.state(self._nc, model)
+        state = await availability.state(self._nc, model)
         if state == SERVING:
             self._served_at[model] = time.monotonic()
             return False

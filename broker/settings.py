@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 
 from broker.declaring import PREFIX, Setting, convert, declared, setting_names
 from broker.errors import SettingsError
-from broker.toml import read_toml
+from broker.toml_files import read_toml
 
 # Read by the set-up and the tests, not by a command.
 OTHER_NAMES = {"TURNPIKE_CMAKE_ARGS", "TURNPIKE_CONFIG"}

@@ -21,6 +21,13 @@ WRITER = "writer"
 """The one consumer of TELEMETRY, which all sidecars share."""
 ALL_TURNS = "turn.>"
 ALL_CANCELS = "cancel.>"
+ALL_REPLIES = "reply.>"
+ALL_ENDS = "end.>"
+ALL_LIVE = "live.>"
+ALL_REPLAYS = "replay.>"
+ALL_DEAD = "dead.>"
+ALL_TELEMETRY = "telemetry.>"
+ALL_HELD = "$KV.HELD.>"
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

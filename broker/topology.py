@@ -77,26 +77,26 @@ def _turns(model: str, limits: Limits) -> dict[str, Any]:
 def _replies(limits: Limits) -> dict[str, Any]:
     return _stream(
         subjects.REPLIES,
-        "reply.>",
+        subjects.ALL_REPLIES,
         limits.max_reply_bytes,
         max_age=_seconds(3600),
         # Chunks are fenced and repeatable, so they need not wait for the disk as turns and ends do.
         persist_mode="async",
-        republish={"src": "reply.>", "dest": "live.>"},
+        republish={"src": subjects.ALL_REPLIES, "dest": subjects.ALL_LIVE},
     )
 
 
 def _ends(limits: Limits) -> dict[str, Any]:
     return _stream(
         subjects.ENDS,
-        "end.>",
+        subjects.ALL_ENDS,
         limits.max_end_bytes,
         # One end a turn: the first writer wins, the server refuses a second.
         discard="new",
         discard_new_per_subject=True,
         max_msgs_per_subject=1,
         max_age=_seconds(24 * 3600),
-        republish={"src": "end.>", "dest": "live.>"},
+        republish={"src": subjects.ALL_ENDS, "dest": subjects.ALL_LIVE},
     )
 
 
@@ -107,19 +107,19 @@ def _cancels() -> dict[str, Any]:
 
 def _dead(limits: Limits) -> dict[str, Any]:
     # A letter holds the turn's own bytes and a few fields more.
-    return _stream(subjects.DEAD, "dead.>", limits.max_dead_bytes, max_msg_size=-1)
+    return _stream(subjects.DEAD, subjects.ALL_DEAD, limits.max_dead_bytes, max_msg_size=-1)
 
 
 def _telemetry(limits: Limits) -> dict[str, Any]:
     max_bytes, max_age = limits.max_telemetry_bytes, _seconds(24 * 3600)
-    return _stream(subjects.TELEMETRY, "telemetry.>", max_bytes, max_age=max_age, persist_mode="async")
+    return _stream(subjects.TELEMETRY, subjects.ALL_TELEMETRY, max_bytes, max_age=max_age, persist_mode="async")
 
 
 def _directory(limits: Limits) -> dict[str, Any]:
     """A bucket as NATS's clients know them (ADR-8), but for one thing: a full one forgets its oldest entries."""
     return _stream(
         subjects.KV_HELD,
-        "$KV.HELD.>",
+        subjects.ALL_HELD,
         limits.max_directory_bytes,
         # What it says is true while the workers run: no disk is worn for it.
         storage="memory",
@@ -149,7 +149,7 @@ def telemetry_consumer() -> dict[str, Any]:
     return {
         "durable_name": subjects.WRITER,
         "name": subjects.WRITER,
-        "filter_subject": "telemetry.>",
+        "filter_subject": subjects.ALL_TELEMETRY,
         "ack_policy": "explicit",
         "ack_wait": _seconds(30),
         "deliver_policy": "all",

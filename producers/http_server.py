@@ -27,6 +27,7 @@ class Patient(H11Protocol):
     _heard_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Makes room for the connection, and begins to wait for a request's head."""
         super().connection_made(transport)
         self._heard_at = self.loop.time()
         self._make_room()
@@ -42,6 +43,7 @@ class Patient(H11Protocol):
             oldest.transport.close()
 
     def data_received(self, data: bytes) -> None:
+        """Waits no longer once a request is being answered."""
         self._heard_at = self.loop.time()
         super().data_received(data)
         if self._is_answering:
@@ -50,6 +52,7 @@ class Patient(H11Protocol):
             self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Stops waiting."""
         self._forgive()
         super().connection_lost(exc)
 

@@ -78,6 +78,7 @@ class LocalSystem:
 
     @property
     def gateway_address(self) -> Address:
+        """A gateway's."""
         return self._broker.gateway
 
     async def until_served(self) -> None:
@@ -183,5 +184,6 @@ async def _stopped_for(stop: asyncio.Event, seconds: float) -> None:
 
 
 def last_line(log: Path) -> str:
+    """What a process said last, as its log has it."""
     lines = log.read_text(errors="replace").strip().splitlines()
     return lines[-1].removeprefix("turnpike: ") if lines else "it said nothing"

@@ -46,7 +46,9 @@ class AskSettings(RoutedSettings, frozen=True, kw_only=True):
     top_k: Annotated[int | None, Setting("draw from the K likeliest tokens only")] = None
     top_p: Annotated[float | None, Setting("draw from the likeliest tokens that make up this share only")] = None
     min_p: Annotated[float | None, Setting("draw from tokens at least this share as likely as the likeliest")] = None
-    repeat_penalty: Annotated[float | None, Setting("divides what the last 64 tokens have against them")] = None
+    repeat_penalty: Annotated[
+        float | None, Setting("how much less likely the last 64 tokens are made; 1 leaves them")
+    ] = None
     seed: Annotated[int | None, Setting("of what is drawn (default: another one each turn, which is shown)")] = None
     ignore_eos: IgnoreEos = False
     stop: Annotated[tuple[str, ...] | None, Setting("end before this text; can be given several times")] = None

@@ -153,17 +153,32 @@ def texts(tree: ast.Module) -> Iterator[str]:
 
 
 def set_from_outside(tree: ast.Module) -> set[str]:
-    """Whose attributes are assigned: all but `self`, `cls`, and records of the module's own, known by their fields."""
-    fields = set(_fields(tree))
+    """Whose attributes are assigned: all but `self` and `cls`, what a class method has just made of `cls`, and records
+    of the module's own, known by their fields."""
+    fields, made = set(_fields(tree)), set(_made_of_cls(tree))
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
             owner = ast.unparse(node.value)
-            if owner not in ("self", "cls") and node.attr not in fields:
+            if owner not in ("self", "cls") and node.attr not in fields and (owner, node.lineno) not in made:
                 found.add(owner)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "delattr", "object.__setattr__"):
             found.add(ast.unparse(node.args[0]))
     return found - {"self"}
+
+
+def _made_of_cls(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Names that are `cls(…)` in a function, with the lines of that function."""
+    for function in ast.walk(tree):
+        if not isinstance(function, Function) or not function.args.args or function.args.args[0].arg != "cls":
+            continue
+        assert function.end_lineno is not None
+        for node in ast.walk(function):
+            value = node.value if isinstance(node, ast.Assign) else None
+            if isinstance(value, ast.Call) and ast.unparse(value.func) in ("cls", "cls.__new__"):
+                assert isinstance(node, ast.Assign)
+                lines = range(function.lineno, function.end_lineno + 1)
+                yield from ((ast.unparse(target), line) for target in node.targets for line in lines)
 
 
 def _fields(tree: ast.Module) -> Iterator[str]:

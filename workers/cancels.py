@@ -17,7 +17,7 @@ from nats.aio.subscription import Subscription
 from broker import codec, subjects
 from broker.errors import InvalidMessage, InvalidName
 from broker.messages import Cancel
-from broker.queued import concerns
+from broker.queued_ends import concerns
 from broker.subjects import CancelAddress
 from workers.queued_cancels import STORED_SECONDS, CancelledQueue, QueuedCancels
 from workers.turns.in_hand import TurnsInHand
@@ -88,9 +88,11 @@ class CancelListener:
 
     async def __aenter__(self) -> None:
         await self.cancels.queued.__aenter__()
-        self._subscriptions.append(await self._nc.subscribe("cancel.>", cb=self._on_cancel))
+        self._subscriptions.append(await self._nc.subscribe(subjects.ALL_CANCELS, cb=self._on_cancel))
         # Queued turns are looked for by one worker of the model, running ones by each in its own hands.
-        queued = await self._nc.subscribe("cancel.>", queue=f"cancels-{self._model}", cb=self._on_cancel_queued)
+        queued = await self._nc.subscribe(
+            subjects.ALL_CANCELS, queue=f"cancels-{self._model}", cb=self._on_cancel_queued
+        )
         self._subscriptions.append(queued)
 
     async def __aexit__(self, *_: object) -> None:

@@ -1,4 +1,8 @@
-"""The worker process: from a model file to a worker that serves. Composes; only the entry point imports it."""
+"""The worker process: from a model file to a worker that serves. Composes; only the entry point imports it.
+
+`serve` tells the order: the file, the connection, the model in its context, measured; the conversations that are kept;
+the engine loop; the worker. Each is whole when it is made, and is given to the next.
+"""
 
 from __future__ import annotations
 
@@ -7,58 +11,54 @@ import contextlib
 import importlib.metadata
 import logging
 import os
-import platform
 import re
 import typing
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager
-from functools import partial
+from contextlib import AbstractAsyncContextManager, ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+
+from nats.aio.client import Client as NatsConnection
 
 from broker import subjects
 from broker.catalogue import entry_of, read_lock, verify
 from broker.connection import Address, close, connect
-from broker.errors import SettingsError, TurnpikeError
+from broker.errors import TurnpikeError
+from broker.health import serve_health
 from broker.process import keep_the_heap_small
-from workers.engine.calibration import calibrate, measure_threads
-from workers.engine.protocol import EngineError
-from workers.engine.threads import Threads, best
-from workers.machine.cores import measured_alone, num_cores
+from workers.assembly import assemble
+from workers.engine.calibration import Calibration, calibrate
+from workers.engine.loop import EngineLoop
+from workers.engine.power import Power
+from workers.engine.protocol import MAX_OUTPUTS, EngineError
+from workers.engine.scheduler import Scheduler
+from workers.engine.slots import Slots
+from workers.engine.threads import Threads
+from workers.grammars.checker import GrammarChecker
+from workers.kv.cache import OffloadCache
+from workers.kv.disk import Disk
+from workers.machine.bandwidth import copy_bandwidth
+from workers.machine.cores import num_cores
+from workers.machine.facts import cpu_flags, machine_facts
+from workers.machine.memory import MemoryPlan, available_bytes, check_memory
+from workers.machine.thread_count import check_threads, default_threads, measured_threads
+from workers.metrics import Shape, WorkerMetrics
 from workers.model_file import ModelFileError, answering_parts
 from workers.models import DEMO
+from workers.options import WorkerOptions
+from workers.presence import abilities
+from workers.prompts.history import History
+from workers.prompts.renderer import TemplateRenderer
 from workers.settings import WorkerSettings
+from workers.worker import Worker
 
 if typing.TYPE_CHECKING:
-    from workers.engine.protocol import Engine
-    from workers.llama.context import LlamaModel
-    from workers.machine.memory import MemoryPlan
+    from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel
 
 log = logging.getLogger(__name__)
 
 CANONICAL_CHUNK = 128
 """Where the deterministic mode cuts prompts."""
-
-
-def default_threads() -> int:
-    return max(1, num_cores() - 1)
-
-
-def check_threads(config: WorkerSettings) -> None:
-    """Raises SettingsError for more threads than there are cores: they would wait for each other at every step."""
-    if config.threads is not None and config.threads > num_cores():
-        raise SettingsError([f"--threads: must be at most {num_cores()}, the cores that this process may use"])
-
-
-def measured_threads(engine: Engine, config: WorkerSettings, fingerprint: str) -> int:
-    """How many threads are best for this model on this machine alone: measured, or as it was measured before."""
-    cpu = _first_line("/proc/cpuinfo", ("model name", "Model"))
-    key = f"{fingerprint} {cpu} {num_cores()} {config.kv_type} {importlib.metadata.version('llama-cpp-python')} alone"
-    path = Path(config.data_dir).expanduser() / "threads.json"
-    seconds, when = measured_alone(partial(measure_threads, engine), path, key)
-    chosen = best(seconds)
-    times = " ".join(f"{num}:{each * 1000:.1f}ms" for num, each in sorted(seconds.items()))
-    log.info("threads=%d a decode step by threads %s (measured %s)", chosen, times, when)
-    return chosen
 
 
 def model_token(path: Path) -> str:
@@ -76,177 +76,50 @@ def model_path(config: WorkerSettings) -> Path:
     return verify(config.model, locked, Path(config.models_dir).expanduser())
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in its context, and what was found out about the two before anybody waits."""
+
+    name: str
+    """In subjects."""
+    model: LlamaModel
+    engine: LlamaEngine
+    plan: MemoryPlan
+    num_ctx: int
+    num_threads: int
+    thread_choice: Threads | None
+    """Where their number is measured from step to step."""
+    calibration: Calibration
+    layout: str
+    """What must be equal for a KV state to be used: the model file, the library's version, how cells are laid out."""
+    shape: Shape
+
+
 async def serve(address: Address, config: WorkerSettings, version: str, stop: asyncio.Event) -> int:
     """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
-    from broker.health import serve_health
-    from workers.assembly import assemble
-    from workers.engine.loop import EngineLoop
-    from workers.engine.power import Power
-    from workers.engine.protocol import MAX_OUTPUTS
-    from workers.engine.scheduler import Scheduler
-    from workers.engine.slots import Slots
-    from workers.grammars.checker import GrammarChecker
-    from workers.kv.cache import OffloadCache
-    from workers.kv.disk import Disk
     from workers.llama.aborts import explain_aborts
-    from workers.llama.context import (
-        ContextOptions,
-        LlamaEngine,
-        LlamaModel,
-        missing_features,
-        system_info,
-    )
-    from workers.machine.memory import available_bytes, check_memory
-    from workers.metrics import Shape, WorkerMetrics, copy_bandwidth
-    from workers.options import WorkerOptions
-    from workers.presence import abilities
-    from workers.prompts.history import History
-    from workers.prompts.renderer import TemplateRenderer
 
     config.check()
     check_threads(config)
     keep_the_heap_small()
     path = await asyncio.to_thread(model_path, config)
     explain_aborts(f"model file {path}")
-    model_name = subjects.token(config.model, "model") if config.model else model_token(path)
-    threads = config.threads or (default_threads() if config.deterministic else num_cores())
-    nc = await connect(address, name=f"turnpike-worker-{model_name}")
-    # Before the model is there, which needs the memory.
-    peak = await asyncio.to_thread(copy_bandwidth, threads)
-    with contextlib.ExitStack() as cleanup:
-        model = await asyncio.to_thread(LlamaModel, path)
-        cleanup.callback(model.close)
-        num_ctx = min(config.num_ctx, model.num_ctx_train) if config.deterministic else config.num_ctx
-        kv_shape = model.kv_shape.quantized(config.kv_type)
-        plan = check_memory(
-            kv_shape,
-            file_bytes=model.file_bytes,
-            num_ctx=num_ctx,
-            num_ubatch=config.num_ubatch,
-            max_outputs=max(MAX_OUTPUTS, config.num_slots),
-            flash_attention=not config.deterministic,
-            # The file is mapped by now, and counted in the plan; mapped pages count as available.
-            available=available_bytes(),
-            offload_cache=config.park_bytes,
-        )
-        options = ContextOptions(
-            num_ctx=num_ctx,
-            # One sequence at a time, in cells that no other's history has shifted.
-            num_slots=1 if config.deterministic else config.num_slots,
-            num_threads=threads,
-            num_ubatch=config.num_ubatch,
-            flash_attention=not config.deterministic,
-            kv_type=config.kv_type,
-        )
-        engine = LlamaEngine(model, options)
-        cpu_flags = set(_first_line("/proc/cpuinfo", ("flags", "Features")).split())
-        cleanup.callback(engine.close)
-        _report(system_info(), missing_features(cpu_flags, system_info()), plan, engine.buffers)
-        canonical = CANONICAL_CHUNK if config.deterministic else 0
-        chosen_threads = None
-        with computing(path):
-            if config.threads is None and not config.deterministic:
-                threads = await asyncio.to_thread(measured_threads, engine, config, model.fingerprint)
-                chosen_threads = Threads(num_cores(), threads)
-                engine.num_threads = threads
-            calibration = await asyncio.to_thread(calibrate, engine)
-        scheduler = Scheduler(
-            budget=config.step_budget_seconds,
-            max_batch_tokens=engine.max_batch_tokens,
-            max_batch_outputs=engine.max_batch_outputs,
-            min_prefill_tokens=engine.min_prefill_tokens,
-            canonical_chunk=canonical,
-            costs=calibration.costs(),
-        )
-        slots = Slots(
-            engine.num_slots,
-            engine.num_ctx,
-            can_remove_part=engine.can_remove_part,
-            canonical_chunk=canonical,
-            share_across_clients=config.share_prefixes,
-        )
-        vocabulary = model.vocabulary
+    name = subjects.token(config.model, "model") if config.model else model_token(path)
+    nc = await connect(address, name=f"turnpike-worker-{name}")
+    with ExitStack() as cleanup:
+        loaded = await _load(path, name, config, cleanup)
+        vocabulary = loaded.model.vocabulary
         renderer = TemplateRenderer(
-            model.chat_template,
+            loaded.model.chat_template,
             bos_token=vocabulary.text(vocabulary.bos),
             eos_token=vocabulary.text(vocabulary.eos),
         )
         history = History(renderer, vocabulary)
-        layout = _layout(config, model.fingerprint)
-        disk = None
-        if config.disk_bytes and engine.can_remove_part:
-            disk = Disk(
-                Path(config.kv_dir or f"{config.data_dir}/kv").expanduser() / model_name,
-                config.disk_bytes,
-                layout,
-                calibration.state_bytes,
-                lambda key: history.recall(key.client, key.conversation),
-            )
-            cleanup.callback(disk.close)
-            await asyncio.to_thread(
-                disk.open,
-                lambda key, told: history.adopt(key.client, key.conversation, told),
-                wait_seconds=config.wait_seconds,
-                while_waiting=lambda: _go_on_waiting(stop),
-            )
-        cache = OffloadCache(
-            plan.offload_cache,
-            disk,
-            share_across_clients=config.share_prefixes,
-            can_remove_part=engine.can_remove_part,
-            canonical_chunk=canonical,
-        )
-        cleanup.callback(cache.close)
+        cache = await _open_cache(loaded, config, history, stop, cleanup)
         await renderer.start()
-        node = subjects.node_name(config.node)
-        name = config.worker_name or f"{node[:48]}-{os.getpid()}"
-        tags = {"node": node, "model": model_name, "quantization": model.quantization or "unknown", "worker": name}
-        shape = Shape(model.file_bytes, kv_shape.bytes_per_token, peak)
-        metrics = WorkerMetrics(tags, engine.num_slots, engine.num_ctx, shape)
-        power = Power()
-        loop = EngineLoop(
-            engine,
-            scheduler,
-            slots,
-            cache,
-            canonical_chunk=canonical,
-            threads=chosen_threads,
-            on_step=metrics.on_step,
-            power=power,
-            calibration=calibration,
-        )
-        worker = assemble(
-            nc,
-            loop,
-            history,
-            GrammarChecker(vocabulary.matcher_process),
-            WorkerOptions(
-                name=name,
-                model=model_name,
-                model_name=model.name,
-                quantization=model.quantization,
-                node=node,
-                version=version,
-                fingerprint=model.fingerprint,
-                coalesce_seconds=config.coalesce_seconds,
-                overflow=config.overflow,
-                state_fingerprint=layout,
-                fetch_bytes_per_second=config.fetch_bytes_per_second,
-                park_seconds=config.park_seconds,
-                wait_seconds=config.wait_seconds,
-                facts=_facts(config, model, threads, num_ctx),
-                can=await abilities(renderer),
-                may_differ=config.allow_other_file,
-            ),
-            cache=cache,
-            metrics=metrics,
-            power=power,
-        )
-        health: AbstractAsyncContextManager[object] = contextlib.nullcontext()
-        if config.health_port is not None:
-            health = serve_health(config.health_port, live=worker.stuck_reason, ready=worker.unready_reason)
         try:
-            async with health:
+            worker = await _assemble(nc, loaded, config, version, history, renderer, cache)
+            async with _health(worker, config):
                 await worker.run(stop)
         finally:
             await renderer.close()
@@ -254,9 +127,71 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
     return 0
 
 
-def _go_on_waiting(stop: asyncio.Event) -> None:
-    if stop.is_set():
-        raise TurnpikeError("stopped before its folder of parked conversations was free")
+# --- The model ---
+
+
+async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStack) -> LoadedModel:
+    """The model in a context that fits into memory, its threads and rates measured."""
+    from workers.llama.context import LlamaEngine, LlamaModel, missing_features, system_info
+
+    num_threads = config.threads or (default_threads() if config.deterministic else num_cores())
+    # Before the model is there, which needs the memory.
+    peak = await asyncio.to_thread(copy_bandwidth, num_threads)
+    model = await asyncio.to_thread(LlamaModel, path)
+    cleanup.callback(model.close)
+    num_ctx = min(config.num_ctx, model.num_ctx_train) if config.deterministic else config.num_ctx
+    plan = _planned(model, config, num_ctx)
+    engine = LlamaEngine(model, _context_options(config, num_ctx, num_threads))
+    cleanup.callback(engine.close)
+    _report(system_info(), missing_features(cpu_flags(), system_info()), plan, engine.buffers)
+    thread_choice = None
+    with computing(path):
+        if config.threads is None and not config.deterministic:
+            num_threads = await asyncio.to_thread(measured_threads, engine, config, model.fingerprint)
+            thread_choice = Threads(num_cores(), num_threads, engine.min_prefill_tokens)
+            engine.num_threads = num_threads
+        calibration = await asyncio.to_thread(calibrate, engine)
+    return LoadedModel(
+        name=name,
+        model=model,
+        engine=engine,
+        plan=plan,
+        num_ctx=num_ctx,
+        num_threads=num_threads,
+        thread_choice=thread_choice,
+        calibration=calibration,
+        layout=_layout(config, model.fingerprint),
+        shape=Shape(model.file_bytes, model.kv_shape.quantized(config.kv_type).bytes_per_token, peak),
+    )
+
+
+def _planned(model: LlamaModel, config: WorkerSettings, num_ctx: int) -> MemoryPlan:
+    """Raises DoesNotFit."""
+    return check_memory(
+        model.kv_shape.quantized(config.kv_type),
+        file_bytes=model.file_bytes,
+        num_ctx=num_ctx,
+        num_ubatch=config.num_ubatch,
+        max_outputs=max(MAX_OUTPUTS, config.num_slots),
+        flash_attention=not config.deterministic,
+        # The file is mapped by now, and counted in the plan; mapped pages count as available.
+        available=available_bytes(),
+        offload_cache=config.park_bytes,
+    )
+
+
+def _context_options(config: WorkerSettings, num_ctx: int, num_threads: int) -> ContextOptions:
+    from workers.llama.context import ContextOptions
+
+    return ContextOptions(
+        num_ctx=num_ctx,
+        # One sequence at a time, in cells that no other's history has shifted.
+        num_slots=1 if config.deterministic else config.num_slots,
+        num_threads=num_threads,
+        num_ubatch=config.num_ubatch,
+        flash_attention=not config.deterministic,
+        kv_type=config.kv_type,
+    )
 
 
 @contextlib.contextmanager
@@ -275,6 +210,144 @@ def _layout(config: WorkerSettings, fingerprint: str) -> str:
     return f"{fingerprint}-{importlib.metadata.version('llama-cpp-python')}-{config.kv_type}-{kind}"
 
 
+def _report(info: str, missing: list[str], plan: MemoryPlan, buffers: dict[str, float]) -> None:
+    log.info("llama.cpp %s", info.strip())
+    if missing:
+        log.warning("llama.cpp was built without what this CPU has: %s", ", ".join(missing))
+    log.info("memory %s", plan.describe())
+    sizes = " ".join(f"{name.replace(' ', '_')}={size / 2**20:.0f}MiB" for name, size in buffers.items())
+    log.info("memory llama.cpp has %s", sizes)
+
+
+# --- The engine loop and what is kept of conversations ---
+
+
+def _canonical_chunk(config: WorkerSettings) -> int:
+    return CANONICAL_CHUNK if config.deterministic else 0
+
+
+async def _open_cache(
+    loaded: LoadedModel, config: WorkerSettings, history: History, stop: asyncio.Event, cleanup: ExitStack
+) -> OffloadCache:
+    """RAM's share of the plan, and the disk where it is wanted, with what an earlier process left there."""
+    disk = None
+    if config.disk_bytes and loaded.engine.can_remove_part:
+        disk = Disk(
+            Path(config.kv_dir or f"{config.data_dir}/kv").expanduser() / loaded.name,
+            config.disk_bytes,
+            loaded.layout,
+            loaded.calibration.state_bytes,
+            lambda key: history.recall(key.client, key.conversation),
+        )
+        cleanup.callback(disk.close)
+        await asyncio.to_thread(
+            disk.open,
+            lambda key, told: history.adopt(key.client, key.conversation, told),
+            wait_seconds=config.wait_seconds,
+            while_waiting=lambda: _go_on_waiting(stop),
+        )
+    cache = OffloadCache(
+        loaded.plan.offload_cache,
+        disk,
+        share_across_clients=config.share_prefixes,
+        can_remove_part=loaded.engine.can_remove_part,
+        canonical_chunk=_canonical_chunk(config),
+    )
+    cleanup.callback(cache.close)
+    return cache
+
+
+def _go_on_waiting(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        raise TurnpikeError("stopped before its folder of parked conversations was free")
+
+
+def _engine_loop(
+    loaded: LoadedModel, config: WorkerSettings, cache: OffloadCache, metrics: WorkerMetrics, power: Power
+) -> EngineLoop:
+    engine = loaded.engine
+    scheduler = Scheduler(
+        budget=config.step_budget_seconds,
+        max_batch_tokens=engine.max_batch_tokens,
+        max_batch_outputs=engine.max_batch_outputs,
+        min_prefill_tokens=engine.min_prefill_tokens,
+        canonical_chunk=_canonical_chunk(config),
+        costs=loaded.calibration.costs(),
+    )
+    slots = Slots(
+        engine.num_slots,
+        engine.num_ctx,
+        can_remove_part=engine.can_remove_part,
+        canonical_chunk=_canonical_chunk(config),
+        share_across_clients=config.share_prefixes,
+    )
+    return EngineLoop(
+        engine,
+        scheduler,
+        slots,
+        cache,
+        threads=loaded.thread_choice,
+        on_step=metrics.on_step,
+        power=power,
+        calibration=loaded.calibration,
+    )
+
+
+# --- The worker ---
+
+
+async def _assemble(
+    nc: NatsConnection,
+    loaded: LoadedModel,
+    config: WorkerSettings,
+    version: str,
+    history: History,
+    renderer: TemplateRenderer,
+    cache: OffloadCache,
+) -> Worker:
+    options = _options(loaded, config, version, await abilities(renderer))
+    tags = {
+        "node": options.node,
+        "model": options.model,
+        "quantization": options.quantization or "unknown",
+        "worker": options.name,
+    }
+    metrics = WorkerMetrics(tags, loaded.engine.num_slots, loaded.engine.num_ctx, loaded.shape)
+    power = Power()
+    loop = _engine_loop(loaded, config, cache, metrics, power)
+    grammars = GrammarChecker(loaded.model.vocabulary.matcher_process)
+    return assemble(nc, loop, history, grammars, options, cache=cache, metrics=metrics, power=power)
+
+
+def _options(loaded: LoadedModel, config: WorkerSettings, version: str, can: tuple[str, ...]) -> WorkerOptions:
+    node, model = subjects.node_name(config.node), loaded.model
+    return WorkerOptions(
+        name=config.worker_name or f"{node[:48]}-{os.getpid()}",
+        model=loaded.name,
+        model_name=model.name,
+        quantization=model.quantization,
+        node=node,
+        version=version,
+        fingerprint=model.fingerprint,
+        coalesce_seconds=config.coalesce_seconds,
+        overflow=config.overflow,
+        state_fingerprint=loaded.layout,
+        fetch_bytes_per_second=config.fetch_bytes_per_second,
+        park_seconds=config.park_seconds,
+        wait_seconds=config.wait_seconds,
+        facts=_facts(loaded, config),
+        can=can,
+        may_differ=config.allow_other_file,
+    )
+
+
+def _health(worker: Worker, config: WorkerSettings) -> AbstractAsyncContextManager[object]:
+    """Answers probes while the worker runs, where a port was given."""
+    if config.health_port is None:
+        return contextlib.nullcontext()
+    return serve_health(config.health_port, live=worker.stuck_reason, ready=worker.unready_reason)
+
+
 def _sha256(config: WorkerSettings) -> str:
     """Of the model's file, where it was verified anyway; a file that was merely named is not read for it."""
     if config.model_file is not None:
@@ -284,24 +357,20 @@ def _sha256(config: WorkerSettings) -> str:
     return entry_of(config.model, read_lock(Path(config.lock_file)), config.lock_file).sha256
 
 
-def _facts(config: WorkerSettings, model: LlamaModel, threads: int, num_ctx: int) -> dict[str, str]:
+def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
     """Build, machine and settings, for the records of whoever measures this worker."""
     from workers.llama.context import system_info
 
     found = {
         "llama-cpp-python": importlib.metadata.version("llama-cpp-python"),
         "llama.cpp": system_info().strip(),
-        "file": model.path.name,
-        "file_bytes": str(model.file_bytes),
+        "file": loaded.model.path.name,
+        "file_bytes": str(loaded.model.file_bytes),
         "file_sha256": _sha256(config),
-        "cpu": _first_line("/proc/cpuinfo", ("model name", "Model")),
-        "board": _text("/proc/device-tree/model"),
-        "kernel": platform.release(),
-        "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "cores": str(num_cores()),
-        "threads": str(threads),
+        **machine_facts(),
+        "threads": str(loaded.num_threads),
         "threads_are": "fixed" if config.threads or config.deterministic else "measured",
-        "num_ctx": str(num_ctx),
+        "num_ctx": str(loaded.num_ctx),
         "flash_attention": str(not config.deterministic).lower(),
     }
     settings = (
@@ -315,26 +384,3 @@ def _facts(config: WorkerSettings, model: LlamaModel, threads: int, num_ctx: int
     )
     found |= {name: str(getattr(config, name)).lower() for name in settings}
     return {name: value for name, value in found.items() if value}
-
-
-def _text(path: str) -> str:
-    with contextlib.suppress(OSError):
-        return Path(path).read_text(errors="replace").strip("\0\n ")
-    return ""
-
-
-def _first_line(path: str, names: tuple[str, ...]) -> str:
-    """The value of the first line that begins with one of the names."""
-    for line in _text(path).splitlines():
-        if line.startswith(names):
-            return line.partition(":")[2].strip()
-    return ""
-
-
-def _report(info: str, missing: list[str], plan: MemoryPlan, buffers: dict[str, float]) -> None:
-    log.info("llama.cpp %s", info.strip())
-    if missing:
-        log.warning("llama.cpp was built without what this CPU has: %s", ", ".join(missing))
-    log.info("memory %s", plan.describe())
-    sizes = " ".join(f"{name.replace(' ', '_')}={size / 2**20:.0f}MiB" for name, size in buffers.items())
-    log.info("memory llama.cpp has %s", sizes)

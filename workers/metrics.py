@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -22,28 +20,6 @@ from workers.turns.work import TurnNotes
 
 TIERS: tuple[str, ...] = get_args(CachedIn)
 CAUSES: tuple[str, ...] = get_args(RecomputedFor)
-BANDWIDTH_BYTES = 64 * 1024 * 1024
-BANDWIDTH_ROUNDS = 3
-
-
-def copy_bandwidth(num_threads: int, num_bytes: int = BANDWIDTH_BYTES, rounds: int = BANDWIDTH_ROUNDS) -> float:
-    """Bytes per second, read and written ones, of the best of a few copies by all threads: the COPY of STREAM
-    (McCalpin 1995), what a decode step's reading of the weights is held against."""
-    source, target = bytearray(num_bytes), bytearray(num_bytes)
-    source_at, target_at = (ctypes.addressof(ctypes.c_char.from_buffer(one)) for one in (source, target))
-    share = num_bytes // num_threads
-
-    def copy(index: int) -> None:
-        # ctypes lets go of the GIL for it.
-        ctypes.memmove(target_at + index * share, source_at + index * share, share)
-
-    best = float("inf")
-    with ThreadPoolExecutor(num_threads) as pool:
-        for _ in range(rounds + 1):  # the first one touches the pages
-            started = time.perf_counter()
-            list(pool.map(copy, range(num_threads)))
-            best = min(best, time.perf_counter() - started)
-    return 2 * share * num_threads / best
 
 
 @dataclass(frozen=True)

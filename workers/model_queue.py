@@ -12,7 +12,7 @@ from broker.delivery import Puller
 from broker.jetstream import StoredMessage
 from broker.messages import Beacon, End
 from broker.priorities import Priority
-from broker.queued import end_queued
+from broker.queued_ends import end_queued
 from broker.subjects import CancelAddress, TurnAddress
 
 

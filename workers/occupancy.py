@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker.delivery import Delivery
 from broker.priorities import BATCH, INTERACTIVE, PRIORITIES, Priority
-from workers.engine.loop import batch_reserve
+from workers.engine.preemption import batch_reserve
 
 
 class Occupancy:

@@ -14,7 +14,7 @@ import nats.errors
 from broker.delivery import Delivery
 from broker.errors import NotReady
 from broker.priorities import INTERACTIVE, Priority
-from workers.engine.loop import BATCH_EVERY
+from workers.engine.preemption import BATCH_EVERY
 from workers.occupancy import Occupancy
 
 BEACON_SECONDS = 0.5
@@ -69,9 +69,9 @@ class TurnPuller:
         self._occupancy = occupancy
         self._pull_seconds = pull_seconds
         self._slot_freed = asyncio.Event()
-        self._interactive_idle = asyncio.Event()
-        self._interactive_may = asyncio.Event()
-        self._interactive_may.set()
+        self._interactive_is_idle = asyncio.Event()
+        self._interactive_is_allowed = asyncio.Event()
+        self._interactive_is_allowed.set()
         self._num_in_a_row = 0
         self._batch_is_due = asyncio.Event()
         self._batch_is_open = False
@@ -127,7 +127,7 @@ class TurnPuller:
         self._num_in_a_row = self._num_in_a_row + 1 if priority == INTERACTIVE else 0
         if self._num_in_a_row >= BATCH_EVERY - 1 and not self._batch_is_open:
             self._batch_is_due.set()
-            self._interactive_may.clear()
+            self._interactive_is_allowed.clear()
 
     async def _may_pull(self, stop: asyncio.Event, priority: Priority) -> bool:
         """Waits until a slot is free and it is this priority's turn. False: look again.
@@ -139,11 +139,11 @@ class TurnPuller:
             self._slot_freed.clear()
             await _first(self._slot_freed, stop)
             return False
-        if is_interactive and not self._interactive_may.is_set():
-            await _first(self._interactive_may, stop)
+        if is_interactive and not self._interactive_is_allowed.is_set():
+            await _first(self._interactive_is_allowed, stop)
             return False
-        if not is_interactive and not (self._interactive_idle.is_set() or self._batch_is_due.is_set()):
-            await _first(self._interactive_idle, self._batch_is_due, stop)
+        if not is_interactive and not (self._interactive_is_idle.is_set() or self._batch_is_due.is_set()):
+            await _first(self._interactive_is_idle, self._batch_is_due, stop)
             return False
         return True
 
@@ -155,7 +155,7 @@ class TurnPuller:
             delivery = await puller.pull(0)
             if delivery is None and not is_due:
                 if is_interactive:
-                    self._interactive_idle.set()
+                    self._interactive_is_idle.set()
                 self._occupancy.note_pending(priority, 0)
                 self._batch_is_open = self._batch_is_open or not is_interactive
                 delivery = await puller.pull(expires)
@@ -169,9 +169,9 @@ class TurnPuller:
             if is_due:
                 self._num_in_a_row = 0
                 self._batch_is_due.clear()
-                self._interactive_may.set()
+                self._interactive_is_allowed.set()
         if delivery is not None and is_interactive:
-            self._interactive_idle.clear()
+            self._interactive_is_idle.clear()
         return delivery
 
     async def _tell_front(self, priority: Priority, delivery: Delivery) -> None:

@@ -22,7 +22,7 @@ from broker.errors import InvalidMessage, PublishError, ServerError
 from broker.jetstream import StoredMessage
 from broker.messages import Cancel, End, Turn
 from broker.priorities import PRIORITIES
-from broker.queued import stopped
+from broker.queued_ends import stopped
 from broker.subjects import CancelAddress
 from workers.health import guarded
 

@@ -12,7 +12,7 @@ import msgspec
 from broker.accounts import read_credentials
 from broker.client import Client
 from broker.messages import Message
-from producers.evaluate.command import Answered
+from producers.evaluate.methods import Answered
 
 AT_ONCE = 16
 

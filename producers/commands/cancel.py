@@ -9,7 +9,7 @@ import sys
 import nats.errors
 from nats.aio.msg import Msg
 
-from broker import codec, jetstream, serving, subjects
+from broker import availability, codec, jetstream, subjects
 from broker.client import Client
 from broker.connection import Address
 from broker.errors import InvalidMessage, ServerError
@@ -100,7 +100,7 @@ class _Ended:
 async def _is_all_empty(client: Client) -> bool:
     """Whether nobody has anything queued or running."""
     try:
-        for model in await serving.queues(client.nc):
+        for model in await availability.queues(client.nc):
             for priority in PRIORITIES:
                 info = await jetstream.consumer(client.nc, subjects.turns_stream(model), priority)
                 if info is not None and (info.num_pending or info.num_ack_pending):

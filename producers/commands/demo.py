@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections import deque
@@ -27,7 +28,6 @@ from producers.load.selection import select
 from producers.load.tables import progress_table, showing, summary_table
 from producers.local_system import LocalSystem, LocalSystemFailed, local_system
 from producers.records.figures import summarize
-from producers.records.lines import TurnRecord
 from producers.settings import LoadSettings
 from producers.terminal.tables import plural
 
@@ -44,6 +44,7 @@ class Streams:
         self._live: dict[str, str] = {}
 
     def take(self, conversation: str, answer: Answer, chunk: Chunk) -> None:
+        """What has come of an answer."""
         if conversation not in self._shown:
             while len(self._shown) >= NUM_SHOWN:
                 del self._shown[next(iter(self._shown))]
@@ -55,6 +56,7 @@ class Streams:
         lines[-1] = answer.text
 
     def render(self) -> RenderableType:
+        """A panel for each conversation."""
         width = max(30, self._console.width // NUM_SHOWN - 4)
         return Columns(
             [
@@ -88,54 +90,83 @@ async def run_demo(
     of the embedded one, with an operator's rights. Telemetry goes to `influx_url`. With a `gateway_port` there is a
     gateway on it, and all of it stays until `stop`.
     """
-    console = Console(stderr=True)
-    options = LoadSettings(
-        model=MODEL,
-        num_conversations=num_conversations,
-        concurrency=NUM_SHOWN,
-        max_tokens=max_tokens,
-        dataset=str(DEMO_CONVERSATIONS) if model_file is None else None,
-    )
-    selection = select(options)
-    conversations = selection.conversations
-    chosen = f"{len(conversations)} of {selection.num_found} conversations"
-    progress, streams = Progress(), Streams(console)
-
-    def say(text: str) -> None:
-        if not as_json:
-            console.print(text, highlight=False)
-
-    def picture() -> RenderableType:
-        return Group(streams.render(), progress_table(progress))
-
+    demo = _Demo(Console(stderr=True), _load(model_file, num_conversations, max_tokens), as_json)
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(temporary_folder("turnpike-demo-"))
         parts = local_system(
             entry, folder, model=MODEL, model_file=model_file, nats_url=nats_url, wait=False, influx_url=influx_url
         )
         system = await stack.enter_async_context(parts)
-        say(
-            f"nats-server at {system.address.url}; telemetry into {influx_url.removeprefix('file:').rpartition('@')[2]}"
-        )
-
-        async def work() -> None:
-            await system.until_served()
-            say(f"worker ready, pid {system.worker.pid}; {chosen}, two at a time")
-            progress.started_at = time.perf_counter()
-            await run_load(system.client, options, conversations, stop=stop, progress=progress, on_chunk=streams.take)
-
-        if as_json:
-            await system.beside(work(), stop)
-        else:
-            with showing(console, picture):
-                await system.beside(work(), stop)
-        seconds = time.perf_counter() - progress.started_at
+        where = influx_url.removeprefix("file:").rpartition("@")[2]
+        demo.say(f"nats-server at {system.address.url}; telemetry into {where}")
+        seconds = await demo.run(system, stop)
         if stop.is_set():
             return EXIT_INTERRUPTED
-        code = _report(progress.records, seconds, memory_of(system.worker.pid), streams, max_tokens, as_json)
+        code = demo.report(seconds, memory_of(system.worker.pid))
         if gateway_port is not None:
             await system.beside(_gateway(stack, entry, folder, system, gateway_port, stop), None)
         return code
+
+
+def _load(model_file: Path | None, num_conversations: int, max_tokens: int) -> LoadSettings:
+    return LoadSettings(
+        model=MODEL,
+        num_conversations=num_conversations,
+        concurrency=NUM_SHOWN,
+        max_tokens=max_tokens,
+        dataset=str(DEMO_CONVERSATIONS) if model_file is None else None,
+    )
+
+
+class _Demo:
+    """The load, and what is shown of it."""
+
+    def __init__(self, console: Console, options: LoadSettings, as_json: bool) -> None:
+        self._console = console
+        self._options = options
+        self._as_json = as_json
+        self._selection = select(options)
+        self._progress = Progress()
+        self._streams = Streams(console)
+
+    def say(self, text: str) -> None:
+        """To people."""
+        if not self._as_json:
+            self._console.print(text, highlight=False)
+
+    async def run(self, system: LocalSystem, stop: asyncio.Event) -> float:
+        """The seconds that the load took, from the worker's readiness on."""
+        with contextlib.nullcontext() if self._as_json else showing(self._console, self._picture):
+            await system.beside(self._work(system, stop), stop)
+        return time.perf_counter() - self._progress.started_at
+
+    async def _work(self, system: LocalSystem, stop: asyncio.Event) -> None:
+        await system.until_served()
+        conversations = self._selection.conversations
+        chosen = f"{len(conversations)} of {self._selection.num_found} conversations"
+        self.say(f"worker ready, pid {system.worker.pid}; {chosen}, two at a time")
+        self._progress.started_at = time.perf_counter()
+        progress, on_chunk = self._progress, self._streams.take
+        await run_load(system.client, self._options, conversations, stop=stop, progress=progress, on_chunk=on_chunk)
+
+    def _picture(self) -> RenderableType:
+        return Group(self._streams.render(), progress_table(self._progress))
+
+    def report(self, seconds: float, memory_bytes: int | None) -> int:
+        """The figures on stdout; the exit code."""
+        records = self._progress.records
+        summary = summarize(records, seconds)
+        if self._as_json:
+            fields = msgspec.to_builtins(summary) | {"worker_memory_bytes": memory_bytes}
+            sys.stdout.write(msgspec.json.encode(fields).decode() + "\n")
+        else:
+            console = Console()
+            console.print(self._streams.render())
+            console.print(summary_table(summary, "turnpike demo", memory_bytes=memory_bytes))
+            if num_cut := sum(record.outcome == "length" for record in records):
+                cut = f"{num_cut} of {plural(len(records), 'answer')} cut at --max-tokens {self._options.max_tokens}"
+                console.print(cut, highlight=False)
+        return 1 if summary.num_failed or not records else 0
 
 
 async def _gateway(
@@ -161,26 +192,3 @@ async def _gateway(
     if ended.done() and not stop.is_set():
         raise LocalSystemFailed(f"the gateway ended with code {ended.result()}")
     ended.cancel()
-
-
-def _report(
-    records: list[TurnRecord],
-    seconds: float,
-    memory_bytes: int | None,
-    streams: Streams,
-    max_tokens: int,
-    as_json: bool,
-) -> int:
-    summary = summarize(records, seconds)
-    if as_json:
-        fields = msgspec.to_builtins(summary) | {"worker_memory_bytes": memory_bytes}
-        sys.stdout.write(msgspec.json.encode(fields).decode() + "\n")
-    else:
-        console = Console()
-        console.print(streams.render())
-        console.print(summary_table(summary, "turnpike demo", memory_bytes=memory_bytes))
-        if num_cut := sum(record.outcome == "length" for record in records):
-            console.print(
-                f"{num_cut} of {plural(len(records), 'answer')} cut at --max-tokens {max_tokens}", highlight=False
-            )
-    return 1 if summary.num_failed or not records else 0

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from broker import jetstream, serving, subjects
+from broker import availability, jetstream, subjects
 from broker.client import Client
 from broker.connection import Address
 from broker.discovery import WorkerInfo
@@ -57,7 +57,7 @@ async def look(client: Client) -> Picture:
 async def _queued(client: Client) -> set[str]:
     """The models that have a queue; none where the server is one of an older release's and does not tell."""
     try:
-        return set(await serving.queues(client.nc))
+        return set(await availability.queues(client.nc))
     except ServerError:
         return set()
 

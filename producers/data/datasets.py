@@ -53,6 +53,7 @@ class Conversation(Struct, frozen=True):
 
     @property
     def num_user_turns(self) -> int:
+        """How many messages are the user's."""
         return sum(message.role == "user" for message in self.messages)
 
     def num_turns(self, unit: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from nats.aio.client import Client as NatsConnection
 
-from broker import points, serving
+from broker import availability, points
 from broker.errors import UnservedModel
 from broker.recorder import Recorder
 from producers.gateway.errors import ApiError, no_such_model, no_worker
@@ -55,10 +55,10 @@ class Chooser:
         """Raises ApiError where the model's queue would take a turn that nobody takes from it."""
         if self._seen.num_serving(model):
             return
-        if not await serving.has_queue(self._nc, model):
+        if not await availability.has_queue(self._nc, model):
             raise no_such_model(model)
         if time.monotonic() - self._unserved_at.get(model, -STALE_SECONDS) > UNSERVED_SECONDS:
-            if await serving.is_served(self._nc, model):
+            if await availability.is_served(self._nc, model):
                 return
             self._unserved_at[model] = time.monotonic()
         raise no_worker(model)

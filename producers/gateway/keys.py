@@ -23,7 +23,7 @@ from msgspec import Meta, Struct
 from broker import subjects
 from broker.accounts import API_KEY_PREFIX, LOCAL, api_key_digest
 from broker.errors import InvalidName, TurnpikeError
-from broker.toml import read_toml
+from broker.toml_files import read_toml
 from producers.gateway.errors import ApiError
 
 TURNS_AT_ONCE = 64
@@ -80,6 +80,7 @@ class Account:
 
     @property
     def has_limits(self) -> bool:
+        """Whether anything bounds it, so that its turns are to be counted to their ends."""
         return self.limits.turns_at_once < ANYONE or self.limits.tokens_per_minute is not None
 
     def begin(self, now: float) -> None:

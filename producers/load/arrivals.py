@@ -37,6 +37,7 @@ class Constant:
     rate: float
 
     def offsets(self, rng: random.Random) -> Iterator[float]:
+        """Without an end."""
         return (number / self.rate for number in count())
 
 
@@ -51,6 +52,7 @@ class Gamma:
     burstiness: float = 1.0
 
     def offsets(self, rng: random.Random) -> Iterator[float]:
+        """Without an end."""
         at = 0.0
         while True:
             at += rng.gammavariate(self.burstiness, 1 / (self.rate * self.burstiness))
@@ -66,6 +68,7 @@ class Ramp:
     seconds: float
 
     def offsets(self, rng: random.Random) -> Iterator[float]:
+        """Those before `seconds`."""
         # By inversion: unit-rate arrivals through the inverse of the integrated rate (Çinlar 1975).
         total, slope = 0.0, (self.last - self.first) / self.seconds
         while True:
@@ -87,6 +90,7 @@ class Steps:
     levels: tuple[tuple[float, float], ...]
 
     def offsets(self, rng: random.Random) -> Iterator[float]:
+        """Those before the last level's end."""
         begin = 0.0
         for rate, seconds in self.levels:
             at = begin
@@ -102,6 +106,7 @@ class Trace:
     times: tuple[float, ...]
 
     def offsets(self, rng: random.Random) -> Iterator[float]:
+        """As the file has them."""
         return iter(self.times)
 
 
@@ -193,6 +198,7 @@ class Think:
         raise BadArrivals(f"--think {text}: is none of 0, fixed:SECONDS, exponential:SECONDS")
 
     def draw(self, rng: random.Random) -> float:
+        """Seconds of one user's thinking."""
         if not self.seconds:
             return 0.0
         return rng.expovariate(1 / self.seconds) if self.is_exponential else self.seconds

@@ -119,6 +119,7 @@ class Generator:
         self._talks = count(first_number)
 
     def now(self) -> float:
+        """Seconds since the run's start."""
         return time.perf_counter() - self._started_at
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -48,6 +48,7 @@ def select(options: LoadSettings) -> Selection:
 
 
 def dataset_facts(options: LoadSettings, selection: Selection) -> dict[str, Any]:
+    """What a record says of the conversations: by which rule they were taken, and the SHA-256 of their file."""
     names = "\n".join(conversation.id for conversation in selection.conversations)
     facts: dict[str, Any] = {
         "name": options.dataset or SHIPPED.name,

@@ -48,6 +48,7 @@ class Mirror:
 
     @property
     def digests(self) -> tuple[str, ...]:
+        """The SHA-256 of each file."""
         return tuple(self._files)
 
     def scan(self) -> None:

@@ -32,6 +32,7 @@ class Bounds(Struct, frozen=True):
         return self.ttft_seconds is not None or self.tpot_seconds is not None
 
     def are_met(self, turn: TurnRecord) -> bool:
+        """Whether the turn was answered in time; one that failed or was cancelled was not."""
         if turn.is_failed or turn.outcome == "cancelled" or turn.ttft_seconds is None:
             return False
         ttft = turn.scheduled_ttft_seconds if turn.scheduled_at is not None else turn.ttft_seconds

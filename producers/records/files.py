@@ -41,6 +41,7 @@ class Run(Struct):
 
     @property
     def name(self) -> str:
+        """The run's, the same for all its parts."""
         return self.header.run
 
     def counted(self) -> list[TurnRecord]:
@@ -84,6 +85,7 @@ class Recording:
         return recording
 
     def write(self, line: Line) -> None:
+        """Appends a line."""
         self._file.write(msgspec.json.encode(line) + b"\n")
 
     def __enter__(self) -> Self:

@@ -70,10 +70,12 @@ class TurnRecord(Struct, frozen=True, tag_field="kind", tag="turn", omit_default
 
     @property
     def first_token_at(self) -> float | None:
+        """Seconds since the run's start; None where no token came."""
         return self.arrivals[0][0] if self.arrivals else None
 
     @property
     def ttft_seconds(self) -> float | None:
+        """Time to first token, from the send; None where no token came."""
         first = self.first_token_at
         return None if first is None else metrics.ttft(self.sent_at, first)
 
@@ -85,26 +87,31 @@ class TurnRecord(Struct, frozen=True, tag_field="kind", tag="turn", omit_default
 
     @property
     def num_tokens(self) -> int:
+        """Those that came."""
         return sum(count for _, count in self.arrivals)
 
     @property
     def tpot_seconds(self) -> float | None:
+        """Time per output token after the first; None with fewer than two."""
         if not self.arrivals:
             return None
         return metrics.tpot(self.arrivals[0][0], self.arrivals[-1][0], self.num_tokens)
 
     @property
     def latency_seconds(self) -> float:
+        """From the send to the end."""
         return self.ended_at - self.sent_at
 
     @property
     def prefill_tokens_per_second(self) -> float | None:
+        """As the worker measured it; None where it computed none of the prompt."""
         if self.prefill_seconds is None:
             return None
         return metrics.prefill_rate(self.prompt_tokens, self.cached_tokens, self.prefill_seconds)
 
     @property
     def decode_tokens_per_second(self) -> float | None:
+        """As the worker measured it; None with fewer than two tokens."""
         return None if self.decode_seconds is None else metrics.decode_rate(self.completion_tokens, self.decode_seconds)
 
     def gaps(self) -> Iterator[float]:

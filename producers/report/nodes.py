@@ -79,6 +79,8 @@ def telemetry(url: str, token: str | None = None) -> Telemetry:
 
 @dataclass(frozen=True)
 class FromInflux:
+    """A database, asked by InfluxQL."""
+
     address: InfluxAddress
 
     def ask(self, statement: str) -> list[dict[str, Any]]:
@@ -98,6 +100,7 @@ class FromInflux:
         return found
 
     def series(self, run: Run, panel: Panel) -> list[Series]:
+        """What a panel shows of a run, aggregated by the database. Raises NoTelemetry."""
         first, last = window(run)
         only = f"\"{panel.only[0]}\" = '{panel.only[1]}' AND " if panel.only else ""
         statement = (
@@ -114,6 +117,7 @@ class FromInflux:
         return found
 
     def joules(self, run: Run) -> float | None:
+        """The sum over the run's turns. Raises NoTelemetry."""
         name = run.name.replace("'", "")
         found = self.ask(f'SELECT sum("joules") FROM "turn" WHERE "run" = \'{name}\'')
         return float(found[0]["values"][0][1]) if found and found[0]["values"][0][1] is not None else None
@@ -126,6 +130,7 @@ class FromFile:
     path: Path
 
     def series(self, run: Run, panel: Panel) -> list[Series]:
+        """What a panel shows of a run, aggregated as InfluxDB would. Raises NoTelemetry."""
         first, last = window(run)
         width = _width(first, last)
         groups: dict[str, dict[int, list[float]]] = {}
@@ -141,6 +146,7 @@ class FromFile:
         return found
 
     def joules(self, run: Run) -> float | None:
+        """The sum over the run's turns. Raises NoTelemetry."""
         found = [value for tags, value, _ in self._points("turn", "joules") if tags.get("run") == run.name]
         return sum(found) if found else None
 

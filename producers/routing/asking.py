@@ -37,6 +37,7 @@ class FallbackAnswer(Answer):
         self._tried = [decision.model]
 
     async def publish(self) -> None:
+        """To the next model where one's queue is full or gone; raises PublishError where there is no next one."""
         while True:
             try:
                 return await super().publish()

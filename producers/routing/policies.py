@@ -36,7 +36,7 @@ from broker.discovery import CHAT, RAW, SCORE, WorkerInfo
 from broker.errors import PublishError, TurnpikeError, UnservedModel
 from broker.messages import Message, new_id
 from broker.priorities import BATCH, DEFAULT_PRIORITY, Priority
-from broker.toml import read_toml
+from broker.toml_files import read_toml
 
 AUTO = "auto"
 MAX_NAME = 256
@@ -98,6 +98,7 @@ class Routes(Struct, frozen=True, forbid_unknown_fields=True):
     models: dict[str, ModelTags] = {}
 
     def policy(self, name: str) -> Policy | None:
+        """What a name stands for; None for a model's."""
         return self.policies.get(name, Policy() if name == AUTO else None)
 
 
@@ -162,6 +163,7 @@ class Needs:
         priority: Priority = DEFAULT_PRIORITY,
         conversation: str | None = None,
     ) -> Needs:
+        """What the turn of these messages needs of a model and its worker."""
         can = {RAW if raw else CHAT} | ({SCORE} if kind == "score" else set())
         num_bytes = sum(len(message.content.encode(errors="replace")) for message in messages)
         num_tokens = num_bytes // BYTES_PER_TOKEN + (0 if raw else MESSAGE_TOKENS * len(messages))

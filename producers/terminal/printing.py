@@ -16,6 +16,7 @@ class Printer:
         self._is_within_line = False
 
     def show(self, chunk: Chunk) -> None:
+        """The next piece of text; that it begins anew, where another worker has taken over."""
         if chunk.attempt > self._attempt:
             self._attempt = chunk.attempt
             sys.stdout.write("\n[started again by another worker]\n")

@@ -198,7 +198,8 @@ async def test_batch_keeps_its_share_of_slots_and_a_cancelled_turn_that_was_set_
             slow = group.create_task(
                 wait_for(client.ask("m", TEXT, conversation="i", sampling=Sampling(max_tokens=400)))
             )
-            (aside,) = await eventually(lambda: list(running.worker.engine._loop._preempted))
+            jobs = running.worker.engine._loop._running
+            (aside,) = await eventually(lambda: [one for one in list(jobs.values()) if one.is_preempted])
             name = aside.job.conversation
             await client.cancel(conversation=name)
             done = await tasks[int(name[1:])]

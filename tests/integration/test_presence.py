@@ -118,7 +118,7 @@ async def test_a_turn_for_a_worker_that_was_chosen_just_before_it_left_is_answer
     async with start_worker() as running, departures(client.nc, lambda _: heard.set()):
         heard = asyncio.Event()
         await client.nc.flush()
-        await asyncio.wait_for(running.worker.puller._interactive_idle.wait(), SECONDS)
+        await asyncio.wait_for(running.worker.puller._interactive_is_idle.wait(), SECONDS)
         running.stop.set()
         await asyncio.wait_for(heard.wait(), SECONDS)
         async with asyncio.timeout(SECONDS):

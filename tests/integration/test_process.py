@@ -16,7 +16,7 @@ from tests.support import ROOT, TURNPIKE
 
 IN_TERMINAL = """
 import logging, os
-from broker.process import set_up_logging
+from broker.logs import set_up_logging
 os.open(os.ttyname(2), os.O_RDWR)  # a session's leader: now it is its terminal
 set_up_logging("INFO")
 log = logging.getLogger("workers.worker")
@@ -46,7 +46,7 @@ def test_a_worker_in_the_background_of_a_terminal_does_not_write_each_turn_into_
 
 
 def test_in_a_file_every_turn_has_its_lines() -> None:
-    code = "import logging; from broker.process import set_up_logging; set_up_logging(); logging.info('→ turn=x')"
+    code = "import logging; from broker.logs import set_up_logging; set_up_logging(); logging.info('→ turn=x')"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "→ turn=x" in found.stderr
 

@@ -21,7 +21,7 @@ from broker.server import EmbeddedServer
 from broker.topology import Limits
 from tests.fakes import FakeEngine
 from tests.integration.conftest import Running, StartWorker
-from workers.engine.loop import BATCH_EVERY
+from workers.engine.preemption import BATCH_EVERY
 
 
 async def queue_up(client: Client, count: int, priority: Priority = "interactive") -> list[Answer]:

@@ -54,9 +54,8 @@ class Bench:
             self.disk = Disk(disk_folder, 1 << 30, "fingerprint", calibrate(self.engine).state_bytes)
             self.disk.open()
         self.cache = OffloadCache(park_bytes, self.disk, can_remove_part=can_remove, canonical_chunk=chunk)
-        self.loop = EngineLoop(self.engine, self.scheduler, self.slots, self.cache, canonical_chunk=chunk)
+        self.loop = EngineLoop(self.engine, self.scheduler, self.slots, self.cache)
         self.events: dict[str, list[Event]] = {}
-        self.loop._deliver = self._take
 
     def close(self) -> None:
         self.cache.close()
@@ -76,12 +75,12 @@ class Bench:
         self.loop.submit(Job(id=name, prompt=prompt, max_tokens=sampling.max_tokens, sampling=sampling, **fields))  # type: ignore[arg-type]
 
     def step(self) -> None:
-        if self.loop._take_orders():
-            self.loop._turn_over()
+        if self.loop.take_orders():
+            self._take(self.loop.run_round())
 
     def run(self) -> None:
         self.step()
-        while self.loop._running or self.loop._waiting:
+        while self.loop.has_work:
             self.step()
 
     def has_ended(self, name: str) -> bool:

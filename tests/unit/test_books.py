@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from broker.errors import TurnRejected
 from broker.messages import Sampling
 from tests.fakes import FakeEngine, FakeSampler
-from workers.engine.events import Event, Finished, Generated, Job, Lost, Rejected
+from workers.engine.events import Event, Finished, Generated, Job, Rejected
 from workers.engine.loop import EngineLoop
 from workers.engine.protocol import PENDING, TokenSampler
 from workers.engine.scheduler import Scheduler
@@ -111,20 +111,15 @@ class Books:
         scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=self.engine.max_batch_outputs)
         self.slots = Slots(num_slots, num_ctx)
         self.loop = EngineLoop(self.engine, scheduler, self.slots, OffloadCache(1 << 20))
-        self.loop._deliver = self._take
         self.events: list[Event] = []
-
-    def _take(self, events: list[Event]) -> None:
-        assert not any(isinstance(event, Lost) for event in events)
-        self.events += events
 
     @property
     def has_work(self) -> bool:
-        return bool(self.loop._running or self.loop._waiting or self.loop._submitted)
+        return self.loop.has_work
 
     def step(self) -> None:
-        assert self.loop._take_orders()
-        self.loop._turn_over()
+        assert self.loop.take_orders()
+        self.events += self.loop.run_round()
         running = [one for one in self.loop._running.values() if not one.is_preempted]
         for one in running:
             sequence = one.sequence

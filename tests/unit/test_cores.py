@@ -11,7 +11,7 @@ import pytest
 
 from broker.errors import SettingsError
 from workers.machine.cores import Usage, measured_alone, num_cores
-from workers.main import check_threads
+from workers.machine.thread_count import check_threads
 from workers.settings import WorkerSettings
 
 

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from broker.messages import Score
-from producers.evaluate.command import Answered, _read_answers, accuracies, evaluate
 from producers.evaluate.items import EvalError, Item, read_items
+from producers.evaluate.methods import Answered, accuracies, evaluate
+from producers.evaluate.stored import read_answers
 
 WINOGRANDE = {"sentence": "Ann met Bo because _ was late .", "option1": "Ann", "option2": "Bo", "answer": "2"}
 
@@ -123,19 +124,19 @@ def test_answers_are_read_back_whatever_became_of_a_line(tmp_path: Path) -> None
     path.write_bytes(
         b"\xef\xbb\xbf" + b"\n".join([lines[0], b'{"number": 7, "lab\xff', b"", lines[1], lines[1], b'{"num'])
     )
-    found = _read_answers(path, said.append)
+    found = read_answers(path, said.append)
     assert [one.number for one in found] == [1, 2]
     assert [math.isnan(one) for one in found[0].scores["partial"]] == [True, False]
     assert len(said) == 1
     assert "1 row is left out: out.jsonl:2: is no record of an evaluation" in said[0]
     for cut in (b"{", lines[0][:-3]):
         path.write_bytes(cut)
-        assert _read_answers(path, said.append) == []
+        assert read_answers(path, said.append) == []
         assert path.read_bytes() == b""
     for other in (b"something else\n", b"something else", b"a note\nand half a", b"[1, 2, 3]"):
         path.write_bytes(other)
         with pytest.raises(EvalError, match="is no record of an evaluation"):
-            _read_answers(path, said.append)
+            read_answers(path, said.append)
         assert path.read_bytes() == other
 
 

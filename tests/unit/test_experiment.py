@@ -6,7 +6,9 @@ import pytest
 from rich.console import Console
 
 from broker.catalogue import read_catalogue
-from producers.experiment.command import PUBLISHED, Plan, markdown, row, table
+from producers.experiment.plan import Plan
+from producers.experiment.rows import PUBLISHED, row
+from producers.experiment.table import markdown, table
 from producers.records.files import Run
 from producers.records.lines import Header, TurnRecord
 

@@ -13,7 +13,6 @@ def test_times_and_rates_by_hand() -> None:
     assert metrics.ttft(10.0, 10.5) == 0.5
     assert metrics.tpot(1.0, 3.0, 5) == 0.5
     assert metrics.tpot(1.0, 1.0, 1) is None
-    assert metrics.inter_token_latencies([1.0, 1.5, 3.0]) == [0.5, 1.5]
     assert metrics.prefill_rate(100, 60, 2.0) == 20.0
     assert metrics.prefill_rate(100, 100, 0.0) is None
     assert metrics.decode_rate(11, 2.0) == 5.0

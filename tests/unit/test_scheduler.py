@@ -44,7 +44,8 @@ class Simulation:
                 self.token_times[sequence.id].append(self.now)
                 if sequence.num_generated == sequence.max_tokens:
                     ended.append(sequence)
-        self.scheduler.update(step, seconds, self.now)
+        self.scheduler.update(step)
+        self.scheduler.observe(step, seconds, self.now)
         for sequence in ended:
             self.scheduler.remove(sequence)
         self.steps.append((step, seconds, bound))
@@ -168,7 +169,8 @@ def test_a_prompt_leaves_no_small_rest() -> None:
     while sequence.num_remaining:
         step = scheduler.schedule(0.0)
         sizes.append(step.num_tokens)
-        scheduler.update(step, 0.01 * step.num_tokens, 0.0)
+        scheduler.update(step)
+        scheduler.observe(step, 0.01 * step.num_tokens, 0.0)
     assert len(sizes) == 8
     assert all(60 <= size <= 80 for size in sizes)
 
@@ -181,7 +183,8 @@ def test_the_deterministic_mode_cuts_prompts_only_at_multiples() -> None:
     for now in range(3):
         step = scheduler.schedule(float(now))
         sizes.append(step.num_tokens)
-        scheduler.update(step, 9.0, float(now))
+        scheduler.update(step)
+        scheduler.observe(step, 9.0, float(now))
     assert sizes == [128, 128, 44]
 
 
@@ -192,7 +195,8 @@ def test_a_span_never_asks_for_more_logits_than_a_batch_may_have() -> None:
     while sequence.num_remaining:
         step = scheduler.schedule(0.0)
         assert sum(span.num_outputs for span in step.spans) <= 8
-        scheduler.update(step, 0.01, 0.0)
+        scheduler.update(step)
+        scheduler.observe(step, 0.01, 0.0)
 
 
 # --- What is scored ---

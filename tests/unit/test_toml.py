@@ -12,7 +12,7 @@ from broker.accounts import read_credentials
 from broker.catalogue import read_lock
 from broker.errors import TurnpikeError
 from broker.settings import load
-from producers.experiment.command import read_plan
+from producers.experiment.plan import read_plan
 from producers.gateway.keys import read_keys
 from producers.routing.policies import read_routes
 from producers.settings import LoadSettings

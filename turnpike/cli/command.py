@@ -105,7 +105,7 @@ def command[S: CommonSettings](
 
 def begin[S: CommonSettings](run: Callable[[S], int], options: S) -> int:
     """Runs with the log set up as the options say."""
-    from broker import process
+    from broker import logs
 
-    process.set_up_logging(options.log_level)
+    logs.set_up_logging(options.log_level)
     return run(options)

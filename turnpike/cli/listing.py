@@ -46,20 +46,21 @@ class Meaning(msgspec.Struct, frozen=True):
 
 
 def meanings(root: Command) -> dict[str, list[Meaning]]:
-    """Of each setting, by its name."""
+    """Of each setting, by its name; what it is to most commands comes first."""
     found: dict[str, dict[tuple[str, str], tuple[Field, list[str]]]] = {}
     for path, one in root.walk():
         for field in declared(one.options):
             if field.is_setting and one.start is not None:
                 key = field.declared.help, repr(field.default)
                 found.setdefault(field.name, {}).setdefault(key, (field, []))[1].append(path)
-    return {
-        name: [
+    listed: dict[str, list[Meaning]] = {}
+    for name in sorted(found):
+        several = sorted(found[name].values(), key=lambda one: -len(one[1]))
+        listed[name] = [
             Meaning(field.declared.help, None if field.is_required else field.default, tuple(paths))
-            for field, paths in found[name].values()
+            for field, paths in several
         ]
-        for name in sorted(found)
-    }
+    return listed
 
 
 def run_settings(options: SettingsOptions) -> int:

@@ -46,12 +46,7 @@ class ExperimentOptions(CommonSettings, frozen=True, kw_only=True):
 
     plan: Annotated[
         str,
-        Argument(
-            "a TOML file: experiments/paper.toml says what may stand there",
-            metavar="FILE",
-            path="file",
-            is_positional=True,
-        ),
+        Argument("a TOML file: experiments/paper.toml says what may stand there", path="file", is_positional=True),
     ]
     out: Annotated[
         str, Argument("a folder for records, table and report; run again, it goes on", metavar="FOLDER", path="folder")

@@ -44,8 +44,10 @@ def _fill(parser: argparse.ArgumentParser, command: Command, completing: Mapping
         if group is None:
             group = groups[field.group] = parser.add_argument_group(field.group)
         action = _add(group, field)
-        if completing is not None and field.declared.path is not None:
-            action.complete = completing[field.declared.path]  # type: ignore[attr-defined]
+        if completing is not None:
+            action.choices = field.choices or None  # which are else left to `load`
+            if field.declared.path is not None:
+                action.complete = completing[field.declared.path]  # type: ignore[attr-defined]
 
 
 def _add(group: argparse._ActionsContainer, field: Field) -> argparse.Action:

@@ -48,19 +48,23 @@ class CostModel:
     """By the number of sequences in the step."""
 
     def prefill(self, num_tokens: int) -> float:
+        """Seconds for so many tokens of prompts."""
         return num_tokens * self.prefill_seconds_per_token
 
     def decode(self, num_sequences: int) -> float:
-        """Measured where it was; else from the nearest batch, in proportion for larger, as much for smaller ones."""
+        """Seconds: measured where they were; else from the nearest batch, in proportion for larger, as much for smaller
+        ones."""
         if num_sequences <= 0:
             return 0.0
         nearest = min(self.decode_seconds, key=lambda n: (abs(n - num_sequences), n))
         return self.decode_seconds[nearest] * max(1.0, num_sequences / nearest)
 
     def observe_prefill(self, num_tokens: int, seconds: float) -> None:
+        """Learns from a step that took so long."""
         self.prefill_seconds_per_token += _SMOOTHING * (seconds / num_tokens - self.prefill_seconds_per_token)
 
     def observe_decode(self, num_sequences: int, seconds: float) -> None:
+        """Learns from a step that took so long."""
         known = self.decode_seconds.get(num_sequences, seconds)
         self.decode_seconds[num_sequences] = known + _SMOOTHING * (seconds - known)
 
@@ -75,6 +79,7 @@ class Step:
 
     @property
     def num_tokens(self) -> int:
+        """Of all its spans."""
         return sum(len(span.tokens) for span in self.spans)
 
     def __bool__(self) -> bool:
@@ -110,17 +115,20 @@ class Scheduler:
 
     @property
     def sequences(self) -> Iterable[Sequence]:
+        """Those that are seated."""
         return self._sequences.values()
 
     def __len__(self) -> int:
         return len(self._sequences)
 
     def add(self, sequence: Sequence) -> None:
+        """It is seated, and has tokens to compute."""
         assert sequence.id not in self._sequences
         assert sequence.num_remaining > 0
         self._sequences[sequence.id] = sequence
 
     def remove(self, sequence: Sequence) -> None:
+        """It is over, or gave its slot away."""
         del self._sequences[sequence.id]
 
     def step_bound(self) -> float:
@@ -205,23 +213,19 @@ class Scheduler:
             span = Span(span.slot, start, span.tokens[: num_silent + max_outputs], span.first_output)
         return span
 
-    @staticmethod
-    def computed(step: Step) -> None:
+    def update(self, step: Step) -> None:
         """Takes note that the engine holds the step's tokens: before anything is made of what it put out, as that may
         end a sequence, whose slot then keeps what is there."""
         for sequence, span in zip(step.sequences, step.spans, strict=True):
             sequence.num_computed = span.end
+        if step.is_decode and len(step.spans) == self._max_batch_outputs:
+            # Whoever was left out is first in the next one.
+            for sequence in step.sequences:
+                self._sequences[sequence.id] = self._sequences.pop(sequence.id)
 
-    def update(self, step: Step, seconds: float, now: float) -> None:
-        """Takes note of a step that ran: its tokens are computed, its time teaches the cost model. Some of its
-        sequences may have gone meanwhile."""
-        self.computed(step)
+    def observe(self, step: Step, seconds: float, now: float) -> None:
+        """Learns from what a step took, once the next tokens of its sequences are known, where there are any."""
         if step.is_decode:
-            if len(step.spans) == self._max_batch_outputs:
-                # Whoever was left out is first in the next one.
-                for sequence in step.sequences:
-                    if self._sequences.get(sequence.id) is sequence:
-                        self._sequences[sequence.id] = self._sequences.pop(sequence.id)
             self._decoded_at = now
             self._prefill_is_due = True
             self.costs.observe_decode(len(step.spans), seconds)

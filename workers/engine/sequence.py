@@ -52,9 +52,5 @@ class Sequence:
 
     @property
     def num_generated(self) -> int:
+        """The answer's tokens so far, those of an earlier attempt too."""
         return len(self.tokens) - self.num_prompt_tokens
-
-    @property
-    def num_cells(self) -> int:
-        """The KV cells that it may come to need."""
-        return self.num_prompt_tokens + self.max_tokens

@@ -83,7 +83,8 @@ class Slots:
         self._slots = [Slot(index) for index in range(num_slots)]
         self._num_ctx = num_ctx
         self._can_remove_part = can_remove_part
-        self._canonical_chunk = canonical_chunk
+        self.canonical_chunk = canonical_chunk
+        """Of the deterministic mode; 0: prompts are computed in chunks of any size."""
         self._share_across_clients = share_across_clients
 
     def __getitem__(self, index: int) -> Slot:
@@ -124,7 +125,7 @@ class Slots:
             return None
         if target.index == donor.index:
             return self._with_room(Seat(target.index, reusable[donor.index]), num_cells)
-        if reusable[donor.index] >= MIN_COPY_TOKENS and not self._canonical_chunk:
+        if reusable[donor.index] >= MIN_COPY_TOKENS and not self.canonical_chunk:
             seat = Seat(target.index, reusable[donor.index], donor.index, (target.index,) if target.tokens else ())
         else:
             seat = Seat(target.index, 0, None, (target.index,) if target.tokens else ())
@@ -147,9 +148,9 @@ class Slots:
         if not slot.tokens or (slot.client != client and not self._share_across_clients):
             return 0
         shared = min(common_prefix(slot.tokens, tokens), len(tokens) - 1)
-        if self._canonical_chunk:
+        if self.canonical_chunk:
             # Only what a cold start would have computed by the same calls.
-            shared = min(shared, slot.num_canonical) // self._canonical_chunk * self._canonical_chunk
+            shared = min(shared, slot.num_canonical) // self.canonical_chunk * self.canonical_chunk
         if not self._can_remove_part and shared < len(slot.tokens):
             return 0
         return shared if shared and is_whole(slot.index, shared) else 0

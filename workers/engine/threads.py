@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from workers.engine.scheduler import MIN_PREFILL_TOKENS, Step
+
 PREFILL = 0
 """The kind of a step that prefills; of a decode step it is the number of its sequences."""
 AS_GOOD = 1.03
@@ -66,9 +68,13 @@ class _Wait:
 class Threads:
     """Told of each step, says how many threads the next one takes: from 1 to `most`, at first `first`."""
 
-    def __init__(self, most: int, first: int | None = None) -> None:
+    def __init__(self, most: int, first: int | None = None, min_prefill_tokens: int = MIN_PREFILL_TOKENS) -> None:
+        """Prefill steps of fewer tokens than `min_prefill_tokens` say nothing: they cost nearly as much as so many."""
         self.most = most
         self.current = first if first is not None else most
+        """Those that steps take, but for the ones of a trial."""
+        self._next = self.current
+        self._min_prefill_tokens = min_prefill_tokens
         self._usual: dict[tuple[int, int], float] = {}
         """What a step costs, by threads and kind: seconds of a decode step, seconds a token of a prefill step."""
         self._slow: list[float] = []
@@ -76,8 +82,17 @@ class Threads:
         self._down = _Wait()
         self._up = _Wait()
 
+    def after(self, step: Step, seconds: float, now: float) -> int:
+        """Takes note of a step that took so long, if it says anything; the threads of the next."""
+        if step.is_decode:
+            self._next = self.update(len(step.spans), seconds, now)
+        elif step.num_tokens >= self._min_prefill_tokens:
+            self._next = self.update(PREFILL, seconds / step.num_tokens, now)
+        return self._next
+
     def update(self, kind: int, cost: float, now: float) -> int:
-        """Takes note of a step; the threads of the next."""
+        """Takes note of a step by its kind (PREFILL, or the number of sequences that decode) and its cost (seconds a
+        token, seconds); the threads of the next."""
         if self._trial is not None:
             return self._tried(self._trial, kind, cost, now)
         key = (self.current, kind)

@@ -51,6 +51,7 @@ class LlamaVocabulary:
         return "" if token < 0 else str(lib.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace"))
 
     def piece(self, token: int) -> bytes:
+        """The token's text; empty for a control token."""
         piece = self._pieces.get(token)
         if piece is None:
             buffer = ctypes.create_string_buffer(256)
@@ -62,10 +63,12 @@ class LlamaVocabulary:
         return piece
 
     def is_end(self, token: int) -> bool:
+        """Whether it ends an answer."""
         return token in self.end_tokens
 
     @cached_property
     def end_tokens(self) -> frozenset[int]:
+        """Those that end an answer; a model may have several."""
         return frozenset(token for token in range(self.num_tokens) if lib.llama_vocab_is_eog(self._vocab, token))
 
     @cached_property

@@ -55,7 +55,9 @@ class Rendered:
 class Renderer(Protocol):
     """Renders a conversation with the model's chat template. TemplateRenderer does, and so do the tests' fakes."""
 
-    async def render(self, messages: tuple[Message, ...], exact: int = -1) -> Rendered: ...
+    async def render(self, messages: tuple[Message, ...], exact: int = -1) -> Rendered:
+        """The prompt of a conversation, with the text of the message `exact` as it was said. Raises TurnRejected."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -57,24 +57,31 @@ class Sourced(str):
     __rmul__ = __mul__
 
     def lstrip(self, chars: str | None = None) -> Sourced:
+        """As str's; what is left keeps its origins."""
         return self[len(self) - len(super().lstrip(chars)) :]
 
     def rstrip(self, chars: str | None = None) -> Sourced:
+        """As str's; what is left keeps its origins."""
         return self[: len(super().rstrip(chars))]
 
     def strip(self, chars: str | None = None) -> Sourced:
+        """As str's; what is left keeps its origins."""
         return self.lstrip(chars).rstrip(chars)
 
     def removeprefix(self, prefix: str) -> Sourced:
+        """As str's; what is left keeps its origins."""
         return self[len(prefix) :] if self.startswith(prefix) else self
 
     def removesuffix(self, suffix: str) -> Sourced:
+        """As str's; what is left keeps its origins."""
         return self[: len(self) - len(suffix)] if self.endswith(suffix) else self
 
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
+        """As str's; each piece keeps its origins."""
         return self._pieces(super().split(sep, maxsplit), sep)
 
     def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
+        """As str's; each piece keeps its origins."""
         return self._pieces(super().rsplit(sep, maxsplit), sep)
 
     def _pieces(self, pieces: list[str], sep: str | None) -> list[str]:
@@ -87,6 +94,7 @@ class Sourced(str):
         return found
 
     def splitlines(self, keepends: bool = False) -> list[str]:
+        """As str's; each line keeps its origins."""
         found: list[str] = []
         at = 0
         for kept, whole in zip(super().splitlines(keepends), super().splitlines(True), strict=True):
@@ -95,25 +103,30 @@ class Sourced(str):
         return found
 
     def partition(self, sep: str) -> tuple[str, str, str]:
+        """As str's; each part keeps its origins."""
         before, found, _ = super().partition(sep)
         end = len(before) + len(found)
         return self[: len(before)], self[len(before) : end], self[end:]
 
     def rpartition(self, sep: str) -> tuple[str, str, str]:
+        """As str's; each part keeps its origins."""
         before, found, _ = super().rpartition(sep)
         end = len(before) + len(found)
         return self[: len(before)], self[len(before) : end], self[end:]
 
     def join(self, parts: Iterable[str]) -> Sourced:
+        """As str's; each part keeps its origins, and what is between them has this text's."""
         parts = list(parts)
         return Sourced(super().join(parts), self._origins.join(map(origins, parts)))
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1) -> Sourced:
+        """As str's; what is put in keeps its origins, and so does the rest."""
         if not old:
             return whole(str.replace(plain(self), old, plain(new), count), (self, new))
         return sourced(new).join(self.split(old, count))
 
     def encode(self, *args: Any, **kwargs: Any) -> bytes:
+        """Raises TypeError: bytes have no origins."""
         raise TypeError("a content's bytes are not to be had")
 
 

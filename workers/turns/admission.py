@@ -11,7 +11,7 @@ from broker import codec, subjects
 from broker.delivery import Delivery
 from broker.errors import InvalidMessage, InvalidName, TurnRejected
 from broker.messages import End, Failed, Turn
-from broker.queued import past_deadline, stopped
+from broker.queued_ends import past_deadline, stopped
 from broker.subjects import TurnAddress
 from workers.engine.events import Job
 from workers.kv.transfer import Offer

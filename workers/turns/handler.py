@@ -15,13 +15,12 @@ import nats.errors
 from broker.delivery import Delivery
 from broker.errors import Fenced, PublishError, ServerError
 from broker.messages import Failed
-from broker.replies import ReplyWriter
 from broker.subjects import TurnAddress
 from workers.engine.events import Job
 from workers.turns.admission import Admission, Admitted, Understood
 from workers.turns.in_hand import TurnsInHand
 from workers.turns.outcomes import Answered, Dead, Faulted, Outcome, Returned, TakenOver
-from workers.turns.ports import EnginePort
+from workers.turns.ports import EnginePort, Writer
 from workers.turns.prefetch import Prefetch
 from workers.turns.recent import RecentTurns
 from workers.turns.settlement import Settlement
@@ -47,7 +46,7 @@ class TurnHandler:
     settlement: Settlement
     engine: EnginePort
     recent: RecentTurns
-    writer: Callable[[TurnAddress], ReplyWriter]
+    writer: Callable[[TurnAddress], Writer]
     """Makes the writer of a turn's reply."""
     worker: str
     fingerprint: str
@@ -109,7 +108,7 @@ class TurnHandler:
                 await asyncio.wait_for(writer.hand_back(), HAND_BACK_SECONDS)
             raise
 
-    async def _begin(self, work: Work, job: Job, writer: ReplyWriter) -> Job | Outcome:
+    async def _begin(self, work: Work, job: Job, writer: Writer) -> Job | Outcome:
         """Says in the reply that the turn is begun; the job goes on behind what an earlier worker has sent."""
         turn, sampling = work.turn, work.turn.sampling
         # A grammar's state is not in the chunks: with one, the answer starts anew.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from broker.delivery import Delivery
 from broker.messages import Turn
-from broker.queued import concerns
+from broker.queued_ends import concerns
 from broker.subjects import CancelAddress, TurnAddress
 from workers.engine.events import Event, Lost
 from workers.turns.work import Work

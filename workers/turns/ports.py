@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from broker.messages import Cancel, DeadLetter, End, TokenLogprob, Turn
+from broker.messages import Cancel, DeadLetter, End, Started, TokenLogprob, Turn
 from broker.replies import StoredReply
 from broker.subjects import TurnAddress
 from workers.engine.events import Job, LoopSnapshot
@@ -89,7 +89,17 @@ class Writer(Protocol):
     num_chunks: int
     resumed_text: str
     resumed_tokens: tuple[int, ...]
+    """What an earlier worker has sent of this attempt: the answer goes on behind it."""
     workers: tuple[str, ...]
+    """Who started the turn before, in order."""
+
+    async def start(self, model: str = "", *, can_resume: bool = True) -> Started:
+        """Says that the turn is begun, where an earlier worker with the same `model` stopped, or anew."""
+        ...
+
+    async def hand_back(self) -> None:
+        """Says that this start was no crash."""
+        ...
 
     async def write(self, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] = ()) -> None:
         """Sends the next chunk; comes back when it is stored."""

@@ -34,7 +34,7 @@ class Replays:
 
     async def start(self) -> None:
         """From now on requests are answered."""
-        self._subscription = await self._nc.subscribe("replay.>", queue="workers", cb=self._on_request)
+        self._subscription = await self._nc.subscribe(subjects.ALL_REPLAYS, queue="workers", cb=self._on_request)
 
     async def stop(self) -> None:
         """No more of them are. Raises nats.errors.Error."""

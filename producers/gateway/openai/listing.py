@@ -18,6 +18,7 @@ class Listing:
         self._seen_at: dict[str, int] = {}
 
     def note(self, workers: Iterable[WorkerInfo]) -> None:
+        """Takes note of the workers that are there as of now."""
         for worker in workers:
             self._seen_at.setdefault(worker.model, int(time.time()))
 

@@ -6,7 +6,6 @@ it does not name only where it speaks of them; white space is a blank, or a line
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from decimal import Decimal
@@ -16,8 +15,9 @@ from workers.grammars.schemas import formats, patterns
 from workers.grammars.schemas.combine import Schema
 from workers.grammars.schemas.numbers import integer_range, multiples, number_range
 from workers.grammars.schemas.objects import object_body
-from workers.grammars.schemas.patterns import PatternRefused, counted
-from workers.grammars.schemas.rules import Rules, SchemaRefused, literal
+from workers.grammars.schemas.patterns import counted, matches
+from workers.grammars.schemas.regex import Node, PatternRefused
+from workers.grammars.schemas.rules import Rules, SchemaRefused, text_of
 from workers.grammars.schemas.shapes import TYPES, Part, Parts, Shape, is_never, same
 
 CHARACTER = (
@@ -51,6 +51,7 @@ class Maker:
         self._made: dict[str, str] = {}
 
     def grammar(self) -> str:
+        """All rules, `root` first. Raises SchemaRefused."""
         root = self.rules.reserve("root")
         self.rules.define(root, self.value(self._root))
         return str(self.rules)
@@ -69,12 +70,15 @@ class Maker:
         return self._made[key]
 
     def ws(self) -> str:
+        """The name of the rule for white space."""
         return self.rules.add("ws", '"" | " " | "\\n" [ \\t]{0,20}')
 
     def character(self) -> str:
+        """The name of the rule for a character of a string."""
         return self.rules.add("char", CHARACTER)
 
     def free_string(self) -> str:
+        """The name of the rule for any string."""
         return self.rules.add("string", f'"\\"" {self.character()}* "\\""')
 
     def _bodies(self, shape: Shape) -> list[str]:
@@ -121,7 +125,7 @@ class Maker:
             return self.free_string()
         return f'"\\"" {self.character()}{counted(shape.min_length, shape.max_length)} "\\""'
 
-    def _text(self, shape: Shape) -> patterns.Node | None:
+    def _text(self, shape: Shape) -> Node | None:
         """The one pattern or format of a string, within its lengths; None for a string without."""
         wanted = [("pattern", pattern) for pattern in dict.fromkeys(shape.patterns)]
         for name in dict.fromkeys(shape.formats):
@@ -289,24 +293,6 @@ class Maker:
             if not self._fits(one, tuple(found)) or (shape.names and not self._fits(name, shape.names)):
                 return False
         return True
-
-
-def text_of(value: Any) -> str:
-    """A value's JSON as a text in quotes of GBNF."""
-    try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        text.encode()
-    except ValueError:
-        raise SchemaRefused("", f"a value that JSON text cannot hold: {value!r:.60}") from None
-    return literal(text.replace("\x7f", "\\u007f"))
-
-
-def matches(pattern: str, text: str, path: str) -> bool:
-    try:
-        patterns.parse(pattern)
-        return re.search(pattern.replace("(?<", "(?P<"), text, re.ASCII) is not None
-    except (PatternRefused, re.error) as error:
-        raise SchemaRefused(path, f"pattern: {error}") from None
 
 
 def _is_of(value: Any, kind: str) -> bool:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from workers.grammars.schemas import patterns
-from workers.grammars.schemas.patterns import PatternRefused, counted
-from workers.grammars.schemas.rules import SchemaRefused, character_class, complement, union
+from workers.grammars.schemas.combine import Schema
+from workers.grammars.schemas.patterns import counted, matches
+from workers.grammars.schemas.regex import PatternRefused
+from workers.grammars.schemas.rules import Rules, SchemaRefused, character_class, complement, text_of, union
 from workers.grammars.schemas.shapes import Parts, Shape, is_never
-
-if TYPE_CHECKING:
-    from workers.grammars.schemas.grammar import Maker
 
 MAX_COUNTED = 4_000
 """States of optional properties and how many there are so far."""
 _NOT_IN_NAMES = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0x7F, 0x7F))
+
+
+class Maker(Protocol):
+    """Makes the rules of whole values. workers.grammars.schemas.grammar has it."""
+
+    schema: Schema
+    rules: Rules
+
+    def ws(self) -> str:
+        """The name of the rule for white space."""
+        ...
+
+    def value(self, parts: Parts) -> str:
+        """The name of the rule for values that the parts allow."""
+        ...
 
 
 def object_body(maker: Maker, shape: Shape) -> str | None:
@@ -43,8 +57,6 @@ def object_body(maker: Maker, shape: Shape) -> str | None:
 
 def _named(maker: Maker, shape: Shape) -> list[tuple[str, str, bool]] | None:
     """(name, entry, is required) in order; None where a required one cannot be."""
-    from workers.grammars.schemas.grammar import matches, text_of
-
     if shape.names and (shape.properties or shape.required):
         raise SchemaRefused(shape.path, "propertyNames: cannot be held to together with named properties")
     if shape.pattern_properties and shape.num_object_parts > 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 Ranges = tuple[tuple[int, int], ...]
 """Code points, as sorted pairs of the first and the last."""
@@ -39,6 +41,7 @@ class Rules:
         return name
 
     def define(self, name: str, body: str) -> None:
+        """The body of a reserved name."""
         self._bodies[name] = body
 
     def add(self, hint: str, body: str) -> str:
@@ -104,3 +107,13 @@ def complement(ranges: Ranges) -> Ranges:
 def without(ranges: Ranges, taken: Ranges) -> Ranges:
     """What is in the first and not in the second."""
     return complement(union(complement(ranges), taken))
+
+
+def text_of(value: Any) -> str:
+    """A value's JSON as a text in quotes of GBNF."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except ValueError:
+        raise SchemaRefused("", f"a value that JSON text cannot hold: {value!r:.60}") from None
+    return literal(text.replace("\x7f", "\\u007f"))

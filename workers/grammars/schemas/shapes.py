@@ -28,6 +28,7 @@ class Part:
     path: str
 
     def at(self, *keys: str | int) -> Part:
+        """The part that is found by these keys, one after the other."""
         found, path = self.schema, self.path
         for key in keys:
             found = found[key]
@@ -76,6 +77,7 @@ class Shape:
 
 
 def is_never(parts: Parts) -> bool:
+    """Whether one of them allows no value at all."""
     return any(part.schema is False for part in parts)
 
 
@@ -114,6 +116,7 @@ def merged(parts: Parts) -> Shape | None:
 
 
 def natural(value: Any, part: Part, keyword: str) -> int:
+    """A keyword's value that has to be a whole number from 0 on. Raises SchemaRefused."""
     is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not is_whole or value < 0:
         raise SchemaRefused(part.path, f"{keyword}: a whole number ≥ 0 is wanted")

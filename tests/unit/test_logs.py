@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 
-from broker.sparing_log import MAX_LINES, WINDOW_SECONDS, Sparing
+from broker.logs import MAX_LINES, WINDOW_SECONDS, FloodFilter
 
 
 def record(text: str, level: int = logging.WARNING) -> logging.LogRecord:
@@ -11,7 +11,7 @@ def record(text: str, level: int = logging.WARNING) -> logging.LogRecord:
 
 def test_a_flood_of_one_kind_of_warning_is_cut_and_counted() -> None:
     now = 0.0
-    sparing = Sparing(lambda: now)
+    sparing = FloodFilter(lambda: now)
     passed = sum(sparing.filter(record(str(index))) for index in range(1000))
     assert passed == MAX_LINES
     now = WINDOW_SECONDS
@@ -21,7 +21,7 @@ def test_a_flood_of_one_kind_of_warning_is_cut_and_counted() -> None:
 
 
 def test_other_kinds_and_what_is_no_warning_pass() -> None:
-    sparing = Sparing(lambda: 0.0)
+    sparing = FloodFilter(lambda: 0.0)
     for _ in range(MAX_LINES):
         sparing.filter(record("x"))
     assert not sparing.filter(record("x"))
@@ -30,7 +30,7 @@ def test_other_kinds_and_what_is_no_warning_pass() -> None:
 
 
 def test_the_number_of_kinds_is_bounded() -> None:
-    sparing = Sparing(lambda: 0.0)
+    sparing = FloodFilter(lambda: 0.0)
     for index in range(5000):
         sparing.filter(logging.LogRecord("n", logging.ERROR, "file", 1, f"made of {index}", (), None))
     assert len(sparing._windows) <= 1024

@@ -1,8 +1,10 @@
-"""What is logged for each message of a stranger's is logged sparingly."""
+"""A log that reads as a process's life, and that no stranger's messages can flood."""
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 from collections.abc import Callable
 
@@ -11,9 +13,38 @@ MAX_LINES = 10
 WINDOW_SECONDS = 10.0
 """… in so long; the rest is counted."""
 MAX_KINDS = 1024
+TURN_SIGNS = "→←↻↷⊘!"
+"""With what a line about one turn begins."""
 
 
-class Sparing(logging.Filter):
+def set_up_logging(level: str = "INFO") -> None:
+    """A line an event: time, level, module, what happened and its keys. No user text at INFO and above."""
+    logging.basicConfig(
+        level=level.upper(),
+        format="%(asctime)s %(levelname).1s %(name)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+        force=True,
+    )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(FloodFilter())
+        handler.addFilter(_is_wanted)
+    # nats-py logs what we log ourselves, with tracebacks; uvicorn under a name that reads as an error.
+    logging.getLogger("nats").setLevel(logging.CRITICAL)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Not each turn's lines of a worker in the background of a terminal: somebody chats there, or watches a table."""
+    if record.levelno != logging.INFO or not str(record.msg).startswith(tuple(TURN_SIGNS)):
+        return True
+    try:
+        return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
+    except (OSError, ValueError):  # a file or a pipe, which is there for them
+        return True
+
+
+class FloodFilter(logging.Filter):
     """Lets pass so many warnings of one kind in a window, and tells with the next one how many it left out.
 
     A warning may be said for each message of a stranger's; a card of 32 GB is full after 100 million of them.

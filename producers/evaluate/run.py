@@ -1,0 +1,137 @@
+"""Questions scored over the queue, batch turns all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from broker.answer import Answer
+from broker.client import Client
+from broker.errors import TurnFailed
+from broker.locks import Lock
+from broker.messages import Message
+from broker.priorities import BATCH
+from producers.evaluate.items import Item
+from producers.evaluate.methods import Answered, evaluate
+from producers.evaluate.stored import read_answers
+from producers.routing.waiting import unless
+
+STOP_SECONDS = 0.35
+"""How long the cancels of what runs may take."""
+
+
+async def run(
+    client: Client,
+    model: str,
+    items: Sequence[Item],
+    *,
+    concurrency: int = 4,
+    done: Callable[[Answered], None] = lambda answered: None,
+    stop: asyncio.Event | None = None,
+    failed: Callable[[Item, TurnFailed], None] | None = None,
+) -> list[Answered]:
+    """Scores the items, batch turns all of them; raises PublishError, and TurnFailed without `failed`.
+
+    `stop` cancels what runs and comes back at once, with what was answered by then.
+    """
+    waiting = iter(items)
+    found: list[Answered] = []
+    running: set[Answer] = set()
+
+    async def one_after_another() -> None:
+        for item in waiting:
+            answer = client.ask(
+                model,
+                [Message("user", item.context)],
+                kind="score",
+                continuations=item.continuations,
+                priority=BATCH,
+                raw=True,
+            )
+            running.add(answer)
+            try:
+                done_turn = await answer
+            except TurnFailed as error:
+                if failed is None:
+                    raise
+                running.discard(answer)
+                failed(item, error)
+                continue
+            running.discard(answer)
+            answered = evaluate(item, done_turn.scores)
+            found.append(answered)
+            done(answered)
+
+    async def all_of_them() -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(concurrency, len(items))):
+                group.create_task(one_after_another())
+
+    if not await unless(stop or asyncio.Event(), all_of_them()):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await asyncio.gather(*(answer.cancel() for answer in running), return_exceptions=True)
+    return sorted(found, key=lambda answered: answered.number)
+
+
+async def run_on(
+    client: Client,
+    model: str,
+    items: Sequence[Item],
+    out: Path | None,
+    stop: asyncio.Event,
+    concurrency: int = 4,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Answered]:
+    """As `run`, with what was answered in `out`, from which it goes on after an interruption. Raises EvalError too.
+
+    An item that fails is left out and told; raises TurnFailed where all that were asked do.
+    """
+    with Lock.of(out, "the record") if out is not None else contextlib.nullcontext():
+        return await _run_on(client, model, items, out, stop, concurrency, say)
+
+
+async def _run_on(
+    client: Client,
+    model: str,
+    items: Sequence[Item],
+    out: Path | None,
+    stop: asyncio.Event,
+    concurrency: int,
+    say: Callable[[str], None],
+) -> list[Answered]:
+    before = read_answers(out, say) if out is not None and out.exists() else []
+    known = {answered.number for answered in before}
+    left = [item for item in items if item.number not in known]
+    say(f"{len(items)} items, {len(items) - len(left)} of them answered before")
+    file = out.open("ab", buffering=0) if out is not None else None
+
+    def note(answered: Answered) -> None:
+        if file is not None:
+            file.write(msgspec.json.encode(answered) + b"\n")
+
+    failures: list[tuple[Item, TurnFailed]] = []
+    try:
+        answers = await run(
+            client,
+            model,
+            left,
+            concurrency=concurrency,
+            done=note,
+            stop=stop,
+            failed=lambda item, error: failures.append((item, error)),
+        )
+    finally:
+        if file is not None:
+            file.close()
+    if failures:
+        item, error = failures[0]
+        say(f"items that failed and are left out: {len(failures)}, the first of them {item.number} by {error}")
+        if not answers:
+            raise error
+    wanted = {item.number for item in items}
+    return [*(answered for answered in before if answered.number in wanted), *answers]

@@ -1,0 +1,123 @@
+"""What a worker says in the directory and what it believes of it. No NATS: a bucket in memory answers as the server."""
+
+from __future__ import annotations
+
+import json
+
+import nats.errors
+import pytest
+from nats.aio.msg import Msg
+
+from broker import codec, jetstream, subjects
+from broker.errors import ServerError
+from broker.messages import Holding
+from tests.kv_fakes import FINGERPRINT, KEY, LAYOUT, state_bytes, state_of
+from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
+from workers.kv.directory import Directory
+from workers.kv.index import Key
+
+SUBJECT = subjects.held("m", KEY.client, KEY.conversation)
+
+
+class FakeBucket:
+    """A connection whose server has one bucket; or that is away."""
+
+    max_payload = 1 << 20
+    is_closed = False
+
+    def __init__(self) -> None:
+        self.stored: dict[str, bytes] = {}
+        self.is_away = False
+
+    async def request(
+        self, subject: str, payload: bytes = b"", timeout: float = 1.0, headers: dict[str, str] | None = None
+    ) -> Msg:
+        if self.is_away:
+            raise nats.errors.TimeoutError
+        get = f"{jetstream.API}.{jetstream.DIRECT_GET}.{subjects.KV_HELD}."
+        if not subject.startswith(get):
+            self.stored[subject] = payload
+            return self._message(json.dumps({"stream": subjects.KV_HELD, "seq": len(self.stored)}).encode(), {})
+        found = self.stored.get(subject.removeprefix(get))
+        if found is None:
+            return self._message(b"", {"Status": "404", "Description": "Message Not Found"})
+        return self._message(found, {jetstream.SEQUENCE: "1", codec.CONTENT_TYPE: codec.MSGPACK})
+
+    def _message(self, data: bytes, headers: dict[str, str]) -> Msg:
+        return Msg(_client=None, data=data, headers=headers)  # type: ignore[arg-type]
+
+    def holding(self) -> Holding | None:
+        payload = self.stored.get(SUBJECT)
+        return None if payload is None else codec.decode(payload, Holding, {codec.CONTENT_TYPE: codec.MSGPACK})
+
+    def hold(self, num_tokens: int) -> None:
+        self.stored[SUBJECT] = codec.encode(Holding("other", FINGERPRINT, num_tokens, state_bytes(num_tokens)))
+
+
+def directory_of(bucket: FakeBucket, *, is_on: bool = True) -> Directory:
+    return Directory(bucket, LAYOUT, model="m", worker="me", is_on=is_on)  # type: ignore[arg-type]
+
+
+async def test_what_is_announced_is_found_with_all_that_a_peer_weighs() -> None:
+    bucket = FakeBucket()
+    await directory_of(bucket).announce(KEY.client, KEY.conversation, 100)
+    found = await directory_of(bucket).look_up(KEY)
+    assert found == Holding("me", FINGERPRINT, 100, state_bytes(100))
+
+
+async def test_fewer_tokens_than_are_worth_a_transfer_are_not_announced() -> None:
+    bucket = FakeBucket()
+    await directory_of(bucket).announce(KEY.client, KEY.conversation, MIN_OFFLOADED_TOKENS - 1)
+    assert bucket.stored == {}
+    await directory_of(bucket).announce(KEY.client, KEY.conversation, MIN_OFFLOADED_TOKENS)
+    assert [*bucket.stored] == [SUBJECT]
+
+
+async def test_a_directory_that_is_off_says_and_knows_nothing() -> None:
+    bucket = FakeBucket()
+    bucket.hold(100)
+    off = directory_of(bucket, is_on=False)
+    await off.announce("alice", "other", 100)
+    assert [*bucket.stored] == [SUBJECT]
+    assert await off.look_up(KEY) is None
+
+
+async def test_an_answer_does_not_fail_for_a_directory_that_is_away_and_a_look_says_so() -> None:
+    bucket = FakeBucket()
+    bucket.is_away = True
+    await directory_of(bucket).announce(KEY.client, KEY.conversation, 100)
+    with pytest.raises(ServerError):
+        await directory_of(bucket).look_up(KEY)
+
+
+@pytest.mark.parametrize("payload", [b"", b"nonsense"], ids=["deleted", "nonsense"])
+async def test_an_entry_that_says_nothing_is_no_entry(payload: bytes) -> None:
+    bucket = FakeBucket()
+    bucket.stored[SUBJECT] = payload
+    assert await directory_of(bucket).look_up(KEY) is None
+
+
+@pytest.mark.parametrize(("num_others", "worker"), [(0, "me"), (99, "me"), (100, "me"), (101, "other")])
+async def test_at_the_start_a_worker_announces_what_it_has_unless_another_has_more_by_now(
+    num_others: int, worker: str
+) -> None:
+    bucket = FakeBucket()
+    if num_others:
+        bucket.hold(num_others)
+    cache = OffloadCache(1_000_000)
+    cache.offload(*state_of(list(range(100))))
+    await directory_of(bucket).announce_cached(cache)
+    found = bucket.holding()
+    assert found is not None
+    assert found.worker == worker
+
+
+async def test_a_directory_that_is_away_at_the_start_costs_the_entries_and_nothing_else() -> None:
+    bucket = FakeBucket()
+    bucket.is_away = True
+    cache = OffloadCache(1_000_000)
+    cache.offload(*state_of(list(range(100))))
+    await directory_of(bucket).announce_cached(cache)
+    assert bucket.stored == {}
+    assert cache.entry_of(KEY) is not None
+    assert cache.entry_of(Key("alice", "other")) is None

@@ -1,0 +1,270 @@
+"""What is fetched from a peer and what is computed instead, and what becomes of a state that is not what it should be.
+
+No NATS: a peer answers as a test says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+
+from broker.errors import ServerError
+from broker.messages import FetchPart, Holding, Message, Opened, RecomputedFor, Remembered, StatePart, Turn
+from tests.fakes import FakeRenderer, FakeVocabulary
+from tests.kv_fakes import FINGERPRINT, KEY, LAYOUT, FakeEnginePort, state_bytes, state_of
+from workers.kv.cache import OffloadCache
+from workers.kv.checks import checksum
+from workers.kv.index import packed
+from workers.kv.transfer import FIRST_BYTES_PER_SECOND, SETUP_SECONDS, Fetcher, Offer, TransferFailed, TransferRate
+from workers.prompts.history import History
+
+TOKENS = list(range(3, 403))
+ENTRY, STATE = state_of(TOKENS)
+HOLDING = Holding("peer", FINGERPRINT, len(TOKENS), len(STATE))
+OPENED = Opened("t", FINGERPRINT, ENTRY.tokens, len(STATE), 0, checksum(ENTRY.tokens, STATE))
+PROMPT = packed([*TOKENS, 7])
+TURN = Turn("u", "c", (Message("user", "a"), Message("assistant", "b"), Message("user", "c")))
+SLOW, FAST = 100.0, 1e6
+"""Tokens that the engine computes a second: four seconds for all of TOKENS, or less than a transfer's beginning."""
+
+
+@dataclass
+class FakeDirectory:
+    holding: Holding | None = HOLDING
+    error: ServerError | None = None
+    num_looked_up: int = 0
+
+    async def look_up(self, key: object) -> Holding | None:
+        self.num_looked_up += 1
+        if self.error is not None:
+            raise self.error
+        return self.holding
+
+
+def honest(request: FetchPart) -> StatePart:
+    return StatePart(request.offset, bytes(STATE[request.offset : request.offset + request.size]))
+
+
+@dataclass
+class FakePeers:
+    """A peer that opens what it is told, and whose parts are what `give` makes of a request."""
+
+    opened: Opened | TransferFailed = OPENED
+    give: Callable[[FetchPart], StatePart] = honest
+    is_silent: bool = False
+    asked: list[str] = field(default_factory=list)
+
+    async def open(self, worker: str, key: object) -> Opened:
+        self.asked.append(f"open {worker}")
+        if isinstance(self.opened, TransferFailed):
+            raise self.opened
+        return self.opened
+
+    async def part(self, worker: str, request: FetchPart) -> StatePart:
+        self.asked.append("part")
+        if self.is_silent:
+            await asyncio.Event().wait()
+        return self.give(request)
+
+    async def close(self, worker: str, transfer: str) -> None:
+        self.asked.append(f"close {transfer}")
+
+
+class Bench:
+    """A fetcher of a worker called `me`, and all that it asks."""
+
+    def __init__(
+        self,
+        *,
+        directory: FakeDirectory | None = None,
+        peers: FakePeers | None = None,
+        engine: FakeEnginePort | None = None,
+        max_bytes: int = 1_000_000,
+    ) -> None:
+        self.directory = directory or FakeDirectory()
+        self.peers = peers or FakePeers()
+        self.cache = OffloadCache(max_bytes)
+        self.history = History(FakeRenderer(), FakeVocabulary())
+        self.fetcher = Fetcher(
+            "me",
+            self.directory,
+            self.peers,
+            engine or FakeEnginePort(tokens_per_second=SLOW),
+            self.cache,
+            LAYOUT,
+            self.history,
+            max_bytes_per_second=1e9,
+        )
+
+    async def found(self) -> Offer:
+        offer = await self.fetcher.find(KEY.client, TURN)
+        assert offer is not None
+        return offer
+
+    async def fetch(self, offer: Offer, num_here: int = 0) -> float | None:
+        return await self.fetcher.fetch(offer, KEY, PROMPT, num_here)
+
+
+# --- What is asked for ---
+
+
+@pytest.mark.parametrize("holding", [None, Holding("me", FINGERPRINT, 400, len(STATE))], ids=["nobody", "we"])
+async def test_where_nobody_else_has_the_conversation_nobody_is_asked(holding: Holding | None) -> None:
+    bench = Bench(directory=FakeDirectory(holding))
+    assert await bench.fetcher.find(KEY.client, TURN) is None
+    assert bench.peers.asked == []
+
+
+async def test_a_first_message_and_a_conversation_that_was_answered_here_last_are_not_looked_up() -> None:
+    bench = Bench()
+    first = Turn("t", "c", TURN.messages[:1])
+    assert await bench.fetcher.find(KEY.client, first) is None
+    prompt = await bench.history.prompt(KEY.client, first)
+    bench.history.remember(KEY.client, first, prompt, [*prompt.tokens, ord("b") + 3], "b")
+    assert await bench.fetcher.find(KEY.client, TURN) is None
+    assert bench.directory.num_looked_up == 0
+
+
+async def test_a_directory_that_does_not_answer_means_computing() -> None:
+    bench = Bench(directory=FakeDirectory(error=ServerError("away")))
+    assert await bench.fetcher.find(KEY.client, TURN) is None
+
+
+@pytest.mark.parametrize(
+    ("holding", "engine", "max_bytes", "cause"),
+    [
+        (Holding("peer", "other", 400, len(STATE)), FakeEnginePort(tokens_per_second=SLOW), 1_000_000, "fingerprint"),
+        (HOLDING, FakeEnginePort(tokens_per_second=FAST), 1_000_000, "cheaper"),
+        (HOLDING, FakeEnginePort({KEY: TOKENS[:390]}, tokens_per_second=SLOW), 1_000_000, "cheaper"),
+        (HOLDING, FakeEnginePort(tokens_per_second=SLOW), 1000, "cheaper"),
+        (Holding("peer", FINGERPRINT, 31, state_bytes(31)), FakeEnginePort(tokens_per_second=1.0), 10_000, "cheaper"),
+    ],
+    ids=["another model", "computed sooner", "nearly all is here", "no room", "too short"],
+)
+async def test_what_is_not_worth_fetching_is_not_opened_and_counted_by_its_cause(
+    holding: Holding, engine: FakeEnginePort, max_bytes: int, cause: RecomputedFor
+) -> None:
+    bench = Bench(directory=FakeDirectory(holding), engine=engine, max_bytes=max_bytes)
+    offer = await bench.found()
+    assert (offer.opened, offer.cause) == (None, cause)
+    assert bench.peers.asked == []
+    assert await bench.fetch(offer) is None
+
+
+async def test_what_a_peer_remembers_of_a_conversation_is_taken_over() -> None:
+    tokens = [1, *(ord(letter) + 3 for letter in "user: a\nassistant: b")]
+    remembered = Remembered(TURN.messages[:2], "user: a\nassistant: ", packed(tokens))
+    bench = Bench(peers=FakePeers(msgspec.structs.replace(OPENED, remembered=remembered)))
+    await bench.found()
+    assert bench.history.is_current(KEY.client, TURN)
+
+
+# --- Checks of what a peer says ---
+
+
+@pytest.mark.parametrize(
+    ("opened", "cause"),
+    [
+        (msgspec.structs.replace(OPENED, fingerprint="other"), "fingerprint"),
+        (msgspec.structs.replace(OPENED, num_bytes=len(STATE) + 4), "fingerprint"),
+        (msgspec.structs.replace(OPENED, tokens=ENTRY.tokens + b"x"), "fingerprint"),
+        (msgspec.structs.replace(OPENED, tokens=b"", num_bytes=state_bytes(0)), "fingerprint"),
+        (msgspec.structs.replace(OPENED, tokens=packed([1] * 9_000), num_bytes=state_bytes(9_000)), "fingerprint"),
+        (TransferFailed("gone", "evicted"), "evicted"),
+        (TransferFailed("busy", "cheaper"), "cheaper"),
+        (TransferFailed("the peer does not answer"), "killed"),
+    ],
+    ids=["another model", "another length", "half a token", "no token", "no room", "gone", "busy", "silent"],
+)
+async def test_a_state_that_is_not_as_ours_are_is_not_fetched(
+    opened: Opened | TransferFailed, cause: RecomputedFor
+) -> None:
+    bench = Bench(peers=FakePeers(opened), max_bytes=20_000)
+    offer = await bench.found()
+    assert (offer.opened, offer.cause) == (None, cause)
+    assert bench.peers.asked == ["open peer"]
+
+
+# --- Fetching ---
+
+
+async def test_an_honest_peers_state_is_in_the_cache_afterwards() -> None:
+    bench = Bench()
+    seconds = await bench.fetch(await bench.found())
+    assert seconds is not None
+    assert bench.peers.asked[-1] == "close t"
+    assert bench.cache.take(KEY, keep=True) == (STATE, "peer")
+
+
+async def test_what_has_come_here_meanwhile_is_not_fetched_but_closed() -> None:
+    bench = Bench()
+    offer = await bench.found()
+    assert await bench.fetch(offer, num_here=len(TOKENS) - 10) is None
+    assert bench.peers.asked == ["open peer", "close t"]
+
+
+def with_a_byte_changed(request: FetchPart) -> StatePart:
+    data = honest(request).data
+    return StatePart(request.offset, bytes([data[0] ^ 1]) + data[1:])
+
+
+def with_less(request: FetchPart) -> StatePart:
+    return StatePart(request.offset, honest(request).data[:-1])
+
+
+def gone(request: FetchPart) -> StatePart:
+    raise TransferFailed("gone", "evicted")
+
+
+@pytest.mark.parametrize(("give", "cause"), [(with_a_byte_changed, "killed"), (with_less, "killed"), (gone, "evicted")])
+async def test_no_wrong_byte_reaches_the_cache(give: Callable[[FetchPart], StatePart], cause: RecomputedFor) -> None:
+    bench = Bench(peers=FakePeers(give=give))
+    offer = await bench.found()
+    assert await bench.fetch(offer) is None
+    assert offer.cause == cause
+    assert bench.cache.entry_of(KEY) is None
+    assert bench.peers.asked[-1] == "close t"
+
+
+async def test_a_peer_that_falls_silent_is_waited_for_no_longer_than_computing_would_take() -> None:
+    engine = FakeEnginePort(tokens_per_second=len(TOKENS) / 0.1)  # a tenth of a second for all
+    bench = Bench(peers=FakePeers(is_silent=True), engine=engine)
+    offer = await bench.found()
+    async with asyncio.timeout(5):
+        assert await bench.fetch(offer) is None
+    assert bench.cache.entry_of(KEY) is None
+    assert bench.peers.asked[-1] == "close t"
+    assert offer.cause == "cheaper"
+
+
+async def test_a_fetch_that_is_cancelled_is_closed() -> None:
+    bench = Bench(peers=FakePeers(is_silent=True))
+    fetching = asyncio.create_task(bench.fetch(await bench.found()))
+    await asyncio.wait({fetching}, timeout=0.05)
+    fetching.cancel()
+    await asyncio.gather(fetching, return_exceptions=True)
+    assert bench.peers.asked[-1] == "close t"
+
+
+# --- The rate ---
+
+
+def test_a_rate_is_learned_from_transfers_and_a_slow_network_is_forgiven_by_and_by() -> None:
+    rate = TransferRate(1e9)
+    assert rate.seconds(int(FIRST_BYTES_PER_SECOND)) == pytest.approx(SETUP_SECONDS + 1)
+    for _ in range(50):
+        rate.learn(1_000_000, 1.0)
+    assert rate.bytes_per_second == pytest.approx(1e6, rel=0.01)
+    rate.forgive()
+    assert rate.bytes_per_second == pytest.approx(1.1e6, rel=0.01)
+    for _ in range(100):
+        rate.forgive()
+    assert rate.bytes_per_second == FIRST_BYTES_PER_SECOND
+
+
+def test_no_more_is_expected_of_peers_than_they_may_give() -> None:
+    assert TransferRate(1e6).bytes_per_second == 1e6

@@ -1,0 +1,40 @@
+"""What a step took: learnt for the next ones, charged to the jobs it was for, told to whoever counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from workers.engine.active import ActiveJob
+from workers.engine.power import Power
+from workers.engine.protocol import Engine
+from workers.engine.scheduler import Step
+from workers.engine.threads import Threads
+
+
+class Accounts:
+    """Told of each step once its tokens are chosen: choosing them is part of what it took."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        threads: Threads | None,
+        on_step: Callable[[Step, float], None] | None,
+        power: Power | None,
+    ) -> None:
+        self._engine = engine
+        self._threads = threads
+        self._on_step = on_step
+        self._power = power or Power()
+
+    def note(self, step: Step, seconds: float, now: float, jobs: Mapping[str, ActiveJob]) -> None:
+        """Shares the step's seconds, and what the node drew meanwhile, among its jobs by their tokens; sets the threads
+        of the next step."""
+        num_tokens, watts, is_prefill = step.num_tokens, self._power.watts, not step.is_decode
+        for sequence, span in zip(step.sequences, step.spans, strict=True):
+            jobs[sequence.id].charge(seconds * len(span.tokens) / num_tokens, watts, is_prefill=is_prefill)
+        if self._threads is not None:
+            num_threads = self._threads.after(step, seconds, now)
+            if num_threads != self._engine.num_threads:
+                self._engine.num_threads = num_threads
+        if self._on_step is not None:
+            self._on_step(step, seconds)

@@ -1,0 +1,163 @@
+"""What a step's logits come to: the next token of a turn that answers, the log-probabilities of one that is scored.
+
+It tells what was generated, and says of a turn that it is finished or rejected; it never takes one's slot.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from broker.errors import TurnRejected
+from broker.messages import FinishReason, Score, TokenLogprob
+from workers.engine.active import ActiveJob
+from workers.engine.events import Event, Generated, Rejected
+from workers.engine.protocol import PENDING, Engine, EngineLost, Span, TokenSampler
+from workers.engine.slots import common_prefix
+
+log = logging.getLogger(__name__)
+
+Ending = FinishReason | Rejected
+"""Why a turn is over."""
+
+
+class Outputs:
+    """Samples and scores. Belongs to the engine's thread; `emit` is given what was generated.
+
+    Whatever goes wrong with a turn's sampler rejects that turn and nobody else's; only EngineLost is raised.
+    """
+
+    def __init__(
+        self, engine: Engine, emit: Callable[[Event], None], canonical_chunk: int, clock: Callable[[], float]
+    ) -> None:
+        self._engine = engine
+        self._tell = emit
+        self._canonical_chunk = canonical_chunk
+        self._clock = clock
+
+    def replay(self, active: ActiveJob) -> FinishReason | None:
+        """Brings the detokenizer to where the worker's was that began the answer; the reason why nothing is left to
+        choose, where only the end was not written."""
+        job = active.job
+        for token in job.resumed:
+            active.detokenizer.add(self._engine.vocabulary.piece(token))
+            if active.detokenizer.stopped:
+                return "stop"
+        return "length" if job.resumed and len(job.resumed) >= job.max_tokens else None
+
+    def open(self, active: ActiveJob) -> Ending | None:
+        """Makes the sampler of a turn that has got its first slot."""
+        return None if active.job.continuations else self._guarded(active, self._make_sampler)
+
+    def take(self, active: ActiveJob, span: Span, rows: list[int]) -> Ending | None:
+        """Makes of a turn's part of a step what there is to make of it: nothing within a prompt."""
+        if active.job.continuations:
+            return self._guarded(active, self._score, span, rows)
+        if span.end < len(active.sequence.tokens):
+            return None
+        return self._guarded(active, self._choose, rows[-1])
+
+    def take_late(self, active: ActiveJob) -> Ending | None:
+        """The token of a turn whose grammar was late, if it has come."""
+        return self._guarded(active, self._choose, -1)
+
+    def flush(self, active: ActiveJob) -> None:
+        """Tells the text of a cancelled turn that was held back."""
+        self._emit(active, active.detokenizer.finish(), (), ())
+
+    def _guarded[*Ts](
+        self, active: ActiveJob, work: Callable[[ActiveJob, *Ts], Ending | None], *arguments: *Ts
+    ) -> Ending | None:
+        try:
+            return work(active, *arguments)
+        except TurnRejected as error:
+            return Rejected(active.id, error.code, error.detail, error.retryable)
+        except EngineLost:
+            raise
+        except Exception as error:
+            log.exception("turn failed in the engine turn=%s", active.id)
+            return Rejected(active.id, "internal_error", type(error).__name__, retryable=True)
+
+    # --- Choosing ---
+
+    def _make_sampler(self, active: ActiveJob) -> None:
+        job = active.job
+        active.sampler = self._engine.sampler(job.sampling, active.sequence.tokens, job.gbnf)
+
+    def _choose(self, active: ActiveJob, row: int) -> FinishReason | None:
+        """Samples the next token; the reason to finish, if there is one."""
+        sequence, detokenizer, sampler = active.sequence, active.detokenizer, active.sampler
+        assert sampler is not None
+        vocabulary, num_top = self._engine.vocabulary, active.job.sampling.logprobs
+        was_late = active.is_late
+        token = sampler.poll() if was_late else sampler.sample(row, sequence.num_generated)
+        active.is_late = token == PENDING
+        if active.is_late:
+            return None
+        if token < 0 or vocabulary.is_end(token):
+            self._emit(active, detokenizer.finish(), (), ())
+            return "stop"
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if num_top is not None:
+            logprobs = (self._logprob(sampler if was_late else None, row, token, num_top),)
+        sequence.tokens.append(token)
+        active.last_token_at = self._clock()
+        active.first_token_at = active.first_token_at or active.last_token_at
+        text = detokenizer.add(vocabulary.piece(token))
+        is_last = sequence.num_generated >= active.job.max_tokens
+        if is_last and not detokenizer.stopped:
+            text += detokenizer.finish()
+        self._emit(active, text, (token,), logprobs)
+        if detokenizer.stopped:
+            return "stop"
+        if sampler.is_done:
+            self._emit(active, detokenizer.finish(), (), ())
+            return "stop"
+        return "length" if is_last else None
+
+    def _logprob(self, late: TokenSampler | None, row: int, token: int, num_top: int) -> TokenLogprob:
+        """A late turn's logits are gone: its sampler has kept them."""
+        found = late.logprob(token, num_top) if late is not None else self._engine.logprob(row, token, num_top)
+        piece = self._engine.vocabulary.piece
+        return TokenLogprob(
+            found.token, found.logprob, found.top, piece(token), tuple(piece(top) for top, _ in found.top)
+        )
+
+    def _emit(self, active: ActiveJob, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]) -> None:
+        if text or tokens:
+            self._tell(Generated(active.id, text, tokens, logprobs))
+
+    # --- Scoring ---
+
+    def _score(self, active: ActiveJob, span: Span, rows: list[int]) -> FinishReason | None:
+        """Notes what a continuation's tokens are worth; after its last one, its score."""
+        tokens = active.sequence.tokens
+        for position, row in enumerate(rows, max(span.first_output, span.start)):
+            if position + 1 < len(tokens):
+                following = tokens[position + 1]
+                active.logprobs.append(self._engine.logprob(row, following, 0).logprob)
+                active.is_greedy = active.is_greedy and self._engine.is_likeliest(row, following)
+        return self._next_continuation(active) if span.end == len(tokens) else None
+
+    def _next_continuation(self, active: ActiveJob) -> FinishReason | None:
+        """Notes a continuation's score and goes back to where the next one leaves the prompt."""
+        sequence, job = active.sequence, active.job
+        known, begin = job.continuations[len(active.scores)]
+        logprobs, active.logprobs = tuple(active.logprobs), []
+        active.scores.append(Score(sum(logprobs), len(logprobs), active.is_greedy, begin, known[begin:], logprobs))
+        active.is_greedy = True
+        if len(active.scores) == len(job.continuations):
+            return "stop"
+        known, begin = job.continuations[len(active.scores)]
+        keep = min(begin - 1, common_prefix(sequence.tokens, list(known)))
+        if self._canonical_chunk:
+            keep -= keep % self._canonical_chunk
+        if not self._engine.truncate(sequence.slot, keep):
+            self._engine.truncate(sequence.slot, 0)
+            keep = 0
+        sequence.tokens = list(known)
+        sequence.num_prompt_tokens = len(known)
+        sequence.num_computed = keep
+        sequence.first_output = begin - 1
+        sequence.num_to_come = job.num_to_score(len(active.scores) + 1)
+        return None
