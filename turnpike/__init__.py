@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from broker.connection import Address as Address
     from broker.discovery import WorkerInfo as WorkerInfo
     from broker.errors import ConnectionLost as ConnectionLost
+    from broker.errors import DuplicateTurn as DuplicateTurn
     from broker.errors import InvalidMessage as InvalidMessage
     from broker.errors import NotServed as NotServed
     from broker.errors import PublishError as PublishError
@@ -53,6 +54,7 @@ _MODULES = {
     "broker.discovery": ("WorkerInfo",),
     "broker.errors": (
         "ConnectionLost",
+        "DuplicateTurn",
         "InvalidMessage",
         "NotServed",
         "PublishError",
