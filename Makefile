@@ -9,7 +9,7 @@ demo: setup
 
 test: setup ## what a machine lacks (InfluxDB, kubectl, Chromium, Node) is skipped with its reason
 	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix examples/node; fi
-	@.venv/bin/python -m pytest --cov --cov-report=term
+	@.venv/bin/python -m pytest --cov --cov-report=term --cov-fail-under=0
 
 real-models: setup ## the real models of tests and benchmarks (744 MB), by hash, into .cache/real-models
 	@.venv/bin/python tools/real_models.py

@@ -9,8 +9,6 @@ import ast
 import re
 from collections.abc import Mapping
 
-import pytest
-
 from tests.house import (
     FOLDERS,
     MODULES,
@@ -33,21 +31,15 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 LONG_FILES: dict[str, str] = {}
 """File → why it is one subject all the same."""
-LONG_FUNCTIONS = {"workers/assembly.py: assemble": "who is given whom, a line each; nothing in it decides"}
+LONG_FUNCTIONS: dict[str, str] = {}
 """`file: function` → why."""
-LATE_CIRCLES = {
-    "broker.errors broker.messages broker.messages.states broker.messages.turns": "an error tells the message that failed",
-    "turnpike.cli.listing turnpike.cli.tree": "a command of the tree lists the tree",
-}
+LATE_CIRCLES = {"turnpike.cli.listing turnpike.cli.tree": "a command of the tree lists the tree"}
 """Modules, joined by spaces, that reach each other through an import inside of a function or for types → why."""
 _LIBRARY = "an option of a library's object, which has no other way"
-_NOTES = "what a turn came to is noted by whoever serves it, one after the other"
 _SEQUENCE = "a sequence is the engine thread's: each part of a round writes its own fields"
 SET_FROM_OUTSIDE = {
-    "broker/connection.py: nc": _LIBRARY,
     "broker/logs.py: record": _LIBRARY,
     "broker/nats_client.py: parser": _LIBRARY,
-    "broker/process.py: force": _LIBRARY,
     "broker/transport.py: self._io_writer.transport.get_protocol()": _LIBRARY,
     "workers/engine/accounts.py: self._engine": "their number is the engine's to have and the loop's to choose",
     "workers/engine/active.py: sequence": _SEQUENCE,
@@ -64,14 +56,8 @@ SET_FROM_OUTSIDE = {
     "workers/llama/context.py: parameters": _LIBRARY,
     "workers/llama/context.py: self._batch": _LIBRARY,
     "workers/llama/random_model.py: parameters": _LIBRARY,
-    "workers/node.py: self._power": "what its node draws is the loop's to read and the listener's to say",
     "workers/prompts/provenance.py: Sourced": "a method for each of str's",
     "workers/prompts/provenance.py: change": "a method for each of str's",
-    "workers/turns/handler.py: work.notes": _NOTES,
-    "workers/turns/jobs.py: work.notes": _NOTES,
-    "workers/turns/prefetch.py: work": "while a state comes, a cancel ends that",
-    "workers/turns/prefetch.py: work.notes": _NOTES,
-    "workers/turns/streaming.py: work.notes": _NOTES,
     "producers/commands/demo.py: self._progress": "the clock starts with the first turn",
     "producers/experiment/worker.py: sampled": "what was counted of a worker that was started again",
     "producers/gateway/turns.py: reading": "whether it goes on is known when the client was told to read elsewhere",
@@ -97,8 +83,6 @@ OUR_SUBJECTS = {"broker/subjects.py": "their place", "broker/permissions.py": "w
 JETSTREAM_SUBJECTS = OUR_SUBJECTS | {"broker/jetstream.py": "the place of the server's own"}
 _OURS = re.compile(r"(turn|live|reply|end|cancel|dead|held|telemetry|replay|kv|node|run)\.")
 _JETSTREAM = re.compile(r"\$JS\b|\$KV\b|(STREAM|CONSUMER|DIRECT)\.[A-Z]")
-
-being_rebuilt = pytest.mark.xfail(reason="rooms are being rebuilt")
 
 
 def hold(found: set[str], exceptions: Mapping[str, str]) -> None:
@@ -164,7 +148,6 @@ def test_a_long_function_is_found_wherever_it_is() -> None:
 # --- Public names say what they are ----------------------------------------------------------------------------------
 
 
-@being_rebuilt
 def test_every_public_name_has_a_docstring() -> None:
     assert {name: found for path in MODULES if (found := undocumented(tree_of(path))) and (name := name_of(path))} == {}
 
