@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from broker.accounts import read_credentials as read_credentials
     from broker.answer import Answer as Answer
+    from broker.answer import TurnFailed as TurnFailed
     from broker.client import Client as Client
     from broker.connection import Address as Address
     from broker.discovery import WorkerInfo as WorkerInfo
     from broker.errors import ConnectionLost as ConnectionLost
+    from broker.errors import DuplicateTurn as DuplicateTurn
     from broker.errors import InvalidMessage as InvalidMessage
     from broker.errors import NotServed as NotServed
     from broker.errors import PublishError as PublishError
     from broker.errors import QueueFull as QueueFull
     from broker.errors import ServerError as ServerError
     from broker.errors import ServerUnavailable as ServerUnavailable
-    from broker.errors import TurnFailed as TurnFailed
     from broker.errors import TurnpikeError as TurnpikeError
     from broker.errors import UnservedModel as UnservedModel
     from broker.messages import Chunk as Chunk
@@ -47,19 +48,19 @@ DISTRIBUTION = "turnpike-mq"
 
 _MODULES = {
     "broker.accounts": ("read_credentials",),
-    "broker.answer": ("Answer",),
+    "broker.answer": ("Answer", "TurnFailed"),
     "broker.client": ("Client",),
     "broker.connection": ("Address",),
     "broker.discovery": ("WorkerInfo",),
     "broker.errors": (
         "ConnectionLost",
+        "DuplicateTurn",
         "InvalidMessage",
         "NotServed",
         "PublishError",
         "QueueFull",
         "ServerError",
         "ServerUnavailable",
-        "TurnFailed",
         "TurnpikeError",
         "UnservedModel",
     ),

@@ -16,6 +16,7 @@ from broker.answer import Answer
 from broker.client import Client
 from broker.errors import NotServed, PublishError, QueueFull
 from broker.messages import Chunk, Sampling
+from broker.retrying import retried
 from producers.routing.waiting import LOOK_SECONDS, is_served, ready
 from producers.terminal.printing import counted
 
@@ -83,20 +84,17 @@ class Following:
             self.show(chunk)
 
     async def _publish(self) -> None:
-        until, has_told = time.perf_counter() + self.wait_seconds, False
-        while True:
-            try:
-                await self.answer.publish()
-                return
-            except QueueFull:
-                if time.perf_counter() >= until:
-                    raise
+        """Raises QueueFull where the queue has no room for as long as is waited."""
+        has_told = False
+
+        def tell(_: Exception) -> None:
+            nonlocal has_told
             if not has_told:
-                self.say(
-                    f"the queue of {self.answer.model} is full: trying again for up to {self.wait_seconds:g} s; ^C ends"
-                )
-                has_told = True
-            await asyncio.sleep(RETRY_SECONDS)
+                full = f"the queue of {self.answer.model} is full"
+                self.say(f"{full}: trying again for up to {self.wait_seconds:g} s; ^C ends")
+            has_told = True
+
+        await retried(self.answer.publish, after=QueueFull, delay=RETRY_SECONDS, patience=self.wait_seconds, tell=tell)
 
     async def _watch(self) -> None:
         """Tells what the queued turn waits for; raises NotServed when nobody has served it for too long."""
