@@ -24,7 +24,7 @@ from broker.errors import (
     QueueFull,
     ReplayUnavailable,
     ServerError,
-    TurnFailed,
+    TurnpikeError,
     UnservedModel,
     UnsupportedVersion,
 )
@@ -43,6 +43,15 @@ ASK_AGAIN_SECONDS = 1.0
 """Until workers are asked again for what was missed, where none has answered."""
 
 log = logging.getLogger(__name__)
+
+
+class TurnFailed(TurnpikeError):
+    """The turn ended as `failed`."""
+
+    def __init__(self, turn: str, failed: Failed) -> None:
+        self.turn = turn
+        self.failed = failed
+        super().__init__(f"{failed.code}: {failed.detail}")
 
 
 class AnswerPort(Protocol):

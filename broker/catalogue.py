@@ -20,7 +20,6 @@ from broker.errors import TurnpikeError
 from broker.toml_files import read_toml
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
-LOCK_NAME = "turnpike.models.lock"
 _HEADER = "# Written by `turnpike models lock`: what each name stands for, to the byte.\n"
 
 Memory = Literal["full", "sliding-window", "recurrent"]

@@ -105,18 +105,22 @@ class Connection(SafeClient):
     The server closes the connection of whoever it does not understand, and nats-py then does not reconnect.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls_only: bool) -> None:
+        """With `tls_only` nothing is sent before TLS is up."""
         super().__init__()
+        self._transport = Transport(tls_only=tls_only)
         self._lost = asyncio.Event()
         self._is_given_up = False
         """Closed by ourselves."""
         self._failing_since: float | None = None
 
     async def close(self) -> None:
+        """Closes it for good: from now on nothing is wrong with it."""
         self._is_given_up = asyncio.current_task() is not self._reconnection_task
         await super().close()
 
     async def on_closed(self) -> None:
+        """Takes nats-py's word that it is closed."""
         self._lost.set()
 
     def trouble(self) -> str | None:
@@ -227,8 +231,7 @@ class _Troubles:
 
 
 async def _connect(address: Address, *, name: str, timeout: float) -> Connection:
-    nc = Connection()
-    nc._transport = Transport(tls_only=address.url.startswith("tls://"))
+    nc = Connection(tls_only=address.url.startswith("tls://"))
     troubles = _Troubles(address.url)
     connecting = asyncio.ensure_future(_begin(nc, address, name, troubles))
     refusing = asyncio.ensure_future(troubles.is_refused.wait())

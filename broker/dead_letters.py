@@ -17,6 +17,8 @@ MAX_LISTED = 10_000
 
 
 class NoSuchLetter(TurnpikeError):
+    """None lies there, or not any more."""
+
     def __init__(self, sequence: int) -> None:
         self.sequence = sequence
         super().__init__(f"there is no dead letter {sequence}: turnpike dead list")

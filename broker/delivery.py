@@ -39,6 +39,7 @@ class Delivery:
 
     @property
     def is_settled(self) -> bool:
+        """Whether it must not be settled again."""
         return self._settled
 
     async def ack(self, *, confirm: bool = True) -> None:
@@ -93,9 +94,11 @@ class Puller:
         self._subscription: Subscription | None = None
 
     async def start(self) -> None:
+        """Listens for what is pulled."""
         self._subscription = await self._nc.subscribe(self._inbox)
 
     async def stop(self) -> None:
+        """Stops listening: what an open pull brings then comes back to the queue after its ack_wait."""
         if self._subscription is not None:
             await self._subscription.unsubscribe()
 

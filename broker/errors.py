@@ -22,7 +22,7 @@
     │   └── NotAcknowledged       no acknowledgement came in time: it may or may not be stored
     ├── OtherFile                 a worker of a model that others serve from another file
     ├── ReplayUnavailable         no worker answers a reader that missed something
-    ├── TurnFailed                the turn ended as `failed`; `.failed` says why
+    ├── TurnFailed                the turn ended as `failed`; `.failed` says why (broker/answer.py)
     ├── CatalogueError            a catalogue or lock file that cannot be read
     ├── UnknownModel              a name that neither has
     ├── FileError                 a model's file that cannot be had as it should be
@@ -34,11 +34,6 @@
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from broker.messages import Failed
 
 
 class TurnpikeError(Exception):
@@ -55,6 +50,8 @@ class InvalidMessage(TurnpikeError):
 
 
 class UnsupportedVersion(InvalidMessage):
+    """A wire version that this release does not speak."""
+
     def __init__(self, version: object, supported: int) -> None:
         self.version = version
         super().__init__("v", f"wire version {version!r} is not spoken here, only {supported}")
@@ -82,6 +79,8 @@ class ServerError(TurnpikeError):
 
 
 class ServerUnavailable(ServerError):
+    """Nobody answers at the address; `reason` is the network's."""
+
     def __init__(self, url: str, reason: str) -> None:
         self.url = url
         self.reason = reason
@@ -109,6 +108,8 @@ class Refused(ServerUnavailable):
 
 
 class ServerTooOld(ServerError):
+    """A nats-server that would silently ignore what we ask of it."""
+
     def __init__(self, version: str, minimum: str) -> None:
         self.version = version
         self.minimum = minimum
@@ -116,6 +117,8 @@ class ServerTooOld(ServerError):
 
 
 class NotReady(ServerError):
+    """A stream or consumer, `missing`, that an operator has to make first."""
+
     def __init__(self, missing: str) -> None:
         self.missing = missing
         super().__init__(f"{missing} does not exist on this server: run `turnpike broker ensure --model MODEL`")
@@ -140,12 +143,16 @@ class PublishError(TurnpikeError):
 
 
 class NoStream(PublishError):
+    """No stream takes the subject: nothing is stored."""
+
     def __init__(self, subject: str) -> None:
         self.subject = subject
         super().__init__(f"no stream takes {subject}: run `turnpike broker ensure`")
 
 
 class UnservedModel(PublishError):
+    """The model has no queue here: no worker could ever answer."""
+
     def __init__(self, model: str) -> None:
         self.model = model
         super().__init__(f"model {model!r} is not served here: no stream takes its turns (see `turnpike top`)")
@@ -162,6 +169,8 @@ class NotStored(PublishError):
 
 
 class NotServed(PublishError):
+    """The model has a queue, and no worker that answers just now."""
+
     def __init__(self, model: str) -> None:
         self.model = model
         super().__init__(
@@ -171,6 +180,8 @@ class NotServed(PublishError):
 
 
 class QueueFull(PublishError):
+    """The model's queue is at its bound, as the server says in `reason`: later it may not be."""
+
     def __init__(self, model: str, reason: str) -> None:
         self.model = model
         self.reason = reason
@@ -187,12 +198,16 @@ class PayloadTooLarge(PublishError):
 
 
 class Duplicate(PublishError):
+    """A message with this id was stored before, by somebody else."""
+
     def __init__(self, subject: str) -> None:
         self.subject = subject
         super().__init__(f"a message with the id of {subject} was stored before")
 
 
 class DuplicateTurn(PublishError):
+    """The turn's id was used before, by somebody else."""
+
     def __init__(self, turn: str) -> None:
         self.turn = turn
         super().__init__(f"turn id {turn} was published before: use a fresh random one")
@@ -208,18 +223,11 @@ class NotAcknowledged(PublishError):
 
 
 class ReplayUnavailable(TurnpikeError):
+    """No worker answers a reader that missed something."""
+
     def __init__(self, turn: str, reason: str) -> None:
         self.turn = turn
         super().__init__(f"what is stored of turn {turn} cannot be read: {reason}")
-
-
-class TurnFailed(TurnpikeError):
-    """The turn ended as `failed`."""
-
-    def __init__(self, turn: str, failed: Failed) -> None:
-        self.turn = turn
-        self.failed = failed
-        super().__init__(f"{failed.code}: {failed.detail}")
 
 
 class Fenced(TurnpikeError):

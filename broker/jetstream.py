@@ -104,8 +104,6 @@ class StreamState(Struct, frozen=True):
     last_sequence: int = field(name="last_seq")
     num_consumers: int = field(name="consumer_count")
     first_timestamp: str = field(name="first_ts", default="")
-    by_subject: dict[str, int] = field(name="subjects", default_factory=dict)
-    """Messages of each subject, where a filter asks for them."""
 
     @property
     def first_stored_at(self) -> float | None:

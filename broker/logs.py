@@ -57,6 +57,7 @@ class FloodFilter(logging.Filter):
         """When the window of a kind began, and how many came in it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is told; the first one of a window is given the number of those left out before."""
         if record.levelno < logging.WARNING:
             return True
         kind = record.name, str(record.msg)

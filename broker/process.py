@@ -89,6 +89,14 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
             _interrupts.folders.discard(folder)
 
 
+class _Force(threading.Timer):
+    """Ends the process after so many seconds, and does not keep it alive until then."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds, _end_now)
+        self.daemon = True
+
+
 def run(main: Callable[[asyncio.Event], Awaitable[int | None]], *, patience: float | None = None) -> int:
     """Runs `main(stop)` to its end and returns the exit code.
 
@@ -98,8 +106,7 @@ def run(main: Callable[[asyncio.Event], Awaitable[int | None]], *, patience: flo
     With `patience`, for commands that somebody waits for: main is cancelled so many seconds after the first signal, and
     FORCE_SECONDS later the process ends whatever it is in, a thread or a computation among it.
     """
-    force = threading.Timer((patience or 0.0) + FORCE_SECONDS, _end_now)
-    force.daemon = True
+    force = _Force((patience or 0.0) + FORCE_SECONDS)
     _interrupts.is_in_a_hurry = False
     try:
         return asyncio.run(_supervised(main, patience, force))
@@ -121,7 +128,7 @@ def run(main: Callable[[asyncio.Event], Awaitable[int | None]], *, patience: flo
 
 
 async def _supervised(
-    main: Callable[[asyncio.Event], Awaitable[int | None]], patience: float | None, force: threading.Timer
+    main: Callable[[asyncio.Event], Awaitable[int | None]], patience: float | None, force: _Force
 ) -> int:
     """Runs main until it ends or signals end it; the exit code. The first signal starts `force` where there is any
     patience to lose."""

@@ -163,6 +163,7 @@ class EmbeddedServer:
 
     @property
     def pid(self) -> int:
+        """The server process's."""
         assert self._process is not None
         return self._process.pid
 

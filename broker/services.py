@@ -144,6 +144,7 @@ def worker(model: str, memory_bytes: int, environment: Mapping[str, str]) -> Ser
 
 
 def sidecar(environment: Mapping[str, str]) -> Service:
+    """The unit of a node's sidecar."""
     return Service(
         "turnpike-sidecar",
         "Turnpike: telemetry of this node",
@@ -156,6 +157,7 @@ def sidecar(environment: Mapping[str, str]) -> Service:
 
 
 def gateway(environment: Mapping[str, str]) -> Service:
+    """The unit of the OpenAI API in front of the queue."""
     return Service(
         "turnpike-gateway",
         "Turnpike: the OpenAI API in front of the queue",
@@ -167,6 +169,7 @@ def gateway(environment: Mapping[str, str]) -> Service:
 
 
 def mirror(environment: Mapping[str, str]) -> Service:
+    """The unit that gives a node's model files to its neighbours."""
     return Service(
         "turnpike-mirror",
         "Turnpike: model files for the neighbours",

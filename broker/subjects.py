@@ -55,6 +55,7 @@ class TurnAddress:
 
 
 def turn(model: str, priority: str, client: str, turn: str) -> str:
+    """Where a turn is queued; raises InvalidName, as all of these do."""
     return f"turn.{token(model, 'model')}.{priorities.named(priority)}.{token(client, 'client')}.{token(turn, 'turn')}"
 
 
@@ -77,14 +78,17 @@ def turns_of(model: str, client: str) -> str:
 
 
 def turns_stream(model: str) -> str:
+    """The stream that is the model's queue."""
     return f"{TURNS_PREFIX}{token(model, 'model')}"
 
 
 def reply(client: str, turn: str) -> str:
+    """Where a worker writes what it tells of a turn before its end."""
     return f"reply.{token(client, 'client')}.{token(turn, 'turn')}"
 
 
 def end(client: str, turn: str) -> str:
+    """Where a turn's end is written, once."""
     return f"end.{token(client, 'client')}.{token(turn, 'turn')}"
 
 
@@ -112,14 +116,17 @@ def parse_replay(subject: str) -> tuple[str, str]:
 
 
 def cancel_turn(client: str, turn: str) -> str:
+    """Where one turn is cancelled."""
     return f"cancel.{token(client, 'client')}.turn.{token(turn, 'turn')}"
 
 
 def cancel_conversation(client: str, conversation: str) -> str:
+    """Where the turns of a conversation are cancelled."""
     return f"cancel.{token(client, 'client')}.conversation.{token(conversation, 'conversation')}"
 
 
 def cancel_all(client: str) -> str:
+    """Where all of a client's turns are cancelled."""
     return f"cancel.{token(client, 'client')}.all"
 
 

@@ -27,14 +27,17 @@ class Transport(TcpTransport):
         self._is_secured = False
 
     async def connect(self, uri: Any, buffer_size: int, connect_timeout: int) -> None:
+        """A connection over TCP, not secured yet."""
         self._is_secured = False
         await super().connect(uri, buffer_size, connect_timeout)
 
     def write(self, payload: bytes) -> Any:
+        """Sends bytes; raises NotSecured before TLS is up, where that is asked for."""
         self._check()
         return super().write(payload)  # type: ignore[no-untyped-call]
 
     def writelines(self, payload: Any) -> Any:
+        """As `write`."""
         self._check()
         return super().writelines(payload)  # type: ignore[no-untyped-call]
 
@@ -47,6 +50,7 @@ class Transport(TcpTransport):
         return True
 
     async def connect_tls(self, uri: Any, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int) -> None:
+        """Has the connection secured; from now on bytes may be sent."""
         await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
         assert self._io_writer is not None
         self._is_secured = True

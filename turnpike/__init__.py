@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from broker.accounts import read_credentials as read_credentials
     from broker.answer import Answer as Answer
+    from broker.answer import TurnFailed as TurnFailed
     from broker.client import Client as Client
     from broker.connection import Address as Address
     from broker.discovery import WorkerInfo as WorkerInfo
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from broker.errors import QueueFull as QueueFull
     from broker.errors import ServerError as ServerError
     from broker.errors import ServerUnavailable as ServerUnavailable
-    from broker.errors import TurnFailed as TurnFailed
     from broker.errors import TurnpikeError as TurnpikeError
     from broker.errors import UnservedModel as UnservedModel
     from broker.messages import Chunk as Chunk
@@ -48,7 +48,7 @@ DISTRIBUTION = "turnpike-mq"
 
 _MODULES = {
     "broker.accounts": ("read_credentials",),
-    "broker.answer": ("Answer",),
+    "broker.answer": ("Answer", "TurnFailed"),
     "broker.client": ("Client",),
     "broker.connection": ("Address",),
     "broker.discovery": ("WorkerInfo",),
@@ -61,7 +61,6 @@ _MODULES = {
         "QueueFull",
         "ServerError",
         "ServerUnavailable",
-        "TurnFailed",
         "TurnpikeError",
         "UnservedModel",
     ),

@@ -56,18 +56,7 @@ def assemble(
     occupancy = Occupancy(engine.num_slots, can_preempt=cache.is_on)
     presence = Presence(nc, metadata(options, engine.max_sequence_tokens), look_seconds=options.look_seconds)
     load = LoadGauge(loop, occupancy, recent, presence, node)
-    peers = Peers(
-        nc,
-        loop,
-        cache,
-        history,
-        model=model,
-        worker=name,
-        fingerprint=options.state_fingerprint,
-        state_bytes=loop.calibration.state_bytes,
-        can_remove_part=engine.can_remove_part,
-        max_bytes_per_second=options.fetch_bytes_per_second,
-    )
+    peers = _peers(nc, loop, history, options, cache)
     reporter = Reporter(nc, options, metrics, loop, cache, node, watch.rounds, lambda: peers.giver.given_bytes)
     queue, store = ModelQueue(nc, model), NatsTurnStore(nc, name)
     cancels = Cancels(queue, model, name, in_hand, loop.cancel)
@@ -101,4 +90,21 @@ def assemble(
         node=node,
         reporter=reporter,
         watch=watch,
+    )
+
+
+def _peers(
+    nc: NatsConnection, loop: EngineLoop, history: History, options: WorkerOptions, cache: OffloadCache
+) -> Peers:
+    return Peers(
+        nc,
+        loop,
+        cache,
+        history,
+        model=options.model,
+        worker=options.name,
+        fingerprint=options.state_fingerprint,
+        state_bytes=loop.calibration.state_bytes,
+        can_remove_part=loop.engine.can_remove_part,
+        max_bytes_per_second=options.fetch_bytes_per_second,
     )

@@ -132,7 +132,8 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
 
 async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStack) -> LoadedModel:
     """The model in a context that fits into memory, its threads and rates measured."""
-    from workers.llama.context import LlamaEngine, LlamaModel, missing_features, system_info
+    from workers.llama.backend import missing_features, system_info
+    from workers.llama.context import LlamaEngine, LlamaModel
 
     num_threads = config.threads or (default_threads() if config.deterministic else num_cores())
     # Before the model is there, which needs the memory.
@@ -359,7 +360,7 @@ def _sha256(config: WorkerSettings) -> str:
 
 def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
     """Build, machine and settings, for the records of whoever measures this worker."""
-    from workers.llama.context import system_info
+    from workers.llama.backend import system_info
 
     found = {
         "llama-cpp-python": importlib.metadata.version("llama-cpp-python"),

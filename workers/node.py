@@ -41,12 +41,14 @@ class NodeListener:
 
     def hear(self, state: NodeState) -> None:
         """The node is so just now."""
-        self.state, self._power.watts, self._heard_at = state, state.watts, time.perf_counter()
+        self.state, self._heard_at = state, time.perf_counter()
+        self._power.tell(state.watts)
 
     def forget_old(self) -> None:
         """What was told too long ago is not known any more; to be called now and then."""
         if time.perf_counter() - self._heard_at > NODE_SECONDS:
-            self.state, self._power.watts = NodeState(), None
+            self.state = NodeState()
+            self._power.tell(None)
 
     async def _on_state(self, message: Msg) -> None:
         with contextlib.suppress(InvalidMessage):

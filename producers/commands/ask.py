@@ -7,9 +7,10 @@ import sys
 
 import msgspec
 
+from broker.answer import TurnFailed
 from broker.client import Client
 from broker.connection import Address
-from broker.errors import PublishError, TurnFailed
+from broker.errors import PublishError
 from broker.messages import Chunk, End, Failed, Message, Sampling
 from broker.process import EXIT_INTERRUPTED
 from producers.routing.asking import CHATS, NO_ROUTES, ask_routed

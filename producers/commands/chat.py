@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import nats.errors
 
-from broker.answer import Answer
+from broker.answer import Answer, TurnFailed
 from broker.client import Client
 from broker.connection import Address
-from broker.errors import TurnFailed, TurnpikeError
+from broker.errors import TurnpikeError
 from broker.messages import Message, Sampling, new_id
 from broker.process import EXIT_ERROR, EXIT_INTERRUPTED, interrupts_go_to
 from producers.routing.asking import CHATS, NO_ROUTES, resolve

@@ -8,9 +8,10 @@ import sys
 
 import msgspec
 
+from broker.answer import TurnFailed
 from broker.client import Client
 from broker.connection import Address
-from broker.errors import TurnFailed, TurnpikeError
+from broker.errors import TurnpikeError
 from broker.messages import Failed
 from broker.process import EXIT_ERROR, EXIT_INTERRUPTED
 

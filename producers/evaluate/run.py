@@ -9,9 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from broker.answer import Answer
+from broker.answer import Answer, TurnFailed
 from broker.client import Client
-from broker.errors import TurnFailed
 from broker.locks import Lock
 from broker.messages import Message
 from broker.priorities import BATCH

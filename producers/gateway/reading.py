@@ -11,14 +11,13 @@ from typing import Any
 
 import nats.errors
 
-from broker.answer import Answer
+from broker.answer import Answer, TurnFailed
 from broker.errors import (
     InvalidMessage,
     PayloadTooLarge,
     PublishError,
     QueueFull,
     ServerError,
-    TurnFailed,
     TurnpikeError,
     UnservedModel,
 )

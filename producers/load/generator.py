@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from broker import priorities
-from broker.answer import Answer
+from broker.answer import Answer, TurnFailed
 from broker.client import Client
-from broker.errors import PublishError, TurnFailed
+from broker.errors import PublishError
 from broker.messages import Chunk, End, Failed, Message, Sampling, new_id
 from broker.priorities import Priority
 from producers.data.datasets import Conversation

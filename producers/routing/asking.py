@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from broker.answer import Answer
+from broker.answer import Answer, TurnFailed
 from broker.client import Client
 from broker.discovery import CHAT
-from broker.errors import QueueFull, TurnFailed, UnservedModel
+from broker.errors import QueueFull, UnservedModel
 from broker.messages import Chunk, Message, new_id
 from broker.priorities import DEFAULT_PRIORITY, Priority
 from producers.routing.policies import Decision, Needs, Routes, choose

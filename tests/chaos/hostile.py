@@ -23,8 +23,8 @@ from pathlib import Path
 import httpx2
 
 from broker.accounts import LOCAL
+from broker.answer import TurnFailed
 from broker.client import Client
-from broker.errors import TurnFailed
 from broker.messages import Sampling, new_id
 from broker.process import spawn
 from producers.gateway.keys import new_key

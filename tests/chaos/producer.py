@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import IO
 
 from broker.accounts import read_credentials
-from broker.answer import Answer
+from broker.answer import Answer, TurnFailed
 from broker.client import Client
-from broker.errors import PublishError, TurnFailed
+from broker.errors import PublishError
 from broker.messages import Sampling, new_id
 
 MODEL = "chaos"

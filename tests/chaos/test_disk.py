@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from broker.accounts import LOCAL
-from broker.answer import Answer
+from broker.answer import Answer, TurnFailed
 from broker.client import Client
-from broker.errors import NotAcknowledged, TurnFailed
+from broker.errors import NotAcknowledged
 from broker.server import EmbeddedServer
 from broker.topology import Limits
 from tests.model.test_commands import worker

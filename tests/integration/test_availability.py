@@ -7,8 +7,9 @@ import time
 
 import pytest
 
+from broker.answer import TurnFailed
 from broker.client import Client
-from broker.errors import NotServed, TurnFailed, UnservedModel
+from broker.errors import NotServed, UnservedModel
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker

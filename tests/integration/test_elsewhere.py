@@ -11,9 +11,9 @@ import httpx2
 import pytest
 
 from broker.accounts import GATEWAY
+from broker.answer import TurnFailed
 from broker.client import Client
 from broker.connection import close, connect
-from broker.errors import TurnFailed
 from broker.messages import Message, Sampling
 from broker.server import EmbeddedServer
 from producers.gateway.app import Gateway

@@ -17,10 +17,9 @@ from nats.micro.service import EndpointConfig
 
 from broker import codec, dead_letters, discovery, replies, subjects
 from broker.accounts import GATEWAY, LOCAL, SIDECAR, WORKER
-from broker.answer import Answer
+from broker.answer import Answer, TurnFailed
 from broker.client import Client
 from broker.connection import close, connect
-from broker.errors import TurnFailed
 from broker.messages import DeadLetter, Done, FetchRefused, HandedBack, Holding, Started
 from broker.replies import ReplyWriter
 from broker.server import EmbeddedServer

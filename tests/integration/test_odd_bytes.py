@@ -10,8 +10,8 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import codec, jetstream, subjects
 from broker.accounts import LOCAL
+from broker.answer import TurnFailed
 from broker.client import Client
-from broker.errors import TurnFailed
 from broker.messages import DeadLetter, Failed, Message, ReplayRequest, Turn, new_id
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine, FakeRenderer

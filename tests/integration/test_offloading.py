@@ -8,9 +8,8 @@ from typing import Literal
 
 import pytest
 
-from broker.answer import Answer
+from broker.answer import Answer, TurnFailed
 from broker.client import Client
-from broker.errors import TurnFailed
 from broker.messages import Done, Message, Sampling
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker

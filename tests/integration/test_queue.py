@@ -11,10 +11,9 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import jetstream, subjects
 from broker.accounts import LOCAL, OPERATOR
-from broker.answer import Answer
+from broker.answer import Answer, TurnFailed
 from broker.client import Client
 from broker.connection import connect
-from broker.errors import TurnFailed
 from broker.messages import Done, Failed, Sampling
 from broker.priorities import Priority
 from broker.server import EmbeddedServer

@@ -12,8 +12,9 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import codec, jetstream, subjects, topology
 from broker.accounts import LOCAL
+from broker.answer import TurnFailed
 from broker.client import Client
-from broker.errors import DuplicateTurn, PayloadTooLarge, QueueFull, TurnFailed, UnservedModel
+from broker.errors import DuplicateTurn, PayloadTooLarge, QueueFull, UnservedModel
 from broker.messages import DeadLetter, Failed, new_id
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine

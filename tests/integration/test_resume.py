@@ -9,9 +9,9 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import codec, jetstream, replies, subjects
 from broker.accounts import LOCAL
-from broker.answer import Answer
+from broker.answer import Answer, TurnFailed
 from broker.client import Client
-from broker.errors import Fenced, TurnFailed
+from broker.errors import Fenced
 from broker.messages import Chunk, DeadLetter, Failed, Sampling, Started
 from broker.server import EmbeddedServer
 from tests.fakes import FIRST, FakeEngine

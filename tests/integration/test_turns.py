@@ -10,8 +10,9 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import codec, jetstream, replies, subjects
 from broker.accounts import LOCAL
+from broker.answer import TurnFailed
 from broker.client import Client
-from broker.errors import Fenced, TurnFailed, UnservedModel
+from broker.errors import Fenced, UnservedModel
 from broker.messages import DeadLetter, Done, End, Failed, Message, Sampling, Turn, new_id
 from broker.server import EmbeddedServer
 from producers.routing.policies import AUTO, Routes, choose

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from broker.accounts import LOCAL, OPERATOR, WORKER, write_credentials
+from broker.answer import TurnFailed
 from broker.client import Client
-from broker.errors import TurnFailed
 from broker.messages import Done, Sampling
 from broker.server import EmbeddedServer
 from tests.influx_server import InfluxServer, needs_influxdb

@@ -11,7 +11,8 @@ from broker.messages import Message, Sampling, Turn
 from workers.grammars.checker import GrammarChecker
 from workers.grammars.remote_matcher import MatcherProcess
 from workers.llama import random_model
-from workers.llama.context import LlamaModel, missing_features
+from workers.llama.backend import missing_features
+from workers.llama.context import LlamaModel
 from workers.llama.random_model import IM_END, IM_START, vocabulary
 from workers.model_file import ModelFileError
 from workers.prompts.history import History

@@ -11,16 +11,8 @@ from nats.aio.msg import Msg
 
 from broker import answer as answers
 from broker import codec
-from broker.answer import Answer, Followed
-from broker.errors import (
-    InvalidMessage,
-    NotAcknowledged,
-    NotStored,
-    QueueFull,
-    ReplayUnavailable,
-    ServerError,
-    TurnFailed,
-)
+from broker.answer import Answer, Followed, TurnFailed
+from broker.errors import InvalidMessage, NotAcknowledged, NotStored, QueueFull, ReplayUnavailable, ServerError
 from broker.messages import Cancel, Chunk, Done, End, Failed, Message, Replay, Reply, Started, Timings, Turn, Usage
 from broker.place_in_line import Line
 from broker.priorities import Priority

@@ -359,7 +359,12 @@ async def test_a_stored_cancel_that_nobody_understands_is_as_none(queue: FakeQue
 
 async def test_a_cancel_ends_what_is_under_way_for_its_turn() -> None:
     work, ended = work_of(), []
-    work.on_cancel = lambda: ended.append("fetching")
-    work.cancelled_by(Cancel())
-    work.cancelled_by(Cancel())
+    with work.cancelling(lambda: ended.append("fetching")):
+        work.cancelled_by(Cancel())
+        work.cancelled_by(Cancel())
+    assert ended == ["fetching"]
+    other = work_of()
+    with other.cancelling(lambda: ended.append("over before")):
+        pass
+    other.cancelled_by(Cancel())
     assert ended == ["fetching"]

@@ -79,6 +79,10 @@ def test_what_is_said_before_a_command_is_said_to_it(words: str, path: str) -> N
         ("load --continue a.jsonl --part 1", ["--part is nothing to `load --continue`"]),
         ("cancel --all --turn x", ["--turn, --conversation and --all: which turns? one of the three is wanted"]),
         ("dead show", ["NUMBER is missing"]),
+        (
+            "install-service worker --keys k --num-ctx many",
+            ["--keys: nothing to a worker", "--num-ctx: 'many' is no whole number"],
+        ),
         ("experiment", ["PLAN is missing", "--out is missing"]),
         (
             "worker --num-ctx 1 --kv-type q4 --num-slotz 4",

@@ -274,5 +274,5 @@ def test_what_was_computed_again_is_counted_with_its_cause(
 
 
 def test_what_a_peer_gave_was_not_computed_again() -> None:
-    end = finished(num_prompt_tokens=100, num_cached=80, cached_in="peer")
+    end = finished(num_prompt_tokens=100, num_cached=60, cached_in="peer")
     assert usage(end, PROMPT, TurnNotes(), OFFER).recomputed_tokens == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,9 @@ from broker.errors import SettingsError
 from broker.settings import BrokerSettings, CommonSettings, MirrorSettings, ModelSettings, load
 from producers.settings import GatewaySettings
 from telemetry.settings import SidecarSettings
+from turnpike.cli import units
 from turnpike.cli.command import CONFIG, Command, Said, begin
+from turnpike.cli.units import Given
 from workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -33,19 +35,26 @@ class InstallOptions(CommonSettings, frozen=True, kw_only=True):
     environment_dir: Annotated[str, Argument("where its settings go, mode 0600", path="folder")] = "/etc/turnpike"
 
 
-Given = Mapping[str, object]
-"""What was said of a service's settings, by their names; paths are absolute."""
-
-
 def install[S: CommonSettings](kind: type[S], make: Callable[[S, Given, dict[str, str]], Service], said: Said) -> int:
     """Writes the unit of a service and its environment; its exit code."""
-    options = said.load(InstallOptions, kind)
     given = _absolute(kind, said.flags)
-    settings = load(kind, flags=given, environment={})
-    wait = options.wait_seconds or WAIT_SECONDS
+    problems: list[str] = []
+    options = _loaded(lambda: said.load(InstallOptions, kind), problems)
+    settings = _loaded(lambda: load(kind, flags=given, environment={}), problems)
+    if options is None or settings is None:
+        raise SettingsError(list(dict.fromkeys(problems)))
     texts = {variable(name): _text(value) for name, value in given.items()}
-    texts[variable("wait_seconds")] = f"{wait:g}"
-    return begin(partial(_write, lambda: make(settings, given, texts), _written_folders(given)), options)
+    texts[variable("wait_seconds")] = f"{options.wait_seconds or WAIT_SECONDS:g}"
+    return begin(partial(_write, partial(make, settings, given, texts), _written_folders(given)), options)
+
+
+def _loaded[S: CommonSettings](load_it: Callable[[], S], problems: list[str]) -> S | None:
+    """What is loaded, or None and what is wrong with it."""
+    try:
+        return load_it()
+    except SettingsError as error:
+        problems += error.problems
+        return None
 
 
 def _write(make: Callable[[], Service], writes: list[str], options: InstallOptions) -> int:
@@ -109,58 +118,6 @@ def _executable(named: str | None) -> list[Path]:
     return [Path(sys.executable).absolute(), path] if is_script else [path]
 
 
-# --- Each service ----------------------------------------------------------------------------------------------------
-
-
-def _broker(options: BrokerSettings, given: Given, texts: dict[str, str]) -> Service:
-    from broker import services
-
-    by_flags = {variable(one) for one in ("data_dir", "model", "host", "tls_cert", "tls_key", "tls_ca", "wait_seconds")}
-    kept = {name: text for name, text in texts.items() if name not in by_flags}
-    cert, key, ca = options.tls_cert, options.tls_key, options.tls_ca
-    return services.broker(
-        list(options.model) or ["demo"],
-        kept,
-        folder=str(given.get("data_dir", f"{services.STATE_DIR}/broker")),
-        host=str(given.get("host", services.EVERYWHERE)),
-        tls=(cert, key, ca) if cert and key and ca else None,
-    )
-
-
-def _worker(options: WorkerSettings, given: Given, texts: dict[str, str]) -> Service:
-    from broker import services
-    from turnpike.cli.planning import planned_bytes
-    from workers.machine.memory import available_bytes
-    from workers.main import model_token
-
-    model = options.model or (model_token(Path(options.model_file)) if options.model_file else None)
-    if model is None:
-        raise SettingsError(["--model: which one? a worker serves one model"])
-    planned = planned_bytes(model, options)
-    # For conversations at rest: a quarter of what this machine has free besides.
-    parked = options.park_bytes if options.park_bytes is not None else max(0, available_bytes() - planned) // 4
-    texts.pop(variable("model"), None)  # its command names it
-    return services.worker(model, planned + parked, texts | {variable("park_bytes"): str(parked)})
-
-
-def _sidecar(options: SidecarSettings, given: Given, texts: dict[str, str]) -> Service:
-    from broker import services
-
-    return services.sidecar(texts)
-
-
-def _gateway(options: GatewaySettings, given: Given, texts: dict[str, str]) -> Service:
-    from broker import services
-
-    return services.gateway(texts)
-
-
-def _mirror(options: MirrorSettings, given: Given, texts: dict[str, str]) -> Service:
-    from broker import services
-
-    return services.mirror(texts)
-
-
 def _service[S: CommonSettings](
     name: str, help: str, example: str, kind: type[S], make: Callable[[S, Given, dict[str, str]], Service]
 ) -> Command:
@@ -181,16 +138,16 @@ INSTALL_SERVICE = Command(
     "write a systemd unit, for a Pi without Kubernetes",
     "sudo turnpike install-service worker --model llama-3-2-1b --credentials /etc/turnpike/worker.credentials",
     commands=(
-        _service("broker", "the queue", "broker --model llama-3-2-1b", BrokerSettings, _broker),
-        _service("worker", "a worker of one model", "worker --model llama-3-2-1b", WorkerSettings, _worker),
+        _service("broker", "the queue", "broker --model llama-3-2-1b", BrokerSettings, units.broker),
+        _service("worker", "a worker of one model", "worker --model llama-3-2-1b", WorkerSettings, units.worker),
         _service(
             "sidecar",
             "this node's telemetry",
             "sidecar --influx-url http://pi:8086/turnpike",
             SidecarSettings,
-            _sidecar,
+            units.sidecar,
         ),
-        _service("gateway", "the OpenAI API", "gateway --keys /etc/turnpike/keys.toml", GatewaySettings, _gateway),
-        _service("mirror", "model files for the neighbours", "mirror --mirror-port 8180", MirrorSettings, _mirror),
+        _service("gateway", "the OpenAI API", "gateway --keys /etc/turnpike/keys.toml", GatewaySettings, units.gateway),
+        _service("mirror", "model files for the neighbours", "mirror --mirror-port 8180", MirrorSettings, units.mirror),
     ),
 )

@@ -14,28 +14,30 @@ def main(words: Sequence[str] | None = None) -> int:
     """Runs the command that the words name, those of the process by default; its exit code."""
     try:
         return _run(sys.argv[1:] if words is None else words)
-    except TurnpikeError as error:
-        from broker.process import EXIT_ERROR, EXIT_USAGE, report
-
-        report(error)
-        return EXIT_USAGE if isinstance(error, SettingsError) else EXIT_ERROR
     except ModuleNotFoundError as error:
         from broker.extras import explained
-        from broker.process import EXIT_ERROR, report
 
         if (missing := explained(error)) is None:
             raise
-        report(missing)
-        return EXIT_ERROR
+        return _told(missing)
     except BrokenPipeError:
-        return 1
-    except KeyboardInterrupt:  # of a command that computes and no more
-        return 130
-    except OSError as error:
-        from broker.process import EXIT_ERROR, report
+        from broker.process import EXIT_ERROR
 
-        report(error)
-        return EXIT_ERROR
+        return EXIT_ERROR  # who read our output has seen enough
+    except KeyboardInterrupt:  # of a command that computes and no more
+        from broker.process import EXIT_INTERRUPTED
+
+        return EXIT_INTERRUPTED
+    except (TurnpikeError, OSError) as error:
+        return _told(error)
+
+
+def _told(error: TurnpikeError | OSError) -> int:
+    """The code of an error that is a sentence on stderr by then."""
+    from broker.process import EXIT_ERROR, EXIT_USAGE, report
+
+    report(error)
+    return EXIT_USAGE if isinstance(error, SettingsError) else EXIT_ERROR
 
 
 def _run(words: Sequence[str]) -> int:

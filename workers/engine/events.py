@@ -34,6 +34,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Seated:
+    """The job has a slot, and so many of its tokens need not be computed."""
+
     job: str
     num_cached: int
     cached_in: CachedIn | None = None
@@ -71,6 +73,8 @@ class Finished:
 
 @dataclass(frozen=True)
 class Rejected:
+    """The job cannot be computed, or not just now: `code` and `detail` as a failed turn tells them."""
+
     job: str
     code: str
     detail: str

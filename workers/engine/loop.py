@@ -67,7 +67,6 @@ class EngineLoop:
         self._deliver: Callable[[list[Event]], None] = lambda events: None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.calibration = calibration
-        """What was measured of this engine before the loop was made."""
         self.snapshot = LoopSnapshot()
         """How the loop was after its last round."""
         if calibration.decode_seconds is not None:

@@ -11,3 +11,7 @@ class Power:
 
     watts: float | None = None
     """None where nobody measures it, or nobody has said so lately."""
+
+    def tell(self, watts: float | None) -> None:
+        """So much is drawn from now on."""
+        self.watts = watts

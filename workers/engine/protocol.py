@@ -26,10 +26,12 @@ class Span:
 
     @property
     def end(self) -> int:
+        """The position behind its last token."""
         return self.start + len(self.tokens)
 
     @property
     def num_outputs(self) -> int:
+        """How many of its tokens logits are wanted of."""
         return max(0, self.end - max(self.first_output, self.start))
 
 
@@ -89,7 +91,9 @@ class TokenSampler(Protocol):
         """Whether a grammar lets nothing follow the token chosen last."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """The answer is over: lets go of its grammar."""
+        ...
 
 
 class Engine(Protocol):
@@ -110,19 +114,25 @@ class Engine(Protocol):
     """False for sliding windows and recurrent states: there a sequence can only grow or go."""
 
     @property
-    def vocabulary(self) -> Vocabulary: ...
+    def vocabulary(self) -> Vocabulary:
+        """The model's. For any thread."""
+        ...
 
     def decode(self, spans: list[Span]) -> list[list[int]]:
         """Computes a step; returns for each span the rows of its logits, in order of position. Raises EngineError."""
         ...
 
-    def sampler(self, sampling: Sampling, prompt: list[int], gbnf: str | None) -> TokenSampler: ...
+    def sampler(self, sampling: Sampling, prompt: list[int], gbnf: str | None) -> TokenSampler:
+        """What chooses the tokens of one answer to `prompt`, within a grammar if there is one. Raises TurnRejected."""
+        ...
 
     def logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:
         """The token's log-probability in a row of the last step's logits, and the likeliest tokens'."""
         ...
 
-    def is_likeliest(self, row: int, token: int) -> bool: ...
+    def is_likeliest(self, row: int, token: int) -> bool:
+        """Whether no token is likelier in a row of the last step's logits."""
+        ...
 
     def is_whole(self, slot: int, num_tokens: int) -> bool:
         """Whether a slot's sequence can be gone on with behind its first `num_tokens` tokens: all is there that what
@@ -151,4 +161,6 @@ class Engine(Protocol):
         """Puts a state into an empty slot; False, and the slot stays empty, where there are no cells for it."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Frees the context; nothing may be called any more."""
+        ...

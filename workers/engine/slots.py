@@ -30,10 +30,12 @@ class Slot:
 
     @property
     def is_active(self) -> bool:
+        """Whether a turn is seated here."""
         return self.num_reserved > 0
 
     @property
     def num_cells(self) -> int:
+        """Cells that are taken, or promised."""
         return max(self.num_reserved, len(self.tokens))
 
 
@@ -92,10 +94,12 @@ class Slots:
 
     @property
     def num_active(self) -> int:
+        """Slots that a turn is seated in."""
         return sum(slot.is_active for slot in self._slots)
 
     @property
     def num_cells_used(self) -> int:
+        """Cells that are taken, or promised, in all slots: those that slots share are counted for each."""
         return sum(slot.num_cells for slot in self._slots)
 
     def seat(
@@ -210,4 +214,5 @@ class Slots:
         return sorted((one for one in self._slots if one.tokens and not one.is_active), key=lambda one: one.used_at)
 
     def clear(self, index: int) -> None:
+        """Notes that nothing is in the slot any more."""
         self._slots[index] = Slot(index)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +14,11 @@ import numpy as np
 from broker.messages import Sampling, TokenLogprob
 from workers.engine.protocol import MAX_OUTPUTS, EngineLost, KvCacheFull, Span, State
 from workers.engine.scheduler import MIN_PREFILL_TOKENS
+from workers.llama.backend import messages
 from workers.llama.sampler import LlamaSampler, Logits, logprob_of
 from workers.llama.vocabulary import LlamaVocabulary
 from workers.machine.memory import KvShape
 from workers.model_file import ModelFileError, answering_parts
-
-log = logging.getLogger(__name__)
 
 KvType = Literal["f16", "q8_0"]
 _KV_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
@@ -29,50 +26,6 @@ FLASH_TILE = 64
 """llama.cpp's flash attention computes so many tokens or more by matrix, fewer one by one: 4 times slower a token."""
 TILE_CONTEXT = 256
 """A token by itself costs what one in a tile costs, and as much again for every so many tokens before it (measured)."""
-_BUFFER = re.compile(r"\s(\S+)\s+(model|compute|KV|output)\s+buffer size =\s+([\d.]+) MiB")
-
-
-class _Messages:
-    """What llama.cpp logs: kept for errors and buffer sizes, not printed."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.buffers: dict[str, float] = {}
-        """Bytes by "device kind", such as "CPU_REPACK model"."""
-        self._callback = lib.llama_log_callback(self._take)
-        lib.llama_log_set(self._callback, ctypes.c_void_p(0))
-
-    def _take(self, level: int, text: bytes, _: Any) -> None:
-        line = text.decode("utf-8", "replace").rstrip()
-        if found := _BUFFER.search(line):
-            key = f"{found[1]} {found[2]}"
-            self.buffers[key] = self.buffers.get(key, 0) + float(found[3]) * 1024 * 1024
-        if level >= 3 and line:  # warnings and errors
-            self.lines = [*self.lines[-20:], line]
-            log.debug("llama.cpp %s", line)
-
-
-_messages: _Messages | None = None
-
-
-def messages() -> _Messages:
-    """llama.cpp has one log a process; it is taken over once."""
-    global _messages
-    if _messages is None:
-        _messages = _Messages()
-        _load_cpu_backend()
-        lib.llama_backend_init()
-    return _messages
-
-
-def _load_cpu_backend() -> None:
-    """Of a build with a library for each generation of CPUs (GGML_CPU_ALL_VARIANTS), loads the best that runs here.
-
-    By itself llama.cpp looks beside the executable, which is Python.
-    """
-    folder = Path(lib.__file__).parent / "lib"
-    if any(folder.glob("libggml-cpu-*.so")):
-        lib._lib.ggml_backend_load_all_from_path(str(folder).encode())
 
 
 @dataclass(frozen=True)
@@ -139,6 +92,7 @@ class LlamaModel:
 
     @property
     def name(self) -> str:
+        """For people: the one in the file, or the file's own."""
         return self._metadata("general.name") or self.path.stem
 
     @property
@@ -150,14 +104,17 @@ class LlamaModel:
 
     @property
     def num_ctx_train(self) -> int:
+        """Tokens of the longest sequence that it was trained for."""
         return int(lib.llama_model_n_ctx_train(self.pointer))
 
     @property
     def is_recurrent(self) -> bool:
+        """Whether it keeps, in some layer at least, one state a sequence and not one a token."""
         return bool(lib.llama_model_is_recurrent(self.pointer) or lib.llama_model_is_hybrid(self.pointer))
 
     @property
     def sliding_window(self) -> int:
+        """Tokens that some of its layers look back; 0 where all look back to the beginning."""
         return int(lib.llama_model_n_swa(self.pointer))
 
     @property
@@ -185,6 +142,7 @@ class LlamaModel:
         return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
 
     def close(self) -> None:
+        """Frees the model; its contexts must be gone."""
         self.vocabulary.matcher_process.close()
         if self.pointer:
             lib.llama_model_free(self.pointer)
@@ -240,13 +198,16 @@ class LlamaEngine:
 
     @property
     def num_threads(self) -> int:
+        """Those that compute; may be set between two steps."""
         return int(lib.llama_n_threads(self._context))
 
     @num_threads.setter
     def num_threads(self, num_threads: int) -> None:
+        """Of all steps from the next one on."""
         lib.llama_set_n_threads(self._context, num_threads, num_threads)
 
     def decode(self, spans: list[Span]) -> list[list[int]]:
+        """Computes a step; the rows of each span's logits. Raises KvCacheFull, EngineLost."""
         rows, num_tokens = self._fill(spans)
         padding = self._padding(spans, num_tokens)
         code = self._process(num_tokens, spans[-1], padding)
@@ -312,15 +273,19 @@ class LlamaEngine:
         return np.ctypeslib.as_array(pointer, shape=(self.vocabulary.num_tokens,))
 
     def sampler(self, sampling: Sampling, prompt: list[int], gbnf: str | None) -> LlamaSampler:
+        """What chooses the tokens of one answer. Raises TurnRejected."""
         return LlamaSampler(self.vocabulary, self.logits, sampling, prompt, gbnf)
 
     def logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:
+        """The token's log-probability in a row of the last step's logits, and the likeliest tokens'."""
         return logprob_of(self.logits(row), token, num_top)
 
     def is_likeliest(self, row: int, token: int) -> bool:
+        """Whether no token is likelier in a row of the last step's logits; the first of equals is."""
         return int(self.logits(row).argmax()) == token
 
     def is_whole(self, slot: int, num_tokens: int) -> bool:
+        """Whether what llama.cpp keeps of a sequence can be gone on with behind its first `num_tokens` tokens."""
         if num_tokens == 0:
             return True
         first = lib.llama_memory_seq_pos_min(self._memory, slot)
@@ -333,21 +298,25 @@ class LlamaEngine:
         return bool(0 <= first <= least and last >= num_tokens - 1)
 
     def truncate(self, slot: int, num_tokens: int) -> bool:
+        """Forgets a slot's tokens from position `num_tokens` on; False, and nothing is, where it cannot be."""
         # llama.cpp itself says true of a window that is not there any more.
         if not self.is_whole(slot, num_tokens):
             return False
         return bool(lib.llama_memory_seq_rm(self._memory, slot, num_tokens, -1))
 
     def copy(self, source: int, target: int, num_tokens: int) -> bool:
+        """Lets an empty slot share another one's first cells; False where those tokens are not whole."""
         if not self.is_whole(source, num_tokens):
             return False
         lib.llama_memory_seq_cp(self._memory, source, target, 0, num_tokens)
         return True
 
     def state_bytes(self, slot: int) -> int:
+        """Of what `save` would give."""
         return int(lib.llama_state_seq_get_size(self._context, slot))
 
     def save(self, slot: int) -> State:
+        """A copy of a sequence's state."""
         state = bytearray(self.state_bytes(slot))
         buffer = (ctypes.c_uint8 * len(state)).from_buffer(state)
         num_written = int(lib.llama_state_seq_get_data(self._context, buffer, len(state), slot))
@@ -356,6 +325,7 @@ class LlamaEngine:
         return state
 
     def restore(self, slot: int, state: State) -> bool:
+        """Puts a state into an empty slot; False where llama.cpp does not take it."""
         # Its own memory is read, not a copy: a state is hundreds of megabytes.
         buffer: Any = (ctypes.c_uint8 * len(state)).from_buffer(state) if isinstance(state, bytearray) else state
         buffer = ctypes.cast(buffer, ctypes.POINTER(ctypes.c_uint8))
@@ -365,25 +335,8 @@ class LlamaEngine:
         return False
 
     def close(self) -> None:
+        """Frees the context."""
         if self._context:
             lib.llama_batch_free(self._batch)
             lib.llama_free(self._context)
             self._context = None
-
-
-def system_info() -> str:
-    """llama.cpp's own words on the CPU features that it was built with."""
-    return str(lib.llama_print_system_info().decode())
-
-
-def missing_features(cpu_flags: set[str], info: str) -> list[str]:
-    """CPU features that this machine has and llama.cpp was built without, of those that make a difference."""
-    wanted = {
-        "asimddp": "DOTPROD",
-        "asimdhp": "FP16_VA",
-        "avx2": "AVX2",
-        "avx512f": "AVX512",
-        "f16c": "F16C",
-        "fma": "FMA",
-    }
-    return [name for flag, name in wanted.items() if flag in cpu_flags and f"{name} = 1" not in info]

@@ -18,7 +18,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from broker.errors import TurnpikeError
-from workers.llama.context import messages
+from workers.llama.backend import messages
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -59,6 +59,7 @@ class Shape:
 
     @property
     def architecture(self) -> str:
+        """As GGUF names it."""
         if self.state_size:
             return "mamba"
         if self.conv_length:

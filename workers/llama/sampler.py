@@ -92,6 +92,8 @@ class LlamaSampler:
         return parts
 
     def sample(self, row: int, index: int) -> int:
+        """The token chosen from a row of the last step's logits; −1 where none is allowed and the answer is whole,
+        PENDING where `poll` will tell. Raises TurnRejected."""
         logits = self._logits(row)
         if self._masked is not None:
             logits[self._masked] = -np.inf
@@ -120,6 +122,7 @@ class LlamaSampler:
         return self.poll()
 
     def poll(self) -> int:
+        """After PENDING: the token from the logits that were kept, or PENDING again."""
         assert self._grammar is not None
         if not self._grammar.is_asked:
             return self._offer()
@@ -160,9 +163,11 @@ class LlamaSampler:
 
     @property
     def is_done(self) -> bool:
+        """Whether the grammar lets nothing follow."""
         return self._grammar is not None and self._grammar.is_done
 
     def logprob(self, token: int, num_top: int) -> TokenLogprob:
+        """Of a token that `poll` chose, in the logits that were kept."""
         assert self._kept is not None
         return logprob_of(self._kept, token, num_top)
 
@@ -187,6 +192,7 @@ class LlamaSampler:
         return int(array.data[array.selected].id)
 
     def close(self) -> None:
+        """Frees llama.cpp's samplers and the grammar's process."""
         for part in (self._chain, self._penalties):
             if part:
                 lib.llama_sampler_free(part)

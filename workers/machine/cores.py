@@ -82,6 +82,7 @@ class Usage:
 
     @classmethod
     def now(cls, proc: Path = PROC) -> Usage:
+        """As the kernel counts it up to now."""
         own = os.times()
         return cls(time.perf_counter(), _busy(proc, os.sched_getaffinity(0)), own.user + own.system)
 

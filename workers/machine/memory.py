@@ -48,6 +48,7 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
+        """All purposes together, but for grammars, which most workers see none of."""
         return self.weights + self.kv + self.compute + self.process + self.offload_cache
 
     def describe(self) -> str:

@@ -114,7 +114,7 @@ class TurnHandler:
         # A grammar's state is not in the chunks: with one, the answer starts anew.
         can_resume = turn.kind == "generate" and sampling.grammar is None and sampling.json_schema is None
         started = await writer.start(self.fingerprint, can_resume=can_resume)
-        work.notes.num_resumed_tokens = len(writer.resumed_tokens)
+        work.notes.resumed(len(writer.resumed_tokens))
         if started.num_starts > DEATH_STARTS:
             detail = f"the turn was begun {started.num_starts - 1} times and never finished"
             return Dead(Failed("poison", detail, worker=self.worker), writer.workers)

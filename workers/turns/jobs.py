@@ -72,7 +72,7 @@ class JobMaker:
                 raise TurnRejected(
                     "prompt_too_long", f"messages: {len(prompt.tokens)} tokens, and the context holds {limit}"
                 )
-            work.notes.num_dropped += len(turn.messages) - len(shorter)
+            work.notes.dropped(len(turn.messages) - len(shorter))
             turn = msgspec.structs.replace(turn, messages=shorter)
             prompt = await self._history.prompt(client, turn)
         return prompt

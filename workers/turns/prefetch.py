@@ -33,16 +33,15 @@ class Prefetch:
         if offer is not None:
             in_ram = self._cache.find(tokens, job.client)
             num_here = max(resident, in_ram.num_tokens if in_ram is not None else 0)
-            work.notes.fetch_seconds = await self._fetch(work, offer, key, tokens, num_here)
+            work.notes.fetched(await self._fetch(work, offer, key, tokens, num_here))
 
     async def _fetch(self, work: Work, offer: Offer, key: Key, tokens: bytes, num_here: int) -> float | None:
         """Until it is there, given up, or the turn is cancelled."""
         fetching = asyncio.ensure_future(self._peers.fetch(offer, key, tokens, num_here))
-        work.on_cancel = fetching.cancel
         try:
-            if work.cancel is None:
-                await asyncio.wait({fetching})
+            with work.cancelling(fetching.cancel):
+                if work.cancel is None:
+                    await asyncio.wait({fetching})
         finally:
             fetching.cancel()
-            work.on_cancel = None
         return fetching.result() if fetching.done() and not fetching.cancelled() else None

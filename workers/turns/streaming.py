@@ -82,7 +82,7 @@ class Streaming:
                 case _:
                     pass
             if piece:
-                work.notes.first_token_at = work.notes.first_token_at or time.time()
+                work.notes.token_sent()
                 await writer.write(piece.text, piece.tokens, piece.logprobs)
             if isinstance(end := batch[-1], Finished):
                 return Answered(await self._finish(work, prompt, writer, offer, answer, end))
@@ -91,7 +91,7 @@ class Streaming:
     async def _finish(
         self, work: Work, prompt: Prompt, writer: Writer, offer: Offer | None, answer: _Answer, end: Finished
     ) -> Done | Failed:
-        work.notes.joules = end.joules
+        work.notes.drew(end.joules)
         if work.cancel is not None and work.cancel.reason == "deadline" and end.reason == "cancelled":
             return Failed("deadline", _LATE, False, self._worker, writer.attempt)
         text = "".join(answer.text)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from broker.delivery import Delivery
@@ -25,6 +26,27 @@ class TurnNotes:
     fetch_seconds: float | None = None
     """For the state to come from another worker; None where none came."""
 
+    def dropped(self, num_messages: int) -> None:
+        """So many messages more were left out of the prompt."""
+        self.num_dropped += num_messages
+
+    def resumed(self, num_tokens: int) -> None:
+        """So many tokens of the answer were sent by an earlier worker."""
+        self.num_resumed_tokens = num_tokens
+
+    def fetched(self, seconds: float | None) -> None:
+        """The state came from another worker after so long; None where none came."""
+        self.fetch_seconds = seconds
+
+    def token_sent(self) -> None:
+        """A token is sent just now: the first one is noted."""
+        if self.first_token_at is None:
+            self.first_token_at = time.time()
+
+    def drew(self, joules: float | None) -> None:
+        """The turn's share of what the node drew."""
+        self.joules = joules
+
 
 @dataclass
 class Work:
@@ -41,15 +63,24 @@ class Work:
     cancelled_at: float = 0.0
     """By the monotonic clock."""
     notes: TurnNotes = field(default_factory=TurnNotes)
-    on_cancel: Callable[[], object] | None = None
-    """Stops what is under way for the turn before the engine hears of it."""
+    _on_cancel: Callable[[], object] | None = None
 
     def cancelled_by(self, cancel: Cancel) -> None:
         """Notes the first cancel that concerns the turn; further ones change nothing."""
         if self.cancel is None:
             self.cancel, self.cancelled_at = cancel, time.perf_counter()
-            if self.on_cancel is not None:
-                self.on_cancel()
+            if self._on_cancel is not None:
+                self._on_cancel()
+
+    @contextlib.contextmanager
+    def cancelling(self, stop: Callable[[], object]) -> Iterator[None]:
+        """While it is entered a cancel calls `stop` too, which ends what is under way before the engine hears of the
+        turn."""
+        self._on_cancel = stop
+        try:
+            yield
+        finally:
+            self._on_cancel = None
 
     @property
     def queue_wait(self) -> float:
