@@ -76,6 +76,10 @@ class Patient(H11Protocol):
 class _Server(uvicorn.Server):
     """Signals are our own process's business."""
 
+    def end(self) -> None:
+        """Takes nothing more, and ends when what is under way has ended."""
+        self.should_exit = True
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -122,5 +126,5 @@ async def serve_http(
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not stop.is_set():
                 raise TurnpikeError("the HTTP server has ended by itself")
-            server.should_exit = True
+            server.end()
             await serving

@@ -145,7 +145,7 @@ class _Demo:
         conversations = self._selection.conversations
         chosen = f"{len(conversations)} of {self._selection.num_found} conversations"
         self.say(f"worker ready, pid {system.worker.pid}; {chosen}, two at a time")
-        self._progress.started_at = time.perf_counter()
+        self._progress.begin()
         progress, on_chunk = self._progress, self._streams.take
         await run_load(system.client, self._options, conversations, stop=stop, progress=progress, on_chunk=on_chunk)
 

@@ -19,7 +19,7 @@ from broker.connection import Address
 from broker.discovery import WorkerInfo
 from broker.errors import ServerError
 from broker.priorities import BATCH, INTERACTIVE, PRIORITIES
-from producers.terminal.tables import folding
+from producers.terminal.tables import FoldingTable
 
 REFRESH_SECONDS = 1.0
 
@@ -33,7 +33,7 @@ class Queued(Struct, frozen=True):
 
 
 class Picture(Struct, frozen=True):
-    """A glimpse of the cluster."""
+    """The cluster at one moment."""
 
     workers: list[WorkerInfo]
     queues: list[Queued]
@@ -106,7 +106,8 @@ def _wait(workers: list[WorkerInfo]) -> str:
 def _shown(picture: Picture) -> RenderableType:
     if not picture.workers and not picture.queues:
         return "no worker answers"
-    queues = Table("model", "workers", "slots", "queued", "batch queued", "in work", "wait s", title="queues")
+    kind = FoldingTable if picture.workers else Table
+    queues = kind("model", "workers", "slots", "queued", "batch queued", "in work", "wait s", title="queues")
     for queue in picture.queues:
         workers = [worker for worker in picture.workers if worker.model == queue.model]
         queues.add_row(
@@ -122,7 +123,7 @@ def _shown(picture: Picture) -> RenderableType:
     if not picture.workers:
         return Group(queues, "no worker answers")
     heads = ("worker, node", "model", "busy", "prefill/s", "decode/s", "cached", "failed", "°C")
-    table = Table(*heads, title="workers")
+    table = FoldingTable(*heads, title="workers")
     for worker in picture.workers:
         load = worker.load
         heat = "–" if load.celsius is None else f"{load.celsius:.0f}"
@@ -136,4 +137,4 @@ def _shown(picture: Picture) -> RenderableType:
             str(load.num_failed),
             f"[red]{heat} throttled[/red]" if load.is_throttled else heat,
         )
-    return Group(folding(queues), folding(table))
+    return Group(queues, table)

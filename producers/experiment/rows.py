@@ -5,6 +5,7 @@ What the paper published (arXiv 2411.17712: four Raspberry Pi 5, llama.cpp, 4-bi
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 
 from msgspec import Struct
@@ -33,6 +34,11 @@ class Sampled:
     num_restarts: int = 0
     num_kills: int = 0
     """Of those, by SIGKILL: which where nobody else sends it is the kernel's, out of memory."""
+
+    def note_restart(self, returncode: int) -> None:
+        """The process ended by itself, and is started again."""
+        self.num_restarts += 1
+        self.num_kills += returncode == -signal.SIGKILL
 
 
 class Row(Struct, frozen=True):

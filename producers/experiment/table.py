@@ -11,7 +11,7 @@ from rich.text import Text
 
 from producers.experiment.plan import Plan
 from producers.experiment.rows import PUBLISHED_OF_ALL, Row
-from producers.terminal.tables import causes, folding
+from producers.terminal.tables import FoldingTable, causes
 
 _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("model", lambda one: one.model),
@@ -76,9 +76,9 @@ def as_csv(rows: list[Row]) -> str:
 
 def table(plan: Plan, rows: list[Row]) -> Table:
     """For a terminal: a model a column, as there are more quantities than models."""
-    found = Table(title=Text(plan.name))
+    found = FoldingTable(title=Text(plan.name))
     for heading in ("", *(one.model for one in rows)):
         found.add_column(heading)
     for name, of in _COLUMNS[1:]:
         found.add_row(name, *(Text(of(one)) for one in rows))
-    return folding(found)
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -58,8 +57,7 @@ async def served(stage: Stage, model: Model, sampled: Sampled) -> AsyncIterator[
             before: tuple[float, float] | None = None
             while True:
                 if process.returncode is not None:
-                    sampled.num_restarts += 1
-                    sampled.num_kills += process.returncode == -signal.SIGKILL
+                    sampled.note_restart(process.returncode)
                     process, before = await spawn(command, stdout=log.fileno(), stderr=log.fileno()), None
                 if (found := stage.probe(process.pid)) is not None:
                     now = time.perf_counter()

@@ -108,6 +108,10 @@ class Reading:
     is_detached: bool
     """It goes on without its reader."""
 
+    def detach(self) -> None:
+        """From now on the turn goes on without its reader."""
+        self.is_detached = True
+
 
 @contextlib.asynccontextmanager
 async def cancelled_unless_ended(answer: Answer, *, is_detached: bool = False) -> AsyncIterator[Reading]:

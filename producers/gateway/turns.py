@@ -81,7 +81,8 @@ class Turns:
             async with cancelled_unless_ended(asked.answer, is_detached=is_detached) as reading:
                 await published(asked.answer)
                 if wanted.is_streamed:
-                    reading.is_detached |= await self._stream(asked, request, receive, send)
+                    if await self._stream(asked, request, receive, send):
+                        reading.detach()
                 else:
                     await self._send_whole(asked, request, receive, send)
         finally:

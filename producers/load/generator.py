@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -41,6 +41,15 @@ class Progress:
     active: dict[str, Answer] = field(default_factory=dict)
     """By turn."""
     started_at: float = field(default_factory=time.perf_counter)
+
+    def begin(self, seconds_before: float = 0.0) -> None:
+        """The run begins now, or began so many seconds ago in an earlier life."""
+        self.started_at = time.perf_counter() - seconds_before
+
+    def take_over(self, records: Iterable[TurnRecord], num_finished: int) -> None:
+        """What an earlier life of the run has done."""
+        self.records += records
+        self.num_finished = num_finished
 
 
 @dataclass

@@ -50,8 +50,8 @@ def resume(
     is_closed = options.arrivals == "closed"
     whole = _whole(run, options, selection.conversations) if is_closed else {turn.number for turn in run.turns}
     void = tuple(sorted({turn.conversation for turn in run.turns} - whole)) if is_closed else ()
-    progress.records += [turn for turn in run.turns if turn.conversation not in void]
-    progress.num_finished = len(whole) if is_closed else 0
+    kept = [turn for turn in run.turns if turn.conversation not in void]
+    progress.take_over(kept, len(whole) if is_closed else 0)
     again = Again(skip=frozenset(whole), begun_before=max((turn.ended_at for turn in run.turns), default=0.0))
     return Recording.reopen(path, Continued(time.time_ns(), void)), again
 

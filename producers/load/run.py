@@ -58,7 +58,7 @@ async def run_load(
     options = msgspec.structs.replace(options, run=options.run or new_run())
     assert options.run is not None
     nodes = {worker.worker: worker.node for worker in await client.workers()}
-    progress.started_at = time.perf_counter() - begun_before
+    progress.begin(begun_before)
     await client.tell_run(options.run, "run began", f"{options.model}, {options.arrivals}")
 
     def generator(schedule: arrivals.Arrivals, level: float | None = None) -> Generator:

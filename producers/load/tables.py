@@ -13,7 +13,7 @@ from rich.text import Text
 
 from producers.load.generator import Progress
 from producers.records.figures import Summary, summarize
-from producers.terminal.tables import causes, folding
+from producers.terminal.tables import FoldingTable, causes
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def summary_table(
     summary: Summary, title: str, *, num_active: int | None = None, memory_bytes: int | None = None
 ) -> Table:
     """The figures for people."""
-    table = Table(title=title, show_header=False)
+    table = FoldingTable(title=title, show_header=False)
     table.add_column()
     table.add_column(justify="right")
 
@@ -72,4 +72,4 @@ def summary_table(
     table.add_row("generated tokens", str(summary.completion_tokens))
     if memory_bytes is not None:
         table.add_row("memory of the worker", f"{memory_bytes / 2**20:.0f} MiB")
-    return folding(table)
+    return table

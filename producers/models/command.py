@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Table
 
 from broker.catalogue import (
     Entry,
@@ -26,7 +25,7 @@ from broker.discovery import MirrorInfo
 from broker.errors import TurnpikeError
 from broker.locks import InUse, Lock
 from broker.settings import ModelSettings, PullSettings
-from producers.terminal.tables import folding
+from producers.terminal.tables import FoldingTable
 
 WIDE = 140
 """Columns of a terminal that has room for everything."""
@@ -67,7 +66,7 @@ def list_models(options: ModelSettings, largest_context: LargestContext, *, as_j
         return 0
     console = Console()
     is_wide = console.width >= WIDE
-    table = Table(
+    table = FoldingTable(
         caption="KV: the cache of 1,000 tokens. Fits: the largest context, of all turns together, that this machine "
         "has memory for; here: whether its file is. *: its name at the hub could not be checked."
     )
@@ -83,7 +82,7 @@ def list_models(options: ModelSettings, largest_context: LargestContext, *, as_j
             *((f"{entry.name} {entry.quantization}", entry.licence) if is_wide else ()),
             {"here": "yes", "locked": "no, locked"}.get(state, "no"),
         )
-    console.print(folding(table))
+    console.print(table)
     return 0
 
 

@@ -43,7 +43,7 @@ class TurnRecord(Struct, frozen=True, tag_field="kind", tag="turn", omit_default
     conversation: int
     """Its number in the run."""
     index: int
-    """The how manieth of the conversation's turns, from 0."""
+    """Of the turn in its conversation, from 0."""
     turn: str
     model: str
     sent_at: float

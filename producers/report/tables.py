@@ -8,14 +8,13 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from producers.records.files import Run
 from producers.records.quantities import QUANTITIES, Spread, values
 from producers.report.comparing import Ratio, ratio
 from producers.report.figures import RunFigures
-from producers.terminal.tables import folding
+from producers.terminal.tables import FoldingTable
 
 NOTHING = 1e-12
 MILLISECONDS_BELOW = 0.9995
@@ -52,24 +51,24 @@ def text(found: Sequence[RunFigures], against: Sequence[dict[str, Ratio]], warni
     # Names and words of others are no markup.
     parts: list[RenderableType] = [Text(warning) for warning in warnings]
     for one in found:
-        table = Table(title=Text(_title(one)), title_justify="left")
+        table = FoldingTable(title=Text(_title(one)), title_justify="left")
         for head in ("", "mean", "p50", "p90", "p99", "deviation", "n"):
             table.add_column(head, justify="right" if head else "left")
         for _, title, unit, spread in rows(one):
             cells = (spread.mean, spread.p50, spread.p90, spread.p99, spread.standard_deviation)
             table.add_row(name(title, unit), *(quantity(value, unit) for value in cells), str(spread.count))
         # Where every turn failed the title says why, and there is nothing below the heads.
-        parts.append(folding(table) if one.quantities else Text(_title(one), style="table.title"))
+        parts.append(table if one.quantities else Text(_title(one), style="table.title"))
         parts += [Text(f"note: {note}") for note in one.notes]
     for one, compared in zip(found[1:], against, strict=True):
         title = f"{one.run} ÷ {found[0].run}, with 95 % intervals"
-        table = Table(title=Text(title), title_justify="left")
+        table = FoldingTable(title=Text(title), title_justify="left")
         for head in ("", "ratio", "from", "to"):
             table.add_column(head, justify="right" if head else "left")
         for of in QUANTITIES:
             if (r := compared.get(of.key)) is not None:
                 table.add_row(of.title, f"{r.ratio:.3f}", f"{r.low:.3f}", f"{r.high:.3f}")
-        parts.append(folding(table) if compared else Text(f"{title}: nothing that both have"))
+        parts.append(table if compared else Text(f"{title}: nothing that both have"))
     return Group(*parts)
 
 

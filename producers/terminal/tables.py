@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
 from rich.table import Table
 
 
-def folding(table: Table) -> Table:
-    """The table with columns that fold where a terminal is too narrow, the widest first, instead of ending in “…”.
+class FoldingTable(Table):
+    """A table whose columns fold where a terminal is too narrow, the widest first, instead of ending in “…”.
 
     Its lines take one character a column, not three: what is between the figures is what there is least use for.
     """
-    table.box, table.padding, table.pad_edge = SIMPLE_HEAD, (0, 1, 0, 0), False
-    for column in table.columns:
-        column.no_wrap, column.overflow = False, "fold"
-    return table
+
+    def __init__(self, *heads: str, **options: Any) -> None:
+        super().__init__(*heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, **options)
+
+    def add_column(self, header: RenderableType = "", *arguments: Any, **options: Any) -> None:
+        """A column that folds."""
+        super().add_column(header, *arguments, **options | {"no_wrap": False, "overflow": "fold"})
 
 
 def causes(failures: Mapping[str, int]) -> str:

@@ -223,7 +223,7 @@ async def test_when_the_deadline_passes_whoever_has_the_turn_is_told_once() -> N
 
 
 async def test_a_late_turn_that_nobody_ends_is_ended_for_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "DEADLINE_GRACE_SECONDS", 0.001)
+    monkeypatch.setattr(answers, "DEADLINE_GRACE_SECONDS", 0.0)
     answer = asked(FakeClient(), deadline=time.time() - 1)
     with pytest.raises(TurnFailed, match="no worker answers"):
         await joined(answer)

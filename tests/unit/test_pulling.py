@@ -200,6 +200,28 @@ async def test_with_nothing_queued_both_pulls_are_open_and_the_first_turn_is_tak
         assert await gate.taken_in_order(1) == "b"
 
 
+async def test_an_open_pull_of_batch_holds_up_no_interactive_turn() -> None:
+    gate = Gate(num_slots=4)
+    async with gate.pulling():
+        await gate.queue.until_open(*PRIORITIES)
+        await gate.queue.put(INTERACTIVE, 20)
+        assert await gate.taken_in_order(20) == "i" * 20
+
+
+async def test_batch_waits_again_once_interactive_turns_come_again() -> None:
+    gate = Gate()
+    async with gate.pulling():
+        await gate.queue.until_open(*PRIORITIES)
+        await gate.queue.put(INTERACTIVE)
+        held = await gate.next()
+        await gate.queue.expire()
+        await gate.queue.put(BATCH)
+        await gate.queue.put(INTERACTIVE, 3)
+        gate.puller.free(held)
+        assert await gate.taken_in_order(4) == "iiib"
+        assert gate.queue.wire.told == []
+
+
 async def test_of_two_turns_for_one_slot_the_second_is_handed_back() -> None:
     gate = Gate()
     async with gate.pulling():

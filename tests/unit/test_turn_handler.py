@@ -177,10 +177,11 @@ async def test_a_turn_that_another_worker_has_is_forgotten() -> None:
 
 @pytest.mark.parametrize("is_lost_before", [False, True])
 async def test_a_lost_engines_turns_are_for_another_worker(is_lost_before: bool) -> None:
-    house = House(answer=lambda job: [Lost("gone")])
+    house = House(answer=lambda job: [] if is_lost_before else [Lost("gone")])
     if is_lost_before:
         house.in_hand.route([Lost("gone")])
-    await house.handler.handle(delivery_of(TURN, house.wire))
+    async with asyncio.timeout(10):
+        await house.handler.handle(delivery_of(TURN, house.wire))
     assert house.wire.told == [NAK]
     assert house.in_hand.lost_reason == "gone"
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from broker.messages import Opened, RecomputedFor
+from broker.messages import Holding, Opened, RecomputedFor
 from workers.kv.index import TOKEN_BYTES
 
 
@@ -33,6 +33,11 @@ class StateLayout:
     """Of the model file and of all else that decides how a state is laid out."""
     state_bytes: Callable[[int], int]
     """How many bytes the state of so many tokens has."""
+
+    def check_announced(self, holding: Holding) -> None:
+        """Checks what the directory says of a state, before its worker is asked. Raises WrongState."""
+        if holding.fingerprint != self.fingerprint:
+            raise WrongState("of another model or context", "fingerprint")
 
     def check_description(self, fingerprint: str, num_tokens: int, num_bytes: int) -> None:
         """Checks what a state is said to be. Raises WrongState."""

@@ -148,14 +148,12 @@ class Fetcher:
     async def _opened(self, key: Key, holding: Holding) -> Offer:
         """What the peer has, opened where it is of use and worth fetching."""
         offer = Offer(holding)
-        if holding.fingerprint != self._layout.fingerprint:
-            offer.cause = "fingerprint"
-            return offer
         num_saved = holding.num_tokens - num_tokens_here(self._engine, self._cache, key)
-        if not self._is_worth(num_saved, holding.num_bytes):
-            self._rate.forgive()
-            return offer
         try:
+            self._layout.check_announced(holding)
+            if not self._is_worth(num_saved, holding.num_bytes):
+                self._rate.forgive()
+                return offer
             opened = await self._peers.open(holding.worker, key)
             self._layout.check_opened(opened, self._cache.max_bytes)
         except (TransferFailed, WrongState) as error:
