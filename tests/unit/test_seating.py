@@ -176,6 +176,15 @@ def test_of_a_scored_turn_that_alone_is_reused_whose_logits_nobody_wants() -> No
     assert hall.seat(scored) == Place(0, len(LONG) - 11, "context")
 
 
+def test_a_state_of_fewer_tokens_than_it_says_is_not_gone_on_from() -> None:
+    hall = Hall(num_slots=1)
+    hall.serve(waiting("1", LONG, conversation="v"))
+    hall.serve(waiting("2", LONG[::-1], conversation="w"))
+    restore = hall.engine.restore
+    hall.engine.restore = lambda slot, state: restore(slot, state[:40])  # type: ignore[method-assign]
+    assert hall.serve(waiting("3", LONG + "!", conversation="v")) == Place(0, 0, None)
+
+
 # --- Preemption ---
 
 
