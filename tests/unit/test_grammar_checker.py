@@ -35,7 +35,7 @@ def process() -> Iterator[MatcherProcess]:
 @pytest.fixture
 def hasty() -> Iterator[MatcherProcess]:
     """Its matchers may take so little time that no other limit is met before, however fast the machine is."""
-    process = MatcherProcess([sys.executable, "-m", "tests.byte_matcher", "--max-seconds=0.06"])
+    process = MatcherProcess([sys.executable, "-m", "tests.byte_matcher", "0.06"])
     yield process
     process.close()
 
