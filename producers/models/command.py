@@ -35,6 +35,8 @@ ATTENTION = {"full": "all tokens", "sliding-window": "a window"}
 LOCK_SECONDS = 60.0
 """How long `turnpike models lock` waits for another one: it asks the hub a question for each name."""
 
+WhyNot = Callable[[Path], str | None]
+"""Why the file there cannot answer a turn, in one sentence; None where it may."""
 LargestContext = Callable[[Entry], int]
 """The largest context of a model that fits this machine, in tokens; 0 where none does."""
 
@@ -124,11 +126,15 @@ DATASETS = {
 
 
 async def pull_models(
-    options: PullSettings, names: list[str], stop: asyncio.Event, mirrors: Sequence[MirrorInfo] = ()
+    options: PullSettings,
+    names: list[str],
+    stop: asyncio.Event,
+    why_not: WhyNot,
+    mirrors: Sequence[MirrorInfo] = (),
 ) -> int:
     """Fetches what the lock file names and is not here, with a bar for each; goes on where it was interrupted.
 
-    From a mirror that has it, else from the hub.
+    From a mirror that has it, else from the hub. What is as locked and no model that answers is told and kept.
     """
     from broker import hub
 
@@ -164,6 +170,8 @@ async def pull_models(
                 continue
             progress.update(task, completed=locked.size_bytes)
             print(path)  # noqa: T201
+            if locked.kind == "model" and (reason := await asyncio.to_thread(why_not, path)) is not None:
+                progress.console.print(f"turnpike: {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
     return 1 if failed else 0
 
 
@@ -171,13 +179,17 @@ class _Stopped(Exception):
     """^C while a file was coming; what has come stays for the next time."""
 
 
-def verify_models(options: ModelSettings, names: list[str]) -> int:
-    """Reads every byte of what is here."""
+def verify_models(options: ModelSettings, names: list[str], why_not: WhyNot) -> int:
+    """Reads every byte of what is here, and what each model says of itself; 1 where one is not as it should be."""
     folder = Path(options.models_dir).expanduser()
     failed = 0
     for name, locked in _chosen(options, names).items():
         try:
-            print(f"{name}: {verify(name, locked, folder)}: as locked")  # noqa: T201
+            path = verify(name, locked, folder)
+            print(f"{name}: {path}: as locked")  # noqa: T201
+            if locked.kind == "model" and (reason := why_not(path)) is not None:
+                failed += 1
+                sys.stderr.write(f"turnpike: {name}: {reason}\n")
         except TurnpikeError as error:
             failed += 1
             sys.stderr.write(f"turnpike: {error}\n")
