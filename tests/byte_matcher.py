@@ -1,4 +1,4 @@
-"""A matchers' process without a model: its vocabulary is the bytes. `python -m tests.byte_matcher FD`."""
+"""A matchers' process without a model: its vocabulary is the bytes. `python -m tests.byte_matcher [--max-seconds=S] FD`."""
 
 from __future__ import annotations
 
@@ -9,4 +9,6 @@ from tests.follow import Bytes
 from workers.grammars.matcher_server import serve
 
 if __name__ == "__main__":
-    serve(Bytes(), socket.socket(fileno=int(sys.argv[1])))
+    *flags, descriptor = sys.argv[1:]
+    limits = {"max_seconds": float(one.partition("=")[2]) for one in flags}
+    serve(Bytes(), socket.socket(fileno=int(descriptor)), **limits)
