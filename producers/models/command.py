@@ -57,7 +57,7 @@ def list_models(options: ModelSettings, largest_context: LargestContext, *, as_j
     folder = Path(options.models_dir).expanduser()
     rows = []
     for token, entry in read_catalogue().items():
-        here = locked[token].path_in(folder, token).exists() if token in locked else False
+        here = token in locked and all(path.exists() for path in locked[token].paths_in(folder, token))
         rows.append((token, entry, largest_context(entry), "here" if here else "locked" if token in locked else ""))
     if as_json:
         fields = [
@@ -116,7 +116,8 @@ def _lock_names(
             found = hub.lock(entry.repository, entry.file, revision=revision)
         locked[name] = found
         write_lock(path, locked)
-        print(f"{name}: {found.repository}/{found.file} at {found.revision[:12]}, {found.size_bytes / 1e9:.2f} GB")  # noqa: T201
+        size = f"{found.total_bytes / 1e9:.2f} GB" + (f" in {len(found.files)} files" if found.files else "")
+        print(f"{name}: {found.repository}/{found.file} at {found.revision[:12]}, {size}")  # noqa: T201
 
 
 DATASETS = {
@@ -150,7 +151,7 @@ async def pull_models(
     chosen = _chosen(options, names)
     with Progress(*columns, console=Console(stderr=True)) as progress:
         for name, locked in chosen.items():
-            task = progress.add_task(name, total=locked.size_bytes)
+            task = progress.add_task(name, total=locked.total_bytes)
 
             def show(done: int, total: int, task: object = task) -> None:
                 if stop.is_set():
@@ -158,7 +159,8 @@ async def pull_models(
                 progress.update(task, completed=done, total=total)  # type: ignore[arg-type]
 
             try:
-                near = [*options.mirror, *(mirror.url for mirror in mirrors if locked.sha256 in mirror.sha256)]
+                wanted = {one.sha256 for one in locked.each}
+                near = [*options.mirror, *(mirror.url for mirror in mirrors if wanted & set(mirror.sha256))]
                 path = await asyncio.to_thread(
                     hub.pull, name, locked, folder, mirrors=near, on_progress=show, wait_seconds=options.wait_seconds
                 )
@@ -168,7 +170,7 @@ async def pull_models(
                 failed += 1
                 progress.console.print(f"turnpike: {error}", markup=False, highlight=False)
                 continue
-            progress.update(task, completed=locked.size_bytes)
+            progress.update(task, completed=locked.total_bytes)
             print(path)  # noqa: T201
             if locked.kind == "model" and (reason := await asyncio.to_thread(why_not, path)) is not None:
                 progress.console.print(f"turnpike: {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
@@ -180,7 +182,8 @@ class _Stopped(Exception):
 
 
 def verify_models(options: ModelSettings, names: list[str], why_not: WhyNot) -> int:
-    """Reads every byte of what is here, and what each model says of itself; 1 where one is not as it should be."""
+    """Reads every byte of what is here; 1 where some are not as locked. What is as locked and no model that answers is
+    told."""
     folder = Path(options.models_dir).expanduser()
     failed = 0
     for name, locked in _chosen(options, names).items():
@@ -188,7 +191,6 @@ def verify_models(options: ModelSettings, names: list[str], why_not: WhyNot) -> 
             path = verify(name, locked, folder)
             print(f"{name}: {path}: as locked")  # noqa: T201
             if locked.kind == "model" and (reason := why_not(path)) is not None:
-                failed += 1
                 sys.stderr.write(f"turnpike: {name}: {reason}\n")
         except TurnpikeError as error:
             failed += 1
