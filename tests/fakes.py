@@ -19,10 +19,10 @@ from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.kv.cache import OffloadCache
 from workers.kv.index import packed
-from workers.metrics import Shape, WorkerMetrics
-from workers.options import WorkerOptions
 from workers.prompts.history import History, Rendered
+from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.worker import Worker
+from workers.worker_options import WorkerOptions
 
 END = 0
 FIRST = 3

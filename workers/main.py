@@ -42,15 +42,15 @@ from workers.machine.cores import num_cores
 from workers.machine.facts import cpu_flags, machine_facts
 from workers.machine.memory import MemoryPlan, available_bytes, check_memory
 from workers.machine.thread_count import check_threads, default_threads, measured_threads
-from workers.metrics import Shape, WorkerMetrics
 from workers.model_file import ModelFileError, answering_parts
 from workers.models import DEMO
-from workers.options import WorkerOptions
-from workers.presence import abilities
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateRenderer
+from workers.reporting.metrics import Shape, WorkerMetrics
+from workers.reporting.presence import abilities
 from workers.settings import WorkerSettings
 from workers.worker import Worker
+from workers.worker_options import WorkerOptions
 
 if typing.TYPE_CHECKING:
     from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel

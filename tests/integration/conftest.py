@@ -32,9 +32,9 @@ from tests.support import free_port
 from tests.terminal import Bench, Queued
 from workers.engine.calibration import UNMEASURED, calibrate
 from workers.kv.cache import OffloadCache
-from workers.options import WorkerOptions
 from workers.prompts.history import History
 from workers.worker import Worker
+from workers.worker_options import WorkerOptions
 
 
 @dataclass

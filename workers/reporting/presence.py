@@ -18,8 +18,8 @@ from broker import discovery
 from broker.discovery import CHAT, RAW, SCORE, Load, WorkerInfo
 from broker.errors import OtherFile, TurnRejected
 from broker.messages import Message
-from workers.options import WorkerOptions
 from workers.prompts.history import Renderer
+from workers.worker_options import WorkerOptions
 
 STOP_SECONDS = 1.0
 """How long a worker that stops waits for a server that does not answer."""
