@@ -50,7 +50,6 @@ async def token_to_client() -> list[float]:
         ) as one:
             await timed(one.client, "warm up", 16)
             found = await timed(one.client, text_of(64), NUM_TOKENS)
-        # perf_counter is CLOCK_MONOTONIC, which the processes of a machine share.
         chosen = [float(line) for line in Path(trace.name).read_text().splitlines()]
     return [arrived - at for at, arrived in zip(chosen[-NUM_TOKENS:], found.times, strict=True)]
 

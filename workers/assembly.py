@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from nats.aio.client import Client as NatsConnection
 
 from broker.priorities import INTERACTIVE
@@ -35,6 +37,23 @@ from workers.turns.store import NatsTurnStore
 from workers.turns.streaming import Streaming
 from workers.worker import Worker
 from workers.worker_options import WorkerOptions
+
+
+class Assembly(Protocol):
+    """Puts a worker together. `assemble` is one; a benchmark's exchanges a part."""
+
+    def __call__(
+        self,
+        nc: NatsConnection,
+        loop: EngineLoop,
+        history: History,
+        grammars: GrammarCompiler,
+        options: WorkerOptions,
+        *,
+        cache: OffloadCache,
+        metrics: WorkerMetrics,
+        power: Power,
+    ) -> Worker: ...
 
 
 def assemble(

@@ -26,7 +26,7 @@ from broker.connection import Address, close, connect
 from broker.errors import TurnpikeError
 from broker.health import serve_health
 from broker.process import keep_the_heap_small
-from workers.assembly import assemble
+from workers.assembly import Assembly, assemble
 from workers.engine.calibration import Calibration, calibrate
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
@@ -95,7 +95,14 @@ class LoadedModel:
     shape: Shape
 
 
-async def serve(address: Address, config: WorkerSettings, version: str, stop: asyncio.Event) -> int:
+async def serve(
+    address: Address,
+    config: WorkerSettings,
+    version: str,
+    stop: asyncio.Event,
+    *,
+    assembly: Assembly = assemble,
+) -> int:
     """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
     from workers.llama.aborts import explain_aborts
 
@@ -118,7 +125,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
         cache = await _open_cache(loaded, config, history, stop, cleanup)
         await renderer.start()
         try:
-            worker = await _assemble(nc, loaded, config, version, history, renderer, cache)
+            worker = await _assemble(nc, loaded, config, version, history, renderer, cache, assembly)
             async with _health(worker, config):
                 await worker.run(stop)
         finally:
@@ -305,6 +312,7 @@ async def _assemble(
     history: History,
     renderer: TemplateRenderer,
     cache: OffloadCache,
+    assembly: Assembly,
 ) -> Worker:
     options = _options(loaded, config, version, await abilities(renderer))
     tags = {
@@ -317,7 +325,7 @@ async def _assemble(
     power = Power()
     loop = _engine_loop(loaded, config, cache, metrics, power)
     grammars = GrammarChecker(loaded.model.vocabulary.matcher_process)
-    return assemble(nc, loop, history, grammars, options, cache=cache, metrics=metrics, power=power)
+    return assembly(nc, loop, history, grammars, options, cache=cache, metrics=metrics, power=power)
 
 
 def _options(loaded: LoadedModel, config: WorkerSettings, version: str, can: tuple[str, ...]) -> WorkerOptions:
