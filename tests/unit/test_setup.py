@@ -1,7 +1,8 @@
-"""The set-up on machines that lack something, with a PATH of our own making."""
+"""The set-up on machines that lack something, with a PATH of our own making; and what `make` says of itself."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -79,3 +80,13 @@ def test_an_activated_venv_is_not_made_anew_by_its_own_interpreter(tmp_path: Pat
     runner = Path(found.stderr.strip().removeprefix("-m venv is run by "))
     assert runner.is_file(), found
     assert not runner.is_relative_to(tmp_path / ".venv")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_make_help_says_what_each_target_is_for() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^([\w-]+):", makefile, re.MULTILINE)
+    command = ["make", "--no-print-directory", "help"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert re.findall(r"^make ([\w-]+) +\S", told, re.MULTILINE) == targets
+    assert targets[0] == "setup", "plain `make` sets up"
