@@ -16,12 +16,12 @@ from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
 from workers.engine_runner import EngineRunner
 from workers.kv.cache import OffloadCache
-from workers.metrics import WorkerMetrics
-from workers.options import WorkerOptions
 from workers.prompts.history import History
+from workers.reporting.metrics import WorkerMetrics
 from workers.turns.in_hand import TurnsInHand
 from workers.turns.jobs import GrammarCompiler
 from workers.worker import Worker
+from workers.worker_options import WorkerOptions
 
 
 class TracedRunner(EngineRunner):

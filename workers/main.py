@@ -21,7 +21,7 @@ from pathlib import Path
 from nats.aio.client import Client as NatsConnection
 
 from broker import subjects
-from broker.catalogue import entry_of, read_lock, verify
+from broker.catalogue import entry_of, locked_as, read_lock, verify
 from broker.connection import Address, close, connect
 from broker.errors import TurnpikeError
 from broker.health import serve_health
@@ -72,7 +72,7 @@ def model_path(config: WorkerSettings) -> Path:
         return answering_parts(Path(config.model_file).expanduser())[0]
     if config.model in (None, DEMO.token):
         return DEMO.verified()
-    locked = entry_of(config.model, read_lock(Path(config.lock_file)), config.lock_file)
+    locked = locked_as(config.model, Path(config.lock_file))
     return verify(config.model, locked, Path(config.models_dir).expanduser())
 
 

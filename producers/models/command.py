@@ -16,6 +16,7 @@ from broker.catalogue import (
     FileError,
     Locked,
     entry_of,
+    locked_as,
     read_catalogue,
     read_lock,
     verify,
@@ -47,8 +48,8 @@ def _lock_of(options: ModelSettings, *, may_be_missing: bool = False, to_write: 
 
 
 def _chosen(options: ModelSettings, names: list[str]) -> dict[str, Locked]:
-    locked = _lock_of(options)
-    return {name: entry_of(name, locked, options.lock_file) for name in names or locked}
+    path = Path(options.lock_file)
+    return {name: locked_as(name, path, DATASETS) for name in names} or read_lock(path)
 
 
 def list_models(options: ModelSettings, largest_context: LargestContext, *, as_json: bool) -> int:

@@ -18,7 +18,7 @@ from broker.connection import connect
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine, fake_worker
 from workers.assembly import Assembly
-from workers.options import WorkerOptions
+from workers.worker_options import WorkerOptions
 
 ANSWER = "the whole answer"
 
