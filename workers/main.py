@@ -46,7 +46,8 @@ from workers.metrics import Shape, WorkerMetrics
 from workers.model_file import ModelFileError, answering_parts
 from workers.models import DEMO
 from workers.options import WorkerOptions
-from workers.presence import abilities
+from workers.presence import PLAIN_ABILITIES, abilities
+from workers.prompts.chat_template import catalogued
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateRenderer
 from workers.settings import WorkerSettings
@@ -109,6 +110,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
     with ExitStack() as cleanup:
         loaded = await _load(path, name, config, cleanup)
         vocabulary = loaded.model.vocabulary
+        loaded.model.template.tell()
         renderer = TemplateRenderer(
             loaded.model.chat_template,
             bos_token=vocabulary.text(vocabulary.bos),
@@ -138,7 +140,8 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     num_threads = config.threads or (default_threads() if config.deterministic else num_cores())
     # Before the model is there, which needs the memory.
     peak = await asyncio.to_thread(copy_bandwidth, num_threads)
-    model = await asyncio.to_thread(LlamaModel, path)
+    known = catalogued(config.model if config.model_file is None else None)
+    model = await asyncio.to_thread(LlamaModel, path, chat_template=config.chat_template, of_catalogue=known)
     cleanup.callback(model.close)
     num_ctx = min(config.num_ctx, model.num_ctx_train) if config.deterministic else config.num_ctx
     plan = _planned(model, config, num_ctx)
@@ -306,7 +309,9 @@ async def _assemble(
     renderer: TemplateRenderer,
     cache: OffloadCache,
 ) -> Worker:
-    options = _options(loaded, config, version, await abilities(renderer))
+    # Whoever names the model gets an answer in the plain form, too; nobody is sent to it who only wants to chat.
+    can = PLAIN_ABILITIES if loaded.model.template.is_plain else await abilities(renderer)
+    options = _options(loaded, config, version, can)
     tags = {
         "node": options.node,
         "model": options.model,
@@ -373,6 +378,7 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "threads_are": "fixed" if config.threads or config.deterministic else "measured",
         "num_ctx": str(loaded.num_ctx),
         "flash_attention": str(not config.deterministic).lower(),
+        "chat_template": loaded.model.template.origin,
     }
     settings = (
         "deterministic",

@@ -9,6 +9,7 @@ from broker import subjects
 from broker.declaring import Setting, flag
 from broker.errors import InvalidName, SettingsError
 from broker.settings import HealthPort, Level, ModelSettings, Node
+from workers.prompts.chat_template import asked_for
 
 MAX_SLOTS = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
@@ -62,6 +63,14 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
         Literal["error", "drop"],
         Setting("of a conversation longer than the context: refused, or its oldest turns left out"),
     ] = "error"
+    chat_template: Annotated[
+        str | None,
+        Setting(
+            "a template by llama.cpp's name (chatml, gemma, …: docs/models.md) or a file of Jinja (default: the "
+            "model file's own; for one without, the catalogue's, ChatML where it has the tokens, or a plain form)",
+            metavar="NAME|FILE",
+        ),
+    ] = None
     raw_as_text: Annotated[
         bool,
         Setting(
@@ -96,6 +105,11 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
                     subjects.token(name, what)
                 except InvalidName as error:
                     problems.append(f"{flag('worker_name' if what == 'worker' else what)}: {error}")
+        if self.chat_template is not None:
+            try:
+                asked_for(self.chat_template)
+            except SettingsError as error:
+                problems += error.problems
         if self.step_budget_seconds <= 0:
             problems.append("--step-budget-seconds: must be above 0")
         if self.num_slots > MAX_SLOTS:
