@@ -115,6 +115,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             loaded.model.chat_template,
             bos_token=vocabulary.text(vocabulary.bos),
             eos_token=vocabulary.text(vocabulary.eos),
+            date=config.template_date or ("none" if config.deterministic else "today"),
         )
         history = History(renderer, vocabulary, raw_as_text=config.raw_as_text)
         cache = await _open_cache(loaded, config, history, stop, cleanup)

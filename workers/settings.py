@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from typing import Annotated, Literal
 
@@ -13,6 +14,13 @@ from workers.prompts.chat_template import asked_for
 
 MAX_SLOTS = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
@@ -71,6 +79,14 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
             metavar="NAME|FILE",
         ),
     ] = None
+    template_date: Annotated[
+        str | None,
+        Setting(
+            "what templates that ask for the date are told: none, today (so that at midnight their prompts are "
+            "computed anew), or this day (default: today; with --deterministic none)",
+            metavar="none|today|YYYY-MM-DD",
+        ),
+    ] = None
     raw_as_text: Annotated[
         bool,
         Setting(
@@ -110,6 +126,8 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
                 asked_for(self.chat_template)
             except SettingsError as error:
                 problems += error.problems
+        if self.template_date not in (None, "none", "today") and not _is_date(self.template_date):
+            problems.append("--template-date: must be none, today or a date as 2026-11-26")
         if self.step_budget_seconds <= 0:
             problems.append("--step-budget-seconds: must be above 0")
         if self.num_slots > MAX_SLOTS:

@@ -98,3 +98,13 @@ def test_a_worker_is_told_of_an_unknown_template_before_a_model_is_loaded() -> N
     with pytest.raises(SettingsError, match="--chat-template: no-such is neither a file nor one of"):
         WorkerSettings(chat_template="no-such", data_dir="x").check()
     WorkerSettings(chat_template="gemma", data_dir="x").check()
+
+
+@pytest.mark.parametrize(("said", "is_one"), [("none", True), ("today", True), ("2026-11-26", True), ("26 Nov", False)])
+def test_the_date_of_templates_is_a_day_or_a_word(said: str, is_one: bool) -> None:
+    settings = WorkerSettings(template_date=said, data_dir="x")
+    if is_one:
+        settings.check()
+        return
+    with pytest.raises(SettingsError, match="--template-date: must be none, today or a date"):
+        settings.check()
