@@ -104,10 +104,9 @@ def test_a_template_that_fails_is_one_error(template: str) -> None:
 
 
 LLAMA_3_1 = "{% if not date_string is defined %}{% set date_string = '26 Jul 2024' %}{% endif %}{{ date_string }}"
-LLAMA_3_2 = (
-    "{% if not date_string is defined %}{% if strftime_now is defined %}"
-    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}{{ date_string }}"
-)
+LLAMA_3_2 = """{% if not date_string is defined %}{% if strftime_now is defined %}
+{% set date_string = strftime_now('%d %b %Y') %}
+{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}{{ date_string }}"""
 
 
 @pytest.mark.parametrize("template", [LLAMA_3_1, LLAMA_3_2])
