@@ -91,6 +91,8 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True):
     template: str
     licence: str
     checked: str
+    chat_template: str = ""
+    """The worker's name (workers/prompts/templates) of the one that it takes where the file has none."""
 
 
 class LockedFile(Struct, frozen=True):

@@ -149,6 +149,9 @@ class ConversationSettings(ArrivalSettings, frozen=True, kw_only=True):
     )
     max_tokens: MaxTokens = NONE_GIVEN.max_tokens
     ignore_eos: IgnoreEos = False
+    raw: Annotated[
+        bool, Setting("send a conversation's texts, with empty lines between, as a prompt without the chat template")
+    ] = False
     seed: Seed = 0
 
 

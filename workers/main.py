@@ -44,10 +44,11 @@ from workers.machine.memory import MemoryPlan, available_bytes, check_memory
 from workers.machine.thread_count import check_threads, default_threads, measured_threads
 from workers.model_file import ModelFileError, answering_parts
 from workers.models import DEMO
+from workers.prompts.chat_template import catalogued
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateRenderer
 from workers.reporting.metrics import Shape, WorkerMetrics
-from workers.reporting.presence import abilities
+from workers.reporting.presence import PLAIN_ABILITIES, abilities
 from workers.settings import WorkerSettings
 from workers.worker import Worker
 from workers.worker_options import WorkerOptions
@@ -116,10 +117,12 @@ async def serve(
     with ExitStack() as cleanup:
         loaded = await _load(path, name, config, cleanup)
         vocabulary = loaded.model.vocabulary
+        loaded.model.template.tell()
         renderer = TemplateRenderer(
             loaded.model.chat_template,
             bos_token=vocabulary.text(vocabulary.bos),
             eos_token=vocabulary.text(vocabulary.eos),
+            date=config.template_date or ("none" if config.deterministic else "today"),
         )
         history = History(renderer, vocabulary, raw_as_text=config.raw_as_text)
         cache = await _open_cache(loaded, config, history, stop, cleanup)
@@ -145,7 +148,8 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     num_threads = config.threads or (default_threads() if config.deterministic else num_cores())
     # Before the model is there, which needs the memory.
     peak = await asyncio.to_thread(copy_bandwidth, num_threads)
-    model = await asyncio.to_thread(LlamaModel, path)
+    known = catalogued(config.model if config.model_file is None else None)
+    model = await asyncio.to_thread(LlamaModel, path, chat_template=config.chat_template, of_catalogue=known)
     cleanup.callback(model.close)
     num_ctx = min(config.num_ctx, model.num_ctx_train) if config.deterministic else config.num_ctx
     plan = _planned(model, config, num_ctx)
@@ -314,7 +318,9 @@ async def _assemble(
     cache: OffloadCache,
     assembly: Assembly,
 ) -> Worker:
-    options = _options(loaded, config, version, await abilities(renderer))
+    # Whoever names the model gets an answer in the plain form, too; nobody is sent to it who only wants to chat.
+    can = PLAIN_ABILITIES if loaded.model.template.is_plain else await abilities(renderer)
+    options = _options(loaded, config, version, can)
     tags = {
         "node": options.node,
         "model": options.model,
@@ -381,6 +387,7 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "threads_are": "fixed" if config.threads or config.deterministic else "measured",
         "num_ctx": str(loaded.num_ctx),
         "flash_attention": str(not config.deterministic).lower(),
+        "chat_template": loaded.model.template.origin,
     }
     settings = (
         "deterministic",
