@@ -162,7 +162,7 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
         thread_choice=thread_choice,
         calibration=calibration,
         layout=_layout(config, model.fingerprint),
-        shape=Shape(model.file_bytes, model.kv_shape.quantized(config.kv_type).bytes_per_token, peak),
+        shape=Shape(model.file_bytes, model.kv_shape.quantized(config.kv_type).bytes_per_young_token, peak),
     )
 
 
@@ -178,6 +178,7 @@ def _planned(model: LlamaModel, config: WorkerSettings, num_ctx: int) -> MemoryP
         # The file is mapped by now, and counted in the plan; mapped pages count as available.
         available=available_bytes(),
         offload_cache=config.park_bytes,
+        num_slots=1 if config.deterministic else config.num_slots,
     )
 
 
@@ -355,7 +356,7 @@ def _sha256(config: WorkerSettings) -> str:
         return ""
     if config.model in (None, DEMO.token):
         return DEMO.sha256
-    return entry_of(config.model, read_lock(Path(config.lock_file)), config.lock_file).sha256
+    return entry_of(config.model, read_lock(Path(config.lock_file)), config.lock_file).digest
 
 
 def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:

@@ -39,6 +39,7 @@ def _file_plan(path: Path, options: WorkerSettings) -> int:
             num_ubatch=options.num_ubatch,
             max_outputs=max(MAX_OUTPUTS, options.num_slots),
             flash_attention=True,
+            num_slots=options.num_slots,
         )
     finally:
         model.close()

@@ -18,7 +18,8 @@ from workers.llama.backend import messages
 from workers.llama.sampler import LlamaSampler, Logits, logprob_of
 from workers.llama.vocabulary import LlamaVocabulary
 from workers.machine.memory import KvShape
-from workers.model_file import ModelFileError, answering_parts
+from workers.machine.model_shape import shape_of
+from workers.model_file import ModelFileError, answering_parts, header
 
 KvType = Literal["f16", "q8_0"]
 _KV_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
@@ -119,22 +120,8 @@ class LlamaModel:
 
     @property
     def kv_shape(self) -> KvShape:
-        """What a token of context costs."""
-        num_layers = lib.llama_model_n_layer(self.pointer)
-        num_heads, num_kv_heads = lib.llama_model_n_head(self.pointer), lib.llama_model_n_head_kv(self.pointer)
-        num_embd = lib.llama_model_n_embd(self.pointer)
-        architecture = self._metadata("general.architecture")
-        head = num_embd // num_heads if num_heads else 0
-        key = int(self._metadata(f"{architecture}.attention.key_length") or head)
-        value = int(self._metadata(f"{architecture}.attention.value_length") or head)
-        return KvShape(
-            num_layers=num_layers,
-            bytes_per_token=num_layers * num_kv_heads * (key + value) * 2,
-            num_embd=num_embd,
-            num_vocab=self.vocabulary.num_tokens,
-            num_heads=num_heads,
-            num_ff=int(self._metadata(f"{architecture}.feed_forward_length") or 4 * num_embd),
-        )
+        """What a token of context costs, and a sequence."""
+        return shape_of(header(self.path))
 
     def _metadata(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(1024)
