@@ -13,7 +13,7 @@ from pathlib import Path
 
 from broker.catalogue import Entry, read_catalogue
 from workers.machine.memory import MemoryPlan, largest_ctx
-from workers.machine.model_plan import LIMIT_HEADROOM_BYTES, plan
+from workers.machine.model_plan import LIMIT_HEADROOM_BYTES, PI5_BANDWIDTH_BYTES, plan
 
 GIB = 1024**3
 MIB = 1024**2
@@ -22,8 +22,6 @@ FIRMWARE_BYTES = 144 * MIB
 """What of a board's memory Linux does not see: firmware and the reserved contiguous area."""
 OTHERS_BYTES = 900 * MIB
 """For Raspberry Pi OS without a desktop, K3s' agent, the sidecar, and room to breathe."""
-BANDWIDTH_BYTES = (11.4e9, 12.5e9)
-"""What a Pi 5 reads from memory in a second, sustained, at least and at most."""
 CONVERSATION_TOKENS = 1000
 MAX_CTX = 8192
 
@@ -56,7 +54,7 @@ class OnBoard:
     def tokens_per_second(self) -> tuple[float, float]:
         """At least and at most, of one conversation behind CONVERSATION_TOKENS: each token reads weights and cache."""
         read = self.entry.size_bytes + CONVERSATION_TOKENS * self.entry.kv_bytes_per_token
-        return BANDWIDTH_BYTES[0] / read, BANDWIDTH_BYTES[1] / read
+        return PI5_BANDWIDTH_BYTES[0] / read, PI5_BANDWIDTH_BYTES[1] / read
 
 
 def available_bytes(board_gib: int) -> int:

@@ -10,6 +10,8 @@ from workers.settings import WorkerSettings
 
 LIMIT_HEADROOM_BYTES = 256 * 1024**2
 """Between what a worker plans and where its process or its pod is killed."""
+PI5_BANDWIDTH_BYTES = (11.4e9, 12.5e9)
+"""What a Raspberry Pi 5 reads from memory in a second, sustained, at least and at most."""
 
 
 def kv_shape(entry: Entry) -> KvShape:
