@@ -17,7 +17,17 @@ PI5_BANDWIDTH_BYTES = (11.4e9, 12.5e9)
 def kv_shape(entry: Entry) -> KvShape:
     """What the memory plan wants to know of a model."""
     num_layers, num_embd, num_heads, num_ff, num_vocab = entry.shape
-    return KvShape(num_layers, entry.kv_bytes_per_token, num_embd, num_vocab, num_heads, num_ff)
+    return KvShape(
+        num_layers,
+        entry.kv_bytes_per_token,
+        num_embd,
+        num_vocab,
+        num_heads,
+        num_ff,
+        entry.window,
+        entry.window_bytes_per_token,
+        entry.state_bytes,
+    )
 
 
 def plan(entry: Entry, num_ctx: int) -> MemoryPlan:
