@@ -49,7 +49,7 @@ from workers.options import WorkerOptions
 from workers.presence import abilities
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateRenderer
-from workers.settings import WorkerSettings
+from workers.settings import WorkerSettings, resident
 from workers.worker import Worker
 
 if typing.TYPE_CHECKING:
@@ -138,7 +138,7 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     num_threads = config.threads or (default_threads() if config.deterministic else num_cores())
     # Before the model is there, which needs the memory.
     peak = await asyncio.to_thread(copy_bandwidth, num_threads)
-    model = await asyncio.to_thread(LlamaModel, path)
+    model = await asyncio.to_thread(LlamaModel, path, is_paged=config.resident_bytes is not None)
     cleanup.callback(model.close)
     num_ctx = min(config.num_ctx, model.num_ctx_train) if config.deterministic else config.num_ctx
     plan = _planned(model, config, num_ctx)
@@ -170,7 +170,7 @@ def _planned(model: LlamaModel, config: WorkerSettings, num_ctx: int) -> MemoryP
     """Raises DoesNotFit."""
     return check_memory(
         model.kv_shape.quantized(config.kv_type),
-        file_bytes=model.file_bytes,
+        file_bytes=resident(model.file_bytes, config.resident_bytes),
         num_ctx=num_ctx,
         num_ubatch=config.num_ubatch,
         max_outputs=max(MAX_OUTPUTS, config.num_slots),

@@ -19,3 +19,12 @@ def test_the_planned_cache_is_what_is_allocated(name: str, kv_type: str) -> None
     engine.close()
     model.close()
     assert planned == pytest.approx(allocated, rel=0.001)
+
+
+def test_weights_that_may_leave_memory_have_no_copy_in_it() -> None:
+    path = real_model(GEMMA)
+    copied, paged = LlamaModel(path), LlamaModel(path, is_paged=True)
+    assert any("REPACK" in name for name in copied.buffers)
+    assert not any("REPACK" in name for name in paged.buffers)
+    copied.close()
+    paged.close()

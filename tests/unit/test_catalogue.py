@@ -20,7 +20,7 @@ from broker.catalogue import (
 from tools.boards import OnBoard
 from workers.gguf_header import Header
 from workers.machine.memory import KvShape, largest_ctx, plan_memory
-from workers.machine.model_plan import kv_shape
+from workers.machine.model_plan import kv_shape, plan
 from workers.machine.model_shape import shape_of
 
 PAPER = {"Yi", "Phi", "Llama 3", "Gemma", "Mistral", "InternLM", "Llama 2", "Zephyr"}
@@ -132,6 +132,14 @@ def test_the_catalogue_says_what_a_models_header_says(
     lengths = {"tokenizer.ggml.tokens": entry.shape[4]}
     header = Header(told | {"general.architecture": architecture}, lengths, (), 0, 0)
     assert shape_of(header) == kv_shape(entry)
+
+
+def test_weights_count_as_far_as_they_stay_in_memory() -> None:
+    entry = read_catalogue()["qwen3-30b-a3b"]
+    whole, part = plan(entry, 8192), plan(entry, 8192, 4 * 1024**3)
+    assert (whole.weights, part.weights) == (entry.size_bytes, 4 * 1024**3)
+    assert whole.total - part.total == entry.size_bytes - 4 * 1024**3
+    assert plan(entry, 8192, 1 << 40) == whole
 
 
 def test_a_lock_file_says_what_was_locked(tmp_path: Path) -> None:

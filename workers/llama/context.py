@@ -51,7 +51,9 @@ def _reason(line: str) -> str:
 class LlamaModel:
     """A loaded model file."""
 
-    def __init__(self, path: Path, *, vocab_only: bool = False) -> None:
+    def __init__(self, path: Path, *, vocab_only: bool = False, is_paged: bool = False) -> None:
+        """With `is_paged` the weights stay in the mapped file alone, so that the system may drop and read them again;
+        else llama.cpp makes copies in a layout that is quicker to compute with."""
         self.parts = answering_parts(path)
         """Its files: one, or those that it was split into."""
         self.path = path = self.parts[0]
@@ -61,6 +63,7 @@ class LlamaModel:
         parameters = lib.llama_model_default_params()
         parameters.vocab_only = vocab_only
         parameters.n_gpu_layers = 0
+        parameters.use_extra_bufts = not is_paged
         self.pointer: Any = lib.llama_model_load_from_file(str(path).encode(), parameters)
         if not self.pointer:
             reason = next((line for line in found.lines if "error" in line.lower() or "fail" in line.lower()), "")

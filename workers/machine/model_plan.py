@@ -6,7 +6,7 @@ from __future__ import annotations
 from broker.catalogue import Entry
 from workers.engine.protocol import MAX_OUTPUTS
 from workers.machine.memory import KvShape, MemoryPlan, plan_memory
-from workers.settings import WorkerSettings
+from workers.settings import WorkerSettings, resident
 
 LIMIT_HEADROOM_BYTES = 256 * 1024**2
 """Between what a worker plans and where its process or its pod is killed."""
@@ -30,11 +30,11 @@ def kv_shape(entry: Entry) -> KvShape:
     )
 
 
-def plan(entry: Entry, num_ctx: int) -> MemoryPlan:
-    """A worker's with default settings and a context of `num_ctx` tokens, in bytes."""
+def plan(entry: Entry, num_ctx: int, resident_bytes: int | None = None) -> MemoryPlan:
+    """A worker's with default settings and a context of `num_ctx` tokens; of weights `resident_bytes` at most."""
     return plan_memory(
         kv_shape(entry),
-        file_bytes=entry.size_bytes,
+        file_bytes=resident(entry.size_bytes, resident_bytes),
         num_ctx=num_ctx,
         num_ubatch=WorkerSettings().num_ubatch,
         max_outputs=MAX_OUTPUTS,
