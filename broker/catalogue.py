@@ -93,6 +93,15 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True):
     checked: str
     chat_template: str = ""
     """The worker's name (workers/prompts/templates) of the one that it takes where the file has none."""
+    window: int = 0
+    window_bytes_per_token: int = 0
+    state_bytes: int = 0
+    active_bytes: int = 0
+
+    @property
+    def read_bytes(self) -> int:
+        """Of the weights, for each token: less than the file where a token uses some of many experts."""
+        return self.active_bytes or self.size_bytes
 
 
 class LockedFile(Struct, frozen=True):

@@ -49,7 +49,7 @@ from workers.prompts.history import History
 from workers.prompts.renderer import TemplateRenderer
 from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.reporting.presence import PLAIN_ABILITIES, abilities
-from workers.settings import WorkerSettings
+from workers.settings import WorkerSettings, resident
 from workers.worker import Worker
 from workers.worker_options import WorkerOptions
 
@@ -149,7 +149,10 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     # Before the model is there, which needs the memory.
     peak = await asyncio.to_thread(copy_bandwidth, num_threads)
     known = catalogued(config.model if config.model_file is None else None)
-    model = await asyncio.to_thread(LlamaModel, path, chat_template=config.chat_template, of_catalogue=known)
+    is_paged = config.resident_bytes is not None
+    model = await asyncio.to_thread(
+        LlamaModel, path, is_paged=is_paged, chat_template=config.chat_template, of_catalogue=known
+    )
     cleanup.callback(model.close)
     num_ctx = min(config.num_ctx, model.num_ctx_train) if config.deterministic else config.num_ctx
     plan = _planned(model, config, num_ctx)
@@ -173,7 +176,7 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
         thread_choice=thread_choice,
         calibration=calibration,
         layout=_layout(config, model.fingerprint),
-        shape=Shape(model.file_bytes, model.kv_shape.quantized(config.kv_type).bytes_per_token, peak),
+        shape=Shape(model.file_bytes, model.kv_shape.quantized(config.kv_type).bytes_per_young_token, peak),
     )
 
 
@@ -181,7 +184,7 @@ def _planned(model: LlamaModel, config: WorkerSettings, num_ctx: int) -> MemoryP
     """Raises DoesNotFit."""
     return check_memory(
         model.kv_shape.quantized(config.kv_type),
-        file_bytes=model.file_bytes,
+        file_bytes=resident(model.file_bytes, config.resident_bytes),
         num_ctx=num_ctx,
         num_ubatch=config.num_ubatch,
         max_outputs=max(MAX_OUTPUTS, config.num_slots),
@@ -189,6 +192,7 @@ def _planned(model: LlamaModel, config: WorkerSettings, num_ctx: int) -> MemoryP
         # The file is mapped by now, and counted in the plan; mapped pages count as available.
         available=available_bytes(),
         offload_cache=config.park_bytes,
+        num_slots=1 if config.deterministic else config.num_slots,
     )
 
 
@@ -369,7 +373,7 @@ def _sha256(config: WorkerSettings) -> str:
         return ""
     if config.model in (None, DEMO.token):
         return DEMO.sha256
-    return entry_of(config.model, read_lock(Path(config.lock_file)), config.lock_file).sha256
+    return entry_of(config.model, read_lock(Path(config.lock_file)), config.lock_file).digest
 
 
 def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
