@@ -64,7 +64,10 @@ async def test_where_nobody_answers_it_is_said_who_named_the_address(
     write_credentials(tmp_path / "local.credentials", Address("nats://127.0.0.1:1", "local", "x"))
     monkeypatch.setenv("NATS_URL", variable)
     settings = {name: text.format(folder=tmp_path) for name, text in said.items()}
-    there = address(CommonSettings(data_dir=str(tmp_path), **settings), "local")
+    there = address(
+        CommonSettings(data_dir=str(tmp_path), url=settings.get("url"), credentials=settings.get("credentials")),
+        "local",
+    )
     with pytest.raises(ServerUnavailable) as caught:
         await connect(there, name="x", timeout=5)
     assert str(caught.value).startswith("no NATS server answers at nats://127.0.0.1:1")
