@@ -7,6 +7,7 @@ The file is what `turnpike broker` or `turnpike user add` wrote. Without one the
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import sys
@@ -27,7 +28,13 @@ async def main(model: str, question: str) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("question")
+    named = parser.parse_args()
+    if "TURNPIKE_CREDENTIALS" not in os.environ:
+        parser.error("TURNPIKE_CREDENTIALS is not set: it names the file that `turnpike user add` wrote")
     try:
-        asyncio.run(main(*sys.argv[1:3]))
+        asyncio.run(main(**vars(named)))
     except TurnpikeError as error:
         sys.exit(f"ask: {error}")

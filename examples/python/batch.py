@@ -9,6 +9,7 @@ no second, for two minutes; and a worker computes nothing that has ended. What h
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import hashlib
 import json
@@ -92,10 +93,19 @@ async def main(model: str, prompts: Path, answers: Path) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("prompts", type=Path)
+    parser.add_argument("answers", type=Path)
+    named = parser.parse_args()
+    if "TURNPIKE_CREDENTIALS" not in os.environ:
+        parser.error("TURNPIKE_CREDENTIALS is not set: it names the file that `turnpike user add` wrote")
     problem: BaseException | None = None
     try:
-        asyncio.run(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])))
-    except* TurnpikeError as errors:
+        asyncio.run(main(**vars(named)))
+    except* (TurnpikeError, OSError) as errors:
         problem = errors.exceptions[0]
+    if isinstance(problem, OSError):
+        sys.exit(f"batch: {problem.filename}: {problem.strerror}")
     if problem is not None:
         sys.exit(f"batch: {problem}; run it again, it goes on")

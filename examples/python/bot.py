@@ -3,12 +3,15 @@
     TURNPIKE_CREDENTIALS=me.credentials BOT_URL=nats://user:password@host:4222 python bot.py demo bot.questions
     nats request bot.questions "How do I drain a node?" -H Conversation:alice
 
-BOT_URL is where people write: any NATS server, that of Turnpike's broker too, for a user who may subscribe there.
+BOT_URL is where people write: any NATS server. On Turnpike's own broker a producer may neither subscribe to a subject
+of the bot's nor ask there; an operator may, and everything else too: `turnpike user add bot --role operator` writes
+its user and password into a file. So a nats-server of its own is better where people are strangers.
 Several bots on one subject share the work; a conversation's history is with the one that has answered it.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import signal
@@ -17,6 +20,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import nats
+import nats.errors
 from nats.aio.msg import Msg
 
 from turnpike import Client, Message, Sampling, TurnpikeError, read_credentials
@@ -57,11 +61,16 @@ class Bot:
 
 async def main(model: str, subject: str) -> None:
     stop = asyncio.Event()
+    troubles: list[Exception] = []
+
+    async def on_error(error: Exception) -> None:
+        troubles.append(error)
+
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     address = read_credentials(Path(os.environ["TURNPIKE_CREDENTIALS"]))
     async with Client(address) as client, asyncio.TaskGroup() as group:
-        people = await nats.connect(os.environ["BOT_URL"])
+        people = await nats.connect(os.environ["BOT_URL"], error_cb=on_error)
         bot = Bot(client, model)
 
         async def begin(request: Msg) -> None:
@@ -69,14 +78,27 @@ async def main(model: str, subject: str) -> None:
                 group.create_task(bot.answer(request))
 
         await people.subscribe(subject, queue="turnpike-bot", cb=begin)
-        await people.flush()
+        await people.flush()  # behind it the server has said whether the user may
+        if refused := [error for error in troubles if "permissions violation" in str(error).lower()]:
+            raise refused[0]
         print(f"answering {subject}", flush=True)
         await stop.wait()
         await people.drain()
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("subject")
+    named = parser.parse_args()
+    for variable in ("TURNPIKE_CREDENTIALS", "BOT_URL"):
+        if variable not in os.environ:
+            parser.error(f"{variable} is not set: --help says what it names")
+    problem: BaseException | None = None
     try:
-        asyncio.run(main(*sys.argv[1:3]))
-    except TurnpikeError as error:
-        sys.exit(f"bot: {error}")
+        asyncio.run(main(**vars(named)))
+    except* (TurnpikeError, nats.errors.Error, OSError) as errors:
+        problem = errors.exceptions[0]
+    if problem is not None:
+        may = "; --help says who may" if "permissions" in str(problem).lower() else ""
+        sys.exit(f"bot: {problem}{may}")

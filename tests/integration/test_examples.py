@@ -16,7 +16,7 @@ import pytest
 from nats.aio.client import Client as NatsConnection
 
 from broker import codec, jetstream, publishing, subjects
-from broker.accounts import LOCAL, OPERATOR, write_credentials
+from broker.accounts import LOCAL, OPERATOR, WORKER, write_credentials
 from broker.messages import Message, Turn
 from broker.priorities import BATCH
 from broker.server import EmbeddedServer
@@ -74,6 +74,42 @@ async def test_a_model_that_nobody_serves_is_told_in_a_line(nats_server: Embedde
         code, _, errors = await ended(asking)
     assert (code, errors.count("\n")) == (1, 1), errors
     assert "nobody" in errors
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "missing", "sentence"),
+    [
+        ("ask", (), "", "the following arguments are required: model, question"),
+        ("ask", ("m", "x"), "TURNPIKE_CREDENTIALS", "TURNPIKE_CREDENTIALS is not set"),
+        ("batch", ("m",), "", "the following arguments are required: prompts, answers"),
+        ("batch", ("m", "p", "a"), "TURNPIKE_CREDENTIALS", "TURNPIKE_CREDENTIALS is not set"),
+        ("batch", ("m", "/nope", "{folder}/a"), "", "batch: /nope: No such file or directory"),
+        ("bot", (), "", "the following arguments are required: model, subject"),
+        ("bot", ("m", "s"), "BOT_URL", "BOT_URL is not set"),
+    ],
+)
+async def test_a_slip_is_answered_with_a_sentence(
+    credentials: Path,
+    tmp_path: Path,
+    name: str,
+    arguments: tuple[str, ...],
+    missing: str,
+    sentence: str,
+) -> None:
+    found = {"TURNPIKE_CREDENTIALS": str(credentials), "BOT_URL": "nats://127.0.0.1:1"}
+    environment = {variable: text for variable, text in found.items() if variable != missing}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(EXAMPLES / f"{name}.py"),
+        *(one.format(folder=tmp_path) for one in arguments),
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    code, _, errors = await ended(process)
+    assert code, errors
+    assert sentence in errors.splitlines()[-1]
+    assert "Traceback" not in errors
 
 
 # --- A batch job ---
@@ -160,3 +196,13 @@ async def test_a_bot_answers_who_asks_on_its_subject_and_remembers_the_conversat
         assert refused.data.startswith(b"no answer: ")
         bot.send_signal(signal.SIGTERM)
         assert (await ended(bot))[0] == 0
+
+
+async def test_a_bot_that_may_not_subscribe_says_so_and_ends(nats_server: EmbeddedServer, credentials: Path) -> None:
+    address = nats_server.address(WORKER)
+    where = nats_server.url.replace("://", f"://{address.user}:{address.password}@")
+    async with started("bot", "m", "bot.test", credentials=credentials, BOT_URL=where) as bot:
+        code, out, errors = await ended(bot)
+    assert (code, out, errors.count("\n")) == (1, "", 1), errors
+    assert 'permissions violation for subscription to "bot.test"' in errors
+    assert "--help says who may" in errors
