@@ -15,7 +15,7 @@ models=$(sed -n 's/^model = "\(.*\)"/--model \1/p' "$plan")
 .venv/bin/turnpike broker --data-dir "$out/broker" --port 0 $models >"$out/broker.log" 2>&1 &
 broker=$!
 trap 'kill $broker; wait $broker || true' EXIT
-until grep -q "nats-server at" "$out/broker.log"; do
+until grep -qs "nats-server at" "$out/broker.log"; do
     kill -0 "$broker" 2>/dev/null || { cat "$out/broker.log" >&2; exit 1; }
     sleep 0.2
 done
