@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
@@ -90,6 +90,7 @@ class Client:
         continuations: Sequence[str] = (),
         run: str | None = None,
         raw: bool = False,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> Answer:
         """One turn. Nothing is sent before the answer is iterated or awaited.
 
@@ -108,6 +109,7 @@ class Client:
             continuations=tuple(continuations),
             run=None if run is None else subjects.token(run, "run"),
             raw=raw,
+            chat_template_kwargs=chat_template_kwargs,
         )
         return Answer(self, turn, model, priority)
 

@@ -47,7 +47,7 @@ class FetchClose(Struct, frozen=True, tag_field="type", tag="close"):
 FetchRequest = FetchOpen | FetchPart | FetchClose
 
 
-class Remembered(Struct, frozen=True):
+class Remembered(Struct, frozen=True, omit_defaults=True):
     """What a worker remembers of a conversation, so that its tokens are never made from its text again."""
 
     messages: tuple[Message, ...]
@@ -55,6 +55,8 @@ class Remembered(Struct, frozen=True):
     """Of the last turn, as the template told it."""
     tokens: bytes
     """Those of prompt and answer, four bytes each, little-endian."""
+    template_kwargs: str = ""
+    """What the template was given besides, as JSON with sorted names: with others it is another prompt."""
 
 
 class Opened(Struct, frozen=True, tag_field="type", tag="opened"):

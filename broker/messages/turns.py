@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from broker.errors import InvalidMessage
 from broker.messages.fields import Seconds, Token
+from broker.messages.template_kwargs import FIELD, check_template_kwargs
 
 MAX_GRAMMAR_BYTES = 64 * 1024
 
@@ -77,12 +78,18 @@ class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The load run that it belongs to: a tag in telemetry."""
     raw: bool = False
     """The one message is the prompt as it stands, without the model's chat template: for evaluations."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables for the model's chat template, as `enable_thinking`; what they say is text, as contents are."""
 
     def __post_init__(self) -> None:
         if not self.messages:
             raise InvalidMessage("messages", "must hold at least one message")
         if self.raw and len(self.messages) != 1:
             raise InvalidMessage("raw", "a raw prompt is one message")
+        if self.chat_template_kwargs:
+            if self.raw:
+                raise InvalidMessage(FIELD, "a raw prompt has no template")
+            check_template_kwargs(self.chat_template_kwargs)
         check_is_answerable(self.messages)
         if (self.kind == "score") != bool(self.continuations):
             raise InvalidMessage("continuations", "must be given for kind 'score', and only then")

@@ -66,6 +66,10 @@ class TurnRequest(Protocol):
         """Whether the one message is the prompt itself, without the model's template."""
 
     @property
+    def template_kwargs(self) -> dict[str, Any] | None:
+        """Variables for the model's chat template."""
+
+    @property
     def is_streamed(self) -> bool:
         """Whether the answer is read in pieces."""
 

@@ -104,6 +104,7 @@ class Turns:
                 priority=priority,
                 deadline=deadline,
                 raw=wanted.is_raw,
+                chat_template_kwargs=wanted.template_kwargs,
             )
         except InvalidMessage as error:
             raise ApiError(400, str(error), param=error.field or None) from None

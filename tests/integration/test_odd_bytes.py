@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from nats.aio.client import Client as NatsConnection
@@ -92,7 +93,9 @@ class Faulty(FakeRenderer):
     def __init__(self) -> None:
         self.num_tries = 0
 
-    async def render(self, messages: tuple[Message, ...], exact: int = -1) -> Rendered:
+    async def render(
+        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+    ) -> Rendered:
         if messages[-1].content == "odd" or (messages[-1].content == "rare" and not self.num_tries):
             self.num_tries += 1
             raise KeyError("a fault of ours")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import logging
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -248,7 +249,9 @@ async def test_a_worker_of_an_earlier_release_is_compared_by_its_files_bytes(
 class Refusing(FakeRenderer):
     """Of a model file without a template."""
 
-    async def render(self, messages: tuple[Message, ...], exact: int = -1) -> Rendered:
+    async def render(
+        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+    ) -> Rendered:
         raise TurnRejected("invalid_template", "the model file has no chat template")
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
 from broker.conversations import chain, name_of, next_name
 from broker.messages import Message, Remembered, Turn
+from broker.messages.template_kwargs import canonical
 from workers.engine.protocol import Vocabulary
 from workers.kv.index import TOKEN_BYTES
 from workers.prompts.spoken import as_spoken, ends_with
@@ -55,8 +56,11 @@ class Rendered:
 class Renderer(Protocol):
     """Renders a conversation with the model's chat template. TemplateRenderer does, and so do the tests' fakes."""
 
-    async def render(self, messages: tuple[Message, ...], exact: int = -1) -> Rendered:
-        """The prompt of a conversation, with the text of the message `exact` as it was said. Raises TurnRejected."""
+    async def render(
+        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+    ) -> Rendered:
+        """The prompt of a conversation, with the text of the message `exact` as it was said; `kwargs` are variables
+        for the template. Raises TurnRejected."""
         ...
 
 
@@ -75,6 +79,7 @@ class _Told(Struct, frozen=True):
 
     messages: tuple[Message, ...]
     prompt_text: str
+    template_kwargs: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,13 @@ def without_oldest(messages: tuple[Message, ...]) -> tuple[Message, ...] | None:
     return (*messages[:begin], *messages[users[0] :]) if users else None
 
 
+def _goes_on(turn: Turn, told: _Told) -> bool:
+    """Whether the turn's prompt begins as that one did, by what both were made of."""
+    if canonical(turn.chat_template_kwargs) != told.template_kwargs:
+        return False
+    return turn.messages[: len(told.messages)] == told.messages
+
+
 class History:
     """The tokens of the conversations that this worker answered lately."""
 
@@ -151,20 +163,23 @@ class History:
             return prompt
         known = self._last_known(client, turn)
         told = known.told if known is not None else None
-        if known is None or told is None or turn.messages[: len(told.messages)] != told.messages:
-            return self._tokenized(await self._renderer.render(turn.messages))
+        if known is None or told is None or not _goes_on(turn, told):
+            return self._tokenized(await self._rendered(turn))
         answer = len(told.messages) - 1
-        rendered = await self._renderer.render(turn.messages, exact=answer)
+        rendered = await self._rendered(turn, exact=answer)
         said = told.messages[answer].content
         place = next((place for place in rendered.contents if place[0] == answer), None)
         if place is None or rendered.text[: place[1]] != told.prompt_text or rendered.text[place[1] : place[2]] != said:
             # The template tells history otherwise than it was told at the time.
-            return self._tokenized(await self._renderer.render(turn.messages))
+            return self._tokenized(await self._rendered(turn))
         rest = place[2]
         tail = self._vocabulary.tokenize(
             rendered.text[rest:], template_spans=rendered.template_spans(rest), add_bos=False
         )
         return Prompt(rendered, [*known.tokens, *tail], known.num_tokens)
+
+    async def _rendered(self, turn: Turn, exact: int = -1) -> Rendered:
+        return await self._renderer.render(turn.messages, exact, turn.chat_template_kwargs)
 
     def _last_known(self, client: str, turn: Turn) -> _Known | None:
         """Of the answers that the turn's history holds, the last one that was given here."""
@@ -193,7 +208,9 @@ class History:
         name of the conversation that goes on from it."""
         num_prompt = len(prompt.tokens)
         tokens = tokens[:num_prompt] + as_spoken(self._vocabulary, tokens[num_prompt:], text)
-        told = _Told((*turn.messages, Message("assistant", text)), prompt.rendered.text)
+        told = _Told(
+            (*turn.messages, Message("assistant", text)), prompt.rendered.text, canonical(turn.chat_template_kwargs)
+        )
         conversation = next_name(turn.conversation, turn.messages, text)
         # What it was before is kept for one turn more: another chat may say the same so far, or this one go back.
         for _, name in chain(turn.messages)[:-1]:
@@ -212,7 +229,7 @@ class History:
         if known is None:
             return None
         told = known.told
-        return Remembered(told.messages, told.prompt_text, known.packed_tokens)
+        return Remembered(told.messages, told.prompt_text, known.packed_tokens, told.template_kwargs)
 
     def adopt(self, client: str, conversation: str, remembered: Remembered) -> None:
         """Takes over what another worker, or process, remembered, unless more is known here."""
@@ -222,7 +239,7 @@ class History:
             answer = remembered.messages[-1].content
             if not ends_with(self._vocabulary, array("i", remembered.tokens), answer):
                 return  # an older release's, which remembered stop texts too
-            told = _Told(remembered.messages, remembered.prompt_text)
+            told = _Told(remembered.messages, remembered.prompt_text, remembered.template_kwargs)
             self._keep(client, _Known.of(told, remembered.tokens, conversation), told)
 
     def _keep(self, client: str, known: _Known, told: _Told) -> None:

@@ -92,8 +92,11 @@ class TemplateRenderer:
     async def _told(self, messages: tuple[Message, ...]) -> set[int]:
         return {index for index, start, end in (await self.render(messages)).contents if start < end}
 
-    async def render(self, messages: tuple[Message, ...], exact: int = -1) -> Rendered:
-        """The prompt of a conversation, with the text of the message `exact` as it was said. Raises TurnRejected:
+    async def render(
+        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+    ) -> Rendered:
+        """The prompt of a conversation, with the text of the message `exact` as it was said; the template is given
+        `kwargs` besides, whose texts are contents. Raises TurnRejected:
         "invalid_template", or "overloaded" where MAX_WAITING wait already."""
         if self._template is None:
             raise TurnRejected("invalid_template", "the model file has no chat template")
@@ -105,7 +108,7 @@ class TemplateRenderer:
             "exact": exact,
             **self._tokens,
         }
-        request |= {"system_role": self._system_role, "date": dated(self._date)}
+        request |= {"system_role": self._system_role, "date": dated(self._date), "kwargs": kwargs or {}}
         line = json.dumps(request).encode()
         key = digest(line)
         self._refusals.check(key)

@@ -67,18 +67,19 @@ def render(
     exact: int = -1,
     system_role: SystemRole = "anywhere",
     date: str = "",
+    kwargs: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The prompt's text, and its contents as [message index, start, end) in order.
 
     The text is what plain Jinja makes, but that the white space around the message `exact`, whose text must stand in
     the prompt as it was said, is not stripped off, and that system messages stand where the template takes them, as
     `system_role` says. `date` is YYYY-MM-DD, and what a template hears of it changes once a day and no oftener; without
-    one it hears of none. Raises TemplateFailed.
+    one it hears of none. `kwargs` are a client's variables: their texts are contents. Raises TemplateFailed.
     """
     try:
         said = [_sourced(message, index, exact) for index, message in enumerate(messages)]
         text = _compiled(template).render(
-            _dated(date),
+            _dated(date) | {name: _of_client(value) for name, value in (kwargs or {}).items()},
             messages=merged(said, system_role),
             add_generation_prompt=True,
             bos_token=bos_token,
@@ -120,6 +121,19 @@ def _sourced(value: Any, index: int, exact: int) -> Any:
             return {name: one if name == "role" else _sourced(one, index, exact) for name, one in value.items()}
         case list():
             return [_sourced(one, index, exact) for one in value]
+        case _:
+            return value
+
+
+def _of_client(value: Any) -> Any:
+    """A value whose texts, names of objects too, are contents and no message's."""
+    match value:
+        case str():
+            return Sourced(value)
+        case dict():
+            return {Sourced(name): _of_client(one) for name, one in value.items()}
+        case list():
+            return [_of_client(one) for one in value]
         case _:
             return value
 

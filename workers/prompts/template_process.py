@@ -30,6 +30,7 @@ def _render(request: dict[str, Any]) -> dict[str, Any]:
             exact=request["exact"],
             system_role=request["system_role"],
             date=request["date"],
+            kwargs=request["kwargs"],
         )
     except TemplateFailed as error:
         return {"error": str(error)}

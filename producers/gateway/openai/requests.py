@@ -1,7 +1,8 @@
 """Requests of the OpenAI API → turns. Pure.
 
 What is asked for and cannot be done is refused by its name, never ignored. Beside the API's own fields some that other
-servers for local models take are known: `top_k`, `min_p`, `repeat_penalty`, `ignore_eos`, `grammar`.
+servers for local models take are known: `top_k`, `min_p`, `repeat_penalty`, `ignore_eos`, `grammar` and
+`chat_template_kwargs`.
 """
 
 from __future__ import annotations
@@ -170,6 +171,11 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return None
 
     @property
+    def template_kwargs(self) -> dict[str, Any] | None:
+        """Variables for the model's chat template; None where none is used."""
+        return None
+
+    @property
     def limit(self) -> int | None:
         """Of the answer's tokens; -1 is as many as the context holds."""
         return self.max_tokens
@@ -219,6 +225,7 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     modalities: tuple[str, ...] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     def check(self, *, leave_out_tools: bool = False) -> None:
         """Raises ApiError for what is understood and cannot be done."""
@@ -258,6 +265,11 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
     def is_raw(self) -> bool:
         """The model's template makes a prompt of the messages."""
         return False
+
+    @property
+    def template_kwargs(self) -> dict[str, Any] | None:
+        """Variables for the model's chat template."""
+        return self.chat_template_kwargs or None
 
     @property
     def left_out(self) -> str | None:
