@@ -1,4 +1,7 @@
-"""A matchers' process without a model: its vocabulary is the bytes. `python -m tests.byte_matcher [--max-seconds=S] FD`."""
+"""A matchers' process without a model: its vocabulary is the bytes.
+
+`python -m tests.byte_matcher [MAX_SECONDS] FD`
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,5 @@ from tests.follow import Bytes
 from workers.grammars.matcher_server import serve
 
 if __name__ == "__main__":
-    *flags, descriptor = sys.argv[1:]
-    limits = {"max_seconds": float(one.partition("=")[2]) for one in flags}
-    serve(Bytes(), socket.socket(fileno=int(descriptor)), **limits)
+    *seconds, descriptor = sys.argv[1:]
+    serve(Bytes(), socket.socket(fileno=int(descriptor)), *map(float, seconds))

@@ -16,8 +16,8 @@ from broker.priorities import INTERACTIVE, Priority
 from broker.replies import StoredReply
 from broker.subjects import TurnAddress
 from workers.engine.events import Event, Job, LoopSnapshot
+from workers.kv.fetcher import Offer
 from workers.kv.index import Key
-from workers.kv.transfer import Offer
 from workers.turns.work import TurnNotes, Work
 
 CLIENT, MODEL, WORKER = "c", "m", "w1"
@@ -195,6 +195,8 @@ class FakeWriter:
         return Started(0, self.attempt, WORKER, self._num_starts, model)
 
     async def hand_back(self) -> None:
+        if self.error is not None:
+            raise self.error
         self.is_handed_back = True
 
     async def write(self, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] = ()) -> None:

@@ -6,8 +6,8 @@ and the models of k3s/models from it.
 
 from __future__ import annotations
 
+import argparse
 import math
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -207,4 +207,6 @@ def renew(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    renew(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(prog="python -m tools.boards", description="Renews docs/boards.md and k3s/models.")
+    parser.add_argument("root", type=Path, nargs="?", default=Path(), help="the checkout (default: this folder)")
+    renew(parser.parse_args().root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from typing import Annotated, Literal
 
@@ -9,9 +10,17 @@ from broker import subjects
 from broker.declaring import Setting, flag
 from broker.errors import InvalidName, SettingsError
 from broker.settings import HealthPort, Level, ModelSettings, Node
+from workers.prompts.chat_template import asked_for
 
 MAX_SLOTS = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def resident(file_bytes: int, resident_bytes: int | None) -> int:
@@ -73,6 +82,29 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
         Literal["error", "drop"],
         Setting("of a conversation longer than the context: refused, or its oldest turns left out"),
     ] = "error"
+    chat_template: Annotated[
+        str | None,
+        Setting(
+            "a template by llama.cpp's name (chatml, gemma, …: docs/models.md) or a file of Jinja (default: the "
+            "model file's own; for one without, the catalogue's, ChatML where it has the tokens, or a plain form)",
+            metavar="NAME|FILE",
+        ),
+    ] = None
+    template_date: Annotated[
+        str | None,
+        Setting(
+            "what templates that ask for the date are told: none, today (so that at midnight their prompts are "
+            "computed anew), or this day (default: today; with --deterministic none)",
+            metavar="none|today|YYYY-MM-DD",
+        ),
+    ] = None
+    raw_as_text: Annotated[
+        bool,
+        Setting(
+            "control tokens in a raw prompt (ask --raw, /v1/completions) are text too, as they always are in chats and "
+            "scores"
+        ),
+    ] = False
     kv_type: Annotated[Literal["f16", "q8_0"], Setting("the KV cache's precision")] = "f16"
     health_port: HealthPort = None
 
@@ -100,6 +132,13 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
                     subjects.token(name, what)
                 except InvalidName as error:
                     problems.append(f"{flag('worker_name' if what == 'worker' else what)}: {error}")
+        if self.chat_template is not None:
+            try:
+                asked_for(self.chat_template)
+            except SettingsError as error:
+                problems += error.problems
+        if self.template_date not in (None, "none", "today") and not _is_date(self.template_date):
+            problems.append("--template-date: must be none, today or a date as 2026-11-26")
         if self.step_budget_seconds <= 0:
             problems.append("--step-budget-seconds: must be above 0")
         if self.num_slots > MAX_SLOTS:

@@ -17,6 +17,7 @@ from broker.catalogue import (
     Locked,
     entry_of,
     known_models,
+    locked_as,
     read_lock,
     verify,
     write_lock,
@@ -47,8 +48,8 @@ def _lock_of(options: ModelSettings, *, may_be_missing: bool = False, to_write: 
 
 
 def _chosen(options: ModelSettings, names: list[str]) -> dict[str, Locked]:
-    locked = _lock_of(options)
-    return {name: entry_of(name, locked, options.lock_file) for name in names or locked}
+    path = Path(options.lock_file)
+    return {name: locked_as(name, path, DATASETS) for name in names} or read_lock(path)
 
 
 def list_models(options: ModelSettings, largest_context: LargestContext, *, as_json: bool) -> int:

@@ -8,20 +8,24 @@ import msgspec
 import pytest
 
 from broker.catalogue import (
+    SHIPPED,
     CatalogueError,
     Locked,
     LockedFile,
     UnknownModel,
     entry_of,
+    locked_as,
     read_catalogue,
     read_lock,
     write_lock,
 )
+from broker.errors import TurnpikeError
 from tools.boards import OnBoard
 from workers.gguf_header import Header
 from workers.machine.memory import KvShape, largest_ctx, plan_memory
 from workers.machine.model_plan import kv_shape, plan
 from workers.machine.model_shape import shape_of
+from workers.models import DEMO
 
 PAPER = {"Yi", "Phi", "Llama 3", "Gemma", "Mistral", "InternLM", "Llama 2", "Zephyr"}
 TODAY = {"Qwen", "Llama 3.2", "Gemma", "Phi", "SmolLM", "LFM", "Granite", "Mistral", "OLMo"}
@@ -200,6 +204,38 @@ def test_a_missing_lock_file_is_one_sentence(tmp_path: Path) -> None:
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(UnknownModel, match="mistral is not in the catalogue, which has: yi-6b, "):
         entry_of("mistral", read_catalogue(), "the catalogue")
+
+
+@pytest.mark.parametrize(
+    ("name", "lock", "sentence"),
+    [
+        ("nosuch", None, "nosuch is not in the catalogue, which has: yi-6b, .*; .*/lock: there is no such file: "),
+        ("lama-3-2-1b", None, r"lama-3-2-1b is not in the catalogue.* \(did you mean llama-3-2-1b\?\); "),
+        ("llama-3-2-1b", None, "^/.*/lock: there is no such file: turnpike models lock"),
+        ("nosuch", "", "nosuch is not in .*/lock, which has: nothing; nor is it in the catalogue$"),
+        ("lama-3-2-1b", "", r"; nor is it in the catalogue \(did you mean llama-3-2-1b\?\)$"),
+        ("llama-3-2-1b", "", "which has: nothing; `turnpike models lock llama-3-2-1b` adds it"),
+        ("data", None, "^/.*/lock: there is no such file"),
+        ("data", "", "; `turnpike models lock data` adds it"),
+        ("demo", None, "^demo ships with Turnpike: it needs no lock and no pull$"),
+        ("demo", "", "^demo ships with Turnpike"),
+        ("yi-6b", "not toml", "^/.*/lock: Expected"),
+    ],
+)
+def test_a_name_that_is_not_locked_is_sent_to_its_own_cure(
+    tmp_path: Path, name: str, lock: str | None, sentence: str
+) -> None:
+    path = tmp_path / "lock"
+    if lock is not None:
+        path.write_text(lock)
+    with pytest.raises(TurnpikeError, match=sentence):
+        locked_as(name, path, also=("data",))
+
+
+def test_the_shipped_model_is_no_model_to_be_locked() -> None:
+    assert DEMO.token == SHIPPED
+    with pytest.raises(UnknownModel, match=r"^demo ships with Turnpike"):
+        entry_of("demo", read_catalogue(), "the catalogue")
 
 
 def test_what_fits_a_small_board_is_found_by_the_plan() -> None:

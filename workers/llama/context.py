@@ -16,10 +16,11 @@ from workers.engine.protocol import MAX_OUTPUTS, EngineLost, KvCacheFull, Span, 
 from workers.engine.scheduler import MIN_PREFILL_TOKENS
 from workers.llama.backend import messages
 from workers.llama.sampler import LlamaSampler, Logits, logprob_of
-from workers.llama.vocabulary import LlamaVocabulary
+from workers.llama.vocabulary import LlamaVocabulary, tokens_of
 from workers.machine.memory import KvShape
 from workers.machine.model_shape import shape_of
 from workers.model_file import ModelFileError, answering_parts, header
+from workers.prompts.chat_template import ChatTemplate, of_model
 
 KvType = Literal["f16", "q8_0"]
 _KV_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
@@ -51,9 +52,21 @@ def _reason(line: str) -> str:
 class LlamaModel:
     """A loaded model file."""
 
-    def __init__(self, path: Path, *, vocab_only: bool = False, is_paged: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        vocab_only: bool = False,
+        is_paged: bool = False,
+        chat_template: str | None = None,
+        of_catalogue: str = "",
+    ) -> None:
         """With `is_paged` the weights stay in the mapped file alone, so that the system may drop and read them again;
-        else llama.cpp makes copies in a layout that is quicker to compute with."""
+        else llama.cpp makes copies in a layout that is quicker to compute with.
+
+        `chat_template` is a name or a file that goes before what the model file has; `of_catalogue` the name of what
+        stands in for a file's that has none. Raises ModelFileError, SettingsError.
+        """
         self.parts = answering_parts(path)
         """Its files: one, or those that it was split into."""
         self.path = path = self.parts[0]
@@ -72,9 +85,23 @@ class LlamaModel:
             self.close()
             raise ModelFileError(path, "is of a kind of model that is not served here")
         self.buffers = dict(found.buffers)
-        template = lib.llama_model_chat_template(self.pointer, None)
-        self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
-        self.vocabulary = LlamaVocabulary(self.pointer, self.chat_template, path)
+        self.template = self._template(chat_template, of_catalogue)
+        self.vocabulary = LlamaVocabulary(self.pointer, self.template.text, path)
+
+    def _template(self, given: str | None, of_catalogue: str) -> ChatTemplate:
+        found = lib.llama_model_chat_template(self.pointer, None)
+        vocab = lib.llama_model_get_vocab(self.pointer)
+        return of_model(
+            given,
+            found.decode("utf-8", "replace") if found else None,
+            of_catalogue,
+            is_token=lambda text: len(tokens_of(vocab, text, parse_special=True)) == 1,
+        )
+
+    @property
+    def chat_template(self) -> str:
+        """The Jinja text of its template."""
+        return self.template.text
 
     @property
     def file_bytes(self) -> int:

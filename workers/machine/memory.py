@@ -147,7 +147,7 @@ def check_memory(
 ) -> MemoryPlan:
     """The plan where it fits into `available` bytes; raises DoesNotFit, which names the largest context that would.
 
-    Without a number for `parking` it is a quarter of what the rest leaves free.
+    Without a number for `offload_cache` it is a quarter of what the rest leaves free.
     """
 
     def plan(ctx: int) -> MemoryPlan:

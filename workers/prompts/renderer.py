@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import json
 import logging
 import signal
@@ -14,6 +15,7 @@ from broker.errors import TurnpikeError, TurnRejected
 from broker.messages import Message
 from broker.process import die_with_parent, terminate
 from workers.prompts.history import Rendered
+from workers.prompts.system_role import SystemRole, system_role
 from workers.sandbox import LATE_SECONDS, Refusals, digest
 
 COMPUTING_SECONDS = 5.0
@@ -23,7 +25,23 @@ MAX_WAITING = 64
 """Conversations that wait to be rendered."""
 MAX_LINE_BYTES = 64 * 1024 * 1024
 
+TAKEN: dict[SystemRole, str] = {
+    "anywhere": "as they stand",
+    "first": "one, at the beginning; further ones are put before the user's next message",
+    "nowhere": "put before the user's next message, as the template has no such role",
+}
+"""What the log says of system messages."""
+
 log = logging.getLogger(__name__)
+
+
+def dated(said: str) -> str:
+    """The date that `none`, `today` or a date itself stands for, as YYYY-MM-DD by this machine's clock and time zone;
+    empty for none. Raises ValueError."""
+    if said in ("none", ""):
+        return ""
+    today = datetime.datetime.now().astimezone().date()
+    return (today if said == "today" else datetime.date.fromisoformat(said)).isoformat()
 
 
 class TemplateRenderer:
@@ -35,17 +53,26 @@ class TemplateRenderer:
         *,
         bos_token: str,
         eos_token: str,
+        date: str = "today",
         computing_seconds: float = COMPUTING_SECONDS,
         late_seconds: float = LATE_SECONDS,
     ) -> None:
-        """`template` is Jinja, None for a model file without one: then nothing can be rendered."""
+        """`template` is Jinja, None for a model file without one: then nothing can be rendered. `date` is what it hears
+        of the date: `none`, `today`, or YYYY-MM-DD."""
         self._template = template
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self._date = date
         self._child = TemplateProcess(computing_seconds, late_seconds)
         self._lock = asyncio.Lock()
         """Held by who asks the child."""
         self._num_waiting = 0
         self._refusals = Refusals()
+        self._system_role: SystemRole = "anywhere"
+
+    @property
+    def system_role(self) -> SystemRole:
+        """Where the template takes system messages; found out by `start`."""
+        return self._system_role
 
     @property
     def pid(self) -> int | None:
@@ -53,10 +80,17 @@ class TemplateRenderer:
         return self._child.pid
 
     async def start(self) -> None:
-        """Starts the child and waits until it answers, so that no turn has to. Raises TurnpikeError."""
-        if self._template is not None:
-            async with self._lock:
-                await self._child.start()
+        """Starts the child and waits until it answers, so that no turn has to, and tries the template. Raises
+        TurnpikeError."""
+        if self._template is None:
+            return
+        async with self._lock:
+            await self._child.start()
+        self._system_role = await system_role(self._told)
+        log.info("template system_messages=%s", TAKEN[self._system_role])
+
+    async def _told(self, messages: tuple[Message, ...]) -> set[int]:
+        return {index for index, start, end in (await self.render(messages)).contents if start < end}
 
     async def render(self, messages: tuple[Message, ...], exact: int = -1) -> Rendered:
         """The prompt of a conversation, with the text of the message `exact` as it was said. Raises TurnRejected:
@@ -64,7 +98,14 @@ class TemplateRenderer:
         if self._template is None:
             raise TurnRejected("invalid_template", "the model file has no chat template")
         plain = [{"role": message.role, "content": message.content} for message in messages]
-        request = {"operation": "render", "template": self._template, "messages": plain, "exact": exact, **self._tokens}
+        request: dict[str, Any] = {
+            "operation": "render",
+            "template": self._template,
+            "messages": plain,
+            "exact": exact,
+            **self._tokens,
+        }
+        request |= {"system_role": self._system_role, "date": dated(self._date)}
         line = json.dumps(request).encode()
         key = digest(line)
         self._refusals.check(key)
