@@ -170,6 +170,23 @@ def read_catalogue(path: Path = CATALOGUE) -> dict[str, Entry]:
     return {token: _entry(path, token, row, Entry) for token, row in _rows(path).items()}
 
 
+def known_models(own: Path) -> dict[str, Entry]:
+    """The shipped catalogue and one's own, which wins where both have a name. Raises CatalogueError."""
+    return read_catalogue() | (read_catalogue(own) if own.exists() else {})
+
+
+def write_catalogue(path: Path, entries: dict[str, Entry]) -> None:
+    """Writes the file whole, or not at all."""
+    lines = ["# Written by `turnpike models add`: models besides those that Turnpike knows.\n"]
+    for token, entry in entries.items():
+        lines.append(f"[{token}]")
+        lines += [f"{name} = {_toml(value)}" for name, value in msgspec.to_builtins(entry).items()]
+        lines.append("")
+    part = path.with_name(f"{path.name}.part")
+    part.write_text("\n".join(lines))
+    part.replace(path)
+
+
 def read_lock(path: Path, *, to_write: bool = False) -> dict[str, Locked]:
     """Token → locked file. Raises CatalogueError, also when there is no such file.
 
@@ -242,7 +259,7 @@ def write_lock(path: Path, locked: dict[str, Locked]) -> None:
     part.replace(path)
 
 
-def _toml(value: str | int) -> str:
+def _toml(value: str | int | list[int]) -> str:
     return str(value) if isinstance(value, int) else msgspec.json.encode(value).decode()
 
 

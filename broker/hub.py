@@ -215,6 +215,8 @@ def _bring(
             log.warning("mirror left model=%s error=%s", token, error)
     if constants.is_offline_mode():
         raise Missing(token, f"no mirror gave {part.stem} and HF_HUB_OFFLINE forbids to fetch it")
+    if not wanted.repository:
+        raise Missing(token, f"{wanted.file} was added on another node, and no mirror gave it")
     _fetch(token, wanted, part, endpoint, on_progress, sleep)
     found = sha256_of(part)
     if found != wanted.sha256:

@@ -59,6 +59,9 @@ class ModelSettings(CommonSettings, frozen=True, kw_only=True):
 
     lock_file: Annotated[str, Setting("which bytes a name stands for", path="file")] = "turnpike.models.lock"
     models_dir: Annotated[str, Setting("where the files lie", path="folder")] = "~/.local/share/turnpike/models"
+    catalogue: Annotated[
+        str, Setting("one's own models, which `turnpike models add` writes, besides the shipped ones", path="file")
+    ] = "turnpike.models.toml"
 
 
 class PullSettings(ModelSettings, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from broker.catalogue import Entry, Locked, Memory
 from workers.architectures import KNOWN
 from workers.engine.protocol import MAX_OUTPUTS
 from workers.gguf_header import Header, Tensor, Value
@@ -43,8 +44,7 @@ class ModelFacts(Struct, frozen=True):
     context: int
     """Tokens of the longest sequence that it was trained for."""
     layers: int
-    memory: str
-    """full, sliding-window or recurrent, as in the catalogue."""
+    memory: Memory
     window: int
     """Tokens; 0 where no layer has one."""
     kv_bytes_per_token: int
@@ -121,6 +121,31 @@ def facts_of(path: Path, available: int) -> ModelFacts:
         available_bytes=available,
         largest_context=largest_ctx(plan, max(context, ROUND_CTX), available),
         tokens_per_second=(round(low / read, 1), round(high / read, 1)),
+    )
+
+
+def entry_of_files(path: Path, facts: ModelFacts, locked: Locked) -> Entry:
+    """What a catalogue says of a model of which the first file is given."""
+    shape = shape_of(header(path))
+    template = "in the file" if facts.has_template else "none in the file"
+    return Entry(
+        name=facts.name,
+        family=facts.architecture,
+        repository=locked.repository,
+        file=locked.file,
+        quantization=facts.quantization,
+        context=facts.context,
+        size_bytes=facts.file_bytes,
+        kv_bytes_per_token=shape.bytes_per_token,
+        shape=(shape.num_layers, shape.num_embd, shape.num_heads, shape.num_ff, shape.num_vocab),
+        memory=facts.memory,
+        template=template,
+        licence=facts.licence,
+        checked="the file's header",
+        window=shape.window,
+        window_bytes_per_token=shape.window_bytes_per_token,
+        state_bytes=shape.sequence_bytes,
+        active_bytes=facts.active_bytes,
     )
 
 

@@ -16,8 +16,8 @@ from broker.catalogue import (
     FileError,
     Locked,
     entry_of,
+    known_models,
     locked_as,
-    read_catalogue,
     read_lock,
     verify,
     write_lock,
@@ -57,7 +57,7 @@ def list_models(options: ModelSettings, largest_context: LargestContext, *, as_j
     locked = _lock_of(options, may_be_missing=True)
     folder = Path(options.models_dir).expanduser()
     rows = []
-    for token, entry in read_catalogue().items():
+    for token, entry in known_models(Path(options.catalogue)).items():
         here = token in locked and all(path.exists() for path in locked[token].paths_in(folder, token))
         rows.append((token, entry, largest_context(entry), "here" if here else "locked" if token in locked else ""))
     if as_json:
@@ -102,16 +102,23 @@ def lock_models(
     # From before it is read until it is written: two at once would leave the names of one of them.
     with Lock.of(path, "the lock file", wait_seconds=LOCK_SECONDS):
         locked = _lock_of(options, may_be_missing=True, to_write=True)
-        _lock_names(path, locked, names, revision=revision, repository=repository, file=file)
+        catalogue = known_models(Path(options.catalogue))
+        _lock_names(path, catalogue, locked, names, revision=revision, repository=repository, file=file)
     return 0
 
 
 def _lock_names(
-    path: Path, locked: dict[str, Locked], names: list[str], *, revision: str, repository: str | None, file: str | None
+    path: Path,
+    catalogue: dict[str, Entry],
+    locked: dict[str, Locked],
+    names: list[str],
+    *,
+    revision: str,
+    repository: str | None,
+    file: str | None,
 ) -> None:
     from broker import hub
 
-    catalogue = read_catalogue()
     for name in names:
         if repository is not None and file is not None:
             found = hub.lock(repository, file, revision=revision)

@@ -17,9 +17,10 @@ import gguf
 import numpy as np
 import pytest
 
-from broker.catalogue import read_lock
+from broker.catalogue import read_catalogue, read_lock
 from tests.hub_server import COMMIT, FILE, REPOSITORY, Hub, Zeros, serving
 from tests.support import ROOT
+from workers.models import DEMO
 
 CONTENT = random.Random(0).randbytes(2_000_000)
 MAX_RSS = "import resource; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
@@ -72,6 +73,37 @@ def test_what_is_as_locked_and_no_model_that_answers_is_told(tmp_path: Path) -> 
     for found in (pulled, verified):
         assert "is an embedding model, which makes vectors and no text" in found.stderr
     assert "as locked" in verified.stdout
+
+
+def test_a_file_that_is_added_is_known_locked_and_here(server: Hub, tmp_path: Path) -> None:
+    own = ("--catalogue", str(tmp_path / "own.toml"))
+    added = models(tmp_path, server, "add", str(DEMO.path), "--name", "mine", *own)
+    assert added.returncode == 0, added.stderr
+    assert "as locked" in models(tmp_path, server, "verify", "mine").stdout
+    (entry,) = (
+        one for one in json.loads(models(tmp_path, server, "list", "--json", *own).stdout) if one["token"] == "mine"
+    )
+    assert (entry["state"], entry["family"], entry["size_bytes"]) == ("here", "llama", DEMO.path.stat().st_size)
+    assert json.loads(models(tmp_path, server, "show", "mine", "--json").stdout)["name"] == "Turnpike demo"
+    (path,) = (tmp_path / "models").glob("mine-*.gguf")
+    path.unlink()
+    pulled = models(tmp_path, server, "pull", "mine")
+    assert (pulled.returncode, server.num_requests) == (1, 0)
+    assert "was added on another node, and no mirror gave it" in " ".join(pulled.stderr.split())
+
+
+def test_a_repository_that_is_added_is_fetched_and_one_of_no_chat_model_is_not_added(tmp_path: Path) -> None:
+    own = ("--catalogue", str(tmp_path / "own.toml"))
+    with serving(DEMO.path.read_bytes()) as hub:
+        hub.others = {"odd.gguf": b"GGUF\x09" + bytes(60)}
+        added = models(tmp_path, hub, "add", REPOSITORY, "--file", FILE, "--name", "mine", *own)
+        assert added.returncode == 0, added.stderr
+        assert read_lock(tmp_path / "lock")["mine"].revision == COMMIT
+        refused = models(tmp_path, hub, "add", REPOSITORY, "--file", "odd.gguf", *own)
+    assert refused.returncode == 1
+    assert "is of version 9 of GGUF, newer than" in refused.stderr
+    assert set(read_lock(tmp_path / "lock")) == {"mine"}
+    assert set(read_catalogue(tmp_path / "own.toml")) == {"mine"}
 
 
 def test_offline_for_the_first_time_is_one_sentence(server: Hub, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from broker.declaring import Argument
 from broker.settings import MirrorSettings, ModelSettings, PullSettings
+from turnpike.cli.adding import AddOptions, run_add
 from turnpike.cli.addresses import address, data_dir, is_named, version
 from turnpike.cli.command import Command, command
 from turnpike.cli.showing import ShowOptions, run_show
@@ -163,6 +164,13 @@ MODELS = Command(
     commands=(
         command(
             "list", "the catalogue, and what of it fits this machine", "turnpike models list", ListOptions, run_list
+        ),
+        command(
+            "add",
+            "a model that is not in the catalogue",
+            "turnpike models add model.gguf --name mine",
+            AddOptions,
+            run_add,
         ),
         command("show", "what a model's file says of it", "turnpike models show llama-3-2-1b", ShowOptions, run_show),
         command(

@@ -12,7 +12,7 @@ def planned_bytes(model: str, options: WorkerSettings) -> int:
 
     Raises TurnpikeError for a model that is none of these.
     """
-    from broker.catalogue import CATALOGUE, entry_of, read_catalogue
+    from broker.catalogue import CATALOGUE, entry_of, known_models
     from workers.machine import model_plan
     from workers.models import DEMO
 
@@ -20,7 +20,7 @@ def planned_bytes(model: str, options: WorkerSettings) -> int:
         return _file_plan(Path(options.model_file), options) + model_plan.LIMIT_HEADROOM_BYTES
     if model == DEMO.token:
         return 2 * model_plan.LIMIT_HEADROOM_BYTES
-    entry = entry_of(model, read_catalogue(), CATALOGUE.name)
+    entry = entry_of(model, known_models(Path(options.catalogue)), CATALOGUE.name)
     return model_plan.plan(entry, options.num_ctx, options.resident_bytes).total + model_plan.LIMIT_HEADROOM_BYTES
 
 
