@@ -23,7 +23,9 @@ LONG = 700
 """Tokens that leave the window, and the cells that windows have, far behind."""
 
 
-@pytest.fixture(scope="module", params=["tiny", "tiny-swa", "tiny-hybrid", "tiny-recurrent"])
+@pytest.fixture(
+    scope="module", params=["tiny", "tiny-swa", "tiny-hybrid", "tiny-recurrent", "tiny-delta", "tiny-mamba2"]
+)
 def model(request: pytest.FixtureRequest, model_dir: Path) -> Iterator[LlamaModel]:
     one = LlamaModel(write_model(model_dir / f"{request.param}.gguf", request.param, "Q8_0"))
     yield one
