@@ -1,4 +1,7 @@
-"""A matchers' process without a model: its vocabulary is the bytes. `python -m tests.byte_matcher FD`."""
+"""A matchers' process without a model: its vocabulary is the bytes.
+
+`python -m tests.byte_matcher [MAX_SECONDS] FD`
+"""
 
 from __future__ import annotations
 
@@ -9,4 +12,5 @@ from tests.follow import Bytes
 from workers.grammars.matcher_server import serve
 
 if __name__ == "__main__":
-    serve(Bytes(), socket.socket(fileno=int(sys.argv[1])))
+    *seconds, descriptor = sys.argv[1:]
+    serve(Bytes(), socket.socket(fileno=int(descriptor)), *map(float, seconds))

@@ -217,16 +217,16 @@ def scored(*texts: str) -> Desk:
 
 
 def test_each_continuation_is_scored_by_its_own_tokens_and_the_prompt_is_computed_once() -> None:
-    desk = scored("ab", "c", "acb")
+    desk = scored("c", "ab", "acb")
     assert [desk.take(), desk.take(), desk.take()] == [None, None, "stop"]
     a, b, c = tokens_of("abc")
     assert desk.active.scores == [
-        Score(-3.0, 2, True, 4, (a, b), (-1.0, -2.0)),
         Score(-4.0, 1, False, 4, (c,), (-4.0,)),
+        Score(-3.0, 2, True, 4, (a, b), (-1.0, -2.0)),
         Score(-7.0, 3, False, 4, (a, c, b), (-1.0, -4.0, -2.0)),
     ]
     # All of the first; of the others the prompt's last token, whose logits are wanted, and what follows it.
-    assert desk.engine.num_tokens == 6 + 2 + 4
+    assert desk.engine.num_tokens == 5 + 3 + 4
 
 
 def test_a_continuations_score_may_come_of_several_steps() -> None:

@@ -372,3 +372,16 @@ def test_a_turn_that_is_freed_leaves_its_slot_and_batchs_count() -> None:
     occupancy.free(delivery)
     assert (occupancy.num_held, occupancy.has_room(BATCH)) == (0, True)
     assert occupancy.num_ahead(INTERACTIVE) == 0
+
+
+def test_batch_turns_that_were_freed_are_nothing_to_preempt() -> None:
+    occupancy = Occupancy(8, can_preempt=True)
+    batch = [delivery_of(turn_of(), priority=BATCH) for _ in range(2)]
+    interactive = [delivery_of(turn_of()) for _ in range(8)]
+    for delivery in batch:
+        occupancy.take(delivery, BATCH)
+    for delivery in batch:
+        occupancy.free(delivery)
+    for delivery in interactive:
+        occupancy.take(delivery, INTERACTIVE)
+    assert not occupancy.has_room(INTERACTIVE)

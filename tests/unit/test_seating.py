@@ -139,6 +139,7 @@ def test_what_is_evicted_for_a_turn_is_offloaded_and_restored_for_its_conversati
     assert hall.cache.keys() == [Key("c", "v")]
     assert hall.serve(waiting("3", LONG + "!", conversation="v")) == Place(0, len(LONG), "ram")
     assert hall.engine.num_restored == 1
+    assert hall.cache.keys() == [Key("c", "w")], "a conversation's own state is in one place"
     assert hall.seating.copy_seconds > 0
 
 
@@ -176,6 +177,15 @@ def test_of_a_scored_turn_that_alone_is_reused_whose_logits_nobody_wants() -> No
     assert hall.seat(scored) == Place(0, len(LONG) - 11, "context")
 
 
+def test_a_state_of_fewer_tokens_than_it_says_is_not_gone_on_from() -> None:
+    hall = Hall(num_slots=1)
+    hall.serve(waiting("1", LONG, conversation="v"))
+    hall.serve(waiting("2", LONG[::-1], conversation="w"))
+    restore = hall.engine.restore
+    hall.engine.restore = lambda slot, state: restore(slot, state[:40])  # type: ignore[method-assign]
+    assert hall.serve(waiting("3", LONG + "!", conversation="v")) == Place(0, 0, None)
+
+
 # --- Preemption ---
 
 
@@ -188,6 +198,7 @@ def test_a_batch_turn_gives_its_slot_to_an_interactive_one_and_finds_its_state_w
     assert hall.seat(quick) is None
     assert hall.seating.preempt_for(quick, running) is running[1]
     assert running[1].is_preempted
+    running[1].sequence.tokens += tokens_of("!")  # chosen in the step before, and not computed yet
     assert hall.seating.seat(quick) == Place(1, 0, None)
     assert hall.seating.next_up() is running[1]
     assert hall.seating.preempt_for(waiting("another"), running) is None, "the last one is batch's share"
@@ -198,6 +209,7 @@ def test_a_batch_turn_gives_its_slot_to_an_interactive_one_and_finds_its_state_w
     place = hall.seat(running[1])
     assert place == Place(1, len(running[1].sequence.tokens) - 1, "ram")
     assert not running[1].is_preempted
+    assert running[1].sequence.first_output == place.num_cached, "of what was computed before no logits are wanted"
     assert hall.seating.next_up() is None
 
 

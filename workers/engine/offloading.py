@@ -87,7 +87,8 @@ class Offloading:
 
     def _copied(self, index: int) -> Export:
         slot = self._slots[index]
-        if slot.is_active or len(slot.tokens) < MIN_OFFLOADED_TOKENS:
+        assert not slot.is_active
+        if len(slot.tokens) < MIN_OFFLOADED_TOKENS:
             return None
         if not self._engine.is_whole(index, len(slot.tokens)):
             return None

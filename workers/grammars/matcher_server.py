@@ -30,8 +30,11 @@ MEMORY_BYTES = 256 * 1024 * 1024
 NICENESS = 5
 
 
-def serve(vocabulary: TokenTexts, control: socket.socket) -> None:
-    """Says that it is ready, then forks a child for each connection that comes over `control`, until that closes."""
+def serve(vocabulary: TokenTexts, control: socket.socket, max_seconds: float = MAX_SECONDS) -> None:
+    """Says that it is ready, then forks a child for each connection that comes over `control`, until that closes.
+
+    `max_seconds` of computing may a matcher take at once: compiling, or a single token.
+    """
     be_first_to_go()
     table = TokenTable(vocabulary)
     _ = table.tokenizer
@@ -47,7 +50,7 @@ def serve(vocabulary: TokenTexts, control: socket.socket) -> None:
                 if os.fork() == 0:
                     try:
                         control.close()
-                        _attend(table, connection)
+                        _attend(table, connection, max_seconds)
                     except (OSError, ValueError):
                         pass  # the other side is gone, or sends nonsense: nobody to tell
                     finally:
@@ -71,7 +74,7 @@ class _Allowance:
         self._seconds = min(self._most, self._seconds - used + TOKEN_SECONDS)
 
 
-def _attend(table: TokenTable, connection: socket.socket) -> None:
+def _attend(table: TokenTable, connection: socket.socket, max_seconds: float) -> None:
     """A child's life: one grammar, tried or matched until the other side is done."""
     os.nice(NICENESS)
     vm_bytes = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()  # noqa: SIM115
@@ -83,11 +86,11 @@ def _attend(table: TokenTable, connection: socket.socket) -> None:
             answer = try_grammar(table, request)
         connection.sendall(framed(json.dumps(answer).encode()))
     elif request.get("operation") == "match":
-        _match(table, request["gbnf"], connection)
+        _match(table, request["gbnf"], connection, max_seconds)
 
 
-def _match(table: TokenTable, gbnf: str, connection: socket.socket) -> None:
-    allowance = _Allowance(MAX_SECONDS)
+def _match(table: TokenTable, gbnf: str, connection: socket.socket, max_seconds: float) -> None:
+    allowance = _Allowance(max_seconds)
     try:
         with allowance:
             matcher = Matcher(table, gbnf)

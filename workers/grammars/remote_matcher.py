@@ -130,7 +130,11 @@ class RemoteMatcher:
         """Whether the text so far is whole."""
         self.is_done = False
         """Whether nothing may come next."""
-        self.ask(json.dumps({"operation": "match", "gbnf": gbnf}).encode())
+        try:
+            self.ask(json.dumps({"operation": "match", "gbnf": gbnf}).encode())
+        except TurnRejected:
+            self.close()
+            raise
 
     @property
     def is_asked(self) -> bool:
