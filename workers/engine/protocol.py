@@ -149,6 +149,24 @@ class Engine(Protocol):
         and the slot stays empty, where they are not whole."""
         ...
 
+    def checkpoint_bytes(self, slot: int) -> int:
+        """How long a checkpoint of a slot's sequence is."""
+        ...
+
+    def checkpoint(self, slot: int) -> State:
+        """A copy of what cannot be cut of a slot's state: that of windows and recurrent layers."""
+        ...
+
+    def rewind(self, slot: int, num_tokens: int, checkpoint: State) -> bool:
+        """Takes a slot back to where it has its first `num_tokens` tokens, of which the checkpoint was made. False, and
+        the slot is empty, where there are no cells for it."""
+        ...
+
+    def copy_rewound(self, source: int, target: int, num_tokens: int, checkpoint: State) -> bool:
+        """Gives an empty slot the first `num_tokens` tokens of another one, which has gone further since the checkpoint
+        was made of them. False, and the slot stays empty, where there are no cells for it."""
+        ...
+
     def state_bytes(self, slot: int) -> int:
         """How long the state of a slot's sequence is."""
         ...
