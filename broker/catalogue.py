@@ -86,8 +86,20 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True):
     checked: str
 
 
+class LockedFile(Struct, frozen=True):
+    """One of the files of a model that was split."""
+
+    file: str
+    sha256: str
+    size_bytes: int
+
+
 class Locked(Struct, frozen=True, forbid_unknown_fields=True):
-    """A file, to the byte. `revision` is a full commit hash; `kind` tells a model's repository from a data set's."""
+    """A file, to the byte. `revision` is a full commit hash; `kind` tells a model's repository from a data set's.
+
+    A model in several files has all of them in `files`, in order; `file`, `sha256` and `size_bytes` are the first
+    one's, which is what a release that knows of one file only reads.
+    """
 
     repository: str
     revision: str
@@ -95,10 +107,44 @@ class Locked(Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
     size_bytes: int
     kind: Kind = "model"
+    files: tuple[LockedFile, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.files and self.files[0] != LockedFile(self.file, self.sha256, self.size_bytes):
+            raise ValueError("files: the first one is not the file that the row names")
+
+    @property
+    def each(self) -> tuple[Locked, ...]:
+        """Its files as if each were alone."""
+        return tuple(
+            msgspec.structs.replace(self, file=one.file, sha256=one.sha256, size_bytes=one.size_bytes, files=())
+            for one in self.files
+        ) or (self,)
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all its files."""
+        return sum(one.size_bytes for one in self.each)
+
+    @property
+    def digest(self) -> str:
+        """The file's SHA-256; of several the SHA-256 of theirs, a line each."""
+        if not self.files:
+            return self.sha256
+        return hashlib.sha256("".join(f"{one.sha256}\n" for one in self.files).encode()).hexdigest()
 
     def path_in(self, folder: Path, token: str) -> Path:
-        """Where the file lies in a node's folder: its name says what it is, so two versions do not meet."""
-        return folder / f"{token}-{self.sha256[:12]}{''.join(Path(self.file).suffixes[-1:])}"
+        """Where the file, the first one, lies in a node's folder: its name says what it is, so two versions do not
+        meet."""
+        return self.paths_in(folder, token)[0]
+
+    def paths_in(self, folder: Path, token: str) -> list[Path]:
+        """Where its files lie, under the names by which llama.cpp finds the others of the first one."""
+        stem, suffix = f"{token}-{self.digest[:12]}", "".join(Path(self.file).suffixes[-1:])
+        if not self.files:
+            return [folder / f"{stem}{suffix}"]
+        count = len(self.files)
+        return [folder / f"{stem}-{number:05d}-of-{count:05d}{suffix}" for number in range(1, count + 1)]
 
 
 def read_catalogue(path: Path = CATALOGUE) -> dict[str, Entry]:
@@ -146,22 +192,46 @@ def write_lock(path: Path, locked: dict[str, Locked]) -> None:
     for token, entry in sorted(locked.items()):
         lines.append(f"[{token}]")
         for name, value in msgspec.to_builtins(entry).items():
-            lines.append(f"{name} = {value if isinstance(value, int) else msgspec.json.encode(value).decode()}")
+            if name != "files":
+                lines.append(f"{name} = {_toml(value)}")
+            elif value:
+                rows = ",\n".join(
+                    "  { " + ", ".join(f"{k} = {_toml(v)}" for k, v in one.items()) + " }" for one in value
+                )
+                lines.append(f"files = [\n{rows},\n]")
         lines.append("")
     part = path.with_name(f"{path.name}.part")
     part.write_text("\n".join(lines))
     part.replace(path)
 
 
+def _toml(value: str | int) -> str:
+    return str(value) if isinstance(value, int) else msgspec.json.encode(value).decode()
+
+
 def verify(token: str, wanted: Locked, folder: Path) -> Path:
-    """The file's path where its bytes are those of the lock file; raises Missing, and WrongHash having removed it."""
-    path = wanted.path_in(folder, token)
-    if not path.exists():
-        raise Missing(token, f"{path.name} is not in {folder}: turnpike models pull {token}")
+    """The path of the file, or of the first of several, where all their bytes are those of the lock file.
+
+    Raises Missing, and WrongHash having removed the file that is wrong.
+    """
+    paths = wanted.paths_in(folder, token)
+    missing = [path.name for path in paths if not path.exists()]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        raise Missing(token, f"{', '.join(missing)} {are} not in {folder}: turnpike models pull {token}")
+    for path, one in zip(paths, wanted.each, strict=True):
+        verify_file(token, one, path)
+    return paths[0]
+
+
+def verify_file(token: str, wanted: Locked, path: Path) -> Path:
+    """One file's path where its bytes are those of the lock file; raises WrongHash having removed it."""
     found = sha256_of(path)
     if found != wanted.sha256:
         path.unlink()
-        raise WrongHash(token, wanted.sha256, found)
+        raise WrongHash(
+            token if path.stem.endswith(wanted.sha256[:12]) else f"{token}: {path.name}", wanted.sha256, found
+        )
     return path
 
 

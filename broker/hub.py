@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,11 +28,13 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from broker.catalogue import FileError, Locked, Missing, WrongHash, sha256_of, verify
+from broker.catalogue import FileError, Locked, LockedFile, Missing, WrongHash, sha256_of, verify_file
 from broker.locks import CannotLock, Lock
 from broker.mirror import MirrorFailed, OnProgress, fetch_from_mirror
 
 KEEP_FREE_BYTES = 512 * 1024 * 1024
+_PART = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
+MAX_FILES = 1000
 MAX_TRIES = 12
 """Without a byte of progress; each that brings some starts the count again."""
 FIRST_WAIT_SECONDS = 0.5
@@ -71,19 +74,37 @@ def lock(
             info = ask(repository, revision=revision, files_metadata=True)
     except _Retry as error:  # the library has tried again by itself
         raise HubError(what, error.reason) from None
-    for sibling in info.siblings or []:
-        if sibling.rfilename == file:
-            if sibling.lfs is None:
-                raise HubError(what, "is not a large file of the hub's, which alone have a SHA-256 there")
-            return Locked(
-                repository,
-                info.sha,
-                file,
-                sibling.lfs["sha256"],
-                sibling.lfs["size"],
-                "dataset" if kind == "dataset" else "model",
-            )
-    raise HubError(what, f"the repository has no such file at {revision}")
+    sizes = {sibling.rfilename: sibling.lfs for sibling in info.siblings or []}
+    if file not in sizes:
+        raise HubError(what, f"the repository has no such file at {revision}")
+    found = [_locked_file(what, name, sizes) for name in files_of(file)]
+    first = found[0]
+    return Locked(
+        repository,
+        info.sha,
+        first.file,
+        first.sha256,
+        first.size_bytes,
+        "dataset" if kind == "dataset" else "model",
+        tuple(found) if len(found) > 1 else (),
+    )
+
+
+def files_of(file: str) -> list[str]:
+    """The files of a model of which one is given, by its name: NAME-00001-of-00003.gguf and so on; else it alone."""
+    named = _PART.fullmatch(file)
+    count = int(named[2]) if named else 1
+    if named is None or not 1 < count <= MAX_FILES:
+        return [file]
+    return [f"{named[1]}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+
+
+def _locked_file(what: str, name: str, sizes: dict[str, Any]) -> LockedFile:
+    if name not in sizes:
+        raise HubError(what, f"is one of several files, and the repository has no {name}")
+    if sizes[name] is None:
+        raise HubError(what, "is not a large file of the hub's, which alone have a SHA-256 there")
+    return LockedFile(name, sizes[name]["sha256"], sizes[name]["size"])
 
 
 def pull(
@@ -97,18 +118,52 @@ def pull(
     sleep: Callable[[float], None] = time.sleep,
     wait_seconds: float = 0.0,
 ) -> Path:
-    """The file, fetched unless it is there, and verified; its path. No request is made when it is.
+    """The file, or all files of a model that was split, fetched unless they are there, and verified; the first's path.
 
-    `mirrors` are asked first (broker/mirror.py), then the hub; whoever is asked goes on where the one before stopped.
-    Another process that fetches the same file is waited for, for `wait_seconds`. Raises InUse while it does, DiskFull
-    before the first byte, WrongHash after the last, Missing when offline, HubError for all else.
+    No request is made for what is there. `mirrors` are asked first (broker/mirror.py), then the hub; whoever is asked
+    goes on where the one before stopped. Another process that fetches the same file is waited for, for `wait_seconds`.
+    Raises InUse while it does, DiskFull before the first byte, WrongHash after the last, Missing when offline, HubError
+    for all else.
     """
-    path = wanted.path_in(folder, token)
+    paths, each = wanted.paths_in(folder, token), wanted.each
+    if len(each) > 1:
+        missing = sum(
+            one.size_bytes - _size(_part_of(path)) for path, one in zip(paths, each, strict=True) if not path.exists()
+        )
+        _make_sure_of_room(token, missing, folder)
+    before = 0
+    for path, one in zip(paths, each, strict=True):
+
+        def told(done: int, _: int, before: int = before) -> None:
+            on_progress(before + done, wanted.total_bytes)
+
+        _pull_file(token, one, path, mirrors, endpoint, told, sleep, wait_seconds)
+        before += one.size_bytes
+    return paths[0]
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+def _pull_file(
+    token: str,
+    wanted: Locked,
+    path: Path,
+    mirrors: Sequence[str],
+    endpoint: str | None,
+    on_progress: OnProgress,
+    sleep: Callable[[float], None],
+    wait_seconds: float,
+) -> None:
+    """One file; raises as `pull`."""
+    folder = path.parent
     if path.exists():
-        return verify(token, wanted, folder)
+        verify_file(token, wanted, path)
+        return
     if constants.is_offline_mode() and not mirrors:
         raise Missing(token, f"{path.name} is not in {folder} and HF_HUB_OFFLINE forbids to fetch it")
-    part = path.with_name(path.name + ".part")
+    part = _part_of(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held: contextlib.AbstractContextManager[object] = Lock.of(
@@ -127,10 +182,18 @@ def pull(
         held = contextlib.nullcontext()
     with held:
         if path.exists():  # whoever was waited for has brought it
-            return verify(token, wanted, folder)
+            verify_file(token, wanted, path)
+            return
         _bring(token, wanted, part, mirrors, endpoint, on_progress, sleep)
         part.replace(path)
-    return path
+
+
+def _make_sure_of_room(token: str, needed: int, folder: Path) -> None:
+    """Raises DiskFull."""
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    free = shutil.disk_usage(there).free
+    if needed > 0 and needed + KEEP_FREE_BYTES > free:
+        raise DiskFull(token, needed, free, folder)
 
 
 def _bring(
@@ -143,11 +206,7 @@ def _bring(
     sleep: Callable[[float], None],
 ) -> None:
     """Brings `part` to its full size and makes sure of its bytes; raises as `pull`."""
-    folder = part.parent
-    have = part.stat().st_size if part.exists() else 0
-    free = shutil.disk_usage(folder).free
-    if have < wanted.size_bytes and wanted.size_bytes - have + KEEP_FREE_BYTES > free:
-        raise DiskFull(token, wanted.size_bytes - have, free, folder)
+    _make_sure_of_room(token, wanted.size_bytes - _size(part), part.parent)
     for url in mirrors:
         try:
             if fetch_from_mirror(url, wanted, part, on_progress):

@@ -126,12 +126,31 @@ class ReplyWriter:
         """Says that the turn is seated, to go on where an earlier worker stopped, or anew with the next attempt.
 
         It goes on when that worker had the same `model`, a fingerprint, and what it sent is all there.
+        It takes over from whoever still writes to the turn: what that one writes between our reading and our writing is
+        read, too. Of several that begin at once all but one are refused (Fenced).
         """
-        stored = await read_replies(self._nc, self._address.client, self._address.turn)
+        stored = await self._read()
+        while True:
+            started = self._take_place_behind([one.reply for one in stored], model, can_resume=can_resume)
+            self._sequence = stored[-1].sequence if stored else 0
+            try:
+                await self._write(started)
+            except Fenced:
+                stored = await self._read()
+                newer = [one.reply for one in stored if one.sequence > self._sequence]
+                if not newer or not all(isinstance(reply, Chunk | HandedBack) for reply in newer):
+                    raise
+            else:
+                return started
+
+    async def _read(self) -> list[StoredReply]:
+        return await read_replies(self._nc, self._address.client, self._address.turn)
+
+    def _take_place_behind(self, earlier: list[Reply | Other], model: str, *, can_resume: bool) -> Started:
+        """The start that comes behind what is stored; what comes then goes on with it, or is the next attempt."""
+        self.resumed_text, self.resumed_tokens = "", ()
         num_starts = 1
-        if stored:
-            self._sequence = stored[-1].sequence
-            earlier = [one.reply for one in stored]
+        if earlier:
             self.num_chunks, self.attempt = earlier[-1].index + 1, earlier[-1].attempt
             self.workers = tuple(reply.worker for reply in earlier if isinstance(reply, Started))
             num_starts += sum(isinstance(reply, Started) for reply in earlier)
@@ -141,12 +160,10 @@ class ReplyWriter:
             if can_resume and _is_whole(current, model):
                 self.resumed_text = "".join(chunk.text for chunk in chunks)
                 self.resumed_tokens = tuple(token for chunk in chunks for token in chunk.tokens)
-                self._text_offset, self._token_offset = len(self.resumed_text), len(self.resumed_tokens)
             else:
                 self.attempt += 1
-        started = Started(self.num_chunks, self.attempt, self._worker, max(1, num_starts), model)
-        await self._write(started)
-        return started
+        self._text_offset, self._token_offset = len(self.resumed_text), len(self.resumed_tokens)
+        return Started(self.num_chunks, self.attempt, self._worker, max(1, num_starts), model)
 
     async def hand_back(self) -> None:
         """Says that this start was no crash."""
@@ -172,22 +189,31 @@ class ReplyWriter:
         await self._write_payload(codec.encode(reply))
 
     async def _write_payload(self, payload: bytes) -> None:
-        self._sequence = await _stored(self._nc, lambda: self._store(payload), what="chunk", turn=self._address.turn)
+        is_retry = False
+
+        async def store() -> int:
+            nonlocal is_retry
+            was_sent, is_retry = is_retry, True
+            return await self._store(payload, was_sent=was_sent)
+
+        self._sequence = await _stored(self._nc, store, what="chunk", turn=self._address.turn)
         self.num_chunks += 1
 
-    async def _store(self, payload: bytes) -> int:
-        """The sequence of the stored message. Raises Fenced, PublishError."""
+    async def _store(self, payload: bytes, *, was_sent: bool) -> int:
+        """The sequence of the stored message, which `was_sent` before. Raises Fenced, PublishError."""
         fence = {jetstream.LAST_SUBJECT_SEQUENCE: str(self._sequence)}
         try:
             return (await publishing.publish(self._nc, self._subject, payload, headers=fence)).sequence
         except NotStored as error:
             if error.code not in jetstream.WRONG_LAST_SEQUENCE:
                 raise
-        # Either somebody else's write, or ours, stored while its acknowledgement was lost.
-        last = await jetstream.last_stored(self._nc, subjects.REPLIES, self._subject)
-        if last is None or last.payload != payload or last.sequence <= self._sequence:
-            raise Fenced(self._address.turn)
-        return last.sequence
+        # Either somebody else's write, or ours, stored while its acknowledgement was lost. What was not sent before is
+        # not ours, even where it is the same to the byte: a turn may come back to the worker that still has it.
+        if was_sent:
+            last = await jetstream.last_stored(self._nc, subjects.REPLIES, self._subject)
+            if last is not None and last.payload == payload and last.sequence > self._sequence:
+                return last.sequence
+        raise Fenced(self._address.turn)
 
     async def end(self, end: End) -> bool:
         """Writes the end; False when the turn already had one. Tries until the server has answered."""

@@ -58,6 +58,14 @@ class Hub:
     num_requests: int = 0
     num_downloads: int = 0
     num_bytes_sent: int = 0
+    others: dict[str, bytes] = field(default_factory=dict)
+    """What its repository has besides FILE."""
+
+    @property
+    def files(self) -> dict[str, tuple[bytes | Zeros, str]]:
+        """Content and SHA-256 by name."""
+        others = {name: (content, hashlib.sha256(content).hexdigest()) for name, content in self.others.items()}
+        return {FILE: (self.content, self.sha256), **others}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -81,11 +89,10 @@ class _Handler(BaseHTTPRequestHandler):
             fault = self.hub.faults.popleft()
             assert isinstance(fault, Refuse)
             return self._refuse(fault)
-        lfs = {"sha256": self.hub.sha256, "size": len(self.hub.content), "pointerSize": 134}
-        siblings = [
-            {"rfilename": FILE, "size": len(self.hub.content), "lfs": lfs},
-            {"rfilename": "README.md", "size": 9},
-        ]
+        siblings: list[dict[str, object]] = [{"rfilename": "README.md", "size": 9}]
+        for name, (content, sha256) in self.hub.files.items():
+            lfs = {"sha256": sha256, "size": len(content), "pointerSize": 134}
+            siblings.append({"rfilename": name, "size": len(content), "lfs": lfs})
         body = json.dumps({"id": REPOSITORY, "sha": COMMIT, "siblings": siblings}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -102,13 +109,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _download(self) -> None:
         # A mirror's path too: whatever digest it names, this one gives what it has.
-        if self.path != f"/{REPOSITORY}/resolve/{COMMIT}/{FILE}" and not self.path.startswith("/sha256/"):
+        name = self.path.removeprefix(f"/{REPOSITORY}/resolve/{COMMIT}/")
+        if name not in self.hub.files and not self.path.startswith("/sha256/"):
             return self._refuse(Refuse(404, {"X-Error-Code": "RevisionNotFound"}))
+        content = self.hub.files.get(name, (self.hub.content, ""))[0]
         self.hub.num_downloads += 1
         fault = self.hub.faults.popleft() if self.hub.faults else None
         if isinstance(fault, Refuse):
             return self._refuse(fault)
-        size = len(self.hub.content)
+        size = len(content)
         found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")) if self.hub.knows_ranges else None
         start = int(found[1]) if found else 0
         self.send_response(206 if found else 200)
@@ -118,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         end = size if fault is None else min(size, start + fault.after)
         for at in range(start, end, 1 << 20):
-            data = self.hub.content[at : min(at + (1 << 20), end)]
+            data = content[at : min(at + (1 << 20), end)]
             self.wfile.write(data)
             self.hub.num_bytes_sent += len(data)
         if fault is not None:

@@ -195,6 +195,8 @@ class FakeWriter:
         return Started(0, self.attempt, WORKER, self._num_starts, model)
 
     async def hand_back(self) -> None:
+        if self.error is not None:
+            raise self.error
         self.is_handed_back = True
 
     async def write(self, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] = ()) -> None:

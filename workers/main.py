@@ -115,7 +115,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
             bos_token=vocabulary.text(vocabulary.bos),
             eos_token=vocabulary.text(vocabulary.eos),
         )
-        history = History(renderer, vocabulary)
+        history = History(renderer, vocabulary, raw_as_text=config.raw_as_text)
         cache = await _open_cache(loaded, config, history, stop, cleanup)
         await renderer.start()
         try:

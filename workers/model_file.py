@@ -6,19 +6,16 @@ it wants the first. Only headers are read here.
 
 from __future__ import annotations
 
-import mmap
 import re
-import struct
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 from broker.errors import TurnpikeError
+from workers.gguf_header import Header, HeaderError, Value, read_header
 
-Value = int | float | bool | str
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+_BLOCK = re.compile(r"blk\.(\d+)\.")
 MAX_PARTS = 1000
-MAX_KEY_VALUES = 1 << 16
 
 _EMBEDDING = "an embedding model, which makes vectors and no text"
 _DRAFT = "a draft model, which only helps another one"
@@ -36,6 +33,7 @@ NOT_ANSWERING = (
     | dict.fromkeys(("eagle3", "dflash", "gemma4-assistant"), _DRAFT)
     | dict.fromkeys(("wavtokenizer-dec", "pockettts", "qwen3tts"), _SPEECH)
     | {
+        "controlvector": "a control vector, not the model that it steers",
         "t5": "an encoder with a decoder, which is not served here",
         "t5encoder": "an encoder, which makes vectors and no text",
         "clip": "the part of a model that sees or hears (mmproj), not the model",
@@ -49,6 +47,8 @@ _TYPES = {
     "vocab": "a vocabulary without a model",
 }
 _RANK = 4
+_POOLED = (1, 2, 3)
+"""Mean, first and last token: pooling types of llama.h."""
 
 
 class ModelFileError(TurnpikeError):
@@ -60,75 +60,17 @@ class ModelFileError(TurnpikeError):
         super().__init__(f"model file {path}: {reason}")
 
 
-class _Reader:
-    """Values in order, from a file's bytes."""
-
-    def __init__(self, data: mmap.mmap) -> None:
-        self._data = data
-        self._at = 4
-
-    def number(self, form: str) -> int | float | bool:
-        (value,) = struct.unpack_from(f"<{form}", self._data, self._at)
-        self._at += struct.calcsize(f"<{form}")
-        found: int | float | bool = value
-        return found
-
-    def text(self) -> str:
-        length = int(self.number("Q"))
-        if length > len(self._data) - self._at:
-            raise struct.error("a text longer than the file")
-        value = self._data[self._at : self._at + length].decode("utf-8", "replace")
-        self._at += length
-        return value
-
-    def value(self, kind: int) -> Value | None:
-        """A scalar; None for an array, which is passed over."""
-        if kind == _STRING:
-            return self.text()
-        if kind != _ARRAY:
-            return self.number(_SCALARS[kind])
-        inner, count = int(self.number("I")), int(self.number("Q"))
-        if inner in _SCALARS:
-            self._at += struct.calcsize(_SCALARS[inner]) * count
-        else:
-            for _ in range(count):
-                self.value(inner)
-        return None
+def header(path: Path) -> Header:
+    """What a file says of itself. Raises ModelFileError."""
+    try:
+        return read_header(path)
+    except HeaderError as error:
+        raise ModelFileError(path, str(error)) from None
 
 
 def metadata(path: Path) -> dict[str, Value]:
     """The scalars of a file's header, and the number of its tensors as `tensors`. Raises ModelFileError."""
-    try:
-        with path.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                raise ModelFileError(path, "is not a GGUF file")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _metadata(path, data)
-    except FileNotFoundError:
-        raise ModelFileError(path, "there is no such file") from None
-    except IsADirectoryError:
-        raise ModelFileError(path, "is a folder") from None
-    except OSError as error:
-        raise ModelFileError(path, f"cannot be read: {error.strerror or error}") from None
-    except (struct.error, KeyError, IndexError, RecursionError, OverflowError):
-        raise ModelFileError(path, "is damaged, or was cut off in its header") from None
-
-
-def _metadata(path: Path, data: mmap.mmap) -> dict[str, Value]:
-    reader = _Reader(data)
-    version = int(reader.number("I"))
-    if version & 0xFFFF == 0:
-        raise ModelFileError(path, "is of the other byte order")
-    num_tensors, num_values = int(reader.number("Q")), int(reader.number("Q"))
-    if num_values > MAX_KEY_VALUES:
-        raise ModelFileError(path, "is damaged: its header tells of too many values")
-    found: dict[str, Value] = {"tensors": num_tensors}
-    for _ in range(num_values):
-        key = reader.text()
-        value = reader.value(int(reader.number("I")))
-        if value is not None:
-            found[key] = value
-    return found
+    return header(path).values
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -155,31 +97,68 @@ def parts_of(path: Path) -> list[Path]:
     return parts
 
 
-def answering_parts(path: Path) -> list[Path]:
-    """As `parts_of`; raises ModelFileError for what cannot answer a turn too."""
+def answering_parts(path: Path, known: Container[str] | None = None) -> list[Path]:
+    """As `parts_of`; raises ModelFileError for what cannot answer a turn too.
+
+    `known` are the architectures that there are, where it is not llama.cpp itself that will tell.
+    """
     parts = parts_of(path)
-    if (reason := why_not(metadata(parts[0]))) is not None:
+    headers = [header(part) for part in parts]
+    reason = why_not(headers[0].values, [tensor.name for one in headers for tensor in one.tensors], known)
+    if reason is not None:
         raise ModelFileError(parts[0], f"is {reason}")
+    for part, one in zip(parts, headers, strict=True):
+        if one.needed_bytes > one.file_bytes:
+            raise ModelFileError(
+                part, f"is corrupted or incomplete: it has {one.file_bytes:,} bytes of {one.needed_bytes:,}"
+            )
     return parts
 
 
-def why_not(found: dict[str, Value]) -> str | None:
-    """What a file is instead of a model that answers; None for one that may be."""
+def why_not(found: dict[str, Value], tensors: Sequence[str] = (), known: Container[str] | None = None) -> str | None:
+    """What a file is instead of a model that answers; None for one that may be.
+
+    `tensors` are the names of those in all its parts, `known` the architectures that there are.
+    """
     architecture = str(found.get("general.architecture", ""))
-    kind = _TYPES.get(str(found.get("general.type", "")))
     pooling = found.get(f"{architecture}.pooling_type", found.get(f"{architecture}.classifier.pooling_type", 0))
-    if kind is not None:
+    if (kind := _TYPES.get(str(found.get("general.type", ""))) or _kind_of_another(found, tensors)) is not None:
         return kind
-    if pooling == _RANK:
+    if pooling == _RANK or any(name.startswith("cls.") for name in tensors):
         return "a reranker, which makes a score and no text"
     if architecture in NOT_ANSWERING:
         return NOT_ANSWERING[architecture]
-    if pooling and isinstance(pooling, int):
+    if pooling in _POOLED or found.get(f"{architecture}.attention.causal") is False:
         return _EMBEDDING
-    if found.get(f"{architecture}.attention.causal") is False:
+    if any(name.startswith(("dense_2.", "dense_3.")) for name in tensors):
         return _EMBEDDING
     if not architecture:
         return "no model: it names no architecture"
-    if not found["tensors"] and not found.get("split.count"):
-        return "a vocabulary without a model"
+    if known is not None and architecture not in known:
+        return f"of the architecture {architecture[:64]!r}, which llama.cpp does not know here"
+    if not found["tensors"] and not tensors and not found.get("split.count"):
+        return _TYPES["vocab"]
+    if found.get("tokenizer.ggml.model") in ("none", "no_vocab"):
+        return "a model without a vocabulary, which neither reads text nor writes it"
+    return _DRAFT if _is_draft(found.get(f"{architecture}.nextn_predict_layers"), found, tensors) else None
+
+
+def _kind_of_another(found: dict[str, Value], tensors: Sequence[str]) -> str | None:
+    """By what its writer put into it where it does not say of itself what it is."""
+    if "adapter.type" in found or any(name.endswith((".lora_a", ".lora_b")) for name in tensors):
+        return _TYPES["adapter"]
+    if any(key.startswith("imatrix.") for key in found) or any(name.endswith(".in_sum2") for name in tensors):
+        return _TYPES["imatrix"]
+    if any(key.startswith("clip.") for key in found):
+        return NOT_ANSWERING["clip"]
     return None
+
+
+def _is_draft(num_ahead: Value | None, found: dict[str, Value], tensors: Iterable[str]) -> bool:
+    """Whether it has the layers that predict several tokens ahead and none of the model that they belong to."""
+    architecture = found["general.architecture"]
+    num_blocks = found.get(f"{architecture}.block_count")
+    if not isinstance(num_ahead, int) or not isinstance(num_blocks, int) or num_ahead <= 0:
+        return False
+    blocks = [int(block[1]) for name in tensors if (block := _BLOCK.match(name))]
+    return bool(blocks) and min(blocks) >= num_blocks - num_ahead

@@ -62,6 +62,13 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
         Literal["error", "drop"],
         Setting("of a conversation longer than the context: refused, or its oldest turns left out"),
     ] = "error"
+    raw_as_text: Annotated[
+        bool,
+        Setting(
+            "control tokens in a raw prompt (ask --raw, /v1/completions) are text too, as they always are in chats and "
+            "scores"
+        ),
+    ] = False
     kv_type: Annotated[Literal["f16", "q8_0"], Setting("the KV cache's precision")] = "f16"
     health_port: HealthPort = None
 

@@ -35,6 +35,8 @@ ATTENTION = {"full": "all tokens", "sliding-window": "a window"}
 LOCK_SECONDS = 60.0
 """How long `turnpike models lock` waits for another one: it asks the hub a question for each name."""
 
+WhyNot = Callable[[Path], str | None]
+"""Why the file there cannot answer a turn, in one sentence; None where it may."""
 LargestContext = Callable[[Entry], int]
 """The largest context of a model that fits this machine, in tokens; 0 where none does."""
 
@@ -55,7 +57,7 @@ def list_models(options: ModelSettings, largest_context: LargestContext, *, as_j
     folder = Path(options.models_dir).expanduser()
     rows = []
     for token, entry in read_catalogue().items():
-        here = locked[token].path_in(folder, token).exists() if token in locked else False
+        here = token in locked and all(path.exists() for path in locked[token].paths_in(folder, token))
         rows.append((token, entry, largest_context(entry), "here" if here else "locked" if token in locked else ""))
     if as_json:
         fields = [
@@ -114,7 +116,8 @@ def _lock_names(
             found = hub.lock(entry.repository, entry.file, revision=revision)
         locked[name] = found
         write_lock(path, locked)
-        print(f"{name}: {found.repository}/{found.file} at {found.revision[:12]}, {found.size_bytes / 1e9:.2f} GB")  # noqa: T201
+        size = f"{found.total_bytes / 1e9:.2f} GB" + (f" in {len(found.files)} files" if found.files else "")
+        print(f"{name}: {found.repository}/{found.file} at {found.revision[:12]}, {size}")  # noqa: T201
 
 
 DATASETS = {
@@ -124,11 +127,15 @@ DATASETS = {
 
 
 async def pull_models(
-    options: PullSettings, names: list[str], stop: asyncio.Event, mirrors: Sequence[MirrorInfo] = ()
+    options: PullSettings,
+    names: list[str],
+    stop: asyncio.Event,
+    why_not: WhyNot,
+    mirrors: Sequence[MirrorInfo] = (),
 ) -> int:
     """Fetches what the lock file names and is not here, with a bar for each; goes on where it was interrupted.
 
-    From a mirror that has it, else from the hub.
+    From a mirror that has it, else from the hub. What is as locked and no model that answers is told and kept.
     """
     from broker import hub
 
@@ -144,7 +151,7 @@ async def pull_models(
     chosen = _chosen(options, names)
     with Progress(*columns, console=Console(stderr=True)) as progress:
         for name, locked in chosen.items():
-            task = progress.add_task(name, total=locked.size_bytes)
+            task = progress.add_task(name, total=locked.total_bytes)
 
             def show(done: int, total: int, task: object = task) -> None:
                 if stop.is_set():
@@ -152,7 +159,8 @@ async def pull_models(
                 progress.update(task, completed=done, total=total)  # type: ignore[arg-type]
 
             try:
-                near = [*options.mirror, *(mirror.url for mirror in mirrors if locked.sha256 in mirror.sha256)]
+                wanted = {one.sha256 for one in locked.each}
+                near = [*options.mirror, *(mirror.url for mirror in mirrors if wanted & set(mirror.sha256))]
                 path = await asyncio.to_thread(
                     hub.pull, name, locked, folder, mirrors=near, on_progress=show, wait_seconds=options.wait_seconds
                 )
@@ -162,8 +170,10 @@ async def pull_models(
                 failed += 1
                 progress.console.print(f"turnpike: {error}", markup=False, highlight=False)
                 continue
-            progress.update(task, completed=locked.size_bytes)
+            progress.update(task, completed=locked.total_bytes)
             print(path)  # noqa: T201
+            if locked.kind == "model" and (reason := await asyncio.to_thread(why_not, path)) is not None:
+                progress.console.print(f"turnpike: {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
     return 1 if failed else 0
 
 
@@ -171,13 +181,17 @@ class _Stopped(Exception):
     """^C while a file was coming; what has come stays for the next time."""
 
 
-def verify_models(options: ModelSettings, names: list[str]) -> int:
-    """Reads every byte of what is here."""
+def verify_models(options: ModelSettings, names: list[str], why_not: WhyNot) -> int:
+    """Reads every byte of what is here; 1 where some are not as locked. What is as locked and no model that answers is
+    told."""
     folder = Path(options.models_dir).expanduser()
     failed = 0
     for name, locked in _chosen(options, names).items():
         try:
-            print(f"{name}: {verify(name, locked, folder)}: as locked")  # noqa: T201
+            path = verify(name, locked, folder)
+            print(f"{name}: {path}: as locked")  # noqa: T201
+            if locked.kind == "model" and (reason := why_not(path)) is not None:
+                sys.stderr.write(f"turnpike: {name}: {reason}\n")
         except TurnpikeError as error:
             failed += 1
             sys.stderr.write(f"turnpike: {error}\n")

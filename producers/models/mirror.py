@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from broker.catalogue import FileError, Locked, verify
+from broker.catalogue import FileError, Locked, verify_file
 from broker.connection import Address, close, connect, trouble, watch
 from broker.discovery import MirrorInfo, announce_mirror
 from broker.health import Check, told
@@ -39,7 +39,7 @@ class _Blocks(FileResponse):
 
 
 class Mirror:
-    """The files of a folder that were found to be what the lock file says."""
+    """The files of a folder, each part of a model by itself, that were found to be what the lock file says."""
 
     def __init__(self, locked: dict[str, Locked], folder: Path) -> None:
         self._locked = locked
@@ -54,13 +54,16 @@ class Mirror:
     def scan(self) -> None:
         """Verifies what has come since the last time, which reads every byte of it. Blocks."""
         for token, wanted in self._locked.items():
-            if wanted.sha256 in self._files or not wanted.path_in(self._folder, token).exists():
-                continue
-            try:
-                self._files[wanted.sha256] = verify(token, wanted, self._folder)
-                log.info("serving model=%s sha256=%s", token, wanted.sha256[:12])
-            except (FileError, OSError) as error:
-                log.warning("not served: %s", error)
+            for path, one in zip(wanted.paths_in(self._folder, token), wanted.each, strict=True):
+                if one.sha256 not in self._files and path.exists():
+                    self._take(token, one, path)
+
+    def _take(self, token: str, wanted: Locked, path: Path) -> None:
+        try:
+            self._files[wanted.sha256] = verify_file(token, wanted, path)
+            log.info("serving model=%s sha256=%s", token, wanted.sha256[:12])
+        except (FileError, OSError) as error:
+            log.warning("not served: %s", error)
 
     def app(self, live: Check, ready: Check) -> Starlette:
         """Its files, and GET /live and /ready for probes."""

@@ -32,7 +32,7 @@ def hub() -> Iterator[Hub]:
 class Node:
     """A folder with a lock file and credentials, and the commands in it."""
 
-    def __init__(self, folder: Path, hub: Hub, server: EmbeddedServer | None = None) -> None:
+    def __init__(self, folder: Path, hub: Hub, server: EmbeddedServer | None = None, file: str = FILE) -> None:
         self.models = folder / "models"
         self._environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf")}
         self._flags = ["--lock-file", str(folder / "lock"), "--models-dir", str(self.models)]
@@ -42,7 +42,7 @@ class Node:
             write_credentials(self._credentials, server.address(LOCAL))
             write_credentials(folder / "worker", server.address(WORKER))
         self._worker = folder / "worker"
-        assert self.run("lock", "m", "--repository", REPOSITORY, "--file", FILE).returncode == 0
+        assert self.run("lock", "m", "--repository", REPOSITORY, "--file", file).returncode == 0
 
     def command(self, *arguments: str) -> list[str]:
         account = ["--credentials", str(self._credentials)] if self._credentials.exists() else []
@@ -56,18 +56,34 @@ class Node:
         return await asyncio.to_thread(self.run, "pull", "m", *arguments, **environment)
 
     @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def serving(self, num_files: int = 1) -> AsyncIterator[asyncio.subprocess.Process]:
         command = [*TURNPIKE, "models", "serve", *self._flags, "--credentials", str(self._worker)]
         flags = ["--mirror-port", "0", "--mirror-host", "127.0.0.1"]
         process = await spawn([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stderr is not None
         try:
             async with asyncio.timeout(20):
-                while b"serving model=m" not in (line := await process.stderr.readline()):
+                while num_files:
+                    line = await process.stderr.readline()
                     assert line, "it ended"
+                    num_files -= b"serving model=m" in line
             yield process
         finally:
             assert await terminate(process) == 0
+
+
+async def test_a_model_in_several_files_comes_from_a_mirror_too(
+    nats_server: EmbeddedServer, hub: Hub, tmp_path: Path
+) -> None:
+    hub.others = {"m-00001-of-00002.gguf": CONTENT, "m-00002-of-00002.gguf": OTHER}
+    first, second = (Node(tmp_path / name, hub, nats_server, "m-00001-of-00002.gguf") for name in "ab")
+    assert (await first.pull()).returncode == 0
+    assert hub.num_downloads == 2
+    async with first.serving(num_files=2):
+        found = await second.pull(HF_HUB_OFFLINE="1")
+        assert found.returncode == 0, found.stderr
+    assert hub.num_downloads == 2
+    assert [path.read_bytes() for path in sorted(second.models.glob("*.gguf"))] == [CONTENT, OTHER]
 
 
 async def test_a_cluster_downloads_a_file_once(nats_server: EmbeddedServer, hub: Hub, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 
 from broker.catalogue import read_lock
@@ -54,6 +56,22 @@ def test_locked_pulled_verified_and_used_offline(server: Hub, tmp_path: Path) ->
     assert (again.returncode, again.stdout) == (0, pulled.stdout)
     assert "as locked" in models(tmp_path, server, "verify").stdout
     assert server.num_requests == num_requests
+
+
+def test_what_is_as_locked_and_no_model_that_answers_is_told(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(str(tmp_path / "bert.gguf"), "bert")
+    writer.add_tensor("token_embd.weight", np.zeros((4, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with serving((tmp_path / "bert.gguf").read_bytes()) as server:
+        lock(tmp_path, server)
+        pulled, verified = models(tmp_path, server, "pull"), models(tmp_path, server, "verify")
+    assert (pulled.returncode, verified.returncode) == (0, 0)
+    for found in (pulled, verified):
+        assert "is an embedding model, which makes vectors and no text" in found.stderr
+    assert "as locked" in verified.stdout
 
 
 def test_offline_for_the_first_time_is_one_sentence(server: Hub, tmp_path: Path) -> None:

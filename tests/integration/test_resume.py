@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 from nats.aio.client import Client as NatsConnection
+from nats.aio.subscription import Subscription
 
 from broker import codec, jetstream, replies, subjects
 from broker.accounts import LOCAL
@@ -16,6 +18,7 @@ from broker.messages import Chunk, DeadLetter, Failed, Sampling, Started
 from broker.server import EmbeddedServer
 from tests.fakes import FIRST, FakeEngine
 from tests.integration.conftest import StartWorker
+from workers.engine.protocol import Span
 
 ANSWER = "the whole answer of the test"
 
@@ -34,6 +37,27 @@ async def leave_half_done(
     for piece in pieces:
         await writer.write(piece, tuple(ord(character) + FIRST for character in piece))
     return writer
+
+
+class PausingEngine(FakeEngine):
+    """Stands still once it has chosen two tokens, until its gate is set."""
+
+    def __init__(self, answer: str) -> None:
+        super().__init__(answer=answer)
+        self.pausing = threading.Event()
+
+    def decode(self, spans: list[Span]) -> list[list[int]]:
+        if self.num_steps == 2 and not self.pausing.is_set():
+            self.gate.clear()
+            self.pausing.set()
+        return super().decode(spans)
+
+
+async def starts(live: Subscription, number: int) -> None:
+    """Waits until a turn was begun so often."""
+    while number:
+        message = await live.next_msg(timeout=10)
+        number -= isinstance(codec.decode_reply(message.data, message.headers), Started)
 
 
 async def collect(answer: Answer) -> list[Chunk]:
@@ -109,12 +133,17 @@ async def test_a_turn_that_comes_back_to_the_worker_that_still_has_it_is_answere
 ) -> None:
     """As after a freeze: the worker holds its old delivery and gets the turn anew, before the fence has told it."""
     answer = client.ask("m", "hello")
-    async with start_worker(FakeEngine(answer=ANSWER, step_seconds=0.02)) as running:
+    engine = PausingEngine(answer=ANSWER)
+    async with start_worker(engine) as running:
+        live = await operator.subscribe(subjects.live(LOCAL, answer.turn.id))
         stream = answer.__aiter__()
         tokens = list((await anext(stream)).tokens)
+        assert await asyncio.to_thread(engine.pausing.wait, 10)
         (delivery,) = running.worker.keep_alive.deliveries
         assert delivery._message.reply
         await operator.publish(delivery._message.reply, b"-NAK")
+        await starts(live, 2)
+        engine.gate.set()
         async for chunk in stream:
             tokens += chunk.tokens
         assert (answer.done.finish_reason, answer.done.text) == ("stop", ANSWER)

@@ -48,6 +48,24 @@ async def test_no_special_token_can_be_typed(renderer: TemplateRenderer, tiny: L
             assert text.strip() in pieces
 
 
+async def test_a_raw_prompt_is_tokenised_with_its_control_tokens_as_llama_cpp_does(
+    renderer: TemplateRenderer, tiny: LlamaModel
+) -> None:
+    text = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+    controls = set(tiny.vocabulary.control_tokens.values())
+    for begins in ("", "<s>"):
+        asked = Turn("t", "c", user(begins + text), raw=True)
+        prompt = await History(renderer, tiny.vocabulary).prompt("alice", asked)
+        assert prompt.tokens == [1, *tiny.vocabulary._raw(text, parse_special=True)]
+        as_text = await History(renderer, tiny.vocabulary, raw_as_text=True).prompt("alice", asked)
+        assert [token for token in as_text.tokens if token in controls] == [1]
+        scored = Turn("t", "c", asked.messages, raw=True, kind="score", continuations=("</s>",))
+        prompt = await History(renderer, tiny.vocabulary).prompt("alice", scored)
+        assert prompt.tokens == as_text.tokens
+        whole, _ = History(renderer, tiny.vocabulary).continuation(prompt, "</s>")
+        assert [token for token in whole if token in controls] == [1]
+
+
 @pytest.mark.parametrize(
     "operation",
     ["m.content.split('</think>')[-1]", "m.content[8:]", "'%s' % m.content", "m.content | tojson", "[m.content]"],

@@ -1,10 +1,21 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from broker.catalogue import CatalogueError, Locked, UnknownModel, entry_of, read_catalogue, read_lock, write_lock
+from broker.catalogue import (
+    CatalogueError,
+    Locked,
+    LockedFile,
+    UnknownModel,
+    entry_of,
+    read_catalogue,
+    read_lock,
+    write_lock,
+)
 from workers.machine.memory import KvShape, largest_ctx, plan_memory
 
 PAPER = {"Yi", "Phi", "Llama 3", "Gemma", "Mistral", "InternLM", "Llama 2", "Zephyr"}
@@ -51,6 +62,32 @@ def test_a_lock_file_says_what_was_locked(tmp_path: Path) -> None:
     write_lock(path, {"b": LOCKED, "a": data})
     assert read_lock(path) == {"a": data, "b": LOCKED}
     assert list(tmp_path.iterdir()) == [path]
+
+
+FIRST, SECOND = (LockedFile(f"m-0000{n}-of-00002.gguf", str(n) * 64, n) for n in (1, 2))
+SPLIT = Locked("o/r", "c" * 40, FIRST.file, FIRST.sha256, FIRST.size_bytes, files=(FIRST, SECOND))
+
+
+def test_a_model_in_several_files_has_all_of_them_in_the_lock_file(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    write_lock(path, {"m": SPLIT, "n": LOCKED})
+    assert read_lock(path) == {"m": SPLIT, "n": LOCKED}
+    # As a release reads it that knows of one file only.
+    row = tomllib.loads(path.read_text())["m"]
+    del row["files"]
+    assert msgspec.convert(row, Locked) == msgspec.structs.replace(SPLIT, files=())
+    path.write_text(path.read_text().replace(FIRST.sha256, "9" * 64, 1))
+    with pytest.raises(CatalogueError, match="m: files: the first one is not the file that the row names"):
+        read_lock(path)
+
+
+def test_the_names_of_several_files_change_with_each_of_them(tmp_path: Path) -> None:
+    other = msgspec.structs.replace(SPLIT, files=(FIRST, LockedFile(SECOND.file, "3" * 64, 2)))
+    assert not set(SPLIT.paths_in(tmp_path, "m")) & set(other.paths_in(tmp_path, "m"))
+    assert [path.name[-20:] for path in SPLIT.paths_in(tmp_path, "m")] == [
+        "-00001-of-00002.gguf",
+        "-00002-of-00002.gguf",
+    ]
 
 
 @pytest.mark.parametrize(

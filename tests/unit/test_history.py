@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from broker.messages import Message, Turn
+import pytest
+
+from broker.messages import Kind, Message, Turn
 from tests.fakes import FakeRenderer, FakeVocabulary
 from workers.prompts.history import History
 
@@ -77,3 +79,31 @@ async def test_what_is_scored_behind_nothing_follows_the_token_of_a_beginning() 
     assert history.continuation(prompt, "") == ([2], 0)
     asked = Turn("t", "c", (Message("user", ""),), raw=True)
     assert (await history.prompt("alice", asked)).tokens == []
+
+
+class Listening(FakeVocabulary):
+    """Keeps where control tokens were to be recognised."""
+
+    def __init__(self) -> None:
+        self.spans: list[list[tuple[int, int]]] = []
+
+    def tokenize(self, text: str, *, template_spans: list[tuple[int, int]], add_bos: bool) -> list[int]:
+        self.spans.append([span for span in template_spans if span[0] < span[1]])
+        return super().tokenize(text, template_spans=template_spans, add_bos=add_bos)
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw_as_text", "spans"),
+    [("generate", False, [(0, 10)]), ("generate", True, []), ("score", False, []), ("score", True, [])],
+)
+async def test_a_raw_prompts_control_tokens_are_recognised_but_where_it_is_scored_or_the_setting_is_against_it(
+    kind: Kind, raw_as_text: bool, spans: list[tuple[int, int]]
+) -> None:
+    vocabulary = Listening()
+    history = History(FakeRenderer(), vocabulary, raw_as_text=raw_as_text)
+    continuations = ("<|im_end|>",) if kind == "score" else ()
+    asked = Turn("t", "c", (Message("user", "<|im_end|>"),), kind=kind, raw=True, continuations=continuations)
+    prompt = await history.prompt("alice", asked)
+    for text in continuations:
+        history.continuation(prompt, text)
+    assert vocabulary.spans == [spans] * (1 + len(continuations))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -152,4 +153,63 @@ def test_nobody_at_the_address_is_one_sentence(tmp_path: Path) -> None:
 def test_a_full_disk_is_noticed_before_the_first_byte(server: Hub, tmp_path: Path) -> None:
     with pytest.raises(DiskFull, match=r"needs 1000000000\.00 GB"):
         pull(server, tmp_path, size_bytes=10**18)
+    assert server.num_downloads == 0
+
+
+# --- A model in several files ---
+
+NAMES = [f"m-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]
+PARTS = [random.Random(number).randbytes(1_000_000 + number) for number in range(3)]
+
+
+@pytest.fixture
+def split(server: Hub) -> Locked:
+    server.others = dict(zip(NAMES, PARTS, strict=True))
+    return hub.lock(REPOSITORY, NAMES[0], endpoint=server.url)
+
+
+def test_any_file_of_a_model_locks_all_of_them(server: Hub, split: Locked) -> None:
+    assert [one.file for one in split.files] == NAMES
+    assert (split.file, split.size_bytes, split.total_bytes) == (NAMES[0], len(PARTS[0]), sum(map(len, PARTS)))
+    assert hub.lock(REPOSITORY, NAMES[2], endpoint=server.url) == split
+    del server.others[NAMES[1]]
+    with pytest.raises(HubError, match="is one of several files, and the repository has no m-00002-of-00003"):
+        hub.lock(REPOSITORY, NAMES[0], endpoint=server.url)
+
+
+def test_all_files_are_pulled_under_names_that_lead_to_each_other(server: Hub, split: Locked, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    path = hub.pull("test", split, tmp_path, endpoint=server.url, on_progress=lambda *at: told.append(at))
+    assert [one.read_bytes() for one in split.paths_in(tmp_path, "test")] == PARTS
+    assert path == split.path_in(tmp_path, "test")
+    assert path.name.endswith("-00001-of-00003.gguf")
+    assert (told == sorted(told), told[-1]) == (True, (split.total_bytes, split.total_bytes))
+    num_requests = server.num_requests
+    assert hub.pull("test", split, tmp_path, endpoint=server.url) == path
+    assert server.num_requests == num_requests
+
+
+def test_one_missing_or_changed_file_of_several_is_one_sentence_and_pulled_alone(
+    server: Hub, split: Locked, tmp_path: Path
+) -> None:
+    hub.pull("test", split, tmp_path, endpoint=server.url)
+    second = split.paths_in(tmp_path, "test")[1]
+    second.write_bytes(PARTS[1][:-1] + b"x")
+    with pytest.raises(WrongHash, match=r"^test: test-\w+-00002-of-00003.gguf: has SHA-256"):
+        verify("test", split, tmp_path)
+    with pytest.raises(Missing, match=r"^test: test-\w+-00002-of-00003.gguf is not in .*: turnpike models pull test$"):
+        verify("test", split, tmp_path)
+    num_downloads = server.num_downloads
+    hub.pull("test", split, tmp_path, endpoint=server.url)
+    assert verify("test", split, tmp_path) == split.path_in(tmp_path, "test")
+    assert server.num_downloads == num_downloads + 1
+
+
+def test_room_for_all_files_is_looked_for_before_the_first_byte(
+    server: Hub, split: Locked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = hub.KEEP_FREE_BYTES + split.total_bytes - 1
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises(DiskFull):
+        hub.pull("test", split, tmp_path / "models", endpoint=server.url)
     assert server.num_downloads == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,19 +12,21 @@ import gguf
 import numpy as np
 import pytest
 
-from workers.model_file import ModelFileError, metadata, parts_of, why_not
+from workers.architectures import HYBRID, KNOWN, RECURRENT
+from workers.model_file import ModelFileError, answering_parts, metadata, parts_of, why_not
 
 Fill = Callable[[gguf.GGUFWriter], object]
 
 
-def write(path: Path, architecture: str, *fill: Fill, tensors: int = 1) -> Path:
+def write(path: Path, architecture: str, *fill: Fill, tensors: int | list[str] = 1) -> Path:
     writer = gguf.GGUFWriter(str(path), architecture)
     writer.add_token_list(["<a>", "<b>"] * 50)
     writer.add_token_scores([0.0] * 100)
     for one in fill:
         one(writer)
-    for index in range(tensors):
-        writer.add_tensor(f"blk.{index}.weight", np.zeros((4, 32), dtype=np.float32))
+    names = [f"blk.{index}.weight" for index in range(tensors)] if isinstance(tensors, int) else tensors
+    for name in names:
+        writer.add_tensor(name, np.zeros((4, 32), dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -72,6 +75,126 @@ def test_what_may_answer_is_not_refused(tmp_path: Path, architecture: str, fill:
 def test_a_vocabulary_alone_is_no_model(tmp_path: Path) -> None:
     found = why_not(metadata(write(tmp_path / "v.gguf", "llama", tensors=0)))
     assert found == "a vocabulary without a model"
+
+
+def ahead(writer: gguf.GGUFWriter, num_blocks: int) -> None:
+    writer.add_block_count(num_blocks)
+    writer.add_nextn_predict_layers(1)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fill", "tensors", "expected"),
+    [
+        ("qwen3", lambda one: None, ["cls.output.weight"], "is a reranker"),
+        ("gemma3", lambda one: None, ["dense_2.weight"], "is an embedding model"),
+        ("qwen3", lambda one: one.add_pooling_type(gguf.PoolingType.CLS), ["blk.0.x"], "is an embedding model"),
+        ("llama", lambda one: one.add_string("adapter.type", "lora"), ["blk.0.x"], "is a LoRA adapter"),
+        ("llama", lambda one: None, ["blk.0.attn_q.weight.lora_a", "blk.0.attn_q.weight.lora_b"], "is a LoRA adapter"),
+        ("llama", lambda one: one.add_type("imatrix"), ["blk.0.x.in_sum2"], "is an importance matrix"),
+        ("", lambda one: None, ["blk.0.x.in_sum2", "blk.0.x.counts"], "is an importance matrix"),
+        (
+            "llava",
+            lambda one: one.add_string("clip.projector_type", "mlp"),
+            ["v.x"],
+            "is the part of a model that sees",
+        ),
+        ("controlvector", lambda one: None, ["direction.1"], "is a control vector"),
+        ("gemma4-assistant", lambda one: None, ["blk.0.x"], "is a draft model"),
+        ("dflash", lambda one: None, ["blk.0.x"], "is a draft model"),
+        (
+            "qwen35",
+            lambda one: ahead(one, 25),
+            ["token_embd.weight", "blk.24.nextn.eh_proj.weight"],
+            "is a draft model",
+        ),
+        ("wavtokenizer-dec", lambda one: None, ["blk.0.x"], "is a model of speech"),
+        ("llama", lambda one: None, [], "is a vocabulary without a model"),
+        ("llama", lambda one: one.add_tokenizer_model("no_vocab"), ["blk.0.x"], "is a model without a vocabulary"),
+        ("llama9", lambda one: None, ["blk.0.x"], "is of the architecture 'llama9', which llama.cpp does not know"),
+        ("", lambda one: None, ["blk.0.x"], "is no model: it names no architecture"),
+    ],
+)
+def test_each_kind_that_cannot_answer_is_one_sentence(
+    tmp_path: Path, architecture: str, fill: Fill, tensors: list[str], expected: str
+) -> None:
+    path = write(tmp_path / "m.gguf", architecture, fill, tensors=tensors)
+    with pytest.raises(ModelFileError) as caught:
+        answering_parts(path, KNOWN)
+    assert caught.value.reason.startswith(expected)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_with_layers_that_predict_ahead_is_a_model(tmp_path: Path) -> None:
+    tensors = ["blk.0.x", "blk.1.x", "blk.2.nextn.eh_proj.weight"]
+    path = write(tmp_path / "m.gguf", "qwen35", lambda one: ahead(one, 3), tensors=tensors)
+    assert answering_parts(path, KNOWN) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "is not a GGUF file: it is empty"),
+        (b"GG", "is not a GGUF file"),
+        (b"GGUF", "is damaged, or was cut off in its header"),
+        (b"GGUF\x01\0\0\0" + bytes(64), "is of version 1 of GGUF, which llama.cpp does not read any more"),
+        (b"GGUF\x04\0\0\0" + bytes(64), "is of version 4 of GGUF, newer than the 3 that is known here"),
+        (b"GGUF\0\0\0\x03" + bytes(64), "is of the other byte order"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is not a GGUF file but a pointer of Git LFS"),
+        (b"PK\x03\x04" + bytes(64), "is not a GGUF file but a zip archive"),
+        (b"tjgg" + bytes(64), "is not a GGUF file but a file of GGML's format before GGUF"),
+        (b"\n<!DOCTYPE html><html>", "is not a GGUF file but a web page"),
+        (b"\x40\0\0\0\0\0\0\0" + b'{"a": 1}' + bytes(64), "is not a GGUF file but one of safetensors"),
+    ],
+)
+def test_what_is_no_gguf_file_of_today_is_one_sentence(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError) as caught:
+        answering_parts(path)
+    assert caught.value.reason.startswith(expected)
+
+
+def test_a_file_that_its_writer_wrote_for_big_endian_machines_is_told(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(str(tmp_path / "m.gguf"), "llama", endianess=gguf.GGUFEndian.BIG)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ModelFileError, match="made for a big-endian machine"):
+        answering_parts(tmp_path / "m.gguf")
+
+
+def test_a_file_that_was_cut_off_in_its_tensors_is_told_with_the_bytes_that_it_should_have(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.gguf", "llama", tensors=3)
+    assert answering_parts(path) == [path]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(ModelFileError, match=f"corrupted or incomplete: it has {len(whole) - 100:,} bytes of"):
+        answering_parts(path)
+
+
+def test_a_tensor_of_a_type_that_is_not_known_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.gguf", "llama")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"blk.0.weight") + len(b"blk.0.weight") + 4 + 2 * 8
+    data[at] = 200
+    path.write_bytes(data)
+    with pytest.raises(ModelFileError, match="has a tensor of type 200, which is not known here"):
+        answering_parts(path)
+
+
+def test_what_is_not_a_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.gguf")
+    with pytest.raises(ModelFileError, match="is not a regular file"):
+        answering_parts(tmp_path / "m.gguf")
+
+
+def test_the_architectures_are_those_of_the_library_that_is_installed() -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    (library,) = list((Path(llama_cpp.__file__).parent / "lib").glob("libllama.so"))
+    data = library.read_bytes()
+    # Neither a compiler nor a linker keeps a text apart that is the end of another.
+    assert not [name for name in KNOWN if name.encode() + b"\0" not in data]
+    assert RECURRENT | HYBRID < KNOWN
 
 
 def parts(folder: Path, count: int, name: str = "m") -> list[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 
 from broker import replies
@@ -70,6 +72,65 @@ async def test_who_was_cut_off_is_fenced_once_another_worker_has_begun() -> None
         await first.write("llo", (2,))
     assert len(await written(server)) == num_before
     assert second.workers == ("w1",)
+
+
+class BusyJetStream(FakeJetStream):
+    """One on which something happens between somebody's reading and what he writes then: each of `between` once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.between: list[Callable[[], Awaitable[object]]] = []
+
+    async def publish(
+        self, subject: str, payload: bytes, reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        await super().publish(subject, payload, reply, headers)
+        if self.between:
+            await self.between.pop(0)()
+
+
+async def test_a_start_takes_over_from_who_still_writes_while_it_reads() -> None:
+    server = BusyJetStream()
+    first, second = ReplyWriter(server, ADDRESS, "w1"), ReplyWriter(server, ADDRESS, "w1")
+    await first.start("m1")
+    await first.write("h", (1,))
+    server.between = [lambda: first.write("e", (2,)), lambda: first.write("l", (3,))]
+    started = await second.start("m1")
+    assert started == Started(4, 0, "w1", 2, "m1")
+    assert (second.resumed_text, second.resumed_tokens) == ("hel", (1, 2, 3))
+    with pytest.raises(Fenced):
+        await first.write("x", (9,))
+    await second.write("lo", (4, 5))
+    assert (await written(server))[-1] == Chunk(5, 0, "lo", (4, 5), (), 3, 3)
+
+
+async def test_a_start_that_takes_over_while_it_reads_forgets_what_it_had_read() -> None:
+    server = BusyJetStream()
+    first, second = ReplyWriter(server, ADDRESS, "w1"), ReplyWriter(server, ADDRESS, "w2")
+    await first.start("m1")
+    await first.write("he", (1, 2))
+    server.between = [lambda: first.write("llo", (3,))]
+    assert await second.start("m2") == Started(3, 1, "w2", 2, "m2")
+    assert (second.resumed_text, second.resumed_tokens) == ("", ())
+
+
+async def test_a_turn_that_is_handed_back_while_it_is_begun_anew_is_begun_and_was_no_crash() -> None:
+    server = BusyJetStream()
+    first, second = ReplyWriter(server, ADDRESS, "w1"), ReplyWriter(server, ADDRESS, "w2")
+    await first.start()
+    server.between = [first.hand_back]
+    assert await second.start() == Started(2, 0, "w2", 1)
+
+
+@pytest.mark.parametrize("name", ["w1", "w2"])
+async def test_of_two_that_begin_at_once_one_gives_up_whatever_they_are_called(name: str) -> None:
+    server = BusyJetStream()
+    first, second = ReplyWriter(server, ADDRESS, "w1"), ReplyWriter(server, ADDRESS, name)
+    server.between = [second.start]
+    with pytest.raises(Fenced):
+        await first.start()
+    assert await written(server) == [Started(0, 0, name, 1)]
+    await second.write("hello", (1,))
 
 
 @pytest.mark.parametrize(

@@ -59,17 +59,21 @@ class Engine(FakeEnginePort):
         self._in_hand.route(self._answer(job.id))
 
 
-class CancellingPeers(FakePeers):
-    """A peer that takes for ever to give what it offers; the turn is cancelled meanwhile."""
+class SlowPeers(FakePeers):
+    """A peer that takes for ever to give what it offers; the turn may be cancelled meanwhile."""
 
-    def __init__(self, in_hand: TurnsInHand, offer: Offer | None) -> None:
+    def __init__(self, in_hand: TurnsInHand, offer: Offer | None, *, cancels_turn: bool) -> None:
         super().__init__(offer)
         self._in_hand = in_hand
+        self._cancels_turn = cancels_turn
+        self.asked = asyncio.Event()
         self.num_stopped = 0
 
     async def fetch(self, offer: Offer, key: Key, prompt: bytes, num_here: int) -> float | None:
-        for work in self._in_hand:
-            work.cancelled_by(Cancel())
+        self.asked.set()
+        if self._cancels_turn:
+            for work in self._in_hand:
+                work.cancelled_by(Cancel())
         try:
             await asyncio.Event().wait()
         finally:
@@ -92,6 +96,7 @@ class House:
         grammars: NoGrammars | None = None,
         writer: FakeWriter | None = None,
         offer: Offer | None = None,
+        cancels_turn: bool = True,
     ) -> None:
         self.store = FakeTurnStore()
         self.report = FakeReport()
@@ -99,7 +104,7 @@ class House:
         self.wire = Wire()
         self.in_hand = TurnsInHand()
         self.engine = Engine(self.in_hand, answer)
-        self.peers = CancellingPeers(self.in_hand, offer)
+        self.peers = SlowPeers(self.in_hand, offer, cancels_turn=cancels_turn)
         self.writer = writer or FakeWriter()
         history = History(FakeRenderer(), FakeVocabulary())
         jobs = JobMaker(history, grammars or NoGrammars(), 4096, "error")
@@ -220,6 +225,29 @@ async def test_a_cancelled_handling_hands_the_turn_back_and_says_so_in_the_reply
     assert house.wire.told == [NAK]
     assert house.writer.is_handed_back
     assert len(house.in_hand) == 0
+
+
+async def test_a_cancelled_handling_of_a_turn_that_another_worker_has_says_nothing() -> None:
+    house = House(answer=lambda job: [])
+    delivery = delivery_of(TURN, house.wire)
+    handling = asyncio.ensure_future(house.handler.handle(delivery))
+    await asyncio.wait_for(house.engine.submitted.wait(), 10)
+    house.writer.error = Fenced("t1")
+    handling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await handling
+    assert (house.wire.told, delivery.is_settled) == ([], True)
+
+
+async def test_a_turn_whose_state_is_being_fetched_is_handed_back_and_was_no_crash() -> None:
+    house = House(offer=Offer(Holding("w9", "f", 400, 1608)), cancels_turn=False)
+    handling = asyncio.ensure_future(house.handler.handle(delivery_of(TURN, house.wire)))
+    await asyncio.wait_for(house.peers.asked.wait(), 10)
+    handling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await handling
+    assert house.writer.is_handed_back
+    assert (house.wire.told, house.engine.jobs) == ([NAK], [])
 
 
 async def test_a_cancel_that_came_before_the_engine_knew_the_turn_is_passed_on() -> None:

@@ -85,7 +85,19 @@ def run_verify(options: VerifyOptions) -> int:
     """Reads every byte of what is here."""
     from producers.models.command import verify_models
 
-    return verify_models(options, list(options.names))
+    return verify_models(options, list(options.names), _why_not)
+
+
+def _why_not(path: Path) -> str | None:
+    """By the file's header, without llama.cpp."""
+    from workers.architectures import KNOWN
+    from workers.model_file import ModelFileError, answering_parts
+
+    try:
+        answering_parts(path, KNOWN)
+    except ModelFileError as error:
+        return str(error)
+    return None
 
 
 def run_pull(options: PullOptions) -> int:
@@ -112,7 +124,7 @@ async def _pull(options: PullOptions, stop: asyncio.Event) -> int:
         else:
             mirrors = await find_mirrors(nc)
             await close(nc)
-    return await pull_models(options, list(options.names), stop, mirrors)
+    return await pull_models(options, list(options.names), stop, _why_not, mirrors)
 
 
 def run_serve(options: MirrorSettings) -> int:

@@ -119,9 +119,19 @@ def without_oldest(messages: tuple[Message, ...]) -> tuple[Message, ...] | None:
 class History:
     """The tokens of the conversations that this worker answered lately."""
 
-    def __init__(self, renderer: Renderer, vocabulary: Vocabulary, *, max_tokens: int = 2_000_000) -> None:
+    def __init__(
+        self,
+        renderer: Renderer,
+        vocabulary: Vocabulary,
+        *,
+        max_tokens: int = 2_000_000,
+        raw_as_text: bool = False,
+    ) -> None:
+        """With `raw_as_text` no control token is recognised in a raw prompt. By default all are, as it is the client's
+        own from end to end; but none in one that is scored: what is compared there are texts."""
         self._renderer = renderer
         self._vocabulary = vocabulary
+        self._raw_as_text = raw_as_text
         self._max_tokens = max_tokens
         self._num_tokens = 0
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
@@ -133,7 +143,8 @@ class History:
         """The tokens of a turn's prompt; raises TurnRejected."""
         if turn.raw:
             text = turn.messages[0].content
-            prompt = self._tokenized(Rendered(text, [(0, 0, len(text))]))
+            is_text = turn.kind == "score" or self._raw_as_text
+            prompt = self._tokenized(Rendered(text, [(0, 0, len(text))] if is_text else []))
             if not prompt.tokens and turn.kind == "score" and self._vocabulary.begin is not None:
                 # Nothing to score behind, of a model that begins with nothing: the token that stands for a beginning.
                 return Prompt(prompt.rendered, [self._vocabulary.begin])

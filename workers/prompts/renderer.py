@@ -14,6 +14,7 @@ from broker.errors import TurnpikeError, TurnRejected
 from broker.messages import Message
 from broker.process import die_with_parent, terminate
 from workers.prompts.history import Rendered
+from workers.prompts.system_role import SystemRole, system_role
 from workers.sandbox import LATE_SECONDS, Refusals, digest
 
 COMPUTING_SECONDS = 5.0
@@ -22,6 +23,13 @@ START_SECONDS = 60.0
 MAX_WAITING = 64
 """Conversations that wait to be rendered."""
 MAX_LINE_BYTES = 64 * 1024 * 1024
+
+TAKEN: dict[SystemRole, str] = {
+    "anywhere": "as they stand",
+    "first": "one, at the beginning; further ones are put before the user's next message",
+    "nowhere": "put before the user's next message, as the template has no such role",
+}
+"""What the log says of system messages."""
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +54,12 @@ class TemplateRenderer:
         """Held by who asks the child."""
         self._num_waiting = 0
         self._refusals = Refusals()
+        self._system_role: SystemRole = "anywhere"
+
+    @property
+    def system_role(self) -> SystemRole:
+        """Where the template takes system messages; found out by `start`."""
+        return self._system_role
 
     @property
     def pid(self) -> int | None:
@@ -53,10 +67,17 @@ class TemplateRenderer:
         return self._child.pid
 
     async def start(self) -> None:
-        """Starts the child and waits until it answers, so that no turn has to. Raises TurnpikeError."""
-        if self._template is not None:
-            async with self._lock:
-                await self._child.start()
+        """Starts the child and waits until it answers, so that no turn has to, and tries the template. Raises
+        TurnpikeError."""
+        if self._template is None:
+            return
+        async with self._lock:
+            await self._child.start()
+        self._system_role = await system_role(self._told)
+        log.info("template system_messages=%s", TAKEN[self._system_role])
+
+    async def _told(self, messages: tuple[Message, ...]) -> set[int]:
+        return {index for index, start, end in (await self.render(messages)).contents if start < end}
 
     async def render(self, messages: tuple[Message, ...], exact: int = -1) -> Rendered:
         """The prompt of a conversation, with the text of the message `exact` as it was said. Raises TurnRejected:
@@ -64,7 +85,14 @@ class TemplateRenderer:
         if self._template is None:
             raise TurnRejected("invalid_template", "the model file has no chat template")
         plain = [{"role": message.role, "content": message.content} for message in messages]
-        request = {"operation": "render", "template": self._template, "messages": plain, "exact": exact, **self._tokens}
+        request: dict[str, Any] = {
+            "operation": "render",
+            "template": self._template,
+            "messages": plain,
+            "exact": exact,
+            **self._tokens,
+        }
+        request["system_role"] = self._system_role
         line = json.dumps(request).encode()
         key = digest(line)
         self._refusals.check(key)

@@ -34,6 +34,7 @@ from workers.prompts.provenance import (
     traced,
     whole,
 )
+from workers.prompts.system_role import SystemRole, merged
 
 MAX_TEXT = 8 * 1024 * 1024
 
@@ -58,16 +59,24 @@ class TemplateFailed(Exception):
 
 
 def render(
-    template: str, messages: list[dict[str, str]], *, bos_token: str, eos_token: str, exact: int = -1
+    template: str,
+    messages: list[dict[str, str]],
+    *,
+    bos_token: str,
+    eos_token: str,
+    exact: int = -1,
+    system_role: SystemRole = "anywhere",
 ) -> dict[str, Any]:
     """The prompt's text, and its contents as [message index, start, end) in order.
 
     The text is what plain Jinja makes, but that the white space around the message `exact`, whose text must stand in
-    the prompt as it was said, is not stripped off. Raises TemplateFailed.
+    the prompt as it was said, is not stripped off, and that system messages stand where the template takes them, as
+    `system_role` says. Raises TemplateFailed.
     """
     try:
+        said = [_sourced(message, index, exact) for index, message in enumerate(messages)]
         text = _compiled(template).render(
-            messages=[_sourced(message, index, exact) for index, message in enumerate(messages)],
+            messages=merged(said, system_role),
             add_generation_prompt=True,
             bos_token=bos_token,
             eos_token=eos_token,

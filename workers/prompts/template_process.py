@@ -28,6 +28,7 @@ def _render(request: dict[str, Any]) -> dict[str, Any]:
             bos_token=request["bos_token"],
             eos_token=request["eos_token"],
             exact=request["exact"],
+            system_role=request["system_role"],
         )
     except TemplateFailed as error:
         return {"error": str(error)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import time
@@ -94,19 +93,30 @@ class TurnHandler:
         begun = await self._begin(work, admitted.job, writer)
         if not isinstance(begun, Job):
             return begun
-        await self.prefetch.bring(work, begun, admitted.offer)
-        self.engine.submit(begun)
+        try:
+            return await self._compute(work, begun, admitted, writer)
+        except asyncio.CancelledError:
+            await self._hand_back(work, writer)
+            raise
+
+    async def _compute(self, work: Work, job: Job, admitted: Admitted, writer: Writer) -> Outcome:
+        await self.prefetch.bring(work, job, admitted.offer)
+        self.engine.submit(job)
         if work.cancel is not None:
             # It came before the engine knew the turn.
             self.engine.cancel(work.job)
         if self.in_hand.lost_reason is not None:
             return Returned()
+        return await self.streaming.stream(work, admitted.prompt, writer, admitted.offer)
+
+    async def _hand_back(self, work: Work, writer: Writer) -> None:
+        """Says in the reply that this start was no crash, where the server answers soon."""
         try:
-            return await self.streaming.stream(work, admitted.prompt, writer, admitted.offer)
-        except asyncio.CancelledError:
-            with contextlib.suppress(nats.errors.Error, ServerError, Fenced, TimeoutError):
-                await asyncio.wait_for(writer.hand_back(), HAND_BACK_SECONDS)
-            raise
+            await asyncio.wait_for(writer.hand_back(), HAND_BACK_SECONDS)
+        except Fenced:
+            work.delivery.forget()
+        except (nats.errors.Error, ServerError, TimeoutError) as error:
+            log.warning("not handed back in the reply turn=%s error=%s", work.turn.id, error)
 
     async def _begin(self, work: Work, job: Job, writer: Writer) -> Job | Outcome:
         """Says in the reply that the turn is begun; the job goes on behind what an earlier worker has sent."""
