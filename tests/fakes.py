@@ -98,6 +98,7 @@ class FakeEngine:
         self.max_batch_outputs = 32
         self.min_prefill_tokens = 16
         self.num_threads = 1
+        self.window = 0
         self.can_remove_part = can_remove_part
         """Where not, it is like a recurrent state: that of its last token alone."""
         self.vocabulary = AmbiguousVocabulary() if is_ambiguous else FakeVocabulary()

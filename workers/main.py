@@ -238,7 +238,8 @@ async def _open_cache(
 ) -> OffloadCache:
     """RAM's share of the plan, and the disk where it is wanted, with what an earlier process left there."""
     disk = None
-    if config.disk_bytes and loaded.engine.can_remove_part:
+    # The state of a window has no length that its number of tokens tells: none could be checked by it.
+    if config.disk_bytes and not loaded.engine.window:
         disk = Disk(
             Path(config.kv_dir or f"{config.data_dir}/kv").expanduser() / loaded.name,
             config.disk_bytes,

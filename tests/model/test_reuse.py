@@ -148,9 +148,9 @@ def test_what_was_parked_on_disk_is_restored_whole_or_not_at_all(
         else:
             tokens = [*known, *prompt(30, 9)[1:]]
             found = one.cache.find_on_disk(packed(tokens), "alice", 0)
-            assert (found is not None and one.cache.load(found)) or not one.engine.can_remove_part
+            assert (found is not None and one.cache.load(found)) or one.engine.window
             run(one, "next", tokens, conversation="c")
-            assert one.finished("next").cached_in == "disk" or not one.engine.can_remove_part
+            assert one.finished("next").cached_in == "disk" or one.engine.window
             assert_same(watched(one, "next"), cold(bench, model, tokens))
         one.close()
 

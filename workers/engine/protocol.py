@@ -113,6 +113,9 @@ class Engine(Protocol):
     can_remove_part: bool
     """False for sliding windows and recurrent states: there a sequence can only grow or go."""
 
+    window: int
+    """Tokens that some of its layers look back on; 0 where all look back to the beginning, or have one state."""
+
     @property
     def vocabulary(self) -> Vocabulary:
         """The model's. For any thread."""

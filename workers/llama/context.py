@@ -192,8 +192,8 @@ class LlamaEngine:
         self._flash_attention = options.flash_attention
         self.min_prefill_tokens = FLASH_TILE if options.flash_attention else MIN_PREFILL_TOKENS
         self._is_recurrent = model.is_recurrent
-        self._window = model.sliding_window
-        self.can_remove_part = not self._is_recurrent and not self._window
+        self.window = model.sliding_window
+        self.can_remove_part = not self._is_recurrent and not self.window
         self._batch = lib.llama_batch_init(options.max_batch_tokens, 0, 1)
 
     @property
@@ -294,7 +294,7 @@ class LlamaEngine:
             # One state a sequence, which is that of its last token and of no other.
             return bool(last == num_tokens - 1)
         # llama.cpp keeps all positions between the two, and of a window's layers drops the oldest ones.
-        least = max(0, num_tokens - self._window + 1) if self._window else 0
+        least = max(0, num_tokens - self.window + 1) if self.window else 0
         return bool(0 <= first <= least and last >= num_tokens - 1)
 
     def truncate(self, slot: int, num_tokens: int) -> bool:
