@@ -21,12 +21,12 @@ from pathlib import Path
 from nats.aio.client import Client as NatsConnection
 
 from broker import subjects
-from broker.catalogue import entry_of, read_lock, verify
+from broker.catalogue import entry_of, locked_as, read_lock, verify
 from broker.connection import Address, close, connect
 from broker.errors import TurnpikeError
 from broker.health import serve_health
 from broker.process import keep_the_heap_small
-from workers.assembly import assemble
+from workers.assembly import Assembly, assemble
 from workers.engine.calibration import Calibration, calibrate
 from workers.engine.checkpoints import CHECKPOINT_SHARE
 from workers.engine.loop import EngineLoop
@@ -43,15 +43,16 @@ from workers.machine.cores import num_cores
 from workers.machine.facts import cpu_flags, machine_facts
 from workers.machine.memory import MemoryPlan, available_bytes, check_memory
 from workers.machine.thread_count import check_threads, default_threads, measured_threads
-from workers.metrics import Shape, WorkerMetrics
 from workers.model_file import ModelFileError, answering_parts
 from workers.models import DEMO
-from workers.options import WorkerOptions
-from workers.presence import abilities
+from workers.prompts.chat_template import catalogued
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateRenderer
-from workers.settings import WorkerSettings
+from workers.reporting.metrics import Shape, WorkerMetrics
+from workers.reporting.presence import PLAIN_ABILITIES, abilities
+from workers.settings import WorkerSettings, resident
 from workers.worker import Worker
+from workers.worker_options import WorkerOptions
 
 if typing.TYPE_CHECKING:
     from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel
@@ -73,7 +74,7 @@ def model_path(config: WorkerSettings) -> Path:
         return answering_parts(Path(config.model_file).expanduser())[0]
     if config.model in (None, DEMO.token):
         return DEMO.verified()
-    locked = entry_of(config.model, read_lock(Path(config.lock_file)), config.lock_file)
+    locked = locked_as(config.model, Path(config.lock_file))
     return verify(config.model, locked, Path(config.models_dir).expanduser())
 
 
@@ -96,7 +97,14 @@ class LoadedModel:
     shape: Shape
 
 
-async def serve(address: Address, config: WorkerSettings, version: str, stop: asyncio.Event) -> int:
+async def serve(
+    address: Address,
+    config: WorkerSettings,
+    version: str,
+    stop: asyncio.Event,
+    *,
+    assembly: Assembly = assemble,
+) -> int:
     """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
     from workers.llama.aborts import explain_aborts
 
@@ -110,16 +118,18 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
     with ExitStack() as cleanup:
         loaded = await _load(path, name, config, cleanup)
         vocabulary = loaded.model.vocabulary
+        loaded.model.template.tell()
         renderer = TemplateRenderer(
             loaded.model.chat_template,
             bos_token=vocabulary.text(vocabulary.bos),
             eos_token=vocabulary.text(vocabulary.eos),
+            date=config.template_date or ("none" if config.deterministic else "today"),
         )
         history = History(renderer, vocabulary, raw_as_text=config.raw_as_text)
         cache = await _open_cache(loaded, config, history, stop, cleanup)
         await renderer.start()
         try:
-            worker = await _assemble(nc, loaded, config, version, history, renderer, cache)
+            worker = await _assemble(nc, loaded, config, version, history, renderer, cache, assembly)
             async with _health(worker, config):
                 await worker.run(stop)
         finally:
@@ -139,7 +149,11 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     num_threads = config.threads or (default_threads() if config.deterministic else num_cores())
     # Before the model is there, which needs the memory.
     peak = await asyncio.to_thread(copy_bandwidth, num_threads)
-    model = await asyncio.to_thread(LlamaModel, path)
+    known = catalogued(config.model if config.model_file is None else None)
+    is_paged = config.resident_bytes is not None
+    model = await asyncio.to_thread(
+        LlamaModel, path, is_paged=is_paged, chat_template=config.chat_template, of_catalogue=known
+    )
     cleanup.callback(model.close)
     num_ctx = min(config.num_ctx, model.num_ctx_train) if config.deterministic else config.num_ctx
     plan = _planned(model, config, num_ctx)
@@ -163,7 +177,7 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
         thread_choice=thread_choice,
         calibration=calibration,
         layout=_layout(config, model.fingerprint),
-        shape=Shape(model.file_bytes, model.kv_shape.quantized(config.kv_type).bytes_per_token, peak),
+        shape=Shape(model.file_bytes, model.kv_shape.quantized(config.kv_type).bytes_per_young_token, peak),
     )
 
 
@@ -171,7 +185,7 @@ def _planned(model: LlamaModel, config: WorkerSettings, num_ctx: int) -> MemoryP
     """Raises DoesNotFit."""
     return check_memory(
         model.kv_shape.quantized(config.kv_type),
-        file_bytes=model.file_bytes,
+        file_bytes=resident(model.file_bytes, config.resident_bytes),
         num_ctx=num_ctx,
         num_ubatch=config.num_ubatch,
         max_outputs=max(MAX_OUTPUTS, config.num_slots),
@@ -179,6 +193,7 @@ def _planned(model: LlamaModel, config: WorkerSettings, num_ctx: int) -> MemoryP
         # The file is mapped by now, and counted in the plan; mapped pages count as available.
         available=available_bytes(),
         offload_cache=config.park_bytes,
+        num_slots=1 if config.deterministic else config.num_slots,
     )
 
 
@@ -313,8 +328,11 @@ async def _assemble(
     history: History,
     renderer: TemplateRenderer,
     cache: OffloadCache,
+    assembly: Assembly,
 ) -> Worker:
-    options = _options(loaded, config, version, await abilities(renderer))
+    # Whoever names the model gets an answer in the plain form, too; nobody is sent to it who only wants to chat.
+    can = PLAIN_ABILITIES if loaded.model.template.is_plain else await abilities(renderer)
+    options = _options(loaded, config, version, can)
     tags = {
         "node": options.node,
         "model": options.model,
@@ -325,7 +343,7 @@ async def _assemble(
     power = Power()
     loop = _engine_loop(loaded, config, cache, metrics, power)
     grammars = GrammarChecker(loaded.model.vocabulary.matcher_process)
-    return assemble(nc, loop, history, grammars, options, cache=cache, metrics=metrics, power=power)
+    return assembly(nc, loop, history, grammars, options, cache=cache, metrics=metrics, power=power)
 
 
 def _options(loaded: LoadedModel, config: WorkerSettings, version: str, can: tuple[str, ...]) -> WorkerOptions:
@@ -363,7 +381,7 @@ def _sha256(config: WorkerSettings) -> str:
         return ""
     if config.model in (None, DEMO.token):
         return DEMO.sha256
-    return entry_of(config.model, read_lock(Path(config.lock_file)), config.lock_file).sha256
+    return entry_of(config.model, read_lock(Path(config.lock_file)), config.lock_file).digest
 
 
 def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
@@ -381,6 +399,7 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "threads_are": "fixed" if config.threads or config.deterministic else "measured",
         "num_ctx": str(loaded.num_ctx),
         "flash_attention": str(not config.deterministic).lower(),
+        "chat_template": loaded.model.template.origin,
     }
     settings = (
         "deterministic",

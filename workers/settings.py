@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from typing import Annotated, Literal
 
@@ -9,9 +10,22 @@ from broker import subjects
 from broker.declaring import Setting, flag
 from broker.errors import InvalidName, SettingsError
 from broker.settings import HealthPort, Level, ModelSettings, Node
+from workers.prompts.chat_template import asked_for
 
 MAX_SLOTS = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+def resident(file_bytes: int, resident_bytes: int | None) -> int:
+    """What the memory plan counts of a model's weights."""
+    return file_bytes if resident_bytes is None else min(file_bytes, resident_bytes)
 
 
 class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
@@ -35,6 +49,12 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
         int | None,
         # Measured at the start, and from step to step; in the deterministic mode one less than the cores.
         Setting("threads of llama.cpp (default: measured, and fewer while neighbours are busy)"),
+    ] = None
+    resident_bytes: Annotated[
+        int | None,
+        Setting(
+            "of RAM for weights; the rest is read from the disk as it is needed, which wants an SSD (default: all)"
+        ),
     ] = None
     num_ubatch: Annotated[int, Setting("tokens that llama.cpp computes at once")] = 256
     step_budget_seconds: Annotated[float, Setting("what a step may take")] = 0.25
@@ -62,6 +82,22 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
         Literal["error", "drop"],
         Setting("of a conversation longer than the context: refused, or its oldest turns left out"),
     ] = "error"
+    chat_template: Annotated[
+        str | None,
+        Setting(
+            "a template by llama.cpp's name (chatml, gemma, …: docs/models.md) or a file of Jinja (default: the "
+            "model file's own; for one without, the catalogue's, ChatML where it has the tokens, or a plain form)",
+            metavar="NAME|FILE",
+        ),
+    ] = None
+    template_date: Annotated[
+        str | None,
+        Setting(
+            "what templates that ask for the date are told: none, today (so that at midnight their prompts are "
+            "computed anew), or this day (default: today; with --deterministic none)",
+            metavar="none|today|YYYY-MM-DD",
+        ),
+    ] = None
     raw_as_text: Annotated[
         bool,
         Setting(
@@ -96,6 +132,13 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
                     subjects.token(name, what)
                 except InvalidName as error:
                     problems.append(f"{flag('worker_name' if what == 'worker' else what)}: {error}")
+        if self.chat_template is not None:
+            try:
+                asked_for(self.chat_template)
+            except SettingsError as error:
+                problems += error.problems
+        if self.template_date not in (None, "none", "today") and not _is_date(self.template_date):
+            problems.append("--template-date: must be none, today or a date as 2026-11-26")
         if self.step_budget_seconds <= 0:
             problems.append("--step-budget-seconds: must be above 0")
         if self.num_slots > MAX_SLOTS:

@@ -13,8 +13,8 @@ from broker.connection import Address
 from broker.errors import PublishError
 from broker.messages import Chunk, End, Failed, Message, Sampling
 from broker.process import EXIT_INTERRUPTED
-from producers.routing.asking import CHATS, NO_ROUTES, ask_routed
-from producers.routing.policies import Routes
+from producers.routing.asking import NO_ROUTES, ask_routed
+from producers.routing.policies import Needs, Routes
 from producers.routing.waiting import choosable, unless
 from producers.terminal.following import Following, with_seed
 from producers.terminal.printing import Printer, summary
@@ -30,19 +30,21 @@ async def ask(
     routes: Routes = NO_ROUTES,
     as_json: bool = False,
     is_seeded: bool = True,
+    raw: bool = False,
 ) -> int:
     """Prints the answer as it comes, or its end as JSON, a failed one too. `stop` cancels the turn.
 
     Where nobody serves the model, one is waited for as long as the address says. Without `is_seeded` tokens are drawn
-    with a seed of their own. Raises NotServed, PublishError, TurnFailed.
+    with a seed of their own; `raw`, the text is the prompt itself. Raises NotServed, PublishError, TurnFailed.
     """
     printer = Printer()
     async with Client(address) as client:
         messages, drawn = [Message("user", text)], with_seed(sampling, is_seeded)
-        if not await unless(stop, choosable(client, routes, model, CHATS, address.wait, printer.note)):
+        needs = Needs.of(messages, raw=raw)
+        if not await unless(stop, choosable(client, routes, model, needs, address.wait, printer.note)):
             return EXIT_INTERRUPTED
         try:
-            answer = await ask_routed(client, routes, model, messages, sampling=drawn)
+            answer = await ask_routed(client, routes, model, messages, sampling=drawn, raw=raw)
             show = _ignored if as_json else printer.show
             tells_place = sys.stderr.isatty() and not as_json
             following = Following(client, answer, show, printer.note, address.wait, tells_place)

@@ -249,12 +249,13 @@ class Generator:
         has_deadline = rng.random() < options.deadline_share
         answer = self._client.ask(
             talk.model,
-            talk.history,
+            _as_prompt(talk.history) if options.raw else talk.history,
             sampling=Sampling(max_tokens=options.max_tokens, ignore_eos=options.ignore_eos),
             conversation=talk.key,
             priority=talk.priority,
             deadline=time.time() + options.deadline_seconds if has_deadline else None,
             run=options.run,
+            raw=options.raw,
         )
         active = self.progress.active
         active[answer.turn.id] = answer
@@ -321,6 +322,11 @@ class Generator:
         )
         self.progress.records.append(record)
         self._done(record)
+
+
+def _as_prompt(history: Sequence[Message]) -> list[Message]:
+    """A conversation so far as one raw prompt."""
+    return [Message("user", "\n\n".join(message.content for message in history) + "\n\n")]
 
 
 async def _cancel_after(answer: Answer, seconds: float) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from broker.accounts import LOCAL, write_credentials
 from broker.client import Client
+from broker.discovery import RAW, SCORE
 from broker.messages import Message
 from broker.server import EmbeddedServer
 from producers.data.datasets import SHIPPED, Conversation
@@ -50,6 +51,17 @@ async def test_an_open_loop_sends_when_it_should(client: Client, start_worker: S
         assert indices == list(range(len(indices)))
     assert {turn.worker for turn in found} == {"w1"}
     assert {turn.node for turn in found} == {"unknown"}
+
+
+async def test_raw_prompts_are_a_conversations_texts_without_the_template(
+    client: Client, start_worker: StartWorker
+) -> None:
+    options = LoadSettings(model="m", num_turns=2, concurrency=1, raw=True)
+    async with start_worker(can=(RAW, SCORE)):
+        found = await run_load(client, options, conversations(1, 2))
+    first, second = sorted(found, key=lambda turn: turn.number)
+    assert first.prompt_tokens == 1 + len("hello 0\n\n")
+    assert second.prompt_tokens == 1 + len("hello 0\n\necho hello 0\n\nhello 1\n\n")
 
 
 async def test_an_open_loop_does_not_wait_for_answers(client: Client, start_worker: StartWorker) -> None:

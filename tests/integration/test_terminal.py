@@ -12,6 +12,7 @@ from broker import codec
 from broker.accounts import LOCAL, OPERATOR, REAPER
 from broker.client import Client
 from broker.connection import close, connect
+from broker.discovery import RAW, SCORE
 from broker.messages import Failed, Turn
 from broker.reaper import Reaper
 from broker.replies import write_end
@@ -182,3 +183,12 @@ async def test_top_shows_queues_without_workers_in_red(bench: Bench) -> None:
 async def test_an_empty_list_of_dead_letters_is_said(bench: Bench) -> None:
     code, _, said = await output(bench, "dead", "list", user=OPERATOR)
     assert (code, said) == (0, "no turn was given up on\n")
+
+
+async def test_a_raw_prompt_is_asked_as_it_stands(bench: Bench, start_worker: StartWorker) -> None:
+    async with start_worker(can=(RAW, SCORE)):
+        for model in ("m", "auto"):
+            code, out, _ = await output(bench, "ask", model, "alone", "--raw", "--json")
+            assert (code, json.loads(out)["usage"]["prompt_tokens"]) == (0, 1 + len("alone"))
+        code, _, said = await output(bench, "ask", "auto", "alone")
+    assert (code, "lack chat" in said) == (1, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import signal
 from pathlib import Path
@@ -13,7 +14,7 @@ from broker.errors import TurnpikeError, TurnRejected
 from broker.messages import Message
 from tests.support import eventually
 from workers.prompts import renderer as module
-from workers.prompts.renderer import TemplateRenderer
+from workers.prompts.renderer import TemplateRenderer, dated
 
 LAST = "{{ messages[-1].content }}"
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -181,3 +182,17 @@ async def test_a_child_that_cannot_start_stops_the_worker_with_a_sentence(monkey
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(TurnpikeError, match="renders chat templates does not start"):
         await renderer_of(LAST).start()
+
+
+@pytest.mark.parametrize(("said", "told"), [("none", ""), ("2024-02-29", "29 Feb 2024")])
+async def test_a_template_hears_the_date_that_the_setting_says(said: str, told: str) -> None:
+    renderer = TemplateRenderer("{{ date_string }}", bos_token="", eos_token="", date=said)
+    rendered = await renderer.render(user("hello"))
+    await renderer.close()
+    assert rendered.text == told
+
+
+def test_today_is_the_machines_own() -> None:
+    before = datetime.datetime.now().astimezone().date()
+    found = dated("today")
+    assert found in (before.isoformat(), datetime.datetime.now().astimezone().date().isoformat())

@@ -107,12 +107,14 @@ async def test_every_template_of_others_is_told_all_system_messages(path: Path) 
 
     def text_of(messages: tuple[Message, ...], where: SystemRole) -> str:
         said = [{"role": one.role, "content": one.content} for one in messages]
-        return str(render(template, said, bos_token="<s>", eos_token="</s>", system_role=where)["text"])
+        return str(
+            render(template, said, bos_token="<s>", eos_token="</s>", system_role=where, date="2026-11-26")["text"]
+        )
 
     async def told(messages: tuple[Message, ...]) -> set[int]:
         said = [{"role": one.role, "content": one.content} for one in messages]
         try:
-            found = render(template, said, bos_token="<s>", eos_token="</s>")
+            found = render(template, said, bos_token="<s>", eos_token="</s>", date="2026-11-26")
         except TemplateFailed as error:
             raise TurnRejected("invalid_template", str(error)) from None
         return {index for index, _, _ in found["contents"]}

@@ -103,6 +103,25 @@ def test_a_template_that_fails_is_one_error(template: str) -> None:
         run(template, "x")
 
 
+LLAMA_3_1 = "{% if not date_string is defined %}{% set date_string = '26 Jul 2024' %}{% endif %}{{ date_string }}"
+LLAMA_3_2 = """{% if not date_string is defined %}{% if strftime_now is defined %}
+{% set date_string = strftime_now('%d %b %Y') %}
+{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}{{ date_string }}"""
+
+
+@pytest.mark.parametrize("template", [LLAMA_3_1, LLAMA_3_2])
+@pytest.mark.parametrize(("date", "told"), [("", "26 Jul 2024"), ("2026-11-05", "05 Nov 2026")])
+def test_a_template_is_told_the_date_that_the_setting_says(template: str, date: str, told: str) -> None:
+    messages = [{"role": "user", "content": "x"}]
+    assert render(template, messages, bos_token="", eos_token="", date=date)["text"] == told
+
+
+def test_what_a_template_hears_of_the_time_changes_once_a_day_only() -> None:
+    template = "{{ strftime_now('%Y-%m-%d %H:%M:%S') }}"
+    found = render(template, [{"role": "user", "content": "x"}], bos_token="", eos_token="", date="2026-11-05")
+    assert found["text"] == "2026-11-05 00:00:00"
+
+
 def test_a_text_without_bounds_is_refused() -> None:
     with pytest.raises(TemplateFailed, match="characters of text"):
         run("{% for i in range(90000) %}{{ 'x' * 100 }}{% endfor %}", "x")

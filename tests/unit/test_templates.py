@@ -80,6 +80,7 @@ SHAPES = (
     ("system", "user", "assistant", "user", "assistant", "user"),
 )
 NEEDS_MORE = ("fireworks-ai-llama-3-firefunction-v2",)
+DAY = "2026-11-26"
 CANARY = "\u0298"
 
 
@@ -100,13 +101,14 @@ def plain_jinja(template: str) -> jinja2.Template:
     )
     environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
     environment.globals["raise_exception"] = lambda message: 1 / 0
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().astimezone().strftime(form)
+    environment.globals["strftime_now"] = datetime.datetime.fromisoformat(DAY).strftime
+    environment.globals["date_string"] = "26 Nov 2026"
     return environment.from_string(re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", "", template))
 
 
 def rendered(template: str, messages: list[dict[str, str]]) -> tuple[str, list[tuple[int, int, int]]] | None:
     try:
-        found = render(template, messages, bos_token="<s>", eos_token="</s>")
+        found = render(template, messages, bos_token="<s>", eos_token="</s>", date=DAY)
     except TemplateFailed:
         return None
     return found["text"], [(index, start, end) for index, start, end in found["contents"]]

@@ -27,6 +27,7 @@ class AskOptions(AskSettings, frozen=True, kw_only=True):
     model: Model
     text: Annotated[str, Argument("the message; - reads it from standard input", is_positional=True)]
     json: Annotated[bool, Argument("the end as JSON, without streaming")] = False
+    raw: Annotated[bool, Argument("the text is the prompt itself, without the model's chat template")] = False
 
 
 class ChatOptions(AskSettings, frozen=True, kw_only=True):
@@ -77,6 +78,7 @@ def run_ask(options: AskOptions) -> int:
                 routes=read_routes(options.routes),
                 as_json=options.json,
                 is_seeded=options.seed is not None,
+                raw=options.raw,
             )
 
     return process.run(ask_there, patience=process.PATIENCE_SECONDS)

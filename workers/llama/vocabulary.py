@@ -25,6 +25,20 @@ def _is_markup(text: str) -> bool:
     return len(text) > 1 and not all(character.isalnum() or character.isspace() for character in text)
 
 
+def tokens_of(vocab: Any, text: str, *, parse_special: bool) -> list[int]:
+    """As llama.cpp tokenises a text, without BOS."""
+    data = text.encode()
+    capacity = len(data) + 16
+    buffer = (lib.llama_token * capacity)()
+    count = lib.llama_tokenize(vocab, data, len(data), buffer, capacity, False, parse_special)
+    if count < 0:
+        capacity = -count
+        buffer = (lib.llama_token * capacity)()
+        count = lib.llama_tokenize(vocab, data, len(data), buffer, capacity, False, parse_special)
+    assert count >= 0, "llama_tokenize needs more tokens than it said"
+    return list(buffer[:count])
+
+
 class LlamaVocabulary:
     """The vocabulary of a loaded model. llama.cpp's tokenizer is thread-safe, and so is this."""
 
@@ -157,13 +171,4 @@ class LlamaVocabulary:
         return tokens[len(lead) :] if tokens[: len(lead)] == lead else self._raw(text, parse_special=parse_special)
 
     def _raw(self, text: str, *, parse_special: bool) -> list[int]:
-        data = text.encode()
-        capacity = len(data) + 16
-        buffer = (lib.llama_token * capacity)()
-        count = lib.llama_tokenize(self._vocab, data, len(data), buffer, capacity, False, parse_special)
-        if count < 0:
-            capacity = -count
-            buffer = (lib.llama_token * capacity)()
-            count = lib.llama_tokenize(self._vocab, data, len(data), buffer, capacity, False, parse_special)
-        assert count >= 0, "llama_tokenize needs more tokens than it said"
-        return list(buffer[:count])
+        return tokens_of(self._vocab, text, parse_special=parse_special)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import json
 import logging
 import signal
@@ -34,6 +35,15 @@ TAKEN: dict[SystemRole, str] = {
 log = logging.getLogger(__name__)
 
 
+def dated(said: str) -> str:
+    """The date that `none`, `today` or a date itself stands for, as YYYY-MM-DD by this machine's clock and time zone;
+    empty for none. Raises ValueError."""
+    if said in ("none", ""):
+        return ""
+    today = datetime.datetime.now().astimezone().date()
+    return (today if said == "today" else datetime.date.fromisoformat(said)).isoformat()
+
+
 class TemplateRenderer:
     """The template of one model. Its child is asked one thing at a time, and started again when it died."""
 
@@ -43,12 +53,15 @@ class TemplateRenderer:
         *,
         bos_token: str,
         eos_token: str,
+        date: str = "today",
         computing_seconds: float = COMPUTING_SECONDS,
         late_seconds: float = LATE_SECONDS,
     ) -> None:
-        """`template` is Jinja, None for a model file without one: then nothing can be rendered."""
+        """`template` is Jinja, None for a model file without one: then nothing can be rendered. `date` is what it hears
+        of the date: `none`, `today`, or YYYY-MM-DD."""
         self._template = template
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self._date = date
         self._child = TemplateProcess(computing_seconds, late_seconds)
         self._lock = asyncio.Lock()
         """Held by who asks the child."""
@@ -92,7 +105,7 @@ class TemplateRenderer:
             "exact": exact,
             **self._tokens,
         }
-        request["system_role"] = self._system_role
+        request |= {"system_role": self._system_role, "date": dated(self._date)}
         line = json.dumps(request).encode()
         key = digest(line)
         self._refusals.check(key)

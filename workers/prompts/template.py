@@ -66,16 +66,19 @@ def render(
     eos_token: str,
     exact: int = -1,
     system_role: SystemRole = "anywhere",
+    date: str = "",
 ) -> dict[str, Any]:
     """The prompt's text, and its contents as [message index, start, end) in order.
 
     The text is what plain Jinja makes, but that the white space around the message `exact`, whose text must stand in
     the prompt as it was said, is not stripped off, and that system messages stand where the template takes them, as
-    `system_role` says. Raises TemplateFailed.
+    `system_role` says. `date` is YYYY-MM-DD, and what a template hears of it changes once a day and no oftener; without
+    one it hears of none. Raises TemplateFailed.
     """
     try:
         said = [_sourced(message, index, exact) for index, message in enumerate(messages)]
         text = _compiled(template).render(
+            _dated(date),
             messages=merged(said, system_role),
             add_generation_prompt=True,
             bos_token=bos_token,
@@ -119,6 +122,14 @@ def _sourced(value: Any, index: int, exact: int) -> Any:
             return [_sourced(one, index, exact) for one in value]
         case _:
             return value
+
+
+def _dated(date: str) -> dict[str, Any]:
+    """By which names templates ask for the date: `date_string` is Llama 3.1's, which else is of July 2024."""
+    if not date:
+        return {}
+    day = datetime.datetime.fromisoformat(date)
+    return {"strftime_now": day.strftime, "date_string": day.strftime("%d %b %Y")}
 
 
 class _NoTools(tuple[()]):
@@ -192,7 +203,6 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         self.filters |= {"join": _join, "safe": _as_text, "string": _as_text}
         self.tests["none"] = lambda value: value is None or isinstance(value, _NoTools)
         self.globals["raise_exception"] = _raise
-        self.globals["strftime_now"] = lambda form: datetime.datetime.now().astimezone().strftime(form)
 
     @staticmethod
     def concatenate(operands: Iterable[Any]) -> str:

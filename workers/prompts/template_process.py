@@ -29,6 +29,7 @@ def _render(request: dict[str, Any]) -> dict[str, Any]:
             eos_token=request["eos_token"],
             exact=request["exact"],
             system_role=request["system_role"],
+            date=request["date"],
         )
     except TemplateFailed as error:
         return {"error": str(error)}

@@ -18,9 +18,11 @@ from broker import discovery
 from broker.discovery import CHAT, RAW, SCORE, Load, WorkerInfo
 from broker.errors import OtherFile, TurnRejected
 from broker.messages import Message
-from workers.options import WorkerOptions
 from workers.prompts.history import Renderer
+from workers.worker_options import WorkerOptions
 
+PLAIN_ABILITIES = (RAW, SCORE)
+"""Of a worker whose model has no chat template."""
 STOP_SECONDS = 1.0
 """How long a worker that stops waits for a server that does not answer."""
 
@@ -33,7 +35,7 @@ async def abilities(renderer: Renderer) -> tuple[str, ...]:
         await renderer.render((Message("user", "Hello."),))
     except TurnRejected as error:
         log.warning("no chat, prompts without a template only: %s", error.detail)
-        return (RAW, SCORE)
+        return PLAIN_ABILITIES
     return (CHAT, RAW, SCORE)
 
 
