@@ -11,7 +11,6 @@ import contextlib
 import importlib.metadata
 import logging
 import os
-import re
 import typing
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack
@@ -21,12 +20,12 @@ from pathlib import Path
 from nats.aio.client import Client as NatsConnection
 
 from broker import subjects
-from broker.catalogue import entry_of, locked_as, read_lock, verify
 from broker.connection import Address, close, connect
 from broker.errors import TurnpikeError
 from broker.health import serve_health
 from broker.process import keep_the_heap_small
 from workers.assembly import Assembly, assemble
+from workers.chosen_file import known_sha256, model_path, model_token
 from workers.engine.calibration import Calibration, calibrate
 from workers.engine.checkpoints import CHECKPOINT_SHARE
 from workers.engine.loop import EngineLoop
@@ -43,8 +42,7 @@ from workers.machine.cores import num_cores
 from workers.machine.facts import cpu_flags, machine_facts
 from workers.machine.memory import MemoryPlan, available_bytes, check_memory
 from workers.machine.thread_count import check_threads, default_threads, measured_threads
-from workers.model_file import ModelFileError, answering_parts
-from workers.models import DEMO
+from workers.model_file import ModelFileError
 from workers.prompts.chat_template import catalogued
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateRenderer
@@ -61,21 +59,6 @@ log = logging.getLogger(__name__)
 
 CANONICAL_CHUNK = 128
 """Where the deterministic mode cuts prompts."""
-
-
-def model_token(path: Path) -> str:
-    """A token for subjects made from a file's name: Llama-3.2-1B-Q4_0.gguf → Llama-3_2-1B-Q4_0."""
-    return subjects.token(re.sub(r"[^A-Za-z0-9_-]", "_", path.stem)[:64], "model")
-
-
-def model_path(config: WorkerSettings) -> Path:
-    """The file that the settings mean, verified where its hash is known. Raises TurnpikeError."""
-    if config.model_file is not None:
-        return answering_parts(Path(config.model_file).expanduser())[0]
-    if config.model in (None, DEMO.token):
-        return DEMO.verified()
-    locked = locked_as(config.model, Path(config.lock_file))
-    return verify(config.model, locked, Path(config.models_dir).expanduser())
 
 
 @dataclass(frozen=True)
@@ -375,15 +358,6 @@ def _health(worker: Worker, config: WorkerSettings) -> AbstractAsyncContextManag
     return serve_health(config.health_port, live=worker.stuck_reason, ready=worker.unready_reason)
 
 
-def _sha256(config: WorkerSettings) -> str:
-    """Of the model's file, where it was verified anyway; a file that was merely named is not read for it."""
-    if config.model_file is not None:
-        return ""
-    if config.model in (None, DEMO.token):
-        return DEMO.sha256
-    return entry_of(config.model, read_lock(Path(config.lock_file)), config.lock_file).digest
-
-
 def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
     """Build, machine and settings, for the records of whoever measures this worker."""
     from workers.llama.backend import system_info
@@ -393,7 +367,7 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "llama.cpp": system_info().strip(),
         "file": loaded.model.path.name,
         "file_bytes": str(loaded.model.file_bytes),
-        "file_sha256": _sha256(config),
+        "file_sha256": known_sha256(config),
         **machine_facts(),
         "threads": str(loaded.num_threads),
         "threads_are": "fixed" if config.threads or config.deterministic else "measured",
