@@ -13,7 +13,8 @@ from typing import Any
 import gguf
 import numpy as np
 
-from workers.llama.random_model import SHAPES, add_vocabulary, block_shapes, new_writer, write_quantized, write_tensors
+from workers.llama.random_model import add_vocabulary, new_writer, write_quantized, write_tensors
+from workers.llama.shapes import SHAPES, block_shapes
 from workers.models import DEMO
 
 SHAPE = SHAPES["TinyLlama-1.1B"]

@@ -91,6 +91,7 @@ class FakeEngine:
         token_seconds: float = 0.0,
         counted_token_seconds: float | None = None,
         is_ambiguous: bool = False,
+        can_remove_part: bool = True,
     ) -> None:
         """`step_seconds` and `token_seconds` pass; `counted_token_seconds` only go by `clock`, which then knows nothing
         else: how busy the machine is decides nothing."""
@@ -101,7 +102,9 @@ class FakeEngine:
         self.max_batch_outputs = 32
         self.min_prefill_tokens = 16
         self.num_threads = 1
-        self.can_remove_part = True
+        self.window = 0
+        self.can_remove_part = can_remove_part
+        """Where not, it is like a recurrent state: that of its last token alone."""
         self.vocabulary = AmbiguousVocabulary() if is_ambiguous else FakeVocabulary()
         self._begin = FIRST + ANOTHER if is_ambiguous else FIRST
         self.cells: list[list[int]] = [[] for _ in range(num_slots)]
@@ -169,7 +172,24 @@ class FakeEngine:
         return True
 
     def is_whole(self, slot: int, num_tokens: int) -> bool:
-        return len(self.cells[slot]) >= num_tokens
+        there = len(self.cells[slot])
+        return there >= num_tokens if self.can_remove_part else num_tokens in (0, there)
+
+    def checkpoint_bytes(self, slot: int) -> int:
+        return 100
+
+    def checkpoint(self, slot: int) -> State:
+        return packed(self.cells[slot]).ljust(100)
+
+    def rewind(self, slot: int, num_tokens: int, checkpoint: State) -> bool:
+        assert packed(self.cells[slot][:num_tokens]).ljust(100) == checkpoint, "a checkpoint of other tokens"
+        del self.cells[slot][num_tokens:]
+        return True
+
+    def copy_rewound(self, source: int, target: int, num_tokens: int, checkpoint: State) -> bool:
+        assert not self.cells[target]
+        self.cells[target] = self.cells[source][:num_tokens]
+        return self.rewind(target, num_tokens, checkpoint)
 
     def truncate(self, slot: int, num_tokens: int) -> bool:
         if not self.is_whole(slot, num_tokens):

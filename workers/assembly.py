@@ -124,6 +124,6 @@ def _peers(
         worker=options.name,
         fingerprint=options.state_fingerprint,
         state_bytes=loop.calibration.state_bytes,
-        can_remove_part=loop.engine.can_remove_part,
+        has_windows=bool(loop.engine.window),
         max_bytes_per_second=options.fetch_bytes_per_second,
     )

@@ -27,6 +27,7 @@ from broker.process import keep_the_heap_small
 from workers.assembly import Assembly, assemble
 from workers.chosen_file import known_sha256, model_path, model_token
 from workers.engine.calibration import Calibration, calibrate
+from workers.engine.checkpoints import CHECKPOINT_SHARE
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
 from workers.engine.protocol import MAX_OUTPUTS, EngineError
@@ -221,6 +222,11 @@ def _report(info: str, missing: list[str], plan: MemoryPlan, buffers: dict[str, 
 # --- The engine loop and what is kept of conversations ---
 
 
+def _checkpoint_bytes(loaded: LoadedModel) -> int:
+    """What the plan has for conversations that are not in the context is for checkpoints too, where there are any."""
+    return 0 if loaded.engine.can_remove_part else loaded.plan.offload_cache // CHECKPOINT_SHARE
+
+
 def _canonical_chunk(config: WorkerSettings) -> int:
     return CANONICAL_CHUNK if config.deterministic else 0
 
@@ -230,7 +236,8 @@ async def _open_cache(
 ) -> OffloadCache:
     """RAM's share of the plan, and the disk where it is wanted, with what an earlier process left there."""
     disk = None
-    if config.disk_bytes and loaded.engine.can_remove_part:
+    # The state of a window has no length that its number of tokens tells: none could be checked by it.
+    if config.disk_bytes and not loaded.engine.window:
         disk = Disk(
             Path(config.kv_dir or f"{config.data_dir}/kv").expanduser() / loaded.name,
             config.disk_bytes,
@@ -246,7 +253,7 @@ async def _open_cache(
             while_waiting=lambda: _go_on_waiting(stop),
         )
     cache = OffloadCache(
-        loaded.plan.offload_cache,
+        loaded.plan.offload_cache - _checkpoint_bytes(loaded),
         disk,
         share_across_clients=config.share_prefixes,
         can_remove_part=loaded.engine.can_remove_part,
@@ -279,6 +286,7 @@ def _engine_loop(
         can_remove_part=engine.can_remove_part,
         canonical_chunk=_canonical_chunk(config),
         share_across_clients=config.share_prefixes,
+        checkpoint_bytes=_checkpoint_bytes(loaded),
     )
     return EngineLoop(
         engine,

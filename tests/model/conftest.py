@@ -38,6 +38,7 @@ class Bench:
         park_bytes: int = 0,
         kv_type: KvType = "f16",
         disk_folder: Path | None = None,
+        checkpoint_bytes: int = 1 << 24,
     ) -> None:
         self.model = model
         num_slots = 1 if deterministic else num_slots
@@ -48,7 +49,13 @@ class Bench:
         chunk = CHUNK if deterministic else 0
         self.scheduler = Scheduler(budget=budget, max_batch_tokens=2048, max_batch_outputs=32, canonical_chunk=chunk)
         can_remove = self.engine.can_remove_part
-        self.slots = Slots(num_slots, self.engine.num_ctx, can_remove_part=can_remove, canonical_chunk=chunk)
+        self.slots = Slots(
+            num_slots,
+            self.engine.num_ctx,
+            can_remove_part=can_remove,
+            canonical_chunk=chunk,
+            checkpoint_bytes=checkpoint_bytes,
+        )
         self.disk = None
         if disk_folder is not None:
             self.disk = Disk(disk_folder, 1 << 30, "fingerprint", calibrate(self.engine).state_bytes)

@@ -148,12 +148,24 @@ def test_a_sliding_window_model_answers_and_continues_its_conversation(bench: St
 def test_a_sliding_window_model_recomputes_what_it_cannot_go_back_to(bench: Start, sliding: LlamaModel) -> None:
     one = bench(sliding)
     sampling = Sampling(max_tokens=12, ignore_eos=True)
-    one.answer(prompt(200), sampling, conversation="c")
+    one.answer(prompt(1500), sampling, conversation="c")
     one.submit("changed", [*prompt(150), 500, 501], sampling, conversation="c")
     one.run()
     assert one.finished("changed").num_cached == 0
     cold = bench(sliding)
     assert one.tokens("changed")[:3] == cold.answer([*prompt(150), 500, 501], sampling)[:3]
+
+
+def test_a_sliding_window_model_goes_back_to_where_its_window_is_still_there(bench: Start, sliding: LlamaModel) -> None:
+    one = bench(sliding)
+    sampling = Sampling(max_tokens=12, ignore_eos=True)
+    one.answer(prompt(200), sampling, conversation="c")
+    one.submit("changed", [*prompt(150), 500, 501], sampling, conversation="c")
+    one.run()
+    assert one.finished("changed").num_cached == 150
+    cold = bench(sliding)
+    # The third is a choice between equals; tests/model/test_reuse.py compares log-probabilities.
+    assert one.tokens("changed")[:2] == cold.answer([*prompt(150), 500, 501], sampling)[:2]
 
 
 # --- Sampling ---

@@ -19,7 +19,8 @@ from tests.real import GEMMA, real_model
 from tests.support import ROOT, TURNPIKE
 from workers.engine.calibration import calibrate, measure_threads
 from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel
-from workers.llama.random_model import Shape, write_model
+from workers.llama.random_model import write_model
+from workers.llama.shapes import Shape
 from workers.model_file import ModelFileError
 from workers.models import DEMO
 

@@ -84,10 +84,11 @@ class Bench:
         peers: FakePeers | None = None,
         engine: FakeEnginePort | None = None,
         max_bytes: int = 1_000_000,
+        can_remove_part: bool = True,
     ) -> None:
         self.directory = directory or FakeDirectory()
         self.peers = peers or FakePeers()
-        self.cache = OffloadCache(max_bytes)
+        self.cache = OffloadCache(max_bytes, can_remove_part=can_remove_part)
         self.history = History(FakeRenderer(), FakeVocabulary())
         self.fetcher = Fetcher(
             "me",
@@ -153,6 +154,16 @@ async def test_what_is_not_worth_fetching_is_not_opened_and_counted_by_its_cause
     assert (offer.opened, offer.cause) == (None, cause)
     assert bench.peers.asked == []
     assert await bench.fetch(offer) is None
+
+
+@pytest.mark.parametrize("can_remove_part", [True, False])
+async def test_a_state_that_cannot_be_cut_is_fetched_where_the_prompt_has_all_of_it(can_remove_part: bool) -> None:
+    bench = Bench(can_remove_part=can_remove_part)
+    assert await bench.fetch(await bench.found()) is not None
+    another = Bench(can_remove_part=can_remove_part)
+    edited = packed([*TOKENS[:399], 5, 7])
+    fetched = await another.fetcher.fetch(await another.found(), KEY, edited, 0)
+    assert (fetched is not None) == can_remove_part
 
 
 async def test_what_a_peer_remembers_of_a_conversation_is_taken_over() -> None:

@@ -15,9 +15,21 @@ def test_the_common_prefix_is_the_longest_one(a: list[int], b: list[int]) -> Non
     assert n == min(len(a), len(b)) or a[n] != b[n]
 
 
-def run(slots: Slots, prompt: list[int], client: str, conversation: str, now: float, num_new: int = 4) -> int | None:
+def run(
+    slots: Slots,
+    prompt: list[int],
+    client: str,
+    conversation: str,
+    now: float,
+    num_new: int = 4,
+    only_grows: bool = False,
+) -> int | None:
     """Seats, answers and releases a turn; the tokens that it found computed, or None where there was no seat."""
-    seat = slots.seat(prompt, len(prompt) + num_new, client, conversation)
+
+    def is_whole(slot: int, num_tokens: int) -> bool:
+        return num_tokens == len(slots[slot].tokens) or not only_grows
+
+    seat = slots.seat(prompt, len(prompt) + num_new, client, conversation, is_whole)
     if seat is None:
         return None
     slots.take(seat, prompt, len(prompt) + num_new, client, conversation)
@@ -92,10 +104,10 @@ def test_nothing_is_seated_beyond_the_cells() -> None:
 
 
 def test_a_memory_that_only_grows_reuses_whole_slots_only() -> None:
-    slots = Slots(2, 1000, can_remove_part=False)
-    run(slots, list(range(50)), "alice", "c", 1.0)
-    assert run(slots, [*range(50), 9, 9, 9, 1, 2], "alice", "c", 2.0) == 53
-    assert run(slots, list(range(40)), "alice", "c", 3.0) == 0
+    slots = Slots(2, 1000, can_remove_part=False)  # and no bytes for checkpoints
+    run(slots, list(range(50)), "alice", "c", 1.0, only_grows=True)
+    assert run(slots, [*range(50), 9, 9, 9, 1, 2], "alice", "c", 2.0, only_grows=True) == 53
+    assert run(slots, list(range(40)), "alice", "c", 3.0, only_grows=True) == 0
 
 
 def test_the_deterministic_mode_reuses_only_what_a_cold_start_would_compute_alike() -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from workers.llama.random_model import (
-    Shape,
     add_vocabulary,
     new_writer,
     piece_type,
     quantize,
     write_tensors,
 )
+from workers.llama.shapes import Shape
 
 COMMAND = "sh tools/demo_model/make.sh"
 

@@ -235,6 +235,7 @@ class EngineLoop:
         endings: list[tuple[ActiveJob, Ending]] = []
         for sequence, span, outputs in zip(step.sequences, step.spans, rows, strict=True):
             active = self._running[sequence.id]
+            self._seating.keep_checkpoint(active)
             if (ending := self._outputs.take(active, span, outputs)) is not None:
                 endings.append((active, ending))
         now = self._clock()

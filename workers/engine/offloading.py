@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from broker.messages import CachedIn
+from workers.engine.checkpoints import Checkpoint
 from workers.engine.protocol import Engine, State
 from workers.engine.slots import Slots
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
@@ -65,6 +66,44 @@ class Offloading:
             self._engine.truncate(index, 0)
         self.copy_seconds += self._clock() - started
         return (found.num_tokens, origin) if done else None
+
+    def keep_checkpoint(self, index: int, num_tokens: int) -> None:
+        """Copies what cannot be cut of a slot that has exactly so many tokens, where that is worth it."""
+        checkpoints = self._slots.checkpoints
+        if not checkpoints.is_on or not checkpoints.wants(index, num_tokens, self._engine.checkpoint_bytes(index)):
+            return
+        started = self._clock()
+        checkpoints.add(index, Checkpoint(num_tokens, self._engine.checkpoint(index), started))
+        self.copy_seconds += self._clock() - started
+
+    def cut(self, index: int, num_tokens: int) -> bool:
+        """Leaves a slot with its first `num_tokens` tokens, by a checkpoint where there is no other way; False where
+        there is none, and the slot is empty."""
+        if self._engine.truncate(index, num_tokens):
+            return True
+        if (found := self._at(index, num_tokens)) is None:
+            self._engine.truncate(index, 0)
+            return False
+        started = self._clock()
+        done = self._engine.rewind(index, num_tokens, found.state)
+        self.copy_seconds += self._clock() - started
+        return done
+
+    def copy(self, source: int, target: int, num_tokens: int) -> bool:
+        """Gives an empty slot another one's first tokens, by a checkpoint where there is no other way; False where
+        there is none."""
+        if self._engine.copy(source, target, num_tokens):
+            return True
+        if (found := self._at(source, num_tokens)) is None:
+            return False
+        started = self._clock()
+        done = self._engine.copy_rewound(source, target, num_tokens, found.state)
+        self.copy_seconds += self._clock() - started
+        return done
+
+    def _at(self, index: int, num_tokens: int) -> Checkpoint | None:
+        found = self._slots.checkpoints.best(index, num_tokens)
+        return found if found is not None and found.num_tokens == num_tokens else None
 
     def offload(self, index: int) -> None:
         """Copies an idle slot's state out of the context, where it is worth it; the slot is as it was."""

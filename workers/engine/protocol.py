@@ -113,6 +113,9 @@ class Engine(Protocol):
     can_remove_part: bool
     """False for sliding windows and recurrent states: there a sequence can only grow or go."""
 
+    window: int
+    """Tokens that some of its layers look back on; 0 where all look back to the beginning, or have one state."""
+
     @property
     def vocabulary(self) -> Vocabulary:
         """The model's. For any thread."""
@@ -147,6 +150,24 @@ class Engine(Protocol):
     def copy(self, source: int, target: int, num_tokens: int) -> bool:
         """Gives an empty slot the first `num_tokens` tokens of another one; the cells are shared, not copied. False,
         and the slot stays empty, where they are not whole."""
+        ...
+
+    def checkpoint_bytes(self, slot: int) -> int:
+        """How long a checkpoint of a slot's sequence is."""
+        ...
+
+    def checkpoint(self, slot: int) -> State:
+        """A copy of what cannot be cut of a slot's state: that of windows and recurrent layers."""
+        ...
+
+    def rewind(self, slot: int, num_tokens: int, checkpoint: State) -> bool:
+        """Takes a slot back to where it has its first `num_tokens` tokens, of which the checkpoint was made. False, and
+        the slot is empty, where there are no cells for it."""
+        ...
+
+    def copy_rewound(self, source: int, target: int, num_tokens: int, checkpoint: State) -> bool:
+        """Gives an empty slot the first `num_tokens` tokens of another one, which has gone further since the checkpoint
+        was made of them. False, and the slot stays empty, where there are no cells for it."""
         ...
 
     def state_bytes(self, slot: int) -> int:

@@ -207,6 +207,8 @@ class Scheduler:
 
     def _span(self, sequence: Sequence, num_tokens: int, max_outputs: int | None = None) -> Span:
         start = sequence.num_computed
+        stop = next((at for at in sequence.stops if at > start), start + num_tokens)
+        num_tokens = min(num_tokens, stop - start)
         span = Span(sequence.slot, start, tuple(sequence.tokens[start : start + num_tokens]), sequence.first_output)
         if max_outputs is not None and span.num_outputs > max_outputs:
             num_silent = len(span.tokens) - span.num_outputs

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from workers.engine.active import ActiveJob, Place
+from workers.engine.checkpoints import stops
 from workers.engine.events import LoopSnapshot
 from workers.engine.offloading import Export, Offloading
 from workers.engine.preemption import next_up, victim_of
@@ -84,14 +85,32 @@ class Seating:
         prefix = self._offloading.prefix(wanted)
         if self._offloading.find(prefix, job.client, seat.num_reused) is not None:
             seat = self._slots.seat_empty(active.num_cells) or seat
+        num_shared = self._slots.num_shared(wanted, job.client) if self._slots.checkpoints.is_on else 0
         for index in seat.evicted:
             self._evict(index)
+        if not seat.num_reused:
+            self._slots.checkpoints.cut(seat.slot, 0)
         place, seat = self._fill(seat, prefix, active)
         self._slots.take(seat, active.sequence.tokens, active.num_cells, job.client, job.conversation)
         if self._slots.canonical_chunk and place.cached_in not in (None, "context"):
             self._slots[seat.slot].num_canonical = place.num_cached
+        self._expect_to_come_back(active, place, num_shared)
         (self._preempted if active.is_preempted else self._waiting).remove(active)
         return place
+
+    def _expect_to_come_back(self, active: ActiveJob, place: Place, num_shared: int) -> None:
+        """Sees to the checkpoints of a memory that cannot be cut: of what it goes on from now, and of what comes."""
+        sequence = active.sequence
+        if self._slots.checkpoints.is_on:
+            self._offloading.keep_checkpoint(place.slot, place.num_cached)
+            found = self._slots.checkpoints.best(place.slot, place.num_cached)
+            num_kept = found.num_tokens if found is not None else 0
+            sequence.stops = stops(len(active.reusable_tokens), num_kept, num_shared)
+
+    def keep_checkpoint(self, active: ActiveJob) -> None:
+        """Has a checkpoint made if the job has just come to where one is wanted."""
+        if active.sequence.num_computed in active.sequence.stops:
+            self._offloading.keep_checkpoint(active.sequence.slot, active.sequence.num_computed)
 
     def _fill(self, seat: Seat, prefix: bytes, active: ActiveJob) -> tuple[Place, Seat]:
         """Brings into the seat's slot what need not be computed: from the cache, from another slot, or from itself."""
@@ -106,16 +125,13 @@ class Seating:
     def _keep_prefix(self, seat: Seat, conversation: str) -> Seat:
         """What the seat's slot holds, or its source, down to the prefix that is reused."""
         if seat.source is not None:
-            done = self._engine.copy(seat.source, seat.slot, seat.num_reused)
+            done = self._offloading.copy(seat.source, seat.slot, seat.num_reused)
             return seat if done else replace(seat, num_reused=0, source=None)
         slot = self._slots[seat.slot]
         if slot.conversation != conversation and seat.num_reused < len(slot.tokens):
             self._offloading.offload(seat.slot)  # another one's, of which the beginning is of use
-        if self._engine.truncate(seat.slot, seat.num_reused):
-            return seat
-        # What those tokens look back on is gone: all of it is computed again.
-        self._engine.truncate(seat.slot, 0)
-        return replace(seat, num_reused=0)
+        # Where what those tokens look back on is gone, all of it is computed again.
+        return seat if self._offloading.cut(seat.slot, seat.num_reused) else replace(seat, num_reused=0)
 
     # --- Leaving ---
 

@@ -27,6 +27,8 @@ class Sequence:
     """Of the prompt's tokens, those that were not computed for this turn."""
     first_output: int = field(default=-1)
     """The first position whose logits are wanted; −1 stands for the last prompt token's."""
+    stops: tuple[int, ...] = ()
+    """Positions that no step computes across, in order: behind each of them a checkpoint is made."""
     num_to_come: int = 0
     """Tokens that will be known once these are computed: the further continuations of a scored turn."""
 

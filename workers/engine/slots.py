@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from workers.engine.checkpoints import Checkpoints
+
 MIN_COPY_TOKENS = 16
 """Shorter prefixes are quicker computed than thought about: every prompt of a model begins with the same few."""
 
@@ -81,13 +83,17 @@ class Slots:
         can_remove_part: bool = True,
         canonical_chunk: int = 0,
         share_across_clients: bool = False,
+        checkpoint_bytes: int = 0,
     ) -> None:
+        """`checkpoint_bytes`: the cap of what is kept for memories that cannot be cut."""
         self._slots = [Slot(index) for index in range(num_slots)]
         self._num_ctx = num_ctx
         self._can_remove_part = can_remove_part
         self.canonical_chunk = canonical_chunk
         """Of the deterministic mode; 0: prompts are computed in chunks of any size."""
         self._share_across_clients = share_across_clients
+        # Cells elsewhere are summed in another order: not the same to the bit.
+        self.checkpoints = Checkpoints(0 if canonical_chunk or can_remove_part else checkpoint_bytes)
 
     def __getitem__(self, index: int) -> Slot:
         return self._slots[index]
@@ -113,7 +119,8 @@ class Slots:
         """The best seat for a prompt that may grow to `num_cells`; None when it has to wait for a slot or for cells.
 
         At least the prompt's last token is always computed: its logits choose the first token of the answer.
-        `is_whole` says of a slot and a number of its tokens whether they can be gone on from.
+        `is_whole` says of a slot and a number of its tokens whether they can be gone on from; where they cannot, its
+        checkpoints say from where.
         """
         reusable = {slot.index: self._reusable(slot, tokens, client, is_whole) for slot in self._slots}
         own = max(
@@ -148,16 +155,28 @@ class Slots:
             return None
         return self._with_room(Seat(seat.slot, evicted=seat.evicted), num_cells)
 
-    def _reusable(self, slot: Slot, tokens: list[int], client: str, is_whole: Callable[[int, int], bool]) -> int:
+    def num_shared(self, tokens: list[int], client: str) -> int:
+        """How many of a prompt's tokens some slot has, the last one not counted: whether or not they can be reused."""
+        return max(self._shared(slot, tokens, client) for slot in self._slots)
+
+    def _shared(self, slot: Slot, tokens: list[int], client: str) -> int:
         if not slot.tokens or (slot.client != client and not self._share_across_clients):
             return 0
-        shared = min(common_prefix(slot.tokens, tokens), len(tokens) - 1)
+        return min(common_prefix(slot.tokens, tokens), len(tokens) - 1)
+
+    def _reusable(self, slot: Slot, tokens: list[int], client: str, is_whole: Callable[[int, int], bool]) -> int:
+        shared = self._shared(slot, tokens, client)
         if self.canonical_chunk:
             # Only what a cold start would have computed by the same calls.
             shared = min(shared, slot.num_canonical) // self.canonical_chunk * self.canonical_chunk
-        if not self._can_remove_part and shared < len(slot.tokens):
+        if not shared:
             return 0
-        return shared if shared and is_whole(slot.index, shared) else 0
+        # In the deterministic mode a cut window would not be what a cold start has, cell for cell.
+        may_cut = self._can_remove_part or not self.canonical_chunk
+        if (may_cut or shared == len(slot.tokens)) and is_whole(slot.index, shared):
+            return shared
+        found = self.checkpoints.best(slot.index, shared)
+        return found.num_tokens if found is not None else 0
 
     def _emptiest(self, keep: int | None) -> Slot | None:
         """An empty slot, else the idle one that was used longest ago; the donor of a prefix only when no other is."""
@@ -192,6 +211,10 @@ class Slots:
             self.clear(index)
         slot = self._slots[seat.slot]
         assert not slot.is_active
+        if seat.source is None:
+            self.checkpoints.cut(seat.slot, seat.num_reused)
+        else:
+            self.checkpoints.share(seat.source, seat.slot, seat.num_reused)
         slot.tokens = tokens[: seat.num_reused]
         slot.num_canonical = min(slot.num_canonical, seat.num_reused) if seat.source is None else 0
         slot.client, slot.conversation, slot.num_reserved = client, conversation, num_cells
@@ -201,6 +224,7 @@ class Slots:
         slot = self._slots[index]
         assert slot.is_active
         slot.tokens, slot.num_canonical, slot.num_reserved, slot.used_at = tokens, num_canonical, 0, now
+        self.checkpoints.cut(index, len(tokens))
 
     def rename(self, client: str, conversation: str, name: str, tokens: list[int]) -> None:
         """The slot that keeps these tokens of a conversation is of one of another name from now on."""
@@ -216,3 +240,4 @@ class Slots:
     def clear(self, index: int) -> None:
         """Notes that nothing is in the slot any more."""
         self._slots[index] = Slot(index)
+        self.checkpoints.cut(index, 0)

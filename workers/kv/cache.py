@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from broker.messages import CachedIn
 from workers.engine.protocol import State
 from workers.kv.disk import Disk
-from workers.kv.index import Key, KvEntry, PrefixMatch, Tier, find
+from workers.kv.index import TOKEN_BYTES, Key, KvEntry, PrefixMatch, Tier, common_tokens, find
 
 MIN_OFFLOADED_TOKENS = 32
 """Less is not worth a place, a file or a transfer."""
@@ -160,6 +160,13 @@ class OffloadCache:
             can_remove_part=self._can_remove_part,
             canonical_chunk=self._canonical_chunk,
         )
+
+    def num_usable(self, state_tokens: bytes, prompt: bytes) -> int:
+        """How many of a prompt's tokens a state of these tokens saves: those that both begin with, or all of the
+        state's or none where part of it could not be removed."""
+        shared = common_tokens(state_tokens, prompt)
+        is_whole = shared * TOKEN_BYTES == len(state_tokens)
+        return shared if self._can_remove_part or is_whole else 0
 
     def take(self, key: Key, *, keep: bool) -> tuple[State, CachedIn] | None:
         """A state that was found, and where it came from; None where it has gone since. With `keep` it stays."""

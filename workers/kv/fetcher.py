@@ -21,7 +21,7 @@ from broker.messages import MAX_PART_BYTES, FetchPart, Holding, Opened, Recomput
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
 from workers.kv.checks import StateLayout, WrongState
 from workers.kv.engine_port import EnginePort, num_tokens_here
-from workers.kv.index import Key, KvEntry, common_tokens
+from workers.kv.index import Key, KvEntry
 from workers.prompts.history import History
 
 WINDOW = 8
@@ -179,7 +179,7 @@ class Fetcher:
         if opened is None:
             return None
         started = time.perf_counter()
-        num_saved = common_tokens(opened.tokens, prompt) - num_here
+        num_saved = self._cache.num_usable(opened.tokens, prompt) - num_here
         try:
             if not self._is_worth(num_saved, opened.num_bytes):
                 return None

@@ -80,7 +80,7 @@ class Peers:
         worker: str,
         fingerprint: str,
         state_bytes: Callable[[int], int],
-        can_remove_part: bool,
+        has_windows: bool,
         max_bytes_per_second: float,
     ) -> None:
         """`fingerprint` is of the model file and all else that decides how a state is laid out, `state_bytes` says how
@@ -88,8 +88,8 @@ class Peers:
         self._nc = nc
         self._worker = worker
         self._cache = cache
-        # A model that cannot forget a part of its state has states of all lengths: none could be checked by its own.
-        self._is_on = max_bytes_per_second > 0 and cache.is_on and can_remove_part
+        # The state of a window has no length that its number of tokens tells: none could be checked by it.
+        self._is_on = max_bytes_per_second > 0 and cache.is_on and not has_windows
         self._subscription: Subscription | None = None
         self._group: asyncio.TaskGroup | None = None
         layout = StateLayout(fingerprint, state_bytes)

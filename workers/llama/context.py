@@ -209,8 +209,8 @@ class LlamaEngine:
         self._flash_attention = options.flash_attention
         self.min_prefill_tokens = FLASH_TILE if options.flash_attention else MIN_PREFILL_TOKENS
         self._is_recurrent = model.is_recurrent
-        self._window = model.sliding_window
-        self.can_remove_part = not self._is_recurrent and not self._window
+        self.window = model.sliding_window
+        self.can_remove_part = not self._is_recurrent and not self.window
         self._batch = lib.llama_batch_init(options.max_batch_tokens, 0, 1)
 
     @property
@@ -311,7 +311,7 @@ class LlamaEngine:
             # One state a sequence, which is that of its last token and of no other.
             return bool(last == num_tokens - 1)
         # llama.cpp keeps all positions between the two, and of a window's layers drops the oldest ones.
-        least = max(0, num_tokens - self._window + 1) if self._window else 0
+        least = max(0, num_tokens - self.window + 1) if self.window else 0
         return bool(0 <= first <= least and last >= num_tokens - 1)
 
     def truncate(self, slot: int, num_tokens: int) -> bool:
@@ -328,28 +328,59 @@ class LlamaEngine:
         lib.llama_memory_seq_cp(self._memory, source, target, 0, num_tokens)
         return True
 
+    def checkpoint_bytes(self, slot: int) -> int:
+        """Of what `checkpoint` would give."""
+        return self._size(slot, lib.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)
+
+    def checkpoint(self, slot: int) -> State:
+        """A copy of what windows and recurrent layers have of a sequence; of a model without those, of all."""
+        return self._read(slot, lib.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)
+
+    def rewind(self, slot: int, num_tokens: int, checkpoint: State) -> bool:
+        """Puts a checkpoint back and forgets what came after it; False, and the slot is empty, where it finds no
+        cells."""
+        # llama.cpp replaces the part that it reads and leaves the layers that keep all tokens: those are cut then.
+        if self._write(slot, checkpoint, lib.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) and self.truncate(slot, num_tokens):
+            return True
+        self.truncate(slot, 0)
+        return False
+
+    def copy_rewound(self, source: int, target: int, num_tokens: int, checkpoint: State) -> bool:
+        """Lets an empty slot share another one's first cells, with a checkpoint for what has moved on there."""
+        lib.llama_memory_seq_cp(self._memory, source, target, 0, num_tokens)
+        return self.rewind(target, num_tokens, checkpoint)
+
     def state_bytes(self, slot: int) -> int:
         """Of what `save` would give."""
-        return int(lib.llama_state_seq_get_size(self._context, slot))
+        return self._size(slot, lib.LLAMA_STATE_SEQ_FLAGS_NONE)
 
     def save(self, slot: int) -> State:
         """A copy of a sequence's state."""
-        state = bytearray(self.state_bytes(slot))
+        return self._read(slot, lib.LLAMA_STATE_SEQ_FLAGS_NONE)
+
+    def restore(self, slot: int, state: State) -> bool:
+        """Puts a state into an empty slot; False where llama.cpp does not take it."""
+        if self._write(slot, state, lib.LLAMA_STATE_SEQ_FLAGS_NONE):
+            return True
+        self.truncate(slot, 0)
+        return False
+
+    def _size(self, slot: int, flags: int) -> int:
+        return int(lib.llama_state_seq_get_size_ext(self._context, slot, flags))
+
+    def _read(self, slot: int, flags: int) -> State:
+        state = bytearray(self._size(slot, flags))
         buffer = (ctypes.c_uint8 * len(state)).from_buffer(state)
-        num_written = int(lib.llama_state_seq_get_data(self._context, buffer, len(state), slot))
+        num_written = int(lib.llama_state_seq_get_data_ext(self._context, buffer, len(state), slot, flags))
         if num_written != len(state):
             raise EngineLost(num_written)
         return state
 
-    def restore(self, slot: int, state: State) -> bool:
-        """Puts a state into an empty slot; False where llama.cpp does not take it."""
+    def _write(self, slot: int, state: State, flags: int) -> bool:
         # Its own memory is read, not a copy: a state is hundreds of megabytes.
         buffer: Any = (ctypes.c_uint8 * len(state)).from_buffer(state) if isinstance(state, bytearray) else state
         buffer = ctypes.cast(buffer, ctypes.POINTER(ctypes.c_uint8))
-        if int(lib.llama_state_seq_set_data(self._context, buffer, len(state), slot)) == len(state):
-            return True
-        self.truncate(slot, 0)
-        return False
+        return int(lib.llama_state_seq_set_data_ext(self._context, buffer, len(state), slot, flags)) == len(state)
 
     def close(self) -> None:
         """Frees the context."""

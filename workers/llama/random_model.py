@@ -10,7 +10,6 @@ import argparse
 import itertools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -19,6 +18,7 @@ import numpy as np
 
 from broker.errors import TurnpikeError
 from workers.llama.backend import messages
+from workers.llama.shapes import CONV_KERNEL, DELTA_HEADS, SHAPES, Shape, block_shapes
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -28,61 +28,12 @@ SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
 UNK, BOS, EOS, IM_START, IM_END = range(5)
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
 _BLOCK = 1 << 20
-CONV_KERNEL = 4
-"""Of a Mamba layer."""
 
 FTYPES = {
     "F16": lib.LLAMA_FTYPE_MOSTLY_F16,
     "Q4_0": lib.LLAMA_FTYPE_MOSTLY_Q4_0,
     "Q4_K_M": lib.LLAMA_FTYPE_MOSTLY_Q4_K_M,
     "Q8_0": lib.LLAMA_FTYPE_MOSTLY_Q8_0,
-}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The dimensions of a model. `sliding_window` makes it a Gemma-3 shape, whose most layers see only so far;
-    `conv_length` an LFM-2 shape, of whose layers most keep one state a sequence; `state_size` a Mamba shape, where all
-    do."""
-
-    name: str
-    num_embd: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    num_ff: int
-    num_vocab: int
-    num_ctx: int
-    sliding_window: int = 0
-    conv_length: int = 0
-    state_size: int = 0
-
-    @property
-    def architecture(self) -> str:
-        """As GGUF names it."""
-        if self.state_size:
-            return "mamba"
-        if self.conv_length:
-            return "lfm2"
-        return "gemma3" if self.sliding_window else "llama"
-
-    def is_recurrent(self, layer: int) -> bool:
-        """Whether a layer has a state instead of a cache."""
-        return bool(self.state_size) or bool(self.conv_length and layer % 3 != 2)
-
-
-SHAPES = {
-    shape.name: shape
-    for shape in (
-        Shape("tiny", 256, 2, 4, 2, 512, 1024, 4096),
-        Shape("tiny-swa", 256, 6, 4, 2, 512, 1024, 4096, sliding_window=64),
-        Shape("tiny-hybrid", 256, 6, 4, 2, 512, 1024, 4096, conv_length=3),
-        Shape("tiny-recurrent", 256, 4, 4, 2, 512, 1024, 4096, state_size=16),
-        Shape("0.5B", 896, 24, 14, 2, 4864, 32000, 32768),
-        Shape("TinyLlama-1.1B", 2048, 22, 32, 4, 5632, 32000, 2048),
-        Shape("Llama-3.2-1B", 2048, 16, 32, 8, 8192, 128256, 131072),
-        Shape("Llama-3.2-3B", 3072, 28, 24, 8, 8192, 128256, 131072),
-    )
 }
 
 _WORDS = """
@@ -165,17 +116,15 @@ def new_writer(path: Path, shape: Shape, eps: float = 1e-5) -> gguf.GGUFWriter:
     writer.add_block_count(shape.num_layers)
     writer.add_feed_forward_length(shape.num_ff)
     writer.add_head_count(shape.num_heads)
-    if shape.conv_length:
+    if shape.conv_length or shape.hybrid == "granitehybrid":
         layers = range(shape.num_layers)
         writer.add_head_count_kv([0 if shape.is_recurrent(layer) else shape.num_kv_heads for layer in layers])
-        writer.add_shortconv_l_cache(shape.conv_length)
     else:
         writer.add_head_count_kv(shape.num_kv_heads)
+    if shape.conv_length:
+        writer.add_shortconv_l_cache(shape.conv_length)
     if shape.state_size:
-        writer.add_ssm_conv_kernel(CONV_KERNEL)
-        writer.add_ssm_inner_size(2 * shape.num_embd)
-        writer.add_ssm_state_size(shape.state_size)
-        writer.add_ssm_time_step_rank(shape.num_embd // 16)
+        _add_state_space(writer, shape)
     writer.add_layer_norm_rms_eps(eps)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(shape.num_vocab)
@@ -189,61 +138,18 @@ def new_writer(path: Path, shape: Shape, eps: float = 1e-5) -> gguf.GGUFWriter:
     return writer
 
 
-def block_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """The tensors of all layers and their dimensions, in the order of a file."""
-    return {
-        f"blk.{layer}.{name}": dimensions
-        for layer in range(shape.num_layers)
-        for name, dimensions in _layer_shapes(shape, layer).items()
-    }
-
-
-def _layer_shapes(shape: Shape, layer: int) -> dict[str, tuple[int, ...]]:
-    if shape.state_size:
-        return _mamba_shapes(shape)
-    head = shape.num_embd // shape.num_heads
-    kv = shape.num_kv_heads * head
-    names: dict[str, tuple[int, ...]] = {"attn_norm.weight": (shape.num_embd,)}
-    if shape.is_recurrent(layer):
-        names |= {
-            "shortconv.conv.weight": (shape.num_embd, shape.conv_length),
-            "shortconv.in_proj.weight": (3 * shape.num_embd, shape.num_embd),
-            "shortconv.out_proj.weight": (shape.num_embd, shape.num_embd),
-        }
-    else:
-        names |= {
-            "attn_q.weight": (shape.num_embd, shape.num_embd),
-            "attn_k.weight": (kv, shape.num_embd),
-            "attn_v.weight": (kv, shape.num_embd),
-            "attn_output.weight": (shape.num_embd, shape.num_embd),
-        }
-    names |= {
-        "ffn_norm.weight": (shape.num_embd,),
-        "ffn_gate.weight": (shape.num_ff, shape.num_embd),
-        "ffn_up.weight": (shape.num_ff, shape.num_embd),
-        "ffn_down.weight": (shape.num_embd, shape.num_ff),
-    }
-    if shape.sliding_window or (shape.conv_length and not shape.is_recurrent(layer)):
-        names |= {"attn_q_norm.weight": (head,), "attn_k_norm.weight": (head,)}
-    if shape.sliding_window:
-        names |= {"post_attention_norm.weight": (shape.num_embd,), "post_ffw_norm.weight": (shape.num_embd,)}
-    return names
-
-
-def _mamba_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    inner, rank = 2 * shape.num_embd, shape.num_embd // 16
-    return {
-        "attn_norm.weight": (shape.num_embd,),
-        "ssm_in.weight": (2 * inner, shape.num_embd),
-        "ssm_conv1d.weight": (inner, CONV_KERNEL),
-        "ssm_conv1d.bias": (inner,),
-        "ssm_x.weight": (rank + 2 * shape.state_size, inner),
-        "ssm_dt.weight": (inner, rank),
-        "ssm_dt.bias": (inner,),
-        "ssm_a": (inner, shape.state_size),
-        "ssm_d": (inner,),
-        "ssm_out.weight": (shape.num_embd, inner),
-    }
+def _add_state_space(writer: gguf.GGUFWriter, shape: Shape) -> None:
+    writer.add_ssm_conv_kernel(CONV_KERNEL)
+    writer.add_ssm_inner_size(shape.ssm_inner)
+    writer.add_ssm_state_size(shape.state_size)
+    writer.add_ssm_time_step_rank(shape.ssm_heads)
+    if shape.hybrid == "granitehybrid":
+        writer.add_ssm_group_count(1)
+    elif shape.hybrid == "qwen35":
+        writer.add_ssm_group_count(DELTA_HEADS // 2)
+        writer.add_full_attention_interval(3)
+        quarter = shape.num_embd // shape.num_heads // 8
+        writer.add_rope_dimension_sections([2 * quarter, quarter, quarter, 0])
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, pieces: list[str], scores: list[float], types: list[int]) -> None:
@@ -276,7 +182,7 @@ def write_tensors(
 
 def _dtype(name: str, dimensions: tuple[int, ...]) -> np.dtype[np.floating]:
     """What llama.cpp computes with in single precision is stored so."""
-    is_single = len(dimensions) == 1 or "conv1d" in name or ".conv." in name or name.endswith("ssm_a")
+    is_single = len(dimensions) == 1 or any(part in name for part in ("conv1d", ".conv.", "ssm_a", "ssm_d", "ssm_norm"))
     return np.dtype(np.float32 if is_single else np.float16)
 
 
@@ -297,11 +203,15 @@ def _write_f16(path: Path, shape: Shape, rng: np.random.Generator) -> None:
 
     def tensor(name: str) -> np.ndarray:
         dimensions = shapes[name]
+        if name.endswith("ssm_a") and shape.hybrid:
+            return np.linspace(-0.5, -0.02, dimensions[0], dtype=np.float32).reshape(
+                dimensions
+            )  # some heads forget late
         if name.endswith("ssm_a"):
             return np.tile(-np.arange(1, dimensions[1] + 1, dtype=np.float32), (dimensions[0], 1))
         if name.endswith(".bias"):
             return np.zeros(dimensions, dtype=np.float32)
-        if len(dimensions) == 1:
+        if len(dimensions) == 1 or name.endswith(("ssm_d", "ssm_norm.weight")):
             return np.ones(dimensions, dtype=np.float32)  # Gemma's norms are stored plus one by its converter
         # One block of noise, rolled and tiled: random enough, and quick at three billion weights.
         noise = np.roll(block, int(rng.integers(_BLOCK))) * dimensions[-1] ** -0.5
