@@ -201,6 +201,6 @@ def test_without_a_broker_a_pull_does_not_speak_of_mirrors(server: Hub, tmp_path
 
 
 def test_a_lock_file_that_is_not_there_is_named_with_its_folder(server: Hub, tmp_path: Path) -> None:
-    found = models(tmp_path, server, "pull", "x")
+    found = models(tmp_path, server, "pull", "tinyllama-1-1b")
     assert found.returncode == 1
     assert found.stderr.startswith(f"turnpike: {tmp_path}/lock: there is no such file")
