@@ -1,13 +1,16 @@
 # Every target does the set-up it needs; the second run starts in seconds.
-.PHONY: demo test real-models check bench chaos hostile fuzz soak lock images dist clean setup e2e-kubernetes experiment long
+.PHONY: help demo test real-models check bench chaos hostile fuzz soak lock images dist clean setup e2e-kubernetes experiment long
 
-setup:
+setup: ## what every other target does first: .venv, with the pinned packages and llama.cpp compiled; plain `make` too
 	@tools/setup.sh
 
-demo: setup
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
+
+demo: setup ## server, worker and a small load in one process tree, then a table
 	@.venv/bin/turnpike demo
 
-test: setup ## what a machine lacks (InfluxDB, kubectl, Chromium, Node) is skipped with its reason
+test: setup ## the whole test suite; what a machine lacks (InfluxDB, kubectl, Chromium, Node) is skipped with its reason
 	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix examples/node; fi
 	@.venv/bin/python -m pytest --cov --cov-report=term --cov-fail-under=0
 
@@ -39,7 +42,7 @@ experiment: setup ## the paper's experiment on shapes made on the spot, with its
 
 long: chaos hostile fuzz soak experiment bench ## all that takes long: about three hours
 
-bench: setup
+bench: setup ## the benchmarks, beside llama.cpp's own tools
 	@benchmarks/build_tools.sh >/dev/null
 	@.venv/bin/python -m benchmarks
 
@@ -55,5 +58,5 @@ images: ## REGISTRY=host:port pushes both architectures and names them in k3s/im
 dist: ## sdist and wheel, in dist/
 	@tools/dist.sh
 
-clean:
+clean: ## removes .venv, .cache and what was built
 	rm -rf .venv .cache build dist *.egg-info

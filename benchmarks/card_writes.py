@@ -20,7 +20,7 @@ from broker.connection import connect
 from broker.messages import Message, Sampling
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine, fake_worker
-from workers.options import WorkerOptions
+from workers.worker_options import WorkerOptions
 
 NUM_TURNS = 1000
 NUM_TOKENS = 100

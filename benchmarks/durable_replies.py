@@ -9,12 +9,25 @@ import asyncio
 import signal
 import statistics
 
-from benchmarks.harness import CORES, Row, show, system, text_of, timed
+from benchmarks.harness import CORES, Row, System, show, system, text_of, timed
+from broker import jetstream, subjects
 from broker.accounts import OPERATOR
+from broker.connection import connect
 
 NUM_TOKENS = 128
 NUM_ROUNDS = 5
 PLAIN = ["-m", "benchmarks.plain_worker"]
+
+
+async def num_stored(one: System) -> int:
+    """Messages of replies that a server has stored."""
+    nc = await connect(one.server.address(OPERATOR), name="benchmark")
+    try:
+        info = await jetstream.stream(nc, subjects.REPLIES)
+    finally:
+        await nc.close()
+    assert info is not None
+    return info.state.num_messages
 
 
 async def rates(coalesce_seconds: float) -> tuple[list[float], list[float]]:
@@ -24,6 +37,8 @@ async def rates(coalesce_seconds: float) -> tuple[list[float], list[float]]:
         found: tuple[list[float], list[float]] = ([], [])
         for one in (stored, plain):
             await timed(one.client, text_of(32), 16)
+        assert await num_stored(stored) > 0
+        assert await num_stored(plain) == 0
         for number in range(NUM_ROUNDS):
             for one, other, into in ((stored, plain, found[0]), (plain, stored, found[1])):
                 other.worker.send_signal(signal.SIGSTOP)

@@ -13,7 +13,7 @@ import psutil
 
 from benchmarks.harness import Row, show
 from benchmarks.queue import server, workers
-from broker import metrics
+from broker import formulas
 from broker.accounts import LOCAL
 from broker.client import Client
 from broker.messages import Message
@@ -42,7 +42,7 @@ async def measure() -> tuple[list[float], float, int]:
 def main() -> None:
     late, share, answered = asyncio.run(measure())
     in_time = sum(one <= LATE_SECONDS for one in late) / len(late)
-    p99 = metrics.percentile(late, 99) or 0.0
+    p99 = formulas.percentile(late, 99) or 0.0
     shown = f"{100 * in_time:.2f} %", f"p99 {1000 * p99:.1f} ms late"
     rows = [
         Row(f"sent within 5 ms of the schedule, {RATE}/s", *shown, in_time, 0.99),

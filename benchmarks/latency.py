@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 from benchmarks.harness import CORES, Row, show, system, text_of, timed
-from broker import metrics, subjects
+from broker import formulas, subjects
 from broker.accounts import LOCAL, WORKER
 from broker.client import Client
 from broker.connection import connect
@@ -50,7 +50,6 @@ async def token_to_client() -> list[float]:
         ) as one:
             await timed(one.client, "warm up", 16)
             found = await timed(one.client, text_of(64), NUM_TOKENS)
-        # perf_counter is CLOCK_MONOTONIC, which the processes of a machine share.
         chosen = [float(line) for line in Path(trace.name).read_text().splitlines()]
     return [arrived - at for at, arrived in zip(chosen[-NUM_TOKENS:], found.times, strict=True)]
 
@@ -67,10 +66,10 @@ def main() -> None:
     tokens = asyncio.run(token_to_client())
     rows = []
     for q, target in ((50, 1.0), (99, 5.0)):
-        value = 1000 * (metrics.percentile(delays, q) or 0)
+        value = 1000 * (formulas.percentile(delays, q) or 0)
         rows.append(Row(f"publish → pulled, p{q}", f"{value:.2f} ms", "–", value, target, at_most=True))
     for q in (50, 99):
-        value = 1000 * (metrics.percentile(tokens, q) or 0)
+        value = 1000 * (formulas.percentile(tokens, q) or 0)
         rows.append(Row(f"token chosen → client, p{q}", f"{value:.2f} ms", "–", value, 3.0, at_most=True))
     show(f"latency in milliseconds, {NUM_TURNS} turns and {NUM_TOKENS} tokens", rows)
 

@@ -5,20 +5,76 @@ For durable_replies.py. Its user must be one that may publish to `live.>`.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
+from nats.aio.client import Client as NatsConnection
+
+from benchmarks.own_worker import run
 from broker import codec, subjects
-from broker.messages import Reply
-from broker.replies import ReplyWriter
-from turnpike.cli.main import main
+from broker.messages import Chunk, HandedBack, Reply, Started, TokenLogprob
+from broker.subjects import TurnAddress
+from workers.assembly import assemble
+from workers.engine.loop import EngineLoop
+from workers.engine.power import Power
+from workers.kv.cache import OffloadCache
+from workers.prompts.history import History
+from workers.reporting.metrics import WorkerMetrics
+from workers.turns.jobs import GrammarCompiler
+from workers.worker import Worker
+from workers.worker_options import WorkerOptions
 
 
-async def write(self: ReplyWriter, reply: Reply) -> None:
-    subject = subjects.live(self._address.client, self._address.turn)
-    await self._nc.publish(subject, codec.encode(reply), headers={codec.CONTENT_TYPE: codec.MSGPACK})
-    self.num_chunks += 1
+class PlainWriter:
+    """Implements workers.turns.ports.Writer; no turn goes on behind what was sent."""
+
+    def __init__(self, nc: NatsConnection, address: TurnAddress, worker: str) -> None:
+        self._nc = nc
+        self._subject = subjects.live(address.client, address.turn)
+        self._worker = worker
+        self._num_characters = 0
+        self._num_tokens = 0
+        self.attempt = 0
+        self.num_chunks = 0
+        self.resumed_text = ""
+        self.resumed_tokens: tuple[int, ...] = ()
+        self.workers: tuple[str, ...] = ()
+
+    async def start(self, model: str = "", *, can_resume: bool = True) -> Started:
+        started = Started(self.num_chunks, self.attempt, self._worker, 1, model)
+        await self._publish(started)
+        return started
+
+    async def hand_back(self) -> None:
+        await self._publish(HandedBack(self.num_chunks, self.attempt))
+
+    async def write(self, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] = ()) -> None:
+        offsets = self._num_characters, self._num_tokens
+        await self._publish(Chunk(self.num_chunks, self.attempt, text, tokens, logprobs, *offsets))
+        self._num_characters += len(text)
+        self._num_tokens += len(tokens)
+
+    async def _publish(self, reply: Reply) -> None:
+        await self._nc.publish(self._subject, codec.encode(reply), headers={codec.CONTENT_TYPE: codec.MSGPACK})
+        self.num_chunks += 1
+
+
+def assemble_plain(
+    nc: NatsConnection,
+    loop: EngineLoop,
+    history: History,
+    grammars: GrammarCompiler,
+    options: WorkerOptions,
+    *,
+    cache: OffloadCache,
+    metrics: WorkerMetrics,
+    power: Power,
+) -> Worker:
+    """A worker as always, but for its writers."""
+    worker = assemble(nc, loop, history, grammars, options, cache=cache, metrics=metrics, power=power)
+    turns = dataclasses.replace(worker.turns, writer=lambda address: PlainWriter(nc, address, options.name))
+    return dataclasses.replace(worker, turns=turns)
 
 
 if __name__ == "__main__":
-    setattr(ReplyWriter, "_write", write)  # noqa: B010  (mypy will not have a method assigned)
-    sys.exit(main())
+    sys.exit(run(assemble_plain))

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import psutil
 
 from benchmarks.harness import ROOT, Row, show
-from broker import jetstream, metrics, subjects, topology
+from broker import formulas, jetstream, subjects, topology
 from broker.accounts import LOCAL, OPERATOR, WORKER, write_credentials
 from broker.client import Client
 from broker.connection import connect
@@ -136,7 +136,7 @@ async def pulls() -> dict[int, tuple[float, float]]:
                 started = time.perf_counter()
                 await delivery.ack()
                 acknowledged.append(time.perf_counter() - started)
-            found[length] = (metrics.percentile(taken, 50) or 0.0, metrics.percentile(acknowledged, 50) or 0.0)
+            found[length] = (formulas.percentile(taken, 50) or 0.0, formulas.percentile(acknowledged, 50) or 0.0)
             if length < LONG_QUEUE:
                 while (delivery := await puller.pull(0)) is not None:
                     await delivery.ack()

@@ -13,7 +13,7 @@ from pathlib import Path
 from broker.accounts import read_credentials
 from broker.connection import connect
 from tests.fakes import FakeEngine, fake_worker
-from workers.options import WorkerOptions
+from workers.worker_options import WorkerOptions
 
 
 async def serve(credentials: Path, name: str, stop: asyncio.Event) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.harness import CORES, Row, show, system, text_of, timed
-from broker import metrics
+from broker import formulas
 from broker.client import Client
 from broker.server import EmbeddedServer, find_server
 
@@ -76,10 +76,10 @@ def main() -> None:
         slow, slow_publish = asyncio.run(gaps())
     rows = []
     for name, at, target in (("median", 50, 1.1), ("p99", 99, 2.0)):
-        ours, peer = metrics.percentile(slow, at) or 0.0, metrics.percentile(quick, at) or 0.0
+        ours, peer = formulas.percentile(slow, at) or 0.0, formulas.percentile(quick, at) or 0.0
         question = f"gap between tokens, {name}, fsync 10 ms ÷ as it is"
         rows.append(Row(question, f"{1000 * ours:.1f} ms", f"{1000 * peer:.1f} ms", ours / peer, target, at_most=True))
-    ours, peer = metrics.percentile(slow_publish, 50) or 0.0, metrics.percentile(quick_publish, 50) or 0.0
+    ours, peer = formulas.percentile(slow_publish, 50) or 0.0, formulas.percentile(quick_publish, 50) or 0.0
     rows.append(
         Row(
             "publish, median, the same",

@@ -2,28 +2,71 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-from turnpike.cli.main import main as run
-from workers.engine.outputs import Outputs
+from nats.aio.client import Client as NatsConnection
+
+from benchmarks.own_worker import run
+from workers.assembly import assemble
+from workers.engine.events import Event, Generated
+from workers.engine.loop import EngineLoop
+from workers.engine.power import Power
+from workers.engine_runner import EngineRunner
+from workers.kv.cache import OffloadCache
+from workers.prompts.history import History
+from workers.reporting.metrics import WorkerMetrics
+from workers.turns.in_hand import TurnsInHand
+from workers.turns.jobs import GrammarCompiler
+from workers.worker import Worker
+from workers.worker_options import WorkerOptions
+
+
+class TracedRunner(EngineRunner):
+    """Notes when each token was told, in the engine's thread: right behind the step that it was chosen in."""
+
+    def __init__(self, loop: EngineLoop, cache: OffloadCache, in_hand: TurnsInHand, park_seconds: float) -> None:
+        super().__init__(loop, cache, in_hand, park_seconds)
+        self.chosen_at: list[float] = []
+        """By perf_counter, which is CLOCK_MONOTONIC and the same for all processes of a machine."""
+
+    def on_round(self, events: list[Event]) -> None:
+        now = time.perf_counter()
+        num_tokens = sum(len(event.tokens) for event in events if isinstance(event, Generated))
+        self.chosen_at += [now] * num_tokens
+
+
+class Tracing:
+    """An assembly that keeps the runner that it made."""
+
+    runner: TracedRunner | None = None
+
+    def assemble(
+        self,
+        nc: NatsConnection,
+        loop: EngineLoop,
+        history: History,
+        grammars: GrammarCompiler,
+        options: WorkerOptions,
+        *,
+        cache: OffloadCache,
+        metrics: WorkerMetrics,
+        power: Power,
+    ) -> Worker:
+        """A worker as always, but for its runner."""
+        worker = assemble(nc, loop, history, grammars, options, cache=cache, metrics=metrics, power=power)
+        self.runner = TracedRunner(loop, cache, worker.turns.in_hand, options.park_seconds)
+        return dataclasses.replace(worker, engine=self.runner)
 
 
 def main() -> int:
     trace = Path(sys.argv.pop(1))
-    chosen: list[float] = []
-    emit = Outputs._emit
-
-    def traced(*arguments: Any) -> None:
-        if arguments[3]:
-            chosen.append(time.perf_counter())
-        emit(*arguments)
-
-    setattr(Outputs, "_emit", traced)  # noqa: B010  (mypy will not have a method assigned)
-    code = run()
-    trace.write_text("\n".join(map(repr, chosen)))
+    tracing = Tracing()
+    code = run(tracing.assemble)
+    assert tracing.runner is not None, "the worker was put together without us"
+    trace.write_text("\n".join(map(repr, tracing.runner.chosen_at)))
     return code
 
 

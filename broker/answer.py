@@ -184,7 +184,7 @@ class Answer:
         """
         if self.started is not None or self.end is not None or self._sequence is None:
             return None
-        if self._line is None:
+        if self._line is None and self._subscription is not None:  # closed, it would never stop listening
             self._line = await self._client.line(self._model, self._priority, self._sequence)
         return self._line.place() if self._line is not None else None
 

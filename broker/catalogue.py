@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,9 +18,12 @@ from msgspec import Struct
 
 from broker import subjects
 from broker.errors import TurnpikeError
+from broker.settings import suggestion
 from broker.toml_files import read_toml
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
+SHIPPED = "demo"
+"""The model that comes with the worker's package: no catalogue and no lock file has it."""
 _HEADER = "# Written by `turnpike models lock`: what each name stands for, to the byte.\n"
 
 Memory = Literal["full", "sliding-window", "recurrent"]
@@ -31,9 +35,12 @@ log = logging.getLogger(__name__)
 class UnknownModel(TurnpikeError):
     """A name that neither catalogue nor lock file has."""
 
-    def __init__(self, token: str, where: str, known: list[str]) -> None:
+    def __init__(self, token: str, where: str, known: list[str], cure: str = "") -> None:
         self.token = token
-        super().__init__(f"{token} is not in {where}, which has: {', '.join(known) or 'nothing'}")
+        text = f"{token} is not in {where}, which has: {', '.join(known) or 'nothing'}{suggestion(token, known)}"
+        super().__init__(
+            f"{token} ships with Turnpike: it needs no lock and no pull" if token == SHIPPED else text + cure
+        )
 
 
 class CatalogueError(TurnpikeError):
@@ -86,6 +93,15 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True):
     checked: str
     chat_template: str = ""
     """The worker's name (workers/prompts/templates) of the one that it takes where the file has none."""
+    window: int = 0
+    window_bytes_per_token: int = 0
+    state_bytes: int = 0
+    active_bytes: int = 0
+
+    @property
+    def read_bytes(self) -> int:
+        """Of the weights, for each token: less than the file where a token uses some of many experts."""
+        return self.active_bytes or self.size_bytes
 
 
 class LockedFile(Struct, frozen=True):
@@ -176,6 +192,25 @@ def read_lock(path: Path, *, to_write: bool = False) -> dict[str, Locked]:
                 continue
         found[token] = _entry(path, token, row, Locked)
     return found
+
+
+def locked_as(token: str, path: Path, also: Iterable[str] = ()) -> Locked:
+    """What a lock file says that a name stands for. `also` names what can be locked and is no model of the catalogue.
+
+    Raises UnknownModel, first of all for a name that nobody could lock, and CatalogueError.
+    """
+    known = [*read_catalogue(), *also]
+    try:
+        locked = read_lock(path)
+    except CatalogueError as error:
+        if path.exists() or token in known:
+            raise
+        raise UnknownModel(token, "the catalogue", known, f"; {error}") from None
+    if token in locked:
+        return locked[token]
+    cure = f"`turnpike models lock {token}` adds it"
+    nothing = f"nor is it in the catalogue{suggestion(token, known)}"
+    raise UnknownModel(token, str(path), list(locked), f"; {cure if token in known else nothing}")
 
 
 def _of_a_later_release(row: object) -> str:

@@ -44,6 +44,8 @@ class Address:
     """A file of certificates to trust a tls:// server by; without one, those of the system."""
     wait: float = 0.0
     """Seconds for which a server that is not there yet is tried again."""
+    origin: str = field(default="", compare=False)
+    """Who said so, for the error where nobody answers; empty where the user has just typed it."""
 
     @property
     def urls(self) -> list[str]:
@@ -198,6 +200,7 @@ class _Troubles:
     """What a connection tells while it is made, and later on."""
 
     url: str
+    origin: str
     seen: Exception | None = None
     """The error of the attempts that says most."""
     distrust: str | None = None
@@ -222,17 +225,18 @@ class _Troubles:
         The server says why and hangs up, and nats-py raises whichever of the two it meets first.
         """
         if self.distrust is not None:
-            return Refused(self.url, self.distrust)
+            return Refused(self.url, self.distrust, origin=self.origin)
         if self.is_refused.is_set() or "authorization" in str(error).lower():
-            return Refused(self.url, "wrong user or password", "say who you are with --credentials FILE")
+            advice = "say who you are with --credentials FILE"
+            return Refused(self.url, "wrong user or password", advice, self.origin)
         # Of the attempts; that they took too long is not why.
         cause = self.seen if isinstance(error, TimeoutError) and self.seen is not None else error
-        return ServerUnavailable(self.url, _words(cause))
+        return ServerUnavailable(self.url, _words(cause), self.origin)
 
 
 async def _connect(address: Address, *, name: str, timeout: float) -> Connection:
     nc = Connection(tls_only=address.url.startswith("tls://"))
-    troubles = _Troubles(address.url)
+    troubles = _Troubles(address.url, address.origin)
     connecting = asyncio.ensure_future(_begin(nc, address, name, troubles))
     refusing = asyncio.ensure_future(troubles.is_refused.wait())
     try:

@@ -78,14 +78,19 @@ class ServerError(TurnpikeError):
     """Something about the NATS server as such."""
 
 
-class ServerUnavailable(ServerError):
-    """Nobody answers at the address; `reason` is the network's."""
+def _there(url: str, origin: str) -> str:
+    return f"{url} ({origin})" if origin else url
 
-    def __init__(self, url: str, reason: str) -> None:
+
+class ServerUnavailable(ServerError):
+    """Nobody answers at the address; `reason` is the network's, `origin` tells who named the address."""
+
+    def __init__(self, url: str, reason: str, origin: str = "") -> None:
         self.url = url
         self.reason = reason
         super().__init__(
-            f"no NATS server answers at {url}: {reason}. Start one with `turnpike broker`, or set NATS_URL"
+            f"no NATS server answers at {_there(url, origin)}: {reason}. "
+            "Start one with `turnpike broker`, or set NATS_URL"
         )
 
 
@@ -100,10 +105,10 @@ class ConnectionLost(ServerError):
 class Refused(ServerUnavailable):
     """Somebody is at the address and does not let us in, or is not who we trust."""
 
-    def __init__(self, url: str, reason: str, advice: str = "") -> None:
+    def __init__(self, url: str, reason: str, advice: str = "", origin: str = "") -> None:
         self.url = url
         self.reason = reason
-        text = f"the NATS server at {url} cannot be used: {reason}" + (f"; {advice}" if advice else "")
+        text = f"the NATS server at {_there(url, origin)} cannot be used: {reason}" + (f"; {advice}" if advice else "")
         TurnpikeError.__init__(self, text)
 
 

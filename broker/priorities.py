@@ -1,7 +1,7 @@
 """The priority classes of turns, and nowhere else by name: part of a turn's subject, and a consumer of its queue each.
 
-Another class is a name more in `Priority`, and what workers do for it: `workers/pulling.py` (whose turn is taken next)
-and `workers/engine/` (who gives a slot to whom).
+Another class is a name more in `Priority`, and what workers do for it: `workers/queue/pulling.py` (whose turn is taken
+next) and `workers/engine/` (who gives a slot to whom).
 """
 
 from __future__ import annotations

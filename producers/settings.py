@@ -25,6 +25,7 @@ Concurrency = Annotated[int, Setting("conversations, or items, at once")]
 Out = Annotated[str | None, Setting("write a record of every turn or item here, as JSON lines", path="file")]
 SloTtft = Annotated[float | None, Setting("a good turn's first token is there by then", metavar="SECONDS")]
 SloTpot = Annotated[float | None, Setting("and each further token takes no longer", metavar="SECONDS")]
+PRIORITY = Setting(f"{', '.join(PRIORITIES)}, or by weights: {PRIORITIES[0]}=4,{PRIORITIES[-1]}=1")
 GatewayPort = Annotated[Port, Setting("the gateway's port; 0 takes a free one")]
 
 
@@ -115,7 +116,7 @@ class ArrivalSettings(ModelSettings, frozen=True, kw_only=True):
     ] = None
     slo_ttft_seconds: SloTtft = None
     slo_tpot_seconds: SloTpot = None
-    priority: Annotated[str, Setting("interactive, batch, or by weights: interactive=4,batch=1")] = DEFAULT_PRIORITY
+    priority: Annotated[str, PRIORITY] = DEFAULT_PRIORITY
     cancel_share: Annotated[float, Setting("so many turns are cancelled (0 to 1)")] = 0.0
     cancel_after_seconds: Annotated[
         float, Setting("after so long, which is the mean of an exponential distribution")

@@ -1,4 +1,6 @@
-"""The board: heat, fans, frequency, firmware, watts, wear. By sysfs; by `vcgencmd` where the firmware has no file."""
+"""The board: every temperature (an NVMe drive's too), fans, throttling, watts, wear of cards. By sysfs; by `vcgencmd`
+where the firmware has no file. What is used of CPU, memory, disks and network: `telemetry/resources.py`.
+"""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ python -m telemetry.grafana k3s/dashboards
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -256,7 +256,9 @@ def files() -> dict[str, str]:
 
 def main() -> None:
     """Writes every file into the folder that the command names."""
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(prog="python -m telemetry.grafana", description="Writes what Grafana is given.")
+    parser.add_argument("folder", type=Path, help="k3s/dashboards")
+    folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files().items():
         (folder / name).write_text(text)

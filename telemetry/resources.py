@@ -1,4 +1,5 @@
-"""What a node and the workers on it use: the kernel's counters as points. What is absent is None, never zero.
+"""What a node and its workers use of CPU, memory, disks and network: the kernel's counters as points. What is absent is
+None, never zero. Heat, fans, throttling, watts and wear are the board's: `telemetry/board.py`.
 
 Every path begins at a root, so that a recorded tree of another board can be read as well as this machine's.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,6 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick ones first: a mistake shows within seconds."""
     order = {"unit": 0, "integration": 1, "model": 2, "chaos": 3}
     items.sort(key=lambda item: order.get(item.path.parent.name, 4))
+
+
+def pytest_unconfigure() -> None:
+    """llama_cpp opens /dev/null twice where it is imported, and leaves that to the interpreter's end, which warns."""
+    if (opened := sys.modules.get("llama_cpp._utils")) is not None:
+        opened.outnull_file.close()
+        opened.errnull_file.close()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 from nats.aio.client import Client as NatsConnection
 
 from broker.messages import Message, Sampling, TokenLogprob
-from workers.assembly import assemble
+from workers.assembly import Assembly, assemble
 from workers.engine.calibration import UNMEASURED, Calibration
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
@@ -20,10 +20,10 @@ from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.kv.cache import OffloadCache
 from workers.kv.index import packed
-from workers.metrics import Shape, WorkerMetrics
-from workers.options import WorkerOptions
 from workers.prompts.history import History, Rendered
+from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.worker import Worker
+from workers.worker_options import WorkerOptions
 
 END = 0
 FIRST = 3
@@ -89,8 +89,11 @@ class FakeEngine:
         answer: str | None = None,
         step_seconds: float = 0.0,
         token_seconds: float = 0.0,
+        counted_token_seconds: float | None = None,
         is_ambiguous: bool = False,
     ) -> None:
+        """`step_seconds` and `token_seconds` pass; `counted_token_seconds` only go by `clock`, which then knows nothing
+        else: how busy the machine is decides nothing."""
         self.num_slots = num_slots
         self.num_ctx = num_ctx
         self.max_sequence_tokens = num_ctx
@@ -116,13 +119,21 @@ class FakeEngine:
         self._answer = answer
         self._step_seconds = step_seconds
         self._token_seconds = token_seconds
+        self._counted_token_seconds = counted_token_seconds
+        self._counted = 1.0
+
+    def clock(self) -> float:
+        """The clock of this engine's loop, in seconds."""
+        return time.perf_counter() if self._counted_token_seconds is None else self._counted
 
     def decode(self, spans: list[Span]) -> list[list[int]]:
         self.stepped.set()
         self.entered.set()
         self.gate.wait()
         # What computing would take.
-        time.sleep(self._step_seconds + self._token_seconds * sum(len(span.tokens) for span in spans))
+        num_tokens = sum(len(span.tokens) for span in spans)
+        time.sleep(self._step_seconds + self._token_seconds * num_tokens)
+        self._counted += (self._counted_token_seconds or 0.0) * num_tokens
         self.num_steps += 1
         self.rows = []
         outputs = []
@@ -218,6 +229,7 @@ def fake_worker(
     cache: OffloadCache | None = None,
     calibration: Calibration = UNMEASURED,
     history: History | None = None,
+    assembly: Assembly = assemble,
 ) -> Worker:
     """A worker whose engine computes nothing, composed as workers/main.py composes one."""
     cache = cache or OffloadCache(0)
@@ -228,6 +240,15 @@ def fake_worker(
         budget=0.25, max_batch_tokens=512, max_batch_outputs=engine.max_batch_outputs, costs=calibration.costs()
     )
     slots = Slots(engine.num_slots, engine.num_ctx)
-    loop = EngineLoop(engine, scheduler, slots, cache, on_step=metrics.on_step, power=power, calibration=calibration)
+    loop = EngineLoop(
+        engine,
+        scheduler,
+        slots,
+        cache,
+        on_step=metrics.on_step,
+        power=power,
+        calibration=calibration,
+        clock=engine.clock,
+    )
     history = history or History(FakeRenderer(), engine.vocabulary)
-    return assemble(nc, loop, history, NoGrammars(), options, cache=cache, metrics=metrics, power=power)
+    return assembly(nc, loop, history, NoGrammars(), options, cache=cache, metrics=metrics, power=power)

@@ -16,8 +16,8 @@ from broker.priorities import INTERACTIVE, Priority
 from broker.replies import StoredReply
 from broker.subjects import TurnAddress
 from workers.engine.events import Event, Job, LoopSnapshot
+from workers.kv.fetcher import Offer
 from workers.kv.index import Key
-from workers.kv.transfer import Offer
 from workers.turns.work import TurnNotes, Work
 
 CLIENT, MODEL, WORKER = "c", "m", "w1"

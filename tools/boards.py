@@ -6,14 +6,14 @@ and the models of k3s/models from it.
 
 from __future__ import annotations
 
+import argparse
 import math
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from broker.catalogue import Entry, read_catalogue
 from workers.machine.memory import MemoryPlan, largest_ctx
-from workers.machine.model_plan import LIMIT_HEADROOM_BYTES, plan
+from workers.machine.model_plan import LIMIT_HEADROOM_BYTES, PI5_BANDWIDTH_BYTES, plan
 
 GIB = 1024**3
 MIB = 1024**2
@@ -22,8 +22,6 @@ FIRMWARE_BYTES = 144 * MIB
 """What of a board's memory Linux does not see: firmware and the reserved contiguous area."""
 OTHERS_BYTES = 900 * MIB
 """For Raspberry Pi OS without a desktop, K3s' agent, the sidecar, and room to breathe."""
-BANDWIDTH_BYTES = (11.4e9, 12.5e9)
-"""What a Pi 5 reads from memory in a second, sustained, at least and at most."""
 CONVERSATION_TOKENS = 1000
 MAX_CTX = 8192
 
@@ -45,7 +43,7 @@ class OnBoard:
     @property
     def num_parked(self) -> int:
         """Kept in RAM besides, of CONVERSATION_TOKENS each."""
-        return self.plan.offload_cache // (CONVERSATION_TOKENS * self.entry.kv_bytes_per_token)
+        return self.plan.offload_cache // conversation_bytes(self.entry)
 
     @property
     def num_conversations(self) -> int:
@@ -55,8 +53,14 @@ class OnBoard:
     @property
     def tokens_per_second(self) -> tuple[float, float]:
         """At least and at most, of one conversation behind CONVERSATION_TOKENS: each token reads weights and cache."""
-        read = self.entry.size_bytes + CONVERSATION_TOKENS * self.entry.kv_bytes_per_token
-        return BANDWIDTH_BYTES[0] / read, BANDWIDTH_BYTES[1] / read
+        read = self.entry.read_bytes + conversation_bytes(self.entry)
+        return PI5_BANDWIDTH_BYTES[0] / read, PI5_BANDWIDTH_BYTES[1] / read
+
+
+def conversation_bytes(entry: Entry) -> int:
+    """What is kept of a conversation of CONVERSATION_TOKENS: of windows the last tokens only, of states one."""
+    in_windows = min(CONVERSATION_TOKENS, entry.window) * entry.window_bytes_per_token
+    return CONVERSATION_TOKENS * entry.kv_bytes_per_token + in_windows + entry.state_bytes
 
 
 def available_bytes(board_gib: int) -> int:
@@ -88,7 +92,7 @@ def reference() -> str:
             cells.append(f"{found.num_conversations}, {found.num_ctx:,} tokens" if found.num_ctx else "no")
         low, high = OnBoard(entry, CONVERSATION_TOKENS).tokens_per_second
         lines.append(
-            f"| `{token}` | {entry.size_bytes / 1e9:.2f} GB | {entry.kv_bytes_per_token * 1000 / 1e6:.0f} MB | "
+            f"| `{token}` | {entry.size_bytes / 1e9:.2f} GB | {conversation_bytes(entry) / 1e6:.0f} MB | "
             + " | ".join(cells)
             + f" | {low:.1f} to {high:.1f} |"
         )
@@ -203,4 +207,6 @@ def renew(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    renew(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(prog="python -m tools.boards", description="Renews docs/boards.md and k3s/models.")
+    parser.add_argument("root", type=Path, nargs="?", default=Path(), help="the checkout (default: this folder)")
+    renew(parser.parse_args().root)

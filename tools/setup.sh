@@ -8,15 +8,19 @@ cd "$(dirname "$0")/.."
 say() { printf '%s\n' "turnpike: $*"; }
 die() { printf '%s\n' "turnpike: $*" >&2; exit 1; }
 
+# The path of an interpreter that will do. A pyenv shim exists for versions that are not active, so the candidate is
+# run, not only found; and an activated .venv is first on the PATH and about to be deleted: then what it was made of.
 usable() {
-    # A pyenv shim exists for versions that are not active, so the candidate is run, not only found.
-    "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1
+    "$1" -c 'import os, sys, venv, ensurepip
+is_ours = os.path.realpath(sys.prefix) == os.path.realpath(".venv")
+print(sys._base_executable if is_ours else sys.executable)
+sys.exit(sys.version_info < (3, 12))' 2>/dev/null
 }
 
 find_python() {
     for candidate in "${PYTHON:-}" python3.13 python3.14 python3.12 python3 \
         "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[2-9]*/bin/python; do
-        [ -n "$candidate" ] && usable "$candidate" && command -v "$candidate" && return 0
+        [ -n "$candidate" ] && found=$(usable "$candidate") && printf '%s\n' "$found" && return 0
     done
     return 1
 }
@@ -28,6 +32,8 @@ if [ -x .venv/bin/turnpike ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] &&
     exit 0
 fi
 
+[ ! -L .venv ] || die ".venv is a link to $(readlink .venv), whose packages may be others' and are not set up anew from \
+here: remove the link (rm .venv) for a .venv of this checkout's own"
 python=$(find_python) || die "no Python 3.12 or newer with venv and ensurepip was found on the PATH or under pyenv; \
 install one (on Debian 13 and Raspberry Pi OS: sudo apt install python3-venv) or say PYTHON=/path/to/python3.12 make"
 for tool in cc c++; do

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from nats.aio.client import Client as NatsConnection
 
 from broker.priorities import INTERACTIVE
-from workers.cancels import CancelListener, Cancels
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
 from workers.engine_runner import EngineRunner
 from workers.health import Watch
 from workers.kv.cache import OffloadCache
 from workers.kv.peers import Peers
-from workers.load import LoadGauge
-from workers.metrics import WorkerMetrics
-from workers.model_queue import ModelQueue
-from workers.node import NodeListener
-from workers.occupancy import Occupancy
-from workers.options import WorkerOptions
-from workers.presence import Presence, metadata
 from workers.prompts.history import History
-from workers.pulling import TurnPuller
-from workers.reporter import Reporter
+from workers.queue.cancels import CancelListener, Cancels
+from workers.queue.model_queue import ModelQueue
+from workers.queue.occupancy import Occupancy
+from workers.queue.pulling import TurnPuller
+from workers.reporting.load import LoadGauge
+from workers.reporting.metrics import WorkerMetrics
+from workers.reporting.node import NodeListener
+from workers.reporting.presence import Presence, metadata
+from workers.reporting.reporter import Reporter
 from workers.turns.admission import Admission
 from workers.turns.handler import TurnHandler
 from workers.turns.in_hand import TurnsInHand
@@ -35,6 +36,24 @@ from workers.turns.settlement import Settlement
 from workers.turns.store import NatsTurnStore
 from workers.turns.streaming import Streaming
 from workers.worker import Worker
+from workers.worker_options import WorkerOptions
+
+
+class Assembly(Protocol):
+    """Puts a worker together. `assemble` is one; a benchmark's exchanges a part."""
+
+    def __call__(
+        self,
+        nc: NatsConnection,
+        loop: EngineLoop,
+        history: History,
+        grammars: GrammarCompiler,
+        options: WorkerOptions,
+        *,
+        cache: OffloadCache,
+        metrics: WorkerMetrics,
+        power: Power,
+    ) -> Worker: ...
 
 
 def assemble(

@@ -43,10 +43,14 @@ class EngineRunner:
                 stop.set()
 
         def deliver(events: list[Event]) -> None:
+            self.on_round(events)
             with contextlib.suppress(RuntimeError):  # the asyncio loop is closed: nobody is left to tell
                 loop.call_soon_threadsafe(hear, events)
 
         self._loop.start(deliver)
+
+    def on_round(self, events: list[Event]) -> None:
+        """Called in the engine's thread with what a round told. For whoever measures by a class of his own."""
 
     def stop(self, is_drained: bool) -> None:
         """Ends the thread. What is in memory goes to disk, where there is one and nobody is in a hurry. Blocks."""

@@ -11,7 +11,6 @@ import contextlib
 import importlib.metadata
 import logging
 import os
-import re
 import typing
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack
@@ -21,12 +20,12 @@ from pathlib import Path
 from nats.aio.client import Client as NatsConnection
 
 from broker import subjects
-from broker.catalogue import entry_of, read_lock, verify
 from broker.connection import Address, close, connect
 from broker.errors import TurnpikeError
 from broker.health import serve_health
 from broker.process import keep_the_heap_small
-from workers.assembly import assemble
+from workers.assembly import Assembly, assemble
+from workers.chosen_file import known_sha256, model_path, model_token
 from workers.engine.calibration import Calibration, calibrate
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
@@ -42,16 +41,15 @@ from workers.machine.cores import num_cores
 from workers.machine.facts import cpu_flags, machine_facts
 from workers.machine.memory import MemoryPlan, available_bytes, check_memory
 from workers.machine.thread_count import check_threads, default_threads, measured_threads
-from workers.metrics import Shape, WorkerMetrics
-from workers.model_file import ModelFileError, answering_parts
-from workers.models import DEMO
-from workers.options import WorkerOptions
-from workers.presence import PLAIN_ABILITIES, abilities
+from workers.model_file import ModelFileError
 from workers.prompts.chat_template import catalogued
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateRenderer
-from workers.settings import WorkerSettings
+from workers.reporting.metrics import Shape, WorkerMetrics
+from workers.reporting.presence import PLAIN_ABILITIES, abilities
+from workers.settings import WorkerSettings, resident
 from workers.worker import Worker
+from workers.worker_options import WorkerOptions
 
 if typing.TYPE_CHECKING:
     from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel
@@ -60,21 +58,6 @@ log = logging.getLogger(__name__)
 
 CANONICAL_CHUNK = 128
 """Where the deterministic mode cuts prompts."""
-
-
-def model_token(path: Path) -> str:
-    """A token for subjects made from a file's name: Llama-3.2-1B-Q4_0.gguf → Llama-3_2-1B-Q4_0."""
-    return subjects.token(re.sub(r"[^A-Za-z0-9_-]", "_", path.stem)[:64], "model")
-
-
-def model_path(config: WorkerSettings) -> Path:
-    """The file that the settings mean, verified where its hash is known. Raises TurnpikeError."""
-    if config.model_file is not None:
-        return answering_parts(Path(config.model_file).expanduser())[0]
-    if config.model in (None, DEMO.token):
-        return DEMO.verified()
-    locked = entry_of(config.model, read_lock(Path(config.lock_file)), config.lock_file)
-    return verify(config.model, locked, Path(config.models_dir).expanduser())
 
 
 @dataclass(frozen=True)
@@ -96,7 +79,14 @@ class LoadedModel:
     shape: Shape
 
 
-async def serve(address: Address, config: WorkerSettings, version: str, stop: asyncio.Event) -> int:
+async def serve(
+    address: Address,
+    config: WorkerSettings,
+    version: str,
+    stop: asyncio.Event,
+    *,
+    assembly: Assembly = assemble,
+) -> int:
     """Loads the model, connects, serves until `stop`. Raises TurnpikeError in one line for what is wrong."""
     from workers.llama.aborts import explain_aborts
 
@@ -121,7 +111,7 @@ async def serve(address: Address, config: WorkerSettings, version: str, stop: as
         cache = await _open_cache(loaded, config, history, stop, cleanup)
         await renderer.start()
         try:
-            worker = await _assemble(nc, loaded, config, version, history, renderer, cache)
+            worker = await _assemble(nc, loaded, config, version, history, renderer, cache, assembly)
             async with _health(worker, config):
                 await worker.run(stop)
         finally:
@@ -142,7 +132,10 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     # Before the model is there, which needs the memory.
     peak = await asyncio.to_thread(copy_bandwidth, num_threads)
     known = catalogued(config.model if config.model_file is None else None)
-    model = await asyncio.to_thread(LlamaModel, path, chat_template=config.chat_template, of_catalogue=known)
+    is_paged = config.resident_bytes is not None
+    model = await asyncio.to_thread(
+        LlamaModel, path, is_paged=is_paged, chat_template=config.chat_template, of_catalogue=known
+    )
     cleanup.callback(model.close)
     num_ctx = min(config.num_ctx, model.num_ctx_train) if config.deterministic else config.num_ctx
     plan = _planned(model, config, num_ctx)
@@ -166,7 +159,7 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
         thread_choice=thread_choice,
         calibration=calibration,
         layout=_layout(config, model.fingerprint),
-        shape=Shape(model.file_bytes, model.kv_shape.quantized(config.kv_type).bytes_per_token, peak),
+        shape=Shape(model.file_bytes, model.kv_shape.quantized(config.kv_type).bytes_per_young_token, peak),
     )
 
 
@@ -174,7 +167,7 @@ def _planned(model: LlamaModel, config: WorkerSettings, num_ctx: int) -> MemoryP
     """Raises DoesNotFit."""
     return check_memory(
         model.kv_shape.quantized(config.kv_type),
-        file_bytes=model.file_bytes,
+        file_bytes=resident(model.file_bytes, config.resident_bytes),
         num_ctx=num_ctx,
         num_ubatch=config.num_ubatch,
         max_outputs=max(MAX_OUTPUTS, config.num_slots),
@@ -182,6 +175,7 @@ def _planned(model: LlamaModel, config: WorkerSettings, num_ctx: int) -> MemoryP
         # The file is mapped by now, and counted in the plan; mapped pages count as available.
         available=available_bytes(),
         offload_cache=config.park_bytes,
+        num_slots=1 if config.deterministic else config.num_slots,
     )
 
 
@@ -309,6 +303,7 @@ async def _assemble(
     history: History,
     renderer: TemplateRenderer,
     cache: OffloadCache,
+    assembly: Assembly,
 ) -> Worker:
     # Whoever names the model gets an answer in the plain form, too; nobody is sent to it who only wants to chat.
     can = PLAIN_ABILITIES if loaded.model.template.is_plain else await abilities(renderer)
@@ -323,7 +318,7 @@ async def _assemble(
     power = Power()
     loop = _engine_loop(loaded, config, cache, metrics, power)
     grammars = GrammarChecker(loaded.model.vocabulary.matcher_process)
-    return assemble(nc, loop, history, grammars, options, cache=cache, metrics=metrics, power=power)
+    return assembly(nc, loop, history, grammars, options, cache=cache, metrics=metrics, power=power)
 
 
 def _options(loaded: LoadedModel, config: WorkerSettings, version: str, can: tuple[str, ...]) -> WorkerOptions:
@@ -355,15 +350,6 @@ def _health(worker: Worker, config: WorkerSettings) -> AbstractAsyncContextManag
     return serve_health(config.health_port, live=worker.stuck_reason, ready=worker.unready_reason)
 
 
-def _sha256(config: WorkerSettings) -> str:
-    """Of the model's file, where it was verified anyway; a file that was merely named is not read for it."""
-    if config.model_file is not None:
-        return ""
-    if config.model in (None, DEMO.token):
-        return DEMO.sha256
-    return entry_of(config.model, read_lock(Path(config.lock_file)), config.lock_file).sha256
-
-
 def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
     """Build, machine and settings, for the records of whoever measures this worker."""
     from workers.llama.backend import system_info
@@ -373,7 +359,7 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "llama.cpp": system_info().strip(),
         "file": loaded.model.path.name,
         "file_bytes": str(loaded.model.file_bytes),
-        "file_sha256": _sha256(config),
+        "file_sha256": known_sha256(config),
         **machine_facts(),
         "threads": str(loaded.num_threads),
         "threads_are": "fixed" if config.threads or config.deterministic else "measured",

@@ -23,6 +23,11 @@ def _is_date(text: str) -> bool:
         return False
 
 
+def resident(file_bytes: int, resident_bytes: int | None) -> int:
+    """What the memory plan counts of a model's weights."""
+    return file_bytes if resident_bytes is None else min(file_bytes, resident_bytes)
+
+
 class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
     """`turnpike worker`."""
 
@@ -44,6 +49,12 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
         int | None,
         # Measured at the start, and from step to step; in the deterministic mode one less than the cores.
         Setting("threads of llama.cpp (default: measured, and fewer while neighbours are busy)"),
+    ] = None
+    resident_bytes: Annotated[
+        int | None,
+        Setting(
+            "of RAM for weights; the rest is read from the disk as it is needed, which wants an SSD (default: all)"
+        ),
     ] = None
     num_ubatch: Annotated[int, Setting("tokens that llama.cpp computes at once")] = 256
     step_budget_seconds: Annotated[float, Setting("what a step may take")] = 0.25

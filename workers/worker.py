@@ -13,19 +13,19 @@ from nats.aio.client import Client as NatsConnection
 from broker import topology
 from broker.delivery import Delivery
 from broker.priorities import PRIORITIES
-from workers.cancels import CancelListener
 from workers.engine_runner import EngineRunner
 from workers.health import Watch, WorkerLost
 from workers.kv.peers import Peers
-from workers.load import LoadGauge
-from workers.node import NodeListener
-from workers.options import WorkerOptions
-from workers.presence import Presence
-from workers.pulling import TurnPuller
-from workers.reporter import Reporter
+from workers.queue.cancels import CancelListener
+from workers.queue.pulling import TurnPuller
+from workers.reporting.load import LoadGauge
+from workers.reporting.node import NodeListener
+from workers.reporting.presence import Presence
+from workers.reporting.reporter import Reporter
 from workers.turns.handler import TurnHandler
 from workers.turns.keep_alive import KeepAlive
 from workers.turns.replays import Replays
+from workers.worker_options import WorkerOptions
 
 log = logging.getLogger(__name__)
 

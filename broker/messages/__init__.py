@@ -34,7 +34,7 @@ from broker.messages.states import (
     StatePart,
 )
 from broker.messages.telemetry import MAX_BATCH_POINTS, FieldValue, NodeState, Point, Points, RunEvent
-from broker.messages.turns import MAX_GRAMMAR_BYTES, Kind, Message, Role, Sampling, Turn
+from broker.messages.turns import MAX_GRAMMAR_BYTES, Kind, Message, Role, Sampling, Turn, check_is_answerable
 
 __all__ = [
     "MAX_BATCH_POINTS",
@@ -86,5 +86,6 @@ __all__ = [
     "Turn",
     "Usage",
     "Word",
+    "check_is_answerable",
     "new_id",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -55,6 +56,12 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
             raise InvalidMessage("sampling.grammar", "grammar and json_schema cannot both be given")
 
 
+def check_is_answerable(messages: Sequence[Message]) -> None:
+    """Raises InvalidMessage for a history whose last message nobody would answer."""
+    if messages[-1].role != "user":
+        raise InvalidMessage(f"messages[{len(messages) - 1}].role", "the last message must be the user's")
+
+
 class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One user message with its whole history."""
 
@@ -83,8 +90,7 @@ class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
             if self.raw:
                 raise InvalidMessage(FIELD, "a raw prompt has no template")
             check_template_kwargs(self.chat_template_kwargs)
-        if self.messages[-1].role != "user":
-            raise InvalidMessage(f"messages[{len(self.messages) - 1}].role", "the last message must be the user's")
+        check_is_answerable(self.messages)
         if (self.kind == "score") != bool(self.continuations):
             raise InvalidMessage("continuations", "must be given for kind 'score', and only then")
         if not all(self.continuations):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 from broker.points.reference import renew
 
-renew(Path(sys.argv[1]))
+parser = argparse.ArgumentParser(prog="python -m broker.points", description="Renews the tables of measurements.")
+parser.add_argument("page", type=Path, help="docs/telemetry.md")
+renew(parser.parse_args().page)

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from producers.evaluate.methods import Answered, accuracies
 from producers.records.files import Run
-from producers.report.figures import by_context, context_cv, figures
+from producers.report.run_figures import by_context, context_cv, figures
 
 PUBLISHED = {
     "internlm2-5-7b": "Winogrande about 0.8",

@@ -60,7 +60,9 @@ def read_keys(path: Path) -> dict[str, ClientKeys]:
         found = msgspec.convert(read_toml(path), _File).clients
         for name in found:
             subjects.token(name, "client")
-    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError, InvalidName) as error:
+    except OSError as error:
+        raise KeysError(f"{path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, InvalidName) as error:
         raise KeysError(f"{path}: {error}") from None
     if not any(one.sha256 for one in found.values()):
         raise KeysError(f"{path}: holds no key: make one with `turnpike gateway --new-key`")

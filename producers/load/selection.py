@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from broker.catalogue import entry_of, read_lock, sha256_of, verify
+from broker.catalogue import locked_as, sha256_of, verify
 from producers.data.datasets import SHIPPED, Conversation, DatasetError, load_conversations
+from producers.models.command import DATASETS
 from producers.settings import LoadSettings
 
 
@@ -19,7 +20,7 @@ def source(options: LoadSettings) -> str | None:
     if options.dataset is None or not options.dataset.startswith("hub:"):
         return options.dataset
     name = options.dataset.removeprefix("hub:")
-    locked = entry_of(name, read_lock(Path(options.lock_file)), options.lock_file)
+    locked = locked_as(name, Path(options.lock_file), DATASETS)
     return str(verify(name, locked, Path(options.models_dir).expanduser()))
 
 

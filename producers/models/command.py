@@ -16,6 +16,7 @@ from broker.catalogue import (
     FileError,
     Locked,
     entry_of,
+    locked_as,
     read_catalogue,
     read_lock,
     verify,
@@ -47,8 +48,8 @@ def _lock_of(options: ModelSettings, *, may_be_missing: bool = False, to_write: 
 
 
 def _chosen(options: ModelSettings, names: list[str]) -> dict[str, Locked]:
-    locked = _lock_of(options)
-    return {name: entry_of(name, locked, options.lock_file) for name in names or locked}
+    path = Path(options.lock_file)
+    return {name: locked_as(name, path, DATASETS) for name in names} or read_lock(path)
 
 
 def list_models(options: ModelSettings, largest_context: LargestContext, *, as_json: bool) -> int:
@@ -78,7 +79,7 @@ def list_models(options: ModelSettings, largest_context: LargestContext, *, as_j
         table.add_row(
             token + ("*" if "unchecked" in entry.checked else ""),
             f"{entry.size_bytes / 1e9:.2f} GB",
-            f"{entry.kv_bytes_per_token * 1000 / 1e6:.0f} MB",
+            f"{_thousand_tokens(entry) / 1e6:.0f} MB",
             ATTENTION.get(entry.memory, entry.memory),
             f"{context:,}" if context else "no",
             *((f"{entry.name} {entry.quantization}", entry.licence) if is_wide else ()),
@@ -86,6 +87,11 @@ def list_models(options: ModelSettings, largest_context: LargestContext, *, as_j
         )
     console.print(table)
     return 0
+
+
+def _thousand_tokens(entry: Entry) -> int:
+    """The cache of them: of windows the last tokens only, of recurrent layers one state."""
+    return 1000 * entry.kv_bytes_per_token + min(1000, entry.window) * entry.window_bytes_per_token + entry.state_bytes
 
 
 def lock_models(

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from msgspec import Struct
 
-from broker import metrics
+from broker import formulas
 from producers.records.lines import TurnRecord
 from producers.records.quantities import DECODE_RATE, SCHEDULED_TTFT, TPOT, TTFT, Quantity, values
 
@@ -101,7 +101,7 @@ class Figures:
     def prefill_tokens_per_second(self) -> float | None:
         """Prompt tokens not from the cache ÷ the workers' time for them, over all turns."""
         seconds = sum(turn.prefill_seconds or 0.0 for turn in self.done)
-        return metrics.prefill_rate(self.prompt_tokens, self.cached_tokens, seconds)
+        return formulas.prefill_rate(self.prompt_tokens, self.cached_tokens, seconds)
 
     @property
     def turns_per_second(self) -> float | None:
@@ -166,14 +166,14 @@ def summarize(turns: Sequence[TurnRecord], seconds: float, bounds: Bounds = NO_B
         num_turns=len(turns),
         num_failed=found.num_failed,
         seconds=seconds,
-        ttft_p50_seconds=metrics.percentile(ttfts, 50),
-        ttft_p99_seconds=metrics.percentile(ttfts, 99),
-        scheduled_ttft_p99_seconds=metrics.percentile(found.values(SCHEDULED_TTFT), 99),
-        tpot_p50_seconds=metrics.percentile(tpots, 50),
-        tpot_p99_seconds=metrics.percentile(tpots, 99),
+        ttft_p50_seconds=formulas.percentile(ttfts, 50),
+        ttft_p99_seconds=formulas.percentile(ttfts, 99),
+        scheduled_ttft_p99_seconds=formulas.percentile(found.values(SCHEDULED_TTFT), 99),
+        tpot_p50_seconds=formulas.percentile(tpots, 50),
+        tpot_p99_seconds=formulas.percentile(tpots, 99),
         itl_max_seconds=max(found.gaps(), default=None),
         prefill_tokens_per_second=found.prefill_tokens_per_second,
-        decode_tokens_per_second=metrics.mean(found.values(DECODE_RATE)),
+        decode_tokens_per_second=formulas.mean(found.values(DECODE_RATE)),
         throughput_tokens_per_second=found.tokens_per_second,
         turns_per_second=found.turns_per_second,
         goodput_turns_per_second=found.goodput_turns_per_second,

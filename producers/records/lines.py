@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from broker import metrics
+from broker import formulas
 from broker.messages import End, Failed
 from broker.priorities import DEFAULT_PRIORITY
 
@@ -77,13 +77,13 @@ class TurnRecord(Struct, frozen=True, tag_field="kind", tag="turn", omit_default
     def ttft_seconds(self) -> float | None:
         """Time to first token, from the send; None where no token came."""
         first = self.first_token_at
-        return None if first is None else metrics.ttft(self.sent_at, first)
+        return None if first is None else formulas.ttft(self.sent_at, first)
 
     @property
     def scheduled_ttft_seconds(self) -> float | None:
         """From when it should have been sent: an open loop that falls behind would flatter itself otherwise."""
         first = self.first_token_at
-        return None if first is None or self.scheduled_at is None else metrics.ttft(self.scheduled_at, first)
+        return None if first is None or self.scheduled_at is None else formulas.ttft(self.scheduled_at, first)
 
     @property
     def num_tokens(self) -> int:
@@ -95,7 +95,7 @@ class TurnRecord(Struct, frozen=True, tag_field="kind", tag="turn", omit_default
         """Time per output token after the first; None with fewer than two."""
         if not self.arrivals:
             return None
-        return metrics.tpot(self.arrivals[0][0], self.arrivals[-1][0], self.num_tokens)
+        return formulas.tpot(self.arrivals[0][0], self.arrivals[-1][0], self.num_tokens)
 
     @property
     def latency_seconds(self) -> float:
@@ -107,12 +107,14 @@ class TurnRecord(Struct, frozen=True, tag_field="kind", tag="turn", omit_default
         """As the worker measured it; None where it computed none of the prompt."""
         if self.prefill_seconds is None:
             return None
-        return metrics.prefill_rate(self.prompt_tokens, self.cached_tokens, self.prefill_seconds)
+        return formulas.prefill_rate(self.prompt_tokens, self.cached_tokens, self.prefill_seconds)
 
     @property
     def decode_tokens_per_second(self) -> float | None:
         """As the worker measured it; None with fewer than two tokens."""
-        return None if self.decode_seconds is None else metrics.decode_rate(self.completion_tokens, self.decode_seconds)
+        return (
+            None if self.decode_seconds is None else formulas.decode_rate(self.completion_tokens, self.decode_seconds)
+        )
 
     def gaps(self) -> Iterator[float]:
         """Between its tokens; those that came together have none between them."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from broker import metrics
+from broker import formulas
 from producers.records.lines import TurnRecord
 
 PERCENTILES = (50.0, 90.0, 99.0)
@@ -31,10 +31,10 @@ class Spread(Struct, frozen=True):
 
 def spread(values: Sequence[float]) -> Spread | None:
     """None without values."""
-    mean, deviation = metrics.mean(values), metrics.standard_deviation(values)
+    mean, deviation = formulas.mean(values), formulas.standard_deviation(values)
     if mean is None or deviation is None:
         return None
-    p50, p90, p99 = (metrics.percentile(values, q) or 0.0 for q in PERCENTILES)
+    p50, p90, p99 = (formulas.percentile(values, q) or 0.0 for q in PERCENTILES)
     return Spread(len(values), mean, deviation, p50, p90, p99)
 
 

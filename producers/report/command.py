@@ -14,8 +14,8 @@ from producers.records.figures import Bounds
 from producers.records.files import read_runs
 from producers.report import tables
 from producers.report.comparing import comparable
-from producers.report.figures import figures
 from producers.report.nodes import Telemetry
+from producers.report.run_figures import figures
 
 
 class ReportError(TurnpikeError):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from broker import metrics
+from broker import formulas
 from producers.records.files import Run
 from producers.records.quantities import spread
 
@@ -42,7 +42,7 @@ def ratio(first: Sequence[float], other: Sequence[float], seed: int = 0) -> Rati
         above = sum(rng.choices(other, k=len(other))) / len(other)
         if below:
             drawn.append(above / below)
-    low, high = metrics.percentile(drawn, 2.5), metrics.percentile(drawn, 97.5)
+    low, high = formulas.percentile(drawn, 2.5), formulas.percentile(drawn, 97.5)
     found = (sum(other) / len(other)) / (sum(first) / len(first))
     return Ratio(found, low or 0.0, high or 0.0)
 

@@ -10,9 +10,9 @@ from producers.records.figures import Bounds
 from producers.records.files import Run
 from producers.records.quantities import QUANTITIES
 from producers.report.comparing import Ratio
-from producers.report.figures import RunFigures
 from producers.report.nodes import Telemetry
 from producers.report.pictures import all_of
+from producers.report.run_figures import RunFigures
 from producers.report.tables import name, quantity, rows
 
 _CSS = """

@@ -15,13 +15,13 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from broker import metrics
+from broker import formulas
 from producers.records import sweep
 from producers.records.figures import NO_BOUNDS, Bounds
 from producers.records.files import Run
 from producers.records.lines import TurnRecord
-from producers.report.figures import by_context, context_cv
 from producers.report.nodes import PANELS, Telemetry
+from producers.report.run_figures import by_context, context_cv
 
 INK = "#010203"
 """A colour that nothing else has; the page's own takes its place."""
@@ -107,7 +107,7 @@ def distributions(runs: Sequence[Run]) -> list[str]:
             values = [value for turn in _done(run) for value in of(turn) if value is not None]
             _distribution(axes, values, color, run.name)
             for q in (50, 99) if len(runs) == 1 and values else ():
-                value = metrics.percentile(values, q) or 0.0
+                value = formulas.percentile(values, q) or 0.0
                 axes.axvline(value, color=color, linewidth=0.8, linestyle=":")
                 axes.text(value, 2, f" p{q} {value:.3g}", fontsize=8, rotation=90, va="bottom")
         _legend(axes, runs)
@@ -125,7 +125,7 @@ def ttft_by_turn(runs: Sequence[Run]) -> str:
                 groups.setdefault(turn.index + 1, []).append(turn.ttft_seconds)
         places = sorted(groups)
         for q, style in ((50, "-o"), (90, ":")):
-            line = [metrics.percentile(groups[place], q) or 0.0 for place in places]
+            line = [formulas.percentile(groups[place], q) or 0.0 for place in places]
             label = run.name if q == 50 else None
             axes.plot(places, line, style, color=color, label=label, markersize=3, linewidth=1.5)
     _whole(axes.xaxis)

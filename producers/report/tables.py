@@ -13,7 +13,7 @@ from rich.text import Text
 from producers.records.files import Run
 from producers.records.quantities import QUANTITIES, Spread, values
 from producers.report.comparing import Ratio, ratio
-from producers.report.figures import RunFigures
+from producers.report.run_figures import RunFigures
 from producers.terminal.tables import FoldingTable
 
 NOTHING = 1e-12

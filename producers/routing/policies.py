@@ -119,7 +119,9 @@ def read_routes(file: str | Path | None) -> Routes:
     path = Path(file).expanduser()
     try:
         routes = msgspec.convert(read_toml(path), Routes)
-    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except OSError as error:
+        raise RoutingError(f"{path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise RoutingError(f"{path}: {error}") from None
     if routes.default is not None and routes.policy(routes.default) is None:
         raise RoutingError(f"{path}: default: there is no policy {routes.default!r}")

@@ -32,9 +32,9 @@ from tests.support import free_port
 from tests.terminal import Bench, Queued
 from workers.engine.calibration import UNMEASURED, calibrate
 from workers.kv.cache import OffloadCache
-from workers.options import WorkerOptions
 from workers.prompts.history import History
 from workers.worker import Worker
+from workers.worker_options import WorkerOptions
 
 
 @dataclass
@@ -72,7 +72,7 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
     ) -> AsyncIterator[Running]:
         engine = engine or FakeEngine()
         # Fetching is weighed against what computing costs.
-        calibration = calibrate(engine) if fetch_bytes_per_second else UNMEASURED
+        calibration = calibrate(engine, engine.clock) if fetch_bytes_per_second else UNMEASURED
         cache = offload_cache or OffloadCache(0)
         nc = await connect((server or nats_server).address(WORKER), name=name)
         options = WorkerOptions(

@@ -21,8 +21,8 @@ from broker.subjects import CancelAddress, TurnAddress
 from producers.gateway.reading import cancelled_unless_ended
 from tests.fakes import FakeEngine
 from tests.integration.conftest import Running, StartWorker
-from workers.cancels import CancelListener, Cancels
-from workers.model_queue import ModelQueue
+from workers.queue.cancels import CancelListener, Cancels
+from workers.queue.model_queue import ModelQueue
 from workers.turns.in_hand import TurnsInHand
 from workers.turns.work import Work
 

@@ -27,9 +27,9 @@ from producers.load.run import run_load
 from producers.records.figures import NO_BOUNDS
 from producers.records.files import Run
 from producers.records.lines import Header, TurnRecord
-from producers.report.figures import figures
 from producers.report.nodes import PANELS, FromFile, FromInflux, NoTelemetry, telemetry
 from producers.report.page import page
+from producers.report.run_figures import figures
 from producers.settings import LoadSettings
 from telemetry.board import Board
 from telemetry.dashboards import PAGES

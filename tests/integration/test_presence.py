@@ -26,8 +26,8 @@ from producers.gateway.seen import STALE_SECONDS, Seen
 from producers.routing.policies import Routes, choose
 from tests.fakes import FakeEngine, FakeRenderer
 from tests.integration.conftest import StartWorker
-from workers.presence import abilities
 from workers.prompts.history import Rendered
+from workers.reporting.presence import abilities
 
 SECONDS = 20
 
@@ -185,7 +185,7 @@ async def test_it_is_taken_where_the_file_is_changed_worker_by_worker(
     client: Client, start_worker: StartWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with start_worker(fingerprint="f") as old:
-        with caplog.at_level(logging.WARNING, "workers.presence"):
+        with caplog.at_level(logging.WARNING, "workers.reporting.presence"):
             async with start_worker(name="w2", fingerprint="other", may_differ=True):
                 assert "from another file" in caplog.text
                 old.stop.set()

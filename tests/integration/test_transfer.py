@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -45,11 +45,13 @@ from workers.prompts.history import History
 
 TEXT = "What is the weather like on the mast today, and what will it be tomorrow? " * 4
 FAST = 1e9
+DEAR, CHEAP = 0.01, 1e-6
+"""Seconds that a token counts, and does not take: computing a question counts for more than a transfer, or for less."""
 
 
 def slow_engine() -> FakeEngine:
     """One whose tokens are dear enough to be fetched, and whose answers' texts do not give their tokens back."""
-    return FakeEngine(num_ctx=20_000, token_seconds=0.0003, is_ambiguous=True)
+    return FakeEngine(num_ctx=20_000, counted_token_seconds=DEAR, is_ambiguous=True)
 
 
 class Conversation(Talk):
@@ -97,7 +99,7 @@ async def test_a_conversation_that_changes_its_worker_is_not_computed_twice(
 
 
 async def test_a_state_that_was_parked_is_given_too(client: Client, start_worker: StartWorker) -> None:
-    engine = FakeEngine(num_slots=1, num_ctx=3000, token_seconds=0.0003)
+    engine = FakeEngine(num_slots=1, num_ctx=3000, counted_token_seconds=DEAR)
     async with start_worker(engine, offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=FAST) as running:
         conversation = Conversation(client)
         await conversation.next()
@@ -169,12 +171,14 @@ async def test_a_peer_that_is_gone_or_has_another_model_file_means_computing_and
 
 
 async def test_what_is_computed_sooner_than_fetched_is_computed(client: Client, start_worker: StartWorker) -> None:
-    async with start_worker(FakeEngine(), offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=FAST):
+    def quick(name: str) -> AbstractAsyncContextManager[Running]:
+        engine = FakeEngine(counted_token_seconds=CHEAP)
+        return start_worker(engine, name=name, offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=FAST)
+
+    async with quick("w1"):
         conversation = Conversation(client)
         await conversation.next()
-        async with start_worker(
-            FakeEngine(), name="w2", offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=FAST
-        ):
+        async with quick("w2"):
             done = await conversation.until("w2")
     assert done.usage.recomputed_for == "cheaper"
 
@@ -263,13 +267,15 @@ def talks_nonsense(request: FetchRequest) -> msgspec.Struct | None:
 
 
 async def ask_beside(
-    server: EmbeddedServer, client: Client, start_worker: StartWorker, answer: Answer
+    server: EmbeddedServer, client: Client, start_worker: StartWorker, answer: Answer, token_seconds: float = DEAR
 ) -> tuple[Done, Running]:
     conversation = Conversation(client)
     async with (
         ghost(server, conversation, answer),
         start_worker(
-            FakeEngine(token_seconds=0.0003), offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=FAST
+            FakeEngine(counted_token_seconds=token_seconds),
+            offload_cache=OffloadCache(1_000_000),
+            fetch_bytes_per_second=FAST,
         ) as running,
     ):
         return await conversation.next(), running
@@ -312,7 +318,7 @@ async def test_a_peer_that_falls_silent_costs_little_more_than_computing(
 ) -> None:
     started = time.perf_counter()
     done, _ = await ask_beside(
-        nats_server, client, start_worker, lambda one: honest(one) if isinstance(one, FetchOpen) else None
+        nats_server, client, start_worker, lambda one: honest(one) if isinstance(one, FetchOpen) else None, 0.0003
     )
     assert done.usage.cached_tokens == 0
     assert time.perf_counter() - started < 5  # not the 5 s of a part, again and again
@@ -330,7 +336,7 @@ async def test_a_cancel_ends_a_turn_that_is_being_fetched(
         silent.set()
         return None
 
-    engine = FakeEngine(token_seconds=0.01)  # computing would take seconds
+    engine = FakeEngine(counted_token_seconds=DEAR)
     async with (
         ghost(nats_server, conversation, falls_silent) as asked,
         start_worker(engine, offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=FAST),

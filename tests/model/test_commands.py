@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from broker import codec
 from broker.accounts import LOCAL, OPERATOR, WORKER, write_credentials
 from broker.answer import TurnFailed
 from broker.client import Client
+from broker.connection import connect
 from broker.messages import Done, Sampling
 from broker.server import EmbeddedServer
 from tests.influx_server import InfluxServer, needs_influxdb
@@ -257,9 +259,18 @@ async def test_an_interrupt_stops_an_answer_and_not_the_chat(
             chat.stdout.read()
             return (line + chat.stderr.read()).decode(), chat.wait(20)
 
-    async with worker(nats_server, tiny_path):
-        said, code = await asyncio.to_thread(talk)
-    assert "[cancelled:" in said
+    operator = await connect(nats_server.address(OPERATOR), name="operator")
+    ends = await operator.subscribe("end.>")
+    try:
+        async with worker(nats_server, tiny_path):
+            said, code = await asyncio.to_thread(talk)
+        told = [await ends.next_msg(5), await ends.next_msg(5)]
+        found = [codec.decode_reply(one.data, one.headers) for one in told]
+    finally:
+        await operator.close()
+    assert [isinstance(end, Done) and end.finish_reason for end in found] == ["cancelled", "length"]
+    # The chat waits for the end that it asked for no longer than a third of a second.
+    assert "[cancelled:" in said or "[stopped: its end has not come yet]" in said
     assert "[length:" in said
     assert code == 0
 
@@ -299,10 +310,7 @@ async def test_a_killed_workers_turn_is_finished_by_the_next_one(nats_server: Em
             await asyncio.to_thread(first.wait)
             await answer.close()
         async with worker(nats_server, tiny_path, "--worker-name", "second"):
-            async with asyncio.timeout(60):
-                while (end := await client.read(answer.turn.id)) is None:
-                    pass
-    assert isinstance(end, Done)
+            end = await client.follow(answer.turn.id)
     assert (end.worker, end.attempt, end.finish_reason) == ("second", 0, "length")
 
 

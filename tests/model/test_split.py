@@ -9,8 +9,8 @@ import gguf
 import pytest
 
 from broker.catalogue import Locked, LockedFile, Missing, WrongHash, sha256_of, write_lock
+from workers.chosen_file import model_path
 from workers.llama.context import LlamaModel
-from workers.main import model_path
 from workers.model_file import ModelFileError
 from workers.models import DEMO
 from workers.settings import WorkerSettings

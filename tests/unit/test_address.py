@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
 import pytest
 
-from broker.connection import Address
-from broker.errors import SettingsError
+from broker.accounts import write_credentials
+from broker.connection import Address, connect
+from broker.errors import ServerUnavailable, SettingsError
+from broker.settings import CommonSettings
+from turnpike.cli.addresses import address
 
 
 @pytest.mark.parametrize(
@@ -42,3 +48,25 @@ def test_what_is_no_address_is_a_sentence_without_the_password(url: str, reason:
     with pytest.raises(SettingsError, match=reason) as caught:
         Address.parse(url)
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "variable", "told"),
+    [
+        ({}, "", "(where the broker of {folder} ran last): "),
+        ({}, "nats://127.0.0.1:1", "(by NATS_URL): "),
+        ({"credentials": "{folder}/local.credentials"}, "", "(by {folder}/local.credentials): "),
+        ({"url": "nats://127.0.0.1:1"}, "nats://127.0.0.1:2", ":1: "),
+    ],
+)
+async def test_where_nobody_answers_it_is_said_who_named_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, str], variable: str, told: str
+) -> None:
+    write_credentials(tmp_path / "local.credentials", Address("nats://127.0.0.1:1", "local", "x"))
+    monkeypatch.setenv("NATS_URL", variable)
+    settings = {name: text.format(folder=tmp_path) for name, text in said.items()}
+    there = address(msgspec.convert({"data_dir": str(tmp_path), **settings}, CommonSettings), "local")
+    with pytest.raises(ServerUnavailable) as caught:
+        await connect(there, name="x", timeout=5)
+    assert str(caught.value).startswith("no NATS server answers at nats://127.0.0.1:1")
+    assert told.format(folder=tmp_path) in str(caught.value)

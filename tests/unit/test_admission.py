@@ -25,7 +25,7 @@ from tests.turn_fakes import (
     work_of,
 )
 from workers.engine.events import LoopSnapshot
-from workers.kv.transfer import Offer
+from workers.kv.fetcher import Offer
 from workers.prompts.history import History
 from workers.turns.admission import Admission, Admitted, Understood
 from workers.turns.jobs import ROOM_TOKENS, JobMaker, Overflow

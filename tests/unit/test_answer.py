@@ -278,6 +278,15 @@ async def test_a_place_is_told_while_the_turn_waits_and_no_longer() -> None:
     assert await answer.place() is None
 
 
+async def test_who_has_stopped_listening_asks_for_no_place() -> None:
+    client = FakeClient(lines=[Line(sequence=10, base=4, rank=6)])
+    answer = asked(client)
+    await answer.publish()
+    await answer.close()
+    assert await answer.place() is None
+    assert len(client.lines) == 1, "a subscription that nobody would end"
+
+
 async def test_a_place_moves_with_the_beacons_and_never_back() -> None:
     line = Line(sequence=10, base=4, rank=7)
     places = []

@@ -15,9 +15,9 @@ from broker.messages import Cancel, Done, End, Failed, Turn
 from broker.priorities import BATCH, INTERACTIVE, Priority
 from broker.subjects import CancelAddress, TurnAddress
 from tests.turn_fakes import CLIENT, MODEL, delivery_of, stored, turn_of, work_of
-from workers import queued_cancels
-from workers.cancels import Cancels
-from workers.queued_cancels import MAX_CLIENTS, QueuedCancels
+from workers.queue import queued_cancels
+from workers.queue.cancels import Cancels
+from workers.queue.queued_cancels import MAX_CLIENTS, QueuedCancels
 from workers.turns.in_hand import TurnsInHand
 
 SECONDS = 10.0
@@ -339,7 +339,7 @@ async def test_a_turns_own_cancel_that_was_heard_before_it_came_stops_it(queue: 
 async def test_a_stored_cancel_means_what_was_queued_before_it(
     queue: FakeQueue, monkeypatch: pytest.MonkeyPatch, address: CancelAddress, is_heard: bool
 ) -> None:
-    monkeypatch.setattr("workers.cancels.STORED_SECONDS", 0.01)
+    monkeypatch.setattr("workers.queue.cancels.STORED_SECONDS", 0.01)
     cancels = Hands(queue).cancels
     queue.cancel(address, NOW)
     if is_heard and not address.turn:

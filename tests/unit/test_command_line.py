@@ -71,6 +71,10 @@ def test_what_is_said_before_a_command_is_said_to_it(words: str, path: str) -> N
     [
         ("--num-ctx 512 ask m hello", ["--num-ctx is nothing to `ask`"]),
         ("wroker", ["wroker: unknown command (did you mean worker?)"]),
+        ("dead frobnicate", ["dead frobnicate: unknown command, none of list, show, replay, purge"]),
+        ("ask m hello --max_tokens 5", ["unrecognized arguments: --max_tokens (did you mean --max-tokens?)"]),
+        ("ask m hello --Max-Tokens=5", ["unrecognized arguments: --Max-Tokens (did you mean --max-tokens?)"]),
+        ("--max_tokens 5 ask m hello", ["unrecognized arguments: --max_tokens (did you mean --max-tokens?)"]),
         ("dead shwo", ["dead shwo: unknown command (did you mean show?)"]),
         ("--lgo-level DEBUG worker", ["unrecognized arguments: --lgo-level (did you mean --log-level?)"]),
         ("worker --num-slotz 4", ["unrecognized arguments: --num-slotz (did you mean --num-slots?)"]),
@@ -105,6 +109,22 @@ def test_what_is_not_understood_is_said_and_never_passed_over(
 def test_a_group_alone_asks_which_command(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words.split()) == EXIT_USAGE
     assert "which command?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "path"), [("help", ""), ("help worker", "worker"), ("models help", "models")])
+def test_help_is_a_word_too(words: str, path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: turnpike {path}".strip())
+
+
+@pytest.mark.parametrize("module", ["broker.points", "telemetry.grafana", "workers.llama.random_model"])
+def test_a_module_that_writes_a_file_asks_for_its_name(module: str) -> None:
+    command = [sys.executable, "-m", module]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (found.returncode, found.stdout) == (EXIT_USAGE, "")
+    assert found.stderr.startswith(f"usage: python -m {module} ")
 
 
 def test_a_text_may_begin_as_a_flag_behind_two_dashes() -> None:

@@ -192,6 +192,11 @@ def test_values_at_the_edges_are_taken_and_mean_what_others_mean(
             'messages[0].role: must be "assistant", "developer", "system" or "user", not "tool"',
         ),
         (
+            {"messages": [{"role": "assistant", "content": "x"}]},
+            "messages[0].role",
+            "the last message must be the user's",
+        ),
+        (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages[0].content[0].type",
             'messages[0].content[0].type: must be "text", not "image_url"',

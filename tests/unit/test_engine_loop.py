@@ -242,6 +242,16 @@ def test_states_are_exported_one_a_round_between_steps() -> None:
     assert [None if one is None else one[0].key for one in found] == [Key("c", "1"), Key("c", "2"), None]
 
 
+def test_an_export_that_nobody_waits_for_any_more_costs_no_turn() -> None:
+    bench = Bench()
+    bench.loop.submit(job("1", "1" + LONG))
+    bench.run()
+    exports = [bench.loop.export(Key("c", "1")) for _ in range(2)]
+    assert exports[0].cancel()
+    bench.round()
+    assert exports[1].result(SECONDS) is not None
+
+
 def test_a_conversation_is_found_under_its_new_name() -> None:
     bench = Bench()
     bench.loop.submit(job("1", LONG, conversation="v"))

@@ -18,8 +18,8 @@ from tests.fakes import FakeRenderer, FakeVocabulary
 from tests.kv_fakes import FINGERPRINT, KEY, LAYOUT, FakeEnginePort, state_bytes, state_of
 from workers.kv.cache import OffloadCache
 from workers.kv.checks import checksum
+from workers.kv.fetcher import FIRST_BYTES_PER_SECOND, SETUP_SECONDS, Fetcher, Offer, TransferFailed, TransferRate
 from workers.kv.index import packed
-from workers.kv.transfer import FIRST_BYTES_PER_SECOND, SETUP_SECONDS, Fetcher, Offer, TransferFailed, TransferRate
 from workers.prompts.history import History
 
 TOKENS = list(range(3, 403))

@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 
 from broker.errors import TurnRejected
 from broker.messages import Sampling
+from tests.support import ROOT
 from workers.grammars.checker import GrammarChecker
 from workers.grammars.frames import LIST, TAKE, TRY, framed, length_of, token_of, with_token
 from workers.grammars.remote_matcher import MatcherProcess, RemoteMatcher
@@ -142,6 +144,23 @@ async def test_where_memory_is_short_the_kernel_takes_the_process_first(process:
     await asyncio.to_thread(process.start)
     assert process.process is not None
     assert Path(f"/proc/{process.process.pid}/oom_score_adj").read_text() == "1000\n"
+
+
+def test_it_is_so_before_the_vocabulary_is_read() -> None:
+    code = """
+import sys
+import workers.llama.matcher_process as process
+
+def read(*_: object, **__: object) -> object:
+    print(open("/proc/self/oom_score_adj").read().strip())
+    raise SystemExit
+
+process.LlamaModel = read
+sys.argv = ["", "model.gguf", "0"]
+process.main()
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout == "1000\n"
 
 
 # --- Matching ---

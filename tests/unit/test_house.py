@@ -52,7 +52,7 @@ UNSTORED = {
     "broker/availability.py": "asks who is there",
     "telemetry/sidecar.py": "tells its node's workers how the node is",
     "workers/kv/peers.py": "asks peers for states",
-    "workers/model_queue.py": "beacons",
+    "workers/queue/model_queue.py": "beacons",
 }
 """Where something is published that no stream takes, and what: all that is to be stored goes through one function."""
 

@@ -125,6 +125,39 @@ def test_the_end_writes_what_is_in_memory_and_the_next_process_finds_it(tmp_path
     again.close()
 
 
+@pytest.mark.parametrize(
+    ("older", "canonical", "num_kept"),
+    [([7] * 50, 0, 100), ([7] * 50, 50, 50), ([8] * 50, 0, 50), ([7] * 100, 0, 100), ([7] * 120, 0, 120)],
+)
+def test_an_older_state_of_a_conversation_does_not_take_the_place_of_one_that_goes_on_from_it(
+    older: list[int], canonical: int, num_kept: int
+) -> None:
+    cache = OffloadCache(10_000)
+    cache.offload(offloaded("x", [7] * 100), state([7] * 100), "peer")
+    cache.offload(offloaded("x", older, canonical=canonical), state(older))
+    entry = cache.entry_of(Key("c", "x"))
+    assert entry is not None
+    assert entry.num_tokens == num_kept
+    kept, origin = cache.take(entry.key, keep=True) or (b"", "")
+    assert len(kept) == expected_bytes(num_kept)
+    assert origin == ("peer" if older == [7] * 50 and not canonical else "ram")
+
+
+@pytest.mark.parametrize("how", ["evicted", "flushed"])
+def test_nor_does_it_on_the_disk(tmp_path: Path, how: str) -> None:
+    disk = Disk(tmp_path, 10_000, "f", expected_bytes)
+    disk.keep(longer := offloaded("x", [7] * 100), disk.write(longer, state([7] * 100)))
+    cache = OffloadCache(500, disk)
+    cache.offload(offloaded("x", [7] * 50), state([7] * 50))
+    if how == "evicted":
+        cache.offload(offloaded("y", [1] * 100), state([1] * 100))
+    assert cache.flush(10) == (2 if how == "evicted" else 1)
+    cache.close()
+    again = Disk(tmp_path, 10_000, "f", expected_bytes)
+    again.open()
+    assert again.tier[Key("c", "x")].num_tokens == 100
+
+
 def broken(content: bytes, how: str) -> bytes:
     match how:
         case "cut":

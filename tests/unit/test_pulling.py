@@ -15,10 +15,10 @@ from broker.errors import ConnectionLost, NotReady
 from broker.jetstream import NAK
 from broker.priorities import BATCH, INTERACTIVE, PRIORITIES, Priority
 from tests.turn_fakes import Wire, delivery_of, turn_of
-from workers import pulling
 from workers.engine.preemption import BATCH_EVERY
-from workers.occupancy import Occupancy
-from workers.pulling import TurnPuller
+from workers.queue import pulling
+from workers.queue.occupancy import Occupancy
+from workers.queue.pulling import TurnPuller
 
 SECONDS = 10.0
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 from scipy import stats
 
-from broker import metrics
+from broker import formulas
 from producers.load.generator import Progress
 from producers.load.tables import progress_table, summary_table
 from producers.records.figures import Bounds, summarize
@@ -27,9 +27,9 @@ from producers.records.quantities import spread
 from producers.report import tables
 from producers.report.command import report
 from producers.report.comparing import comparable, ratio
-from producers.report.figures import by_context, context_cv, figures
 from producers.report.page import page
 from producers.report.pictures import all_of
+from producers.report.run_figures import by_context, context_cv, figures
 from producers.report.tables import quantity
 
 samples = st.lists(st.floats(0.001, 1000), min_size=2, max_size=200)
@@ -47,7 +47,7 @@ def test_spreads_agree_with_numpy(values: list[float]) -> None:
 
 @given(samples)
 def test_the_coefficient_of_variation_agrees_with_scipy(values: list[float]) -> None:
-    assert metrics.coefficient_of_variation(values) == pytest.approx(stats.variation(values), abs=1e-9)
+    assert formulas.coefficient_of_variation(values) == pytest.approx(stats.variation(values), abs=1e-9)
 
 
 @settings(max_examples=10, deadline=None)

@@ -21,8 +21,8 @@ from tests.turn_fakes import (
     work_of,
 )
 from workers.engine.events import Event, Finished, Generated, Lost, Rejected, Seated
+from workers.kv.fetcher import Offer
 from workers.kv.index import Key
-from workers.kv.transfer import Offer
 from workers.prompts.history import History, Prompt, Rendered
 from workers.turns.outcomes import Answered, Returned
 from workers.turns.recent import RecentTurns

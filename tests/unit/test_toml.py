@@ -53,3 +53,14 @@ def test_what_cannot_be_read_is_one_line_that_names_the_file(tmp_path: Path, nam
         READERS[name][0](path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_file_that_cannot_be_opened_is_told_in_words(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    for path, why in ((tmp_path / "nope", "no such file"), (tmp_path / "folder", "is a directory")):
+        with pytest.raises(TurnpikeError) as caught:
+            READERS[name][0](path)
+        assert f"{path}: " in str(caught.value)
+        assert why in str(caught.value).lower()
+        assert "Errno" not in str(caught.value)

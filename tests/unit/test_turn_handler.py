@@ -28,8 +28,8 @@ from tests.turn_fakes import (
 )
 from workers.engine.events import Event, Finished, Generated, Job, Lost
 from workers.kv.cache import OffloadCache
+from workers.kv.fetcher import Offer
 from workers.kv.index import Key
-from workers.kv.transfer import Offer
 from workers.prompts.history import History
 from workers.turns.admission import Admission
 from workers.turns.handler import DEATH_STARTS, TurnHandler

@@ -10,15 +10,15 @@ from broker.discovery import AWAY_SECONDS, DRAINING, SERVING
 from broker.messages import Done, Failed, Holding, NodeState, Timings, Usage
 from broker.priorities import BATCH, INTERACTIVE
 from tests.turn_fakes import CLIENT, FakeEnginePort, FakePeers, delivery_of, turn_of, work_of
-from workers import node
 from workers.engine.events import Job, LoopSnapshot
 from workers.engine.power import Power
 from workers.kv.cache import OffloadCache
+from workers.kv.fetcher import Offer
 from workers.kv.index import Key, KvEntry, packed
-from workers.kv.transfer import Offer
-from workers.load import LoadGauge
-from workers.node import NodeListener
-from workers.occupancy import Occupancy
+from workers.queue.occupancy import Occupancy
+from workers.reporting import node
+from workers.reporting.load import LoadGauge
+from workers.reporting.node import NodeListener
 from workers.turns.prefetch import Prefetch
 from workers.turns.recent import FIRST_MEAN_SECONDS, RecentTurns
 from workers.turns.replays import fitting

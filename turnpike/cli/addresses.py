@@ -36,15 +36,23 @@ def address(options: CommonSettings, user: str) -> Address:
     from broker.connection import Address
 
     local = data_dir(options) / f"{user}.credentials"
+    origin = ""
     if options.credentials is not None:
         found = read_credentials(Path(options.credentials).expanduser())
-    elif url := options.url or os.environ.get("NATS_URL"):
+        origin = f"by {options.credentials}"
+    elif options.url:
+        found = Address.parse(options.url, ca=options.tls_ca)
+    elif url := os.environ.get("NATS_URL"):
         found = Address.parse(url, ca=options.tls_ca)
+        origin = "by NATS_URL"
+    elif local.exists():
+        found = read_credentials(local)
+        origin = f"where the broker of {data_dir(options)} ran last"
     else:
-        found = read_credentials(local) if local.exists() else Address(DEFAULT_URL)
+        found = Address(DEFAULT_URL)
     # Named here, it is meant more than the one in a file that may have come from another machine.
     ca = str(Path(options.tls_ca).expanduser()) if options.tls_ca else found.ca
-    return dataclasses.replace(found, ca=ca, wait=options.wait_seconds)
+    return dataclasses.replace(found, ca=ca, wait=options.wait_seconds, origin=origin)
 
 
 def broker_or_own(options: CommonSettings, model: str) -> AbstractAsyncContextManager[Address]:

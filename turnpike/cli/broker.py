@@ -59,7 +59,7 @@ async def _serve(options: BrokerSettings, stop: asyncio.Event) -> int:
     async with server:
         for user, _ in DEFAULTS:
             write_credentials(folder / f"{user}.credentials", server.address(user))
-        for line in await server.ensure(list(options.model) or ["demo"], _limits(options)):
+        for line in await server.ensure(list(options.model) or ["demo"], _stream_limits(options)):
             print(line)
         print(f"nats-server at {server.url}; credentials in {folder}", flush=True)
         ended = asyncio.ensure_future(server.wait())
@@ -81,7 +81,7 @@ def _tls(options: BrokerSettings) -> Tls | None:
     return Tls(cert, key, ca)
 
 
-def _limits(options: QueueSettings) -> Limits:
+def _stream_limits(options: QueueSettings) -> Limits:
     from broker.topology import Limits
 
     return Limits(max_queued_turns=options.max_queued_turns, ack_wait_seconds=options.ack_wait_seconds)
@@ -96,7 +96,7 @@ def run_ensure(options: QueueSettings) -> int:
     async def ensure(stop: asyncio.Event) -> int:
         nc = await connect(address(options, OPERATOR), name="turnpike-ensure")
         try:
-            lines = await topology.ensure(nc, list(options.model), _limits(options))
+            lines = await topology.ensure(nc, list(options.model), _stream_limits(options))
         finally:
             await nc.close()
         print("\n".join(lines) or "nothing to change")

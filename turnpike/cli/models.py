@@ -11,6 +11,7 @@ from broker.declaring import Argument
 from broker.settings import MirrorSettings, ModelSettings, PullSettings
 from turnpike.cli.addresses import address, data_dir, is_named, version
 from turnpike.cli.command import Command, command
+from turnpike.cli.showing import ShowOptions, run_show
 
 if TYPE_CHECKING:
     import asyncio
@@ -163,6 +164,7 @@ MODELS = Command(
         command(
             "list", "the catalogue, and what of it fits this machine", "turnpike models list", ListOptions, run_list
         ),
+        command("show", "what a model's file says of it", "turnpike models show llama-3-2-1b", ShowOptions, run_show),
         command(
             "lock",
             "write down what names stand for: revision and SHA-256",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from workers.settings import WorkerSettings
+from workers.settings import WorkerSettings, resident
 
 
 def planned_bytes(model: str, options: WorkerSettings) -> int:
@@ -21,7 +21,7 @@ def planned_bytes(model: str, options: WorkerSettings) -> int:
     if model == DEMO.token:
         return 2 * model_plan.LIMIT_HEADROOM_BYTES
     entry = entry_of(model, read_catalogue(), CATALOGUE.name)
-    return model_plan.plan(entry, options.num_ctx).total + model_plan.LIMIT_HEADROOM_BYTES
+    return model_plan.plan(entry, options.num_ctx, options.resident_bytes).total + model_plan.LIMIT_HEADROOM_BYTES
 
 
 def _file_plan(path: Path, options: WorkerSettings) -> int:
@@ -34,11 +34,12 @@ def _file_plan(path: Path, options: WorkerSettings) -> int:
     try:
         plan = plan_memory(
             model.kv_shape,
-            file_bytes=model.file_bytes,
+            file_bytes=resident(model.file_bytes, options.resident_bytes),
             num_ctx=options.num_ctx,
             num_ubatch=options.num_ubatch,
             max_outputs=max(MAX_OUTPUTS, options.num_slots),
             flash_attention=True,
+            num_slots=options.num_slots,
         )
     finally:
         model.close()

@@ -13,7 +13,7 @@ from turnpike.cli.command import Command, Said
 from turnpike.cli.parsers import parser_of, with_commands
 
 HELP = ("-h", "--help")
-_FLAG = re.compile(r"--[a-z][a-z0-9-]*")
+_FLAG = re.compile(r"--[a-zA-Z][\w-]*")
 
 
 def read(root: Command, words: Sequence[str]) -> tuple[Command, Said]:
@@ -47,10 +47,16 @@ def _command(root: Command, words: list[str]) -> tuple[str, Command, list[str]]:
             if _has_its_value_in(words, word, field):
                 rest.append(words.pop(0))
             continue
+        if word == "help":
+            rest.append("--help")
+            continue
         inner = next((one for one in command.commands if one.name == word), None)
         path = f"{path} {word}".strip()
         if inner is None:
-            raise SettingsError([f"{path}: unknown command{suggestion(word, [one.name for one in command.commands])}"])
+            names = [one.name for one in command.commands]
+            raise SettingsError(
+                [f"{path}: unknown command{suggestion(word, names) or ', none of ' + ', '.join(names)}"]
+            )
         command = inner
     return path, command, rest + words
 

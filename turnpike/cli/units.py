@@ -40,8 +40,8 @@ def worker(options: WorkerSettings, given: Given, texts: dict[str, str]) -> Serv
     """A worker of one model, with a limit on its memory. Raises SettingsError without a model."""
     from broker import services
     from turnpike.cli.planning import planned_bytes
+    from workers.chosen_file import model_token
     from workers.machine.memory import available_bytes
-    from workers.main import model_token
 
     model = options.model or (model_token(Path(options.model_file)) if options.model_file else None)
     if model is None:

@@ -103,12 +103,16 @@ class Inbox:
         return orders
 
     def next_export(self) -> tuple[Key, Future[Export]] | None:
-        """The oldest of them, and who waits for it."""
-        return self._exports.popleft() if self._exports else None
+        """The oldest that is still waited for, and who waits: its future cannot be cancelled any more."""
+        while self._exports:
+            key, future = self._exports.popleft()
+            if future.set_running_or_notify_cancel():
+                return key, future
+        return None
 
     def close(self) -> None:
         """Answers what can be answered no more: the loop is over."""
         with self._changed:
             self._is_over = True
-            while self._exports:
-                self._exports.popleft()[1].set_result(None)
+            while (wanted := self.next_export()) is not None:
+                wanted[1].set_result(None)

@@ -28,7 +28,7 @@ MAX_TRIED_AT_ONCE = 4
 
 
 class GrammarChecker:
-    """The grammars of one worker's turns. Implements workers.worker.GrammarCompiler."""
+    """The grammars of one worker's turns. Implements workers.turns.jobs.GrammarCompiler."""
 
     def __init__(self, process: MatcherProcess, *, late_seconds: float = LATE_SECONDS) -> None:
         """`process` is started when the first grammar comes, as most workers see none; whoever made it closes it."""

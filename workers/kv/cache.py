@@ -91,8 +91,12 @@ class OffloadCache:
             )
 
     def offload(self, entry: KvEntry, state: State, origin: CachedIn = "ram") -> None:
-        """Keeps a state in RAM; `origin` is where it came from, for the turn that finds it."""
+        """Keeps a state in RAM; `origin` is where it came from, for the turn that finds it. One that goes on from it
+        stays in its place: an older state of a conversation may leave the context after a newer one has come."""
         with self._lock:
+            if entry.key in self._ram and self._ram[entry.key].goes_on_from(entry):
+                self._ram.use(entry.key)
+                return
             self._states[entry.key] = state
             self._origins[entry.key] = origin
             for evicted in self._ram.put(entry):
@@ -101,11 +105,24 @@ class OffloadCache:
     def _move_to_disk(self, evicted: KvEntry, state: State) -> None:
         """What has left RAM; dropped where there is no disk, or too much waits for it."""
         self._origins.pop(evicted.key, None)
+        if self._is_on_disk(evicted):
+            return
         if self._writer is None or not self._writer_has_room(evicted):
             self._num_evicted += 1
             return
         self._writing[evicted.key] = (evicted, state)
         self._writer.submit(self._write, evicted, state)
+
+    def _is_on_disk(self, entry: KvEntry) -> bool:
+        """Whether a state that goes on from it is there, or on its way there."""
+        return any(one.goes_on_from(entry) for one in self._on_disk(entry.key))
+
+    def _on_disk(self, key: Key) -> list[KvEntry]:
+        """What of a conversation is on disk or on its way there."""
+        found = [self._writing[key][0]] if key in self._writing else []
+        if self._disk is not None and key in self._disk.tier:
+            found.append(self._disk.tier[key])
+        return found
 
     def _writer_has_room(self, entry: KvEntry) -> bool:
         """What waits to be written is in memory too: no more of it than a quarter of what RAM may hold."""
@@ -170,9 +187,7 @@ class OffloadCache:
         """What of a conversation is here, in RAM, on disk or on its way there: the longest."""
         with self._lock:
             entries = [self._ram[key]] if key in self._ram else []
-            entries += [self._writing[key][0]] if key in self._writing else []
-            if self._disk is not None and key in self._disk.tier:
-                entries.append(self._disk.tier[key])
+            entries += self._on_disk(key)
         return max(entries, key=lambda one: one.num_tokens, default=None)
 
     def keys(self) -> list[Key]:
@@ -216,7 +231,8 @@ class OffloadCache:
             return 0
         until = time.monotonic() + seconds
         with self._lock:
-            waiting = [(entry, self._states[entry.key]) for entry in reversed([*self._ram])]
+            latest = [entry for entry in reversed([*self._ram]) if not self._is_on_disk(entry)]
+            waiting = [(entry, self._states[entry.key]) for entry in latest]
         pending: list[Future[None]] = []
         for entry, state in waiting:
             with self._lock:

@@ -63,6 +63,11 @@ class KvEntry:
         ratio = self.num_tokens / max(1, self.num_bytes)
         return round(ratio, 1 - math.floor(math.log10(ratio))) if ratio else 0.0
 
+    def goes_on_from(self, other: KvEntry) -> bool:
+        """Whether it is of the same conversation, longer, and of as much use as the other wherever that one is."""
+        is_longer = len(self.tokens) > len(other.tokens) and self.num_canonical >= other.num_canonical
+        return is_longer and self.key == other.key and self.tokens.startswith(other.tokens)
+
 
 @dataclass
 class Tier:

@@ -21,9 +21,9 @@ from workers.kv.cache import OffloadCache
 from workers.kv.checks import StateLayout
 from workers.kv.directory import Directory
 from workers.kv.engine_port import EnginePort
+from workers.kv.fetcher import Fetcher, TransferFailed
 from workers.kv.giver import Giver
 from workers.kv.index import Key
-from workers.kv.transfer import Fetcher, TransferFailed
 from workers.prompts.history import History
 
 OPEN_SECONDS = 5.0
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class NatsPeerClient:
-    """Implements workers.kv.transfer.PeerClient."""
+    """Implements workers.kv.fetcher.PeerClient."""
 
     def __init__(self, nc: NatsConnection) -> None:
         self._nc = nc

@@ -18,7 +18,8 @@ from workers.llama.backend import messages
 from workers.llama.sampler import LlamaSampler, Logits, logprob_of
 from workers.llama.vocabulary import LlamaVocabulary, tokens_of
 from workers.machine.memory import KvShape
-from workers.model_file import ModelFileError, answering_parts
+from workers.machine.model_shape import shape_of
+from workers.model_file import ModelFileError, answering_parts, header
 from workers.prompts.chat_template import ChatTemplate, of_model
 
 KvType = Literal["f16", "q8_0"]
@@ -52,10 +53,20 @@ class LlamaModel:
     """A loaded model file."""
 
     def __init__(
-        self, path: Path, *, vocab_only: bool = False, chat_template: str | None = None, of_catalogue: str = ""
+        self,
+        path: Path,
+        *,
+        vocab_only: bool = False,
+        is_paged: bool = False,
+        chat_template: str | None = None,
+        of_catalogue: str = "",
     ) -> None:
-        """`chat_template` is a name or a file that goes before what the model file has; `of_catalogue` the name of what
-        stands in for a file's that has none. Raises ModelFileError, SettingsError."""
+        """With `is_paged` the weights stay in the mapped file alone, so that the system may drop and read them again;
+        else llama.cpp makes copies in a layout that is quicker to compute with.
+
+        `chat_template` is a name or a file that goes before what the model file has; `of_catalogue` the name of what
+        stands in for a file's that has none. Raises ModelFileError, SettingsError.
+        """
         self.parts = answering_parts(path)
         """Its files: one, or those that it was split into."""
         self.path = path = self.parts[0]
@@ -65,6 +76,7 @@ class LlamaModel:
         parameters = lib.llama_model_default_params()
         parameters.vocab_only = vocab_only
         parameters.n_gpu_layers = 0
+        parameters.use_extra_bufts = not is_paged
         self.pointer: Any = lib.llama_model_load_from_file(str(path).encode(), parameters)
         if not self.pointer:
             reason = next((line for line in found.lines if "error" in line.lower() or "fail" in line.lower()), "")
@@ -138,22 +150,8 @@ class LlamaModel:
 
     @property
     def kv_shape(self) -> KvShape:
-        """What a token of context costs."""
-        num_layers = lib.llama_model_n_layer(self.pointer)
-        num_heads, num_kv_heads = lib.llama_model_n_head(self.pointer), lib.llama_model_n_head_kv(self.pointer)
-        num_embd = lib.llama_model_n_embd(self.pointer)
-        architecture = self._metadata("general.architecture")
-        head = num_embd // num_heads if num_heads else 0
-        key = int(self._metadata(f"{architecture}.attention.key_length") or head)
-        value = int(self._metadata(f"{architecture}.attention.value_length") or head)
-        return KvShape(
-            num_layers=num_layers,
-            bytes_per_token=num_layers * num_kv_heads * (key + value) * 2,
-            num_embd=num_embd,
-            num_vocab=self.vocabulary.num_tokens,
-            num_heads=num_heads,
-            num_ff=int(self._metadata(f"{architecture}.feed_forward_length") or 4 * num_embd),
-        )
+        """What a token of context costs, and a sequence."""
+        return shape_of(header(self.path))
 
     def _metadata(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(1024)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from workers.grammars.matcher_server import serve
 from workers.llama.context import LlamaModel
+from workers.sandbox import be_first_to_go
 
 
 def main() -> None:
     """Serves until the other side of the socket FD closes."""
+    be_first_to_go()  # before the vocabulary, which may be large, is read
     model = LlamaModel(Path(sys.argv[1]), vocab_only=True)
     serve(model.vocabulary, socket.socket(fileno=int(sys.argv[2])))
 

@@ -6,9 +6,9 @@ special tokens are real. llama.cpp's own quantiser makes the final file.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -317,8 +317,11 @@ def _write_f16(path: Path, shape: Shape, rng: np.random.Generator) -> None:
 
 def main() -> None:
     """`python -m workers.llama.random_model SHAPE QUANTIZATION PATH`"""
-    shape, quantization, path = sys.argv[1:]
-    write_model(Path(path), shape, quantization)
+    parser = argparse.ArgumentParser(prog="python -m workers.llama.random_model", description="Writes a random model.")
+    for name in ("shape", "quantization", "path"):
+        parser.add_argument(name)
+    named = parser.parse_args()
+    write_model(Path(named.path), named.shape, named.quantization)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ GRAMMARS_BYTES = 50 * 1024 * 1024
 GRAMMARS_BYTES_PER_TOKEN = 700
 """Of the process that grammars are forked from, which most workers never start: said in the plan, and no part of it."""
 ROUND_CTX = 256
+CELLS = 256
+"""llama.cpp rounds the cells of a cache up to so many."""
+DEFAULT_SLOTS = 8
 
 
 @dataclass(frozen=True)
@@ -24,15 +27,39 @@ class KvShape:
 
     num_layers: int
     bytes_per_token: int
-    """Of KV cache in f16, over all layers."""
+    """Of KV cache in f16, over all layers that keep every token."""
     num_embd: int
     num_vocab: int
     num_heads: int
     num_ff: int
+    window: int = 0
+    """Tokens that some layers look back; 0 where none does."""
+    window_bytes_per_token: int = 0
+    """Of KV cache in f16, over the layers with a window."""
+    sequence_bytes: int = 0
+    """Of the states of recurrent layers, one for each sequence however long."""
 
     def quantized(self, kv_type: str) -> KvShape:
         """With a KV cache of another type: a block of q8_0 is 32 bytes and a scale of two for 32 values."""
-        return replace(self, bytes_per_token=self.bytes_per_token * 34 // 64) if kv_type == "q8_0" else self
+        if kv_type != "q8_0":
+            return self
+        return replace(
+            self,
+            bytes_per_token=self.bytes_per_token * 34 // 64,
+            window_bytes_per_token=self.window_bytes_per_token * 34 // 64,
+        )
+
+    @property
+    def bytes_per_young_token(self) -> int:
+        """Of a token that all layers still keep, those with a window too."""
+        return self.bytes_per_token + self.window_bytes_per_token
+
+    def cache_bytes(self, num_ctx: int, num_slots: int, num_ubatch: int) -> int:
+        """Of a context: a cell a token, for layers with a window as many as the windows of all sequences and a batch
+        want, and a state a sequence. As llama-kv-cache-iswa.cpp sizes it for one pool of cells."""
+        cells = -(-num_ctx // CELLS) * CELLS
+        windows = -(-min(cells, self.window * num_slots + num_ubatch) // CELLS) * CELLS
+        return self.bytes_per_token * cells + self.window_bytes_per_token * windows + self.sequence_bytes * num_slots
 
 
 @dataclass(frozen=True)
@@ -87,6 +114,7 @@ def plan_memory(
     max_outputs: int,
     flash_attention: bool,
     offload_cache: int = 0,
+    num_slots: int = DEFAULT_SLOTS,
 ) -> MemoryPlan:
     """An upper bound of what it takes. Weights count once, in the file or repacked: the other copy can be dropped."""
     # The widest tensors alive at once in a llama graph: gate and up of the feed-forward, the residual, and attention.
@@ -97,7 +125,11 @@ def plan_memory(
     compute = activations + attention + logits
     grammars = GRAMMARS_BYTES + GRAMMARS_BYTES_PER_TOKEN * shape.num_vocab
     return MemoryPlan(
-        file_bytes, shape.bytes_per_token * num_ctx, compute, offload_cache=offload_cache, grammars=grammars
+        file_bytes,
+        shape.cache_bytes(num_ctx, num_slots, num_ubatch),
+        compute,
+        offload_cache=offload_cache,
+        grammars=grammars,
     )
 
 
@@ -111,10 +143,11 @@ def check_memory(
     flash_attention: bool,
     available: int,
     offload_cache: int | None = 0,
+    num_slots: int = DEFAULT_SLOTS,
 ) -> MemoryPlan:
     """The plan where it fits into `available` bytes; raises DoesNotFit, which names the largest context that would.
 
-    Without a number for `parking` it is a quarter of what the rest leaves free.
+    Without a number for `offload_cache` it is a quarter of what the rest leaves free.
     """
 
     def plan(ctx: int) -> MemoryPlan:
@@ -126,6 +159,7 @@ def check_memory(
             max_outputs=max_outputs,
             flash_attention=flash_attention,
             offload_cache=offload_cache or 0,
+            num_slots=num_slots,
         )
 
     wanted = plan(num_ctx)

@@ -6,23 +6,35 @@ from __future__ import annotations
 from broker.catalogue import Entry
 from workers.engine.protocol import MAX_OUTPUTS
 from workers.machine.memory import KvShape, MemoryPlan, plan_memory
-from workers.settings import WorkerSettings
+from workers.settings import WorkerSettings, resident
 
 LIMIT_HEADROOM_BYTES = 256 * 1024**2
 """Between what a worker plans and where its process or its pod is killed."""
+PI5_BANDWIDTH_BYTES = (11.4e9, 12.5e9)
+"""What a Raspberry Pi 5 reads from memory in a second, sustained, at least and at most."""
 
 
 def kv_shape(entry: Entry) -> KvShape:
     """What the memory plan wants to know of a model."""
     num_layers, num_embd, num_heads, num_ff, num_vocab = entry.shape
-    return KvShape(num_layers, entry.kv_bytes_per_token, num_embd, num_vocab, num_heads, num_ff)
+    return KvShape(
+        num_layers,
+        entry.kv_bytes_per_token,
+        num_embd,
+        num_vocab,
+        num_heads,
+        num_ff,
+        entry.window,
+        entry.window_bytes_per_token,
+        entry.state_bytes,
+    )
 
 
-def plan(entry: Entry, num_ctx: int) -> MemoryPlan:
-    """A worker's with default settings and a context of `num_ctx` tokens, in bytes."""
+def plan(entry: Entry, num_ctx: int, resident_bytes: int | None = None) -> MemoryPlan:
+    """A worker's with default settings and a context of `num_ctx` tokens; of weights `resident_bytes` at most."""
     return plan_memory(
         kv_shape(entry),
-        file_bytes=entry.size_bytes,
+        file_bytes=resident(entry.size_bytes, resident_bytes),
         num_ctx=num_ctx,
         num_ubatch=WorkerSettings().num_ubatch,
         max_outputs=MAX_OUTPUTS,

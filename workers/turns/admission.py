@@ -14,7 +14,7 @@ from broker.messages import End, Failed, Turn
 from broker.queued_ends import past_deadline, stopped
 from broker.subjects import TurnAddress
 from workers.engine.events import Job
-from workers.kv.transfer import Offer
+from workers.kv.fetcher import Offer
 from workers.prompts.history import Prompt
 from workers.turns.jobs import JobMaker
 from workers.turns.outcomes import Dead, Outcome, Over

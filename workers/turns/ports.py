@@ -8,8 +8,8 @@ from broker.messages import Cancel, DeadLetter, End, Started, TokenLogprob, Turn
 from broker.replies import StoredReply
 from broker.subjects import TurnAddress
 from workers.engine.events import Job, LoopSnapshot
+from workers.kv.fetcher import Offer
 from workers.kv.index import Key
-from workers.kv.transfer import Offer
 from workers.turns.work import Work
 
 

@@ -6,8 +6,8 @@ import asyncio
 
 from workers.engine.events import Job
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
+from workers.kv.fetcher import Offer
 from workers.kv.index import Key, packed
-from workers.kv.transfer import Offer
 from workers.turns.ports import EnginePort, StateSource
 from workers.turns.work import Work
 

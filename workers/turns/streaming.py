@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from broker.messages import Done, Failed, Timings, TokenLogprob
 from workers.engine.events import Event, Finished, Generated, Lost, Rejected, Seated
-from workers.kv.transfer import Offer
+from workers.kv.fetcher import Offer
 from workers.prompts.history import Prompt
 from workers.turns.outcomes import Answered, Outcome, Returned
 from workers.turns.ports import Writer

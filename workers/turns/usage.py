@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker.messages import RecomputedFor, Usage
 from workers.engine.events import Finished
-from workers.kv.transfer import Offer
+from workers.kv.fetcher import Offer
 from workers.prompts.history import Prompt
 from workers.turns.work import TurnNotes
 

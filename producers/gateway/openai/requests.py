@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.errors import InvalidMessage
-from broker.messages import Message, Role, Sampling
+from broker.messages import Message, Role, Sampling, check_is_answerable
 from producers.gateway.bodies import read
 from producers.gateway.errors import ApiError
 from producers.gateway.openai.answers import Writer
@@ -230,8 +230,10 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
     def check(self, *, leave_out_tools: bool = False) -> None:
         """Raises ApiError for what is understood and cannot be done."""
         super().check(leave_out_tools=leave_out_tools)
-        if self.messages[-1].role != "user":
-            raise ApiError(400, "the last message must be the user's", param=f"messages[{len(self.messages) - 1}].role")
+        try:
+            check_is_answerable(self.history)
+        except InvalidMessage as error:
+            raise ApiError(400, error.reason, param=error.field) from None
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs wants logprobs: true", param="top_logprobs")
         if self.response_format is not None and self.response_format.type == "json_schema":

@@ -19,7 +19,7 @@ from broker.errors import InvalidMessage, InvalidName
 from broker.messages import Cancel
 from broker.queued_ends import concerns
 from broker.subjects import CancelAddress
-from workers.queued_cancels import STORED_SECONDS, CancelledQueue, QueuedCancels
+from workers.queue.queued_cancels import STORED_SECONDS, CancelledQueue, QueuedCancels
 from workers.turns.in_hand import TurnsInHand
 from workers.turns.work import Work
 

@@ -18,8 +18,8 @@ from broker import discovery
 from broker.discovery import CHAT, RAW, SCORE, Load, WorkerInfo
 from broker.errors import OtherFile, TurnRejected
 from broker.messages import Message
-from workers.options import WorkerOptions
 from workers.prompts.history import Renderer
+from workers.worker_options import WorkerOptions
 
 PLAIN_ABILITIES = (RAW, SCORE)
 """Of a worker whose model has no chat template."""

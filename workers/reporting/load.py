@@ -9,7 +9,7 @@ from broker.discovery import AWAY_SECONDS, Load
 from broker.messages import NodeState
 from broker.priorities import BATCH, INTERACTIVE, Priority
 from workers.engine.events import LoopSnapshot
-from workers.occupancy import Occupancy
+from workers.queue.occupancy import Occupancy
 from workers.turns.recent import RecentTurns
 
 

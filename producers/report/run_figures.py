@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from broker import metrics
+from broker import formulas
 from producers.records import sweep
 from producers.records.figures import NO_BOUNDS, Bounds, Figures, details
 from producers.records.files import Run
@@ -101,4 +101,4 @@ def by_context(turns: Sequence[TurnRecord], num_bins: int = 8) -> list[Bin]:
 
 def context_cv(bins: Sequence[Bin]) -> float | None:
     """The paper's coefficient of variation: of the mean throughput over the bins of context length."""
-    return metrics.coefficient_of_variation([one.mean for one in bins])
+    return formulas.coefficient_of_variation([one.mean for one in bins])

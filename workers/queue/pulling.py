@@ -15,7 +15,7 @@ from broker.delivery import Delivery
 from broker.errors import NotReady
 from broker.priorities import INTERACTIVE, Priority
 from workers.engine.preemption import BATCH_EVERY
-from workers.occupancy import Occupancy
+from workers.queue.occupancy import Occupancy
 
 BEACON_SECONDS = 0.5
 """Between two words to those who wait of how far the queue is."""

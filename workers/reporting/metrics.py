@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import get_args
 
-from broker import metrics, points, subjects
+from broker import formulas, points, subjects
 from broker.delivery import Delivery
 from broker.errors import InvalidName
 from broker.messages import CachedIn, Done, End, Point, RecomputedFor, Turn
@@ -143,13 +143,13 @@ class WorkerMetrics:
                 "is_failed": False,
                 "queue_wait_seconds": timings.queue_wait,
                 "ttft_seconds": ttft,
-                "tpot_seconds": metrics.tpot(0.0, timings.decode, num_new),
+                "tpot_seconds": formulas.tpot(0.0, timings.decode, num_new),
                 "prefill_seconds": timings.prefill,
                 "decode_seconds": timings.decode,
-                "prefill_tokens_per_second": metrics.prefill_rate(
+                "prefill_tokens_per_second": formulas.prefill_rate(
                     usage.prompt_tokens, usage.cached_tokens, timings.prefill
                 ),
-                "decode_tokens_per_second": metrics.decode_rate(num_new, timings.decode),
+                "decode_tokens_per_second": formulas.decode_rate(num_new, timings.decode),
                 "prompt_tokens": usage.prompt_tokens,
                 "cached_tokens": usage.cached_tokens,
                 "completion_tokens": num_new,

@@ -17,11 +17,11 @@ from broker.messages import End, Turn
 from broker.recorder import Recorder
 from workers.health import ROUND_SECONDS
 from workers.kv.cache import OffloadCache
-from workers.load import HasSnapshot
-from workers.metrics import WorkerMetrics
-from workers.node import NodeListener
-from workers.options import WorkerOptions
+from workers.reporting.load import HasSnapshot
+from workers.reporting.metrics import WorkerMetrics
+from workers.reporting.node import NodeListener
 from workers.turns.work import TurnNotes
+from workers.worker_options import WorkerOptions
 
 MAX_POINTS = 5_000
 """What a worker keeps while nobody takes its points: over an hour of seconds, in a few megabytes."""

@@ -1,0 +1,89 @@
+"""`turnpike models show`: what a model's files say of it, for people or as JSON."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from broker.declaring import Argument
+from broker.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from workers.model_facts import ModelFacts
+
+GB = 1e9
+MIB = 1024**2
+
+
+class ShowOptions(ModelSettings, frozen=True, kw_only=True):
+    """`turnpike models show`."""
+
+    model: Annotated[str, Argument("a GGUF file, or a name of the lock file", metavar="NAME|FILE", is_positional=True)]
+    json: Annotated[bool, Argument("as JSON")] = False
+
+
+def run_show(options: ShowOptions) -> int:
+    """Reads headers only, and needs no llama.cpp."""
+    import msgspec
+
+    from workers.machine.memory import available_bytes
+    from workers.model_facts import facts_of
+
+    facts = facts_of(_path(options), available_bytes())
+    said = msgspec.json.encode(facts).decode() if options.json else "\n".join(_lines(facts))
+    sys.stdout.write(said + "\n")
+    return 0
+
+
+def _path(options: ShowOptions) -> Path:
+    """Of the file that is named, or of the name's first one. Raises TurnpikeError."""
+    from broker.catalogue import Missing, entry_of, read_lock
+    from workers.models import DEMO
+
+    path = Path(options.model).expanduser()
+    if path.suffix == ".gguf" or path.exists():
+        return path
+    if options.model == DEMO.token:
+        return DEMO.path
+    locked = entry_of(options.model, read_lock(Path(options.lock_file)), options.lock_file)
+    folder = Path(options.models_dir).expanduser()
+    path = locked.path_in(folder, options.model)
+    if not path.exists():
+        raise Missing(options.model, f"{path.name} is not in {folder}: turnpike models pull {options.model}")
+    return path
+
+
+def _large(count: int, unit: str = "") -> str:
+    """1.78 G, 268 M."""
+    return f"{count / GB:.2f} G{unit}" if count >= GB else f"{count / 1e6:,.3g} M{unit}"
+
+
+def _lines(facts: ModelFacts) -> list[str]:
+    yes = {True: "yes", False: "no"}
+    low, high = facts.tokens_per_second
+    active = "" if facts.active_parameters == facts.parameters else f", {_large(facts.active_parameters)} active"
+    fits = f"up to {facts.largest_context:,} tokens fit" if facts.largest_context else "no context fits"
+    cells = [f"{facts.kv_bytes_per_token * 1000 / 1e6:.1f} MB for 1,000 tokens"]
+    if facts.window:
+        of_windows = facts.window_bytes_per_token * facts.window / 1e6
+        cells.append(f"{of_windows:.1f} MB at most for windows of {facts.window:,} tokens")
+    if facts.state_bytes:
+        cells.append(f"{facts.state_bytes / 1e6:.1f} MB a conversation for recurrent layers")
+    files = f" in {facts.files} files" if facts.files > 1 else ""
+    rows = {
+        "model": facts.name,
+        "architecture": f"{facts.architecture}, {facts.layers} layers, attention: {facts.memory}",
+        "parameters": f"{_large(facts.parameters)}{active}",
+        "quantisation": facts.quantization,
+        "size": f"{_large(facts.file_bytes, 'B')}{files}; {_large(facts.active_bytes, 'B')} are read for a token",
+        "trained for": f"{facts.context:,} tokens",
+        "template": f"{yes[facts.has_template]}; tools: {yes[facts.has_tools]}; thinking: {yes[facts.has_thinking]}",
+        "vocabulary": f"{facts.vocabulary}, {facts.vocabulary_tokens:,} tokens",
+        "licence": facts.licence,
+        "KV cache": ", ".join(cells),
+        "memory": f"{facts.planned_bytes / MIB:,.0f} MiB with a context of {facts.planned_context:,} tokens;"
+        f" of {facts.available_bytes / MIB:,.0f} MiB here {fits}",
+        "speed": f"{low} to {high} tokens/s at most on a Raspberry Pi 5",
+    }
+    return [f"{name + ':':<14} {value}" for name, value in rows.items()]

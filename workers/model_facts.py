@@ -1,0 +1,140 @@
+"""What a model's files say of it: kind, size, template, and what it takes and gives. For `turnpike models show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from workers.architectures import KNOWN
+from workers.engine.protocol import MAX_OUTPUTS
+from workers.gguf_header import Header, Tensor, Value
+from workers.machine.memory import ROUND_CTX, MemoryPlan, largest_ctx, plan_memory
+from workers.machine.model_plan import PI5_BANDWIDTH_BYTES
+from workers.machine.model_shape import active_bytes, active_parameters, num_parameters, shape_of
+from workers.model_file import answering_parts, header
+from workers.settings import WorkerSettings
+
+TEMPLATE_KEY = "tokenizer.chat_template"
+THINKING = ("<think", "enable_thinking", "reasoning_content", "thinking", "<|channel")
+FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4", 39: "NVFP4", 40: "Q1_0",
+}  # fmt: skip
+"""llama_ftype of llama.h, which a file has as general.file_type, by the names of llama-quantize."""
+CONVERSATION_TOKENS = 1000
+
+
+class ModelFacts(Struct, frozen=True):
+    """Of one model, on this machine. Bytes, tokens and parameters are counts."""
+
+    name: str
+    architecture: str
+    quantization: str
+    parameters: int
+    active_parameters: int
+    """Those that each token is computed with."""
+    files: int
+    file_bytes: int
+    active_bytes: int
+    """Of the weights, read for each token."""
+    context: int
+    """Tokens of the longest sequence that it was trained for."""
+    layers: int
+    memory: str
+    """full, sliding-window or recurrent, as in the catalogue."""
+    window: int
+    """Tokens; 0 where no layer has one."""
+    kv_bytes_per_token: int
+    """Of the layers that keep every token, in f16."""
+    window_bytes_per_token: int
+    state_bytes: int
+    """Of recurrent layers, for each sequence."""
+    has_template: bool
+    has_tools: bool
+    has_thinking: bool
+    vocabulary: str
+    vocabulary_tokens: int
+    licence: str
+    planned_context: int
+    planned_bytes: int
+    """What a worker with default settings and a context of `planned_context` tokens takes."""
+    available_bytes: int
+    largest_context: int
+    """That this machine has memory for; 0 where none."""
+    tokens_per_second: tuple[float, float]
+    """Of one conversation on a Raspberry Pi 5, at most, by what is read for a token."""
+
+
+def facts_of(path: Path, available: int) -> ModelFacts:
+    """Of a model of which one file is given, with `available` bytes for it. Raises ModelFileError."""
+    parts = answering_parts(path, KNOWN)
+    headers = [header(part) for part in parts]
+    first, tensors = headers[0], [tensor for one in headers for tensor in one.tensors]
+    values, shape = first.values, shape_of(first)
+    template = str(values.get(TEMPLATE_KEY, ""))
+    file_bytes = sum(one.file_bytes for one in headers)
+    context = _number(values, "context_length")
+    settings = WorkerSettings()
+
+    def plan(num_ctx: int) -> MemoryPlan:
+        return plan_memory(
+            shape,
+            file_bytes=file_bytes,
+            num_ctx=num_ctx,
+            num_ubatch=settings.num_ubatch,
+            max_outputs=MAX_OUTPUTS,
+            flash_attention=True,
+            num_slots=settings.num_slots,
+        )
+
+    read = active_bytes(first, tensors) + CONVERSATION_TOKENS * shape.bytes_per_young_token
+    low, high = PI5_BANDWIDTH_BYTES
+    return ModelFacts(
+        name=str(values.get("general.name", parts[0].stem)),
+        architecture=str(values["general.architecture"]),
+        quantization=_quantization(first, tensors),
+        parameters=num_parameters(tensors),
+        active_parameters=active_parameters(first, tensors),
+        files=len(parts),
+        file_bytes=file_bytes,
+        active_bytes=active_bytes(first, tensors),
+        context=context,
+        layers=shape.num_layers,
+        memory="recurrent" if shape.sequence_bytes else "sliding-window" if shape.window else "full",
+        window=shape.window,
+        kv_bytes_per_token=shape.bytes_per_token,
+        window_bytes_per_token=shape.window_bytes_per_token,
+        state_bytes=shape.sequence_bytes,
+        has_template=bool(template),
+        has_tools="tools" in template,
+        has_thinking=any(word in template for word in THINKING),
+        vocabulary=" ".join(
+            str(values[key]) for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre") if key in values
+        ),
+        vocabulary_tokens=shape.num_vocab,
+        licence=str(values.get("general.license", "not told by the file")),
+        planned_context=settings.num_ctx,
+        planned_bytes=plan(settings.num_ctx).total,
+        available_bytes=available,
+        largest_context=largest_ctx(plan, max(context, ROUND_CTX), available),
+        tokens_per_second=(round(low / read, 1), round(high / read, 1)),
+    )
+
+
+def _number(values: dict[str, Value], key: str) -> int:
+    found = values.get(f"{values['general.architecture']}.{key}", 0)
+    return int(found) if isinstance(found, int | float) else 0
+
+
+def _quantization(first: Header, tensors: list[Tensor]) -> str:
+    """As its writer says, else the type of most of its bytes."""
+    told = first.values.get("general.file_type")
+    if isinstance(told, int) and told in FILE_TYPES:
+        return FILE_TYPES[told]
+    by_type: dict[str, int] = {}
+    for tensor in tensors:
+        by_type[tensor.type] = by_type.get(tensor.type, 0) + tensor.num_bytes
+    return max(by_type, key=lambda kind: by_type[kind], default="unknown")
