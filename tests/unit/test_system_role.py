@@ -100,6 +100,11 @@ def test_messages_that_are_taken_stay_as_they_are() -> None:
     assert merged(said, "first")[0] == said[0]
 
 
+def test_what_no_message_of_the_users_follows_is_one_by_itself() -> None:
+    said = [{"role": role, "content": role} for role in ("user", "assistant", "system")]
+    assert merged(said, "nowhere")[1:] == [said[1], {"role": "user", "content": "system"}]
+
+
 @pytest.mark.skipif(not OTHERS, reason=f"no templates of llama.cpp's source in {FOLDER}: see TP_TEMPLATES")
 @pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
 async def test_every_template_of_others_is_told_all_system_messages(path: Path) -> None:

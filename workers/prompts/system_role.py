@@ -66,6 +66,8 @@ def merged(messages: list[dict[str, Any]], where: SystemRole) -> list[dict[str, 
             found[0] = message | {"content": _joined([found[0]["content"], message["content"]])}
         else:
             found.append(message)
+    if waiting:  # nothing of the user's follows: a message of its own
+        found.append({"role": "user", "content": _joined(waiting)})
     return found
 
 
