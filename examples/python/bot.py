@@ -61,10 +61,12 @@ class Bot:
 
 async def main(model: str, subject: str) -> None:
     stop = asyncio.Event()
-    troubles: list[Exception] = []
+    refused: list[Exception] = []
 
     async def on_error(error: Exception) -> None:
-        troubles.append(error)
+        if "permissions violation" in str(error).lower():
+            refused.append(error)
+            stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -78,11 +80,13 @@ async def main(model: str, subject: str) -> None:
                 group.create_task(bot.answer(request))
 
         await people.subscribe(subject, queue="turnpike-bot", cb=begin)
-        await people.flush()  # behind it the server has said whether the user may
-        if refused := [error for error in troubles if "permissions violation" in str(error).lower()]:
-            raise refused[0]
-        print(f"answering {subject}", flush=True)
+        await people.flush()  # nats-py sends a ping before what waits to be sent, as the subscription may …
+        await people.flush()  # … so it is behind the second that the server has said whether the user may
+        if not refused:
+            print(f"answering {subject}", flush=True)
         await stop.wait()
+        if refused:
+            raise refused[0]
         await people.drain()
 
 
