@@ -14,15 +14,8 @@ from benchmarks.own_worker import run
 from broker import codec, subjects
 from broker.messages import Chunk, HandedBack, Reply, Started, TokenLogprob
 from broker.subjects import TurnAddress
-from workers.assembly import assemble
-from workers.engine.loop import EngineLoop
-from workers.engine.power import Power
-from workers.kv.cache import OffloadCache
-from workers.prompts.history import History
-from workers.reporting.metrics import WorkerMetrics
-from workers.turns.jobs import GrammarCompiler
+from workers.assembly import Parts, assemble
 from workers.worker import Worker
-from workers.worker_options import WorkerOptions
 
 
 class PlainWriter:
@@ -59,20 +52,10 @@ class PlainWriter:
         self.num_chunks += 1
 
 
-def assemble_plain(
-    nc: NatsConnection,
-    loop: EngineLoop,
-    history: History,
-    grammars: GrammarCompiler,
-    options: WorkerOptions,
-    *,
-    cache: OffloadCache,
-    metrics: WorkerMetrics,
-    power: Power,
-) -> Worker:
+def assemble_plain(parts: Parts) -> Worker:
     """A worker as always, but for its writers."""
-    worker = assemble(nc, loop, history, grammars, options, cache=cache, metrics=metrics, power=power)
-    turns = dataclasses.replace(worker.turns, writer=lambda address: PlainWriter(nc, address, options.name))
+    worker = assemble(parts)
+    turns = dataclasses.replace(worker.turns, writer=lambda address: PlainWriter(parts.nc, address, parts.options.name))
     return dataclasses.replace(worker, turns=turns)
 
 

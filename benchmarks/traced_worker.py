@@ -7,21 +7,14 @@ import sys
 import time
 from pathlib import Path
 
-from nats.aio.client import Client as NatsConnection
-
 from benchmarks.own_worker import run
-from workers.assembly import assemble
+from workers.assembly import Parts, assemble
 from workers.engine.events import Event, Generated
 from workers.engine.loop import EngineLoop
-from workers.engine.power import Power
 from workers.engine_runner import EngineRunner
 from workers.kv.cache import OffloadCache
-from workers.prompts.history import History
-from workers.reporting.metrics import WorkerMetrics
 from workers.turns.in_hand import TurnsInHand
-from workers.turns.jobs import GrammarCompiler
 from workers.worker import Worker
-from workers.worker_options import WorkerOptions
 
 
 class TracedRunner(EngineRunner):
@@ -43,21 +36,10 @@ class Tracing:
 
     runner: TracedRunner | None = None
 
-    def assemble(
-        self,
-        nc: NatsConnection,
-        loop: EngineLoop,
-        history: History,
-        grammars: GrammarCompiler,
-        options: WorkerOptions,
-        *,
-        cache: OffloadCache,
-        metrics: WorkerMetrics,
-        power: Power,
-    ) -> Worker:
+    def assemble(self, parts: Parts) -> Worker:
         """A worker as always, but for its runner."""
-        worker = assemble(nc, loop, history, grammars, options, cache=cache, metrics=metrics, power=power)
-        self.runner = TracedRunner(loop, cache, worker.turns.in_hand, options.park_seconds)
+        worker = assemble(parts)
+        self.runner = TracedRunner(parts.loop, parts.cache, worker.turns.in_hand, parts.options.park_seconds)
         return dataclasses.replace(worker, engine=self.runner)
 
 

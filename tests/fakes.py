@@ -11,7 +11,7 @@ from typing import Any
 from nats.aio.client import Client as NatsConnection
 
 from broker.messages import Message, Sampling, TokenLogprob
-from workers.assembly import Assembly, assemble
+from workers.assembly import Assembly, Parts, assemble
 from workers.engine.calibration import UNMEASURED, Calibration
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
@@ -271,4 +271,4 @@ def fake_worker(
         clock=engine.clock,
     )
     history = history or History(FakeRenderer(), engine.vocabulary)
-    return assembly(nc, loop, history, NoGrammars(), options, cache=cache, metrics=metrics, power=power)
+    return assembly(Parts(nc, loop, history, NoGrammars(), options, cache, metrics, power))

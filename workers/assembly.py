@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from nats.aio.client import Client as NatsConnection
 
@@ -39,47 +40,39 @@ from workers.worker import Worker
 from workers.worker_options import WorkerOptions
 
 
-class Assembly(Protocol):
-    """Puts a worker together. `assemble` is one; a benchmark's exchanges a part."""
+@dataclass(frozen=True)
+class Parts:
+    """What a worker is put together from; the loop was made with this `cache`, `power` and `metrics.on_step`."""
 
-    def __call__(
-        self,
-        nc: NatsConnection,
-        loop: EngineLoop,
-        history: History,
-        grammars: GrammarCompiler,
-        options: WorkerOptions,
-        *,
-        cache: OffloadCache,
-        metrics: WorkerMetrics,
-        power: Power,
-    ) -> Worker: ...
+    nc: NatsConnection
+    loop: EngineLoop
+    history: History
+    grammars: GrammarCompiler
+    options: WorkerOptions
+    cache: OffloadCache
+    metrics: WorkerMetrics
+    power: Power
 
 
-def assemble(
-    nc: NatsConnection,
-    loop: EngineLoop,
-    history: History,
-    grammars: GrammarCompiler,
-    options: WorkerOptions,
-    *,
-    cache: OffloadCache,
-    metrics: WorkerMetrics,
-    power: Power,
-) -> Worker:
-    """A worker that was not started; `cache`, `metrics.on_step` and `power` are those that the loop was made with."""
+Assembly = Callable[[Parts], Worker]
+"""Puts a worker together. `assemble` is one; a benchmark's exchanges a part."""
+
+
+def assemble(parts: Parts) -> Worker:
+    """A worker that was not started."""
+    nc, loop, history, options, cache = parts.nc, parts.loop, parts.history, parts.options, parts.cache
     name, model, engine = options.name, options.model, loop.engine
     in_hand, recent = TurnsInHand(), RecentTurns()
     watch = Watch(nc, loop)
-    node = NodeListener(nc, options.node, power)
+    node = NodeListener(nc, options.node, parts.power)
     occupancy = Occupancy(engine.num_slots, can_preempt=cache.is_on)
     presence = Presence(nc, metadata(options, engine.max_sequence_tokens), look_seconds=options.look_seconds)
     load = LoadGauge(loop, occupancy, recent, presence, node)
-    peers = _peers(nc, loop, history, options, cache)
-    reporter = Reporter(nc, options, metrics, loop, cache, node, watch.rounds, lambda: peers.giver.given_bytes)
+    peers = _peers(parts)
+    reporter = Reporter(nc, options, parts.metrics, loop, cache, node, watch.rounds, lambda: peers.giver.given_bytes)
     queue, store = ModelQueue(nc, model), NatsTurnStore(nc, name)
     cancels = Cancels(queue, model, name, in_hand, loop.cancel)
-    jobs = JobMaker(history, grammars, engine.max_sequence_tokens, options.overflow)
+    jobs = JobMaker(history, parts.grammars, engine.max_sequence_tokens, options.overflow)
     turns = TurnHandler(
         in_hand=in_hand,
         admission=Admission(
@@ -112,14 +105,13 @@ def assemble(
     )
 
 
-def _peers(
-    nc: NatsConnection, loop: EngineLoop, history: History, options: WorkerOptions, cache: OffloadCache
-) -> Peers:
+def _peers(parts: Parts) -> Peers:
+    loop, options = parts.loop, parts.options
     return Peers(
-        nc,
+        parts.nc,
         loop,
-        cache,
-        history,
+        parts.cache,
+        parts.history,
         model=options.model,
         worker=options.name,
         fingerprint=options.state_fingerprint,

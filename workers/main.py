@@ -24,7 +24,7 @@ from broker.connection import Address, close, connect
 from broker.errors import TurnpikeError
 from broker.health import serve_health
 from broker.process import keep_the_heap_small
-from workers.assembly import Assembly, assemble
+from workers.assembly import Assembly, Parts, assemble
 from workers.chosen_file import known_sha256, model_path, model_token
 from workers.engine.calibration import Calibration, calibrate
 from workers.engine.checkpoints import CHECKPOINT_SHARE
@@ -326,7 +326,7 @@ async def _assemble(
     power = Power()
     loop = _engine_loop(loaded, config, cache, metrics, power)
     grammars = GrammarChecker(loaded.model.vocabulary.matcher_process)
-    return assembly(nc, loop, history, grammars, options, cache=cache, metrics=metrics, power=power)
+    return assembly(Parts(nc, loop, history, grammars, options, cache, metrics, power))
 
 
 def _options(loaded: LoadedModel, config: WorkerSettings, version: str, can: tuple[str, ...]) -> WorkerOptions:

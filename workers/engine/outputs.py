@@ -31,7 +31,7 @@ class Outputs:
         self, engine: Engine, emit: Callable[[Event], None], canonical_chunk: int, clock: Callable[[], float]
     ) -> None:
         self._engine = engine
-        self._tell = emit
+        self._deliver = emit
         self._canonical_chunk = canonical_chunk
         self._clock = clock
 
@@ -125,7 +125,7 @@ class Outputs:
 
     def _emit(self, active: ActiveJob, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]) -> None:
         if text or tokens:
-            self._tell(Generated(active.id, text, tokens, logprobs))
+            self._deliver(Generated(active.id, text, tokens, logprobs))
 
     # --- Scoring ---
 

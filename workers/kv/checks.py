@@ -36,15 +36,17 @@ class StateLayout:
 
     def check_announced(self, holding: Holding) -> None:
         """Checks what the directory says of a state, before its worker is asked. Raises WrongState."""
-        if holding.fingerprint != self.fingerprint:
-            raise WrongState("of another model or context", "fingerprint")
+        self._check_fingerprint(holding.fingerprint)
 
     def check_description(self, fingerprint: str, num_tokens: int, num_bytes: int) -> None:
         """Checks what a state is said to be. Raises WrongState."""
-        if fingerprint != self.fingerprint:
-            raise WrongState("of another model or context", "fingerprint")
+        self._check_fingerprint(fingerprint)
         if num_tokens <= 0 or num_bytes <= 0 or num_bytes != self.state_bytes(num_tokens):
             raise WrongState(f"{num_bytes} bytes for {num_tokens} tokens is not this model's shape", "fingerprint")
+
+    def _check_fingerprint(self, fingerprint: str) -> None:
+        if fingerprint != self.fingerprint:
+            raise WrongState("of another model or context", "fingerprint")
 
     def check_opened(self, opened: Opened, max_bytes: int) -> None:
         """Checks what a peer says that it has, before a byte of it is fetched. Raises WrongState."""
