@@ -1,12 +1,17 @@
-"""Text → tokens → text with the vocabularies of llama.cpp's source: as their authors say, and back to the byte."""
+"""Text → tokens → text with the vocabularies of llama.cpp's source: as their authors say, and back to the byte; and the
+ends of answers, which are never shown."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from broker.messages import Sampling
+from tests.real.scripted import answered
 from tests.real.vocabularies import (
     FILES,
     FOLDER,
@@ -92,3 +97,46 @@ def test_what_goes_on_from_an_answer_has_no_space_of_its_own(file: Path, vocabul
         found = vocabulary.tokenize(text, template_spans=[], add_bos=False)
         assert b"".join(map(vocabulary.piece, found)).decode() == text
         assert before or found == tokens, text
+
+
+# --- Ends ---
+
+
+SAMPLINGS = (
+    Sampling(),
+    Sampling(logprobs=5),
+    Sampling(temperature=1.0, top_k=40, seed=3),
+    Sampling(repeat_penalty=1.1, stop=("never said", "fan of node 8")),
+)
+
+
+def test_no_end_token_is_shown_and_each_ends_an_answer(vocabulary: LlamaVocabulary) -> None:
+    text = "Check the fan of node"
+    said = [[token] for token in without_bos(vocabulary, vocabulary.tokenize(text, template_spans=[], add_bos=True))]
+    expected = b"".join(vocabulary.piece(token) for (token,) in said).decode()
+    assert vocabulary.end_tokens
+    for end, sampling in itertools.product(vocabulary.end_tokens, SAMPLINGS):
+        told, reason = answered(vocabulary, [*said, [end]], sampling)
+        assert ("".join(event.text for event in told), reason) == (expected, "stop")
+        assert [token for event in told for token in event.tokens] == [token for (token,) in said]
+        pieces = [piece for event in told for one in event.logprobs for piece in (one.piece, *one.top_pieces)]
+        assert len(pieces) == (0 if sampling.logprobs is None else len(said) * 6)
+        assert vocabulary.text(end).encode() not in pieces
+        # Where it is not to end, the next likeliest token is taken.
+        ignored = msgspec.structs.replace(sampling, ignore_eos=True, max_tokens=len(said))
+        told, reason = answered(vocabulary, [[*vocabulary.end_tokens, *one][-4:] for one in said], ignored)
+        assert ("".join(event.text for event in told), reason) == (expected, "length")
+
+
+def test_control_tokens_within_an_answer_are_not_shown(vocabulary: LlamaVocabulary) -> None:
+    said = without_bos(vocabulary, vocabulary.tokenize("one two", template_spans=[], add_bos=True))
+    pieces = [vocabulary.piece(token) for token in said]
+    end = next(iter(vocabulary.end_tokens))
+    controls = [token for token in vocabulary.control_tokens.values() if not vocabulary.is_end(token)]
+    hidden = [token for token in controls if not vocabulary.piece(token)]
+    assert set(controls) == set(hidden), [vocabulary.text(token) for token in set(controls) - set(hidden)]
+    for control in hidden[:3]:
+        wanted = [[said[0]], [control], *([token] for token in said[1:]), [control], [end]]
+        told, _ = answered(vocabulary, wanted, Sampling(logprobs=2))
+        assert "".join(event.text for event in told) == b"".join(pieces).decode()
+        assert sum(len(event.tokens) for event in told) == len(said) + 2
