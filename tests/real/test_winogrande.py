@@ -52,7 +52,7 @@ THEIRS = {
 llama-perplexity -m FILE --winogrande -f ITEMS -t 1 -fa off -c 4096 -b 4096"""
 WITHIN = 0.06
 """Of a score, in nats a token: it puts sentences into one batch, and quantised weights round by the batch.
-Its own scores were 0.007 apart with -c 512, and llama.cpp's of a sentence of 800 tokens 0.125 between batches of 64 and of 512."""
+Its own scores were 0.007 apart with -c 512, and llama.cpp's of 800 tokens 0.125 between batches of 64 and of 512."""
 CHUNK = 64
 """Tokens that a deterministic worker computes at once."""
 
