@@ -45,6 +45,7 @@ from broker.messages import (
     Usage,
 )
 from broker.replies import understood_end
+from workers.kv.checks import StateLayout
 from workers.kv.disk import Disk
 from workers.kv.index import Key, KvEntry, packed
 from workers.machine.cores import Usage as Spent
@@ -184,9 +185,9 @@ class LaterRemembered(msgspec.Struct):
 def test_a_state_on_disk_is_of_use_without_what_a_later_release_remembers_of_it(tmp_path: Path) -> None:
     key = Key("c", "v")
     told = cast(Remembered, LaterRemembered([{"role": "tool", "content": "x"}], "x", packed([1])))
-    disk = Disk(tmp_path, 1000, "f", lambda n: 4 * n, lambda _: told)
+    disk = Disk(tmp_path, 1000, StateLayout("f", 0, 4), lambda _: told)
     disk.write(KvEntry(key, packed([1, 2]), 8, 0), bytes(8))
-    again = Disk(tmp_path, 1000, "f", lambda n: 4 * n)
+    again = Disk(tmp_path, 1000, StateLayout("f", 0, 4))
     adopted: list[Key] = []
     again.open(lambda key, _: adopted.append(key))
     assert adopted == []

@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.kv.cache import OffloadCache
+from workers.kv.checks import StateLayout
 from workers.kv.disk import MAGIC, Disk
 from workers.kv.index import Key, KvEntry, Tier, common_tokens, find, packed
 
 TOKENS = st.lists(st.integers(0, 3), max_size=40)
+LAYOUT = StateLayout("f", 0, 4)
 
 
 def offloaded(
@@ -23,12 +25,8 @@ def offloaded(
     return KvEntry(Key(client, name), packed(tokens), 4 * len(tokens) if num_bytes is None else num_bytes, canonical)
 
 
-def expected_bytes(num_tokens: int) -> int:
-    return 4 * num_tokens
-
-
 def state(tokens: list[int]) -> bytes:
-    return bytes(expected_bytes(len(tokens)))
+    return bytes(LAYOUT.state_bytes(len(tokens)))
 
 
 @given(TOKENS, TOKENS)
@@ -90,7 +88,7 @@ def test_the_cheapest_to_compute_for_its_bytes_goes_first_and_the_longest_unused
 
 
 def test_what_ram_has_no_room_for_is_written_and_found_on_disk(tmp_path: Path) -> None:
-    disk = Disk(tmp_path / "kv", 10_000, "f", expected_bytes)
+    disk = Disk(tmp_path / "kv", 10_000, LAYOUT)
     offload_cache = OffloadCache(500, disk)
     for number in range(3):
         tokens = [number] * 100
@@ -108,13 +106,13 @@ def test_what_ram_has_no_room_for_is_written_and_found_on_disk(tmp_path: Path) -
 
 
 def test_the_end_writes_what_is_in_memory_and_the_next_process_finds_it(tmp_path: Path) -> None:
-    offload_cache = OffloadCache(10_000, Disk(tmp_path, 10_000, "f", expected_bytes))
+    offload_cache = OffloadCache(10_000, Disk(tmp_path, 10_000, LAYOUT))
     conversations = {str(number): [number] * (50 + number) for number in range(5)}
     for name, tokens in conversations.items():
         offload_cache.offload(offloaded(name, tokens), state(tokens))
     assert offload_cache.flush(10) == 5
     offload_cache.close()
-    disk = Disk(tmp_path, 10_000, "f", expected_bytes)
+    disk = Disk(tmp_path, 10_000, LAYOUT)
     disk.open()
     again = OffloadCache(10_000, disk)
     for tokens in conversations.values():
@@ -139,13 +137,13 @@ def test_an_older_state_of_a_conversation_does_not_take_the_place_of_one_that_go
     assert entry is not None
     assert entry.num_tokens == num_kept
     kept, origin = cache.take(entry.key, keep=True) or (b"", "")
-    assert len(kept) == expected_bytes(num_kept)
+    assert len(kept) == LAYOUT.state_bytes(num_kept)
     assert origin == ("peer" if older == [7] * 50 and not canonical else "ram")
 
 
 @pytest.mark.parametrize("how", ["evicted", "flushed"])
 def test_nor_does_it_on_the_disk(tmp_path: Path, how: str) -> None:
-    disk = Disk(tmp_path, 10_000, "f", expected_bytes)
+    disk = Disk(tmp_path, 10_000, LAYOUT)
     disk.keep(longer := offloaded("x", [7] * 100), disk.write(longer, state([7] * 100)))
     cache = OffloadCache(500, disk)
     cache.offload(offloaded("x", [7] * 50), state([7] * 50))
@@ -153,7 +151,7 @@ def test_nor_does_it_on_the_disk(tmp_path: Path, how: str) -> None:
         cache.offload(offloaded("y", [1] * 100), state([1] * 100))
     assert cache.flush(10) == (2 if how == "evicted" else 1)
     cache.close()
-    again = Disk(tmp_path, 10_000, "f", expected_bytes)
+    again = Disk(tmp_path, 10_000, LAYOUT)
     again.open()
     assert again.tier[Key("c", "x")].num_tokens == 100
 
@@ -193,9 +191,9 @@ def test_a_file_that_is_not_what_it_says_is_removed_with_a_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     tokens = list(range(100))
-    path = Disk(tmp_path, 10_000, "f", expected_bytes).write(offloaded("x", tokens), state(tokens))
+    path = Disk(tmp_path, 10_000, LAYOUT).write(offloaded("x", tokens), state(tokens))
     path.write_bytes(broken(path.read_bytes(), how))
-    disk = Disk(tmp_path, 10_000, "f", expected_bytes)
+    disk = Disk(tmp_path, 10_000, LAYOUT)
     disk.open()
     assert len(disk.tier) == 0
     assert not path.exists()
@@ -204,9 +202,9 @@ def test_a_file_that_is_not_what_it_says_is_removed_with_a_line(
 
 def test_another_models_file_and_what_was_half_written_are_removed(tmp_path: Path) -> None:
     tokens = list(range(100))
-    Disk(tmp_path, 10_000, "other", expected_bytes).write(offloaded("x", tokens), state(tokens))
+    Disk(tmp_path, 10_000, StateLayout("other", 0, 4)).write(offloaded("x", tokens), state(tokens))
     (tmp_path / "left.kv.part").write_bytes(b"half")
-    Disk(tmp_path, 10_000, "f", expected_bytes).open()
+    Disk(tmp_path, 10_000, LAYOUT).open()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -214,7 +212,7 @@ def test_another_models_file_and_what_was_half_written_are_removed(tmp_path: Pat
 def test_no_flipped_bit_of_a_state_gets_through(tmp_path_factory: pytest.TempPathFactory, at: int, bit: int) -> None:
     folder = tmp_path_factory.mktemp("kv")
     tokens = list(range(100))
-    disk = Disk(folder, 10_000, "f", expected_bytes)
+    disk = Disk(folder, 10_000, LAYOUT)
     one = offloaded("x", tokens)
     path = disk.write(one, random.Random(0).randbytes(400))
     disk.keep(one, path)
@@ -225,7 +223,7 @@ def test_no_flipped_bit_of_a_state_gets_through(tmp_path_factory: pytest.TempPat
 
 
 def test_a_full_disk_costs_the_state_and_nothing_else(tmp_path: Path) -> None:
-    offload_cache = OffloadCache(500, Disk(tmp_path / "kv", 10_000, "f", expected_bytes))
+    offload_cache = OffloadCache(500, Disk(tmp_path / "kv", 10_000, LAYOUT))
     (tmp_path / "kv").rmdir()
     for number in range(3):
         offload_cache.offload(offloaded(str(number), [number] * 100), state([number] * 100))

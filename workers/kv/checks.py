@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from broker.messages import Holding, Opened, RecomputedFor
@@ -27,12 +26,32 @@ def checksum(tokens: bytes, state: bytes | bytearray) -> str:
 
 @dataclass(frozen=True)
 class StateLayout:
-    """What this worker's states are like, and whether another state is."""
+    """What this worker's states are like, and whether another state is. All but the fingerprint are bytes."""
 
     fingerprint: str
     """Of the model file and of all else that decides how a state is laid out."""
-    state_bytes: Callable[[int], int]
-    """How many bytes the state of so many tokens has."""
+    begin: int
+    """What each state has, however many tokens it is of: that of recurrent layers too."""
+    per_token: int
+    """In layers that keep all tokens."""
+    window: int = 0
+    """Tokens that some layers look back on; 0 where none does only that."""
+    per_window_token: int = 0
+    """In those layers."""
+
+    def state_bytes(self, num_tokens: int) -> int:
+        """How many bytes the state of so many tokens has, at most."""
+        return self.begin + num_tokens * self.per_token + min(num_tokens, self.window) * self.per_window_token
+
+    def _is_state(self, num_tokens: int, num_bytes: int) -> bool:
+        return num_bytes in self._with_window(num_tokens, self.begin + num_tokens * self.per_token)
+
+    def _with_window(self, num_tokens: int, num_bytes: int) -> tuple[int, int]:
+        """So many bytes and those of a window. The oldest of its tokens, on which the next one does not look back any
+        more, may have been left out."""
+        in_window = min(num_tokens, self.window), min(num_tokens, max(0, self.window - 1))
+        most, least = (num_bytes + each * self.per_window_token for each in in_window)
+        return most, least
 
     def check_announced(self, holding: Holding) -> None:
         """Checks what the directory says of a state, before its worker is asked. Raises WrongState."""
@@ -41,7 +60,7 @@ class StateLayout:
     def check_description(self, fingerprint: str, num_tokens: int, num_bytes: int) -> None:
         """Checks what a state is said to be. Raises WrongState."""
         self._check_fingerprint(fingerprint)
-        if num_tokens <= 0 or num_bytes <= 0 or num_bytes != self.state_bytes(num_tokens):
+        if num_tokens <= 0 or num_bytes <= 0 or not self._is_state(num_tokens, num_bytes):
             raise WrongState(f"{num_bytes} bytes for {num_tokens} tokens is not this model's shape", "fingerprint")
 
     def _check_fingerprint(self, fingerprint: str) -> None:

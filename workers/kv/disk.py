@@ -64,16 +64,14 @@ class Disk:
         self,
         folder: Path,
         max_bytes: int,
-        fingerprint: str,
-        expected_bytes: Callable[[int], int],
+        layout: StateLayout,
         recall: Callable[[Key], Remembered | None] = _nothing,
     ) -> None:
-        """`fingerprint` is of the model file and of all that decides how a state is laid out, `expected_bytes` says how
-        many bytes the state of so many tokens has, `recall` what is remembered of a conversation. Raises
+        """`layout` is what this worker's states are like, `recall` says what is remembered of a conversation. Raises
         TurnpikeError."""
         self._folder = folder
         self._recall = recall
-        self._layout = StateLayout(fingerprint, expected_bytes)
+        self._layout = layout
         self.tier = Tier(max_bytes)
         self._paths: dict[Key, Path] = {}
         self._lock: Lock | None = None
