@@ -17,6 +17,7 @@ from broker.messages import (
     Beacon,
     Cancel,
     Chunk,
+    CutPoint,
     DeadLetter,
     Done,
     Failed,
@@ -71,6 +72,7 @@ MESSAGES: list[tuple[msgspec.Struct, Any]] = [
     (FetchPart("t", 0, 9), FetchRequest),
     (FetchClose("t"), FetchRequest),
     (Opened("t", "f", packed([1]), 9, 0, "0" * 64), Opened | FetchRefused),
+    (Opened("t", "f", packed([1]), 9, 0, "0" * 64, cuts=(CutPoint(1, 9),)), Opened | FetchRefused),
     (StatePart(0, b"x"), StatePart | FetchRefused),
     (FetchRefused("gone"), StatePart | FetchRefused),
     (Points((Point("m", {"node": "n"}, {"x": 1.0}, 5),)), Points),
@@ -172,6 +174,13 @@ def test_what_a_later_peer_remembers_is_left_out_where_it_is_not_understood() ->
     assert (found.transfer, found.remembered) == ("t", None)
     with pytest.raises(InvalidMessage):
         codec.decode(later(Opened("t", "f", b"", 9, 0, "x"), tokens=5), Opened, optional=("remembered",))
+
+
+@pytest.mark.parametrize("odd", [5, [{"num_tokens": "all"}], [{"num_tokens": 1, "num_bytes": 9}] * 17])
+def test_checkpoints_of_a_later_peer_are_left_out_where_they_are_not_understood(odd: Any) -> None:
+    payload = later(Opened("t", "f", packed([1]), 9, 0, "0" * 64), cuts=odd)
+    found = codec.decode(payload, Opened | FetchRefused, optional=("remembered", "cuts"))
+    assert (found.transfer, found.cuts) == ("t", ())
 
 
 class LaterRemembered(msgspec.Struct):

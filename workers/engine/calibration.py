@@ -27,6 +27,7 @@ class Calibration:
     state_bytes_per_token: int = 0
     window: int = 0
     window_bytes_per_token: int = 0
+    checkpoint_begin_bytes: int = 0
 
     def costs(self) -> CostModel:
         """A cost model that begins with what was measured."""
@@ -42,6 +43,7 @@ class Calibration:
             self.state_bytes_per_token,
             self.window,
             self.window_bytes_per_token,
+            self.checkpoint_begin_bytes,
         )
 
 
@@ -78,8 +80,8 @@ def measure_threads(
     return seconds
 
 
-def _window_bytes(engine: Engine) -> int:
-    return engine.checkpoint_bytes(0) if engine.window else 0
+def _checkpoint_bytes(engine: Engine) -> int:
+    return 0 if engine.can_remove_part else engine.checkpoint_bytes(0)
 
 
 def calibrate(engine: Engine, clock: Callable[[], float] = time.perf_counter) -> Calibration:
@@ -92,10 +94,10 @@ def calibrate(engine: Engine, clock: Callable[[], float] = time.perf_counter) ->
         started = clock()
         engine.decode([Span(0, 0, _prompt(num_tokens), num_tokens - 1)])
         middle = clock()
-        first, in_window = engine.state_bytes(0), _window_bytes(engine)
+        first, checkpoint = engine.state_bytes(0), _checkpoint_bytes(engine)
         engine.decode([Span(0, num_tokens, (0,), num_tokens)])
         finished = clock()
-        each, each_in_window = engine.state_bytes(0) - first, _window_bytes(engine) - in_window
+        each, each_in_window = engine.state_bytes(0) - first, _checkpoint_bytes(engine) - checkpoint
         found = Calibration(
             max(middle - started, 1e-6) / num_tokens,
             max(finished - middle, 1e-6),
@@ -103,6 +105,7 @@ def calibrate(engine: Engine, clock: Callable[[], float] = time.perf_counter) ->
             each - each_in_window,
             engine.window,
             each_in_window,
+            checkpoint - each_in_window * num_tokens,
         )
     engine.truncate(0, 0)
     return found

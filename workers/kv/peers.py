@@ -54,7 +54,7 @@ class NatsPeerClient:
         try:
             answer = await self._nc.request(subjects.kv(worker), codec.encode(request), timeout=timeout)
             # What a later release remembers may be of messages that are not ours: the state is of use all the same.
-            found = codec.decode(answer.data, kind | FetchRefused, answer.headers, optional=("remembered",))
+            found = codec.decode(answer.data, kind | FetchRefused, answer.headers, optional=("remembered", "cuts"))
         except (nats.errors.Error, TimeoutError) as error:
             raise TransferFailed(f"the peer does not answer: {str(error) or type(error).__name__}") from None
         except InvalidMessage as error:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from broker.conversations import chain, name_of, next_name
-from broker.messages import Message, Remembered, Turn
+from broker.messages import Earlier, Message, Remembered, Turn
 from broker.messages.template_kwargs import canonical
 from workers.engine.protocol import Vocabulary
 from workers.kv.index import TOKEN_BYTES
@@ -228,19 +228,44 @@ class History:
         known = self._known.get((client, self._latest.get((client, conversation), "")))
         if known is None:
             return None
-        told = known.told
-        return Remembered(told.messages, told.prompt_text, known.packed_tokens, told.template_kwargs)
+        told, tokens = known.told, known.packed_tokens
+        return Remembered(
+            told.messages, told.prompt_text, tokens, told.template_kwargs, self._before(client, told, tokens)
+        )
+
+    def _before(self, client: str, told: _Told, tokens: bytes) -> Earlier | None:
+        """The answer before the last one, where it is known and the last one's prompt was made of it."""
+        names = [name for _, name in chain(told.messages)]
+        known = self._known.get((client, names[-2])) if len(names) > 1 else None
+        if known is None or not tokens.startswith(known.packed_tokens):
+            return None
+        earlier = known.told
+        is_its_beginning = told.prompt_text.startswith(earlier.prompt_text)
+        if not is_its_beginning or earlier.template_kwargs != told.template_kwargs:
+            return None
+        if earlier.messages != told.messages[: len(earlier.messages)]:
+            return None
+        return Earlier(len(earlier.messages), len(earlier.prompt_text), known.num_tokens)
 
     def adopt(self, client: str, conversation: str, remembered: Remembered) -> None:
         """Takes over what another worker, or process, remembered, unless more is known here."""
         known = self._known.get((client, self._latest.get((client, conversation), "")))
         num_known = known.num_messages if known is not None else 0
         if len(remembered.tokens) % TOKEN_BYTES == 0 and num_known < len(remembered.messages):
-            answer = remembered.messages[-1].content
-            if not ends_with(self._vocabulary, array("i", remembered.tokens), answer):
-                return  # an older release's, which remembered stop texts too
             told = _Told(remembered.messages, remembered.prompt_text, remembered.template_kwargs)
-            self._keep(client, _Known.of(told, remembered.tokens, conversation), told)
+            if (before := remembered.before) is not None:
+                earlier = _Told(
+                    told.messages[: before.num_messages],
+                    told.prompt_text[: before.num_characters],
+                    told.template_kwargs,
+                )
+                self._adopt(client, conversation, earlier, remembered.tokens[: before.num_tokens * TOKEN_BYTES])
+            self._adopt(client, conversation, told, remembered.tokens)
+
+    def _adopt(self, client: str, conversation: str, told: _Told, tokens: bytes) -> None:
+        # What does not end with its answer is an older release's, which remembered stop texts too.
+        if told.messages and ends_with(self._vocabulary, array("i", tokens), told.messages[-1].content):
+            self._keep(client, _Known.of(told, tokens, conversation), told)
 
     def _keep(self, client: str, known: _Known, told: _Told) -> None:
         said = name_of(told.messages)
