@@ -67,13 +67,13 @@ class Offloading:
         self.copy_seconds += self._clock() - started
         return (found.num_tokens, origin) if done else None
 
-    def keep_checkpoint(self, index: int, num_tokens: int) -> None:
+    def keep_checkpoint(self, index: int, num_tokens: int, *, is_passing: bool = False) -> None:
         """Copies what cannot be cut of a slot that has exactly so many tokens, where that is worth it."""
         checkpoints = self._slots.checkpoints
         if not checkpoints.is_on or not checkpoints.wants(index, num_tokens, self._engine.checkpoint_bytes(index)):
             return
         started = self._clock()
-        checkpoints.add(index, Checkpoint(num_tokens, self._engine.checkpoint(index), started))
+        checkpoints.add(index, Checkpoint(num_tokens, self._engine.checkpoint(index), started, is_passing))
         self.copy_seconds += self._clock() - started
 
     def cut(self, index: int, num_tokens: int) -> bool:
