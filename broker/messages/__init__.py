@@ -34,7 +34,8 @@ from broker.messages.states import (
     StatePart,
 )
 from broker.messages.telemetry import MAX_BATCH_POINTS, FieldValue, NodeState, Point, Points, RunEvent
-from broker.messages.turns import MAX_GRAMMAR_BYTES, Kind, Message, Role, Sampling, Turn, check_is_answerable
+from broker.messages.tools import CallDelta, NamedTool, Tool, ToolCall, ToolChoice
+from broker.messages.turns import MAX_GRAMMAR_BYTES, Kind, Message, Role, Sampling, Turn, check_messages
 
 __all__ = [
     "MAX_BATCH_POINTS",
@@ -44,6 +45,7 @@ __all__ = [
     "WIRE_VERSION",
     "Beacon",
     "CachedIn",
+    "CallDelta",
     "Cancel",
     "Chunk",
     "Count",
@@ -63,6 +65,7 @@ __all__ = [
     "Kind",
     "Leaving",
     "Message",
+    "NamedTool",
     "NodeState",
     "Opened",
     "Other",
@@ -83,9 +86,12 @@ __all__ = [
     "Timings",
     "Token",
     "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "ToolChoice",
     "Turn",
     "Usage",
     "Word",
-    "check_is_answerable",
+    "check_messages",
     "new_id",
 ]
