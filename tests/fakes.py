@@ -10,7 +10,7 @@ from typing import Any
 
 from nats.aio.client import Client as NatsConnection
 
-from broker.messages import Message, Sampling, TokenLogprob
+from broker.messages import Message, Sampling, TokenLogprob, Tool
 from workers.assembly import Assembly, Parts, assemble
 from workers.engine.calibration import UNMEASURED, Calibration
 from workers.engine.loop import EngineLoop
@@ -225,7 +225,11 @@ class FakeRenderer:
     """A template: `role: content` a line, then `assistant: `."""
 
     async def render(
-        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+        self,
+        messages: tuple[Message, ...],
+        exact: int = -1,
+        kwargs: dict[str, Any] | None = None,
+        tools: tuple[Tool, ...] = (),
     ) -> Rendered:
         text, contents = "", []
         for index, message in enumerate(messages):

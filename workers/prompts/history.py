@@ -16,10 +16,10 @@ import msgspec
 from msgspec import Struct
 
 from broker.conversations import chain, name_of, next_name
-from broker.messages import Message, Remembered, Turn
-from broker.messages.template_kwargs import canonical
+from broker.messages import Message, Remembered, Tool, ToolCall, Turn
 from workers.engine.protocol import Vocabulary
 from workers.kv.index import TOKEN_BYTES
+from workers.prompts.besides import given_besides, offered, variables, without_thoughts
 from workers.prompts.spoken import as_spoken, ends_with
 
 BLOCK_BYTES = 1024
@@ -57,10 +57,14 @@ class Renderer(Protocol):
     """Renders a conversation with the model's chat template. TemplateRenderer does, and so do the tests' fakes."""
 
     async def render(
-        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+        self,
+        messages: tuple[Message, ...],
+        exact: int = -1,
+        kwargs: dict[str, Any] | None = None,
+        tools: tuple[Tool, ...] = (),
     ) -> Rendered:
         """The prompt of a conversation, with the text of the message `exact` as it was said; `kwargs` are variables
-        for the template. Raises TurnRejected."""
+        for the template, `tools` what it offers. Raises TurnRejected."""
         ...
 
 
@@ -80,6 +84,7 @@ class _Told(Struct, frozen=True):
     messages: tuple[Message, ...]
     prompt_text: str
     template_kwargs: str = ""
+    """What its template was given besides the messages."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +128,9 @@ def without_oldest(messages: tuple[Message, ...]) -> tuple[Message, ...] | None:
 
 def _goes_on(turn: Turn, told: _Told) -> bool:
     """Whether the turn's prompt begins as that one did, by what both were made of."""
-    if canonical(turn.chat_template_kwargs) != told.template_kwargs:
+    if given_besides(turn) != told.template_kwargs:
         return False
-    return turn.messages[: len(told.messages)] == told.messages
+    return tuple(map(without_thoughts, turn.messages[: len(told.messages)])) == told.messages
 
 
 class History:
@@ -179,7 +184,7 @@ class History:
         return Prompt(rendered, [*known.tokens, *tail], known.num_tokens)
 
     async def _rendered(self, turn: Turn, exact: int = -1) -> Rendered:
-        return await self._renderer.render(turn.messages, exact, turn.chat_template_kwargs)
+        return await self._renderer.render(turn.messages, exact, variables(turn), offered(turn))
 
     def _last_known(self, client: str, turn: Turn) -> _Known | None:
         """Of the answers that the turn's history holds, the last one that was given here."""
@@ -203,15 +208,21 @@ class History:
             shared += 1
         return tokens, min(shared, len(tokens) - 1)
 
-    def remember(self, client: str, turn: Turn, prompt: Prompt, tokens: list[int], text: str) -> str:
-        """Notes an answer: `tokens` are the prompt's and the answer's, `text` what the client was sent. Returns the
-        name of the conversation that goes on from it."""
+    def remember(
+        self,
+        client: str,
+        turn: Turn,
+        prompt: Prompt,
+        tokens: list[int],
+        text: str,
+        calls: tuple[ToolCall, ...] = (),
+    ) -> str:
+        """Notes an answer: `tokens` are the prompt's and the answer's, `text` and `calls` what the client was sent.
+        Returns the name of the conversation that goes on from it."""
         num_prompt = len(prompt.tokens)
         tokens = tokens[:num_prompt] + as_spoken(self._vocabulary, tokens[num_prompt:], text)
-        told = _Told(
-            (*turn.messages, Message("assistant", text)), prompt.rendered.text, canonical(turn.chat_template_kwargs)
-        )
-        conversation = next_name(turn.conversation, turn.messages, text)
+        told = _Told((*turn.messages, Message("assistant", text, calls)), prompt.rendered.text, given_besides(turn))
+        conversation = next_name(turn.conversation, turn.messages, text, calls)
         # What it was before is kept for one turn more: another chat may say the same so far, or this one go back.
         for _, name in chain(turn.messages)[:-1]:
             self._forget((client, name))
