@@ -13,6 +13,7 @@ from workers.llama.shapes import Shape
 
 SHAPES = (
     Shape("wide", 768, 2, 8, 2, 2560, 1024, 4096),
+    Shape("wide-experts", 768, 2, 8, 2, 1024, 1024, 4096, num_experts=4),
     Shape("wide-swa", 768, 6, 8, 2, 2560, 1024, 4096, sliding_window=512),
     Shape("wide-hybrid", 768, 3, 8, 2, 2560, 1024, 4096, conv_length=3),
     Shape("wide-recurrent", 768, 2, 8, 2, 2560, 1024, 4096, state_size=16),

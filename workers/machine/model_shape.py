@@ -93,8 +93,10 @@ def shape_of(header: Header) -> KvShape:
 
 
 def _num_ff(keys: _Keys) -> int:
-    experts = keys.number("expert_feed_forward_length") * keys.number("expert_used_count")
-    return max(keys.number("feed_forward_length"), experts)
+    # Mixtral's experts are as wide as its files say of a layer that has none.
+    of_layer = keys.number("feed_forward_length")
+    experts = keys.number("expert_feed_forward_length", of_layer) * keys.number("expert_used_count")
+    return max(of_layer, experts)
 
 
 def _window(keys: _Keys) -> int:
