@@ -28,7 +28,8 @@ def kv_shape(entry: Entry) -> KvShape:
         entry.window,
         entry.window_bytes_per_token,
         entry.state_bytes,
-        work_bytes=2 * entry.state_bytes // num_layers,
+        # Twice the states of a layer, where three layers of four have one.
+        work_bytes=2 * entry.state_bytes // (num_layers * 3 // 4),
         num_inner=2 * num_embd if entry.state_bytes else 0,
         num_merges=num_vocab,
     )
