@@ -244,6 +244,14 @@ def die_with_parent() -> Callable[[], None]:
     return ask
 
 
+def pid_namespace() -> str:
+    """Of this process: process ids mean the same where it is the same. Empty where the system does not tell."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
 def keep_the_heap_small() -> None:
     """Has glibc keep one heap for all threads, and none of what is large in it; nothing where the C library is another.
 
