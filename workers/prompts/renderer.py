@@ -15,7 +15,7 @@ from broker.errors import TurnpikeError, TurnRejected
 from broker.messages import Message, Tool
 from broker.process import die_with_parent, terminate
 from workers.prompts.given import messages_for, tools_for
-from workers.prompts.history import Rendered
+from workers.prompts.rendered import Rendered
 from workers.prompts.system_role import SystemRole, system_role
 from workers.prompts.tools_form import ToolsForm, tools_form
 from workers.sandbox import LATE_SECONDS, Refusals, digest
