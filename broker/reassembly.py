@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 from msgspec.structs import replace
 
-from broker.messages import Chunk, Done, End, Other, Reply, Started, ToolCall
-from broker.messages.tools import as_deltas, grown, new_deltas
+from broker.messages import CallDelta, Chunk, Done, End, Other, Reply, Started, ToolCall
+from broker.messages.tools import grown, new_deltas
 
 
 class Reassembly:
@@ -102,15 +104,28 @@ class Reassembly:
             end.text[len(self.text) :],
             end.tokens[self.num_tokens :],
             reasoning=end.reasoning[len(self.reasoning) :],
-            calls=new_deltas(self.calls, as_deltas(end.tool_calls)),
+            calls=self._rest_of_calls(end),
         )
-        return self._told(chunk) or ([chunk] if is_void else [])
+        told = self._told(chunk) or ([chunk] if is_void else [])
+        self.calls = end.tool_calls  # without those that had begun and turned out to be none
+        return told
+
+    def _rest_of_calls(self, end: Done) -> tuple[CallDelta, ...]:
+        """What the end's calls have beyond what was read: each keeps its index, new ones come behind."""
+        known = {call.id: index for index, call in enumerate(self.calls)}
+        num_new = itertools.count(len(self.calls))
+        deltas = [
+            CallDelta(known[call.id], arguments=call.arguments)
+            if call.id in known
+            else CallDelta(next(num_new), call.id, call.name, call.arguments)
+            for call in end.tool_calls
+        ]
+        return new_deltas(self.calls, deltas)
 
     def _begins(self, end: Done) -> bool:
-        """Whether the end goes on from what was read."""
+        """Whether the end goes on from what was read. A call that it has not turned out to be none: it is text."""
         if not (end.text.startswith(self.text) and end.reasoning.startswith(self.reasoning)):
             return False
-        if len(end.tool_calls) < len(self.calls):
-            return False
-        pairs = zip(self.calls, end.tool_calls, strict=False)
+        known = {call.id: call for call in self.calls}
+        pairs = [(known[call.id], call) for call in end.tool_calls if call.id in known]
         return all(of_end.name == one.name and of_end.arguments.startswith(one.arguments) for one, of_end in pairs)

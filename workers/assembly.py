@@ -25,7 +25,7 @@ from workers.reporting.node import NodeListener
 from workers.reporting.presence import Presence, metadata
 from workers.reporting.reporter import Reporter
 from workers.turns.admission import Admission
-from workers.turns.answer_reader import AnswerReaders
+from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
 from workers.turns.handler import TurnHandler
 from workers.turns.in_hand import TurnsInHand
 from workers.turns.jobs import GrammarCompiler, JobMaker
@@ -53,7 +53,7 @@ class Parts:
     cache: OffloadCache
     metrics: WorkerMetrics
     power: Power
-    readers: AnswerReaders = AnswerReaders()
+    readers: AnswerReaders = ALL_TEXT
 
 
 Assembly = Callable[[Parts], Worker]
@@ -87,7 +87,6 @@ def assemble(parts: Parts) -> Worker:
             Remembering(history, loop, peers.directory),
             recent,
             parts.readers,
-            engine.vocabulary,
         ),
         settlement=Settlement(name, store, reporter, recent),
         engine=loop,

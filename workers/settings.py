@@ -10,6 +10,7 @@ from broker import subjects
 from broker.declaring import Setting, flag
 from broker.errors import InvalidName, SettingsError
 from broker.settings import HealthPort, Level, ModelSettings, Node
+from workers.calls import SYNTAXES
 from workers.prompts.chat_template import asked_for
 
 MAX_SLOTS = 256
@@ -98,6 +99,13 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
             metavar="none|today|YYYY-MM-DD",
         ),
     ] = None
+    tool_syntax: Annotated[
+        str | None,
+        Setting(
+            "how the model writes tool calls: hermes, mistral, llama3, … (default: as its template does)",
+            metavar="NAME",
+        ),
+    ] = None
     raw_as_text: Annotated[
         bool,
         Setting(
@@ -137,6 +145,8 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
                 asked_for(self.chat_template)
             except SettingsError as error:
                 problems += error.problems
+        if self.tool_syntax is not None and self.tool_syntax not in SYNTAXES:
+            problems.append(f"--tool-syntax: must be one of {', '.join(sorted(SYNTAXES))}, not {self.tool_syntax!r}")
         if self.template_date not in (None, "none", "today") and not _is_date(self.template_date):
             problems.append("--template-date: must be none, today or a date as 2026-11-26")
         if self.step_budget_seconds <= 0:

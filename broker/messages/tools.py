@@ -124,8 +124,3 @@ def new_deltas(calls: tuple[ToolCall, ...], deltas: Iterable[CallDelta]) -> tupl
         elif rest:
             found.append(CallDelta(delta.index, arguments=rest, offset=delta.offset + known))
     return tuple(found)
-
-
-def as_deltas(calls: tuple[ToolCall, ...]) -> tuple[CallDelta, ...]:
-    """Each call in one delta."""
-    return tuple(CallDelta(index, one.id, one.name, one.arguments) for index, one in enumerate(calls))

@@ -24,7 +24,7 @@ from broker.messages import (
     Turn,
     Usage,
 )
-from broker.messages.tools import as_deltas, grown
+from broker.messages.tools import grown
 from broker.reassembly import Reassembly
 from broker.replies import ReplyWriter, read_replies
 from broker.subjects import TurnAddress
@@ -197,13 +197,31 @@ async def test_another_worker_goes_on_within_a_call(found: list[Chunk], data: st
     assert (reader.attempt, reader.text, reader.reasoning, reader.calls) == (0, TEXT, THOUGHTS, CALLS)
 
 
-def test_an_end_with_other_calls_is_all_of_the_answer() -> None:
+def of(call: ToolCall, index: int = 0) -> CallDelta:
+    """The whole call in one delta."""
+    return CallDelta(index, call.id, call.name, call.arguments)
+
+
+def test_an_end_with_another_call_of_that_name_is_all_of_the_answer() -> None:
     reader = Reassembly()
-    read([Started(0, 0, "w1"), Chunk(1, 0, "", (1,), calls=as_deltas(CALLS[:1]))], reader)
-    other = msgspec.structs.replace(DONE, text="", reasoning="", tool_calls=(ToolCall("b", "radio", "{}"),))
-    told = reader.rest(other)
+    read([Started(0, 0, "w1"), Chunk(1, 0, "", (1,), calls=(of(CALLS[0]),))], reader)
+    other = (msgspec.structs.replace(CALLS[0], arguments='{"on": false}'),)
+    told = reader.rest(msgspec.structs.replace(DONE, text="", reasoning="", tool_calls=other))
     assert [one.attempt for one in told] == [1], "whoever reads drops what they had"
-    assert reader.calls == other.tool_calls
+    assert reader.calls == other
+
+
+def test_a_call_that_turned_out_to_be_none_is_in_no_end() -> None:
+    reader = Reassembly()
+    begun = CallDelta(1, "a9", "radio", '{"stat')
+    read([Started(0, 0, "w1"), Chunk(1, 0, "", (1,), calls=(of(CALLS[0]), begun))], reader)
+    end = msgspec.structs.replace(
+        DONE, text='<tool_call>{"stat', reasoning="", finish_reason="length", tool_calls=CALLS
+    )
+    told = reader.rest(end)
+    assert [(one.attempt, one.text) for one in told] == [(0, '<tool_call>{"stat')]
+    assert told[0].calls == (of(CALLS[1], 2),), "the index of what was begun is not used again"
+    assert reader.calls == CALLS
 
 
 async def test_a_call_that_is_too_large_for_a_message_comes_in_several() -> None:

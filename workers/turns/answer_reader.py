@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from broker.messages import CallDelta, ToolCall, Turn
@@ -12,6 +12,7 @@ from broker.messages.tools import MAX_CALLS, grown
 from workers.calls.deltas import Arguments, Broken, CallBegun, CallEnded, Delta, Reasoning, Text
 from workers.calls.parser import Parser
 from workers.calls.syntax import Syntax, Tool
+from workers.engine.detokenizer import Detokenizer
 
 _ID_CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 9
@@ -96,6 +97,19 @@ class AnswerReader:
         return known + sum(len(one.arguments) for one in calls if one.index == index)
 
 
+def joined(told: Sequence[Told]) -> Told:
+    """What several pieces add, as one."""
+    return Told(
+        "".join(one.text for one in told),
+        "".join(one.reasoning for one in told),
+        tuple(delta for one in told for delta in one.calls),
+    )
+
+
+def _no_text(token: int) -> bytes:
+    return b""
+
+
 @dataclass(frozen=True)
 class AnswerReaders:
     """Makes the readers of a model's answers. Without a `syntax`, a model's that has no chat template, all is text."""
@@ -103,12 +117,21 @@ class AnswerReaders:
     syntax: Syntax | None = None
     shown: Mapping[int, bytes] = field(default_factory=dict)
     """Control tokens that the syntax is written with, and their spelling: all others stay without a text."""
+    piece: Callable[[int], bytes] = _no_text
+    """A token's text as the vocabulary has it."""
 
     def reads(self, turn: Turn) -> bool:
         """Whether there is anything but text to be found in the turn's answer."""
         if self.syntax is None or turn.raw or turn.continuations:
             return False
         return self.syntax.thoughts is not None or (bool(turn.tools) and turn.tool_choice != "none")
+
+    def read_again(self, reader: AnswerReader, turn: Turn, tokens: Sequence[int]) -> Told:
+        """What an earlier worker has sent of the turn's answer, these tokens, by which the reader knows where in it it
+        stands. Text that may still become a stop text is held back, as it was then."""
+        detokenizer = Detokenizer(turn.sampling.stop)
+        told = [reader.feed(detokenizer.add(self.piece(token) or self.shown.get(token, b"")), 1) for token in tokens]
+        return joined(told)
 
     def of(self, turn: Turn, prompt: str) -> AnswerReader:
         """Of the turn's answer, which follows that prompt."""
@@ -122,3 +145,6 @@ class AnswerReaders:
             max_calls=MAX_CALLS if turn.parallel_tool_calls else 1,
         )
         return AnswerReader(turn.id, parser)
+
+
+ALL_TEXT = AnswerReaders()

@@ -11,7 +11,7 @@ from broker.messages import Sampling, Turn
 from broker.priorities import BATCH
 from workers.engine.events import Job
 from workers.prompts.history import History, Prompt, without_oldest
-from workers.turns.answer_reader import AnswerReaders
+from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
 from workers.turns.work import Work
 
 ROOM_TOKENS = 256
@@ -33,7 +33,12 @@ class JobMaker:
     """Makes jobs for an engine whose sequences hold `max_tokens` tokens at most."""
 
     def __init__(
-        self, history: History, grammars: GrammarCompiler, max_tokens: int, overflow: Overflow, readers: AnswerReaders
+        self,
+        history: History,
+        grammars: GrammarCompiler,
+        max_tokens: int,
+        overflow: Overflow,
+        readers: AnswerReaders = ALL_TEXT,
     ) -> None:
         self._history = history
         self._readers = readers

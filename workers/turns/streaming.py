@@ -9,12 +9,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from broker.messages import Done, Failed, Timings, TokenLogprob
-from workers.engine.detokenizer import Detokenizer
 from workers.engine.events import Event, Finished, Generated, Lost, Rejected, Seated
-from workers.engine.protocol import Vocabulary
 from workers.kv.fetcher import Offer
 from workers.prompts.history import Prompt
-from workers.turns.answer_reader import AnswerReader, AnswerReaders, Told
+from workers.turns.answer_reader import ALL_TEXT, AnswerReader, AnswerReaders, Told, joined
 from workers.turns.outcomes import Answered, Outcome, Returned
 from workers.turns.ports import Writer
 from workers.turns.recent import RecentTurns
@@ -40,11 +38,7 @@ class _Piece:
         if isinstance(batch[-1], Finished):
             told.append(reader.finish())
         return cls(
-            Told(
-                "".join(one.text for one in told),
-                "".join(one.reasoning for one in told),
-                tuple(delta for one in told for delta in one.calls),
-            ),
+            joined(told),
             tuple(token for event in made for token in event.tokens),
             tuple(logprob for event in made for logprob in event.logprobs),
         )
@@ -79,15 +73,13 @@ class Streaming:
         coalesce_seconds: float,
         remembering: Remembering,
         recent: RecentTurns,
-        readers: AnswerReaders,
-        vocabulary: Vocabulary,
+        readers: AnswerReaders = ALL_TEXT,
     ) -> None:
         self._worker = worker
         self._coalesce_seconds = coalesce_seconds
         self._remembering = remembering
         self._recent = recent
         self._readers = readers
-        self._vocabulary = vocabulary
 
     async def stream(self, work: Work, prompt: Prompt, writer: Writer, offer: Offer | None) -> Outcome:
         """Writes what the engine tells until it has told the end. Raises Fenced."""
@@ -95,21 +87,19 @@ class Streaming:
         async for batch in gathered(work, self._coalesce_seconds):
             piece = _Piece.of(batch, answer.reader)
             answer.add(piece)
+            if isinstance(first := batch[0], Seated):
+                answer.queue_wait += first.waited_seconds
             match batch[-1]:
                 case Lost():
                     return Returned()
                 case Rejected(code=code, detail=detail, retryable=retryable):
                     return Answered(Failed(code, detail, retryable, self._worker, writer.attempt))
-                case Seated():
-                    answer.queue_wait = work.queue_wait
                 case _:
                     pass
             if piece:
                 work.notes.token_sent()
                 told = piece.told
-                await writer.write(
-                    told.text, piece.tokens, piece.logprobs, reasoning=told.reasoning, calls=told.calls
-                )
+                await writer.write(told.text, piece.tokens, piece.logprobs, reasoning=told.reasoning, calls=told.calls)
             if isinstance(end := batch[-1], Finished):
                 return Answered(await self._finish(work, prompt, writer, offer, answer, end))
         raise AssertionError("the events ended without an end")
@@ -117,17 +107,11 @@ class Streaming:
     def _begun(self, work: Work, prompt: Prompt, writer: Writer) -> _Answer:
         """The answer where it is gone on with: what an earlier worker sent is read again, for where it stands in it."""
         reader = self._readers.of(work.turn, prompt.rendered.text)
-        answer = _Answer(reader, [writer.resumed_text], [], list(writer.resumed_tokens), work.queue_wait)
-        if not self._readers.reads(work.turn):
-            return answer
-        detokenizer = Detokenizer(work.turn.sampling.stop)
-        told = []
-        for token in writer.resumed_tokens:
-            piece = self._vocabulary.piece(token) or self._readers.shown.get(token, b"")
-            told.append(reader.feed(detokenizer.add(piece), 1))
-        answer.text = [one.text for one in told]
-        answer.reasoning = [one.reasoning for one in told]
-        return answer
+        tokens = writer.resumed_tokens
+        told = Told(writer.resumed_text)
+        if self._readers.reads(work.turn):
+            told = self._readers.read_again(reader, work.turn, tokens)
+        return _Answer(reader, [told.text], [told.reasoning], list(tokens), work.queue_wait)
 
     async def _finish(
         self, work: Work, prompt: Prompt, writer: Writer, offer: Offer | None, answer: _Answer, end: Finished
