@@ -21,7 +21,8 @@ from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.kv.cache import OffloadCache
 from workers.kv.index import packed
-from workers.prompts.history import History, Rendered
+from workers.prompts.history import History
+from workers.prompts.rendered import Rendered
 from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.worker import Worker
 from workers.worker_options import WorkerOptions

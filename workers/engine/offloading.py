@@ -103,13 +103,13 @@ class Offloading:
             return True
         return num_tokens in checkpoints and self._engine.rewind(index, num_tokens, checkpoints[num_tokens])
 
-    def keep_checkpoint(self, index: int, num_tokens: int) -> None:
+    def keep_checkpoint(self, index: int, num_tokens: int, *, is_passing: bool = False) -> None:
         """Copies what cannot be cut of a slot that has exactly so many tokens, where that is worth it."""
         checkpoints = self._slots.checkpoints
         if not checkpoints.is_on or not checkpoints.wants(index, num_tokens, self._engine.checkpoint_bytes(index)):
             return
         started = self._clock()
-        checkpoints.add(index, Checkpoint(num_tokens, self._engine.checkpoint(index), started))
+        checkpoints.add(index, Checkpoint(num_tokens, self._engine.checkpoint(index), started, is_passing))
         self.copy_seconds += self._clock() - started
 
     def cut(self, index: int, num_tokens: int) -> bool:

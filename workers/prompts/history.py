@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -20,6 +20,8 @@ from broker.messages import Earlier, Message, Remembered, Turn
 from broker.messages.template_kwargs import canonical
 from workers.engine.protocol import Vocabulary
 from workers.kv.index import TOKEN_BYTES
+from workers.prompts.boundaries import boundaries
+from workers.prompts.rendered import Rendered
 from workers.prompts.spoken import as_spoken, ends_with
 
 BLOCK_BYTES = 1024
@@ -31,26 +33,6 @@ def block_size(num_bytes: int) -> int:
     while size < num_bytes:
         size *= 2
     return size // 4 * 3 if size // 4 * 3 >= max(num_bytes, BLOCK_BYTES) else size
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A prompt's text and where in it contents stand: (message index, start, end)."""
-
-    text: str
-    contents: list[tuple[int, int, int]]
-
-    def template_spans(self, start: int = 0) -> list[tuple[int, int]]:
-        """The rest: what the template wrote, in positions from `start` on."""
-        spans = []
-        at = start
-        for _, begin, end in self.contents:
-            if end <= start:
-                continue
-            spans.append((at - start, max(begin, start) - start))
-            at = end
-        spans.append((at - start, len(self.text) - start))
-        return spans
 
 
 class Renderer(Protocol):
@@ -72,6 +54,8 @@ class Prompt:
     tokens: list[int]
     num_known: int = 0
     """Of these, those of the conversation's last turn here: likely still in the cache."""
+    boundaries: tuple[int, ...] = ()
+    """Positions in the tokens that other conversations, or this one, come back to; empty where nobody asks for them."""
 
 
 class _Told(Struct, frozen=True):
@@ -138,12 +122,16 @@ class History:
         *,
         max_tokens: int = 2_000_000,
         raw_as_text: bool = False,
+        has_boundaries: bool = False,
     ) -> None:
-        """With `raw_as_text` no control token is recognised in a raw prompt. By default all are, as it is the client's
+        """With `has_boundaries` a chat's prompts say where conversations part in them.
+
+        With `raw_as_text` no control token is recognised in a raw prompt. By default all are, as it is the client's
         own from end to end; but none in one that is scored: what is compared there are texts."""
         self._renderer = renderer
         self._vocabulary = vocabulary
         self._raw_as_text = raw_as_text
+        self._has_boundaries = has_boundaries
         self._max_tokens = max_tokens
         self._num_tokens = 0
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
@@ -164,19 +152,20 @@ class History:
         known = self._last_known(client, turn)
         told = known.told if known is not None else None
         if known is None or told is None or not _goes_on(turn, told):
-            return self._tokenized(await self._rendered(turn))
+            return self._chat(turn, await self._rendered(turn))
         answer = len(told.messages) - 1
         rendered = await self._rendered(turn, exact=answer)
         said = told.messages[answer].content
         place = next((place for place in rendered.contents if place[0] == answer), None)
         if place is None or rendered.text[: place[1]] != told.prompt_text or rendered.text[place[1] : place[2]] != said:
             # The template tells history otherwise than it was told at the time.
-            return self._tokenized(await self._rendered(turn))
+            return self._chat(turn, await self._rendered(turn))
         rest = place[2]
         tail = self._vocabulary.tokenize(
             rendered.text[rest:], template_spans=rendered.template_spans(rest), add_bos=False
         )
-        return Prompt(rendered, [*known.tokens, *tail], known.num_tokens)
+        prompt = Prompt(rendered, [*known.tokens, *tail], known.num_tokens)
+        return self._with_boundaries(turn, prompt, known_text=rest)
 
     async def _rendered(self, turn: Turn, exact: int = -1) -> Rendered:
         return await self._renderer.render(turn.messages, exact, turn.chat_template_kwargs)
@@ -189,6 +178,22 @@ class History:
     def _tokenized(self, rendered: Rendered) -> Prompt:
         spans = rendered.template_spans()
         return Prompt(rendered, self._vocabulary.tokenize(rendered.text, template_spans=spans, add_bos=True))
+
+    def _chat(self, turn: Turn, rendered: Rendered) -> Prompt:
+        return self._with_boundaries(turn, self._tokenized(rendered))
+
+    def _with_boundaries(self, turn: Turn, prompt: Prompt, known_text: int = 0) -> Prompt:
+        if not self._has_boundaries:
+            return prompt
+        found = boundaries(
+            self._vocabulary,
+            prompt.rendered,
+            turn.messages,
+            prompt.tokens,
+            num_known=prompt.num_known,
+            known_text=known_text,
+        )
+        return replace(prompt, boundaries=found)
 
     def continuation(self, prompt: Prompt, text: str) -> tuple[list[int], int]:
         """The tokens of prompt and answer `text`, tokenised as one, and at which one the answer begins."""
