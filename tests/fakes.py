@@ -27,7 +27,7 @@ from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.worker import Worker
 from workers.worker_options import WorkerOptions
 
-CHECKPOINT_BYTES = 1 << 20
+CHECKPOINT_BYTES = 1 << 24
 END = 0
 FIRST = 3
 

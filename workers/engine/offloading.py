@@ -14,8 +14,7 @@ from workers.kv.index import Key, KvEntry, PrefixMatch, packed, split
 MIN_RESTORED_TOKENS = 8
 """So many tokens more than the context has are worth a copy in memory: it takes what one or two take to compute."""
 
-NUM_LATEST = 3
-MAX_CARRIED = NUM_LATEST + 1
+MAX_CARRIED = 4
 """Checkpoints that go with a state."""
 
 Export = tuple[KvEntry, State] | None
@@ -28,7 +27,7 @@ def carried(of_slot: list[Checkpoint], num_tokens: int, room: int) -> list[Check
     positions = [0, *(one.num_tokens for one in of_slot)]
     saved = {id(one): one.num_tokens - before for before, one in zip(positions, of_slot, strict=False)}
     usable = [one for one in of_slot if one.num_tokens < num_tokens]
-    latest, others = usable[-NUM_LATEST:], usable[:-NUM_LATEST]
+    latest, others = usable[1 - MAX_CARRIED :], usable[: 1 - MAX_CARRIED]
     found: list[Checkpoint] = []
     for one in [*reversed(latest), *sorted(others, key=lambda one: -saved[id(one)])][:MAX_CARRIED]:
         if len(one.state) <= room:
