@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -57,10 +58,10 @@ class Renderer(Protocol):
     """Renders a conversation with the model's chat template. TemplateRenderer does, and so do the tests' fakes."""
 
     async def render(
-        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+        self, messages: tuple[Message, ...], exact: Collection[int] = (), kwargs: dict[str, Any] | None = None
     ) -> Rendered:
-        """The prompt of a conversation, with the text of the message `exact` as it was said; `kwargs` are variables
-        for the template. Raises TurnRejected."""
+        """The prompt of a conversation, with the texts of the messages `exact` as they were said; `kwargs` are
+        variables for the template. Raises TurnRejected."""
         ...
 
 
@@ -72,6 +73,9 @@ class Prompt:
     tokens: list[int]
     num_known: int = 0
     """Of these, those of the conversation's last turn here: likely still in the cache."""
+    num_told_anew: int = 0
+    """Of its messages, those that the template told as it likes. Answers behind them are in it as they were generated,
+    with the white space around them."""
 
 
 class _Told(Struct, frozen=True):
@@ -80,6 +84,7 @@ class _Told(Struct, frozen=True):
     messages: tuple[Message, ...]
     prompt_text: str
     template_kwargs: str = ""
+    num_told_anew: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,21 +169,25 @@ class History:
         known = self._last_known(client, turn)
         told = known.told if known is not None else None
         if known is None or told is None or not _goes_on(turn, told):
-            return self._tokenized(await self._rendered(turn))
+            return await self._told_anew(turn)
         answer = len(told.messages) - 1
-        rendered = await self._rendered(turn, exact=answer)
+        exact = [index for index in range(told.num_told_anew, answer + 1) if told.messages[index].role == "assistant"]
+        rendered = await self._rendered(turn, exact)
         said = told.messages[answer].content
         place = next((place for place in rendered.contents if place[0] == answer), None)
         if place is None or rendered.text[: place[1]] != told.prompt_text or rendered.text[place[1] : place[2]] != said:
             # The template tells history otherwise than it was told at the time.
-            return self._tokenized(await self._rendered(turn))
+            return await self._told_anew(turn)
         rest = place[2]
         tail = self._vocabulary.tokenize(
             rendered.text[rest:], template_spans=rendered.template_spans(rest), add_bos=False
         )
-        return Prompt(rendered, [*known.tokens, *tail], known.num_tokens)
+        return Prompt(rendered, [*known.tokens, *tail], known.num_tokens, told.num_told_anew)
 
-    async def _rendered(self, turn: Turn, exact: int = -1) -> Rendered:
+    async def _told_anew(self, turn: Turn) -> Prompt:
+        return replace(self._tokenized(await self._rendered(turn)), num_told_anew=len(turn.messages))
+
+    async def _rendered(self, turn: Turn, exact: Collection[int] = ()) -> Rendered:
         return await self._renderer.render(turn.messages, exact, turn.chat_template_kwargs)
 
     def _last_known(self, client: str, turn: Turn) -> _Known | None:
@@ -209,7 +218,10 @@ class History:
         num_prompt = len(prompt.tokens)
         tokens = tokens[:num_prompt] + as_spoken(self._vocabulary, tokens[num_prompt:], text)
         told = _Told(
-            (*turn.messages, Message("assistant", text)), prompt.rendered.text, canonical(turn.chat_template_kwargs)
+            (*turn.messages, Message("assistant", text)),
+            prompt.rendered.text,
+            canonical(turn.chat_template_kwargs),
+            prompt.num_told_anew,
         )
         conversation = next_name(turn.conversation, turn.messages, text)
         # What it was before is kept for one turn more: another chat may say the same so far, or this one go back.
@@ -229,7 +241,9 @@ class History:
         if known is None:
             return None
         told = known.told
-        return Remembered(told.messages, told.prompt_text, known.packed_tokens, told.template_kwargs)
+        return Remembered(
+            told.messages, told.prompt_text, known.packed_tokens, told.template_kwargs, told.num_told_anew
+        )
 
     def adopt(self, client: str, conversation: str, remembered: Remembered) -> None:
         """Takes over what another worker, or process, remembered, unless more is known here."""
@@ -239,7 +253,10 @@ class History:
             answer = remembered.messages[-1].content
             if not ends_with(self._vocabulary, array("i", remembered.tokens), answer):
                 return  # an older release's, which remembered stop texts too
-            told = _Told(remembered.messages, remembered.prompt_text, remembered.template_kwargs)
+            num_told_anew = remembered.num_told_anew
+            if num_told_anew is None:
+                num_told_anew = len(remembered.messages) - 1  # an older release's
+            told = _Told(remembered.messages, remembered.prompt_text, remembered.template_kwargs, num_told_anew)
             self._keep(client, _Known.of(told, remembered.tokens, conversation), told)
 
     def _keep(self, client: str, known: _Known, told: _Told) -> None:
