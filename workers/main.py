@@ -108,7 +108,7 @@ async def serve(
             eos_token=vocabulary.text(vocabulary.eos),
             date=config.template_date or ("none" if config.deterministic else "today"),
         )
-        history = History(renderer, vocabulary, raw_as_text=config.raw_as_text)
+        history = History(renderer, vocabulary, raw_as_text=config.raw_as_text, by_text=config.deterministic)
         cache = await _open_cache(loaded, config, history, stop, cleanup)
         await renderer.start()
         try:

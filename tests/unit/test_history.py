@@ -52,6 +52,16 @@ async def test_another_client_or_another_past_is_tokenised_anew() -> None:
         assert prompt.tokens[len(first.tokens) : len(first.tokens) + 2] != [100, 101]
 
 
+async def test_by_text_a_prompt_is_the_same_for_whoever_remembers_the_conversation_and_for_whoever_does_not() -> None:
+    history, other = (History(FakeRenderer(), Retokenizing(), by_text=True) for _ in range(2))
+    first = await history.prompt("alice", turn("hi"))
+    history.remember("alice", turn("hi"), first, [*first.tokens, ord("x") + 3, ord("a") + 3, ord("b") + 3], "xab")
+    second = turn("hi", "xab", "more")
+    prompt = await history.prompt("alice", second)
+    assert prompt.tokens == (await other.prompt("alice", second)).tokens
+    assert prompt.num_known == len(first.tokens) + 1
+
+
 TRIMMING = "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}\n{% endfor %}assistant: "
 
 

@@ -20,6 +20,7 @@ from broker.conversations import chain, name_of, next_name
 from broker.messages import Message, Remembered, Turn
 from broker.messages.template_kwargs import canonical
 from workers.engine.protocol import Vocabulary
+from workers.engine.slots import common_prefix
 from workers.kv.index import TOKEN_BYTES
 from workers.prompts.spoken import as_spoken, ends_with
 
@@ -143,12 +144,18 @@ class History:
         *,
         max_tokens: int = 2_000_000,
         raw_as_text: bool = False,
+        by_text: bool = False,
     ) -> None:
-        """With `raw_as_text` no control token is recognised in a raw prompt. By default all are, as it is the client's
-        own from end to end; but none in one that is scored: what is compared there are texts."""
+        """With `by_text` a prompt is made of what the messages say and of nothing else: then the same turn is the same
+        tokens with every worker, also one that remembers nothing.
+
+        With `raw_as_text` no control token is recognised in a raw prompt. By default all are, as it is the client's own
+        from end to end; but none in one that is scored: what is compared there are texts.
+        """
         self._renderer = renderer
         self._vocabulary = vocabulary
         self._raw_as_text = raw_as_text
+        self._by_text = by_text
         self._max_tokens = max_tokens
         self._num_tokens = 0
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
@@ -170,6 +177,9 @@ class History:
         told = known.told if known is not None else None
         if known is None or told is None or not _goes_on(turn, told):
             return await self._told_anew(turn)
+        if self._by_text:
+            prompt = await self._told_anew(turn)
+            return replace(prompt, num_known=common_prefix(prompt.tokens, known.tokens))
         answer = len(told.messages) - 1
         exact = [index for index in range(told.num_told_anew, answer + 1) if told.messages[index].role == "assistant"]
         rendered = await self._rendered(turn, exact)
