@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 import time
 from array import array
@@ -21,11 +22,13 @@ from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.kv.cache import OffloadCache
 from workers.kv.index import packed
-from workers.prompts.history import History, Rendered
+from workers.prompts.history import History
+from workers.prompts.rendered import Rendered
 from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.worker import Worker
 from workers.worker_options import WorkerOptions
 
+CHECKPOINT_BYTES = 1 << 20
 END = 0
 FIRST = 3
 
@@ -180,10 +183,13 @@ class FakeEngine:
         return 100
 
     def checkpoint(self, slot: int) -> State:
-        return packed(self.cells[slot]).ljust(100)
+        return self._digest(self.cells[slot])
+
+    def _digest(self, tokens: list[int]) -> bytes:
+        return hashlib.sha256(packed(tokens)).digest().ljust(100)
 
     def rewind(self, slot: int, num_tokens: int, checkpoint: State) -> bool:
-        assert packed(self.cells[slot][:num_tokens]).ljust(100) == checkpoint, "a checkpoint of other tokens"
+        assert self._digest(self.cells[slot][:num_tokens]) == checkpoint, "a checkpoint of other tokens"
         del self.cells[slot][num_tokens:]
         return True
 
@@ -208,9 +214,9 @@ class FakeEngine:
     def state_bytes(self, slot: int) -> int:
         return 8 + 4 * len(self.cells[slot])
 
-    def save(self, slot: int) -> State:
+    def save(self, slot: int) -> bytearray:
         self.num_saved += 1
-        return b"fake    " + packed(self.cells[slot])
+        return bytearray(b"fake    " + packed(self.cells[slot]))
 
     def restore(self, slot: int, state: State) -> bool:
         assert not self.cells[slot]
@@ -260,7 +266,9 @@ def fake_worker(
     scheduler = Scheduler(
         budget=0.25, max_batch_tokens=512, max_batch_outputs=engine.max_batch_outputs, costs=calibration.costs()
     )
-    slots = Slots(engine.num_slots, engine.num_ctx)
+    slots = Slots(
+        engine.num_slots, engine.num_ctx, can_remove_part=engine.can_remove_part, checkpoint_bytes=CHECKPOINT_BYTES
+    )
     loop = EngineLoop(
         engine,
         scheduler,

@@ -14,12 +14,9 @@ KEY = Key("alice", "c")
 FINGERPRINT = "f"
 
 
-def state_bytes(num_tokens: int) -> int:
-    """As tests.fakes.FakeEngine has it."""
-    return 8 + 4 * num_tokens
-
-
-LAYOUT = StateLayout(FINGERPRINT, state_bytes)
+LAYOUT = StateLayout(FINGERPRINT, 8, 4)
+"""As tests.fakes.FakeEngine has it."""
+state_bytes = LAYOUT.state_bytes
 
 
 def state_of(tokens: list[int]) -> tuple[KvEntry, State]:

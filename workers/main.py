@@ -108,7 +108,13 @@ async def serve(
             eos_token=vocabulary.text(vocabulary.eos),
             date=config.template_date or ("none" if config.deterministic else "today"),
         )
-        history = History(renderer, vocabulary, raw_as_text=config.raw_as_text, by_text=config.deterministic)
+        history = History(
+            renderer,
+            vocabulary,
+            raw_as_text=config.raw_as_text,
+            by_text=config.deterministic,
+            has_boundaries=_checkpoint_bytes(loaded) > 0,
+        )
         cache = await _open_cache(loaded, config, history, stop, cleanup)
         await renderer.start()
         try:
@@ -236,13 +242,11 @@ async def _open_cache(
 ) -> OffloadCache:
     """RAM's share of the plan, and the disk where it is wanted, with what an earlier process left there."""
     disk = None
-    # The state of a window has no length that its number of tokens tells: none could be checked by it.
-    if config.disk_bytes and not loaded.engine.window:
+    if config.disk_bytes:
         disk = Disk(
             Path(config.kv_dir or f"{config.data_dir}/kv").expanduser() / loaded.name,
             config.disk_bytes,
-            loaded.layout,
-            loaded.calibration.state_bytes,
+            loaded.calibration.layout(loaded.layout),
             lambda key: history.recall(key.client, key.conversation),
         )
         cleanup.callback(disk.close)

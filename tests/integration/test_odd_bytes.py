@@ -19,7 +19,8 @@ from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine, FakeRenderer
 from tests.integration.conftest import StartWorker
 from tests.raw_nats import raw_client
-from workers.prompts.history import History, Rendered
+from workers.prompts.history import History
+from workers.prompts.rendered import Rendered
 
 CANCEL = b"cancel.local.turn.t"
 ODD = {

@@ -27,7 +27,7 @@ from producers.gateway.seen import STALE_SECONDS, Seen
 from producers.routing.policies import Routes, choose
 from tests.fakes import FakeEngine, FakeRenderer
 from tests.integration.conftest import StartWorker
-from workers.prompts.history import Rendered
+from workers.prompts.rendered import Rendered
 from workers.reporting.presence import abilities
 
 SECONDS = 20

@@ -35,6 +35,7 @@ from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine, FakeRenderer
 from tests.integration.conftest import Running, StartWorker
 from tests.integration.test_offloading import Conversation as Talk
+from tests.kv_fakes import LAYOUT
 from tests.support import eventually
 from workers.kv.cache import OffloadCache
 from workers.kv.checks import checksum
@@ -119,7 +120,7 @@ async def test_a_worker_that_was_started_anew_gives_what_is_on_its_disk_and_reme
     conversation = Conversation(client)
     engine = slow_engine()
     old = History(FakeRenderer(), engine.vocabulary)
-    disk = Disk(tmp_path, 1_000_000, "f", lambda n: 8 + 4 * n, lambda key: old.recall(key.client, key.conversation))
+    disk = Disk(tmp_path, 1_000_000, LAYOUT, lambda key: old.recall(key.client, key.conversation))
     async with start_worker(
         engine, offload_cache=OffloadCache(1_000_000, disk), fetch_bytes_per_second=FAST, history=old
     ):
@@ -127,7 +128,7 @@ async def test_a_worker_that_was_started_anew_gives_what_is_on_its_disk_and_reme
         await conversation.next()
     engine = slow_engine()
     new = History(FakeRenderer(), engine.vocabulary)
-    disk = Disk(tmp_path, 1_000_000, "f", lambda n: 8 + 4 * n)
+    disk = Disk(tmp_path, 1_000_000, LAYOUT)
     disk.open(lambda key, told: new.adopt(key.client, key.conversation, told))
     offload_cache = OffloadCache(1_000_000, disk)
     async with start_worker(

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from broker import codec
-from broker.messages import Kind, Message, Remembered, Turn
+from broker.messages import Earlier, Kind, Message, Remembered, Turn
 from tests.fakes import FakeRenderer, FakeVocabulary
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateRenderer
@@ -146,3 +147,37 @@ async def test_a_raw_prompts_control_tokens_are_recognised_but_where_it_is_score
     for text in continuations:
         history.continuation(prompt, text)
     assert vocabulary.spans == [spans] * (1 + len(continuations))
+
+
+async def answered(history: History, asked: Turn, text: str) -> None:
+    prompt = await history.prompt("alice", asked)
+    history.remember("alice", asked, prompt, [*prompt.tokens, *(ord(letter) + 3 for letter in text)], text)
+
+
+async def test_who_takes_a_conversation_over_asks_again_and_edits_with_the_tokens_that_it_had() -> None:
+    here, there = (History(FakeRenderer(), Retokenizing()) for _ in range(2))
+    await answered(here, turn("hi"), "ab")
+    await answered(here, turn("hi", "ab", "more"), "cab")
+    told = here.recall("alice", "c")
+    assert told is not None
+    there.adopt("alice", "c", told)
+    for contents in (("more",), ("other",), ("more", "cab", "again")):
+        asked = turn("hi", "ab", *contents)
+        prompt = await there.prompt("alice", asked)
+        assert prompt == await here.prompt("alice", asked)
+        assert prompt.num_known > 0
+
+
+@pytest.mark.parametrize(("num_messages", "num_characters", "num_tokens"), [(0, 0, 0), (9, 9999, 9999), (2, 3, 4)])
+async def test_what_a_peer_says_wrongly_of_an_earlier_answer_is_not_believed(
+    num_messages: int, num_characters: int, num_tokens: int
+) -> None:
+    here, there = (History(FakeRenderer(), Retokenizing()) for _ in range(2))
+    await answered(here, turn("hi"), "ab")
+    await answered(here, turn("hi", "ab", "more"), "cab")
+    told = here.recall("alice", "c")
+    assert told is not None
+    there.adopt("alice", "c", msgspec.structs.replace(told, before=Earlier(num_messages, num_characters, num_tokens)))
+    asked = turn("hi", "ab", "other")
+    assert await there.prompt("alice", asked) == await History(FakeRenderer(), Retokenizing()).prompt("alice", asked)
+    assert (await there.prompt("alice", turn("hi", "ab", "more", "cab", "x"))).num_known > 0

@@ -23,7 +23,8 @@ from tests.turn_fakes import (
 from workers.engine.events import Event, Finished, Generated, Lost, Rejected, Seated
 from workers.kv.fetcher import Offer
 from workers.kv.index import Key
-from workers.prompts.history import History, Prompt, Rendered
+from workers.prompts.history import History, Prompt
+from workers.prompts.rendered import Rendered
 from workers.turns.outcomes import Answered, Returned
 from workers.turns.recent import RecentTurns
 from workers.turns.remembering import Remembering

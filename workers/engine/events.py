@@ -27,6 +27,9 @@ class Job:
     resumed: tuple[int, ...] = ()
     """The answer's tokens that an earlier worker has sent: known, to be computed, not to be told again."""
 
+    boundaries: tuple[int, ...] = ()
+    """Positions in the prompt that other conversations, or this one, come back to: the ends of its messages."""
+
     def num_to_score(self, first: int) -> int:
         """The tokens of the continuations from that one on."""
         return sum(len(known) - begin for known, begin in self.continuations[first:])

@@ -60,7 +60,8 @@ class EngineLoop:
         self._inbox = Inbox(clock)
         self._seating = Seating(engine, slots, cache, clock)
         self._events: list[Event] = []
-        self._outputs = Outputs(engine, self._events.append, slots.canonical_chunk, clock)
+        take_back = self._seating.take_back
+        self._outputs = Outputs(engine, self._events.append, take_back, slots.canonical_chunk, clock)
         self._accounts = Accounts(engine, threads, on_step, power)
         self._running: dict[str, ActiveJob] = {}
         """Jobs that have a slot, or had to give theirs away for a while."""
@@ -236,7 +237,9 @@ class EngineLoop:
         for sequence, span, outputs in zip(step.sequences, step.spans, rows, strict=True):
             active = self._running[sequence.id]
             self._seating.keep_checkpoint(active)
-            if (ending := self._outputs.take(active, span, outputs)) is not None:
+            ending = self._outputs.take(active, span, outputs)
+            self._seating.keep_in_passing(active)
+            if ending is not None:
                 endings.append((active, ending))
         now = self._clock()
         self._scheduler.observe(step, now - started, now)

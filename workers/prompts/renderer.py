@@ -15,7 +15,7 @@ from typing import Any
 from broker.errors import TurnpikeError, TurnRejected
 from broker.messages import Message
 from broker.process import die_with_parent, terminate
-from workers.prompts.history import Rendered
+from workers.prompts.rendered import Rendered
 from workers.prompts.system_role import SystemRole, system_role
 from workers.sandbox import LATE_SECONDS, Refusals, digest
 

@@ -57,6 +57,7 @@ class JobMaker:
             sampling=turn.sampling,
             gbnf=await self._grammars.gbnf(turn.sampling, client),
             continuations=continuations,
+            boundaries=prompt.boundaries,
         )
         return job, prompt
 
