@@ -82,7 +82,7 @@ def facts_of(path: Path, available: int) -> ModelFacts:
     def plan(num_ctx: int) -> MemoryPlan:
         return plan_memory(
             shape,
-            file_bytes=file_bytes,
+            weight_bytes=sum(tensor.num_bytes for tensor in tensors),
             num_ctx=num_ctx,
             num_ubatch=settings.num_ubatch,
             max_outputs=MAX_OUTPUTS,
