@@ -7,6 +7,7 @@ import hashlib
 import threading
 import time
 from array import array
+from collections.abc import Collection
 from typing import Any, Protocol
 
 from nats.aio.client import Client as NatsConnection
@@ -231,7 +232,7 @@ class FakeRenderer:
     """A template: `role: content` a line, then `assistant: `."""
 
     async def render(
-        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+        self, messages: tuple[Message, ...], exact: Collection[int] = (), kwargs: dict[str, Any] | None = None
     ) -> Rendered:
         text, contents = "", []
         for index, message in enumerate(messages):
