@@ -7,7 +7,8 @@ import hashlib
 import threading
 import time
 from array import array
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Protocol
 
 from nats.aio.client import Client as NatsConnection
 
@@ -16,7 +17,7 @@ from workers.assembly import Assembly, Parts, assemble
 from workers.engine.calibration import UNMEASURED, Calibration
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
-from workers.engine.protocol import Span, State, TokenSampler
+from workers.engine.protocol import Engine, Span, State, TokenSampler
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.kv.cache import OffloadCache
@@ -27,7 +28,7 @@ from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.worker import Worker
 from workers.worker_options import WorkerOptions
 
-CHECKPOINT_BYTES = 1 << 20
+CHECKPOINT_BYTES = 1 << 24
 END = 0
 FIRST = 3
 
@@ -233,7 +234,7 @@ class FakeRenderer:
     async def render(
         self,
         messages: tuple[Message, ...],
-        exact: int = -1,
+        exact: Collection[int] = (),
         kwargs: dict[str, Any] | None = None,
         tools: tuple[Tool, ...] = (),
     ) -> Rendered:
@@ -251,9 +252,17 @@ class NoGrammars:
         return sampling.grammar
 
 
+class ClockedEngine(Engine, Protocol):
+    """An engine that says what its steps count for."""
+
+    def clock(self) -> float:
+        """The clock of its loop, in seconds."""
+        ...
+
+
 def fake_worker(
     nc: NatsConnection,
-    engine: FakeEngine,
+    engine: ClockedEngine,
     options: WorkerOptions,
     *,
     cache: OffloadCache | None = None,
@@ -261,7 +270,7 @@ def fake_worker(
     history: History | None = None,
     assembly: Assembly = assemble,
 ) -> Worker:
-    """A worker whose engine computes nothing, composed as workers/main.py composes one."""
+    """A worker whose engine may compute nothing, composed as workers/main.py composes one."""
     cache = cache or OffloadCache(0)
     tags = {"node": options.node, "model": options.model, "quantization": "none", "worker": options.name}
     metrics = WorkerMetrics(tags, engine.num_slots, engine.num_ctx, Shape())

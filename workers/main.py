@@ -112,6 +112,7 @@ async def serve(
             renderer,
             vocabulary,
             raw_as_text=config.raw_as_text,
+            by_text=config.deterministic,
             has_boundaries=_checkpoint_bytes(loaded) > 0,
         )
         cache = await _open_cache(loaded, config, history, stop, cleanup)

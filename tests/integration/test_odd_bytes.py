@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -97,7 +98,7 @@ class Faulty(FakeRenderer):
     async def render(
         self,
         messages: tuple[Message, ...],
-        exact: int = -1,
+        exact: Collection[int] = (),
         kwargs: dict[str, Any] | None = None,
         tools: tuple[Tool, ...] = (),
     ) -> Rendered:

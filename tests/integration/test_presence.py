@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -252,7 +253,7 @@ class Refusing(FakeRenderer):
     async def render(
         self,
         messages: tuple[Message, ...],
-        exact: int = -1,
+        exact: Collection[int] = (),
         kwargs: dict[str, Any] | None = None,
         tools: tuple[Tool, ...] = (),
     ) -> Rendered:

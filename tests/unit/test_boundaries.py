@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ class Chat:
     async def render(
         self,
         messages: tuple[Message, ...],
-        exact: int = -1,
+        exact: Collection[int] = (),
         kwargs: dict[str, Any] | None = None,
         tools: tuple[Tool, ...] = (),
     ) -> Rendered:

@@ -5,13 +5,13 @@ know whose they are.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from broker.messages import Message, Tool, ToolCall
-from workers.prompts.provenance import EDGE, Sourced, of_message
+from workers.prompts.provenance import Sourced, edge_of, of_message
 from workers.prompts.tools_form import ToolsForm
 
 _WORDS = frozenset(
@@ -95,16 +95,16 @@ def tools_for(tools: Iterable[Tool]) -> list[dict[str, Any]]:
 # --- In the child ---
 
 
-def sourced_message(message: dict[str, Any], index: int, exact: int) -> dict[str, Any]:
+def sourced_message(message: dict[str, Any], index: int, exact: Collection[int]) -> dict[str, Any]:
     """A message whose texts, at any depth, know that they are its; the role is a word of the protocol's. The text of
-    the message `exact` keeps the white space around it."""
+    a message in `exact` keeps the white space around it."""
     origin = of_message(index)
     found = {name: one if name in ("role", "written") else _owned(one, origin) for name, one in message.items()}
     for text, is_mark in found.pop("written", ()):
         found["content"] = found["content"] + (text if is_mark else _owned(text, origin))
     content = found["content"]
-    if index == exact and (not content or content != content.strip()):
-        edge = Sourced("\ue000", EDGE)
+    if index in exact and (not content or content != content.strip()):
+        edge = Sourced("\ue000", edge_of(index))
         found["content"] = edge + content + edge
     return found
 

@@ -9,6 +9,7 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Collection
 from typing import Any
 
 from broker.errors import TurnpikeError, TurnRejected
@@ -110,16 +111,16 @@ class TemplateRenderer:
         return {index for index, start, end in (await self.render(messages)).contents if start < end}
 
     async def _with_tools(self, messages: tuple[Message, ...], tools: tuple[Tool, ...], form: ToolsForm) -> str:
-        return (await self._rendered(messages, -1, None, tools, form)).text
+        return (await self._rendered(messages, (), None, tools, form)).text
 
     async def render(
         self,
         messages: tuple[Message, ...],
-        exact: int = -1,
+        exact: Collection[int] = (),
         kwargs: dict[str, Any] | None = None,
         tools: tuple[Tool, ...] = (),
     ) -> Rendered:
-        """The prompt of a conversation, with the text of the message `exact` as it was said; the template is given
+        """The prompt of a conversation, with the texts of the messages `exact` as they were said; the template is given
         `kwargs` and `tools` besides, whose texts are contents. Raises TurnRejected:
         "invalid_template", or "overloaded" where MAX_WAITING wait already."""
         return await self._rendered(messages, exact, kwargs, tools, self._tools_form)
@@ -127,7 +128,7 @@ class TemplateRenderer:
     async def _rendered(
         self,
         messages: tuple[Message, ...],
-        exact: int,
+        exact: Collection[int],
         kwargs: dict[str, Any] | None,
         tools: tuple[Tool, ...],
         form: ToolsForm,
@@ -138,7 +139,7 @@ class TemplateRenderer:
             "operation": "render",
             "template": self._template,
             "messages": messages_for(messages, form),
-            "exact": exact,
+            "exact": list(exact),
             **self._tokens,
             "system_role": self._system_role,
             "date": dated(self._date),

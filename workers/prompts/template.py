@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache, partial, wraps
 from types import BuiltinMethodType, FunctionType
 from typing import Any
@@ -64,7 +64,7 @@ def render(
     *,
     bos_token: str,
     eos_token: str,
-    exact: int = -1,
+    exact: Collection[int] = (),
     system_role: SystemRole = "anywhere",
     date: str = "",
     kwargs: dict[str, Any] | None = None,
@@ -73,10 +73,10 @@ def render(
 ) -> dict[str, Any]:
     """The prompt's text, and its contents as [message index, start, end) in order.
 
-    The text is what plain Jinja makes, but that the white space around the message `exact`, whose text must stand in
-    the prompt as it was said, is not stripped off, and that system messages stand where the template takes them, as
-    `system_role` says. `date` is YYYY-MM-DD, and what a template hears of it changes once a day and no oftener; without
-    one it hears of none. `kwargs` are a client's variables, `tools` what it offers: their texts are contents. A
+    The text is what plain Jinja makes, but that the white space around the messages `exact`, whose texts must stand
+    in the prompt as they were said, is not stripped off, and that system messages stand where the template takes them,
+    as `system_role` says. `date` is YYYY-MM-DD, and what a template hears of it changes once a day and no oftener;
+    without one it hears of none. `kwargs` are a client's variables, `tools` what it offers: their texts are contents. A
     template that does not take tools is told of them, of calls and results as `tools_form.generic` does. Raises
     TemplateFailed.
     """
@@ -101,7 +101,7 @@ def render(
         raise TemplateFailed("it takes too much memory") from None
     if len(text) > MAX_TEXT:
         raise TemplateFailed(f"it makes {len(text):,} characters of text")
-    text, found = contents(text, exact)
+    text, found = contents(text)
     try:
         text.encode()
     except UnicodeEncodeError:
