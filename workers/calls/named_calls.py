@@ -83,7 +83,7 @@ class NamedCalls:
         if self.id_end:
             call_id, _ = yield from named(reader, self.id_end)
         name, _ = yield from named(reader, *self.name_ends)
-        if self.has_kind and (yield from reader.space()) != "{":
+        if self.has_kind and (yield from reader.space()) not in ("{", '"'):
             name, _ = yield from named(reader, "\n")
         if self.name_is_id:
             call_id, name = name, name.removeprefix("functions.").rpartition(":")[0] or name

@@ -90,8 +90,6 @@ NAMED = (
             "]<|tool_call_end|>",
             ", ",
             arguments="pythonic",
-            before_value="=",
-            between_arguments=", ",
         ),
     ),
     Syntax(
@@ -106,8 +104,6 @@ NAMED = (
             "</function_calls>",
             "\n",
             arguments="pythonic",
-            before_value="=",
-            between_arguments=", ",
         ),
     ),
     Syntax(
@@ -122,8 +118,6 @@ NAMED = (
             "\n```",
             "\n",
             arguments="pythonic",
-            before_value="=",
-            between_arguments=", ",
         ),
         maybe=("```tool_code", "```python"),
         bare="[",

@@ -80,6 +80,7 @@ OBJECTS = (
             between="\n",
             arguments="tagged",
             before_key="<parameter=",
+            before_text=">\n",
             before_value=">\n",
             after_value="\n</parameter>\n",
         ),

@@ -8,130 +8,16 @@ from dataclasses import dataclass
 
 from workers.calls.calls import Answer, BrokenCall, Call
 from workers.calls.json_calls import JsonCalls
-from workers.calls.json_text import MAX_DEPTH, inside, quoted, word
+from workers.calls.json_text import quoted
 from workers.calls.named_calls import MAX_NAME, code
-from workers.calls.reader import Reader, Sink, Steps, ignore, marks
+from workers.calls.python_text import CLOSING, number, value
+from workers.calls.reader import Reader, Steps, ignore, marks
 
 _NAME = re.compile(r"[\w.\-]+")
 _WORD = re.compile(r"[-+.\w]+")
-_POINT = re.compile(r"-?(?:[0-9]+\.|\.[0-9]+)")
-_PLAIN = {"'": re.compile(r"[^'\\]+"), '"': re.compile(r'[^"\\]+')}
-_SIMPLE = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "a": "\a", "0": "\0", "\n": ""}
-_HEX = {"x": 2, "u": 4, "U": 8}
 _PROGRAMS = ("python", "ipython", "code_interpreter")
 """Names of tools that take a program."""
 _BETWEEN = re.compile(r"[\s;,]+")
-_CLOSING = {"[": "]", "(": ")", "{": "}"}
-_LAST_SURROGATE = 0xDFFF
-_FIRST_SURROGATE = 0xD800
-_LAST_CHARACTER = 0x10FFFF
-
-
-def _escape(reader: Reader) -> Steps:
-    """What a backslash, which was read, and what follows it stand for."""
-    kind = yield from reader.character()
-    if not kind:
-        raise BrokenCall("cut_off")
-    if kind not in _HEX:
-        return _SIMPLE.get(kind, kind if kind in "'\"\\/" else "\\" + kind)
-    digits = ""
-    while len(digits) < _HEX[kind]:
-        digit = yield from reader.character()
-        if not digit or digit not in "0123456789abcdefABCDEF":
-            raise BrokenCall("invalid_syntax")
-        digits += digit
-    character = int(digits, 16)
-    if _FIRST_SURROGATE <= character <= _LAST_SURROGATE:
-        return f"\\u{character:04x}"
-    if character > _LAST_CHARACTER:
-        raise BrokenCall("invalid_syntax")
-    return chr(character)
-
-
-def string(reader: Reader, sink: Sink) -> Steps:
-    """A string literal, or several that follow each other, as one JSON string; the first mark stands here."""
-    sink('"')
-    while True:
-        quote = yield from reader.character()
-        ending = yield from reader.take(marks(quote, quote * 2))
-        if ending == quote * 2:
-            yield from _characters(reader, quote, quote * 3, sink)
-        elif not ending:
-            yield from _characters(reader, quote, quote, sink)
-        following = yield from reader.space()
-        if not following or following not in _PLAIN:
-            sink('"')
-            return following
-
-
-def _characters(reader: Reader, quote: str, ending: str, sink: Sink) -> Steps:
-    while True:
-        yield from reader.run(_PLAIN[quote], lambda text: sink(inside(text)))
-        if (yield from reader.take(marks(ending))):
-            return ending
-        character = yield from reader.character()
-        if character == "\\":
-            escaped = yield from _escape(reader)
-            sink(escaped if escaped.startswith("\\u") else inside(escaped))
-        elif character:
-            sink(inside(character))
-        else:
-            raise BrokenCall("cut_off")
-
-
-def value(reader: Reader, sink: Sink, depth: int = 0) -> Steps:
-    """A literal, as JSON: strings, numbers, True, False and None, lists, tuples and dictionaries; JSON's words too."""
-    character = yield from reader.space()
-    if character and character in _PLAIN:
-        yield from string(reader, sink)
-    elif character and character in _CLOSING:
-        if depth >= MAX_DEPTH:
-            raise BrokenCall("invalid_syntax")
-        yield from reader.character()
-        yield from _items(reader, sink, character, depth + 1)
-    else:
-        parts: list[str] = []
-        yield from reader.run(_WORD, parts.append)
-        sink(_number("".join(parts)))
-    return character
-
-
-def _number(text: str) -> str:
-    """A number or a word of Python's as JSON has it."""
-    text = text.replace("_", "").removeprefix("+")
-    as_json = word(text)
-    if as_json is None and len(text) <= MAX_NAME and _POINT.fullmatch(text):
-        as_json = repr(float(text))
-    if as_json is None:
-        raise BrokenCall("invalid_syntax")
-    return as_json
-
-
-def _items(reader: Reader, sink: Sink, opening: str, depth: int) -> Steps:
-    closing = _CLOSING[opening]
-    sink("{" if opening == "{" else "[")
-    num = 0
-    while (following := (yield from reader.space())) != closing:
-        if num:
-            if following != ",":
-                raise BrokenCall("invalid_syntax")
-            yield from reader.character()
-            if (yield from reader.space()) == closing:
-                break
-            sink(", ")
-        if opening == "{":
-            key: list[str] = []
-            yield from value(reader, key.append, depth)
-            name = "".join(key)
-            if (yield from reader.space()) != ":":
-                raise BrokenCall("invalid_syntax")
-            yield from reader.character()
-            sink(f"{name if name.startswith(chr(34)) else quoted(name)}: ")
-        yield from value(reader, sink, depth)
-        num += 1
-    yield from reader.character()
-    sink("}" if opening == "{" else "]")
-    return closing
 
 
 def _name(reader: Reader) -> Steps:
@@ -180,7 +66,7 @@ def _called(reader: Reader, answer: Answer, name: str) -> Steps:
 
 def _argument(reader: Reader, begun: Call, opening: str, order: Iterator[str]) -> Steps:
     name: list[str] = []
-    if (yield from reader.peek()) not in ("'", '"', *_CLOSING):
+    if (yield from reader.peek()) not in ("'", '"', *CLOSING):
         yield from reader.run(_WORD, name.append)
         if (yield from reader.space()) == "=":
             yield from reader.character()
@@ -192,7 +78,7 @@ def _argument(reader: Reader, begun: Call, opening: str, order: Iterator[str]) -
     begun.arguments(f"{opening}{quoted(key)}: ")
     if not name:
         return (yield from value(reader, begun.arguments))
-    begun.arguments(_number("".join(name)))
+    begun.arguments(number("".join(name)))
     return key
 
 

@@ -34,13 +34,14 @@ class Form(Struct, frozen=True):
     between: str | None = None
     """None: there is only one call."""
     arguments: Literal["json", "tagged", "pythonic", "gemma", "nested"] = "json"
-    """`json`: an object. `tagged`: for each argument `before_key`, its name, `before_value`, the text of a string or
-    the JSON of anything else, `after_value`. `pythonic`: `name=value` with Python's literals, joined by `, `. `gemma`:
-    an object whose names and strings have no quotation marks. `nested`: an element for each member and item."""
+    """`json`: an object. `tagged`: for each argument `before_key`, its name, `before_text` and the text of a string, or
+    `before_value` and the JSON of anything else, `after_value`. `pythonic`: `name=value` with Python's literals, joined
+    by `, `. `gemma`: an object whose names have no quotation marks and whose strings have `<|"|>`. `nested`: an element
+    for each member and item, `<name>…</name>`, with `before_key` before each tag."""
     before_key: str = ""
+    before_text: str = ""
     before_value: str = ""
     after_value: str = ""
-    between_arguments: str = ""
 
     @property
     def trigger(self) -> str:

@@ -11,8 +11,9 @@ _DSML = "｜DSML｜"
 _NEXT = "]<]minimax[>["
 
 
-def _form(tags: Tags, begin: str = "", end: str = "", *, line: str = "\n") -> Form:
-    """Where the name is an attribute its quotation mark ends it."""
+def _form(tags: Tags, begin: str = "", end: str = "", *, line: str = "\n", kinds: tuple[str, str] = ("", "")) -> Form:
+    """`kinds` are the attributes that tell a string, and any other value. Where the name is an attribute its quotation
+    mark ends it."""
     quote = '"' if tags.before_name.endswith('"') else ""
     return Form(
         tags.before_name,
@@ -23,7 +24,8 @@ def _form(tags: Tags, begin: str = "", end: str = "", *, line: str = "\n") -> Fo
         "",
         "tagged",
         tags.before_key,
-        f"{tags.after_key}{tags.before_value}",
+        f"{tags.after_key}{kinds[0]}{tags.before_value}",
+        f"{tags.after_key}{kinds[1]}{tags.before_value}",
         f"{tags.after_value}{line}",
     )
 
@@ -40,7 +42,8 @@ def _dsml(name: str, section: str) -> Syntax:
         end=f"</{_DSML}invoke>",
         section_ends=(end,),
     )
-    return Syntax(name, tags, (begin,), _form(tags, begin + "\n", end), calls_end_thoughts=True, thoughts=_THINK)
+    form = _form(tags, begin + "\n", end, kinds=(' string="true"', ' string="false"'))
+    return Syntax(name, tags, (begin,), form, calls_end_thoughts=True, thoughts=_THINK)
 
 
 def _glm(name: str, suffix: str = "") -> Syntax:
@@ -65,6 +68,7 @@ def _glm(name: str, suffix: str = "") -> Syntax:
         "\n",
         "tagged",
         tags.before_key,
+        f"{tags.after_key}\n{tags.before_value}",
         f"{tags.after_key}\n{tags.before_value}",
         f"{tags.after_value}\n",
     )
@@ -159,9 +163,7 @@ TAGGED = (
             f"{_NEXT}</tool_call>",
             "",
             "nested",
-            f"{_NEXT}<",
-            ">",
-            f"{_NEXT}</",
+            _NEXT,
         ),
         ignored=("</mm:think>",),
         thoughts=Thoughts("<mm:think>", "</mm:think>"),
@@ -173,6 +175,18 @@ TAGGED = (
         "kimi-k3",
         _KIMI_K3,
         ("<|open|>tools<|sep|>",),
+        Form(
+            _KIMI_K3.before_name,
+            '" index="1"<|sep|>',
+            _KIMI_K3.end,
+            "<|open|>tools<|sep|>",
+            "<|close|>tools<|sep|>",
+            arguments="tagged",
+            before_key=_KIMI_K3.before_key,
+            before_text='" type="string"<|sep|>',
+            before_value='" type="object"<|sep|>',
+            after_value=_KIMI_K3.after_value,
+        ),
         ignored=(
             "<|open|>response<|sep|>",
             "<|close|>response<|sep|>",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from workers.calls import python_text
 from workers.calls.json_text import loaded, quoted
 
 KINDS = frozenset(("string", "integer", "number", "boolean", "null", "object", "array"))
 _MAX_DEPTH = 16
-_LITERALS = {"True": "true", "False": "false", "None": "null"}
+_QUOTES = ("'", '"')
 
 
 def _kind(constant: Any) -> str:
@@ -73,13 +74,15 @@ def member(schema: Mapping[str, Any], name: str) -> Any:
 
 
 def as_json(text: str, allowed: frozenset[str]) -> str:
-    """A value's text as JSON: what it is by itself if that is allowed, otherwise a string."""
+    """A value's text as JSON: what it is by itself, in JSON or Python, if that is allowed, otherwise a string."""
     stripped = text.strip()
-    stripped = _LITERALS.get(stripped, stripped)
     try:
         kind = _kind(loaded(stripped))
     except ValueError:
-        return quoted(text)
+        literal = python_text.as_json(stripped) if stripped[:1] not in _QUOTES else None
+        if literal is None:
+            return quoted(text)
+        stripped, kind = literal, _kind(loaded(literal))
     is_allowed = kind in allowed or (kind == "number" and "integer" in allowed)
     if kind != "string" and (is_allowed or "string" not in allowed):
         return stripped
