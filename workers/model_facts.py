@@ -121,16 +121,16 @@ def facts_of(path: Path, available: int) -> ModelFacts:
         licence=str(values.get("general.license", "not told by the file")),
         planned_context=settings.num_ctx,
         planned_bytes=planned.total,
-        planned={
-            "weights": planned.weights,
-            "KV cache": planned.kv,
-            "computing": planned.compute,
-            "process": planned.process,
-        },
+        planned=_parts(planned),
         available_bytes=available,
         largest_context=largest_ctx(plan, max(context, ROUND_CTX), available),
         tokens_per_second=(round(low / read, 1), round(high / read, 1)),
     )
+
+
+def _parts(plan: MemoryPlan) -> dict[str, int]:
+    """Bytes by what they are for."""
+    return {"weights": plan.weights, "KV cache": plan.kv, "computing": plan.compute, "process": plan.process}
 
 
 def entry_of_files(path: Path, facts: ModelFacts, locked: Locked) -> Entry:
