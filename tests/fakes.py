@@ -25,6 +25,7 @@ from workers.kv.index import packed
 from workers.prompts.history import History
 from workers.prompts.rendered import Rendered
 from workers.reporting.metrics import Shape, WorkerMetrics
+from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
 from workers.worker import Worker
 from workers.worker_options import WorkerOptions
 
@@ -269,6 +270,7 @@ def fake_worker(
     calibration: Calibration = UNMEASURED,
     history: History | None = None,
     assembly: Assembly = assemble,
+    readers: AnswerReaders = ALL_TEXT,
 ) -> Worker:
     """A worker whose engine may compute nothing, composed as workers/main.py composes one."""
     cache = cache or OffloadCache(0)
@@ -292,4 +294,4 @@ def fake_worker(
         clock=engine.clock,
     )
     history = history or History(FakeRenderer(), engine.vocabulary)
-    return assembly(Parts(nc, loop, history, NoGrammars(), options, cache, metrics, power))
+    return assembly(Parts(nc, loop, history, NoGrammars(), options, cache, metrics, power, readers))
