@@ -2,8 +2,9 @@
 the pause before a prompt's end cost its first token?
 
 Ten turns behind a system prompt of 2,000 tokens, of which three are asked for again and three are edited, then two
-conversations behind the same system prompt. Counts, which no neighbour disturbs: `python -m benchmarks.checkpoints`;
-with `pause` in front the times, on a quiet machine. llama-server is given the very tokens, and where messages begin.
+conversations behind the same system prompt. llama-server is given the very tokens, and where messages begin. Counts,
+which no neighbour disturbs: `python -m benchmarks.checkpoints [KIND…]`. The times of the pause, on a quiet machine:
+`python -m benchmarks.checkpoints pause [FILE…]`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ KINDS = {
     "hybrid, Mamba-2": "tiny-mamba2",
 }
 GEMMA = ROOT / ".cache" / "real-models" / "gemma-3-270m-q4_k_m.gguf"
+GEMMA_KIND = "Gemma 3 270M"
 NUM_STATIC = 2000
 NUM_TURNS = 10
 NUM_CTX = 8192
@@ -47,8 +49,8 @@ GRAMMAR = "root ::= [a-z ]+"
 PAUSES = ((0, 512), (600, 128), (600, 512))
 """Tokens that are there already, and new ones."""
 ROUNDS = 9
-BEHIND = 5
-"""Tokens that ChatML puts behind the user's message."""
+BEHIND = 1
+"""Tokens of the last step."""
 
 Ask = Callable[[list[Message], Prompt, int], Awaitable[tuple[str, list[int], int]]]
 """A conversation, its prompt and how many tokens to answer with → the answer, its tokens, how many were computed of the
@@ -60,7 +62,7 @@ Server = Callable[[Path, bool], AbstractAsyncContextManager[Ask]]
 @asynccontextmanager
 async def turnpike(file: Path, is_gemma: bool) -> AsyncIterator[Ask]:
     flags = ("--chat-template", "gemma") if is_gemma else ()
-    async with system("--threads", CORES, "--num-ctx", NUM_CTX, *flags, model_file=file) as here:
+    async with system("--threads", 1, "--num-ctx", NUM_CTX, *flags, model_file=file) as here:
 
         async def ask(messages: list[Message], prompt: Prompt, num_tokens: int) -> tuple[str, list[int], int]:
             sampling = Sampling(max_tokens=num_tokens, ignore_eos=True, grammar=GRAMMAR)
@@ -82,7 +84,7 @@ def peer(*flags: str | int) -> Server:
         delimiters = [
             {"role": role, "delimiter": start + said} for role, said in zip(("user", "assistant"), roles, strict=True)
         ]
-        async with llama_server("-t", CORES, "-c", NUM_CTX, *flags, model_file=file) as server:
+        async with llama_server("-t", 1, "-c", NUM_CTX, *flags, model_file=file) as server:
 
             async def ask(messages: list[Message], prompt: Prompt, num_tokens: int) -> tuple[str, list[int], int]:
                 found = await server.complete(
@@ -171,10 +173,11 @@ async def row(kind: str, file: Path, is_gemma: bool) -> list[Row]:
 
 async def counts(folder: Path, kinds: list[str]) -> list[Row]:
     rows = []
-    for kind in kinds or KINDS:
-        rows += await row(kind, write_model(folder / f"{KINDS[kind]}.gguf", KINDS[kind], "Q8_0"), is_gemma=False)
-    if GEMMA.exists() and not kinds:
-        rows += await row("Gemma 3 270M", GEMMA, is_gemma=True)
+    for kind in kinds or (*KINDS, *([GEMMA_KIND] if GEMMA.exists() else [])):
+        if kind == GEMMA_KIND:
+            rows += await row(kind, GEMMA, is_gemma=True)
+        else:
+            rows += await row(kind, write_model(folder / f"{KINDS[kind]}.gguf", KINDS[kind], "Q8_0"), is_gemma=False)
     return rows
 
 
