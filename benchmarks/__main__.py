@@ -29,6 +29,7 @@ QUESTIONS = (
     "parking",
     "checkpoints",
     "handoff",
+    "kinds",
     "neighbour",
     "grammars",
     "conversations",

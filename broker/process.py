@@ -175,9 +175,7 @@ async def _supervised(
 def _end_now() -> None:
     """For whoever does not end by itself: nothing is left behind, and the cursor comes back."""
     for child in list(_interrupts.children):
-        if child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
+        signal_child(child, signal.SIGKILL)
     for folder in list(_interrupts.folders):
         shutil.rmtree(folder, ignore_errors=True)
     if sys.stderr.isatty():
@@ -246,6 +244,14 @@ def die_with_parent() -> Callable[[], None]:
     return ask
 
 
+def pid_namespace() -> str:
+    """Of this process: process ids mean the same where it is the same. Empty where the system does not tell."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
 def keep_the_heap_small() -> None:
     """Has glibc keep one heap for all threads, and none of what is large in it; nothing where the C library is another.
 
@@ -262,9 +268,20 @@ async def terminate(process: asyncio.subprocess.Process, grace: float = 10.0) ->
     """SIGTERM, then SIGKILL after `grace` seconds, soon where somebody has pressed ^C; returns the exit code."""
     grace = min(grace, HURRY_SECONDS) if _interrupts.is_in_a_hurry else grace
     if process.returncode is None:
-        process.terminate()
+        signal_child(process, signal.SIGTERM)
         try:
             await asyncio.wait_for(process.wait(), grace)
         except TimeoutError:
-            process.kill()
+            signal_child(process, signal.SIGKILL)
     return await process.wait()
+
+
+def signal_child(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """A signal for a child that may have ended already, whose exit code stays what it is.
+
+    `Process.kill()` and its like ask the system first whether it has ended, and so take the exit code that asyncio
+    waits for: it tells 255 then.
+    """
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 import time
 from array import array
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Protocol
 
 from nats.aio.client import Client as NatsConnection
 
@@ -15,7 +17,7 @@ from workers.assembly import Assembly, Parts, assemble
 from workers.engine.calibration import UNMEASURED, Calibration
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
-from workers.engine.protocol import Span, State, TokenSampler
+from workers.engine.protocol import Engine, Span, State, TokenSampler
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.kv.cache import OffloadCache
@@ -26,6 +28,7 @@ from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.worker import Worker
 from workers.worker_options import WorkerOptions
 
+CHECKPOINT_BYTES = 1 << 24
 END = 0
 FIRST = 3
 
@@ -180,10 +183,13 @@ class FakeEngine:
         return 100
 
     def checkpoint(self, slot: int) -> State:
-        return packed(self.cells[slot]).ljust(100)
+        return self._digest(self.cells[slot])
+
+    def _digest(self, tokens: list[int]) -> bytes:
+        return hashlib.sha256(packed(tokens)).digest().ljust(100)
 
     def rewind(self, slot: int, num_tokens: int, checkpoint: State) -> bool:
-        assert packed(self.cells[slot][:num_tokens]).ljust(100) == checkpoint, "a checkpoint of other tokens"
+        assert self._digest(self.cells[slot][:num_tokens]) == checkpoint, "a checkpoint of other tokens"
         del self.cells[slot][num_tokens:]
         return True
 
@@ -208,9 +214,9 @@ class FakeEngine:
     def state_bytes(self, slot: int) -> int:
         return 8 + 4 * len(self.cells[slot])
 
-    def save(self, slot: int) -> State:
+    def save(self, slot: int) -> bytearray:
         self.num_saved += 1
-        return b"fake    " + packed(self.cells[slot])
+        return bytearray(b"fake    " + packed(self.cells[slot]))
 
     def restore(self, slot: int, state: State) -> bool:
         assert not self.cells[slot]
@@ -226,7 +232,7 @@ class FakeRenderer:
     """A template: `role: content` a line, then `assistant: `."""
 
     async def render(
-        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+        self, messages: tuple[Message, ...], exact: Collection[int] = (), kwargs: dict[str, Any] | None = None
     ) -> Rendered:
         text, contents = "", []
         for index, message in enumerate(messages):
@@ -242,9 +248,17 @@ class NoGrammars:
         return sampling.grammar
 
 
+class ClockedEngine(Engine, Protocol):
+    """An engine that says what its steps count for."""
+
+    def clock(self) -> float:
+        """The clock of its loop, in seconds."""
+        ...
+
+
 def fake_worker(
     nc: NatsConnection,
-    engine: FakeEngine,
+    engine: ClockedEngine,
     options: WorkerOptions,
     *,
     cache: OffloadCache | None = None,
@@ -252,7 +266,7 @@ def fake_worker(
     history: History | None = None,
     assembly: Assembly = assemble,
 ) -> Worker:
-    """A worker whose engine computes nothing, composed as workers/main.py composes one."""
+    """A worker whose engine may compute nothing, composed as workers/main.py composes one."""
     cache = cache or OffloadCache(0)
     tags = {"node": options.node, "model": options.model, "quantization": "none", "worker": options.name}
     metrics = WorkerMetrics(tags, engine.num_slots, engine.num_ctx, Shape())
@@ -260,7 +274,9 @@ def fake_worker(
     scheduler = Scheduler(
         budget=0.25, max_batch_tokens=512, max_batch_outputs=engine.max_batch_outputs, costs=calibration.costs()
     )
-    slots = Slots(engine.num_slots, engine.num_ctx)
+    slots = Slots(
+        engine.num_slots, engine.num_ctx, can_remove_part=engine.can_remove_part, checkpoint_bytes=CHECKPOINT_BYTES
+    )
     loop = EngineLoop(
         engine,
         scheduler,

@@ -114,8 +114,6 @@ def _peers(parts: Parts) -> Peers:
         parts.history,
         model=options.model,
         worker=options.name,
-        fingerprint=options.state_fingerprint,
-        state_bytes=loop.calibration.state_bytes,
-        has_windows=bool(loop.engine.window),
+        layout=loop.calibration.layout(options.state_fingerprint),
         max_bytes_per_second=options.fetch_bytes_per_second,
     )

@@ -10,7 +10,6 @@ from broker import subjects
 from broker.declaring import Setting, flag
 from broker.errors import InvalidName, SettingsError
 from broker.settings import HealthPort, Level, ModelSettings, Node
-from workers.prompts.chat_template import asked_for
 
 MAX_SLOTS = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
@@ -133,6 +132,8 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
                 except InvalidName as error:
                     problems.append(f"{flag('worker_name' if what == 'worker' else what)}: {error}")
         if self.chat_template is not None:
+            from workers.prompts.chat_template import asked_for  # not at the start of every command
+
             try:
                 asked_for(self.chat_template)
             except SettingsError as error:

@@ -23,6 +23,8 @@ from broker.messages.queue import Beacon, Cancel, DeadLetter, Leaving
 from broker.messages.replies import Chunk, HandedBack, Other, Replay, ReplayRequest, Reply, Started, TokenLogprob
 from broker.messages.states import (
     MAX_PART_BYTES,
+    CutPoint,
+    Earlier,
     FetchClose,
     FetchOpen,
     FetchPart,
@@ -47,8 +49,10 @@ __all__ = [
     "Cancel",
     "Chunk",
     "Count",
+    "CutPoint",
     "DeadLetter",
     "Done",
+    "Earlier",
     "End",
     "Failed",
     "FetchClose",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -95,7 +96,7 @@ class Faulty(FakeRenderer):
         self.num_tries = 0
 
     async def render(
-        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+        self, messages: tuple[Message, ...], exact: Collection[int] = (), kwargs: dict[str, Any] | None = None
     ) -> Rendered:
         if messages[-1].content == "odd" or (messages[-1].content == "rare" and not self.num_tries):
             self.num_tries += 1

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -250,7 +251,7 @@ class Refusing(FakeRenderer):
     """Of a model file without a template."""
 
     async def render(
-        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+        self, messages: tuple[Message, ...], exact: Collection[int] = (), kwargs: dict[str, Any] | None = None
     ) -> Rendered:
         raise TurnRejected("invalid_template", "the model file has no chat template")
 

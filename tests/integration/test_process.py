@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.process import EXIT_INTERRUPTED, EXIT_USAGE
+from broker.process import EXIT_INTERRUPTED, EXIT_USAGE, spawn, terminate
 from tests.support import ROOT, TURNPIKE
 
 IN_TERMINAL = """
@@ -85,3 +85,9 @@ def test_who_waits_for_a_server_ends_at_the_first_signal(words: str, number: int
         finally:
             process.kill()
             process.wait()
+
+
+async def test_a_child_that_had_ended_by_itself_keeps_its_exit_code() -> None:
+    process = await spawn([sys.executable, "-c", "raise SystemExit(7)"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222  # so that asyncio does not know yet
+    assert await terminate(process, grace=0) == 7

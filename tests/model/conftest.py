@@ -58,7 +58,7 @@ class Bench:
         )
         self.disk = None
         if disk_folder is not None:
-            self.disk = Disk(disk_folder, 1 << 30, "fingerprint", calibrate(self.engine).state_bytes)
+            self.disk = Disk(disk_folder, 1 << 30, calibrate(self.engine).layout("fingerprint"))
             self.disk.open()
         self.cache = OffloadCache(park_bytes, self.disk, can_remove_part=can_remove, canonical_chunk=chunk)
         self.num_computed = 0

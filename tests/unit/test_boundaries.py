@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ class Chat:
         self._has_system = has_system
 
     async def render(
-        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+        self, messages: tuple[Message, ...], exact: Collection[int] = (), kwargs: dict[str, Any] | None = None
     ) -> Rendered:
         text, contents, is_open = "tools: none. ", [], False
         for index, message in enumerate(messages):

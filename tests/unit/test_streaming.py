@@ -134,12 +134,12 @@ async def test_a_deadline_ends_the_waiting() -> None:
 
 async def test_an_answer_is_written_as_it_comes_and_ends_whole() -> None:
     stage, work = Stage(), work_of(stored_at=time.time() - 5)
-    done = await stage.done(work, Seated(JOB, 0), generated("ab"), generated("c"), finished(joules=7.5))
+    done = await stage.done(work, Seated(JOB, 0, None, 100.0), generated("ab"), generated("c"), finished(joules=7.5))
     assert stage.writer.chunks == [("abc", (100, 101, 102))]
     assert (done.text, done.tokens, done.finish_reason) == ("abc", (100, 101, 102), "stop")
     assert (done.worker, done.attempt, done.num_chunks) == ("w1", 0, 2)
     assert (done.timings.prefill, done.timings.decode, done.timings.cancel) == (0.5, 2.0, 0.0)
-    assert 5 <= done.timings.queue_wait < 60
+    assert 105 <= done.timings.queue_wait < 160
     assert work.notes.joules == 7.5
     assert work.notes.first_token_at == pytest.approx(time.time(), abs=60)
     assert stage.recent.mean_tokens == 3

@@ -42,6 +42,8 @@ class Seated:
     job: str
     num_cached: int
     cached_in: CachedIn | None = None
+    waited_seconds: float = 0.0
+    """Since it was submitted, by the engine's clock: it is told only with what the step behind it brought."""
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,8 @@ class EngineLoop:
         if is_new and (ending := self._outputs.open(active)) is not None:
             self._end(active, ending)
         elif is_new:
-            self._events.append(Seated(active.id, place.num_cached, place.cached_in))
+            waited = self._clock() - active.sequence.arrived_at
+            self._events.append(Seated(active.id, place.num_cached, place.cached_in, waited))
 
     def _end(self, active: ActiveJob, ending: Ending) -> None:
         """Lets a job go: tells of its end, and gives back what it had."""

@@ -85,11 +85,13 @@ class Seating:
         prefix = self._offloading.prefix(wanted)
         if self._offloading.find(prefix, job.client, seat.num_reused) is not None:
             seat = self._slots.seat_empty(active.num_cells) or seat
-        num_shared = self._slots.num_shared(wanted, job.client) if self._slots.checkpoints.is_on else 0
+        num_shared = 0
+        if self._slots.checkpoints.is_on:
+            num_shared = max(
+                self._slots.num_shared(wanted, job.client), self._offloading.num_shared(prefix, job.client)
+            )
         for index in seat.evicted:
             self._evict(index)
-        if not seat.num_reused:
-            self._slots.checkpoints.cut(seat.slot, 0)
         place, seat = self._fill(seat, prefix, active)
         self._slots.take(seat, active.sequence.tokens, active.num_cells, job.client, job.conversation)
         if self._slots.canonical_chunk and place.cached_in not in (None, "context"):
@@ -138,9 +140,19 @@ class Seating:
             # Looked for again: what was evicted may have taken the place of what was found, or be found itself.
             restored = self._offloading.restore(seat.slot, prefix, Key(active.job.client, active.job.conversation))
             if restored is not None:
-                return Place(seat.slot, *restored), replace(seat, num_reused=restored[0])
+                self._forget_older(seat.slot, active, restored[0])
+                # What was evicted for it is gone, and its checkpoints came with it.
+                return Place(seat.slot, *restored), replace(seat, num_reused=restored[0], evicted=())
         seat = self._keep_prefix(seat, active.job.conversation)
         return Place(seat.slot, seat.num_reused, "context" if seat.num_reused else None), seat
+
+    def _forget_older(self, index: int, active: ActiveJob, num_restored: int) -> None:
+        """What other slots have of a conversation that was restored to more is of no use, and takes cells."""
+        tokens, job = active.sequence.tokens[:num_restored], active.job
+        for slot in self._slots.idle():
+            is_its = (slot.client, slot.conversation) == (job.client, job.conversation) and slot.index != index
+            if is_its and slot.tokens == tokens[: len(slot.tokens)] and not self._slots.canonical_chunk:
+                self.clear(slot.index)
 
     def _keep_prefix(self, seat: Seat, conversation: str) -> Seat:
         """What the seat's slot holds, or its source, down to the prefix that is reused."""

@@ -9,6 +9,7 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Collection
 from typing import Any
 
 from broker.errors import TurnpikeError, TurnRejected
@@ -93,9 +94,9 @@ class TemplateRenderer:
         return {index for index, start, end in (await self.render(messages)).contents if start < end}
 
     async def render(
-        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+        self, messages: tuple[Message, ...], exact: Collection[int] = (), kwargs: dict[str, Any] | None = None
     ) -> Rendered:
-        """The prompt of a conversation, with the text of the message `exact` as it was said; the template is given
+        """The prompt of a conversation, with the texts of the messages `exact` as they were said; the template is given
         `kwargs` besides, whose texts are contents. Raises TurnRejected:
         "invalid_template", or "overloaded" where MAX_WAITING wait already."""
         if self._template is None:
@@ -105,7 +106,7 @@ class TemplateRenderer:
             "operation": "render",
             "template": self._template,
             "messages": plain,
-            "exact": exact,
+            "exact": list(exact),
             **self._tokens,
         }
         request |= {"system_role": self._system_role, "date": dated(self._date), "kwargs": kwargs or {}}

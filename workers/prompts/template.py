@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache, partial, wraps
 from types import BuiltinMethodType, FunctionType
 from typing import Any
@@ -24,9 +24,9 @@ from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.utils import pass_environment
 
 from workers.prompts.provenance import (
-    EDGE,
     Sourced,
     contents,
+    edge_of,
     of_message,
     plain,
     source_of,
@@ -64,17 +64,17 @@ def render(
     *,
     bos_token: str,
     eos_token: str,
-    exact: int = -1,
+    exact: Collection[int] = (),
     system_role: SystemRole = "anywhere",
     date: str = "",
     kwargs: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The prompt's text, and its contents as [message index, start, end) in order.
 
-    The text is what plain Jinja makes, but that the white space around the message `exact`, whose text must stand in
-    the prompt as it was said, is not stripped off, and that system messages stand where the template takes them, as
-    `system_role` says. `date` is YYYY-MM-DD, and what a template hears of it changes once a day and no oftener; without
-    one it hears of none. `kwargs` are a client's variables: their texts are contents. Raises TemplateFailed.
+    The text is what plain Jinja makes, but that the white space around the messages `exact`, whose texts must stand
+    in the prompt as they were said, is not stripped off, and that system messages stand where the template takes them,
+    as `system_role` says. `date` is YYYY-MM-DD, and what a template hears of it changes once a day and no oftener;
+    without one it hears of none. `kwargs` are a client's variables: their texts are contents. Raises TemplateFailed.
     """
     try:
         said = [_sourced(message, index, exact) for index, message in enumerate(messages)]
@@ -94,7 +94,7 @@ def render(
         raise TemplateFailed("it takes too much memory") from None
     if len(text) > MAX_TEXT:
         raise TemplateFailed(f"it makes {len(text):,} characters of text")
-    text, found = contents(text, exact)
+    text, found = contents(text)
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -108,14 +108,14 @@ def _compiled(template: str) -> jinja2.Template:
     return _Environment().from_string(template)
 
 
-def _sourced(value: Any, index: int, exact: int) -> Any:
+def _sourced(value: Any, index: int, exact: Collection[int]) -> Any:
     """A message whose texts, at any depth, know that they are its; the role is a word of the protocol's."""
     match value:
         case str():
             text = Sourced(value, of_message(index) * len(value))
-            if index != exact or (text and text == text.strip()):
+            if index not in exact or (text and text == text.strip()):
                 return text
-            edge = Sourced("\ue000", EDGE)
+            edge = Sourced("\ue000", edge_of(index))
             return edge + text + edge
         case dict():
             return {name: one if name == "role" else _sourced(one, index, exact) for name, one in value.items()}

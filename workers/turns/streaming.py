@@ -72,13 +72,13 @@ class Streaming:
         async for batch in gathered(work, self._coalesce_seconds):
             piece = _Piece.of(batch)
             answer.add(piece)
+            if isinstance(first := batch[0], Seated):
+                answer.queue_wait += first.waited_seconds
             match batch[-1]:
                 case Lost():
                     return Returned()
                 case Rejected(code=code, detail=detail, retryable=retryable):
                     return Answered(Failed(code, detail, retryable, self._worker, writer.attempt))
-                case Seated():
-                    answer.queue_wait = work.queue_wait
                 case _:
                     pass
             if piece:
