@@ -32,6 +32,8 @@ class Fleet:
     _file: Path
     _flags: tuple[str, ...]
     _processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
+    _long: dict[str, Answer] = field(default_factory=dict)
+    """Answers that keep a worker busy, by its name."""
 
     async def start(self, name: str, *flags: str) -> None:
         """Comes back when it serves."""
@@ -53,6 +55,24 @@ class Fleet:
         process = self._processes.pop(name)
         process.kill()
         await process.wait()
+
+    async def keep_busy(self, name: str) -> None:
+        """Has that worker, of one slot, answer something long, and no other one, until `let_go`."""
+        for number in range(len(self._processes)):
+            answer = Talk(self.client, f"long-{number}").ask("Count.", Sampling(max_tokens=3000, ignore_eos=True))
+            async for _ in answer:
+                break
+            assert answer.started is not None
+            self._long[answer.started.worker] = answer
+            if name in self._long:
+                break
+        await asyncio.gather(*(self._long.pop(other).cancel() for other in [*self._long] if other != name))
+
+    async def let_go(self) -> None:
+        """Of whom `keep_busy` has kept."""
+        for answer in self._long.values():
+            await answer.cancel()
+        self._long.clear()
 
     async def close(self) -> None:
         for name in [*self._processes]:

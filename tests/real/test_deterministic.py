@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from broker.client import Client
 from broker.messages import Sampling, TokenLogprob
 from tests.model.conftest import Bench, bench, tiny, tiny_path
 from tests.model.test_engine import prompt
@@ -129,23 +128,6 @@ QUESTIONS = (
 REAL = {QWEN: (), GEMMA: ("--chat-template", "gemma")}
 
 
-async def keep_busy(client: Client, worker: str) -> None:
-    """Has that worker answer something long, and no other one."""
-    elsewhere: list[str] = []
-    for number in range(2):
-        answer = Talk(client, f"long-{number}").ask("Count.", Sampling(max_tokens=3000, ignore_eos=True))
-        async for _ in answer:
-            break
-        assert answer.started is not None
-        if answer.started.worker == worker:
-            break
-        elsewhere.append(answer.turn.conversation)
-    else:
-        raise AssertionError(f"{worker} takes nothing")
-    for conversation in elsewhere:
-        await client.cancel(conversation=conversation)
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", [QWEN, GEMMA, "tiny-hybrid"])
 async def test_a_conversation_that_is_restarted_fetched_and_resumed_is_told_as_in_peace(
@@ -165,7 +147,7 @@ async def test_a_conversation_that_is_restarted_fetched_and_resumed_is_told_as_i
         await workers.start("a", *a_disk)
         found.append(await talk.next(QUESTIONS[1], sampling))
         await workers.start("b", *b_disk)
-        await keep_busy(workers.client, "a")
+        await workers.keep_busy("a")
         answer = talk.ask(QUESTIONS[2], sampling)
         reader = asyncio.create_task(read(answer))
         await eventually(lambda: answer.num_tokens > 2)
@@ -173,8 +155,7 @@ async def test_a_conversation_that_is_restarted_fetched_and_resumed_is_told_as_i
         assert answer.started.worker == "b"
         await workers.kill("b")
         assert answer.num_tokens < max_tokens
-        for number in range(2):
-            await workers.client.cancel(conversation=f"long-{number}")
+        await workers.let_go()
         found.append(await reader)
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours.done.text, ours.tokens, ours.logprobs) == (theirs.done.text, theirs.tokens, theirs.logprobs)

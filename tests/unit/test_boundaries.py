@@ -97,9 +97,13 @@ async def test_the_last_boundary_is_where_the_last_message_ends_in_the_conversat
 async def test_where_a_template_begins_an_answer_otherwise_than_history_has_it_the_boundary_is_before_that() -> None:
     class Thinking(Chat):
         async def render(
-            self, messages: tuple[Message, ...], exact: Collection[int] = (), kwargs: dict[str, Any] | None = None
+            self,
+            messages: tuple[Message, ...],
+            exact: Collection[int] = (),
+            kwargs: dict[str, Any] | None = None,
+            tools: tuple[Tool, ...] = (),
         ) -> Rendered:
-            found = await super().render(messages, exact, kwargs)
+            found = await super().render(messages, exact, kwargs, tools)
             return Rendered(found.text + "[no thoughts]\n\n", found.contents)
 
     prompt = await History(Thinking(), Markup(), has_boundaries=True).prompt("alice", turn("hello", "hi", "more"))

@@ -21,9 +21,11 @@ class Remembering:
     async def keep(
         self, work: Work, prompt: Prompt, end: Finished, answer: str, calls: tuple[ToolCall, ...] = ()
     ) -> None:
-        """Notes a whole answer: its text, and what it calls. Nothing goes on from a cancelled, raw or scored one."""
+        """Notes an answer, as far as it came where it was cancelled: its text, and what it calls. Nothing goes on from
+        a raw or scored one, or from none."""
         turn, client = work.turn, work.address.client
-        if end.reason == "cancelled" or turn.continuations or turn.raw:
+        is_none = end.reason == "cancelled" and not answer
+        if is_none or turn.continuations or turn.raw:
             return
         name = self._history.remember(client, turn, prompt, list(end.tokens), answer, calls)
         if name != turn.conversation:
