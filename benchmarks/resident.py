@@ -42,7 +42,7 @@ class Measured:
     repacked: int
     """Of weights that llama.cpp copied."""
     buffers: int
-    """llama.cpp's for a step, as it logs it, and for all rows of logits that there may be, of which it logs the first."""
+    """llama.cpp's for a step, as it logs it, and for all rows of logits that there may be; it logs the first."""
     kv: int
     """llama.cpp's, as it allocated it."""
     at_rest: int
