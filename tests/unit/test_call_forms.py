@@ -79,8 +79,8 @@ def test_a_call_in_its_form_is_read_as_that_call(name: str, arguments: dict[str,
 
     found = said_in(name, written.removeprefix(">>>"))
 
-    assert form.trigger
-    assert written.startswith(form.trigger)
+    assert SYNTAXES[name].trigger
+    assert written.startswith(SYNTAXES[name].trigger)
     assert [(called, json.loads(said_of)) for called, said_of in found.calls] == calls
     assert (found.text.strip(), found.broken) == ("", [])
 
