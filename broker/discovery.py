@@ -78,6 +78,8 @@ class WorkerInfo(Struct, frozen=True):
     load: Load
     pid: int | None = None
     """Its process on the node, for the sidecar."""
+    pid_namespace: str = ""
+    """Where `pid` is its process: a pod has numbers of its own. Empty where it does not tell."""
     facts: dict[str, str] = {}
     """What it takes to repeat what is measured there: build, CPU, board, settings."""
     fingerprint: str = ""
@@ -210,7 +212,7 @@ def _worker(answer: Mapping[str, Any], state: object) -> WorkerInfo:
     """
     metadata = msgspec.convert(answer.get("metadata"), dict[str, Any])
     fields: dict[str, Any] = {"model_name": "", "quantization": "", "node": "unknown", "load": _lenient(state, Load)}
-    texts = ("worker", "model", "node", "model_name", "quantization", "fingerprint")
+    texts = ("worker", "model", "node", "model_name", "quantization", "fingerprint", "pid_namespace")
     fields |= {name: metadata[name] for name in texts if isinstance(metadata.get(name), str)}
     for name, kind in (("num_ctx", int), ("pid", int), ("since", float)):
         if isinstance(text := metadata.get(name), str):

@@ -12,7 +12,6 @@ from broker.errors import SettingsError, TurnpikeError
 from broker.messages import Sampling
 from broker.priorities import DEFAULT_PRIORITY, PRIORITIES
 from broker.settings import CommonSettings, Count, InfluxSettings, Level, ModelSettings, Node, Port
-from producers.load import arrivals
 
 NONE_GIVEN = Sampling()
 
@@ -21,6 +20,7 @@ MAX_TOKENS = Setting("tokens of an answer at most")
 MaxTokens = Annotated[int, MAX_TOKENS]
 IgnoreEos = Annotated[bool, Setting("go on to --max-tokens, whatever the model says")]
 Seed = Annotated[int, Setting("of everything that is drawn")]
+Stop = Annotated[tuple[str, ...] | None, Setting("end before this text; can be given several times")]
 Concurrency = Annotated[int, Setting("conversations, or items, at once")]
 Out = Annotated[str | None, Setting("write a record of every turn or item here, as JSON lines", path="file")]
 SloTtft = Annotated[float | None, Setting("a good turn's first token is there by then", metavar="SECONDS")]
@@ -52,7 +52,7 @@ class AskSettings(RoutedSettings, frozen=True, kw_only=True):
     ] = None
     seed: Annotated[int | None, Setting("of what is drawn (default: another one each turn, which is shown)")] = None
     ignore_eos: IgnoreEos = False
-    stop: Annotated[tuple[str, ...] | None, Setting("end before this text; can be given several times")] = None
+    stop: Stop = None
 
     def check(self) -> None:
         """Raises SettingsError with every problem."""
@@ -149,6 +149,7 @@ class ConversationSettings(ArrivalSettings, frozen=True, kw_only=True):
     )
     max_tokens: MaxTokens = NONE_GIVEN.max_tokens
     ignore_eos: IgnoreEos = False
+    stop: Stop = None
     raw: Annotated[
         bool, Setting("send a conversation's texts, with empty lines between, as a prompt without the chat template")
     ] = False
@@ -163,6 +164,12 @@ class LoadSettings(ConversationSettings, frozen=True, kw_only=True):
         None
     )
     out: Out = None
+
+    def sampling(self) -> Sampling:
+        """How each turn is answered. Raises ValueError for stop texts that the wire does not take."""
+        (kind,) = (field.type for field in msgspec.structs.fields(Sampling) if field.name == "stop")
+        stop = convert(self.stop or (), kind)
+        return Sampling(max_tokens=self.max_tokens, ignore_eos=self.ignore_eos, stop=stop)
 
     @staticmethod
     def weights(text: str) -> list[tuple[str, float]]:
@@ -216,12 +223,15 @@ class LoadSettings(ConversationSettings, frozen=True, kw_only=True):
             raise SettingsError(problems)
 
     def _check_texts(self) -> list[str]:
+        from producers.load import arrivals  # not at the start of every command
+
         problems = []
         for name, check in (
             ("arrivals", lambda: arrivals.parse(self.arrivals)),
             ("think", lambda: arrivals.Think.parse(self.think)),
             ("model", lambda: self.weights(self.model)),
             ("sweep", self.sweep_plan),
+            ("stop", self.sampling),
         ):
             try:
                 check()

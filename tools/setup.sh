@@ -66,17 +66,20 @@ watched '/^(Collecting|Successfully)/ { print "  " substr($0, 1, 110); fflush() 
 key=$(printf '%s|%s|%s|%s' "$args" "${CFLAGS:-}" "$(cat .venv/llama.lock; grep -m1 'model name' /proc/cpuinfo)" \
     "$(.venv/bin/python -VV; c++ --version)" | cksum | tr -d ' ')
 wheels=${XDG_CACHE_HOME:-$HOME/.cache}/turnpike/wheels/$key
-# Beside the wheel: the source's chat templates, which the tests render. Without them, and a wheel, they are left out.
+# Beside the wheel: the source's chat templates and vocabularies, for the tests. Without them, and a wheel, they are left out.
 source=$wheels/source
 fetch() {
     PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pip download -q --require-hashes --no-build-isolation --no-deps \
         --no-binary :all: --no-cache-dir -d "$source" -r .venv/llama.lock
 }
-keep_templates() {
-    mkdir -p "$wheels/templates.part" &&
-        tar -xzf "$source"/llama_cpp_python-*.tar.gz -C "$wheels/templates.part" --strip-components=5 --wildcards \
-            '*/vendor/llama.cpp/models/templates/*.jinja' && mv "$wheels/templates.part" "$wheels/templates"
+# Files of the source's models/ that match a pattern, as a folder beside the wheel, whole or not at all.
+keep() {
+    [ ! -d "$wheels/$1" ] || return 0
+    mkdir -p "$wheels/$1.part" &&
+        tar -xzf "$source"/llama_cpp_python-*.tar.gz -C "$wheels/$1.part" --strip-components="$2" --wildcards \
+            "*/vendor/llama.cpp/models/$3" && mv "$wheels/$1.part" "$wheels/$1"
 }
+keep_all() { keep templates 5 'templates/*.jinja' && keep vocabs 4 'ggml-vocab-*'; }
 if ! ls "$wheels"/llama_cpp_python-*.whl >/dev/null 2>&1; then
     say "fetching llama.cpp's source (77 MB)"
     fetch >"$log" 2>&1 || { tail -25 "$log" >&2; die "the set-up failed: the whole log is in $log"; }
@@ -87,15 +90,15 @@ if ! ls "$wheels"/llama_cpp_python-*.whl >/dev/null 2>&1; then
         .venv/bin/python -m pip wheel -v --require-hashes --no-build-isolation --no-deps --no-cache-dir \
         --no-index --find-links "$source" -w "$wheels" -r .venv/llama.lock
 fi
-if [ ! -d "$wheels/templates" ]; then
-    { ls "$source"/llama_cpp_python-*.tar.gz || fetch; } >"$log" 2>&1 && keep_templates >"$log" 2>&1 ||
-        say "without the chat templates of llama.cpp's source: their tests will be skipped"
+if [ ! -d "$wheels/templates" ] || [ ! -d "$wheels/vocabs" ]; then
+    { ls "$source"/llama_cpp_python-*.tar.gz || fetch; } >"$log" 2>&1 && keep_all >"$log" 2>&1 ||
+        say "without the chat templates and vocabularies of llama.cpp's source: their tests will be skipped"
 fi
-rm -rf "$source" "$wheels/templates.part" .cache/llama-templates
-if [ -d "$wheels/templates" ]; then
-    mkdir -p .cache
-    cp -r "$wheels/templates" .cache/llama-templates
-fi
+rm -rf "$source" "$wheels"/*.part
+for kept in templates vocabs; do
+    rm -rf ".cache/llama-$kept"
+    [ ! -d "$wheels/$kept" ] || { mkdir -p .cache && cp -r "$wheels/$kept" ".cache/llama-$kept"; }
+done
 .venv/bin/python -m pip install -q --no-deps --no-index "$wheels"/llama_cpp_python-*.whl >"$log" 2>&1 ||
     { tail -25 "$log" >&2; die "the set-up failed: the whole log is in $log"; }
 say "installing turnpike itself"

@@ -194,7 +194,7 @@ def test_values_at_the_edges_are_taken_and_mean_what_others_mean(
         (
             {"messages": [{"role": "assistant", "content": "x"}]},
             "messages[0].role",
-            "the last message must be the user's",
+            "the last message must be the user's or a tool's",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
@@ -318,6 +318,23 @@ def test_text_offsets_count_characters_in_all_pieces_of_a_stream() -> None:
     assert [chunk["choices"][0]["logprobs"]["text_offset"][0] for chunk in chunks] == expected
     anew = streamed.chunk(Chunk(9, 1, "", (), (logprobs[0],)))
     assert anew["choices"][0]["logprobs"]["text_offset"] == [0]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        ([b"\xf0\x9f", b"abc", b"d"], [0, 1, 4]),
+        ([b"\xf0\x9f", b"\xe6", b"\x97\xa5", b"!"], [0, 1, 1, 2]),
+        ([b"a", b"\x97", b"", b"\xe6\x97", b"\xa5b", b"c"], [0, 1, 2, 2, 2, 4]),
+        ([b"\xf0\x9f", b"", b"\x8e\x89", b"x"], [0, 0, 0, 1]),
+    ],
+)
+def test_text_offsets_are_right_behind_bytes_that_are_no_text(pieces: list[bytes], expected: list[int]) -> None:
+    """The text has U+FFFD for them, which is a character as others are."""
+    text = b"".join(pieces).decode("utf-8", "replace")
+    logprobs = tuple(TokenLogprob(index, -1.0, (), piece) for index, piece in enumerate(pieces))
+    whole = AnswerObjects("1", "m", is_chat=False).chunk(Chunk(1, 0, text, (), logprobs))
+    assert whole["choices"][0]["logprobs"]["text_offset"] == expected
 
 
 def test_a_refused_schema_is_told_by_the_field_of_the_request() -> None:

@@ -109,6 +109,11 @@ class LlamaModel:
         return sum(part.stat().st_size for part in self.parts)
 
     @property
+    def weight_bytes(self) -> int:
+        """Of its tensors: the rest of a file is read at the start and not kept as it is."""
+        return sum(tensor.num_bytes for part in self.parts for tensor in header(part).tensors)
+
+    @property
     def fingerprint(self) -> str:
         """Tells this model's files from others: by their sizes and first and last mebibytes, as all takes seconds."""
         digest = hashlib.sha256()
@@ -354,7 +359,7 @@ class LlamaEngine:
         """Of what `save` would give."""
         return self._size(slot, lib.LLAMA_STATE_SEQ_FLAGS_NONE)
 
-    def save(self, slot: int) -> State:
+    def save(self, slot: int) -> bytearray:
         """A copy of a sequence's state."""
         return self._read(slot, lib.LLAMA_STATE_SEQ_FLAGS_NONE)
 
@@ -368,7 +373,7 @@ class LlamaEngine:
     def _size(self, slot: int, flags: int) -> int:
         return int(lib.llama_state_seq_get_size_ext(self._context, slot, flags))
 
-    def _read(self, slot: int, flags: int) -> State:
+    def _read(self, slot: int, flags: int) -> bytearray:
         state = bytearray(self._size(slot, flags))
         buffer = (ctypes.c_uint8 * len(state)).from_buffer(state)
         num_written = int(lib.llama_state_seq_get_data_ext(self._context, buffer, len(state), slot, flags))
@@ -378,8 +383,7 @@ class LlamaEngine:
 
     def _write(self, slot: int, state: State, flags: int) -> bool:
         # Its own memory is read, not a copy: a state is hundreds of megabytes.
-        buffer: Any = (ctypes.c_uint8 * len(state)).from_buffer(state) if isinstance(state, bytearray) else state
-        buffer = ctypes.cast(buffer, ctypes.POINTER(ctypes.c_uint8))
+        buffer = np.frombuffer(state, np.uint8).ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         return int(lib.llama_state_seq_set_data_ext(self._context, buffer, len(state), slot, flags)) == len(state)
 
     def close(self) -> None:

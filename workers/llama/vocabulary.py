@@ -96,14 +96,13 @@ class LlamaVocabulary:
         tokens = {}
         for token in range(self.num_tokens):
             attributes = lib.llama_vocab_get_attr(self._vocab, token)
-            text = self.text(token)
-            if not text:
+            if not attributes & (_CONTROL | _UNKNOWN | _USER_DEFINED):
                 continue
-            if attributes & (_CONTROL | _UNKNOWN) or (
-                attributes & _USER_DEFINED
-                and (token in self.end_tokens or (_is_markup(text) and text in self._chat_template))
-            ):
+            text = self.text(token)
+            is_control = attributes & (_CONTROL | _UNKNOWN) or token in self.end_tokens
+            if is_control or (_is_markup(text) and text in self._chat_template):
                 tokens[text] = token
+        tokens.pop("", None)
         return tokens
 
     @cached_property

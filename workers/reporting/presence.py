@@ -18,6 +18,7 @@ from broker import discovery
 from broker.discovery import CHAT, RAW, SCORE, Load, WorkerInfo
 from broker.errors import OtherFile, TurnRejected
 from broker.messages import Message
+from broker.process import pid_namespace
 from workers.prompts.history import Renderer
 from workers.worker_options import WorkerOptions
 
@@ -50,6 +51,7 @@ def metadata(options: WorkerOptions, num_ctx: int) -> dict[str, str]:
         "num_ctx": str(num_ctx),
         "node": options.node,
         "pid": str(os.getpid()),
+        "pid_namespace": pid_namespace(),
         "facts": json.dumps(dict(options.facts)),
         "fingerprint": options.fingerprint,
         "file_bytes": options.facts.get("file_bytes", ""),

@@ -93,9 +93,13 @@ class AnswerObjects:
         }
 
     def _offset(self, piece: bytes) -> int:
-        """Where in the text a token begins; one that is a part of a character, where that character stands."""
-        offset = self._num_characters
-        self._num_characters += len(self._decoder.decode(piece))
+        """Where in the text a token begins; one that is a part of a character, where that character stands.
+
+        The first byte tells: it may go on with a character, or end one that never became whole, which is U+FFFD."""
+        self._num_characters += len(self._decoder.decode(piece[:1]))
+        is_unfinished = bool(self._decoder.getstate()[0]) or not piece
+        offset = self._num_characters - (0 if is_unfinished else 1)
+        self._num_characters += len(self._decoder.decode(piece[1:]))
         return offset
 
     def begin(self) -> dict[str, Any] | None:
