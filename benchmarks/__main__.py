@@ -28,6 +28,7 @@ QUESTIONS = (
     "card_writes",
     "parking",
     "handoff",
+    "kinds",
     "neighbour",
     "grammars",
     "conversations",

@@ -26,12 +26,12 @@ NUM_WINDOWS = 6
 
 
 @asynccontextmanager
-async def another_worker(here: System, *flags: str | int) -> AsyncIterator[None]:
+async def another_worker(here: System, *flags: str | int, model_file: Path | None = None) -> AsyncIterator[None]:
     """A second worker process beside the one that `system` started."""
     with TemporaryDirectory(prefix="turnpike-peer-") as folder:
         credentials = Path(folder) / "worker.credentials"
         write_credentials(credentials, here.server.address(WORKER))
-        command = [sys.executable, ROOT / "turnpike", "worker", "--model-file", model(), "--model", "m"]
+        command = [sys.executable, ROOT / "turnpike", "worker", "--model-file", model_file or model(), "--model", "m"]
         command += ["--credentials", credentials, "--worker-name", "second", "--log-level", "WARNING", *flags]
         worker = await spawn([*map(str, command)], env={"PYTHONPATH": str(ROOT)})
         try:
@@ -42,13 +42,15 @@ async def another_worker(here: System, *flags: str | int) -> AsyncIterator[None]
             await terminate(worker)
 
 
-async def moved(fetch_bytes_per_second: int) -> tuple[list[float], list[float]]:
+async def moved(
+    fetch_bytes_per_second: int, model_file: Path | None = None, num_conversations: int = NUM_CONVERSATIONS
+) -> tuple[list[float], list[float]]:
     """Times to first token of second turns that another worker had than the first, and what fetching took of them."""
     flags = ("--threads", CORES, "--num-slots", 8, "--fetch-bytes-per-second", fetch_bytes_per_second)
     ttft: list[float] = []
     fetching: list[float] = []
-    async with system(*flags) as here, another_worker(here, *flags):
-        for number in range(NUM_CONVERSATIONS):
+    async with system(*flags, model_file=model_file) as here, another_worker(here, *flags, model_file=model_file):
+        for number in range(num_conversations):
             one = Conversation(here, f"c{number}")
             first = await one.next(text_of(CONTEXT_TOKENS, number), max_tokens=2)
             done = await one.next("And now?", max_tokens=2)

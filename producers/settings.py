@@ -12,7 +12,6 @@ from broker.errors import SettingsError, TurnpikeError
 from broker.messages import Sampling
 from broker.priorities import DEFAULT_PRIORITY, PRIORITIES
 from broker.settings import CommonSettings, Count, InfluxSettings, Level, ModelSettings, Node, Port
-from producers.load import arrivals
 
 NONE_GIVEN = Sampling()
 
@@ -224,6 +223,8 @@ class LoadSettings(ConversationSettings, frozen=True, kw_only=True):
             raise SettingsError(problems)
 
     def _check_texts(self) -> list[str]:
+        from producers.load import arrivals  # not at the start of every command
+
         problems = []
         for name, check in (
             ("arrivals", lambda: arrivals.parse(self.arrivals)),

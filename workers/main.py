@@ -24,6 +24,7 @@ from broker.connection import Address, close, connect
 from broker.errors import TurnpikeError
 from broker.health import serve_health
 from broker.process import keep_the_heap_small
+from workers.answer_syntax import answer_readers
 from workers.assembly import Assembly, Parts, assemble
 from workers.chosen_file import known_sha256, model_path, model_token
 from workers.engine.calibration import Calibration, calibrate
@@ -329,7 +330,8 @@ async def _assemble(
     power = Power()
     loop = _engine_loop(loaded, config, cache, metrics, power)
     grammars = GrammarChecker(loaded.model.vocabulary.matcher_process)
-    return assembly(Parts(nc, loop, history, grammars, options, cache, metrics, power))
+    readers = await answer_readers(loaded.model, config.tool_syntax, renderer)
+    return assembly(Parts(nc, loop, history, grammars, options, cache, metrics, power, readers))
 
 
 def _options(loaded: LoadedModel, config: WorkerSettings, version: str, can: tuple[str, ...]) -> WorkerOptions:

@@ -37,6 +37,8 @@ def test_in_the_deterministic_mode_a_next_turn_is_a_cold_start_to_the_bit(bench:
     cold.submit("cold", known, ANSWER)
     cold.run()
     assert len(cold.tokens("cold")) == ANSWER.max_tokens
+    # What cannot be cut is computed anew there: it keeps no checkpoints.
+    assert (warm.finished("warm").num_cached > 0) == warm.engine.can_remove_part
     assert [event.logprobs for event in warm.generated("warm")] == [event.logprobs for event in cold.generated("cold")]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from broker.messages import Message, Turn
+from broker.messages import Message, Tool, Turn
 from tests.fakes import FIRST, FakeVocabulary
 from workers.engine.slots import common_prefix
 from workers.prompts.history import History
@@ -38,7 +38,11 @@ class Chat:
         self._has_system = has_system
 
     async def render(
-        self, messages: tuple[Message, ...], exact: Collection[int] = (), kwargs: dict[str, Any] | None = None
+        self,
+        messages: tuple[Message, ...],
+        exact: Collection[int] = (),
+        kwargs: dict[str, Any] | None = None,
+        tools: tuple[Tool, ...] = (),
     ) -> Rendered:
         text, contents, is_open = "tools: none. ", [], False
         for index, message in enumerate(messages):

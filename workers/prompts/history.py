@@ -17,11 +17,11 @@ import msgspec
 from msgspec import Struct
 
 from broker.conversations import chain, name_of, next_name
-from broker.messages import Earlier, Message, Remembered, Turn
-from broker.messages.template_kwargs import canonical
+from broker.messages import Earlier, Message, Remembered, Tool, ToolCall, Turn
 from workers.engine.protocol import Vocabulary
 from workers.engine.slots import common_prefix
 from workers.kv.index import TOKEN_BYTES
+from workers.prompts.besides import given_besides, offered, variables, without_thoughts
 from workers.prompts.boundaries import boundaries
 from workers.prompts.rendered import Rendered
 from workers.prompts.spoken import as_spoken, ends_with
@@ -41,10 +41,14 @@ class Renderer(Protocol):
     """Renders a conversation with the model's chat template. TemplateRenderer does, and so do the tests' fakes."""
 
     async def render(
-        self, messages: tuple[Message, ...], exact: Collection[int] = (), kwargs: dict[str, Any] | None = None
+        self,
+        messages: tuple[Message, ...],
+        exact: Collection[int] = (),
+        kwargs: dict[str, Any] | None = None,
+        tools: tuple[Tool, ...] = (),
     ) -> Rendered:
         """The prompt of a conversation, with the texts of the messages `exact` as they were said; `kwargs` are
-        variables for the template. Raises TurnRejected."""
+        variables for the template, `tools` what it offers. Raises TurnRejected."""
         ...
 
 
@@ -69,6 +73,7 @@ class _Told(Struct, frozen=True):
     messages: tuple[Message, ...]
     prompt_text: str
     template_kwargs: str = ""
+    """What its template was given besides the messages."""
     num_told_anew: int = 0
 
 
@@ -118,9 +123,9 @@ def _num_told_anew(remembered: Remembered, num_messages: int) -> int:
 
 def _goes_on(turn: Turn, told: _Told) -> bool:
     """Whether the turn's prompt begins as that one did, by what both were made of."""
-    if canonical(turn.chat_template_kwargs) != told.template_kwargs:
+    if given_besides(turn) != told.template_kwargs:
         return False
-    return turn.messages[: len(told.messages)] == told.messages
+    return tuple(map(without_thoughts, turn.messages[: len(told.messages)])) == told.messages
 
 
 class History:
@@ -191,7 +196,7 @@ class History:
         return self._with_boundaries(turn, replace(prompt, num_told_anew=len(turn.messages)))
 
     async def _rendered(self, turn: Turn, exact: Collection[int] = ()) -> Rendered:
-        return await self._renderer.render(turn.messages, exact, turn.chat_template_kwargs)
+        return await self._renderer.render(turn.messages, exact, variables(turn), offered(turn))
 
     def _last_known(self, client: str, turn: Turn) -> _Known | None:
         """Of the answers that the turn's history holds, the last one that was given here."""
@@ -228,18 +233,26 @@ class History:
             shared += 1
         return tokens, min(shared, len(tokens) - 1)
 
-    def remember(self, client: str, turn: Turn, prompt: Prompt, tokens: list[int], text: str) -> str:
-        """Notes an answer: `tokens` are the prompt's and the answer's, `text` what the client was sent. Returns the
-        name of the conversation that goes on from it."""
+    def remember(
+        self,
+        client: str,
+        turn: Turn,
+        prompt: Prompt,
+        tokens: list[int],
+        text: str,
+        calls: tuple[ToolCall, ...] = (),
+    ) -> str:
+        """Notes an answer: `tokens` are the prompt's and the answer's, `text` and `calls` what the client was sent.
+        Returns the name of the conversation that goes on from it."""
         num_prompt = len(prompt.tokens)
         tokens = tokens[:num_prompt] + as_spoken(self._vocabulary, tokens[num_prompt:], text)
         told = _Told(
-            (*turn.messages, Message("assistant", text)),
+            (*map(without_thoughts, turn.messages), Message("assistant", text, calls)),
             prompt.rendered.text,
-            canonical(turn.chat_template_kwargs),
+            given_besides(turn),
             prompt.num_told_anew,
         )
-        conversation = next_name(turn.conversation, turn.messages, text)
+        conversation = next_name(turn.conversation, turn.messages, text, calls)
         # What it was before is kept for one turn more: another chat may say the same so far, or this one go back.
         for _, name in chain(turn.messages)[:-1]:
             self._forget((client, name))

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.errors import InvalidMessage
-from broker.messages import Message, Role, Sampling, check_is_answerable
+from broker.messages import Message, Role, Sampling, check_messages
 from producers.gateway.bodies import read
 from producers.gateway.errors import ApiError
 from producers.gateway.openai.answers import Writer
@@ -231,7 +231,7 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
         """Raises ApiError for what is understood and cannot be done."""
         super().check(leave_out_tools=leave_out_tools)
         try:
-            check_is_answerable(self.history)
+            check_messages(self.history)
         except InvalidMessage as error:
             raise ApiError(400, error.reason, param=error.field) from None
         if self.top_logprobs and not self.logprobs:
