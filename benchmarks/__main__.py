@@ -27,6 +27,7 @@ QUESTIONS = (
     "mirror",
     "card_writes",
     "parking",
+    "checkpoints",
     "handoff",
     "kinds",
     "neighbour",

@@ -49,8 +49,8 @@ def show_plan(name: str, found: Measured) -> None:
         table.add_column(column)
     for purpose, planned, measured in (
         ("weights", plan.weights, found.weights),
-        ("KV cache", plan.kv, found.kv),
-        ("computing (allocated at the start, without late rows of logits)", plan.compute, found.buffers),
+        ("KV cache, by llama.cpp's log", plan.kv, found.kv),
+        ("computing, by llama.cpp's log", plan.compute, found.buffers),
         ("parked", plan.offload_cache, found.offloaded),
         ("processes, and what was left untouched", plan.process, found.process),
         ("all at work", plan.total, found.at_work),

@@ -15,7 +15,7 @@ from benchmarks.parking import CONTEXT_TOKENS
 from workers.llama.random_model import write_model
 from workers.llama.shapes import SHAPES, Shape
 
-NUM_CONVERSATIONS = 3
+NUM_CONVERSATIONS = 4
 TARGET = 10
 KINDS = {
     "full": SHAPES["0.5B"],

@@ -42,7 +42,7 @@ class Measured:
     repacked: int
     """Of weights that llama.cpp copied."""
     buffers: int
-    """llama.cpp's for a step and its logits, as it allocated them at the start."""
+    """llama.cpp's for a step, as it logs it, and for all rows of logits that there may be; it logs the first."""
     kv: int
     """llama.cpp's, as it allocated it."""
     at_rest: int
@@ -122,11 +122,15 @@ async def measure(path: Path, *, num_ctx: int, num_slots: int, park_bytes: int, 
         at_rest = sum(resident(running.worker.pid)) - repacked
         await _work(running, path, num_ctx, num_slots, park_bytes)
         file, rest = resident(running.worker.pid)
+
+    def of(kind: str) -> float:
+        return sum(size for name, size in buffers.items() if name.endswith(kind))
+
     return Measured(
         plan,
         repacked,
-        round(sum(size for name, size in buffers.items() if name.endswith(("compute", "output")))),
-        round(sum(size for name, size in buffers.items() if name.endswith("KV"))),
+        round(of("compute") + of("output") / num_slots * max(MAX_OUTPUTS, num_slots)),
+        round(of("KV")),
         at_rest,
         file + rest - repacked,
         file,
@@ -136,10 +140,14 @@ async def measure(path: Path, *, num_ctx: int, num_slots: int, park_bytes: int, 
 
 async def _work(running: System, path: Path, num_ctx: int, num_slots: int, park_bytes: int) -> None:
     words = " ".join(WORDS)
-    probe = await running.client.ask("m", words, sampling=Sampling(max_tokens=1))
-    per_text = probe.usage.prompt_tokens / len(WORDS)
+    once, twice = [
+        (await running.client.ask("m", text, sampling=Sampling(max_tokens=1))).usage.prompt_tokens
+        for text in (words, f"{words} {words}")
+    ]
     tokens = int(FILL_SHARE * num_ctx / num_slots) - ANSWER_TOKENS
-    text = " ".join(WORDS[index % len(WORDS)] for index in range(int(tokens / per_text)))
+    # Beside the words the template has tokens of its own.
+    num_words = int((tokens - 2 * once + twice) / (twice - once) * len(WORDS))
+    text = " ".join(WORDS[index % len(WORDS)] for index in range(num_words))
     shape = shape_of(header(answering_parts(path)[0]))
     of_one = tokens * shape.bytes_per_token + min(tokens, shape.window or 0) * shape.window_bytes_per_token
     count = num_slots + int(OVERFILL * park_bytes / (of_one + shape.sequence_bytes)) + 1

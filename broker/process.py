@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import select
 import shutil
 import signal
 import sys
@@ -80,13 +81,13 @@ def ended_by_a_signal() -> Iterator[None]:
 @contextlib.contextmanager
 def temporary_folder(prefix: str) -> Iterator[Path]:
     """A folder that is gone afterwards, also where the process is ended by force."""
-    with tempfile.TemporaryDirectory(prefix=prefix) as name:
-        folder = Path(name)
-        _interrupts.folders.add(folder)
-        try:
-            yield folder
-        finally:
-            _interrupts.folders.discard(folder)
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    _interrupts.folders.add(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _interrupts.folders.discard(folder)  # not before: an end by force may come while it goes
 
 
 class _Force(threading.Timer):
@@ -174,13 +175,24 @@ async def _supervised(
 
 def _end_now() -> None:
     """For whoever does not end by itself: nothing is left behind, and the cursor comes back."""
-    for child in list(_interrupts.children):
+    children = list(_interrupts.children)
+    for child in children:
         signal_child(child, signal.SIGKILL)
+    for child in children:
+        _until_dead(child.pid)
     for folder in list(_interrupts.folders):
         shutil.rmtree(folder, ignore_errors=True)
     if sys.stderr.isatty():
         os.write(sys.stderr.fileno(), SHOW_CURSOR)
     os._exit(EXIT_INTERRUPTED)
+
+
+def _until_dead(pid: int) -> None:
+    """Whoever is killed in the midst of a system call finishes that: a file may still be made."""
+    with contextlib.suppress(OSError):
+        process = os.pidfd_open(pid)
+        select.select([process], [], [], HURRY_SECONDS)
+        os.close(process)
 
 
 def report(error: BaseException) -> None:

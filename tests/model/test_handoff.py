@@ -33,7 +33,7 @@ Start = Callable[..., Bench]
 ANSWER = Sampling(max_tokens=24, ignore_eos=True, logprobs=20, grammar="root ::= [a-z ]+")
 NEW_TOKENS = 30
 """Of a question and what the template puts around it, at most."""
-DEAR = 0.01
+DEAR = 0.05
 """Seconds that a token counts, and does not take: models of this size compute sooner than anything is fetched."""
 WORDS = "node radio mast alarm level power clock queue worker token signal cable fan board link edge"
 __all__ = ["model"]

@@ -9,16 +9,15 @@ with an answer begun by the prompt has only what follows.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.call_templates import FOLDER
 from tests.unit.calls import Said, said
 from workers.calls import SYNTAXES, Parser, Syntax, Thoughts, Tool, syntax_of
 
-FOLDER = Path(os.environ.get("TP_TEMPLATES", ".cache/llama-templates"))
 _LINES = [json.loads(line) for line in Path(__file__).with_name("llama_cpp_calls.jsonl").read_text().splitlines()]
 TOOLS: dict[str, dict[str, Any]] = _LINES[0]["tools"]
 """By name; a second tool of a name has a plus sign behind it."""

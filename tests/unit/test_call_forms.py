@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 import jinja2
-import jinja2.sandbox
 import pytest
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
 
+from tests.unit.call_templates import FOLDER, conversation, written
 from tests.unit.calls import said, said_in
 from tests.unit.test_call_expectations import TEMPLATES
-from workers.calls import SYNTAXES, Form, Tool, syntax_of
+from workers.calls import SYNTAXES, Form, Syntax, Tool, Written, syntax_of
+from workers.calls.deriving import ANSWER, PROBE, derived
+from workers.calls.deriving import ARGUMENTS as PROBE_ARGUMENTS
 
-FOLDER = Path(os.environ.get("TP_TEMPLATES", ".cache/llama-templates"))
 ARGUMENTS: dict[str, Any] = {
     "room": 'the "old" kitchen\'s\nend: </x> 🏠',
     "on": True,
@@ -79,8 +74,8 @@ def test_a_call_in_its_form_is_read_as_that_call(name: str, arguments: dict[str,
 
     found = said_in(name, written.removeprefix(">>>"))
 
-    assert form.trigger
-    assert written.startswith(form.trigger)
+    assert SYNTAXES[name].trigger
+    assert written.startswith(SYNTAXES[name].trigger)
     assert [(called, json.loads(said_of)) for called, said_of in found.calls] == calls
     assert (found.text.strip(), found.broken) == ("", [])
 
@@ -113,68 +108,67 @@ _LAMP = Tool(
     },
 )
 _SWITCHED = {**ARGUMENTS, "room": 'the "old" kitchen\nend: </x> 🏠', "level": 5}
-_QUESTION = {"role": "user", "content": "Switch the lamp, please."}
-
-
-class _Generation(Extension):
-    """Marks what is trained on."""
-
-    tags = {"generation"}  # noqa: RUF012  (as jinja2 declares it)
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        """What it marks."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _environment() -> jinja2.Environment:
-    """As Hugging Face's apply_chat_template has it."""
-
-    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
-
-    def refuse(message: str) -> str:
-        raise jinja2.TemplateError(message)
-
-    environment = jinja2.sandbox.SandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda _: "26 Nov 2026"
-    return environment
-
-
-def _answer(template: str) -> tuple[str, str]:
-    """A prompt, and what the template writes behind it of an answer with a call. Templates differ in what they take:
-    arguments as an object or as text, an answer with a text or without one."""
-    source = _environment().from_string((FOLDER / f"{template}.jinja").read_text())
-    function = {"name": _LAMP.name, "description": "Switches a lamp.", "parameters": _LAMP.parameters}
-    tools = [{"type": "function", "function": function}]
-    taken = {"tools": tools, "functions": json.dumps(tools), "datetime": "now", "bos_token": "", "eos_token": ""}
-    prompt = source.render(messages=[_QUESTION], add_generation_prompt=True, **taken)
-    for arguments in (_SWITCHED, json.dumps(_SWITCHED)):
-        for content in ({"content": "Here.", "reasoning_content": "I must."}, {"content": ""}, {"content": None}):
-            call = {"id": "abcdefghi", "type": "function", "function": {"name": _LAMP.name, "arguments": arguments}}
-            answer = {"role": "assistant", **content, "tool_calls": [call]}
-            try:
-                text = source.render(messages=[_QUESTION, answer], add_generation_prompt=False, **taken)
-            except (jinja2.TemplateError, TypeError):
-                continue
-            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, text, strict=False)))
-            if _LAMP.name in text[same:]:
-                return text[:same], text[same:]
-    raise AssertionError(template)
 
 
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="the set-up leaves the templates there")
 @pytest.mark.parametrize("template", sorted(set(TEMPLATES) - set(LEAVES_OUT)))
 def test_what_a_template_writes_of_a_call_is_read_as_that_call(template: str) -> None:
     syntax = syntax_of((FOLDER / f"{template}.jinja").read_text())
-    prompt, answer = _answer(template)
+    prompt, answer = written(template, _LAMP, _SWITCHED)
 
     found = said(syntax, [answer], [_LAMP], thinking=syntax.thinks_after(prompt))
 
     assert [(name, json.loads(arguments)) for name, arguments in found.calls] == [(_LAMP.name, _SWITCHED)], answer
     assert found.broken == []
     assert found.reasoning.strip() in ("", "I must.", "Here.")
+
+
+TOO_MUCH_OF_THEIR_OWN = {
+    "CohereForAI-c4ai-command-r-plus-tool_use": "a call is prose",
+    "CohereForAI-c4ai-command-r7b-12-2024-tool_use": "another turn stands behind the call",
+    "Kimi-K3": "tags that end with a mark of their own",
+    "LFM2.5-8B-A1B": "Python",
+    "MiniMax-M3": "tags named like the arguments",
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": "another turn stands behind the call",
+    "google-gemma-4-31B-it": "neither JSON nor tags",
+    "google-gemma-4-31B-it-interleaved": "the same",
+    "meetkai-functionary-medium-v3.2": "the prompt ends with the call's mark",
+    "muse-glimmer": "the name stands there twice",
+    "tencent-Hy3": "a mark behind the name, and a tag",
+}
+"""Template → why its syntax cannot be read off; they are all known by what they say."""
+
+
+def _derived(template: str) -> Syntax | None:
+    prompt, call = written(template, PROBE, PROBE_ARGUMENTS, ("", None, "Here."))
+    try:
+        answer = conversation(template, PROBE, {"content": ANSWER})
+    except jinja2.TemplateError:
+        answer = ""
+    return derived(Written(conversation(template, PROBE), prompt + call, answer))
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="the set-up leaves the templates there")
+@pytest.mark.parametrize("template", sorted(set(TEMPLATES) - set(LEAVES_OUT)))
+def test_a_syntax_that_nobody_knows_is_read_off_what_the_template_writes(template: str) -> None:
+    syntax = _derived(template)
+
+    assert (syntax is None) == (template in TOO_MUCH_OF_THEIR_OWN)
+    if syntax is not None:
+        _, answer = written(template, _LAMP, _SWITCHED, ("", None, "Here."))
+        found = said(syntax, [answer], [_LAMP])
+        assert [(name, json.loads(arguments)) for name, arguments in found.calls] == [(_LAMP.name, _SWITCHED)], answer
+
+
+def test_an_unknown_template_is_asked_what_it_writes() -> None:
+    call = '<|fn|>{"fn": "first_probe", "with": {"left_probe": "value one", "right_probe": "value two"}}<|/fn|><|end|>'
+    seen = Written("Q<|bot|>", f"Q<|bot|>{call}", f"Q<|bot|>{ANSWER}<|end|>")
+
+    syntax = syntax_of("{{ messages }}", written=seen)
+
+    assert (syntax.starts, syntax.trigger) == (("<|fn|>",), "<|fn|>")
+    assert said(syntax, ['<|fn|>{"fn": "set_lamp", "with": {"room": "a"}}<|/fn|>'], [_LAMP]).calls == [
+        ("set_lamp", '{"room": "a"}')
+    ]
+    assert syntax_of("{{ messages }}", written=Written("Q", "Q", "Q")).name == "hermes"
+    assert syntax_of("[TOOL_CALLS]", written=seen).name == "mistral-list"

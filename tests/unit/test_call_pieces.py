@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.calls import TOOLS, WRITTEN, said, said_in
+from tests.unit.calls import THINK, TOOLS, WRITTEN, said, said_in
 from workers.calls import SYNTAXES, Parser
 
 
@@ -110,18 +110,34 @@ def test_plain_text_is_handed_on_unchanged(name: str, text: str) -> None:
         assert said(syntax.with_thoughts(None), text).text == text
 
 
-@pytest.mark.parametrize("name", SYNTAXES)
-@pytest.mark.parametrize("in_call", [False, True])
-def test_eight_times_the_text_takes_eight_times_as_long(name: str, in_call: bool) -> None:
-    syntax = SYNTAXES[name]
-    seconds = []
-    for size in (8_000, 64_000):
-        parser = Parser(syntax, TOOLS)
-        parser.feed(WRITTEN.get(name, "".join(syntax.starts)).partition("kitchen")[0] if in_call else "")
-        started = time.process_time()
-        for _ in range(size // 5):
-            parser.feed("<<<<<")
-        parser.finish()
-        seconds.append(time.process_time() - started)
+EACH_READER = (
+    "hermes",
+    "qwen3-coder",
+    "mistral",
+    "deepseek",
+    "lfm2",
+    "gemma4",
+    "gpt-oss",
+    "minimax-m3",
+    "functionary-v3.2",
+)
 
-    assert seconds[1] < 24 * max(seconds[0], 0.005)
+
+@pytest.mark.parametrize("name", EACH_READER)
+@pytest.mark.parametrize("in_call", [False, True])
+@pytest.mark.parametrize("piece", ["<<<<<", "\n\n\n\n\n", "a\\n\n ", "{[(<|"])
+def test_eight_times_the_text_takes_eight_times_as_long(name: str, in_call: bool, piece: str) -> None:
+    syntax = SYNTAXES[name]
+    begun = WRITTEN.get(name, "".join(syntax.starts)).partition("kitchen")[0] if in_call else ""
+
+    def seconds(num: int, at_once: int) -> float:
+        parser = Parser(syntax.with_thoughts(syntax.thoughts or THINK), TOOLS, thinking=not in_call)
+        parser.feed(begun)
+        started = time.process_time()
+        for _ in range(num // at_once):
+            parser.feed(piece * at_once)
+        parser.finish()
+        return time.process_time() - started
+
+    assert seconds(8_000, 1) < 24 * max(seconds(1_000, 1), 0.005)
+    assert seconds(8_000, 8_000) < 24 * max(seconds(1_000, 1_000), 0.005)

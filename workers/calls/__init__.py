@@ -5,6 +5,7 @@
 
 from workers.calls.choosing import syntax_of
 from workers.calls.deltas import Arguments, Broken, CallBegun, CallEnded, Delta, Reason, Reasoning, Text
+from workers.calls.deriving import Written
 from workers.calls.parser import Parser
 from workers.calls.syntax import Form, Syntax, Thoughts, Tool
 from workers.calls.syntaxes import SYNTAXES
@@ -24,5 +25,6 @@ __all__ = [
     "Text",
     "Thoughts",
     "Tool",
+    "Written",
     "syntax_of",
 ]

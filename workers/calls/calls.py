@@ -31,7 +31,7 @@ class Call:
     def arguments(self, text: str) -> None:
         """More of the arguments' JSON."""
         if self.index is not None and text:
-            self._answer.emit(Arguments(self.index, text))
+            self._answer.arguments(self.index, text)
 
     def end(self, call_id: str | None = None) -> None:
         """The arguments are whole, and what has to stand behind them was read."""
@@ -50,7 +50,10 @@ class Answer:
         self._tools = tools
         self._max_calls = max_calls
         self._deltas: list[Delta] = []
-        self._space = ""
+        self._open: type[Text] | type[Reasoning] | int = Text
+        """What the last parts are of: a call by its index."""
+        self._parts: list[str] = []
+        self._space: list[str] = []
         self._begins = False
         self._has_text = False
         self._is_text = False
@@ -82,21 +85,28 @@ class Answer:
 
     def taken(self) -> list[Delta]:
         """The deltas since the last time."""
+        self._close()
         deltas, self._deltas = self._deltas, []
         return deltas
 
-    def emit(self, delta: Delta) -> None:
-        """One more; what continues the last one is put to it."""
-        last = self._deltas[-1] if self._deltas else None
-        match last, delta:
-            case Text(), Text():
-                self._deltas[-1] = Text(last.text + delta.text)
-            case Reasoning(), Reasoning():
-                self._deltas[-1] = Reasoning(last.text + delta.text)
-            case Arguments(), Arguments() if last.index == delta.index:
-                self._deltas[-1] = Arguments(delta.index, last.text + delta.text)
-            case _:
-                self._deltas.append(delta)
+    def _close(self) -> None:
+        text, self._parts = "".join(self._parts), []
+        if text:
+            self._deltas.append(Arguments(self._open, text) if isinstance(self._open, int) else self._open(text))
+
+    def _continue(self, kind: type[Text] | type[Reasoning] | int, text: str) -> None:
+        if kind != self._open:
+            self._close()
+            self._open = kind
+        self._parts.append(text)
+
+    def _emit(self, delta: CallBegun | CallEnded | Broken) -> None:
+        self._close()
+        self._deltas.append(delta)
+
+    def arguments(self, index: int, text: str) -> None:
+        """A part of that call's arguments."""
+        self._continue(index, text)
 
     def text(self, text: str) -> None:
         """A part of the answer."""
@@ -104,27 +114,31 @@ class Answer:
             text = text.lstrip()
             self._begins = not text
         if self.has_tools:
-            kept = text.rstrip()
-            text, self._space = (self._space + kept, text[len(kept) :]) if kept else ("", self._space + text)
-        if text:
+            self._spaced(Text, text)
+        elif text:
             self._has_text = self._has_text or not text.isspace()
-            self.emit(Text(text))
+            self._continue(Text, text)
 
     def thought(self, text: str) -> None:
         """A part of the reasoning."""
         if self._begins:
             text = text.lstrip()
             self._begins = not text
+        self._spaced(Reasoning, text)
+
+    def _spaced(self, kind: type[Text] | type[Reasoning], text: str) -> None:
+        """White space waits for what it is in front of."""
         kept = text.rstrip()
         if kept:
-            self.emit(Reasoning(self._space + kept))
-            self._space = ""
-        self._space += text[len(kept) :]
+            self._has_text = self._has_text or kind is Text
+            self._continue(kind, "".join((*self._space, kept)))
+            self._space = []
+        self._space.append(text[len(kept) :])
 
     def turn(self, *, thinking: bool) -> None:
         """A thought begins or ends here: white space around it is dropped."""
         self.is_thinking = thinking
-        self._space = ""
+        self._space = []
         self._begins = True
 
     def begin(self, name: str, call_id: str | None = None) -> Call:
@@ -136,10 +150,10 @@ class Answer:
             return self._call
         if self.num_calls >= self._max_calls:
             raise BrokenCall("too_many")
-        self._space = ""
+        self._space = []
         self._call = Call(self, name, self.num_calls, schema)
         self.num_calls += 1
-        self.emit(CallBegun(self.num_calls - 1, name, call_id))
+        self._emit(CallBegun(self.num_calls - 1, name, call_id))
         return self._call
 
     def ended(self, index: int, call_id: str | None) -> None:
@@ -148,13 +162,13 @@ class Answer:
         self._is_text = False
         self._begins = not self._has_text
         self._reader.record("")
-        self.emit(CallEnded(index, call_id))
+        self._emit(CallEnded(index, call_id))
 
     def broken(self, reason: Reason | None) -> None:
         """What was recorded is no call, but text."""
         call, self._call = self._call, None
         if reason is not None:
-            self.emit(Broken(reason, call.index if call else None, call.name if call else None))
+            self._emit(Broken(reason, call.index if call else None, call.name if call else None))
         self._is_text = True
         self.text(self._reader.recorded())
         self._reader.record("")
@@ -174,6 +188,6 @@ class Answer:
 
     def finish(self) -> None:
         """Nothing follows."""
-        if self._space and not self.num_calls and not self._begins:
-            self.emit(Text(self._space))
-        self._space = ""
+        if not self.num_calls and not self._begins:
+            self._continue(Text, "".join(self._space))
+        self._space = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from workers.calls.deriving import Written, derived
 from workers.calls.syntax import Syntax, Thoughts
 from workers.calls.syntaxes import SYNTAXES
 
@@ -70,10 +71,11 @@ def _first[T](template: str, choices: Iterable[tuple[tuple[str, ...], T]], other
     return next((choice for said, choice in choices if all(part in template for part in said)), otherwise)
 
 
-def syntax_of(template: str, forced: str = "") -> Syntax:
-    """The syntax of a chat template, or the `forced` one of its name, with the template's marks around thoughts.
-    Raises KeyError for a name that there is not."""
-    syntax = SYNTAXES[forced or _first(template, _SAID, DEFAULT)]
+def syntax_of(template: str, forced: str = "", written: Written | None = None) -> Syntax:
+    """The syntax of a chat template, or the `forced` one of its name, with the template's marks around thoughts. What
+    the template writes tells it where its own text does not. Raises KeyError for a name that there is not."""
+    name = forced or _first(template, _SAID, "")
+    syntax = SYNTAXES[name] if name else (written and derived(written)) or SYNTAXES[DEFAULT]
     if syntax.whole is not None or (syntax.thoughts is not None and syntax.thoughts.anywhere):
         return syntax
     return syntax.with_thoughts(_first(template, _THOUGHTS, syntax.thoughts))

@@ -125,6 +125,8 @@ class _Object:
         elif key in self._keys.arguments and not self._has_arguments:
             self._has_arguments = True
             yield from self._arguments(reader)
+        elif not self._answer.is_sure and key not in (*self._keys.ids, "type"):
+            raise BrokenCall(None)
         else:
             parts: list[str] = []
             is_id = key in self._keys.ids

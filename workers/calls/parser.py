@@ -113,9 +113,9 @@ class Parser:
             is_cut = self._reader.ended and self._reader.is_empty
             reason = "cut_off" if is_cut and error.reason else error.reason
             self._answer.broken(reason if is_sure or self._answer.is_call else None)
+            self._answer.section_ended()
         else:
-            if is_sure or self._answer.is_call:
-                self._answer.section_ended()
-            else:
+            if not is_sure and not self._answer.is_call:
                 self._answer.broken(None)
+            self._answer.section_ended()
         return mark

@@ -40,6 +40,8 @@ def call(reader: Reader, answer: Answer) -> Steps:
 
 def _called(reader: Reader, answer: Answer, name: str) -> Steps:
     yield from reader.character()
+    if not answer.is_sure and name not in (*answer.names, "print"):
+        raise BrokenCall(None)
     if name == "print" and name not in answer.names:
         yield from call(reader, answer)
         if (yield from reader.space()) == ")":

@@ -43,11 +43,6 @@ class Form(Struct, frozen=True):
     before_value: str = ""
     after_value: str = ""
 
-    @property
-    def trigger(self) -> str:
-        """What a call begins with: from there on a lazy grammar holds."""
-        return (self.begin or self.before_name).strip()
-
 
 @dataclass(frozen=True)
 class Thoughts:
@@ -91,8 +86,9 @@ class Syntax:
 
     @property
     def trigger(self) -> str:
-        """The text that a call begins with, empty for none."""
-        return self.form.trigger if self.form else ""
+        """The text that a call in its form begins with: from there on a lazy grammar holds. Empty without a form."""
+        written = self.form.begin + self.form.before_name if self.form else ""
+        return next((mark for mark in (*self.starts, *self.maybe) if written.startswith(mark)), written)
 
     def with_thoughts(self, thoughts: Thoughts | None) -> Syntax:
         """The same with other marks around thoughts."""

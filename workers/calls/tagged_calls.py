@@ -70,9 +70,9 @@ class Tags:
                 is_begun = bool((yield from reader.take(marks(first))))
             if not is_begun:
                 return (yield from self._section_end(reader, answer, section))
-            yield from self._call(reader, answer)
-            if not self.section_ends:
-                return ""
+            mark = yield from self._call(reader, answer)
+            if mark != self.end or not self.section_ends:
+                return mark
             is_begun = False
 
     def _section_end(self, reader: Reader, answer: Answer, section: Marks) -> Steps:
@@ -107,7 +107,7 @@ class Tags:
             call.arguments(f"{opening}{quoted(key)}: ")
             yield from self._value(reader, call, key, attributes)
             opening = ", "
-        if mark != self.end:
+        if mark != self.end and mark not in self.section_ends:
             raise BrokenCall("invalid_syntax")
         call.arguments("{}" if opening == "{" else "}")
         call.end()
@@ -115,7 +115,7 @@ class Tags:
 
     @property
     def _between(self) -> Marks:
-        return marks(self.before_key, self.end, *self.ignored)
+        return marks(self.before_key, self.end, *self.section_ends, *self.ignored)
 
     def _value(self, reader: Reader, call: Call, key: str, attributes: str) -> Steps:
         allowed = kinds(member(call.schema, key), call.schema)
