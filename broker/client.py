@@ -31,7 +31,20 @@ from broker.errors import (
     ReplayUnavailable,
     UnservedModel,
 )
-from broker.messages import Cancel, End, Kind, Message, Replay, ReplayRequest, RunEvent, Sampling, Turn, new_id
+from broker.messages import (
+    Cancel,
+    End,
+    Kind,
+    Message,
+    Replay,
+    ReplayRequest,
+    RunEvent,
+    Sampling,
+    Tool,
+    ToolChoice,
+    Turn,
+    new_id,
+)
 from broker.place_in_line import Line
 from broker.priorities import DEFAULT_PRIORITY, Priority
 from broker.subjects import CancelAddress
@@ -91,11 +104,15 @@ class Client:
         run: str | None = None,
         raw: bool = False,
         chat_template_kwargs: dict[str, Any] | None = None,
+        tools: Sequence[Tool] = (),
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
     ) -> Answer:
         """One turn. Nothing is sent before the answer is iterated or awaited.
 
-        `messages` is the whole history and ends with the user's message; a text stands for just that. `deadline` is in
-        seconds since the epoch. Raises InvalidMessage and InvalidName here, PublishError and TurnFailed on the way.
+        `messages` is the whole history and ends with the user's message, or with a tool's; a text stands for just a
+        user's. What the model calls of `tools` is in `Done.tool_calls`: whoever asked runs it. `deadline` is in seconds
+        since the epoch. Raises InvalidMessage and InvalidName here, PublishError and TurnFailed on the way.
         """
         if isinstance(messages, str):
             messages = (Message("user", messages),)
@@ -110,6 +127,9 @@ class Client:
             run=None if run is None else subjects.token(run, "run"),
             raw=raw,
             chat_template_kwargs=chat_template_kwargs,
+            tools=tuple(tools),
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
         )
         return Answer(self, turn, model, priority)
 

@@ -7,16 +7,17 @@ import hashlib
 import threading
 import time
 from array import array
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Protocol
 
 from nats.aio.client import Client as NatsConnection
 
-from broker.messages import Message, Sampling, TokenLogprob
+from broker.messages import Message, Sampling, TokenLogprob, Tool
 from workers.assembly import Assembly, Parts, assemble
 from workers.engine.calibration import UNMEASURED, Calibration
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
-from workers.engine.protocol import Span, State, TokenSampler
+from workers.engine.protocol import Engine, Span, State, TokenSampler
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.kv.cache import OffloadCache
@@ -24,10 +25,11 @@ from workers.kv.index import packed
 from workers.prompts.history import History
 from workers.prompts.rendered import Rendered
 from workers.reporting.metrics import Shape, WorkerMetrics
+from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
 from workers.worker import Worker
 from workers.worker_options import WorkerOptions
 
-CHECKPOINT_BYTES = 1 << 20
+CHECKPOINT_BYTES = 1 << 24
 END = 0
 FIRST = 3
 
@@ -231,7 +233,11 @@ class FakeRenderer:
     """A template: `role: content` a line, then `assistant: `."""
 
     async def render(
-        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+        self,
+        messages: tuple[Message, ...],
+        exact: Collection[int] = (),
+        kwargs: dict[str, Any] | None = None,
+        tools: tuple[Tool, ...] = (),
     ) -> Rendered:
         text, contents = "", []
         for index, message in enumerate(messages):
@@ -247,17 +253,26 @@ class NoGrammars:
         return sampling.grammar
 
 
+class ClockedEngine(Engine, Protocol):
+    """An engine that says what its steps count for."""
+
+    def clock(self) -> float:
+        """The clock of its loop, in seconds."""
+        ...
+
+
 def fake_worker(
     nc: NatsConnection,
-    engine: FakeEngine,
+    engine: ClockedEngine,
     options: WorkerOptions,
     *,
     cache: OffloadCache | None = None,
     calibration: Calibration = UNMEASURED,
     history: History | None = None,
     assembly: Assembly = assemble,
+    readers: AnswerReaders = ALL_TEXT,
 ) -> Worker:
-    """A worker whose engine computes nothing, composed as workers/main.py composes one."""
+    """A worker whose engine may compute nothing, composed as workers/main.py composes one."""
     cache = cache or OffloadCache(0)
     tags = {"node": options.node, "model": options.model, "quantization": "none", "worker": options.name}
     metrics = WorkerMetrics(tags, engine.num_slots, engine.num_ctx, Shape())
@@ -279,4 +294,4 @@ def fake_worker(
         clock=engine.clock,
     )
     history = history or History(FakeRenderer(), engine.vocabulary)
-    return assembly(Parts(nc, loop, history, NoGrammars(), options, cache, metrics, power))
+    return assembly(Parts(nc, loop, history, NoGrammars(), options, cache, metrics, power, readers))

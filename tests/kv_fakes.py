@@ -16,6 +16,8 @@ FINGERPRINT = "f"
 
 LAYOUT = StateLayout(FINGERPRINT, 8, 4)
 """As tests.fakes.FakeEngine has it."""
+WITH_CHECKPOINTS = StateLayout(FINGERPRINT, 8, 4, checkpoint_begin=100)
+"""As it has it where a part cannot be removed."""
 state_bytes = LAYOUT.state_bytes
 
 

@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from broker.messages import Done as Done
     from broker.messages import Failed as Failed
     from broker.messages import Message as Message
+    from broker.messages import NamedTool as NamedTool
     from broker.messages import Sampling as Sampling
+    from broker.messages import Tool as Tool
+    from broker.messages import ToolCall as ToolCall
     from broker.messages import Turn as Turn
     from broker.messages import Usage as Usage
     from broker.place_in_line import PlaceInLine as PlaceInLine
@@ -65,7 +68,9 @@ _MODULES = {
         "UnservedModel",
     ),
     "broker.place_in_line": ("PlaceInLine",),
-    "broker.messages": ("Chunk", "Done", "Failed", "Message", "Sampling", "Turn", "Usage"),
+    "broker.messages": (
+        *("Chunk", "Done", "Failed", "Message", "NamedTool", "Sampling", "Tool", "ToolCall", "Turn", "Usage"),
+    ),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -97,6 +97,13 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
             metavar="none|today|YYYY-MM-DD",
         ),
     ] = None
+    tool_syntax: Annotated[
+        str | None,
+        Setting(
+            "how the model writes tool calls: hermes, mistral, llama3, … (default: as its template does)",
+            metavar="NAME",
+        ),
+    ] = None
     raw_as_text: Annotated[
         bool,
         Setting(
@@ -138,6 +145,12 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
                 asked_for(self.chat_template)
             except SettingsError as error:
                 problems += error.problems
+        if self.tool_syntax is not None:
+            from workers.calls import SYNTAXES  # nor this
+
+            if self.tool_syntax not in SYNTAXES:
+                names = ", ".join(sorted(SYNTAXES))
+                problems.append(f"--tool-syntax: must be one of {names}, not {self.tool_syntax!r}")
         if self.template_date not in (None, "none", "today") and not _is_date(self.template_date):
             problems.append("--template-date: must be none, today or a date as 2026-11-26")
         if self.step_budget_seconds <= 0:

@@ -67,6 +67,9 @@ class Remembered(Struct, frozen=True, omit_defaults=True):
     """Those of prompt and answer, four bytes each, little-endian."""
     template_kwargs: str = ""
     """What the template was given besides, as JSON with sorted names: with others it is another prompt."""
+    num_told_anew: int | None = None
+    """Of the messages, those that stand in it as the template tells history; answers behind them stand there as they
+    were generated, with the white space around them. Older releases do not tell it: then only the last one does."""
     before: Earlier | None = None
     """At the end of the answer before: what is asked again, or edited, goes on from there."""
 

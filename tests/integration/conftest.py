@@ -33,6 +33,7 @@ from tests.terminal import Bench, Queued
 from workers.engine.calibration import UNMEASURED, calibrate
 from workers.kv.cache import OffloadCache
 from workers.prompts.history import History
+from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
 from workers.worker import Worker
 from workers.worker_options import WorkerOptions
 
@@ -69,6 +70,7 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
         can: tuple[str, ...] = (CHAT, RAW, SCORE),
         facts: dict[str, str] | None = None,
         may_differ: bool = False,
+        readers: AnswerReaders = ALL_TEXT,
     ) -> AsyncIterator[Running]:
         engine = engine or FakeEngine()
         # Fetching is weighed against what computing costs.
@@ -91,7 +93,9 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
             may_differ=may_differ,
             look_seconds=0.1,
         )
-        worker = fake_worker(nc, engine, options, cache=cache, calibration=calibration, history=history)
+        worker = fake_worker(
+            nc, engine, options, cache=cache, calibration=calibration, history=history, readers=readers
+        )
         stop = asyncio.Event()
         task = asyncio.create_task(worker.run(stop))
         try:

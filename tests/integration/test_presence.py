@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from broker.client import Client
 from broker.connection import close, connect
 from broker.discovery import CHAT, DRAINING, RAW, SCORE, SERVING, Load, WorkerInfo, departures
 from broker.errors import OtherFile, TurnRejected, UnservedModel
-from broker.messages import Message
+from broker.messages import Message, Tool
 from broker.server import EmbeddedServer
 from producers.commands.top import Picture, Queued, _shown
 from producers.gateway.app import Gateway
@@ -250,7 +251,11 @@ class Refusing(FakeRenderer):
     """Of a model file without a template."""
 
     async def render(
-        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+        self,
+        messages: tuple[Message, ...],
+        exact: Collection[int] = (),
+        kwargs: dict[str, Any] | None = None,
+        tools: tuple[Tool, ...] = (),
     ) -> Rendered:
         raise TurnRejected("invalid_template", "the model file has no chat template")
 

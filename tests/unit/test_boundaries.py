@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
 
-from broker.messages import Message, Turn
+from broker.messages import Message, Tool, Turn
 from tests.fakes import FIRST, FakeVocabulary
 from workers.engine.slots import common_prefix
 from workers.prompts.history import History
@@ -37,7 +38,11 @@ class Chat:
         self._has_system = has_system
 
     async def render(
-        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+        self,
+        messages: tuple[Message, ...],
+        exact: Collection[int] = (),
+        kwargs: dict[str, Any] | None = None,
+        tools: tuple[Tool, ...] = (),
     ) -> Rendered:
         text, contents, is_open = "tools: none. ", [], False
         for index, message in enumerate(messages):
@@ -84,10 +89,28 @@ async def test_the_last_boundary_is_where_the_last_message_ends_in_the_conversat
     second = await history.prompt("alice", turn("hello", "hi", "more"))
     assert second.num_known == len(first.tokens) + 2
     assert second.tokens[: first.boundaries[-1]] == first.tokens[: first.boundaries[-1]]
-    assert second.tokens[second.boundaries[-1]] == END
-    assert second.boundaries[0] == first.boundaries[0]
+    assert second.boundaries == (first.boundaries[0], len(second.tokens) - 1), "as it stood before the first answer"
     anew = await History(Chat(), Markup(), has_boundaries=True).prompt("alice", turn("hello", "hi", "more"))
     assert anew.boundaries == second.boundaries
+
+
+async def test_where_a_template_begins_an_answer_otherwise_than_history_has_it_the_boundary_is_before_that() -> None:
+    class Thinking(Chat):
+        async def render(
+            self,
+            messages: tuple[Message, ...],
+            exact: Collection[int] = (),
+            kwargs: dict[str, Any] | None = None,
+            tools: tuple[Tool, ...] = (),
+        ) -> Rendered:
+            found = await super().render(messages, exact, kwargs, tools)
+            return Rendered(found.text + "[no thoughts]\n\n", found.contents)
+
+    prompt = await History(Thinking(), Markup(), has_boundaries=True).prompt("alice", turn("hello", "hi", "more"))
+    end = prompt.boundaries[-1]
+    rest = "".join(chr(token - FIRST) for token in prompt.tokens[end:-1])
+    assert rest.endswith("[no thoughts]")
+    assert "assistant\n".endswith(rest.removesuffix("[no thoughts]"))
 
 
 async def test_nobody_who_does_not_ask_is_told_and_raw_prompts_have_none() -> None:

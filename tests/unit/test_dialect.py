@@ -199,7 +199,7 @@ def test_values_at_the_edges_are_taken_and_mean_what_others_mean(
         (
             {"messages": [{"role": "assistant", "content": "x"}]},
             "messages[0].role",
-            "the last message must be the user's",
+            "the last message must be the user's or a tool's",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},

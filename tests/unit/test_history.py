@@ -3,9 +3,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from broker.messages import Earlier, Kind, Message, Turn
+from broker import codec
+from broker.messages import Earlier, Kind, Message, Remembered, Turn
 from tests.fakes import FakeRenderer, FakeVocabulary
 from workers.prompts.history import History
+from workers.prompts.renderer import TemplateRenderer
 
 
 class Retokenizing(FakeVocabulary):
@@ -49,6 +51,43 @@ async def test_another_client_or_another_past_is_tokenised_anew() -> None:
     for client, messages in (("bob", ("hi", "ab", "x")), ("alice", ("hi", "aXb", "x")), ("alice", ("ho", "ab", "x"))):
         prompt = await history.prompt(client, turn(*messages))
         assert prompt.tokens[len(first.tokens) : len(first.tokens) + 2] != [100, 101]
+
+
+async def test_by_text_a_prompt_is_the_same_for_whoever_remembers_the_conversation_and_for_whoever_does_not() -> None:
+    history, other = (History(FakeRenderer(), Retokenizing(), by_text=True) for _ in range(2))
+    first = await history.prompt("alice", turn("hi"))
+    history.remember("alice", turn("hi"), first, [*first.tokens, ord("x") + 3, ord("a") + 3, ord("b") + 3], "xab")
+    second = turn("hi", "xab", "more")
+    prompt = await history.prompt("alice", second)
+    assert prompt.tokens == (await other.prompt("alice", second)).tokens
+    assert prompt.num_known == len(first.tokens) + 1
+
+
+TRIMMING = "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}\n{% endfor %}assistant: "
+
+
+async def test_answers_keep_their_white_space_for_as_long_as_they_are_remembered() -> None:
+    """Here, and with a worker that takes the conversation over in its middle; what was told anew once stays so."""
+    renderer = TemplateRenderer(TRIMMING, bos_token="", eos_token="")
+    try:
+        history, other = (History(renderer, Retokenizing()) for _ in range(2))
+        said: list[str] = ["one", " told before \n"]
+        tokens: list[int] = []
+        for number in range(5):
+            said.append("more")
+            prompt = await history.prompt("alice", turn(*said))
+            assert prompt.tokens[: len(tokens)] == tokens
+            assert ": told before\n" in prompt.rendered.text
+            tokens = [*prompt.tokens, *[ord(letter) + 3 for letter in " ab\n\n"]]
+            name = history.remember("alice", turn(*said), prompt, tokens, " ab\n\n")
+            said.append(" ab\n\n")
+            if number == 2:
+                remembered = history.recall("alice", name)
+                assert remembered is not None
+                other.adopt("alice", name, codec.decode(codec.encode(remembered), Remembered))
+                history = other
+    finally:
+        await renderer.close()
 
 
 async def test_old_conversations_are_forgotten_beyond_the_cap() -> None:

@@ -168,7 +168,7 @@ def test_a_point_of_a_later_release_costs_itself() -> None:
 
 
 def test_what_a_later_peer_remembers_is_left_out_where_it_is_not_understood() -> None:
-    odd = {"messages": [{"role": "tool", "content": "x"}], "prompt_text": "x", "tokens": b""}
+    odd = {"messages": [{"role": "narrator", "content": "x"}], "prompt_text": "x", "tokens": b""}
     payload = later(Opened("t", "f", packed([1]), 9, 0, "0" * 64), remembered=odd)
     found = codec.decode(payload, Opened | FetchRefused, optional=("remembered",))
     assert (found.transfer, found.remembered) == ("t", None)
@@ -193,7 +193,7 @@ class LaterRemembered(msgspec.Struct):
 
 def test_a_state_on_disk_is_of_use_without_what_a_later_release_remembers_of_it(tmp_path: Path) -> None:
     key = Key("c", "v")
-    told = cast(Remembered, LaterRemembered([{"role": "tool", "content": "x"}], "x", packed([1])))
+    told = cast(Remembered, LaterRemembered([{"role": "narrator", "content": "x"}], "x", packed([1])))
     disk = Disk(tmp_path, 1000, StateLayout("f", 0, 4), lambda _: told)
     disk.write(KvEntry(key, packed([1, 2]), 8, 0), bytes(8))
     again = Disk(tmp_path, 1000, StateLayout("f", 0, 4))

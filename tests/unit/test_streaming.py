@@ -235,17 +235,27 @@ async def test_a_conversation_that_is_named_by_its_history_has_the_next_name_eve
 
 
 @pytest.mark.parametrize(
-    ("turn", "reason"),
+    ("turn", "text", "reason"),
     [
-        (turn_of(), "cancelled"),
-        (turn_of(raw=True), "stop"),
-        (turn_of(kind="score", continuations=("x",)), "stop"),
+        (turn_of(), "", "cancelled"),
+        (turn_of(raw=True), "abc", "stop"),
+        (turn_of(kind="score", continuations=("x",)), "abc", "stop"),
     ],
 )
-async def test_nothing_goes_on_from_a_cancelled_raw_or_scored_turn(turn: Turn, reason: str) -> None:
+async def test_nothing_goes_on_from_a_raw_or_scored_turn_or_one_that_was_cancelled_before_its_answer_began(
+    turn: Turn, text: str, reason: str
+) -> None:
     stage = Stage()
-    await stage.done(work_of(turn), generated("abc"), finished(reason=reason))
+    await stage.done(work_of(turn), generated(text), finished(text, reason))
     assert (stage.engine.renamed, stage.peers.announced) == ([], [])
+
+
+async def test_a_cancelled_answer_is_gone_on_from_as_far_as_it_came() -> None:
+    stage, work = Stage(), work_of()
+    await stage.done(work, generated("abc"), finished(reason="cancelled"))
+    assert stage.peers.announced == [(CLIENT, "a", len(finished().tokens) - 1)]
+    messages = (*work.turn.messages, Message("assistant", "abc"), Message("user", "more"))
+    assert stage.history.is_current(CLIENT, turn_of(messages=messages))
 
 
 # --- Usage ---

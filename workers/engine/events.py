@@ -24,6 +24,8 @@ class Job:
     gbnf: str | None = None
     continuations: tuple[tuple[tuple[int, ...], int], ...] = ()
     """For scoring: all tokens of prompt and continuation, and where the continuation begins."""
+    shown: Mapping[int, bytes] = field(default_factory=dict)
+    """Control tokens that have a text in this answer, and which: a call, or a thought, is written with them."""
     resumed: tuple[int, ...] = ()
     """The answer's tokens that an earlier worker has sent: known, to be computed, not to be told again."""
 

@@ -14,7 +14,7 @@ from workers.kv.index import Key, KvEntry, PrefixMatch, packed, split
 MIN_RESTORED_TOKENS = 8
 """So many tokens more than the context has are worth a copy in memory: it takes what one or two take to compute."""
 
-MAX_CARRIED = 3
+MAX_CARRIED = 4
 """Checkpoints that go with a state."""
 
 Export = tuple[KvEntry, State] | None
@@ -23,11 +23,11 @@ Export = tuple[KvEntry, State] | None
 
 def carried(of_slot: list[Checkpoint], num_tokens: int, room: int) -> list[Checkpoint]:
     """Which of a slot's checkpoints, in order of position, go with its state of so many tokens, within `room` bytes:
-    the two latest, which the conversation comes back to, and of the others that which saves most."""
+    the latest, which the conversation comes back to, and of the others that which saves most."""
     positions = [0, *(one.num_tokens for one in of_slot)]
     saved = {id(one): one.num_tokens - before for before, one in zip(positions, of_slot, strict=False)}
     usable = [one for one in of_slot if one.num_tokens < num_tokens]
-    latest, others = usable[-2:], usable[:-2]
+    latest, others = usable[1 - MAX_CARRIED :], usable[: 1 - MAX_CARRIED]
     found: list[Checkpoint] = []
     for one in [*reversed(latest), *sorted(others, key=lambda one: -saved[id(one)])][:MAX_CARRIED]:
         if len(one.state) <= room:

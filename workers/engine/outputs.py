@@ -47,10 +47,14 @@ class Outputs:
         choose, where only the end was not written."""
         job = active.job
         for token in job.resumed:
-            active.detokenizer.add(self._engine.vocabulary.piece(token))
+            active.detokenizer.add(self._spelled(active, token))
             if active.detokenizer.stopped:
                 return "stop"
         return "length" if job.resumed and len(job.resumed) >= job.max_tokens else None
+
+    def _spelled(self, active: ActiveJob, token: int) -> bytes:
+        """What the token adds to the answer's text."""
+        return self._engine.vocabulary.piece(token) or active.job.shown.get(token, b"")
 
     def open(self, active: ActiveJob) -> Ending | None:
         """Makes the sampler of a turn that has got its first slot."""
@@ -111,7 +115,7 @@ class Outputs:
         active.last_token_at = self._clock()
         active.first_token_at = active.first_token_at or active.last_token_at
         was_holding = detokenizer.is_holding
-        text = detokenizer.add(vocabulary.piece(token))
+        text = detokenizer.add(self._spelled(active, token))
         if detokenizer.is_holding and (text or not was_holding):
             active.may_end_at = len(sequence.tokens) - 1
         is_last = sequence.num_generated >= active.job.max_tokens

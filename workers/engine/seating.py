@@ -140,10 +140,19 @@ class Seating:
             # Looked for again: what was evicted may have taken the place of what was found, or be found itself.
             restored = self._offloading.restore(seat.slot, prefix, Key(active.job.client, active.job.conversation))
             if restored is not None:
+                self._forget_older(seat.slot, active, restored[0])
                 # What was evicted for it is gone, and its checkpoints came with it.
                 return Place(seat.slot, *restored), replace(seat, num_reused=restored[0], evicted=())
         seat = self._keep_prefix(seat, active.job.conversation)
         return Place(seat.slot, seat.num_reused, "context" if seat.num_reused else None), seat
+
+    def _forget_older(self, index: int, active: ActiveJob, num_restored: int) -> None:
+        """What other slots have of a conversation that was restored to more is of no use, and takes cells."""
+        tokens, job = active.sequence.tokens[:num_restored], active.job
+        for slot in self._slots.idle():
+            is_its = (slot.client, slot.conversation) == (job.client, job.conversation) and slot.index != index
+            if is_its and slot.tokens == tokens[: len(slot.tokens)] and not self._slots.canonical_chunk:
+                self.clear(slot.index)
 
     def _keep_prefix(self, seat: Seat, conversation: str) -> Seat:
         """What the seat's slot holds, or its source, down to the prefix that is reused."""

@@ -109,6 +109,11 @@ class LlamaModel:
         return sum(part.stat().st_size for part in self.parts)
 
     @property
+    def weight_bytes(self) -> int:
+        """Of its tensors: the rest of a file is read at the start and not kept as it is."""
+        return sum(tensor.num_bytes for part in self.parts for tensor in header(part).tensors)
+
+    @property
     def fingerprint(self) -> str:
         """Tells this model's files from others: by their sizes and first and last mebibytes, as all takes seconds."""
         digest = hashlib.sha256()

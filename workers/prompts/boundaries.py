@@ -1,10 +1,14 @@
 """Where in a prompt conversations part, and where one comes back to: behind what stands before the first message that
-is said (system messages, and what else the template puts there), and behind the last message's text. Pure.
+is said (system messages, and what else the template puts there), and where the answer begins. Pure.
 
-Positions count tokens, and are such that the tokens before them are the same whatever follows.
+Positions count tokens, and are such that the tokens before them are the same whatever follows. What a template puts
+before an answer is not always what it puts there once the answer is history (thoughts): how earlier answers stand in
+the prompt tells; in a conversation's first prompt the position is the end of the last message's text.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from broker.messages import Message
 from workers.engine.protocol import Vocabulary
@@ -12,9 +16,10 @@ from workers.engine.slots import common_prefix
 from workers.prompts.rendered import Rendered
 
 HEADER_TOKENS = 8
-"""Among so many before a message's text there is a control token, which nothing merges with, or there is none."""
+"""Among so many before a message's text there is a control token, or none. Behind it stands a word or two of the
+template's, of which the last token may be another one before another text (a line end before line ends)."""
 MERGED_TOKENS = 3
-"""Without one so many tokens may be others before another text."""
+"""Where there is none so many may be others."""
 
 
 def boundaries(
@@ -42,14 +47,29 @@ def boundaries(
     said = [start for index, start, _ in rendered.contents if index >= 0 and messages[index].role != "system"]
     if not said:
         return ()
-    head, end = before(said[0]), before(rendered.contents[-1][2])
-    found = {common_prefix(head, tokens[: _num_certain(vocabulary, head)]), common_prefix(end, tokens)}
+    head = before(said[0])
+    found = {common_prefix(head, tokens[: _num_certain(vocabulary, head)])}
+    end, header = rendered.contents[-1][2], _header(rendered, messages)
+    if rendered.text[end:] == header:
+        found.add(len(tokens) - 1)
+    else:
+        same = before(end + common_prefix([*map(ord, rendered.text[end:])], [*map(ord, header)]))
+        certain = same[: _num_certain(vocabulary, same)]
+        found.add(max(common_prefix(one, tokens) for one in (before(end), certain)))
     return tuple(sorted(at for at in found if 0 < at < len(tokens)))
+
+
+def _header(rendered: Rendered, messages: tuple[Message, ...]) -> str:
+    """What the template wrote between a message and the last answer in the prompt; empty where there is none."""
+    for (_, _, end), (index, start, _) in reversed(list(pairwise(rendered.contents))):
+        if index >= 0 and messages[index].role == "assistant":
+            return rendered.text[end:start]
+    return ""
 
 
 def _num_certain(vocabulary: Vocabulary, tokens: list[int]) -> int:
     """How many of the tokens before a message's text are the same before any other."""
     for index in range(len(tokens) - 1, max(-1, len(tokens) - 1 - HEADER_TOKENS), -1):
         if not vocabulary.piece(tokens[index]):
-            return index + 1
+            return max(index + 1, len(tokens) - 1)
     return max(0, len(tokens) - MERGED_TOKENS)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.errors import InvalidMessage
-from broker.messages import Message, Role, Sampling, check_is_answerable
+from broker.messages import Message, Role, Sampling, check_messages
 from producers.gateway.bodies import read
 from producers.gateway.errors import ApiError
 from producers.gateway.openai.answers import Writer
@@ -238,7 +238,7 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 field = f"messages[{index}].content"
                 raise ApiError(400, f"{field} is required", param=field)
         try:
-            check_is_answerable(self.history)
+            check_messages(self.history)
         except InvalidMessage as error:
             raise ApiError(400, error.reason, param=error.field) from None
         if self.top_logprobs and not self.logprobs:
