@@ -111,6 +111,8 @@ async def main(credentials: Path, left: list[str], log: Log, rng: random.Random)
 
 
 def run() -> None:
+    if len(sys.argv) != 4:
+        sys.exit("usage: python -m tests.chaos.producer CREDENTIALS FILE SEED")
     credentials, path, seed = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     left = unfinished(path)
     with path.open("a") as file:
