@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Protocol
 
 from broker.errors import TurnRejected
-from broker.messages import Message
-from workers.calls import SYNTAXES, Syntax, syntax_of
+from broker.messages import Message, Tool, ToolCall
+from workers.calls import SYNTAXES, Syntax, Written, syntax_of
 from workers.calls.choosing import DEFAULT
+from workers.calls.deriving import ANSWER, ARGUMENTS, PROBE
 from workers.engine.protocol import Vocabulary
 from workers.prompts.history import Renderer
 from workers.prompts.tools_form import ToolsForm
@@ -61,7 +63,7 @@ async def answer_readers(model: TemplatedModel, forced: str | None, renderer: Tr
     template, vocabulary = model.chat_template, model.vocabulary
     if template is None and not forced:
         return ALL_TEXT
-    syntax = syntax_of(template or "", forced or "")
+    syntax = syntax_of(template or "", forced or "", await _probed(renderer))
     if renderer.tools_form == "generic" and not forced:
         # It is told of tools by us, and how to call them.
         syntax = SYNTAXES[DEFAULT].with_thoughts(syntax.thoughts)
@@ -88,6 +90,24 @@ def _written(syntax: Syntax) -> str:
     if (form := syntax.form) is not None:
         found += [form.begin, form.before_name, form.before_arguments, form.after, form.end, form.between or ""]
     return "\n".join(found)
+
+
+async def _probed(renderer: Renderer) -> Written | None:
+    """What the template writes of a call; None where it writes none."""
+    question = Message("user", "Question?")
+    tools = (Tool(PROBE.name, "A trial.", dict(PROBE.parameters)),)
+    call = Message("assistant", "", (ToolCall("call00001", PROBE.name, json.dumps(ARGUMENTS)),))
+    answer = Message("assistant", ANSWER)
+    try:
+        prompts = [(await renderer.render(said, tools=tools)).text for said in ((question,), (question, call))]
+    except TurnRejected as error:
+        log.debug("template in a trial with a call: %s", error.detail)
+        return None
+    try:
+        answered = (await renderer.render((question, answer), tools=tools)).text
+    except TurnRejected:
+        answered = ""
+    return Written(prompts[0], prompts[1], answered)
 
 
 async def _chat(renderer: Renderer) -> str:

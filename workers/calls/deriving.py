@@ -36,6 +36,8 @@ ARGUMENTS = {"left_probe": "value one", "right_probe": "value two"}
 """What it is called with."""
 ANSWER = "An answer without a call."
 NAME = "derived"
+MAX_TEXT = 2048
+"""Characters of a call: templates are strangers'."""
 MAX_MARK = 80
 """Characters of a mark: what is longer is prose."""
 
@@ -60,7 +62,7 @@ def derived(written: Written) -> Syntax | None:
     text = _behind(written.prompt, written.call).strip()
     text = text.removesuffix(written.answer.rpartition(ANSWER)[2].strip()).strip()
     text = _NO_THOUGHT.sub("", text, count=1) if _NO_THOUGHT.match(text) else text
-    if text.count(PROBE.name) != 1:
+    if len(text) > MAX_TEXT or text.count(PROBE.name) != 1:
         return None
     for read_off in (_object, _named, _tagged):
         syntax = read_off(text)
