@@ -107,7 +107,7 @@ def test_fields_that_a_later_release_adds_are_not_looked_at(message: msgspec.Str
 @pytest.mark.parametrize(
     ("message", "kind", "changed"),
     [
-        (DONE, None, {"finish_reason": "tool_calls"}),
+        (DONE, None, {"finish_reason": "paused"}),
         (
             DONE,
             None,
