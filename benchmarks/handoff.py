@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.harness import CORES, ROOT, Row, System, model, show, system, text_of
+from benchmarks.harness import CORES, ROOT, Row, System, Weights, all_weights, model, show, system, text_of
 from benchmarks.parking import CONTEXT_TOKENS, Conversation
 from broker import codec, subjects
 from broker.accounts import WORKER, write_credentials
@@ -61,13 +61,13 @@ async def moved(
     return ttft, fetching
 
 
-async def fetched() -> Row:
-    computed, _ = await moved(0)
-    taken, fetching = await moved(1_000_000_000)
+async def fetched(weights: Weights) -> Row:
+    computed, _ = await moved(0, weights.file)
+    taken, fetching = await moved(1_000_000_000, weights.file)
     print(f"fetched {len(taken)}, computed {len(computed)} times; fetching took {statistics.median(fetching):.3f} s")
     ours, without = statistics.median(taken), statistics.median(computed)
     name = f"TTFT of the next turn on another worker, {CONTEXT_TOKENS} tokens: computed ÷ fetched"
-    return Row(name, f"{ours * 1000:.0f} ms", f"{without * 1000:.0f} ms", without / ours, 20)
+    return Row(weights.of(name), f"{ours * 1000:.0f} ms", f"{without * 1000:.0f} ms", without / ours, 20)
 
 
 async def given() -> Row:
@@ -132,7 +132,7 @@ async def given() -> Row:
 
 
 async def measure() -> list[Row]:
-    return [await fetched(), await given()]
+    return [*[await fetched(weights) for weights in all_weights()], await given()]
 
 
 def main() -> None:

@@ -51,6 +51,7 @@ class Said:
                     self.ended.append(delta.index)
                     self.ids[delta.index] = delta.id or self.ids[delta.index]
                 case Broken():
+                    self.text += delta.text
                     self.broken.append((delta.reason, delta.index, delta.name))
 
     @property

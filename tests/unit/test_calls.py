@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.calls import ARGUMENTS, THINK, TOOLS, WRITTEN, Said, said, said_in
 from workers.calls import SYNTAXES, Arguments, CallBegun, CallEnded, Parser, Reasoning, Text
+from workers.calls.values import KINDS, kinds
 
 
 @pytest.mark.parametrize("case", WRITTEN)
@@ -224,3 +225,29 @@ def test_a_call_within_a_thought_is_one_where_its_family_means_it() -> None:
 
     assert said_in("qwen3-coder", thought, thinking=True).calls == [("clock.now", "{}")]
     assert said_in("hermes", thought, thinking=True).reasoning == thought
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"type": "string"}, {"string"}),
+        ({"type": ["string", "null"]}, {"string", "null"}),
+        ({"enum": ["a", 1, None]}, {"string", "number", "null"}),
+        ({"const": True}, {"boolean"}),
+        ({"anyOf": [{"type": "integer"}, {"$ref": "#/$defs/a~1b"}]}, {"integer", "array"}),
+        ({"allOf": [{"minLength": 1}, {"type": "string"}]}, {"string"}),
+        ({"type": "number", "nullable": True}, {"number", "null"}),
+        ({"properties": {}}, {"object"}),
+        ({"type": "object", "anyOf": [{"required": ["a"]}]}, {"object"}),
+        ({"$ref": "#/$defs/nowhere"}, KINDS),
+        ({"$ref": "#/$defs/loop"}, KINDS),
+        ({"$ref": "#/$defs/many"}, KINDS),
+        ({}, KINDS),
+        (True, KINDS),
+    ],
+)
+def test_the_kinds_that_a_schema_allows_are_found_in_bounded_time(schema: object, expected: set[str]) -> None:
+    many = {"anyOf": [{"$ref": "#/$defs/many"}] * 20}
+    root = {"$defs": {"a/b": {"items": {}}, "loop": {"$ref": "#/$defs/loop"}, "many": many}}
+
+    assert kinds(schema, root) == expected

@@ -165,13 +165,17 @@ class Answer:
         self._emit(CallEnded(index, call_id))
 
     def broken(self, reason: Reason | None) -> None:
-        """What was recorded is no call, but text."""
+        """What was recorded is no call. Without a reason it is text like any other."""
         call, self._call = self._call, None
-        if reason is not None:
-            self._emit(Broken(reason, call.index if call else None, call.name if call else None))
         self._is_text = True
-        self.text(self._reader.recorded())
+        text = self._reader.recorded()
         self._reader.record("")
+        if reason is None:
+            self.text(text)
+            return
+        self._continue(Text, "".join(self._space))
+        self._space, self._begins, self._has_text = [], False, True
+        self._emit(Broken(reason, text, call.index if call else None, call.name if call else None))
 
     def section(self, mark: str, *, is_sure: bool = True) -> None:
         """Calls begin, with this mark; `is_sure`: nothing else begins so."""

@@ -47,10 +47,11 @@ class CallEnded(Struct, frozen=True, tag=True):
 
 
 class Broken(Struct, frozen=True, tag=True):
-    """What looked like a call is none, and comes as Text: the next delta. Where it had begun already, `index` is the
-    call's, and that call is not to be run."""
+    """What looked like a call is none: `text`, as it was written, is a part of the answer itself. Where the call had
+    begun already `index` is the call's, and it is not to be run."""
 
     reason: Reason
+    text: str
     index: int | None = None
     name: str | None = None
 

@@ -9,7 +9,9 @@ from workers.calls import python_text
 from workers.calls.json_text import loaded, quoted
 
 KINDS = frozenset(("string", "integer", "number", "boolean", "null", "object", "array"))
-_MAX_DEPTH = 16
+MAX_PARTS = 256
+"""Of a schema, that are looked at: it may refer to itself."""
+_SAYING = {"type", "$ref", "enum", "const", "anyOf", "oneOf", "properties", "items"}
 _QUOTES = ("'", '"')
 
 
@@ -46,25 +48,45 @@ def _named(schema: Mapping[str, Any]) -> Iterator[str]:
         yield "array"
 
 
-def kinds(schema: Any, root: Mapping[str, Any], depth: int = 0) -> frozenset[str]:
+def _referred(reference: str, root: Mapping[str, Any]) -> Any:
+    target: Any = root
+    for part in reference.removeprefix("#/").split("/"):
+        target = target.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(target, Mapping) else None
+    return target
+
+
+def _alternatives(schema: Mapping[str, Any]) -> list[Any]:
+    """Of them the value has one; of all that have to hold together, the first that says something."""
+    found = [part for key in ("anyOf", "oneOf") if isinstance(schema.get(key), list) for part in schema[key]]
+    together = schema.get("allOf")
+    if not found and isinstance(together, list):
+        return [part for part in together if isinstance(part, Mapping) and _SAYING & part.keys()][:1]
+    return found
+
+
+def kinds(schema: Any, root: Mapping[str, Any]) -> frozenset[str]:
     """The kinds of value that a schema allows; all of them where it does not say. `root` has its definitions."""
-    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
-        return KINDS
-    reference = schema.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#/"):
-        target: Any = root
-        for part in reference[2:].split("/"):
-            target = target.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(target, Mapping) else None
-        return kinds(target, root, depth + 1)
-    found = frozenset(_named(schema))
-    for key in ("anyOf", "oneOf"):
-        if isinstance(schema.get(key), list):
-            found = found.union(*(kinds(part, root, depth + 1) for part in schema[key]))
-    if not found and isinstance(schema.get("allOf"), list):
-        found = KINDS.intersection(*(kinds(part, root, depth + 1) for part in schema["allOf"]))
-    if schema.get("nullable") is True:
-        found |= {"null"}
-    return found or KINDS
+    found: set[str] = set()
+    waiting = [schema]
+    num_seen = 0
+    while waiting:
+        part = waiting.pop()
+        num_seen += 1
+        if not isinstance(part, Mapping) or num_seen > MAX_PARTS:
+            return KINDS
+        reference = part.get("$ref")
+        if isinstance(reference, str) and reference.startswith("#/"):
+            waiting.append(_referred(reference, root))
+            continue
+        if part.get("nullable") is True:
+            found.add("null")
+        if named := set(_named(part)):  # what else is said only narrows it
+            found |= named
+        elif others := _alternatives(part):
+            waiting += others
+        else:
+            return KINDS
+    return frozenset(found)
 
 
 def member(schema: Mapping[str, Any], name: str) -> Any:

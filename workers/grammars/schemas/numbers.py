@@ -210,17 +210,28 @@ def multiples(step: int, low: int | None, high: int | None) -> str | dict[str, s
 
 
 def _residues(step: int, sign: str) -> dict[str, str]:
-    """An automaton that keeps the remainder of the digits so far."""
-    rules = {}
-    for residue in range(step):
-        targets: dict[int, list[int]] = {}
-        for digit in range(10):
-            targets.setdefault((10 * residue + digit) % step, []).append(digit)
-        parts = [f"[{''.join(map(str, digits))}] r{target}" for target, digits in targets.items()]
-        rules[f"r{residue}"] = " | ".join((['""'] if residue == 0 else []) + parts)
-    starts: dict[int, list[int]] = {}
-    for digit in range(1, 10):
-        starts.setdefault(digit % step, []).append(digit)
-    begin = " | ".join(f"[{''.join(map(str, digits))}] r{target}" for target, digits in starts.items())
-    rules["m0"] = f'"0" | {sign}({begin})'
+    """An automaton that keeps the remainder of the digits so far, and how many may still come: without an end to them a
+    model that has begun to repeat itself would go on for ever."""
+    rules: dict[str, str] = {}
+
+    def name(left: int, residue: int) -> str:
+        return f"r{left * step + residue}"
+
+    def digits(chosen: range, residue: int, left: int) -> str:
+        """Alternatives of the next digit, `left` of them behind it; none that no multiple begins with."""
+        targets: dict[int, str] = {}
+        for digit in chosen:
+            target = (10 * residue + digit) % step
+            targets[target] = targets.get(target, "") + str(digit)
+        return " | ".join(
+            f"[{those}] {name(left, target)}" for target, those in targets.items() if name(left, target) in rules
+        )
+
+    for left in range(MAX_DIGITS):
+        for residue in range(step):
+            parts = ['""'] if residue == 0 else []
+            parts += [digits(range(10), residue, left - 1)] if left else []
+            if found := " | ".join(filter(None, parts)):
+                rules[name(left, residue)] = found
+    rules["m0"] = f'"0" | {sign}({digits(range(1, 10), 0, MAX_DIGITS - 1)})'
     return rules
