@@ -13,6 +13,7 @@ import pytest
 from openai.types.chat import ChatCompletionChunk
 
 from broker.discovery import CHAT, RAW, SCORE
+from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine
 from tests.gateway import USER, StartGateway, talk
 from tests.integration.conftest import StartWorker
@@ -127,7 +128,7 @@ async def test_an_answer_that_only_calls_has_no_content_and_comes_back_as_it_wen
         fifth = await api.chat.completions.with_raw_response.create(model="m", messages=history, tools=[COUNT])
     assert second.choices[0].message.content == third.choices[0].message.content == '{"done": true}'
     assert second.choices[0].finish_reason == "stop"
-    assert second.usage.prompt_tokens_details.cached_tokens >= first.usage.total_tokens - 1
+    assert second.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens
     assert fourth.headers["turnpike-conversation"] == fifth.headers["turnpike-conversation"]
 
 
@@ -181,7 +182,7 @@ async def test_a_call_that_is_cut_off_ends_by_length_and_is_none(
         (choice,) = (await api.chat.completions.create(**cut)).choices
         streamed = await joined(await api.chat.completions.create(**cut, stream=True))
     assert (choice.finish_reason, choice.message.tool_calls) == ("length", None)
-    assert choice.message.content == CALL[: CALL.index("true")].rstrip()
+    assert choice.message.content.strip() == CALL[: CALL.index("true")].strip()
     assert streamed["finish_reason"] == "length"
 
 
@@ -202,8 +203,9 @@ async def test_several_calls_have_an_index_each_and_are_one_where_that_is_asked(
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_model_that_takes_no_tools_says_so_at_once_and_auto_goes_to_one_that_does(
-    start_worker: StartWorker, start_gateway: StartGateway, stream: bool
+    nats_server: EmbeddedServer, start_worker: StartWorker, start_gateway: StartGateway, stream: bool
 ) -> None:
+    await nats_server.ensure(["m", "old"])
     offered: Any = {"messages": USER, "tools": [LAMP], "stream": stream}
     after: Any = [*USER, {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f"}}]}]
     after.append({"role": "tool", "tool_call_id": "a", "content": "x"})
