@@ -6,6 +6,7 @@ const STORE = "turnpike";
 const state = load();
 const running = new Map(); // conversation id → AbortController of the reader
 const stopping = new Set(); // conversation ids whose turn is to end
+let drawn = null; // the conversation that is seen
 const STOP_PATIENCE = 3000; // milliseconds for a turn that waits to end once it was stopped
 
 function load() {
@@ -40,7 +41,10 @@ function draw() {
     button.addEventListener("click", () => { state.current = one.id; save(); draw(); $("text").focus(); });
     return button;
   }));
+  const wereOpen = drawn === open.id ? [...$("messages").querySelectorAll("details")].map((one) => one.open) : [];
+  drawn = open.id;
   $("messages").replaceChildren(...open.messages.map(article));
+  $("messages").querySelectorAll("details").forEach((one, index) => { one.open = Boolean(wereOpen[index]); });
   showBusy();
   scroll();
 }
