@@ -142,7 +142,5 @@ async def test_thoughts_and_calls_are_folded_and_stay_as_they_were_left(
         await expect(call.locator("div")).to_have_text('{"on": true}')
         await expect(page.locator(".assistant .text")).to_have_text(ANSWER.strip())
         await expect(page.locator(".facts")).to_contain_text("tokens/s")
-        await expect(page.locator("#conversations button")).to_have_text(
-            "Light!"
-        )  # ended, and drawn anew
+        await expect(page.locator("#conversations button")).to_have_text("Light!")  # ended, and drawn anew
         await expect(thoughts.locator("div")).to_be_visible()
