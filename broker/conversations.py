@@ -9,6 +9,7 @@ state of a turn that is named so to the next name, and any other name stays as i
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 
 import msgspec
@@ -30,7 +31,16 @@ def chain(messages: Sequence[Message]) -> list[tuple[int, str]]:
 
 def _besides(message: Message) -> list[object]:
     """What is said otherwise than as text. Thoughts are not: few clients send them back."""
-    return [one for one in (message.tool_calls, message.tool_call_id) if one]
+    calls = [(call.id, call.name, _plain(call.arguments)) for call in message.tool_calls]
+    return [one for one in (calls, message.tool_call_id) if one]
+
+
+def _plain(arguments: str) -> str:
+    """Arguments however they are spaced: there are clients who write anew what they have read."""
+    try:
+        return json.dumps(json.loads(arguments), separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return arguments
 
 
 def name_of(messages: Sequence[Message]) -> str:

@@ -30,8 +30,9 @@ from broker.messages import Leaving, Token, Word
 SERVICE = "turnpike-worker"
 MIRROR = "turnpike-mirror"
 ENDPOINT = "state"
-CHAT, RAW, SCORE = "chat", "raw", "score"
-"""What a worker can: turns through the model's chat template, prompts without it, scores of given answers."""
+CHAT, RAW, SCORE, TOOLS = "chat", "raw", "score", "tools"
+"""What a worker can: turns through the model's chat template, prompts without it, scores of given answers, turns with
+tools, calls or thoughts."""
 AWAY_SECONDS = 24 * 3600.0
 """What a worker that drains gives for its wait: clients of earlier releases, which know no draining, look elsewhere."""
 
@@ -85,7 +86,7 @@ class WorkerInfo(Struct, frozen=True):
     fingerprint: str = ""
     """Of the model file; empty where the release does not tell it."""
     can: tuple[str, ...] | None = None
-    """CHAT, RAW, SCORE and what later releases can; None where the release does not tell it."""
+    """CHAT, RAW, SCORE, TOOLS and what later releases can; None where the release does not tell it."""
     since: float = 0.0
     """When it announced itself, in seconds since the epoch by its own clock; 0 where the release does not tell it."""
 

@@ -84,7 +84,7 @@ class GatewaySettings(RoutedSettings, frozen=True, kw_only=True):
     ] = None
     allow_anyone: Annotated[bool, Setting("without keys, at any address")] = False
     leave_out_tools: Annotated[
-        bool, Setting("take requests that offer tools and answer without (default: they are refused)")
+        bool, Setting("answer requests that offer tools without them: for models that are too small for any")
     ] = False
     node: Node = None
     new_key: Annotated[bool, Setting("print a new key, and do no more")] = False

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -8,12 +9,25 @@ from msgspec import Struct, inspect
 
 from broker import codec
 from broker.conversations import next_name
-from broker.messages import Chunk, Failed, Message, Sampling, TokenLogprob
+from broker.messages import Chunk, Failed, Message, NamedTool, Sampling, TokenLogprob, Tool, ToolCall, Turn
+from producers.gateway.dialect import Offer
 from producers.gateway.errors import ApiError
 from producers.gateway.naming import conversation_of
 from producers.gateway.openai.answers import AnswerObjects
 from producers.gateway.openai.errors import error_body, error_of
 from producers.gateway.openai.requests import ChatRequest, CompletionRequest, Request, parse
+
+HI = {"role": "user", "content": "hi"}
+CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def tool(name: str, **more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, **more}}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"a": nested(depth - 1)} if depth > 1 else {}
+
 
 Kind = type[ChatRequest] | type[CompletionRequest]
 
@@ -21,7 +35,7 @@ FIRST = [{"role": "system", "content": "Be brief."}, {"role": "user", "content":
 LATER = [*FIRST, {"role": "assistant", "content": "So."}, {"role": "user", "content": "And then?"}]
 
 
-def chat(messages: list[dict[str, Any]], **more: Any) -> ChatRequest:
+def chat(messages: Sequence[dict[str, Any]], **more: Any) -> ChatRequest:
     return parse(msgspec.json.encode({"model": "m", "messages": messages} | more), ChatRequest)
 
 
@@ -72,7 +86,7 @@ def fields(kind: type[Struct]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(kind, name) for kind in (ChatRequest, CompletionRequest) for name in [*fields(kind), "reasoning_effort", "x_y"]],
+    [(kind, name) for kind in (ChatRequest, CompletionRequest) for name in [*fields(kind), "verbosity", "x_y"]],
 )
 def test_null_is_as_good_as_nothing_in_every_field_also_of_others_apis(kind: Kind, name: str) -> None:
     if name in ("messages", "prompt"):
@@ -96,11 +110,15 @@ def test_null_is_as_good_as_nothing_within_objects_too_and_kept_in_a_schema() ->
     assert found.history == (Message("user", "hi"),)
 
 
+def is_whole(kind: inspect.Type) -> bool:
+    return any(isinstance(one, inspect.IntType) for one in getattr(kind, "types", (kind,)))
+
+
 WHOLE = [
     (kind, field.name)
     for kind in (ChatRequest, CompletionRequest)
     for field in inspect.type_info(kind).fields  # type: ignore[attr-defined]
-    if "IntType" in str(field.type) or field.name in ("n", "best_of")
+    if is_whole(field.type) or field.name in ("n", "best_of")
 ]
 
 
@@ -192,9 +210,14 @@ def test_values_at_the_edges_are_taken_and_mean_what_others_mean(
             "messages[0].content is required",
         ),
         (
-            {"messages": [{"role": "tool", "content": "x"}]},
+            {"messages": [{"role": "function", "content": "x"}]},
             "messages[0].role",
-            'messages[0].role: must be "assistant", "developer", "system" or "user", not "tool"',
+            'messages[0].role: must be "assistant", "developer", "system", "tool" or "user", not "function"',
+        ),
+        (
+            {"messages": [{"role": "tool", "content": "x"}]},
+            "messages[0].tool_call_id",
+            "messages[0].tool_call_id is required",
         ),
         (
             {"messages": [{"role": "assistant", "content": "x"}]},
@@ -206,13 +229,76 @@ def test_values_at_the_edges_are_taken_and_mean_what_others_mean(
             "messages[0].content[0].type",
             'messages[0].content[0].type: must be "text", not "image_url"',
         ),
+        (
+            {"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}, HI]},
+            "messages[0].tool_calls",
+            "only an assistant's message has any",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x", "reasoning_content": "y"}]},
+            "messages[0].reasoning_content",
+            "only an assistant's message has any",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [CALL | {"id": ""}]}, HI]},
+            "messages[0].tool_calls[0].id",
+            "messages[0].tool_calls[0].id: must not be empty",
+        ),
+        ({"functions": [{"name": "f"}]}, "functions", "functions is not supported: use tools"),
+        ({"function_call": {"name": "f"}}, "function_call", "function_call is not supported: use tool_choice"),
+        ({"reasoning_effort": "much"}, "reasoning_effort", None),
+        (
+            {"tools": [tool("a b")]},
+            "tools[0].function.name",
+            'tools[0].function.name: must be 1 to 64 letters, digits, _, . and -, not "a b"',
+        ),
+        ({"tools": [{"type": "function"}]}, "tools[0].function", "tools[0].function is required"),
+        (
+            {"tools": [{"type": "custom"}]},
+            "tools[0].type",
+            'tools[0].type: must be "function", not "custom"',
+        ),
+        (
+            {"tools": [tool("f"), tool("f")]},
+            "tools[1].function.name",
+            "tools[1].function.name: 'f' is the name of an earlier tool",
+        ),
+        (
+            {"tools": [tool(f"f{index}") for index in range(129)]},
+            "tools",
+            "tools: has 129 tools, and may have 128",
+        ),
+        (
+            {"tools": [tool("f"), tool("g", parameters=nested(33))]},
+            "tools[1].function.parameters",
+            "tools[1].function.parameters: is nested deeper than 32",
+        ),
+        ({"tools": [tool("f", description="x" * 65536)]}, "tools", None),
+        (
+            {"tools": [tool("f")], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            "tool_choice.function.name",
+            "tool_choice.function.name: no tool is called 'g'",
+        ),
+        ({"tool_choice": "required"}, "tool_choice", "tool_choice: no tools are offered"),
+        (
+            {"tools": [tool("f")], "tool_choice": "often"},
+            "tool_choice",
+            'tool_choice: must be "auto", "none", "required" or an object, not "often"',
+        ),
+        (
+            {"tools": [tool("f")], "grammar": 'root ::= "a"'},
+            "grammar",
+            "grammar: a grammar and tools cannot both be given",
+        ),
         ({"metadata": {"a": 5}}, "metadata[...]", "metadata[...]: must be a text, not a whole number"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_sentence(body: dict[str, Any], param: str, sentence: str) -> None:
+def test_what_is_wrong_is_said_in_a_sentence(body: dict[str, Any], param: str, sentence: str | None) -> None:
     with pytest.raises(ApiError) as caught:
         request(ChatRequest, **body)
-    assert (caught.value.status, caught.value.param, caught.value.message) == (400, param, sentence)
+    said = caught.value.message
+    assert (caught.value.status, caught.value.param, said) == (400, param, sentence if sentence is not None else said)
+    assert param in said or sentence is not None
 
 
 @pytest.mark.parametrize(
@@ -288,6 +374,69 @@ def test_parts_of_a_message_are_lines_of_their_own() -> None:
     assert found.history == (Message("user", "What is\nthe best book?"),)
 
 
+# --- Tools ---
+
+
+@pytest.mark.parametrize(
+    ("wanted", "choice"),
+    [
+        (None, "auto"),
+        ("auto", "auto"),
+        ("none", "none"),
+        ("required", "required"),
+        ({"type": "function", "function": {"name": "f"}}, NamedTool("f")),
+    ],
+)
+@pytest.mark.parametrize("is_parallel", [None, True, False])
+def test_tools_become_the_turns(wanted: Any, choice: Any, is_parallel: bool | None) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [None]}}, "default": None}
+    tools = [tool("f", description="d", parameters=schema, strict=True), tool("g", description=None)]
+    found = request(ChatRequest, tools=tools, tool_choice=wanted, parallel_tool_calls=is_parallel)
+    expected = (Tool("f", "d", schema), Tool("g"))
+    assert found.offer == Offer(expected, choice, is_parallel is not False)
+    turn = Turn("t", "c", found.history, tools=found.offer.tools, tool_choice=found.offer.choice)
+    assert codec.decode(codec.encode(turn), Turn) == turn
+
+
+def test_a_round_of_tools_becomes_the_turns_messages() -> None:
+    said = {"role": "assistant", "content": None, "tool_calls": [CALL | {"index": 0}], "reasoning_content": "Hm."}
+    result = {"role": "tool", "tool_call_id": "a", "name": "f", "content": [{"type": "text", "text": "on"}]}
+    found = request(ChatRequest, messages=[HI, said, result])
+    call = ToolCall("a", "f", "{}")
+    assert found.history[1:] == (Message("assistant", "", (call,), None, "Hm."), Message("tool", "on", (), "a"))
+    assert found.left_out is None
+
+
+@pytest.mark.parametrize(
+    ("effort", "thinking"),
+    [(None, None), ("none", "off"), ("minimal", "off"), ("low", "on"), ("medium", "on"), ("high", "on")],
+)
+def test_an_effort_switches_thinking(effort: str | None, thinking: str | None) -> None:
+    assert request(ChatRequest, reasoning_effort=effort).sampling().thinking == thinking
+
+
+def test_calls_that_are_written_anew_are_the_same_to_a_conversations_name() -> None:
+    def history(arguments: str) -> list[Any]:
+        call = CALL | {"function": {"name": "f", "arguments": arguments}}
+        result = {"role": "tool", "tool_call_id": "a", "content": "on"}
+        return [HI, {"role": "assistant", "tool_calls": [call]}, result]
+
+    name = conversation_of(chat(history('{"a": [1, "ü"]}')), None)
+    calls = (ToolCall("a", "f", '{"a":[1,"\\u00fc"]}'),)
+    first = chat([HI])
+    assert next_name(conversation_of(first, None), first.history, "", calls) == name
+    others = {conversation_of(chat(history(text)), None) for text in ('{"a": [2, "ü"]}', "{", "[" * 5000, "")}
+    assert len(others - {name}) == 4
+
+
+def test_a_conversations_calls_are_known_by_id_and_result() -> None:
+    def named(**more: Any) -> str:
+        call = CALL | more
+        return conversation_of(chat([HI, {"role": "assistant", "tool_calls": [call]}, HI]), None)
+
+    assert named() != named(id="b")
+
+
 # --- Answers ---
 
 
@@ -328,13 +477,13 @@ def test_text_offsets_count_characters_in_all_pieces_of_a_stream() -> None:
     raw = text.encode()
     pieces = [raw[:4], raw[4:5], raw[5:8], raw[8:10], raw[10:12], raw[12:]]
     logprobs = [TokenLogprob(index, -1.0, (), piece) for index, piece in enumerate(pieces)]
-    whole = AnswerObjects("1", "m", is_chat=False).chunk(Chunk(1, 0, text, (), tuple(logprobs)))
+    whole = AnswerObjects("1", "m", is_chat=False).chunks(Chunk(1, 0, text, (), tuple(logprobs)))[0]
     expected = [0, 1, 2, 3, 3, 4]
     assert whole["choices"][0]["logprobs"]["text_offset"] == expected
     streamed = AnswerObjects("1", "m", is_chat=False)
-    chunks = [streamed.chunk(Chunk(index, 0, "", (), (one,))) for index, one in enumerate(logprobs)]
+    chunks = [streamed.chunks(Chunk(index, 0, "", (), (one,)))[0] for index, one in enumerate(logprobs)]
     assert [chunk["choices"][0]["logprobs"]["text_offset"][0] for chunk in chunks] == expected
-    anew = streamed.chunk(Chunk(9, 1, "", (), (logprobs[0],)))
+    anew = streamed.chunks(Chunk(9, 1, "", (), (logprobs[0],)))[0]
     assert anew["choices"][0]["logprobs"]["text_offset"] == [0]
 
 
@@ -351,7 +500,7 @@ def test_text_offsets_are_right_behind_bytes_that_are_no_text(pieces: list[bytes
     """The text has U+FFFD for them, which is a character as others are."""
     text = b"".join(pieces).decode("utf-8", "replace")
     logprobs = tuple(TokenLogprob(index, -1.0, (), piece) for index, piece in enumerate(pieces))
-    whole = AnswerObjects("1", "m", is_chat=False).chunk(Chunk(1, 0, text, (), logprobs))
+    whole = AnswerObjects("1", "m", is_chat=False).chunks(Chunk(1, 0, text, (), logprobs))[0]
     assert whole["choices"][0]["logprobs"]["text_offset"] == expected
 
 
