@@ -179,12 +179,12 @@ class History:
         answer = len(told.messages) - 1
         exact = [index for index in range(told.num_told_anew, answer + 1) if told.messages[index].role == "assistant"]
         rendered = await self._rendered(turn, exact)
-        said = told.messages[answer].content
-        place = next((place for place in rendered.contents if place[0] == answer), None)
-        if place is None or rendered.text[: place[1]] != told.prompt_text or rendered.text[place[1] : place[2]] != said:
+        said, begin = told.messages[answer].content, len(told.prompt_text)
+        rest = begin + len(said)
+        has_place = not said or (answer, begin, rest) in rendered.contents
+        if not has_place or not rendered.text.startswith(told.prompt_text + said):
             # The template tells history otherwise than it was told at the time.
             return await self._told_anew(turn)
-        rest = place[2]
         tail = self._vocabulary.tokenize(
             rendered.text[rest:], template_spans=rendered.template_spans(rest), add_bos=False
         )
