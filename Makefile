@@ -22,8 +22,8 @@ check: setup ## lint and types
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
-chaos: setup ## 20 minutes of faults, and an account of every turn
-	@.venv/bin/python -m tests.chaos
+chaos: setup ## 20 minutes of faults, and an account of every turn; MODEL=FILE for a real model
+	@.venv/bin/python -m tests.chaos $(if $(MODEL),20 1 "" "$(MODEL)")
 
 hostile: setup ## ten minutes in peace, ten with a hostile client: everybody else's turns end
 	@.venv/bin/python -m tests.chaos.hostile

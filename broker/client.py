@@ -47,6 +47,7 @@ from broker.messages import (
 )
 from broker.place_in_line import Line
 from broker.priorities import DEFAULT_PRIORITY, Priority
+from broker.rounds import DEFAULT_MAX_ROUNDS, Offered, OnToolCall, Rounds
 from broker.subjects import CancelAddress
 
 REPLAY_SECONDS = 2.0
@@ -132,6 +133,34 @@ class Client:
             parallel_tool_calls=parallel_tool_calls,
         )
         return Answer(self, turn, model, priority)
+
+    def converse(
+        self,
+        model: str,
+        messages: str | Sequence[Message],
+        *,
+        tools: Sequence[Offered],
+        tool_choice: ToolChoice = "auto",
+        on_tool_call: OnToolCall | None = None,
+        max_rounds: int = DEFAULT_MAX_ROUNDS,
+        conversation: str | None = None,
+        **options: Any,
+    ) -> Rounds:
+        """As `ask`, whose options it takes, over as many turns of one conversation as the model calls tools in.
+
+        Functions among `tools` are run when they are called: the schema is their type hints', the description their
+        docstring's. `on_tool_call` hears of each call first; what it returns, unless None, is the result in the
+        function's place. `tool_choice` holds for the first answer, then the model may answer. Raises NoTool and
+        InvalidMessage here, TooManyRounds and what `ask` raises on the way.
+        """
+        if isinstance(messages, str):
+            messages = (Message("user", messages),)
+        conversation = conversation or new_id()
+
+        def ask(so_far: Sequence[Message], tools: Sequence[Tool], tool_choice: ToolChoice) -> Answer:
+            return self.ask(model, so_far, conversation=conversation, tools=tools, tool_choice=tool_choice, **options)
+
+        return Rounds(ask, messages, tools, tool_choice=tool_choice, on_tool_call=on_tool_call, max_rounds=max_rounds)
 
     async def read(self, turn: str) -> End | None:
         """The end of a turn of this client's, also hours later; None while it has none."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Protocol
 
 from broker.errors import TurnRejected
-from broker.messages import Message
+from broker.messages import Message, Tool, ToolCall
 from workers.calls import SYNTAXES, Syntax, syntax_of
-from workers.calls.choosing import DEFAULT
+from workers.calls.choosing import DEFAULT, told
+from workers.calls.deriving import ANSWER, ARGUMENTS, PROBE, Written
 from workers.engine.protocol import Vocabulary
 from workers.prompts.history import Renderer
 from workers.prompts.tools_form import ToolsForm
@@ -20,6 +22,9 @@ _CHAT = (
     Message("assistant", "Answer."),
     Message("user", "Next?"),
 )
+
+_CALLING: tuple[ToolsForm, ...] = ("object", "text")
+"""Of templates that write calls."""
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +66,8 @@ async def answer_readers(model: TemplatedModel, forced: str | None, renderer: Tr
     template, vocabulary = model.chat_template, model.vocabulary
     if template is None and not forced:
         return ALL_TEXT
-    syntax = syntax_of(template or "", forced or "")
+    is_known = forced or told(template or "") or renderer.tools_form not in _CALLING
+    syntax = syntax_of(template or "", forced or "", None if is_known else await _seen(renderer))
     if renderer.tools_form == "generic" and not forced:
         # It is told of tools by us, and how to call them.
         syntax = SYNTAXES[DEFAULT].with_thoughts(syntax.thoughts)
@@ -88,6 +94,20 @@ def _written(syntax: Syntax) -> str:
     if (form := syntax.form) is not None:
         found += [form.begin, form.before_name, form.before_arguments, form.after, form.end, form.between or ""]
     return "\n".join(found)
+
+
+async def _seen(renderer: Renderer) -> Written | None:
+    """What the template writes of a tool, its call and its result; None where it refuses."""
+    tools = (Tool(PROBE.name, "A trial", dict(PROBE.parameters)),)
+    question, call = _CHAT[1], ToolCall("call00001", PROBE.name, json.dumps(ARGUMENTS))
+    called = (question, Message("assistant", "", (call,)), Message("tool", "Result.", tool_call_id=call.id))
+    answered = (question, Message("assistant", ANSWER), _CHAT[-1])
+    try:
+        texts = [(await renderer.render(chat, tools=tools)).text for chat in ((question,), called, answered)]
+    except TurnRejected as error:
+        log.debug("template in a trial: %s", error.detail)
+        return None
+    return Written(*texts)
 
 
 async def _chat(renderer: Renderer) -> str:

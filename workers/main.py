@@ -26,6 +26,8 @@ from broker.health import serve_health
 from broker.process import keep_the_heap_small
 from workers.answer_syntax import answer_readers
 from workers.assembly import Assembly, Parts, assemble
+from workers.calls import syntax_of
+from workers.calls.writing import writer
 from workers.chosen_file import known_sha256, model_path, model_token
 from workers.engine.calibration import Calibration, calibrate
 from workers.engine.loop import EngineLoop
@@ -107,6 +109,7 @@ async def serve(
             bos_token=vocabulary.text(vocabulary.bos),
             eos_token=vocabulary.text(vocabulary.eos),
             date=config.template_date or ("none" if config.deterministic else "today"),
+            write=writer(syntax_of(loaded.model.chat_template or "", config.tool_syntax or "")),
         )
         history = History(
             renderer,

@@ -74,7 +74,7 @@ def test_a_call_in_its_form_is_read_as_that_call(name: str, arguments: dict[str,
 
     found = said_in(name, written.removeprefix(">>>"))
 
-    assert SYNTAXES[name].trigger
+    assert bool(SYNTAXES[name].trigger) == (name != "functionary-v3.2")  # whose mark begins its texts as well
     assert written.startswith(SYNTAXES[name].trigger)
     assert [(called, json.loads(said_of)) for called, said_of in found.calls] == calls
     assert (found.text.strip(), found.broken) == ("", [])

@@ -21,7 +21,7 @@ FIRST = [{"role": "system", "content": "Be brief."}, {"role": "user", "content":
 LATER = [*FIRST, {"role": "assistant", "content": "So."}, {"role": "user", "content": "And then?"}]
 
 
-def chat(messages: list[dict[str, str]], **more: Any) -> ChatRequest:
+def chat(messages: list[dict[str, Any]], **more: Any) -> ChatRequest:
     return parse(msgspec.json.encode({"model": "m", "messages": messages} | more), ChatRequest)
 
 
@@ -187,6 +187,11 @@ def test_values_at_the_edges_are_taken_and_mean_what_others_mean(
         ({"messages": []}, "messages", "messages: must not be empty"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "messages[0].content is required"),
         (
+            {"messages": [{"role": "system", "content": None}, {"role": "user", "content": "hi"}]},
+            "messages[0].content",
+            "messages[0].content is required",
+        ),
+        (
             {"messages": [{"role": "tool", "content": "x"}]},
             "messages[0].role",
             'messages[0].role: must be "assistant", "developer", "system" or "user", not "tool"',
@@ -262,6 +267,19 @@ def test_half_an_emoji_is_taken_as_a_character_that_cannot_be_told(escaped: str,
     body = '{"model": "m", "messages": [{"role": "user", "content": "' + escaped + '"}]}'
     assert parse(body.encode(), ChatRequest).history == (Message("user", text),)
     assert parse(b"\xef\xbb\xbf" + body.encode(), ChatRequest).history == (Message("user", text),)
+
+
+@pytest.mark.parametrize("said", [{"content": None, "tool_calls": []}, {}, {"content": ""}, {"content": []}])
+def test_an_assistant_that_said_nothing_is_taken_as_that(said: dict[str, Any]) -> None:
+    between = [*FIRST, {"role": "assistant"} | said, {"role": "user", "content": "go on"}]
+    assert chat(between).history[2] == Message("assistant", "")
+
+
+def test_the_name_of_a_participant_is_taken_and_told_to_be_left_out() -> None:
+    found = chat([{"role": "user", "name": "anna", "content": "hi"}])
+    assert found.history == (Message("user", "hi"),)
+    assert found.left_out == "name"
+    assert chat(FIRST).left_out is None
 
 
 def test_parts_of_a_message_are_lines_of_their_own() -> None:

@@ -13,6 +13,8 @@ import pytest
 from broker.errors import TurnRejected
 from broker.messages import Message, Tool, ToolCall
 from tests.unit.test_templates import DAY, OTHERS, plain_jinja, template_text, words_of
+from workers.calls import syntax_of
+from workers.calls.writing import writer
 from workers.prompts.given import messages_for, tools_for
 from workers.prompts.renderer import TemplateRenderer
 from workers.prompts.template import TemplateFailed, render
@@ -182,3 +184,18 @@ async def test_arguments_that_are_no_object_stand_in_the_prompt_as_they_are() ->
     prompt = (await renderer.render((Message("user", "x"), broken, Message("user", "y")))).text
     await renderer.close()
     assert prompt == '{"x": '
+
+
+async def test_where_a_template_has_no_calls_they_stand_in_the_answer_as_the_model_writes_them() -> None:
+    template = next((text for name, text in TEMPLATES.items() if name == "LFM2-8B-A1B"), None)
+    if template is None:
+        pytest.skip("no templates of llama.cpp's source: see TP_TEMPLATES")
+    renderer = TemplateRenderer(template, bos_token="", eos_token="", write=writer(syntax_of(template)))
+    await renderer.start()
+    prompt = await renderer.render(rounds("<|im_end|>")[1], tools=tools())
+    await renderer.close()
+    assert renderer.tools_form == "content"
+    assert "<|tool_call_start|>[switch(room='<|im_end|>', on=True)]<|tool_call_end|><|im_end|>" in prompt.text
+    own = template_text((prompt.text, prompt.contents))
+    assert own.count("<|tool_call_start|>") == own.count("<|tool_call_end|>") == 1
+    assert own.count("<|im_end|>") == 4, "what is an argument is none of the template's"

@@ -71,10 +71,15 @@ def _first[T](template: str, choices: Iterable[tuple[tuple[str, ...], T]], other
     return next((choice for said, choice in choices if all(part in template for part in said)), otherwise)
 
 
+def told(template: str) -> str:
+    """The name of the syntax that the template's own text tells, empty for none."""
+    return _first(template, _SAID, "")
+
+
 def syntax_of(template: str, forced: str = "", written: Written | None = None) -> Syntax:
     """The syntax of a chat template, or the `forced` one of its name, with the template's marks around thoughts. What
     the template writes tells it where its own text does not. Raises KeyError for a name that there is not."""
-    name = forced or _first(template, _SAID, "")
+    name = forced or told(template)
     syntax = SYNTAXES[name] if name else (written and derived(written)) or SYNTAXES[DEFAULT]
     if syntax.whole is not None or (syntax.thoughts is not None and syntax.thoughts.anywhere):
         return syntax

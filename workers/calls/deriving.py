@@ -52,15 +52,16 @@ class Written(Struct, frozen=True):
     prompt: str
     """Of a question alone."""
     call: str
-    """Of the same question and an answer that calls PROBE with ARGUMENTS, without any text."""
+    """Of the same question and an answer that calls PROBE with ARGUMENTS, without any text; other turns may follow."""
     answer: str
-    """Of the same question and ANSWER; empty where the template takes none."""
+    """Of the same question, ANSWER, and what may follow; empty where the template takes none."""
 
 
 def derived(written: Written) -> Syntax | None:
     """A syntax in which that call is read; None where there is no telling."""
-    text = _behind(written.prompt, written.call).strip()
-    text = text.removesuffix(written.answer.rpartition(ANSWER)[2].strip()).strip()
+    before, name, behind = _behind(written.prompt, written.call).strip().partition(PROBE.name)
+    turn_end = _tags(written.answer.rpartition(ANSWER)[2])[:1]
+    text = before + name + (behind.partition(turn_end[0])[0] if turn_end else behind).rstrip()
     text = _NO_THOUGHT.sub("", text, count=1) if _NO_THOUGHT.match(text) else text
     if len(text) > MAX_TEXT or text.count(PROBE.name) != 1:
         return None

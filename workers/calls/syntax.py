@@ -86,8 +86,11 @@ class Syntax:
 
     @property
     def trigger(self) -> str:
-        """The text that a call in its form begins with: from there on a lazy grammar holds. Empty without a form."""
+        """The text that a call in its form begins with, and nothing else: from there on a lazy grammar holds. Empty
+        where there is none."""
         written = self.form.begin + self.form.before_name if self.form else ""
+        if self.whole is not None:  # its marks begin other messages as well
+            return "" if written in self.starts else written
         return next((mark for mark in (*self.starts, *self.maybe) if written.startswith(mark)), written)
 
     def with_thoughts(self, thoughts: Thoughts | None) -> Syntax:

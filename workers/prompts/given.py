@@ -1,42 +1,23 @@
-"""What a chat template is given: messages, tools and variables as plain values for the child, and there as texts that
-know whose they are.
-"""
+"""Messages and tools as Hugging Face's chat templates know them: plain values, for the child that renders."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from broker.messages import Message, Tool, ToolCall
-from workers.prompts.provenance import Sourced, edge_of, of_message
+from workers.calls.writing import in_tags
 from workers.prompts.tools_form import ToolsForm
 
-_WORDS = frozenset(
-    ("role", "content", "name", "tool_calls", "tool_call_id", "id", "type", "function", "arguments",
-     "reasoning_content", "thinking")
-)  # fmt: skip
-"""The protocol's own names in a message: all others are somebody's text."""
+Write = Callable[[Sequence[tuple[str, dict[str, Any]]]], Sequence[tuple[str, bool]]]
+"""Spells calls, each a tool's name and its arguments, as the model does: a text in parts, and of each whether it is a
+mark of the model's syntax. Others are somebody's."""
 
 
-Written = Sequence[tuple[str, bool]]
-"""A text in parts, and of each whether it is a mark of the model's own syntax: others are somebody's."""
-
-
-def in_tags(calls: Iterable[ToolCall]) -> Written:
-    """Calls as Hermes writes them."""
-    found: list[tuple[str, bool]] = []
-    for call in calls:
-        body = json.dumps({"name": call.name, "arguments": _arguments(call, "object")}, ensure_ascii=False)
-        found += [("<tool_call>", True), (f"\n{body}\n", False), ("</tool_call>", True)]
-    return found
-
-
-def messages_for(
-    messages: Iterable[Message], form: ToolsForm, write: Callable[[Iterable[ToolCall]], Written] = in_tags
-) -> list[dict[str, Any]]:
+def messages_for(messages: Iterable[Message], form: ToolsForm, write: Write = in_tags) -> list[dict[str, Any]]:
     """As Hugging Face's chat templates know messages; thoughts by both names that are in use. `write` spells calls as
     the model does, where they stand in an answer's text."""
     names: dict[str, str] = {}
@@ -45,8 +26,9 @@ def messages_for(
         one: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.reasoning:
             one |= {"reasoning_content": message.reasoning, "thinking": message.reasoning}
+        names |= {call.id: call.name for call in message.tool_calls}
         if message.tool_calls and form == "content":
-            one["written"] = write(message.tool_calls)
+            one["written"] = write([(call.name, _object(call)) for call in message.tool_calls])
         elif message.tool_calls:
             one["tool_calls"] = [
                 {
@@ -56,7 +38,6 @@ def messages_for(
                 }
                 for call in message.tool_calls
             ]
-            names |= {call.id: call.name for call in message.tool_calls}
         if message.tool_call_id is not None:
             one["tool_call_id"] = message.tool_call_id
             if message.tool_call_id in names:
@@ -67,13 +48,22 @@ def messages_for(
 
 def _arguments(call: ToolCall, form: ToolsForm) -> Any:
     """An object where the template wants one and the text is one; else the text as it stands."""
-    if form == "text":
-        return call.arguments
+    found = None if form == "text" else _parsed(call)
+    return call.arguments if found is None else found
+
+
+def _object(call: ToolCall) -> dict[str, Any]:
+    found = _parsed(call)
+    return found if found is not None else {"arguments": call.arguments}
+
+
+def _parsed(call: ToolCall) -> dict[str, Any] | None:
+    """None for what is no object."""
     try:
         found = json.loads(call.arguments or "{}")
     except (ValueError, RecursionError):
-        return call.arguments
-    return found if isinstance(found, dict) else call.arguments
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def tools_for(tools: Iterable[Tool]) -> list[dict[str, Any]]:
@@ -90,49 +80,3 @@ def tools_for(tools: Iterable[Tool]) -> list[dict[str, Any]]:
         }
         for tool in tools
     ]
-
-
-# --- In the child ---
-
-
-def sourced_message(message: dict[str, Any], index: int, exact: Collection[int]) -> dict[str, Any]:
-    """A message whose texts, at any depth, know that they are its; the role is a word of the protocol's. The text of
-    a message in `exact` keeps the white space around it, unless there is nothing else: templates ask whether a message
-    that calls says anything."""
-    origin = of_message(index)
-    found = {name: one if name in ("role", "written") else _owned(one, origin) for name, one in message.items()}
-    for text, is_mark in found.pop("written", ()):
-        found["content"] = found["content"] + (text if is_mark else _owned(text, origin))
-    content = found["content"]
-    if index in exact and content.strip() not in ("", content):
-        edge = Sourced("\ue000", edge_of(index))
-        found["content"] = edge + content + edge
-    return found
-
-
-def _owned(value: Any, origin: str) -> Any:
-    match value:
-        case str():
-            return Sourced(value, origin * len(value))
-        case dict():
-            return {
-                name if name in _WORDS else Sourced(name, origin * len(name)): _owned(one, origin)
-                for name, one in value.items()
-            }
-        case list():
-            return [_owned(one, origin) for one in value]
-        case _:
-            return value
-
-
-def of_client(value: Any) -> Any:
-    """A value whose texts, names of objects too, are contents and no message's."""
-    match value:
-        case str():
-            return Sourced(value)
-        case dict():
-            return {Sourced(name): of_client(one) for name, one in value.items()}
-        case list():
-            return [of_client(one) for one in value]
-        case _:
-            return value

@@ -15,7 +15,8 @@ from typing import Any
 from broker.errors import TurnpikeError, TurnRejected
 from broker.messages import Message, Tool
 from broker.process import die_with_parent, terminate
-from workers.prompts.given import messages_for, tools_for
+from workers.calls.writing import in_tags
+from workers.prompts.given import Write, messages_for, tools_for
 from workers.prompts.rendered import Rendered
 from workers.prompts.system_role import SystemRole, system_role
 from workers.prompts.tools_form import ToolsForm, tools_form
@@ -64,14 +65,16 @@ class TemplateRenderer:
         bos_token: str,
         eos_token: str,
         date: str = "today",
+        write: Write = in_tags,
         computing_seconds: float = COMPUTING_SECONDS,
         late_seconds: float = LATE_SECONDS,
     ) -> None:
         """`template` is Jinja, None for a model file without one: then nothing can be rendered. `date` is what it hears
-        of the date: `none`, `today`, or YYYY-MM-DD."""
+        of the date: `none`, `today`, or YYYY-MM-DD. `write` spells calls where they stand in an answer's text."""
         self._template = template
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._date = date
+        self._write = write
         self._child = TemplateProcess(computing_seconds, late_seconds)
         self._lock = asyncio.Lock()
         """Held by who asks the child."""
@@ -138,7 +141,7 @@ class TemplateRenderer:
         request: dict[str, Any] = {
             "operation": "render",
             "template": self._template,
-            "messages": messages_for(messages, form),
+            "messages": messages_for(messages, form, self._write),
             "exact": list(exact),
             **self._tokens,
             "system_role": self._system_role,

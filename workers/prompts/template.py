@@ -23,7 +23,6 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.utils import pass_environment
 
-from workers.prompts.given import of_client, sourced_message
 from workers.prompts.provenance import (
     Sourced,
     contents,
@@ -33,6 +32,7 @@ from workers.prompts.provenance import (
     traced,
     whole,
 )
+from workers.prompts.sourcing import of_client, sourced_message
 from workers.prompts.system_role import SystemRole, merged
 from workers.prompts.tools_form import generic
 

@@ -87,7 +87,8 @@ class AnswerReader:
                     calls.append(CallDelta(index, arguments=piece, offset=self._num_characters(index, calls)))
                 case CallEnded(index=index):
                     self._whole.add(index)
-                case Broken(reason=reason, name=name):
+                case Broken(reason=reason, text=piece, name=name):
+                    text += piece
                     log.warning("call broken turn=%s reason=%s tool=%s", self._turn, reason, name)
         self._calls = grown(self._calls, calls)
         return Told(text, reasoning, tuple(calls))

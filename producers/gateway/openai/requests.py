@@ -37,20 +37,23 @@ class ChatMessage(Struct, frozen=True, forbid_unknown_fields=True):
     """A message as the API has it; fields that an answer came with may come back with it."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | tuple[Part, ...]
+    content: str | tuple[Part, ...] | UnsetType = UNSET
+    """An assistant may have said nothing."""
     refusal: Literal[""] | None = None
     annotations: tuple[()] | None = None
     audio: None = None
     function_call: None = None
     tool_calls: tuple[()] | None = None
-    name: None = None
+    name: Annotated[str, Meta(max_length=256)] | None = None
+    """Of the participant: no template here can say it, and the turn does not have it."""
 
     @property
     def message(self) -> Message:
         """As a turn has it."""
         role: Role = "system" if self.role == "developer" else self.role
         # Parts are texts of their own: a line end between them, as other servers do.
-        text = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+        content = () if isinstance(self.content, UnsetType) else self.content
+        text = content if isinstance(content, str) else "\n".join(part.text for part in content)
         return Message(role, text)
 
 
@@ -230,6 +233,10 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
     def check(self, *, leave_out_tools: bool = False) -> None:
         """Raises ApiError for what is understood and cannot be done."""
         super().check(leave_out_tools=leave_out_tools)
+        for index, one in enumerate(self.messages):
+            if isinstance(one.content, UnsetType) and one.role != "assistant":
+                field = f"messages[{index}].content"
+                raise ApiError(400, f"{field} is required", param=field)
         try:
             check_messages(self.history)
         except InvalidMessage as error:
@@ -273,8 +280,9 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     @property
     def left_out(self) -> str | None:
-        """Tools that were offered."""
-        return "tools" if self.tools else None
+        """Tools that were offered, participants' names."""
+        found = [*(["tools"] if self.tools else []), *(["name"] if any(one.name for one in self.messages) else [])]
+        return ", ".join(found) or None
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of its answer."""
