@@ -38,8 +38,10 @@ class FakeVocabulary:
     """A character a token, shifted by FIRST; tokens below are control tokens."""
 
     begin: int | None = 1
+    num_tokens = 1 << 21
 
     def piece(self, token: int) -> bytes:
+        assert 0 <= token < self.num_tokens, "llama.cpp would abort"
         return chr(token - FIRST).encode() if token >= FIRST else b""
 
     def is_end(self, token: int) -> bool:

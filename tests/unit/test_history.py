@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from array import array
+
 import msgspec
 import pytest
 
 from broker import codec
-from broker.messages import Earlier, Kind, Message, Remembered, Turn
+from broker.messages import Earlier, Kind, Message, Remembered, ToolCall, Turn
 from tests.fakes import FakeRenderer, FakeVocabulary
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateRenderer
@@ -88,6 +90,36 @@ async def test_answers_keep_their_white_space_for_as_long_as_they_are_remembered
                 history = other
     finally:
         await renderer.close()
+
+
+@pytest.mark.parametrize("token", [-1, 1 << 21, 2**31 - 1])
+@pytest.mark.parametrize("at", [0, -1])
+async def test_tokens_that_the_vocabulary_does_not_have_are_taken_over_from_nobody(token: int, at: int) -> None:
+    """llama.cpp aborts the process for them, and a checksum is whoever sends them's."""
+    history, other = (History(FakeRenderer(), FakeVocabulary()) for _ in range(2))
+    first = await history.prompt("alice", turn("hi"))
+    name = history.remember("alice", turn("hi"), first, [*first.tokens, ord("x") + 3], "x")
+    remembered = history.recall("alice", name)
+    assert remembered is not None
+    tokens = array("i", remembered.tokens)
+    tokens[at] = token
+    other.adopt("alice", name, msgspec.structs.replace(remembered, tokens=tokens.tobytes()))
+    assert not other.is_current("alice", turn("hi", "x", "more"))
+    other.adopt("alice", name, remembered)
+    assert other.is_current("alice", turn("hi", "x", "more"))
+
+
+async def test_an_answer_is_the_last_one_however_many_results_of_its_calls_follow() -> None:
+    history = History(FakeRenderer(), FakeVocabulary())
+    calls = (ToolCall("a", "f", "{}"), ToolCall("b", "f", "{}"))
+    prompt = await history.prompt("alice", turn("hi"))
+    history.remember("alice", turn("hi"), prompt, [*prompt.tokens, 70], "", calls)
+    results = tuple(Message("tool", "done", tool_call_id=call.id) for call in calls)
+    asked = Turn("t", "c", (Message("user", "hi"), Message("assistant", "", calls), *results))
+    assert history.is_current("alice", asked)
+    assert not history.is_current("bob", asked)
+    later = (*asked.messages, Message("assistant", "from elsewhere"), Message("user", "more"))
+    assert not history.is_current("alice", Turn("t", "c", later))
 
 
 async def test_old_conversations_are_forgotten_beyond_the_cap() -> None:

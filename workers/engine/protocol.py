@@ -57,6 +57,9 @@ class Vocabulary(Protocol):
     begin: int | None
     """The token that stands for a text's beginning: BOS, or EOS where there is no BOS; None where there is neither."""
 
+    num_tokens: int
+    """Tokens are the numbers below it: no other may be asked for, or computed."""
+
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; empty for control tokens."""
         ...

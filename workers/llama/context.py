@@ -16,6 +16,7 @@ from workers.engine.protocol import MAX_OUTPUTS, EngineLost, KvCacheFull, Span, 
 from workers.engine.scheduler import MIN_PREFILL_TOKENS
 from workers.llama.backend import messages
 from workers.llama.sampler import LlamaSampler, Logits, logprob_of
+from workers.llama.state_form import StateForm
 from workers.llama.vocabulary import LlamaVocabulary, tokens_of
 from workers.machine.memory import KvShape
 from workers.machine.model_shape import shape_of
@@ -208,6 +209,7 @@ class LlamaEngine:
         self._memory = lib.llama_get_memory(self._context)
         self.num_slots = options.num_slots
         self.num_ctx = int(lib.llama_n_ctx(self._context))
+        self._form = StateForm.of(model.pointer, self.num_ctx)
         self.max_sequence_tokens = min(self.num_ctx, model.num_ctx_train or self.num_ctx)
         self.max_batch_tokens = options.max_batch_tokens
         self.max_batch_outputs = MAX_OUTPUTS
@@ -344,8 +346,10 @@ class LlamaEngine:
     def rewind(self, slot: int, num_tokens: int, checkpoint: State) -> bool:
         """Puts a checkpoint back and forgets what came after it; False, and the slot is empty, where it finds no
         cells."""
+        is_sound = self._form.num_tokens(checkpoint, is_checkpoint=True) == num_tokens
         # llama.cpp replaces the part that it reads and leaves the layers that keep all tokens: those are cut then.
-        if self._write(slot, checkpoint, lib.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) and self.truncate(slot, num_tokens):
+        flags = lib.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+        if is_sound and self._write(slot, checkpoint, flags) and self.truncate(slot, num_tokens):
             return True
         self.truncate(slot, 0)
         return False
@@ -365,7 +369,8 @@ class LlamaEngine:
 
     def restore(self, slot: int, state: State) -> bool:
         """Puts a state into an empty slot; False where llama.cpp does not take it."""
-        if self._write(slot, state, lib.LLAMA_STATE_SEQ_FLAGS_NONE):
+        is_sound = self._form.num_tokens(state) is not None
+        if is_sound and self._write(slot, state, lib.LLAMA_STATE_SEQ_FLAGS_NONE):
             return True
         self.truncate(slot, 0)
         return False

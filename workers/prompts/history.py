@@ -179,12 +179,12 @@ class History:
         answer = len(told.messages) - 1
         exact = [index for index in range(told.num_told_anew, answer + 1) if told.messages[index].role == "assistant"]
         rendered = await self._rendered(turn, exact)
-        said = told.messages[answer].content
-        place = next((place for place in rendered.contents if place[0] == answer), None)
-        if place is None or rendered.text[: place[1]] != told.prompt_text or rendered.text[place[1] : place[2]] != said:
+        said, begin = told.messages[answer].content, len(told.prompt_text)
+        rest = begin + len(said)
+        has_place = not said or (answer, begin, rest) in rendered.contents
+        if not has_place or not rendered.text.startswith(told.prompt_text + said):
             # The template tells history otherwise than it was told at the time.
             return await self._told_anew(turn)
-        rest = place[2]
         tail = self._vocabulary.tokenize(
             rendered.text[rest:], template_spans=rendered.template_spans(rest), add_bos=False
         )
@@ -260,9 +260,9 @@ class History:
         return conversation
 
     def is_current(self, client: str, turn: Turn) -> bool:
-        """Whether the turn before this one was answered here."""
-        known = self._last_known(client, turn)
-        return known is not None and known.num_messages == len(turn.messages) - 1
+        """Whether the last answer before this turn was given here."""
+        answers = chain(turn.messages)
+        return bool(answers) and (client, answers[-1][1]) in self._known
 
     def recall(self, client: str, conversation: str) -> Remembered | None:
         """What is remembered, for another worker or another day. From any thread."""
@@ -309,8 +309,11 @@ class History:
             self._adopt(client, conversation, told, remembered.tokens)
 
     def _adopt(self, client: str, conversation: str, told: _Told, tokens: bytes) -> None:
-        # What does not end with its answer is an older release's, which remembered stop texts too.
-        if told.messages and ends_with(self._vocabulary, array("i", tokens), told.messages[-1].content):
+        numbers = array("i", tokens)
+        # llama.cpp aborts the process for a token that it does not have. What does not end with its answer is an older
+        # release's, which remembered stop texts too.
+        has_all = bool(numbers) and min(numbers) >= 0 and max(numbers) < self._vocabulary.num_tokens
+        if told.messages and has_all and ends_with(self._vocabulary, numbers, told.messages[-1].content):
             self._keep(client, _Known.of(told, tokens, conversation), told)
 
     def _keep(self, client: str, known: _Known, told: _Told) -> None:

@@ -253,8 +253,6 @@ def contents(text: str) -> tuple[str, list[list[int]]]:
     at = 0
     for origin, run in _runs(text):
         if origin >= _EDGES:
-            # Between two edges there was a message without a word.
-            found += [[ord(origin) - ord(_EDGES), at, at]] if len(run) > 1 else []
             continue
         if origin != TEMPLATE:
             index = -1 if origin == MIXED else ord(origin) - _FIRST_MESSAGE

@@ -16,13 +16,14 @@ _WORDS = frozenset(
 
 def sourced_message(message: dict[str, Any], index: int, exact: Collection[int]) -> dict[str, Any]:
     """A message whose texts, at any depth, know that they are its; the role is a word of the protocol's. The text of
-    a message in `exact` keeps the white space around it."""
+    a message in `exact` keeps the white space around it, unless there is nothing else: templates ask whether a message
+    that calls says anything."""
     origin = of_message(index)
     found = {name: one if name in ("role", "written") else _owned(one, origin) for name, one in message.items()}
     for text, is_mark in found.pop("written", ()):
         found["content"] = found["content"] + (text if is_mark else _owned(text, origin))
     content = found["content"]
-    if index in exact and (not content or content != content.strip()):
+    if index in exact and content.strip() not in ("", content):
         edge = Sourced("\ue000", edge_of(index))
         found["content"] = edge + content + edge
     return found
