@@ -10,10 +10,14 @@ import msgspec
 from broker.declaring import Argument, Setting, convert, flag
 from broker.errors import SettingsError, TurnpikeError
 from broker.messages import Sampling
+from broker.messages.turns import Thinking
 from broker.priorities import DEFAULT_PRIORITY, PRIORITIES
 from broker.settings import CommonSettings, Count, InfluxSettings, Level, ModelSettings, Node, Port
 
 NONE_GIVEN = Sampling()
+
+SHIPPED_REQUESTS = "shipped"
+"""For --tools: the requests that Turnpike ships."""
 
 NumConversations = Annotated[Count, Setting("how many conversations")]
 MAX_TOKENS = Setting("tokens of an answer at most")
@@ -51,6 +55,14 @@ class AskSettings(RoutedSettings, frozen=True, kw_only=True):
         float | None, Setting("how much less likely the last 64 tokens are made; 1 leaves them")
     ] = None
     seed: Annotated[int | None, Setting("of what is drawn (default: another one each turn, which is shown)")] = None
+    thinking: Annotated[
+        Thinking | None,
+        Setting(
+            "whether the model thinks before it answers, where its template has a switch for that, or for how many "
+            "tokens at most (default: as the template does)",
+            metavar="on|off|TOKENS",
+        ),
+    ] = None
     ignore_eos: IgnoreEos = False
     stop: Stop = None
 
@@ -257,14 +269,23 @@ class EvalSettings(CommonSettings, frozen=True, kw_only=True):
     """`turnpike eval`."""
 
     path: Annotated[
-        str,
+        str | None,
         Argument(
             "Winogrande as JSON lines or llama.cpp's CSV, or JSON lines of context, choices, label",
             metavar="FILE",
             path="file",
             is_positional=True,
         ),
-    ]
+    ] = None
+    tools: Annotated[
+        str | None,
+        Argument(
+            "instead: is the right tool called, rightly, and none where none is wanted? JSON lines of requests and "
+            f"calls, or `{SHIPPED_REQUESTS}`, forty of our own",
+            metavar="FILE",
+            path="file",
+        ),
+    ] = None
     model: Annotated[str, Setting("a model's name, or auto")]
     limit: Annotated[int | None, Setting("only so many items")] = None
     concurrency: Concurrency = 4
@@ -280,6 +301,8 @@ class EvalSettings(CommonSettings, frozen=True, kw_only=True):
             )
             if value < 1
         ]
+        if (self.path is None) == (self.tools is None):
+            problems.append("FILE and --tools: which questions? one of the two is wanted")
         if problems:
             raise SettingsError(problems)
 

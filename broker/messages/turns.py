@@ -16,6 +16,7 @@ MAX_GRAMMAR_BYTES = 64 * 1024
 
 Role = Literal["system", "user", "assistant", "tool"]
 Kind = Literal["generate", "score"]
+Thinking = Literal["on", "off"] | Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
 class Message(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -57,7 +58,7 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     """A JSON schema that the answer must match; not together with `grammar`."""
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     """Return each token's log-probability and those of the n most likely ones."""
-    thinking: Literal["on", "off"] | Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    thinking: Thinking | None = None
     """Whether the model is to think before it answers, where its template has a switch for it, or for how many tokens
     at most; None leaves it to the template."""
 

@@ -11,7 +11,7 @@ import msgspec
 from producers.data.rows import summary
 from producers.evaluate.items import EvalError, read_items
 from producers.evaluate.methods import Answered
-from producers.evaluate.run import run_on
+from producers.evaluate.run import CHOICE, run_on
 from producers.experiment.plan import ExperimentError, Model, Plan, options
 from producers.experiment.rows import Row, Sampled, effect, row
 from producers.experiment.stage import Stage
@@ -82,5 +82,11 @@ async def _winogrande(stage: Stage, plan: Plan, model: Model, stop: asyncio.Even
         stage.console.print(f"  {summary(left_out)}", markup=False)
     out = stage.out / f"{model.model}.winogrande.jsonl"
     return await run_on(
-        stage.client, model.model, items, out, stop, say=lambda text: stage.console.print(f"  {text}", markup=False)
+        stage.client,
+        model.model,
+        items,
+        CHOICE,
+        out,
+        stop,
+        say=lambda text: stage.console.print(f"  {text}", markup=False),
     )
