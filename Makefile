@@ -22,8 +22,8 @@ check: setup ## lint and types
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
-chaos: setup ## 20 minutes of faults, and an account of every turn
-	@.venv/bin/python -m tests.chaos
+chaos: setup ## 20 minutes of faults, and an account of every turn; MODEL=FILE for a real model
+	@.venv/bin/python -m tests.chaos $(if $(MODEL),20 1 "" "$(MODEL)")
 
 hostile: setup ## ten minutes in peace, ten with a hostile client: everybody else's turns end
 	@.venv/bin/python -m tests.chaos.hostile
@@ -37,8 +37,8 @@ soak: setup ## an hour at full load: memory, descriptors and streams stay flat
 e2e-kubernetes: setup ## on the Kubernetes that KUBECONFIG names, in the network namespace NETNS if that is set
 	@$(if $(NETNS),nsenter --net=/run/netns/$(NETNS)) .venv/bin/python -m tests.kubernetes
 
-experiment: setup ## the paper's experiment on shapes made on the spot, with its report, in .cache/experiment; DATASET=FILE for OpenAssistant trees
-	@tools/experiment.sh experiments/shapes.toml .cache/experiment$(if $(DATASET),-dataset "$(DATASET)")
+experiment: setup ## the paper's experiment, in .cache/experiment, with its report, on shapes made on the spot; PLAN=FILE for another, DATASET=FILE for OpenAssistant trees
+	@tools/experiment.sh $(or $(PLAN),experiments/shapes.toml) $(if $(DATASET),"$(DATASET)")
 
 long: chaos hostile fuzz soak experiment bench ## all that takes long: about three hours
 

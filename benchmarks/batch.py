@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from pathlib import Path
 
-from benchmarks.harness import CORES, Row, llama_batched_bench, show, system, timed
+from benchmarks.harness import CORES, Row, Weights, all_weights, llama_batched_bench, show, system, timed
 
 NUM_TOKENS = 128
 
 
-async def rate(batch: int) -> float:
+async def rate(model_file: Path, batch: int) -> float:
     """Tokens per second of all streams while all of them decode, the best of two."""
-    async with system("--threads", CORES, "--num-slots", batch) as running:
+    async with system("--threads", CORES, "--num-slots", batch, model_file=model_file) as running:
         best = 0.0
         for attempt in range(2):
             prompts = [f"{attempt} {index} " + "node " * 30 for index in range(batch)]
@@ -25,11 +27,16 @@ async def rate(batch: int) -> float:
 
 def main() -> None:
     rows = []
-    for batch in (8, 16):
-        before = llama_batched_bench(threads=CORES, batch=batch, generate=NUM_TOKENS)
-        ours = asyncio.run(rate(batch))
-        peer = max(before, llama_batched_bench(threads=CORES, batch=batch, generate=NUM_TOKENS))
-        rows.append(Row(f"decode, {batch} at once", f"{ours:.1f}/s", f"{peer:.1f}/s", ours / peer, 0.95))
+    for weights, batch in itertools.product(all_weights(), (8, 16)):
+
+        def theirs(weights: Weights = weights, batch: int = batch) -> float:
+            return llama_batched_bench(threads=CORES, batch=batch, generate=NUM_TOKENS, model_file=weights.file)
+
+        before = theirs()
+        ours = asyncio.run(rate(weights.file, batch))
+        peer = max(before, theirs())
+        name = weights.of(f"decode, {batch} at once")
+        rows.append(Row(name, f"{ours:.1f}/s", f"{peer:.1f}/s", ours / peer, 0.95))
     show("many conversations against llama-batched-bench", rows)
 
 

@@ -19,12 +19,13 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from benchmarks.harness import CORES, ROOT, Row, model, show, system, text_of
+from benchmarks.harness import CORES, ROOT, Row, Weights, all_weights, model, show, system, text_of
 from benchmarks.padded_model import write_padded
 from benchmarks.peers import Asked, Peer, Turnpike, llama_server
 from broker.messages import Message
 from broker.priorities import Priority
 from producers.data.datasets import Conversation, load_conversations
+from workers.gguf_header import read_header
 from workers.llama.context import LlamaModel
 
 PADDED = ROOT / ".cache" / "models" / "demo-padded-Q4_0.gguf"
@@ -142,8 +143,13 @@ async def measure(
         return Measured(time.perf_counter() - started, turns)
 
 
-def texts(num: int) -> list[Conversation]:
-    vocabulary = LlamaModel(model(), vocab_only=True).vocabulary
+def chatting() -> list[Weights]:
+    """The models that both servers make the same prompts for: those whose file has a chat template."""
+    return [one for one in all_weights() if "tokenizer.chat_template" in read_header(one.file).values]
+
+
+def texts(num: int, model_file: Path | None = None) -> list[Conversation]:
+    vocabulary = LlamaModel(model_file or model(), vocab_only=True).vocabulary
 
     def num_tokens(one: Conversation) -> int:
         text = "\n".join(message.content for message in one.messages[:5])
@@ -188,15 +194,25 @@ async def sweep() -> tuple[str | int, ...]:
 
 
 async def saturated(flags: tuple[str | int, ...]) -> list[Row]:
-    load = texts(16)
-    ours = await measure(turnpike("--num-ctx", NUM_CTX), load, num_turns=3, num_tokens=64)
-    print("ours:", ours, flush=True)
-    theirs = await measure(tuned("-c", NUM_CTX, *flags), load, num_turns=3, num_tokens=64)
-    print("llama-server:", theirs, flush=True)
-    draw(ours, theirs)
+    rows: list[Row] = []
+    for weights in chatting():
+        rows += await saturated_with(weights, flags)
+    return rows
+
+
+async def saturated_with(weights: Weights, flags: tuple[str | int, ...]) -> list[Row]:
+    load = texts(16, weights.file)
+    servers = (
+        turnpike("--num-ctx", NUM_CTX, model_file=weights.file),
+        tuned("-c", NUM_CTX, *flags, model_file=weights.file),
+    )
+    ours, theirs = [await measure(server, load, num_turns=3, num_tokens=64) for server in servers]
+    print(weights.of("ours"), ours, "\nllama-server:", theirs, flush=True)
+    draw(ours, theirs, weights)
 
     def row(name: str, one: float, other: float, target: float) -> Row:
-        return Row(f"16 conversations × 3 turns: {name}", f"{one:.2f} s", f"{other:.2f} s", one / other, target, True)
+        name = weights.of(f"16 conversations × 3 turns: {name}")
+        return Row(name, f"{one:.2f} s", f"{other:.2f} s", one / other, target, True)
 
     return [
         row("wall", ours.wall, theirs.wall, 1.05),
@@ -206,28 +222,37 @@ async def saturated(flags: tuple[str | int, ...]) -> list[Row]:
 
 
 async def own_answers(flags: tuple[str | int, ...]) -> list[Row]:
+    rows: list[Row] = []
+    # Random weights answer in tokens that no tokenizer makes of their text again.
+    for weights in (Weights(write_padded(PADDED)), *(one for one in chatting() if one.name is not None)):
+        rows += await own_answers_of(weights, flags)
+    return rows
+
+
+async def own_answers_of(weights: Weights, flags: tuple[str | int, ...]) -> list[Row]:
     load = texts(16)
-    path = write_padded(PADDED)
     found = [
         await measure(server, load, num_turns=3, num_tokens=64, own_answers=True)
         for server in (
-            turnpike("--num-ctx", NUM_CTX, model_file=path),
-            tuned("-c", NUM_CTX, *flags, model_file=path),
+            turnpike("--num-ctx", NUM_CTX, model_file=weights.file),
+            tuned("-c", NUM_CTX, *flags, model_file=weights.file),
         )
     ]
     ours, theirs = found
-    print("own answers, ours:", ours, "\nllama-server:", theirs, flush=True)
+    print(weights.of("own answers"), "ours:", ours, "\nllama-server:", theirs, flush=True)
     name = "the same with the model's own answers: "
     return [
         Row(
-            name + "prompt tokens computed",
+            weights.of(name + "prompt tokens computed"),
             str(ours.num_computed),
             str(theirs.num_computed),
             ours.num_computed / theirs.num_computed,
             1.0,
             True,
         ),
-        Row(name + "wall", f"{ours.wall:.1f} s", f"{theirs.wall:.1f} s", ours.wall / theirs.wall, 0.95, True),
+        Row(
+            weights.of(name + "wall"), f"{ours.wall:.1f} s", f"{theirs.wall:.1f} s", ours.wall / theirs.wall, 0.95, True
+        ),
     ]
 
 
@@ -281,8 +306,8 @@ async def priorities(flags: tuple[str | int, ...]) -> list[Row]:
     return [Row(name, f"{ours:.2f} s", f"{theirs:.2f} s", ours / theirs, 0.3, True)]
 
 
-def draw(ours: Measured, theirs: Measured) -> None:
-    """Time to first token by turn, each turn a dot."""
+def draw(ours: Measured, theirs: Measured, weights: Weights) -> None:
+    """Time to first token by turn, each turn a dot. A real model's picture takes the place of the random shape's."""
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
@@ -299,7 +324,8 @@ def draw(ours: Measured, theirs: Measured) -> None:
     axes.set_xticks([1, 2, 3], ["turn 1", "turn 2", "turn 3"])
     axes.set_ylabel("time to first token, s")
     axes.set_ylim(bottom=0)
-    axes.set_title("16 conversations × 3 turns, 8 at once; lines are medians", fontsize=10)
+    title = "16 conversations × 3 turns, 8 at once; lines are medians"
+    axes.set_title(weights.of(title), fontsize=10)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(PICTURE, dpi=140)

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.harness import CORES, ROOT, Row, System, model, show, system, text_of
+from benchmarks.harness import CORES, ROOT, Row, System, Weights, all_weights, model, show, system, text_of
 from benchmarks.parking import CONTEXT_TOKENS, Conversation
 from broker import codec, subjects
 from broker.accounts import WORKER, write_credentials
@@ -26,12 +26,12 @@ NUM_WINDOWS = 6
 
 
 @asynccontextmanager
-async def another_worker(here: System, *flags: str | int) -> AsyncIterator[None]:
+async def another_worker(here: System, *flags: str | int, model_file: Path | None = None) -> AsyncIterator[None]:
     """A second worker process beside the one that `system` started."""
     with TemporaryDirectory(prefix="turnpike-peer-") as folder:
         credentials = Path(folder) / "worker.credentials"
         write_credentials(credentials, here.server.address(WORKER))
-        command = [sys.executable, ROOT / "turnpike", "worker", "--model-file", model(), "--model", "m"]
+        command = [sys.executable, ROOT / "turnpike", "worker", "--model-file", model_file or model(), "--model", "m"]
         command += ["--credentials", credentials, "--worker-name", "second", "--log-level", "WARNING", *flags]
         worker = await spawn([*map(str, command)], env={"PYTHONPATH": str(ROOT)})
         try:
@@ -42,13 +42,15 @@ async def another_worker(here: System, *flags: str | int) -> AsyncIterator[None]
             await terminate(worker)
 
 
-async def moved(fetch_bytes_per_second: int) -> tuple[list[float], list[float]]:
+async def moved(
+    fetch_bytes_per_second: int, model_file: Path | None = None, num_conversations: int = NUM_CONVERSATIONS
+) -> tuple[list[float], list[float]]:
     """Times to first token of second turns that another worker had than the first, and what fetching took of them."""
     flags = ("--threads", CORES, "--num-slots", 8, "--fetch-bytes-per-second", fetch_bytes_per_second)
     ttft: list[float] = []
     fetching: list[float] = []
-    async with system(*flags) as here, another_worker(here, *flags):
-        for number in range(NUM_CONVERSATIONS):
+    async with system(*flags, model_file=model_file) as here, another_worker(here, *flags, model_file=model_file):
+        for number in range(num_conversations):
             one = Conversation(here, f"c{number}")
             first = await one.next(text_of(CONTEXT_TOKENS, number), max_tokens=2)
             done = await one.next("And now?", max_tokens=2)
@@ -59,13 +61,13 @@ async def moved(fetch_bytes_per_second: int) -> tuple[list[float], list[float]]:
     return ttft, fetching
 
 
-async def fetched() -> Row:
-    computed, _ = await moved(0)
-    taken, fetching = await moved(1_000_000_000)
+async def fetched(weights: Weights) -> Row:
+    computed, _ = await moved(0, weights.file)
+    taken, fetching = await moved(1_000_000_000, weights.file)
     print(f"fetched {len(taken)}, computed {len(computed)} times; fetching took {statistics.median(fetching):.3f} s")
     ours, without = statistics.median(taken), statistics.median(computed)
     name = f"TTFT of the next turn on another worker, {CONTEXT_TOKENS} tokens: computed ÷ fetched"
-    return Row(name, f"{ours * 1000:.0f} ms", f"{without * 1000:.0f} ms", without / ours, 20)
+    return Row(weights.of(name), f"{ours * 1000:.0f} ms", f"{without * 1000:.0f} ms", without / ours, 20)
 
 
 async def given() -> Row:
@@ -130,7 +132,7 @@ async def given() -> Row:
 
 
 async def measure() -> list[Row]:
-    return [await fetched(), await given()]
+    return [*[await fetched(weights) for weights in all_weights()], await given()]
 
 
 def main() -> None:

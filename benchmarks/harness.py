@@ -25,10 +25,24 @@ from broker.client import Client
 from broker.messages import Message, Sampling
 from broker.process import spawn, terminate
 from broker.server import EmbeddedServer
+from tools.real_models import pinned
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / ".cache" / "models" / "TinyLlama-1.1B-Q4_0.gguf"
+REAL_MODELS = ROOT / ".cache" / "real-models"
 CORES = len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model that a question is asked with: its file, and its name where it is a real one."""
+
+    file: Path
+    name: str | None = None
+
+    def of(self, question: str) -> str:
+        """The question, with the model's name behind it; the random shape has none."""
+        return question if self.name is None else f"{question} ({self.name})"
 
 
 @dataclass(frozen=True)
@@ -82,26 +96,36 @@ def model() -> Path:
     return MODEL
 
 
+def all_weights() -> list[Weights]:
+    """The random shape, and the real models that `make real-models` has fetched."""
+    real = [Weights(REAL_MODELS / one.file, one.name) for one in pinned() if (REAL_MODELS / one.file).is_file()]
+    return [Weights(model()), *real]
+
+
 def tool(name: str) -> Path:
     """A peer's binary, built by benchmarks/build_tools.sh."""
     folder = subprocess.run([ROOT / "benchmarks" / "build_tools.sh"], capture_output=True, text=True, check=True)
     return ROOT / folder.stdout.strip() / name
 
 
-def llama_bench(*, threads: int, prompt: int = 0, generate: int = 0, depth: int = 0) -> float:
+def llama_bench(
+    *, threads: int, prompt: int = 0, generate: int = 0, depth: int = 0, model_file: Path | None = None
+) -> float:
     """Tokens per second of llama-bench's one test behind `depth` tokens of context, the mean of two runs."""
-    command = [tool("llama-bench"), "-m", model(), "-t", threads, "-p", prompt, "-n", generate]
+    command = [tool("llama-bench"), "-m", model_file or model(), "-t", threads, "-p", prompt, "-n", generate]
     command += ["-r", 2, "-d", depth, "-fa", 1, "-o", "json"]
     found = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     return float(json.loads(found.stdout)[0]["avg_ts"])
 
 
-def llama_batched_bench(*, threads: int, batch: int, prompt: int = 64, generate: int = 64) -> float:
+def llama_batched_bench(
+    *, threads: int, batch: int, prompt: int = 64, generate: int = 64, model_file: Path | None = None
+) -> float:
     """Decoded tokens per second of all sequences together."""
     command = [
         tool("llama-batched-bench"),
         "-m",
-        model(),
+        model_file or model(),
         "-t",
         threads,
         "-c",
@@ -203,6 +227,7 @@ async def timed(
 
 
 def text_of(num_tokens: int, salt: int = 0) -> str:
-    """A message of so many tokens and one or two more: each word is one token of the random model's vocabulary."""
+    """A message of so many tokens and a few more: each word is one token of the random model's vocabulary, and a real
+    one's has nearly all of them."""
     words = ("radio", "node", "alarm", "power", "mast", "antenna", "battery", "link", "signal", "cable")
     return f"{salt} " + " ".join(words[(index * 7 + salt) % 10] for index in range(num_tokens))

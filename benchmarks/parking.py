@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.harness import CORES, Row, System, show, system, text_of, timed
+from benchmarks.harness import CORES, Row, System, Weights, all_weights, show, system, text_of, timed
 from broker.messages import Done, Message, Sampling
 from workers.models import DEMO
 
@@ -64,7 +64,7 @@ async def rotation() -> Row:
     return Row(name, str(computed), str(distinct), computed / distinct, 1.02, at_most=True)
 
 
-async def restart() -> Row:
+async def restart(weights: Weights) -> Row:
     """The next turn of a conversation after its worker was started anew: from disk, and without."""
     found: dict[str, list[float]] = {"disk": [], "none": []}
     with TemporaryDirectory(prefix="turnpike-kv-") as folder:
@@ -72,17 +72,17 @@ async def restart() -> Row:
             for kind, max_bytes in (("disk", 1 << 32), ("none", 0)):
                 flags = ("--threads", CORES, "--disk-bytes", max_bytes, "--kv-dir", f"{folder}/{number}{kind}")
                 text = text_of(CONTEXT_TOKENS, number)
-                async with system(*flags) as here:
+                async with system(*flags, model_file=weights.file) as here:
                     one = Conversation(here, "c")
                     await one.next(text, max_tokens=2)
-                async with system(*flags) as here:
+                async with system(*flags, model_file=weights.file) as here:
                     await timed(here.client, text_of(32), 4)
                     one.system = here
                     done = await one.next("And now?", max_tokens=2)
                     assert (done.usage.cached_in == "disk") == (kind == "disk"), done.usage
                     found[kind].append(one.ttft[-1])
     computed, read = statistics.median(found["none"]), statistics.median(found["disk"])
-    name = f"TTFT after a restart, {CONTEXT_TOKENS} tokens: computed ÷ from disk"
+    name = weights.of(f"TTFT after a restart, {CONTEXT_TOKENS} tokens: computed ÷ from disk")
     return Row(name, f"{read * 1000:.0f} ms", f"{computed * 1000:.0f} ms", computed / read, 20)
 
 
@@ -107,7 +107,7 @@ async def precision() -> list[Row]:
 
 
 async def measure() -> list[Row]:
-    return [await rotation(), await restart(), *await precision()]
+    return [await rotation(), *[await restart(weights) for weights in all_weights()], *await precision()]
 
 
 def main() -> None:

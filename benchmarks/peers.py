@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import httpx2
 
@@ -96,6 +96,19 @@ class LlamaServer:
                     found.text += delta["content"]
                 if timings := event.get("timings"):
                     found.num_computed = timings["prompt_n"]
+        return found
+
+    async def complete(self, prompt: list[int], num_tokens: int, **more: Any) -> dict[str, Any]:
+        """Goes on from tokens, greedily: its own answer, with tokens and timings."""
+        body = {
+            "prompt": prompt,
+            "n_predict": num_tokens,
+            "temperature": 0,
+            "cache_prompt": True,
+            "return_tokens": True,
+        }
+        answer = await self._client.post("/completion", json=body | more)
+        found: dict[str, Any] = answer.raise_for_status().json()
         return found
 
 

@@ -12,7 +12,7 @@ from nats.aio.client import Client as NatsConnection
 
 from benchmarks.own_worker import run
 from broker import codec, subjects
-from broker.messages import Chunk, HandedBack, Reply, Started, TokenLogprob
+from broker.messages import CallDelta, Chunk, HandedBack, Reply, Started, TokenLogprob
 from broker.subjects import TurnAddress
 from workers.assembly import Parts, assemble
 from workers.worker import Worker
@@ -41,7 +41,17 @@ class PlainWriter:
     async def hand_back(self) -> None:
         await self._publish(HandedBack(self.num_chunks, self.attempt))
 
-    async def write(self, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] = ()) -> None:
+    async def write(
+        self,
+        text: str,
+        tokens: tuple[int, ...],
+        logprobs: tuple[TokenLogprob, ...] = (),
+        *,
+        reasoning: str = "",
+        calls: tuple[CallDelta, ...] = (),
+    ) -> None:
+        assert not reasoning
+        assert not calls
         offsets = self._num_characters, self._num_tokens
         await self._publish(Chunk(self.num_chunks, self.attempt, text, tokens, logprobs, *offsets))
         self._num_characters += len(text)

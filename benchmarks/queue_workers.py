@@ -25,6 +25,8 @@ async def serve(credentials: Path, name: str, stop: asyncio.Event) -> None:
 
 
 async def main() -> None:
+    if len(sys.argv) != 4:
+        sys.exit("usage: python -m benchmarks.queue_workers CREDENTIALS COUNT NAME")
     credentials, count, name = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

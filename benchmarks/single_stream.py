@@ -6,16 +6,17 @@ Producer, NATS, worker and reply share the cores. Each figure stands between two
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
-from benchmarks.harness import CORES, Row, llama_bench, show, system, text_of, timed
+from benchmarks.harness import CORES, Row, Weights, all_weights, llama_bench, show, system, text_of, timed
 
 NUM_DECODE = 64
 NUM_PREFILL = 512
 
 
-async def rates(num_prompt: int, *flags: str | int | float) -> tuple[float, float, int]:
+async def rates(model_file: Path, num_prompt: int, *flags: str | int | float) -> tuple[float, float, int]:
     """The best of two: tokens per second by the client's clock, the worker's prefill rate; and the prompt's tokens."""
-    async with system(*flags) as running:
+    async with system(*flags, model_file=model_file) as running:
         decode, prefill = [], []
         for index in range(2):
             found = await timed(running.client, text_of(num_prompt, index), NUM_DECODE)
@@ -25,30 +26,38 @@ async def rates(num_prompt: int, *flags: str | int | float) -> tuple[float, floa
         return max(decode), max(prefill), done.usage.prompt_tokens
 
 
-def decode_rows(threads: int, targets: tuple[float, float]) -> list[Row]:
+def decode_rows(weights: Weights, threads: int, targets: tuple[float, float]) -> list[Row]:
     """Decode with chunks of 50 ms and with a chunk a token, between two runs of the peer."""
-    coalesced, _, depth = asyncio.run(rates(32, "--threads", threads))
-    between = llama_bench(threads=threads, generate=NUM_DECODE, depth=depth)
-    each, _, _ = asyncio.run(rates(32, "--threads", threads, "--coalesce-seconds", 0))
-    peer = max(between, llama_bench(threads=threads, generate=NUM_DECODE, depth=depth))
+    coalesced, _, depth = asyncio.run(rates(weights.file, 32, "--threads", threads))
+    between = llama_bench(threads=threads, generate=NUM_DECODE, depth=depth, model_file=weights.file)
+    each, _, _ = asyncio.run(rates(weights.file, 32, "--threads", threads, "--coalesce-seconds", 0))
+    peer = max(between, llama_bench(threads=threads, generate=NUM_DECODE, depth=depth, model_file=weights.file))
     name = f"{threads} threads"
     return [
-        Row(f"decode, {name}, 50 ms chunks", f"{coalesced:.1f}/s", f"{peer:.1f}/s", coalesced / peer, targets[0]),
-        Row(f"decode, {name}, a chunk a token", f"{each:.1f}/s", f"{peer:.1f}/s", each / peer, targets[1]),
+        Row(
+            weights.of(f"decode, {name}, 50 ms chunks"),
+            f"{coalesced:.1f}/s",
+            f"{peer:.1f}/s",
+            coalesced / peer,
+            targets[0],
+        ),
+        Row(weights.of(f"decode, {name}, a chunk a token"), f"{each:.1f}/s", f"{peer:.1f}/s", each / peer, targets[1]),
     ]
 
 
-def prefill_row(threads: int) -> Row:
-    before = llama_bench(threads=threads, prompt=NUM_PREFILL)
-    _, ours, _ = asyncio.run(rates(NUM_PREFILL, "--threads", threads))
-    peer = max(before, llama_bench(threads=threads, prompt=NUM_PREFILL))
-    return Row(f"prefill, {threads} threads", f"{ours:.0f}/s", f"{peer:.0f}/s", ours / peer, 0.95)
+def prefill_row(weights: Weights, threads: int) -> Row:
+    before = llama_bench(threads=threads, prompt=NUM_PREFILL, model_file=weights.file)
+    _, ours, _ = asyncio.run(rates(weights.file, NUM_PREFILL, "--threads", threads))
+    peer = max(before, llama_bench(threads=threads, prompt=NUM_PREFILL, model_file=weights.file))
+    return Row(weights.of(f"prefill, {threads} threads"), f"{ours:.0f}/s", f"{peer:.0f}/s", ours / peer, 0.95)
 
 
 def main() -> None:
-    rows = [*decode_rows(CORES, (0.96, 0.90)), prefill_row(CORES)]
-    if CORES > 1:
-        rows += decode_rows(CORES - 1, (0.98, 0.98))
+    rows = []
+    for weights in all_weights():
+        rows += [*decode_rows(weights, CORES, (0.96, 0.90)), prefill_row(weights, CORES)]
+        if CORES > 1:
+            rows += decode_rows(weights, CORES - 1, (0.98, 0.98))
     show("one conversation through the whole system against llama-bench", rows)
 
 

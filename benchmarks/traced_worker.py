@@ -44,6 +44,8 @@ class Tracing:
 
 
 def main() -> int:
+    if len(sys.argv) < 3:
+        sys.exit("usage: python -m benchmarks.traced_worker TRACE worker FLAGS…")
     trace = Path(sys.argv.pop(1))
     tracing = Tracing()
     code = run(tracing.assemble)

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.harness import Row, show, system, tool
 from producers.evaluate.items import read_items
 from producers.evaluate.methods import Answered
-from producers.evaluate.run import run
+from producers.evaluate.run import CHOICE, run
 from workers.models import DEMO
 
 NUM_ITEMS = 200
@@ -50,7 +50,7 @@ def theirs(path: Path) -> dict[int, tuple[float, float, int]]:
 
 async def ours(path: Path) -> list[Answered]:
     async with system("--deterministic", model_file=DEMO.path) as running:
-        return await run(running.client, "m", read_items(path))
+        return await run(running.client, "m", read_items(path), CHOICE)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from broker.errors import (
     UnservedModel,
     UnsupportedVersion,
 )
-from broker.messages import Cancel, Chunk, Done, End, Failed, Message, Replay, Started, Turn
+from broker.messages import Cancel, Chunk, Done, End, Failed, Message, Replay, Started, ToolCall, Turn
 from broker.place_in_line import Line, PlaceInLine
 from broker.priorities import DEFAULT_PRIORITY, Priority
 from broker.reassembly import Reassembly
@@ -135,6 +135,16 @@ class Answer:
     def text(self) -> str:
         """What has arrived of this attempt."""
         return self._reassembly.text
+
+    @property
+    def reasoning(self) -> str:
+        """The thoughts that have arrived of this attempt."""
+        return self._reassembly.reasoning
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls that have arrived of this attempt; the last one's arguments may still grow."""
+        return self._reassembly.calls
 
     @property
     def started(self) -> Started | None:

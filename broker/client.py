@@ -31,9 +31,23 @@ from broker.errors import (
     ReplayUnavailable,
     UnservedModel,
 )
-from broker.messages import Cancel, End, Kind, Message, Replay, ReplayRequest, RunEvent, Sampling, Turn, new_id
+from broker.messages import (
+    Cancel,
+    End,
+    Kind,
+    Message,
+    Replay,
+    ReplayRequest,
+    RunEvent,
+    Sampling,
+    Tool,
+    ToolChoice,
+    Turn,
+    new_id,
+)
 from broker.place_in_line import Line
 from broker.priorities import DEFAULT_PRIORITY, Priority
+from broker.rounds import DEFAULT_MAX_ROUNDS, Offered, OnToolCall, Rounds
 from broker.subjects import CancelAddress
 
 REPLAY_SECONDS = 2.0
@@ -91,11 +105,15 @@ class Client:
         run: str | None = None,
         raw: bool = False,
         chat_template_kwargs: dict[str, Any] | None = None,
+        tools: Sequence[Tool] = (),
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
     ) -> Answer:
         """One turn. Nothing is sent before the answer is iterated or awaited.
 
-        `messages` is the whole history and ends with the user's message; a text stands for just that. `deadline` is in
-        seconds since the epoch. Raises InvalidMessage and InvalidName here, PublishError and TurnFailed on the way.
+        `messages` is the whole history and ends with the user's message, or with a tool's; a text stands for just a
+        user's. What the model calls of `tools` is in `Done.tool_calls`: whoever asked runs it. `deadline` is in seconds
+        since the epoch. Raises InvalidMessage and InvalidName here, PublishError and TurnFailed on the way.
         """
         if isinstance(messages, str):
             messages = (Message("user", messages),)
@@ -110,8 +128,39 @@ class Client:
             run=None if run is None else subjects.token(run, "run"),
             raw=raw,
             chat_template_kwargs=chat_template_kwargs,
+            tools=tuple(tools),
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
         )
         return Answer(self, turn, model, priority)
+
+    def converse(
+        self,
+        model: str,
+        messages: str | Sequence[Message],
+        *,
+        tools: Sequence[Offered],
+        tool_choice: ToolChoice = "auto",
+        on_tool_call: OnToolCall | None = None,
+        max_rounds: int = DEFAULT_MAX_ROUNDS,
+        conversation: str | None = None,
+        **options: Any,
+    ) -> Rounds:
+        """As `ask`, whose options it takes, over as many turns of one conversation as the model calls tools in.
+
+        Functions among `tools` are run when they are called: the schema is their type hints', the description their
+        docstring's. `on_tool_call` hears of each call first; what it returns, unless None, is the result in the
+        function's place. `tool_choice` holds for the first answer, then the model may answer. Raises NoTool and
+        InvalidMessage here, TooManyRounds and what `ask` raises on the way.
+        """
+        if isinstance(messages, str):
+            messages = (Message("user", messages),)
+        conversation = conversation or new_id()
+
+        def ask(so_far: Sequence[Message], tools: Sequence[Tool], tool_choice: ToolChoice) -> Answer:
+            return self.ask(model, so_far, conversation=conversation, tools=tools, tool_choice=tool_choice, **options)
+
+        return Rounds(ask, messages, tools, tool_choice=tool_choice, on_tool_call=on_tool_call, max_rounds=max_rounds)
 
     async def read(self, turn: str) -> End | None:
         """The end of a turn of this client's, also hours later; None while it has none."""

@@ -9,11 +9,12 @@ state of a turn that is named so to the next name, and any other name stays as i
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 
 import msgspec
 
-from broker.messages import Message
+from broker.messages import Message, ToolCall
 
 
 def chain(messages: Sequence[Message]) -> list[tuple[int, str]]:
@@ -22,10 +23,24 @@ def chain(messages: Sequence[Message]) -> list[tuple[int, str]]:
     said = hashlib.sha256()
     for number, one in enumerate(messages, 1):
         # Blanks around a text are left out: clients trim answers before they send them back.
-        said.update(msgspec.json.encode((one.role, one.content.strip())))
+        said.update(msgspec.json.encode((one.role, one.content.strip(), *_besides(one))))
         if one.role == "assistant":
             found.append((number, said.hexdigest()[:32]))
     return found
+
+
+def _besides(message: Message) -> list[object]:
+    """What is said otherwise than as text. Thoughts are not: few clients send them back."""
+    calls = [(call.id, call.name, _plain(call.arguments)) for call in message.tool_calls]
+    return [one for one in (calls, message.tool_call_id) if one]
+
+
+def _plain(arguments: str) -> str:
+    """Arguments however they are spaced: there are clients who write anew what they have read."""
+    try:
+        return json.dumps(json.loads(arguments), separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return arguments
 
 
 def name_of(messages: Sequence[Message]) -> str:
@@ -35,8 +50,8 @@ def name_of(messages: Sequence[Message]) -> str:
     return chain([*messages, Message("assistant", "")])[-1][1]
 
 
-def next_name(conversation: str, messages: Sequence[Message], answer: str) -> str:
+def next_name(conversation: str, messages: Sequence[Message], answer: str, calls: tuple[ToolCall, ...] = ()) -> str:
     """Of the turn that continues this answer: `conversation` itself, unless that is the name of these messages."""
     if conversation != name_of(messages):
         return conversation
-    return name_of((*messages, Message("assistant", answer)))
+    return name_of((*messages, Message("assistant", answer, calls)))

@@ -188,12 +188,13 @@ def _choices(alternatives: Sequence[Any]) -> list[str]:
 
 def _in_words(error: str, value: Any, alternatives: Sequence[Any]) -> str:
     """msgspec's words name Python's types."""
-    if choices := _choices(alternatives):
-        return f"{str(value)[:80]!r} is none of {', '.join(choices)}"
     bound = re.match(r"Expected `(?:int|float|str)` (of length )?([<>]=?) (\S+)", error)
     if bound is not None:
         words = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}[bound[2]]
         return f"must be {'of a length of ' if bound[1] else ''}{words} {bound[3]}"
+    if choices := _choices(alternatives):
+        number = ", and no whole number" if int in alternatives else ""
+        return f"{str(value)[:80]!r} is none of {', '.join(choices)}{number}"
     for one, words in ((bool, "neither true nor false"), (int, "no whole number"), (float, "no number")):
         if one in alternatives:
             return f"{str(value)[:80]!r} is {words}"

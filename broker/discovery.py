@@ -30,8 +30,9 @@ from broker.messages import Leaving, Token, Word
 SERVICE = "turnpike-worker"
 MIRROR = "turnpike-mirror"
 ENDPOINT = "state"
-CHAT, RAW, SCORE = "chat", "raw", "score"
-"""What a worker can: turns through the model's chat template, prompts without it, scores of given answers."""
+CHAT, RAW, SCORE, TOOLS = "chat", "raw", "score", "tools"
+"""What a worker can: turns through the model's chat template, prompts without it, scores of given answers, turns with
+tools, calls or thoughts."""
 AWAY_SECONDS = 24 * 3600.0
 """What a worker that drains gives for its wait: clients of earlier releases, which know no draining, look elsewhere."""
 
@@ -78,12 +79,14 @@ class WorkerInfo(Struct, frozen=True):
     load: Load
     pid: int | None = None
     """Its process on the node, for the sidecar."""
+    pid_namespace: str = ""
+    """Where `pid` is its process: a pod has numbers of its own. Empty where it does not tell."""
     facts: dict[str, str] = {}
     """What it takes to repeat what is measured there: build, CPU, board, settings."""
     fingerprint: str = ""
     """Of the model file; empty where the release does not tell it."""
     can: tuple[str, ...] | None = None
-    """CHAT, RAW, SCORE and what later releases can; None where the release does not tell it."""
+    """CHAT, RAW, SCORE, TOOLS and what later releases can; None where the release does not tell it."""
     since: float = 0.0
     """When it announced itself, in seconds since the epoch by its own clock; 0 where the release does not tell it."""
 
@@ -210,7 +213,7 @@ def _worker(answer: Mapping[str, Any], state: object) -> WorkerInfo:
     """
     metadata = msgspec.convert(answer.get("metadata"), dict[str, Any])
     fields: dict[str, Any] = {"model_name": "", "quantization": "", "node": "unknown", "load": _lenient(state, Load)}
-    texts = ("worker", "model", "node", "model_name", "quantization", "fingerprint")
+    texts = ("worker", "model", "node", "model_name", "quantization", "fingerprint", "pid_namespace")
     fields |= {name: metadata[name] for name in texts if isinstance(metadata.get(name), str)}
     for name, kind in (("num_ctx", int), ("pid", int), ("since", float)):
         if isinstance(text := metadata.get(name), str):

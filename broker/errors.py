@@ -23,6 +23,8 @@
     ├── OtherFile                 a worker of a model that others serve from another file
     ├── ReplayUnavailable         no worker answers a reader that missed something
     ├── TurnFailed                the turn ended as `failed`; `.failed` says why (broker/answer.py)
+    ├── TooManyRounds             the model went on calling tools (broker/rounds.py)
+    ├── NoTool                    a function that a model cannot be offered (broker/functions.py)
     ├── CatalogueError            a catalogue or lock file that cannot be read
     ├── UnknownModel              a name that neither has
     ├── FileError                 a model's file that cannot be had as it should be

@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from broker.catalogue import FileError, Locked, LockedFile, Missing, WrongHash, sha256_of, verify_file
+from broker.hub_choice import chosen
 from broker.locks import CannotLock, Lock
 from broker.mirror import MirrorFailed, OnProgress, fetch_from_mirror
 
@@ -67,13 +68,7 @@ def lock(
 ) -> Locked:
     """What the hub has under that name just now: full revision, SHA-256 and size. Raises HubError."""
     what = f"{repository}/{file}"
-    api = HfApi(endpoint=endpoint)
-    ask: Callable[..., Any] = api.dataset_info if kind == "dataset" else api.model_info
-    try:
-        with _explained(what):
-            info = ask(repository, revision=revision, files_metadata=True)
-    except _Retry as error:  # the library has tried again by itself
-        raise HubError(what, error.reason) from None
+    info = _info(what, repository, revision, kind, endpoint)
     sizes = {sibling.rfilename: sibling.lfs for sibling in info.siblings or []}
     if file not in sizes:
         raise HubError(what, f"the repository has no such file at {revision}")
@@ -88,6 +83,24 @@ def lock(
         "dataset" if kind == "dataset" else "model",
         tuple(found) if len(found) > 1 else (),
     )
+
+
+def choose(repository: str, *, revision: str = "main", endpoint: str | None = None) -> str:
+    """The file of a repository's one model, or of the one that is usually meant. Raises ChooseAFile, HubError."""
+    info = _info(repository, repository, revision, "model", endpoint)
+    sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
+    return chosen(repository, sizes, {name: files_of(name) for name in sizes})
+
+
+def _info(what: str, repository: str, revision: str, kind: str, endpoint: str | None) -> Any:
+    """What the hub says of a repository; `what` is what errors name."""
+    api = HfApi(endpoint=endpoint)
+    ask: Callable[..., Any] = api.dataset_info if kind == "dataset" else api.model_info
+    try:
+        with _explained(what):
+            return ask(repository, revision=revision, files_metadata=True)
+    except _Retry as error:  # the library has tried again by itself
+        raise HubError(what, error.reason) from None
 
 
 def files_of(file: str) -> list[str]:

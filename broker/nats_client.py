@@ -3,12 +3,16 @@
 The server hands on whatever bytes a publisher chose. nats-py 2.16 ends its read loop at the first subject, reply or
 status line that is no UTF-8, without a word and without a reconnection, takes a subject with a vertical tab for a
 broken protocol, and answers to any subject that a request names: one message of any producer made every worker deaf.
+
+Its pings are in their place here too, so that `flush` means what it says.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+from typing import Any
 
 from nats.aio.client import Client
 from nats.protocol import parser
@@ -52,6 +56,13 @@ class SafeClient(Client):
             log.warning("a request that names no inbox is not answered subject=%r reply=%r", subject[:200], reply[:200])
             reply = b""
         await super()._process_msg(sid, _decodable(subject), _decodable(reply), data, headers)
+
+    async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
+        # nats-py writes a ping past what waits to be written: `flush` came back before a subscription had gone out.
+        if self.is_connected and self._pending and self._transport is not None:
+            waiting, self._pending, self._pending_data_size = self._pending, [], 0
+            self._transport.writelines(waiting)
+        await super()._send_ping(future)
 
 
 def _decodable(name: bytes) -> bytes:

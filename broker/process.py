@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import select
 import shutil
 import signal
 import sys
@@ -80,13 +81,13 @@ def ended_by_a_signal() -> Iterator[None]:
 @contextlib.contextmanager
 def temporary_folder(prefix: str) -> Iterator[Path]:
     """A folder that is gone afterwards, also where the process is ended by force."""
-    with tempfile.TemporaryDirectory(prefix=prefix) as name:
-        folder = Path(name)
-        _interrupts.folders.add(folder)
-        try:
-            yield folder
-        finally:
-            _interrupts.folders.discard(folder)
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    _interrupts.folders.add(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _interrupts.folders.discard(folder)  # not before: an end by force may come while it goes
 
 
 class _Force(threading.Timer):
@@ -174,15 +175,24 @@ async def _supervised(
 
 def _end_now() -> None:
     """For whoever does not end by itself: nothing is left behind, and the cursor comes back."""
-    for child in list(_interrupts.children):
-        if child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
+    children = list(_interrupts.children)
+    for child in children:
+        signal_child(child, signal.SIGKILL)
+    for child in children:
+        _until_dead(child.pid)
     for folder in list(_interrupts.folders):
         shutil.rmtree(folder, ignore_errors=True)
     if sys.stderr.isatty():
         os.write(sys.stderr.fileno(), SHOW_CURSOR)
     os._exit(EXIT_INTERRUPTED)
+
+
+def _until_dead(pid: int) -> None:
+    """Whoever is killed in the midst of a system call finishes that: a file may still be made."""
+    with contextlib.suppress(OSError):
+        process = os.pidfd_open(pid)
+        select.select([process], [], [], HURRY_SECONDS)
+        os.close(process)
 
 
 def report(error: BaseException) -> None:
@@ -246,6 +256,14 @@ def die_with_parent() -> Callable[[], None]:
     return ask
 
 
+def pid_namespace() -> str:
+    """Of this process: process ids mean the same where it is the same. Empty where the system does not tell."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
 def keep_the_heap_small() -> None:
     """Has glibc keep one heap for all threads, and none of what is large in it; nothing where the C library is another.
 
@@ -262,9 +280,20 @@ async def terminate(process: asyncio.subprocess.Process, grace: float = 10.0) ->
     """SIGTERM, then SIGKILL after `grace` seconds, soon where somebody has pressed ^C; returns the exit code."""
     grace = min(grace, HURRY_SECONDS) if _interrupts.is_in_a_hurry else grace
     if process.returncode is None:
-        process.terminate()
+        signal_child(process, signal.SIGTERM)
         try:
             await asyncio.wait_for(process.wait(), grace)
         except TimeoutError:
-            process.kill()
+            signal_child(process, signal.SIGKILL)
     return await process.wait()
+
+
+def signal_child(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """A signal for a child that may have ended already, whose exit code stays what it is.
+
+    `Process.kill()` and its like ask the system first whether it has ended, and so take the exit code that asyncio
+    waits for: it tells 255 then.
+    """
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)

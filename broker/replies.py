@@ -23,6 +23,7 @@ from broker.errors import (
 from broker.jetstream import StoredMessage
 from broker.messages import (
     NOT_UNDERSTOOD,
+    CallDelta,
     Chunk,
     Done,
     End,
@@ -33,6 +34,7 @@ from broker.messages import (
     Started,
     TokenLogprob,
 )
+from broker.offsets import Offsets, halves, is_divisible
 from broker.retrying import retried
 from broker.subjects import TurnAddress
 from broker.wire import Wire
@@ -112,8 +114,7 @@ class ReplyWriter:
         self._worker = worker
         self._subject = subjects.reply(address.client, address.turn)
         self._sequence = 0
-        self._text_offset = 0
-        self._token_offset = 0
+        self._offsets = Offsets()
         self.num_chunks = 0
         self.attempt = 0
         self.resumed_text = ""
@@ -149,6 +150,7 @@ class ReplyWriter:
     def _take_place_behind(self, earlier: list[Reply | Other], model: str, *, can_resume: bool) -> Started:
         """The start that comes behind what is stored; what comes then goes on with it, or is the next attempt."""
         self.resumed_text, self.resumed_tokens = "", ()
+        self._offsets = Offsets()
         num_starts = 1
         if earlier:
             self.num_chunks, self.attempt = earlier[-1].index + 1, earlier[-1].attempt
@@ -160,30 +162,57 @@ class ReplyWriter:
             if can_resume and _is_whole(current, model):
                 self.resumed_text = "".join(chunk.text for chunk in chunks)
                 self.resumed_tokens = tuple(token for chunk in chunks for token in chunk.tokens)
+                self._offsets = Offsets.behind(chunks)
             else:
                 self.attempt += 1
-        self._text_offset, self._token_offset = len(self.resumed_text), len(self.resumed_tokens)
         return Started(self.num_chunks, self.attempt, self._worker, max(1, num_starts), model)
 
     async def hand_back(self) -> None:
         """Says that this start was no crash."""
         await self._write(HandedBack(self.num_chunks, self.attempt))
 
-    async def write(self, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] = ()) -> None:
+    async def write(
+        self,
+        text: str,
+        tokens: tuple[int, ...],
+        logprobs: tuple[TokenLogprob, ...] = (),
+        *,
+        reasoning: str = "",
+        calls: tuple[CallDelta, ...] = (),
+    ) -> None:
         """Sends the next chunk; comes back when it is stored. What gathered while the server was away may be more than
-        one."""
-        offsets = self._text_offset, self._token_offset
-        chunk = Chunk(self.num_chunks, self.attempt, text, tokens, logprobs, *offsets)
+        one. Where deltas of calls stand is for this to say."""
+        calls = self._offsets.placed(calls)
+        chunk = Chunk(
+            *(self.num_chunks, self.attempt, text, tokens, logprobs, self._offsets.text, self._offsets.tokens),
+            *(reasoning, self._offsets.reasoning if reasoning else 0, calls),
+        )
         payload = codec.encode(chunk)
         # Half of what may be sent, so that a replay holds at least one.
-        if len(payload) > publishing.limit(self._nc) // 2 and len(text) + len(tokens) > 1:
-            characters, half = len(text) // 2, len(tokens) // 2
-            await self.write(text[:characters], tokens[:half], logprobs[:half])
-            await self.write(text[characters:], tokens[half:], logprobs[half:])
+        if len(payload) > publishing.limit(self._nc) // 2 and is_divisible(chunk):
+            await self._write_halves(chunk)
             return
         await self._write_payload(payload)
-        self._text_offset += len(text)
-        self._token_offset += len(tokens)
+        self._offsets = self._offsets.moved_by(chunk)
+
+    async def _write_halves(self, chunk: Chunk) -> None:
+        """First the thoughts, then the text, then the calls: each has its place behind what comes before it."""
+        characters, half, thoughts = len(chunk.text) // 2, len(chunk.tokens) // 2, len(chunk.reasoning) // 2
+        calls, rest = halves(chunk.calls)
+        await self.write(
+            chunk.text[:characters],
+            chunk.tokens[:half],
+            chunk.logprobs[:half],
+            reasoning=chunk.reasoning[:thoughts],
+            calls=calls,
+        )
+        await self.write(
+            chunk.text[characters:],
+            chunk.tokens[half:],
+            chunk.logprobs[half:],
+            reasoning=chunk.reasoning[thoughts:],
+            calls=rest,
+        )
 
     async def _write(self, reply: Reply) -> None:
         await self._write_payload(codec.encode(reply))

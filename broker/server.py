@@ -29,7 +29,7 @@ from broker.connection import Address, connect
 from broker.errors import ServerError
 from broker.extras import install
 from broker.locks import Lock, is_held
-from broker.process import spawn, terminate
+from broker.process import signal_child, spawn, terminate
 from broker.topology import MAX_PAYLOAD_BYTES, Limits, ensure
 
 READY_SECONDS = 15.0
@@ -252,7 +252,7 @@ class EmbeddedServer:
     async def kill(self) -> None:
         """SIGKILL, as a power cut would. For tests of what survives it."""
         assert self._process is not None
-        self._process.kill()
+        signal_child(self._process, signal.SIGKILL)
         await self._process.wait()
 
     async def ensure(self, models: list[str], limits: Limits = Limits()) -> list[str]:

@@ -7,7 +7,6 @@ point passes it in.
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -202,7 +201,7 @@ def _read_file(file: Path | None, problems: list[str]) -> dict[str, Any]:
         return read_toml(file)
     except OSError as error:
         problems.append(f"{file}: {error.strerror}")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         problems.append(f"{file}: {error}")
     return {}
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What the file holds, whether or not it begins with a byte order mark. Raises OSError and TOMLDecodeError."""
+    """What the file holds, whether or not it begins with a byte order mark. Raises OSError and TOMLDecodeError, a
+    ValueError."""
+    import tomllib  # a command reads its settings' module at each start, and seldom a file
+
     try:
         return tomllib.loads(path.read_text("utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -10,17 +10,21 @@ import msgspec
 from broker.declaring import Argument, Setting, convert, flag
 from broker.errors import SettingsError, TurnpikeError
 from broker.messages import Sampling
+from broker.messages.turns import Thinking
 from broker.priorities import DEFAULT_PRIORITY, PRIORITIES
 from broker.settings import CommonSettings, Count, InfluxSettings, Level, ModelSettings, Node, Port
-from producers.load import arrivals
 
 NONE_GIVEN = Sampling()
+
+SHIPPED_REQUESTS = "shipped"
+"""For --tools: the requests that Turnpike ships."""
 
 NumConversations = Annotated[Count, Setting("how many conversations")]
 MAX_TOKENS = Setting("tokens of an answer at most")
 MaxTokens = Annotated[int, MAX_TOKENS]
 IgnoreEos = Annotated[bool, Setting("go on to --max-tokens, whatever the model says")]
 Seed = Annotated[int, Setting("of everything that is drawn")]
+Stop = Annotated[tuple[str, ...] | None, Setting("end before this text; can be given several times")]
 Concurrency = Annotated[int, Setting("conversations, or items, at once")]
 Out = Annotated[str | None, Setting("write a record of every turn or item here, as JSON lines", path="file")]
 SloTtft = Annotated[float | None, Setting("a good turn's first token is there by then", metavar="SECONDS")]
@@ -51,8 +55,16 @@ class AskSettings(RoutedSettings, frozen=True, kw_only=True):
         float | None, Setting("how much less likely the last 64 tokens are made; 1 leaves them")
     ] = None
     seed: Annotated[int | None, Setting("of what is drawn (default: another one each turn, which is shown)")] = None
+    thinking: Annotated[
+        Thinking | None,
+        Setting(
+            "whether the model thinks before it answers, where its template has a switch for that, or for how many "
+            "tokens at most (default: as the template does)",
+            metavar="on|off|TOKENS",
+        ),
+    ] = None
     ignore_eos: IgnoreEos = False
-    stop: Annotated[tuple[str, ...] | None, Setting("end before this text; can be given several times")] = None
+    stop: Stop = None
 
     def check(self) -> None:
         """Raises SettingsError with every problem."""
@@ -84,7 +96,7 @@ class GatewaySettings(RoutedSettings, frozen=True, kw_only=True):
     ] = None
     allow_anyone: Annotated[bool, Setting("without keys, at any address")] = False
     leave_out_tools: Annotated[
-        bool, Setting("take requests that offer tools and answer without (default: they are refused)")
+        bool, Setting("answer requests that offer tools without them: for models that are too small for any")
     ] = False
     node: Node = None
     new_key: Annotated[bool, Setting("print a new key, and do no more")] = False
@@ -149,6 +161,7 @@ class ConversationSettings(ArrivalSettings, frozen=True, kw_only=True):
     )
     max_tokens: MaxTokens = NONE_GIVEN.max_tokens
     ignore_eos: IgnoreEos = False
+    stop: Stop = None
     raw: Annotated[
         bool, Setting("send a conversation's texts, with empty lines between, as a prompt without the chat template")
     ] = False
@@ -163,6 +176,12 @@ class LoadSettings(ConversationSettings, frozen=True, kw_only=True):
         None
     )
     out: Out = None
+
+    def sampling(self) -> Sampling:
+        """How each turn is answered. Raises ValueError for stop texts that the wire does not take."""
+        (kind,) = (field.type for field in msgspec.structs.fields(Sampling) if field.name == "stop")
+        stop = convert(self.stop or (), kind)
+        return Sampling(max_tokens=self.max_tokens, ignore_eos=self.ignore_eos, stop=stop)
 
     @staticmethod
     def weights(text: str) -> list[tuple[str, float]]:
@@ -216,12 +235,15 @@ class LoadSettings(ConversationSettings, frozen=True, kw_only=True):
             raise SettingsError(problems)
 
     def _check_texts(self) -> list[str]:
+        from producers.load import arrivals  # not at the start of every command
+
         problems = []
         for name, check in (
             ("arrivals", lambda: arrivals.parse(self.arrivals)),
             ("think", lambda: arrivals.Think.parse(self.think)),
             ("model", lambda: self.weights(self.model)),
             ("sweep", self.sweep_plan),
+            ("stop", self.sampling),
         ):
             try:
                 check()
@@ -247,14 +269,23 @@ class EvalSettings(CommonSettings, frozen=True, kw_only=True):
     """`turnpike eval`."""
 
     path: Annotated[
-        str,
+        str | None,
         Argument(
             "Winogrande as JSON lines or llama.cpp's CSV, or JSON lines of context, choices, label",
             metavar="FILE",
             path="file",
             is_positional=True,
         ),
-    ]
+    ] = None
+    tools: Annotated[
+        str | None,
+        Argument(
+            "instead: is the right tool called, rightly, and none where none is wanted? JSON lines of requests and "
+            f"calls, or `{SHIPPED_REQUESTS}`, forty of our own",
+            metavar="FILE",
+            path="file",
+        ),
+    ] = None
     model: Annotated[str, Setting("a model's name, or auto")]
     limit: Annotated[int | None, Setting("only so many items")] = None
     concurrency: Concurrency = 4
@@ -270,6 +301,8 @@ class EvalSettings(CommonSettings, frozen=True, kw_only=True):
             )
             if value < 1
         ]
+        if (self.path is None) == (self.tools is None):
+            problems.append("FILE and --tools: which questions? one of the two is wanted")
         if problems:
             raise SettingsError(problems)
 

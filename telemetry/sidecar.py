@@ -16,9 +16,11 @@ from nats.aio.msg import Msg
 
 from broker import codec, points, subjects
 from broker.connection import Address, check, close, connect, trouble, watch
+from broker.discovery import WorkerInfo
 from broker.errors import InvalidMessage, ServerError
 from broker.health import Rounds, either, serve_health
 from broker.messages import NodeState, Point, RunEvent
+from broker.process import pid_namespace
 from broker.recorder import FLUSH_SECONDS, Recorder
 from telemetry.board import THROTTLED_BITS, Board, Vcgencmd
 from telemetry.cgroup import Cgroup
@@ -89,7 +91,8 @@ class Sidecar:
         self._board = Board(self._root, node, Vcgencmd(options.vcgencmd))
         self._queues = Queues(nc, options.monitor_url)
         self._pids: dict[str, int] = {}
-        """Of the workers on this node, by name."""
+        """Of the workers beside it, by name."""
+        self._pid_namespace = pid_namespace()
         self._stopped: set[str] = set()
         self._throttled: frozenset[str] = frozenset()
         self._cost_before: tuple[float, float] | None = None
@@ -208,9 +211,13 @@ class Sidecar:
                 log.exception("queues not seen")
                 continue
             for worker in self._queues.workers:
-                if worker.node == self._node and worker.pid is not None and worker.is_serving:
+                if worker.pid is not None and worker.is_serving and self._is_beside(worker):
                     self._pids[worker.worker] = worker.pid
                     self._stopped.discard(worker.worker)
+
+    def _is_beside(self, worker: WorkerInfo) -> bool:
+        """On this node, and its process id is its own here too: not that of another pod, which has a sidecar itself."""
+        return worker.node == self._node and worker.pid_namespace in ("", self._pid_namespace)
 
     async def _on_points(self, message: Msg) -> None:
         """The node's workers say when they stop of their own will."""

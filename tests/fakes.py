@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 import time
 from array import array
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Protocol
 
 from nats.aio.client import Client as NatsConnection
 
-from broker.messages import Message, Sampling, TokenLogprob
+from broker.messages import Message, Sampling, TokenLogprob, Tool
 from workers.assembly import Assembly, Parts, assemble
 from workers.engine.calibration import UNMEASURED, Calibration
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
-from workers.engine.protocol import Span, State, TokenSampler
+from workers.engine.protocol import Engine, Span, State, TokenSampler
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.kv.cache import OffloadCache
 from workers.kv.index import packed
-from workers.prompts.history import History, Rendered
+from workers.prompts.history import History
+from workers.prompts.rendered import Rendered
 from workers.reporting.metrics import Shape, WorkerMetrics
+from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
 from workers.worker import Worker
 from workers.worker_options import WorkerOptions
 
+CHECKPOINT_BYTES = 1 << 24
 END = 0
 FIRST = 3
 
@@ -33,8 +38,10 @@ class FakeVocabulary:
     """A character a token, shifted by FIRST; tokens below are control tokens."""
 
     begin: int | None = 1
+    num_tokens = 1 << 21
 
     def piece(self, token: int) -> bytes:
+        assert 0 <= token < self.num_tokens, "llama.cpp would abort"
         return chr(token - FIRST).encode() if token >= FIRST else b""
 
     def is_end(self, token: int) -> bool:
@@ -179,10 +186,13 @@ class FakeEngine:
         return 100
 
     def checkpoint(self, slot: int) -> State:
-        return packed(self.cells[slot]).ljust(100)
+        return self._digest(self.cells[slot])
+
+    def _digest(self, tokens: list[int]) -> bytes:
+        return hashlib.sha256(packed(tokens)).digest().ljust(100)
 
     def rewind(self, slot: int, num_tokens: int, checkpoint: State) -> bool:
-        assert packed(self.cells[slot][:num_tokens]).ljust(100) == checkpoint, "a checkpoint of other tokens"
+        assert self._digest(self.cells[slot][:num_tokens]) == checkpoint, "a checkpoint of other tokens"
         del self.cells[slot][num_tokens:]
         return True
 
@@ -207,9 +217,9 @@ class FakeEngine:
     def state_bytes(self, slot: int) -> int:
         return 8 + 4 * len(self.cells[slot])
 
-    def save(self, slot: int) -> State:
+    def save(self, slot: int) -> bytearray:
         self.num_saved += 1
-        return b"fake    " + packed(self.cells[slot])
+        return bytearray(b"fake    " + packed(self.cells[slot]))
 
     def restore(self, slot: int, state: State) -> bool:
         assert not self.cells[slot]
@@ -225,7 +235,11 @@ class FakeRenderer:
     """A template: `role: content` a line, then `assistant: `."""
 
     async def render(
-        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+        self,
+        messages: tuple[Message, ...],
+        exact: Collection[int] = (),
+        kwargs: dict[str, Any] | None = None,
+        tools: tuple[Tool, ...] = (),
     ) -> Rendered:
         text, contents = "", []
         for index, message in enumerate(messages):
@@ -241,17 +255,26 @@ class NoGrammars:
         return sampling.grammar
 
 
+class ClockedEngine(Engine, Protocol):
+    """An engine that says what its steps count for."""
+
+    def clock(self) -> float:
+        """The clock of its loop, in seconds."""
+        ...
+
+
 def fake_worker(
     nc: NatsConnection,
-    engine: FakeEngine,
+    engine: ClockedEngine,
     options: WorkerOptions,
     *,
     cache: OffloadCache | None = None,
     calibration: Calibration = UNMEASURED,
     history: History | None = None,
     assembly: Assembly = assemble,
+    readers: AnswerReaders = ALL_TEXT,
 ) -> Worker:
-    """A worker whose engine computes nothing, composed as workers/main.py composes one."""
+    """A worker whose engine may compute nothing, composed as workers/main.py composes one."""
     cache = cache or OffloadCache(0)
     tags = {"node": options.node, "model": options.model, "quantization": "none", "worker": options.name}
     metrics = WorkerMetrics(tags, engine.num_slots, engine.num_ctx, Shape())
@@ -259,7 +282,9 @@ def fake_worker(
     scheduler = Scheduler(
         budget=0.25, max_batch_tokens=512, max_batch_outputs=engine.max_batch_outputs, costs=calibration.costs()
     )
-    slots = Slots(engine.num_slots, engine.num_ctx)
+    slots = Slots(
+        engine.num_slots, engine.num_ctx, can_remove_part=engine.can_remove_part, checkpoint_bytes=CHECKPOINT_BYTES
+    )
     loop = EngineLoop(
         engine,
         scheduler,
@@ -271,4 +296,4 @@ def fake_worker(
         clock=engine.clock,
     )
     history = history or History(FakeRenderer(), engine.vocabulary)
-    return assembly(Parts(nc, loop, history, NoGrammars(), options, cache, metrics, power))
+    return assembly(Parts(nc, loop, history, NoGrammars(), options, cache, metrics, power, readers))

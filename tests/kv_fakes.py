@@ -14,12 +14,11 @@ KEY = Key("alice", "c")
 FINGERPRINT = "f"
 
 
-def state_bytes(num_tokens: int) -> int:
-    """As tests.fakes.FakeEngine has it."""
-    return 8 + 4 * num_tokens
-
-
-LAYOUT = StateLayout(FINGERPRINT, state_bytes)
+LAYOUT = StateLayout(FINGERPRINT, 8, 4)
+"""As tests.fakes.FakeEngine has it."""
+WITH_CHECKPOINTS = StateLayout(FINGERPRINT, 8, 4, checkpoint_begin=100)
+"""As it has it where a part cannot be removed."""
+state_bytes = LAYOUT.state_bytes
 
 
 def state_of(tokens: list[int]) -> tuple[KvEntry, State]:

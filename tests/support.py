@@ -42,5 +42,5 @@ class RunFolder:
 
 
 def argument(index: int) -> str | None:
-    """Of the command line, where it was given."""
-    return sys.argv[index] if len(sys.argv) > index else None
+    """Of the command line, where it was given and is not empty."""
+    return (sys.argv[index] or None) if len(sys.argv) > index else None

@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from broker import codec, subjects
 from broker.delivery import Delivery
 from broker.jetstream import SEQUENCE, STORED_AT, StoredMessage
-from broker.messages import Cancel, DeadLetter, Done, End, Failed, Message, Started, TokenLogprob, Turn
+from broker.messages import CallDelta, Cancel, DeadLetter, Done, End, Failed, Message, Started, TokenLogprob, Turn
 from broker.priorities import INTERACTIVE, Priority
 from broker.replies import StoredReply
 from broker.subjects import TurnAddress
@@ -185,6 +185,8 @@ class FakeWriter:
         self.resumed_tokens = resumed_tokens
         self.workers: tuple[str, ...] = ("w0",) * (num_starts - 1)
         self.chunks: list[tuple[str, tuple[int, ...]]] = []
+        self.thoughts: list[str] = []
+        self.calls: tuple[CallDelta, ...] = ()
         self.is_handed_back = False
         self.can_resume: bool | None = None
         self.error: Exception | None = None
@@ -199,11 +201,21 @@ class FakeWriter:
             raise self.error
         self.is_handed_back = True
 
-    async def write(self, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] = ()) -> None:
+    async def write(
+        self,
+        text: str,
+        tokens: tuple[int, ...],
+        logprobs: tuple[TokenLogprob, ...] = (),
+        *,
+        reasoning: str = "",
+        calls: tuple[CallDelta, ...] = (),
+    ) -> None:
         if self.error is not None:
             raise self.error
         self.num_chunks += 1
         self.chunks.append((text, tokens))
+        self.thoughts.append(reasoning)
+        self.calls += calls
 
 
 def tell(work: Work, events: Iterable[Event]) -> None:

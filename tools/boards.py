@@ -38,7 +38,7 @@ class OnBoard:
     def plan(self) -> MemoryPlan:
         """With a quarter of what the rest leaves free for conversations at rest, as the worker takes by itself."""
         found = plan(self.entry, self.num_ctx)
-        return replace(found, offload_cache=max(0, available_bytes(self.board_gib) - found.total) // 4)
+        return replace(found, offload_cache=max(0, available_bytes(self.board_gib) - found.needed) // 4)
 
     @property
     def num_parked(self) -> int:

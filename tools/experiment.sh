@@ -1,16 +1,19 @@
 #!/bin/sh
-# An experiment of models that are made on the spot, with a broker of its own. Usage: experiment.sh PLAN.toml FOLDER [DATASET]
-# With a DATASET (OpenAssistant trees or messages) the run is one of its own, named after it.
+# A plan's experiment with a broker of its own, in .cache/experiment/NAME. Usage: experiment.sh PLAN.toml [DATASET]
+# With a DATASET (OpenAssistant trees or messages) the run is one of its own, in a folder of its own, named after it.
 set -eu
 cd "$(dirname "$0")/.."
-plan=$1 out=$2 dataset=${3:-}
+plan=$1 dataset=${2:-}
+name=$(basename "$plan" .toml)
+[ -z "$dataset" ] || name=$name-$(basename "$dataset" | tr -c 'A-Za-z0-9\n' '-')
+out=.cache/experiment/$name
 mkdir -p "$out"
 if [ -n "$dataset" ]; then
-    label=$(basename "$dataset" | tr -c 'A-Za-z0-9\n' '-')
-    sed -e "s|^name = \"\(.*\)\"|name = \"\1-$label\"|" -e "s|^\[load\]|[load]\ndataset = \"$dataset\"|" "$plan" >"$out/plan.toml"
+    sed -e "s|^name = .*|name = \"$name\"|" -e "s|^\[load\]|[load]\ndataset = \"$dataset\"|" "$plan" >"$out/plan.toml"
     plan=$out/plan.toml
 fi
 models=$(sed -n 's/^model = "\(.*\)"/--model \1/p' "$plan")
+rm -f "$out/broker.log"
 # shellcheck disable=SC2086
 .venv/bin/turnpike broker --data-dir "$out/broker" --port 0 $models >"$out/broker.log" 2>&1 &
 broker=$!

@@ -32,14 +32,21 @@ if TYPE_CHECKING:
     from broker.errors import ServerUnavailable as ServerUnavailable
     from broker.errors import TurnpikeError as TurnpikeError
     from broker.errors import UnservedModel as UnservedModel
+    from broker.functions import NoTool as NoTool
+    from broker.functions import tool_of as tool_of
     from broker.messages import Chunk as Chunk
     from broker.messages import Done as Done
     from broker.messages import Failed as Failed
     from broker.messages import Message as Message
+    from broker.messages import NamedTool as NamedTool
     from broker.messages import Sampling as Sampling
+    from broker.messages import Tool as Tool
+    from broker.messages import ToolCall as ToolCall
     from broker.messages import Turn as Turn
     from broker.messages import Usage as Usage
     from broker.place_in_line import PlaceInLine as PlaceInLine
+    from broker.rounds import Rounds as Rounds
+    from broker.rounds import TooManyRounds as TooManyRounds
 
     __version__: str
 
@@ -64,8 +71,12 @@ _MODULES = {
         "TurnpikeError",
         "UnservedModel",
     ),
+    "broker.functions": ("NoTool", "tool_of"),
     "broker.place_in_line": ("PlaceInLine",),
-    "broker.messages": ("Chunk", "Done", "Failed", "Message", "Sampling", "Turn", "Usage"),
+    "broker.rounds": ("Rounds", "TooManyRounds"),
+    "broker.messages": (
+        *("Chunk", "Done", "Failed", "Message", "NamedTool", "Sampling", "Tool", "ToolCall", "Turn", "Usage"),
+    ),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

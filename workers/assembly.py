@@ -25,6 +25,7 @@ from workers.reporting.node import NodeListener
 from workers.reporting.presence import Presence, metadata
 from workers.reporting.reporter import Reporter
 from workers.turns.admission import Admission
+from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
 from workers.turns.handler import TurnHandler
 from workers.turns.in_hand import TurnsInHand
 from workers.turns.jobs import GrammarCompiler, JobMaker
@@ -52,6 +53,7 @@ class Parts:
     cache: OffloadCache
     metrics: WorkerMetrics
     power: Power
+    readers: AnswerReaders = ALL_TEXT
 
 
 Assembly = Callable[[Parts], Worker]
@@ -72,14 +74,20 @@ def assemble(parts: Parts) -> Worker:
     reporter = Reporter(nc, options, parts.metrics, loop, cache, node, watch.rounds, lambda: peers.giver.given_bytes)
     queue, store = ModelQueue(nc, model), NatsTurnStore(nc, name)
     cancels = Cancels(queue, model, name, in_hand, loop.cancel)
-    jobs = JobMaker(history, parts.grammars, engine.max_sequence_tokens, options.overflow)
+    jobs = JobMaker(history, parts.grammars, engine.max_sequence_tokens, options.overflow, parts.readers)
     turns = TurnHandler(
         in_hand=in_hand,
         admission=Admission(
             name, store, cancels, peers.fetcher, jobs, loop, recent, lambda: load.expected_wait(INTERACTIVE)
         ),
         prefetch=Prefetch(loop, cache, peers.fetcher),
-        streaming=Streaming(name, options.coalesce_seconds, Remembering(history, loop, peers.directory), recent),
+        streaming=Streaming(
+            name,
+            options.coalesce_seconds,
+            Remembering(history, loop, peers.directory),
+            recent,
+            parts.readers,
+        ),
         settlement=Settlement(name, store, reporter, recent),
         engine=loop,
         recent=recent,
@@ -114,8 +122,6 @@ def _peers(parts: Parts) -> Peers:
         parts.history,
         model=options.model,
         worker=options.name,
-        fingerprint=options.state_fingerprint,
-        state_bytes=loop.calibration.state_bytes,
-        has_windows=bool(loop.engine.window),
+        layout=loop.calibration.layout(options.state_fingerprint),
         max_bytes_per_second=options.fetch_bytes_per_second,
     )

@@ -24,10 +24,12 @@ from broker.connection import Address, close, connect
 from broker.errors import TurnpikeError
 from broker.health import serve_health
 from broker.process import keep_the_heap_small
+from workers.answer_syntax import answer_readers
 from workers.assembly import Assembly, Parts, assemble
+from workers.calls import syntax_of
+from workers.calls.writing import writer
 from workers.chosen_file import known_sha256, model_path, model_token
 from workers.engine.calibration import Calibration, calibrate
-from workers.engine.checkpoints import CHECKPOINT_SHARE
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
 from workers.engine.protocol import MAX_OUTPUTS, EngineError
@@ -107,8 +109,15 @@ async def serve(
             bos_token=vocabulary.text(vocabulary.bos),
             eos_token=vocabulary.text(vocabulary.eos),
             date=config.template_date or ("none" if config.deterministic else "today"),
+            write=writer(syntax_of(loaded.model.chat_template or "", config.tool_syntax or "")),
         )
-        history = History(renderer, vocabulary, raw_as_text=config.raw_as_text)
+        history = History(
+            renderer,
+            vocabulary,
+            raw_as_text=config.raw_as_text,
+            by_text=config.deterministic,
+            has_boundaries=_checkpoint_bytes(loaded) > 0,
+        )
         cache = await _open_cache(loaded, config, history, stop, cleanup)
         await renderer.start()
         try:
@@ -168,7 +177,7 @@ def _planned(model: LlamaModel, config: WorkerSettings, num_ctx: int) -> MemoryP
     """Raises DoesNotFit."""
     return check_memory(
         model.kv_shape.quantized(config.kv_type),
-        file_bytes=resident(model.file_bytes, config.resident_bytes),
+        weight_bytes=resident(model.weight_bytes, config.resident_bytes),
         num_ctx=num_ctx,
         num_ubatch=config.num_ubatch,
         max_outputs=max(MAX_OUTPUTS, config.num_slots),
@@ -224,7 +233,7 @@ def _report(info: str, missing: list[str], plan: MemoryPlan, buffers: dict[str, 
 
 def _checkpoint_bytes(loaded: LoadedModel) -> int:
     """What the plan has for conversations that are not in the context is for checkpoints too, where there are any."""
-    return 0 if loaded.engine.can_remove_part else loaded.plan.offload_cache // CHECKPOINT_SHARE
+    return 0 if loaded.engine.can_remove_part else loaded.plan.checkpoints
 
 
 def _canonical_chunk(config: WorkerSettings) -> int:
@@ -236,13 +245,11 @@ async def _open_cache(
 ) -> OffloadCache:
     """RAM's share of the plan, and the disk where it is wanted, with what an earlier process left there."""
     disk = None
-    # The state of a window has no length that its number of tokens tells: none could be checked by it.
-    if config.disk_bytes and not loaded.engine.window:
+    if config.disk_bytes:
         disk = Disk(
             Path(config.kv_dir or f"{config.data_dir}/kv").expanduser() / loaded.name,
             config.disk_bytes,
-            loaded.layout,
-            loaded.calibration.state_bytes,
+            loaded.calibration.layout(loaded.layout),
             lambda key: history.recall(key.client, key.conversation),
         )
         cleanup.callback(disk.close)
@@ -326,7 +333,8 @@ async def _assemble(
     power = Power()
     loop = _engine_loop(loaded, config, cache, metrics, power)
     grammars = GrammarChecker(loaded.model.vocabulary.matcher_process)
-    return assembly(Parts(nc, loop, history, grammars, options, cache, metrics, power))
+    readers = await answer_readers(loaded.model, config.tool_syntax, renderer)
+    return assembly(Parts(nc, loop, history, grammars, options, cache, metrics, power, readers))
 
 
 def _options(loaded: LoadedModel, config: WorkerSettings, version: str, can: tuple[str, ...]) -> WorkerOptions:

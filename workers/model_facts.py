@@ -61,6 +61,8 @@ class ModelFacts(Struct, frozen=True):
     planned_context: int
     planned_bytes: int
     """What a worker with default settings and a context of `planned_context` tokens takes."""
+    planned: dict[str, int]
+    """Its parts, in bytes by purpose; what is kept free besides is no part of it."""
     available_bytes: int
     largest_context: int
     """That this machine has memory for; 0 where none."""
@@ -82,7 +84,7 @@ def facts_of(path: Path, available: int) -> ModelFacts:
     def plan(num_ctx: int) -> MemoryPlan:
         return plan_memory(
             shape,
-            file_bytes=file_bytes,
+            weight_bytes=sum(tensor.num_bytes for tensor in tensors),
             num_ctx=num_ctx,
             num_ubatch=settings.num_ubatch,
             max_outputs=MAX_OUTPUTS,
@@ -90,6 +92,7 @@ def facts_of(path: Path, available: int) -> ModelFacts:
             num_slots=settings.num_slots,
         )
 
+    planned = plan(settings.num_ctx)
     read = active_bytes(first, tensors) + CONVERSATION_TOKENS * shape.bytes_per_young_token
     low, high = PI5_BANDWIDTH_BYTES
     return ModelFacts(
@@ -117,11 +120,17 @@ def facts_of(path: Path, available: int) -> ModelFacts:
         vocabulary_tokens=shape.num_vocab,
         licence=str(values.get("general.license", "not told by the file")),
         planned_context=settings.num_ctx,
-        planned_bytes=plan(settings.num_ctx).total,
+        planned_bytes=planned.total,
+        planned=_parts(planned),
         available_bytes=available,
         largest_context=largest_ctx(plan, max(context, ROUND_CTX), available),
         tokens_per_second=(round(low / read, 1), round(high / read, 1)),
     )
+
+
+def _parts(plan: MemoryPlan) -> dict[str, int]:
+    """Bytes by what they are for."""
+    return {"weights": plan.weights, "KV cache": plan.kv, "computing": plan.compute, "process": plan.process}
 
 
 def entry_of_files(path: Path, facts: ModelFacts, locked: Locked) -> Entry:

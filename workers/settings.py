@@ -10,7 +10,6 @@ from broker import subjects
 from broker.declaring import Setting, flag
 from broker.errors import InvalidName, SettingsError
 from broker.settings import HealthPort, Level, ModelSettings, Node
-from workers.prompts.chat_template import asked_for
 
 MAX_SLOTS = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
@@ -98,6 +97,13 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
             metavar="none|today|YYYY-MM-DD",
         ),
     ] = None
+    tool_syntax: Annotated[
+        str | None,
+        Setting(
+            "how the model writes tool calls: hermes, mistral, llama3, … (default: as its template does)",
+            metavar="NAME",
+        ),
+    ] = None
     raw_as_text: Annotated[
         bool,
         Setting(
@@ -133,10 +139,18 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
                 except InvalidName as error:
                     problems.append(f"{flag('worker_name' if what == 'worker' else what)}: {error}")
         if self.chat_template is not None:
+            from workers.prompts.chat_template import asked_for  # not at the start of every command
+
             try:
                 asked_for(self.chat_template)
             except SettingsError as error:
                 problems += error.problems
+        if self.tool_syntax is not None:
+            from workers.calls import SYNTAXES  # nor this
+
+            if self.tool_syntax not in SYNTAXES:
+                names = ", ".join(sorted(SYNTAXES))
+                problems.append(f"--tool-syntax: must be one of {names}, not {self.tool_syntax!r}")
         if self.template_date not in (None, "none", "today") and not _is_date(self.template_date):
             problems.append("--template-date: must be none, today or a date as 2026-11-26")
         if self.step_budget_seconds <= 0:

@@ -45,6 +45,8 @@ def compare(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3 or (len(sys.argv) != 4 and sys.argv[2] != "--compare"):
+        sys.exit("usage: python -m benchmarks.lm_eval.answer FOLDER (CREDENTIALS MODEL | --compare)")
     if sys.argv[2] == "--compare":
         compare(Path(sys.argv[1]))
     else:

@@ -47,6 +47,8 @@ class Shim(LM):
 
 
 def main():
+    if len(sys.argv) != 3:
+        sys.exit("usage: harness.py ITEMS FOLDER")
     items, folder = Path(sys.argv[1]).absolute(), Path(sys.argv[2])
     folder.mkdir(exist_ok=True)
     known = folder / "scores.json"

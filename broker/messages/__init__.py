@@ -23,6 +23,8 @@ from broker.messages.queue import Beacon, Cancel, DeadLetter, Leaving
 from broker.messages.replies import Chunk, HandedBack, Other, Replay, ReplayRequest, Reply, Started, TokenLogprob
 from broker.messages.states import (
     MAX_PART_BYTES,
+    CutPoint,
+    Earlier,
     FetchClose,
     FetchOpen,
     FetchPart,
@@ -34,7 +36,8 @@ from broker.messages.states import (
     StatePart,
 )
 from broker.messages.telemetry import MAX_BATCH_POINTS, FieldValue, NodeState, Point, Points, RunEvent
-from broker.messages.turns import MAX_GRAMMAR_BYTES, Kind, Message, Role, Sampling, Turn, check_is_answerable
+from broker.messages.tools import CallDelta, NamedTool, Tool, ToolCall, ToolChoice
+from broker.messages.turns import MAX_GRAMMAR_BYTES, Kind, Message, Role, Sampling, Turn, check_messages
 
 __all__ = [
     "MAX_BATCH_POINTS",
@@ -44,11 +47,14 @@ __all__ = [
     "WIRE_VERSION",
     "Beacon",
     "CachedIn",
+    "CallDelta",
     "Cancel",
     "Chunk",
     "Count",
+    "CutPoint",
     "DeadLetter",
     "Done",
+    "Earlier",
     "End",
     "Failed",
     "FetchClose",
@@ -63,6 +69,7 @@ __all__ = [
     "Kind",
     "Leaving",
     "Message",
+    "NamedTool",
     "NodeState",
     "Opened",
     "Other",
@@ -83,9 +90,12 @@ __all__ = [
     "Timings",
     "Token",
     "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "ToolChoice",
     "Turn",
     "Usage",
     "Word",
-    "check_is_answerable",
+    "check_messages",
     "new_id",
 ]

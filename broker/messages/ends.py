@@ -7,8 +7,10 @@ from typing import Literal
 from msgspec import Struct
 
 from broker.messages.fields import Count, Seconds, Token, Word
+from broker.messages.tools import ToolCall
 
 FinishReason = Literal["stop", "length", "cancelled"]
+"""Why the engine stopped. An answer's is besides `tool_calls`, where it ended with calls."""
 
 CachedIn = Literal["context", "ram", "disk", "peer"]
 """Where a worker found a conversation's state."""
@@ -31,6 +33,8 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     """RecomputedFor, or a later release's."""
     dropped_messages: Count = 0
     """Of the history's beginning, left out as the context would not hold them."""
+    reasoning_tokens: Count = 0
+    """Of the completion's, those of the thoughts."""
 
 
 class Timings(Struct, frozen=True):
@@ -62,8 +66,9 @@ class Done(Struct, frozen=True, tag_field="type", tag="done", omit_defaults=True
     """The end of a turn that was answered, with the whole answer."""
 
     finish_reason: Word
-    """FinishReason, or a later release's."""
+    """FinishReason, `tool_calls`, or a later release's."""
     text: str
+    """Without thoughts and calls."""
     tokens: tuple[int, ...]
     usage: Usage
     timings: Timings
@@ -72,6 +77,10 @@ class Done(Struct, frozen=True, tag_field="type", tag="done", omit_defaults=True
     num_chunks: Count = 0
     """How many reply messages (`started` and chunks) there are: their indices are 0 … num_chunks − 1."""
     scores: tuple[Score, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What the answer calls, in its order."""
+    reasoning: str = ""
+    """What the model thought before it answered."""
 
 
 class Failed(Struct, frozen=True, tag_field="type", tag="failed", omit_defaults=True):

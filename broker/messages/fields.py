@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import Annotated
 
 from msgspec import Meta
@@ -18,4 +18,4 @@ Seconds = Annotated[float, Meta(ge=0)]
 
 def new_id() -> str:
     """A random 128-bit id in 32 hexadecimal digits."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()  # as secrets.token_hex, whose module costs a command's start 6 ms

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from broker.messages.fields import Count, Token
+from broker.messages.tools import CallDelta
 
 
 class TokenLogprob(Struct, frozen=True):
@@ -43,6 +44,12 @@ class Chunk(Struct, frozen=True, tag_field="type", tag="chunk", omit_defaults=Tr
     """How many characters of this attempt's text come before."""
     token_offset: Count = 0
     """How many of its tokens come before."""
+    reasoning: str = ""
+    """A piece of the model's thoughts, which come before the text of the same chunk."""
+    reasoning_offset: Count = 0
+    """How many characters of this attempt's thoughts come before."""
+    calls: tuple[CallDelta, ...] = ()
+    """What is added to calls, behind the text of the same chunk."""
 
 
 class HandedBack(Struct, frozen=True, tag_field="type", tag="handed_back"):

@@ -11,6 +11,8 @@ from broker.messages.turns import Message
 
 MAX_PART_BYTES = 512 * 1024
 """Of a KV state in one message: half of what the server lets pass."""
+MAX_CUTS = 16
+"""That a state may be said to have."""
 
 
 class Holding(Struct, frozen=True):
@@ -47,6 +49,14 @@ class FetchClose(Struct, frozen=True, tag_field="type", tag="close"):
 FetchRequest = FetchOpen | FetchPart | FetchClose
 
 
+class Earlier(Struct, frozen=True):
+    """How much of a conversation there was at an earlier answer's end: messages, text of the prompt, tokens."""
+
+    num_messages: Count
+    num_characters: Count
+    num_tokens: Count
+
+
 class Remembered(Struct, frozen=True, omit_defaults=True):
     """What a worker remembers of a conversation, so that its tokens are never made from its text again."""
 
@@ -57,6 +67,19 @@ class Remembered(Struct, frozen=True, omit_defaults=True):
     """Those of prompt and answer, four bytes each, little-endian."""
     template_kwargs: str = ""
     """What the template was given besides, as JSON with sorted names: with others it is another prompt."""
+    num_told_anew: int | None = None
+    """Of the messages, those that stand in it as the template tells history; answers behind them stand there as they
+    were generated, with the white space around them. Older releases do not tell it: then only the last one does."""
+    before: Earlier | None = None
+    """At the end of the answer before: what is asked again, or edited, goes on from there."""
+
+
+class CutPoint(Struct, frozen=True):
+    """Where a state can be cut that is not of a kind that can be cut anywhere: behind so many of its first tokens, by a
+    checkpoint of so many bytes."""
+
+    num_tokens: Annotated[int, Meta(ge=1)]
+    num_bytes: Annotated[int, Meta(ge=1)]
 
 
 class Opened(Struct, frozen=True, tag_field="type", tag="opened"):
@@ -71,6 +94,10 @@ class Opened(Struct, frozen=True, tag_field="type", tag="opened"):
     sha256: str
     """Of tokens and state."""
     remembered: Remembered | None = None
+    cuts: Annotated[tuple[CutPoint, ...], Meta(max_length=MAX_CUTS)] = ()
+    """In order of position. Their bytes follow the state's, in that order, for who asks for them."""
+    cuts_sha256: str = ""
+    """Of those bytes."""
 
 
 class StatePart(Struct, frozen=True, tag_field="type", tag="part"):

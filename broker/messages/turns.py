@@ -10,18 +10,26 @@ from msgspec import Meta, Struct
 from broker.errors import InvalidMessage
 from broker.messages.fields import Seconds, Token
 from broker.messages.template_kwargs import FIELD, check_template_kwargs
+from broker.messages.tools import MAX_CALLS, CallId, Tool, ToolCall, ToolChoice, check_tools
 
 MAX_GRAMMAR_BYTES = 64 * 1024
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 Kind = Literal["generate", "score"]
+Thinking = Literal["on", "off"] | Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
-class Message(Struct, frozen=True, forbid_unknown_fields=True):
+class Message(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One message of a conversation."""
 
     role: Role
     content: str
+    tool_calls: Annotated[tuple[ToolCall, ...], Meta(max_length=MAX_CALLS)] = ()
+    """What an assistant's message calls."""
+    tool_call_id: CallId | None = None
+    """The call whose result a tool's message is."""
+    reasoning: str = ""
+    """The thoughts before an assistant's message, for a template that shows them again."""
 
 
 class Sampling(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -50,16 +58,25 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     """A JSON schema that the answer must match; not together with `grammar`."""
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     """Return each token's log-probability and those of the n most likely ones."""
+    thinking: Thinking | None = None
+    """Whether the model is to think before it answers, where its template has a switch for it, or for how many tokens
+    at most; None leaves it to the template."""
 
     def __post_init__(self) -> None:
         if self.grammar is not None and self.json_schema is not None:
             raise InvalidMessage("sampling.grammar", "grammar and json_schema cannot both be given")
 
 
-def check_is_answerable(messages: Sequence[Message]) -> None:
-    """Raises InvalidMessage for a history whose last message nobody would answer."""
-    if messages[-1].role != "user":
-        raise InvalidMessage(f"messages[{len(messages) - 1}].role", "the last message must be the user's")
+def check_messages(messages: Sequence[Message]) -> None:
+    """Raises InvalidMessage for a history whose last message nobody would answer, and for what another role says."""
+    if messages[-1].role not in ("user", "tool"):
+        raise InvalidMessage(f"messages[{len(messages) - 1}].role", "the last message must be the user's or a tool's")
+    for index, one in enumerate(messages):
+        if one.role != "assistant" and (one.tool_calls or one.reasoning):
+            field = "tool_calls" if one.tool_calls else "reasoning"
+            raise InvalidMessage(f"messages[{index}].{field}", "only an assistant's message has any")
+        if (one.role == "tool") != (one.tool_call_id is not None):
+            raise InvalidMessage(f"messages[{index}].tool_call_id", "a tool's message has one, and no other has")
 
 
 class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -80,17 +97,25 @@ class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The one message is the prompt as it stands, without the model's chat template: for evaluations."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Variables for the model's chat template, as `enable_thinking`; what they say is text, as contents are."""
+    tools: tuple[Tool, ...] = ()
+    """What the model may call."""
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    """Whether one answer may hold more than one call."""
 
     def __post_init__(self) -> None:
         if not self.messages:
             raise InvalidMessage("messages", "must hold at least one message")
         if self.raw and len(self.messages) != 1:
             raise InvalidMessage("raw", "a raw prompt is one message")
+        if self.raw and (self.tools or self.chat_template_kwargs):
+            raise InvalidMessage("tools" if self.tools else FIELD, "a raw prompt has no template")
         if self.chat_template_kwargs:
-            if self.raw:
-                raise InvalidMessage(FIELD, "a raw prompt has no template")
             check_template_kwargs(self.chat_template_kwargs)
-        check_is_answerable(self.messages)
+        check_tools(self.tools, self.tool_choice)
+        if self.tools and self.sampling.grammar is not None:
+            raise InvalidMessage("sampling.grammar", "a grammar and tools cannot both be given")
+        check_messages(self.messages)
         if (self.kind == "score") != bool(self.continuations):
             raise InvalidMessage("continuations", "must be given for kind 'score', and only then")
         if not all(self.continuations):

@@ -68,14 +68,15 @@ async def answer_of(client: Client, turn: Turn) -> dict[str, str]:
 
 
 async def main(model: str, prompts: Path, answers: Path) -> None:
+    address = read_credentials(Path(os.environ["TURNPIKE_CREDENTIALS"]))
+    texts = prompts.read_text().splitlines()  # before anything is written
     journal = answers.with_suffix(".queued")
     if not lines_of(journal):
         journal.write_text(secrets.token_hex(8) + "\n")
     job, *numbers = lines_of(journal)
     queued = set(numbers)
     done = {json.loads(line)["number"] for line in lines_of(answers)}
-    left = ((number, prompt) for number, prompt in enumerate(prompts.read_text().splitlines()) if number not in done)
-    address = read_credentials(Path(os.environ["TURNPIKE_CREDENTIALS"]))
+    left = ((number, prompt) for number, prompt in enumerate(texts) if number not in done)
     with answers.open("a") as told, journal.open("a") as written:
         async with Client(address) as client, asyncio.TaskGroup() as group:
 

@@ -1,11 +1,14 @@
-"""`turnpike chat`: a conversation at the terminal. ^C stops an answer, ^D or ^C at the prompt the program."""
+"""`turnpike chat`: a conversation at the terminal. ^C stops an answer, ^D or ^C at the prompt the program.
+
+What the model calls of the user's tools is shown, and run once the user says so.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import nats.errors
 
@@ -13,11 +16,13 @@ from broker.answer import Answer, TurnFailed
 from broker.client import Client
 from broker.connection import Address
 from broker.errors import TurnpikeError
-from broker.messages import Message, Sampling, new_id
+from broker.messages import Message, Sampling, ToolCall, new_id
 from broker.process import EXIT_ERROR, EXIT_INTERRUPTED, interrupts_go_to
+from broker.rounds import Rounds
 from producers.routing.asking import CHATS, NO_ROUTES, resolve
 from producers.routing.policies import Routes
 from producers.routing.waiting import choosable, ready, unless
+from producers.terminal.calls import Permission, results
 from producers.terminal.following import Following, with_seed
 from producers.terminal.keyboard import Keyboard
 from producers.terminal.printing import Printer, summary
@@ -35,8 +40,12 @@ async def chat(
     system: str | None = None,
     routes: Routes = NO_ROUTES,
     is_seeded: bool = True,
+    functions: Sequence[Callable[..., object]] = (),
+    is_allowed: bool = False,
 ) -> int:
     """Reads a message, streams the answer, keeps the history; until the input ends, or `stop`.
+
+    The model may call the functions; whether one is run is asked each time, unless all is allowed.
 
     What goes wrong with one message is said, and the conversation goes on. Raises NotServed at the start, where nobody
     serves the model and none comes for as long as the address says.
@@ -48,7 +57,7 @@ async def chat(
         if not await unless(stop, ready(client, model, address.wait, Printer().note)):
             return EXIT_INTERRUPTED
     sys.stderr.write(f"talking to {model}; ^C stops an answer, ^D ends\n")
-    talk = Conversation(address, model, sampling, Keyboard(), stop, is_seeded)
+    talk = Conversation(address, model, sampling, Keyboard(), stop, is_seeded, functions, is_allowed)
     if system:
         talk.messages.append(Message("system", system))
     return await talk.run()
@@ -65,9 +74,13 @@ class Conversation:
         keyboard: Keyboard,
         stop: asyncio.Event,
         is_seeded: bool,
+        functions: Sequence[Callable[..., object]] = (),
+        is_allowed: bool = False,
     ) -> None:
         self.messages: list[Message] = []
         self._address, self._model, self._sampling, self._is_seeded = address, model, sampling, is_seeded
+        self._functions = functions
+        self._permission = Permission(keyboard, is_allowed)
         self._keyboard = keyboard
         self._stop = stop
         self._conversation = new_id()
@@ -78,7 +91,7 @@ class Conversation:
     async def run(self) -> int:
         """The exit code: for a script also whether every message was answered."""
         async with AsyncExitStack() as connections:
-            while not self._is_left and (text := await self._prompted()) is not None:
+            while not self._has_ended and (text := await self._prompted()) is not None:
                 if text.strip():
                     await self._turn(connections, Message("user", text))
         if self._stop.is_set():
@@ -101,41 +114,87 @@ class Conversation:
             sys.stderr.write("\n")
         return None if self._stop.is_set() else text
 
+    @property
+    def _has_ended(self) -> bool:
+        """Whether there is no more input, and nobody else hears of it."""
+        return self._is_left or self._permission.is_left
+
     async def _turn(self, connections: AsyncExitStack, message: Message) -> None:
-        """Streams one answer, and keeps message and answer where there is one."""
-        printer = Printer()
+        """Streams the answers to one message, and keeps what was said where there is an answer."""
+        printer, before, cut = Printer(), [*self.messages, message], ""
         try:
             if self._client is None or self._client.nc.is_closed:
                 # A connection that was closed for good takes nothing of the conversation along.
                 self._client = await connections.enter_async_context(Client(self._address))
-            following = self._following(self._client, message, printer)
-            async with self._stopping(following.answer, printer) as interrupted:
-                await following.until(interrupted)
+            rounds = self._rounds(self._client, before, printer)
+        except (TurnpikeError, nats.errors.Error) as error:
+            self._tell(error, printer, has_answers=False)
+            return
+        try:
+            async with self._stopping(rounds, printer) as interrupted:
+                stopped = await self._follow(self._client, rounds, printer, interrupted)
         except TurnFailed:
             printer.end_line()
-            printer.note(summary(following.answer))
+            printer.note(summary(rounds.answer))
             self._num_failed += 1
         except (TurnpikeError, nats.errors.Error) as error:
-            printer.end_line()
-            printer.note(f"{error or type(error).__name__}; the conversation is kept without this message")
-            self._num_failed += 1
+            self._tell(error, printer, has_answers=len(rounds.messages) > len(before))
         else:
-            answer = following.answer
-            printer.end_line()
-            printer.note(summary(answer))
-            if answer.text or not following.was_stopped:
-                # A stopped answer stays in the history as far as it went.
-                self.messages += [message, Message("assistant", answer.text)]
+            cut = stopped.text if stopped is not None else ""
+        # A stopped answer stays in the history as far as it went.
+        said = [*rounds.messages, *([Message("assistant", cut)] if cut else [])]
+        if len(said) > len(before):
+            self.messages = said
 
-    def _following(self, client: Client, message: Message, printer: Printer) -> Following:
-        sampling = with_seed(self._sampling, self._is_seeded)
-        messages = [*self.messages, message]
-        answer = client.ask(self._model, messages, sampling=sampling, conversation=self._conversation)
+    def _tell(self, error: Exception, printer: Printer, *, has_answers: bool) -> None:
+        """Says what went wrong, and what becomes of the message."""
+        printer.end_line()
+        kept = "as far as it came" if has_answers else "without this message"
+        printer.note(f"{error or type(error).__name__}; the conversation is kept {kept}")
+        self._num_failed += 1
+
+    async def _follow(
+        self, client: Client, rounds: Rounds, printer: Printer, interrupted: asyncio.Event
+    ) -> Answer | None:
+        """Shows each round's answer and what its calls gave; the answer that was stopped, None where none was."""
         tells_place = sys.stderr.isatty()
-        return Following(client, answer, printer.show, printer.note, self._address.wait, tells_place)
+        answers = rounds.answers()
+        num_shown = len(rounds.messages)
+
+        async def run_calls() -> None:
+            await anext(answers, None)
+
+        async with aclosing(answers):
+            while await unless(interrupted, run_calls()) and rounds.answer.end is None:
+                for text in results(rounds.messages[num_shown:]):
+                    printer.note(text)
+                num_shown = len(rounds.messages)
+                answer = rounds.answer
+                following = Following(client, answer, printer.show, printer.note, self._address.wait, tells_place)
+                await following.until(interrupted)
+                printer.end_line()
+                printer.note(summary(answer))
+                if following.was_stopped:
+                    return answer
+        for text in results(rounds.messages[num_shown:]):
+            printer.note(text)
+        return None
+
+    def _rounds(self, client: Client, messages: list[Message], printer: Printer) -> Rounds:
+        async def on_tool_call(call: ToolCall) -> str | None:
+            return await self._permission.refusal(call, printer)
+
+        return client.converse(
+            self._model,
+            messages,
+            tools=self._functions,
+            on_tool_call=on_tool_call,
+            conversation=self._conversation,
+            sampling=with_seed(self._sampling, self._is_seeded),
+        )
 
     @asynccontextmanager
-    async def _stopping(self, answer: Answer, printer: Printer) -> AsyncIterator[asyncio.Event]:
+    async def _stopping(self, rounds: Rounds, printer: Printer) -> AsyncIterator[asyncio.Event]:
         """An event that a ^C sets, or a ^D while the turn waits, or the end of the program."""
         interrupted = asyncio.Event()
 
@@ -148,7 +207,7 @@ class Conversation:
             if not self._keyboard.is_a_terminal:
                 return  # piped in: what was read is answered
             await asyncio.sleep(LEAVE_SECONDS)
-            if answer.started is None:
+            if rounds.answer.started is None:
                 self._is_left = True
                 interrupted.set()
             else:

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from broker.accounts import write_credentials
 from broker.answer import Answer
+from broker.discovery import CHAT
 from broker.messages import Chunk
 from broker.process import EXIT_INTERRUPTED, spawn, temporary_folder, terminate
 from producers.data.datasets import DEMO_CONVERSATIONS
@@ -33,6 +34,11 @@ from producers.terminal.tables import plural
 
 MODEL = "demo"
 NUM_SHOWN = 2
+PLAIN_ROLES = ("\nUser:", "\nAssistant:")
+"""How the next message begins in the form of models without a template (docs/models.md)."""
+MAX_PANEL_LINES = 14
+TABLE_LINES = 11
+"""Of the figures below the panels, and a line for the cursor."""
 
 
 class Streams:
@@ -45,30 +51,31 @@ class Streams:
 
     def take(self, conversation: str, answer: Answer, chunk: Chunk) -> None:
         """What has come of an answer."""
+        self.show(conversation, answer.turn.messages[-1].content, answer.text)
+
+    def show(self, conversation: str, asked: str, answered: str) -> None:
+        """The last question of a conversation, and its answer so far."""
         if conversation not in self._shown:
             while len(self._shown) >= NUM_SHOWN:
                 del self._shown[next(iter(self._shown))]
             self._shown[conversation] = deque(maxlen=6)
         lines = self._shown[conversation]
-        question = f"› {answer.turn.messages[-1].content}"
+        question = f"› {asked}"
         if not lines or lines[-1 if len(lines) < 2 else -2] != question:
             lines += [question, ""]
-        lines[-1] = answer.text
+        lines[-1] = answered
 
-    def render(self) -> RenderableType:
-        """A panel for each conversation."""
+    def render(self, num_lines: int = MAX_PANEL_LINES) -> RenderableType:
+        """A panel for each conversation, with the last lines of what was said in it."""
         width = max(30, self._console.width // NUM_SHOWN - 4)
-        return Columns(
-            [
-                Panel(
-                    Group(*(Text(line, style="bold" if line.startswith("›") else "") for line in lines)),
-                    title=name,
-                    width=width,
-                    height=16,
-                )
-                for name, lines in self._shown.items()
-            ]
-        )
+        panels = []
+        for name, said in self._shown.items():
+            lines: list[Text] = []
+            for one in said:
+                style = "bold" if one.startswith("›") else ""
+                lines += Text(one, style=style).wrap(self._console, width - 4)
+            panels.append(Panel(Group(*lines[-num_lines:]), title=name, width=width, height=num_lines + 2))
+        return Columns(panels)
 
 
 async def run_demo(
@@ -90,7 +97,8 @@ async def run_demo(
     of the embedded one, with an operator's rights. Telemetry goes to `influx_url`. With a `gateway_port` there is a
     gateway on it, and all of it stays until `stop`.
     """
-    demo = _Demo(Console(stderr=True), _load(model_file, num_conversations, max_tokens), as_json)
+    what = "the model that Turnpike ships" if model_file is None else model_file.name
+    demo = _Demo(Console(stderr=True), _load(model_file, num_conversations, max_tokens), what, as_json)
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(temporary_folder("turnpike-demo-"))
         parts = local_system(
@@ -121,8 +129,10 @@ def _load(model_file: Path | None, num_conversations: int, max_tokens: int) -> L
 class _Demo:
     """The load, and what is shown of it."""
 
-    def __init__(self, console: Console, options: LoadSettings, as_json: bool) -> None:
+    def __init__(self, console: Console, options: LoadSettings, what: str, as_json: bool) -> None:
         self._console = console
+        self._what = what
+        self._is_served = False
         self._options = options
         self._as_json = as_json
         self._selection = select(options)
@@ -142,15 +152,24 @@ class _Demo:
 
     async def _work(self, system: LocalSystem, stop: asyncio.Event) -> None:
         await system.until_served()
+        self._is_served = True
         conversations = self._selection.conversations
         chosen = f"{len(conversations)} of {self._selection.num_found} conversations"
-        self.say(f"worker ready, pid {system.worker.pid}; {chosen}, two at a time")
+        self.say(f"worker ready with {self._what}, pid {system.worker.pid}; {chosen}, two at a time")
+        if not all(worker.does(CHAT) for worker in await system.client.workers()):
+            self.say("it has no chat template: likely a base model, whose answers end where it goes on as the user")
+            self._options = msgspec.structs.replace(self._options, stop=PLAIN_ROLES)
         self._progress.begin()
         progress, on_chunk = self._progress, self._streams.take
         await run_load(system.client, self._options, conversations, stop=stop, progress=progress, on_chunk=on_chunk)
 
     def _picture(self) -> RenderableType:
-        return Group(self._streams.render(), progress_table(self._progress))
+        if not self._is_served:
+            seconds = time.perf_counter() - self._progress.started_at
+            return Text(f"the worker loads {self._what}: {seconds:.0f} s")
+        # A terminal of 24 lines has room for the figures and for what was said last.
+        num_lines = min(MAX_PANEL_LINES, max(3, self._console.height - TABLE_LINES - 2))
+        return Group(self._streams.render(num_lines), progress_table(self._progress))
 
     def report(self, seconds: float, memory_bytes: int | None) -> int:
         """The figures on stdout; the exit code."""

@@ -9,6 +9,8 @@ from typing import Any
 
 from producers.data.rows import RowError, clean, is_csv, read_rows, summary
 
+SHIPPED = Path(__file__).parent / "made_up.jsonl"
+"""A hundred items in Winogrande's form, of our own making: fifty pairs of sentences that differ in what decides."""
 _COLUMNS = ("index", "sentence", "option1", "option2", "answer")
 
 

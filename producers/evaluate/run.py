@@ -1,10 +1,12 @@
-"""Questions scored over the queue, batch turns all of them."""
+"""Items answered over the queue, batch turns all of them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,45 +14,68 @@ import msgspec
 from broker.answer import Answer, TurnFailed
 from broker.client import Client
 from broker.locks import Lock
-from broker.messages import Message
+from broker.messages import Done, Message
 from broker.priorities import BATCH
+from producers.evaluate import tool_calls
 from producers.evaluate.items import Item
 from producers.evaluate.methods import Answered, evaluate
-from producers.evaluate.stored import read_answers
+from producers.evaluate.stored import Numbered, choice, read_outcomes
+from producers.evaluate.tool_calls import Called, ToolItem
 from producers.routing.waiting import unless
 
 STOP_SECONDS = 0.35
 """How long the cancels of what runs may take."""
 
 
-async def run(
+@dataclass(frozen=True)
+class Way[I: Numbered, A: Numbered]:
+    """How an item becomes a turn, its end an outcome, and a line of the record that again."""
+
+    ask: Callable[[Client, str, I], Answer]
+    judge: Callable[[I, Done], A]
+    read: Callable[[bytes], A]
+    """Raises msgspec.DecodeError."""
+
+
+def _scored(client: Client, model: str, item: Item) -> Answer:
+    return client.ask(
+        model,
+        [Message("user", item.context)],
+        kind="score",
+        continuations=item.continuations,
+        priority=BATCH,
+        raw=True,
+    )
+
+
+CHOICE = Way[Item, Answered](_scored, lambda item, done: evaluate(item, done.scores), choice)
+"""Multiple choice: the candidates' scores."""
+TOOLS = Way[ToolItem, Called](tool_calls.ask, tool_calls.judge, partial(msgspec.json.decode, type=Called))
+"""Requests beside tools: what is called."""
+
+
+async def run[I: Numbered, A: Numbered](
     client: Client,
     model: str,
-    items: Sequence[Item],
+    items: Sequence[I],
+    way: Way[I, A],
     *,
     concurrency: int = 4,
-    done: Callable[[Answered], None] = lambda answered: None,
+    done: Callable[[A], None] = lambda answered: None,
     stop: asyncio.Event | None = None,
-    failed: Callable[[Item, TurnFailed], None] | None = None,
-) -> list[Answered]:
-    """Scores the items, batch turns all of them; raises PublishError, and TurnFailed without `failed`.
+    failed: Callable[[I, TurnFailed], None] | None = None,
+) -> list[A]:
+    """Asks the items, batch turns all of them; raises PublishError, and TurnFailed without `failed`.
 
     `stop` cancels what runs and comes back at once, with what was answered by then.
     """
     waiting = iter(items)
-    found: list[Answered] = []
+    found: list[A] = []
     running: set[Answer] = set()
 
     async def one_after_another() -> None:
         for item in waiting:
-            answer = client.ask(
-                model,
-                [Message("user", item.context)],
-                kind="score",
-                continuations=item.continuations,
-                priority=BATCH,
-                raw=True,
-            )
+            answer = way.ask(client, model, item)
             running.add(answer)
             try:
                 done_turn = await answer
@@ -61,7 +86,7 @@ async def run(
                 failed(item, error)
                 continue
             running.discard(answer)
-            answered = evaluate(item, done_turn.scores)
+            answered = way.judge(item, done_turn)
             found.append(answered)
             done(answered)
 
@@ -77,48 +102,51 @@ async def run(
     return sorted(found, key=lambda answered: answered.number)
 
 
-async def run_on(
+async def run_on[I: Numbered, A: Numbered](
     client: Client,
     model: str,
-    items: Sequence[Item],
+    items: Sequence[I],
+    way: Way[I, A],
     out: Path | None,
     stop: asyncio.Event,
     concurrency: int = 4,
     say: Callable[[str], None] = lambda text: None,
-) -> list[Answered]:
+) -> list[A]:
     """As `run`, with what was answered in `out`, from which it goes on after an interruption. Raises EvalError too.
 
     An item that fails is left out and told; raises TurnFailed where all that were asked do.
     """
     with Lock.of(out, "the record") if out is not None else contextlib.nullcontext():
-        return await _run_on(client, model, items, out, stop, concurrency, say)
+        return await _run_on(client, model, items, way, out, stop, concurrency, say)
 
 
-async def _run_on(
+async def _run_on[I: Numbered, A: Numbered](
     client: Client,
     model: str,
-    items: Sequence[Item],
+    items: Sequence[I],
+    way: Way[I, A],
     out: Path | None,
     stop: asyncio.Event,
     concurrency: int,
     say: Callable[[str], None],
-) -> list[Answered]:
-    before = read_answers(out, say) if out is not None and out.exists() else []
+) -> list[A]:
+    before = read_outcomes(out, say, way.read) if out is not None and out.exists() else []
     known = {answered.number for answered in before}
     left = [item for item in items if item.number not in known]
     say(f"{len(items)} items, {len(items) - len(left)} of them answered before")
     file = out.open("ab", buffering=0) if out is not None else None
 
-    def note(answered: Answered) -> None:
+    def note(answered: A) -> None:
         if file is not None:
             file.write(msgspec.json.encode(answered) + b"\n")
 
-    failures: list[tuple[Item, TurnFailed]] = []
+    failures: list[tuple[I, TurnFailed]] = []
     try:
         answers = await run(
             client,
             model,
             left,
+            way,
             concurrency=concurrency,
             done=note,
             stop=stop,

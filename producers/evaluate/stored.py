@@ -6,6 +6,7 @@ import codecs
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct
@@ -32,18 +33,37 @@ class _Stored(Struct, frozen=True):
         return Answered(self.number, self.label, scores)
 
 
+class Numbered(Protocol):
+    """Of an item, or of its outcome."""
+
+    @property
+    def number(self) -> int:
+        """The item's, in its file."""
+
+
 def read_answers(path: Path, say: Callable[[str], None]) -> list[Answered]:
-    """What was answered before; a last line that a kill cut off is left out, and cut off the file. A line that is
-    damaged is left out as well: what it was of is asked again. Raises EvalError for a file that holds no answers."""
+    """What was chosen before. As `read_outcomes`."""
+    return read_outcomes(path, say, choice)
+
+
+def choice(line: bytes) -> Answered:
+    """An item's outcome from its line. Raises msgspec.DecodeError."""
+    return msgspec.json.decode(line, type=_Stored).answered()
+
+
+def read_outcomes[A: Numbered](path: Path, say: Callable[[str], None], read: Callable[[bytes], A]) -> list[A]:
+    """What was answered before, each line read by `read`; a last line that a kill cut off is left out, and cut off the
+    file. A line that is damaged is left out as well: what it was of is asked again. Raises EvalError for a file that
+    holds no answers."""
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     rest = content[len(whole) :].removeprefix(codecs.BOM_UTF8)
-    found: dict[int, Answered] = {}
+    found: dict[int, A] = {}
     damaged: list[EvalError] = []
     for number, line in enumerate(whole.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         try:
             if line.strip():
-                one = msgspec.json.decode(line, type=_Stored).answered()
+                one = read(line)
                 found[one.number] = one
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             damaged.append(EvalError(path, number, f"is no record of an evaluation: {error}"))

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from broker.errors import TurnpikeError
 from broker.toml_files import read_toml
+from producers.evaluate.items import SHIPPED
 from producers.settings import LoadSettings
 
 
@@ -28,12 +29,14 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
     quantization: str = "Q4_0"
     second_of: str | None = None
     """The model of the plan that this is another quantisation of."""
+    load: dict[str, Any] = {}
+    """What is another for this model than in the plan's load."""
 
 
 class Winogrande(Struct, frozen=True, forbid_unknown_fields=True):
-    """The questions of a plan: a file of them, and how many."""
+    """The questions of a plan: a file of them, or those that we ship, and how many."""
 
-    path: str
+    path: str = str(SHIPPED)
     limit: int | None = None
 
 
@@ -67,8 +70,9 @@ def read_plan(path: Path) -> Plan:
 
 def options(plan: Plan, model: Model) -> LoadSettings:
     """The load of one model. Its run is named after both, so that an interrupted experiment finds it again."""
-    unknown = set(plan.load) - {one.name for one in msgspec.structs.fields(LoadSettings)}
+    said = plan.load | model.load
+    unknown = set(said) - {one.name for one in msgspec.structs.fields(LoadSettings)}
     if unknown:
         raise ExperimentError(f"load: unknown setting {', '.join(sorted(unknown))}")
-    fields = plan.load | {"model": model.model, "run": f"{plan.name}-{model.model}"}
+    fields = said | {"model": model.model, "run": f"{plan.name}-{model.model}"}
     return msgspec.convert(fields, LoadSettings)

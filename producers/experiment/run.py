@@ -11,14 +11,14 @@ import msgspec
 from producers.data.rows import summary
 from producers.evaluate.items import EvalError, read_items
 from producers.evaluate.methods import Answered
-from producers.evaluate.run import run_on
-from producers.experiment.plan import Model, Plan, options
+from producers.evaluate.run import CHOICE, run_on
+from producers.experiment.plan import ExperimentError, Model, Plan, options
 from producers.experiment.rows import Row, Sampled, effect, row
 from producers.experiment.stage import Stage
 from producers.experiment.worker import served, until_served
-from producers.load.run import run_recorded
+from producers.load.run import PRIVATE, SAVED_SETTINGS, run_recorded
 from producers.load.selection import select
-from producers.records.files import read_run
+from producers.records.files import Run, read_run
 from producers.settings import LoadSettings
 
 
@@ -43,6 +43,10 @@ async def run_experiment(stage: Stage, plan: Plan, stop: asyncio.Event) -> list[
 async def _one(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> Row | None:
     """None when it was stopped before the first turn."""
     path, saved = stage.out / f"{model.model}.jsonl", stage.out / f"{model.model}.row.json"
+    load = options(plan, model)
+    before = read_run(path) if path.exists() else None
+    if before is not None and (other := _differing(before, load)):
+        raise ExperimentError(f"{path}: was made with another {', '.join(other)}: give this plan another --out")
     if saved.exists():
         stage.console.print("  done before")
         return msgspec.json.decode(saved.read_bytes(), type=Row)
@@ -53,7 +57,8 @@ async def _one(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> R
         await until_served(stage, model, sampled, stop)
         if stop.is_set():
             return None
-        await _load(stage, options(plan, model), path, stop)
+        if before is None or before.seconds is None:
+            await run_recorded(stage.client, load, select(load), path, stage.console, stop, before)
         answers = await _winogrande(stage, plan, model, stop)
     found = row(read_run(path), sampled, answers)
     if not stop.is_set():
@@ -61,10 +66,11 @@ async def _one(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> R
     return found
 
 
-async def _load(stage: Stage, load: LoadSettings, path: Path, stop: asyncio.Event) -> None:
-    before = read_run(path) if path.exists() else None
-    if before is None or before.seconds is None:
-        await run_recorded(stage.client, load, select(load), path, stage.console, stop, before)
+def _differing(before: Run, load: LoadSettings) -> list[str]:
+    """The settings in which a record's run is not the plan's."""
+    now = msgspec.json.decode(msgspec.json.encode(load), type=dict[str, object])
+    then = before.header.settings
+    return [name for name in SAVED_SETTINGS if name not in PRIVATE and then.get(name, now[name]) != now[name]]
 
 
 async def _winogrande(stage: Stage, plan: Plan, model: Model, stop: asyncio.Event) -> list[Answered]:
@@ -76,5 +82,11 @@ async def _winogrande(stage: Stage, plan: Plan, model: Model, stop: asyncio.Even
         stage.console.print(f"  {summary(left_out)}", markup=False)
     out = stage.out / f"{model.model}.winogrande.jsonl"
     return await run_on(
-        stage.client, model.model, items, out, stop, say=lambda text: stage.console.print(f"  {text}", markup=False)
+        stage.client,
+        model.model,
+        items,
+        CHOICE,
+        out,
+        stop,
+        say=lambda text: stage.console.print(f"  {text}", markup=False),
     )

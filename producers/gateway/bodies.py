@@ -202,6 +202,11 @@ def _only_nothing(kind: inspect.Type) -> str | None:
 def _sentence(text: str, kind: inspect.Type, value: Any) -> str:
     if choices := [one for one in _choices(kind) if one is not None]:
         return f"must be {_listed([_shown(one) for one in choices])}, not {_shown(value)}"
+    if text.startswith("Invalid enum value") and isinstance(kind, inspect.UnionType):
+        words = [_shown(one) for part in kind.types if isinstance(part, inspect.LiteralType) for one in part.values]
+        return f"must be {_listed([*words, 'an object'])}, not {_shown(value)}"
+    if "matching regex" in text:
+        return f"must be 1 to 64 letters, digits, _, . and -, not {_shown(value)}"
     if (found := re.fullmatch(r"Expected `(\w+)` of length (>=|<=) (\d+)", text)) is not None:
         unit = "character" if found[1] == "str" else "entry"
         if found[2] == ">=" and found[3] == "1":

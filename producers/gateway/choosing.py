@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Collection
 
 from nats.aio.client import Client as NatsConnection
 
 from broker import availability, points
+from broker.discovery import TOOLS
 from broker.errors import UnservedModel
 from broker.recorder import Recorder
-from producers.gateway.errors import ApiError, no_such_model, no_worker
+from producers.gateway.errors import ApiError, no_such_model, no_tools, no_worker
 from producers.gateway.seen import STALE_SECONDS, Seen
-from producers.routing.policies import Decision, Needs, Routes, choose
+from producers.routing.policies import Decision, Needs, NoneAble, Routes, choose
 
 UNSERVED_SECONDS = 1.0
 """For so long a model that nobody was found to serve is not asked for again."""
@@ -38,9 +40,24 @@ class Chooser:
             raise ApiError(400, message, param="model", code="missing_required_parameter")
         await self._seen.once()
         try:
-            return self.again(name, needs)
+            decision = self.again(name, needs)
+        except NoneAble:
+            raise no_tools(name) if self._is_for_tools_alone(name, needs) else no_worker(name) from None
         except UnservedModel:
             raise no_worker(name) from None
+        if TOOLS in needs.can and not self._seen.can_all(decision.model, TOOLS):
+            raise no_tools(name)
+        return decision
+
+    def _is_for_tools_alone(self, name: str, needs: Needs) -> bool:
+        """Whether a policy that finds no model for a turn would find one if that had no tools."""
+        if TOOLS not in needs.can:
+            return False
+        try:
+            choose(self._routes, name, self._seen.workers, dataclasses.replace(needs, can=needs.can - {TOOLS}))
+        except UnservedModel:
+            return False
+        return True
 
     def again(self, wanted: str, needs: Needs, without: Collection[str] = ()) -> Decision:
         """Raises UnservedModel where there is no other than those in `without`."""

@@ -5,10 +5,11 @@ status and a body. All else is the same for every API in front of the queue; `op
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from broker.discovery import WorkerInfo
-from broker.messages import Chunk, Done, Failed, Message, Sampling, TokenLogprob
+from broker.messages import Chunk, Done, Failed, Message, Sampling, TokenLogprob, Tool, ToolChoice
 from producers.gateway.errors import ApiError
 
 
@@ -50,6 +51,19 @@ class AnswerWriter(Protocol):
         """For who listens; other readers skip it. Nothing where the dialect's streams have no comments."""
 
 
+@dataclass(frozen=True)
+class Offer:
+    """The tools that a model may call, and how."""
+
+    tools: tuple[Tool, ...] = ()
+    choice: ToolChoice = "auto"
+    is_parallel: bool = True
+    """Whether one answer may hold several calls."""
+
+
+NOTHING = Offer()
+
+
 class TurnRequest(Protocol):
     """What a body asks for."""
 
@@ -68,6 +82,10 @@ class TurnRequest(Protocol):
     @property
     def template_kwargs(self) -> dict[str, Any] | None:
         """Variables for the model's chat template."""
+
+    @property
+    def offer(self) -> Offer:
+        """The tools that the model may call."""
 
     @property
     def is_streamed(self) -> bool:

@@ -47,3 +47,11 @@ def no_worker(name: str) -> ApiError:
 def no_such_model(name: str) -> ApiError:
     """There is no queue for it."""
     return ApiError(404, f"the model {name[:100]!r} is not served here", param="model", code="model_not_found")
+
+
+def no_tools(name: str) -> ApiError:
+    """The model, or all that a policy may choose, is served by some who take no turns with tools."""
+    message = (
+        f"{name[:100]!r} takes no tools: its model has no chat template, or a worker of an earlier release serves it"
+    )
+    return ApiError(400, message, param="tools", code="unsupported_parameter")

@@ -57,6 +57,10 @@ class Seen:
             load = msgspec.structs.replace(found[0].load, state=DRAINING)
             self._found[name] = (msgspec.structs.replace(found[0], load=load), found[1])
 
+    def can_all(self, model: str, what: str) -> bool:
+        """Whether all who serve the model can that, as far as they tell: any of them may take a turn."""
+        return all(one.does(what) for one in self.workers if one.model == model and one.is_serving)
+
     def num_serving(self, model: str) -> int:
         """How many take turns for it."""
         return sum(one.model == model and one.is_serving for one in self.workers)

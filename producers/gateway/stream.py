@@ -19,6 +19,7 @@ from producers.gateway.dialect import AnswerWriter
 from producers.gateway.errors import ApiError
 from producers.gateway.patience import Patience
 from producers.gateway.reading import ClientGone, Receive, Send, beside_client, chunks_of
+from producers.gateway.told import NOTHING, Told
 from producers.routing.asking import FallbackAnswer
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -61,11 +62,11 @@ class Stream:
         self._headers = headers
         self._arrived: asyncio.Queue[Chunk | ApiError | None] = asyncio.Queue(maxsize=256)
         self._attempt = 0
-        self._sent = ""
-        """The text that the client has."""
+        self._sent = NOTHING
+        """What the client has."""
         self.is_referred = False
         """The client was told to read the turn elsewhere: it must go on."""
-        self._held: str | None = None
+        self._held: Told | None = None
         """Of an attempt that was begun anew, as long as it says what was said before."""
 
     async def run(self, receive: Receive, send: Send) -> None:
@@ -170,28 +171,25 @@ class Stream:
             self._attempt = chunk.attempt
             if self._comments.details is not None and self._sent:
                 # Who reads comments drops what it has.
-                begin, self._sent = self._comment({"restarted": chunk.attempt}), ""
+                begin, self._sent = self._comment({"restarted": chunk.attempt}), NOTHING
             elif self._sent:
                 # What an API client has cannot be taken back.
-                self._held = ""
+                self._held = NOTHING
         if self._held is not None:
-            self._held += chunk.text
-            if not self._held.startswith(self._sent):
+            self._held = self._held.and_then(chunk)
+            if not self._sent.is_beginning_of(self._held):
                 return b""
-            text, self._held = self._held[len(self._sent) :], None
-            chunk = msgspec.structs.replace(chunk, text=text, logprobs=())
-            self._sent += text
-            event = self._writer.piece(chunk)
-            self._writer.go_on_at(len(self._sent))
+            event = self._writer.piece(self._sent.missing_of(self._held, chunk))
+            self._sent, self._held = self._held, None
+            self._writer.go_on_at(len(self._sent.text))
             return event
-        self._sent += chunk.text
+        self._sent = self._sent.and_then(chunk)
         return begin + self._writer.piece(chunk)
 
     @property
     def _is_contradicted(self) -> bool:
         """Whether an answer that was begun anew is another one than the client has the beginning of."""
-        held = self._held
-        return held is not None and not self._sent.startswith(held) and not held.startswith(self._sent)
+        return self._held is not None and self._sent.contradicts(self._held)
 
     def _follow_model(self) -> None:
         """To whom the turn goes by now."""

@@ -93,18 +93,24 @@ class Turns:
         headers = request.headers
         deadline, named = deadline_of(headers), headers.get("turnpike-conversation")
         beginning, priority = beginning_of(wanted, named), priority_of(headers)
-        needs = Needs.of(wanted.history, raw=wanted.is_raw, priority=priority, conversation=beginning)
+        offer, sampling = wanted.offer, wanted.sampling()
+        needs = Needs.of(
+            wanted.history, raw=wanted.is_raw, tools=offer.tools, priority=priority, conversation=beginning
+        )
         decision = await self._chooser.first(wanted.model, needs)
         try:
             answer = client.ask(
                 decision.model,
                 wanted.history,
-                sampling=wanted.sampling(),
+                sampling=sampling,
                 conversation=conversation_of(wanted, named),
                 priority=priority,
                 deadline=deadline,
                 raw=wanted.is_raw,
                 chat_template_kwargs=wanted.template_kwargs,
+                tools=offer.tools,
+                tool_choice=offer.choice,
+                parallel_tool_calls=offer.is_parallel,
             )
         except InvalidMessage as error:
             raise ApiError(400, str(error), param=error.field or None) from None

@@ -19,7 +19,7 @@ from broker import priorities
 from broker.answer import Answer, TurnFailed
 from broker.client import Client
 from broker.errors import PublishError
-from broker.messages import Chunk, End, Failed, Message, Sampling, new_id
+from broker.messages import Chunk, End, Failed, Message, new_id
 from broker.priorities import Priority
 from producers.data.datasets import Conversation
 from producers.load.arrivals import Arrivals, Closed, Open, Think, share, stream
@@ -250,7 +250,7 @@ class Generator:
         answer = self._client.ask(
             talk.model,
             _as_prompt(talk.history) if options.raw else talk.history,
-            sampling=Sampling(max_tokens=options.max_tokens, ignore_eos=options.ignore_eos),
+            sampling=options.sampling(),
             conversation=talk.key,
             priority=talk.priority,
             deadline=time.time() + options.deadline_seconds if has_deadline else None,

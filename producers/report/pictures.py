@@ -103,9 +103,9 @@ def distributions(runs: Sequence[Run]) -> list[str]:
         ("Latency of a turn", "s", lambda turn: [turn.latency_seconds]),
     ):
         figure, axes = _figure(title, x, "% of them")
-        for run, color in zip(runs, _colors(runs), strict=True):
+        for run, name, color in zip(runs, _names(runs), _colors(runs), strict=True):
             values = [value for turn in _done(run) for value in of(turn) if value is not None]
-            _distribution(axes, values, color, run.name)
+            _distribution(axes, values, color, name)
             for q in (50, 99) if len(runs) == 1 and values else ():
                 value = formulas.percentile(values, q) or 0.0
                 axes.axvline(value, color=color, linewidth=0.8, linestyle=":")
@@ -118,7 +118,7 @@ def distributions(runs: Sequence[Run]) -> list[str]:
 def ttft_by_turn(runs: Sequence[Run]) -> str:
     """Whether a conversation's later turns wait longer: with reuse they should not."""
     figure, axes = _figure("Time to first token by turn", "turn of the conversation", "s, median and p90")
-    for run, color in zip(runs, _colors(runs), strict=True):
+    for run, name, color in zip(runs, _names(runs), _colors(runs), strict=True):
         groups: dict[int, list[float]] = {}
         for turn in _done(run):
             if turn.ttft_seconds is not None:
@@ -126,7 +126,7 @@ def ttft_by_turn(runs: Sequence[Run]) -> str:
         places = sorted(groups)
         for q, style in ((50, "-o"), (90, ":")):
             line = [formulas.percentile(groups[place], q) or 0.0 for place in places]
-            label = run.name if q == 50 else None
+            label = name if q == 50 else None
             axes.plot(places, line, style, color=color, label=label, markersize=3, linewidth=1.5)
     _whole(axes.xaxis)
     axes.set_ylim(bottom=0)
@@ -137,10 +137,10 @@ def ttft_by_turn(runs: Sequence[Run]) -> str:
 def throughput_by_context(runs: Sequence[Run]) -> str:
     """The paper's picture: decode throughput over context length, and its coefficient of variation."""
     figure, axes = _figure("Decode throughput by context length", "tokens of context", "tokens/s")
-    for run, color in zip(runs, _colors(runs), strict=True):
+    for run, name, color in zip(runs, _names(runs), _colors(runs), strict=True):
         bins = by_context(_done(run))
         cv = context_cv(bins)
-        label = run.name + ("" if cv is None else f" (CV {cv:.2f})")
+        label = name + ("" if cv is None else f" (CV {cv:.2f})")
         middles = [(one.low + one.high) / 2 for one in bins]
         axes.plot(middles, [one.mean for one in bins], "-o", color=color, label=label, markersize=4, linewidth=1.5)
     axes.set_ylim(bottom=0)
@@ -153,7 +153,7 @@ def over_time(runs: Sequence[Run]) -> list[str]:
     """Tokens per second, and turns that wait for their first token, over the run."""
     tokens, axes = _figure("Tokens per second over the run", "s", "tokens/s")
     waiting, below = _figure("Turns that wait for their first token", "s", "turns")
-    for run, color in zip(runs, _colors(runs), strict=True):
+    for run, name, color in zip(runs, _names(runs), _colors(runs), strict=True):
         turns = run.turns
         end = max((turn.ended_at for turn in turns), default=0.0)
         width = max(1.0, end / MAX_POINTS)
@@ -162,8 +162,8 @@ def over_time(runs: Sequence[Run]) -> list[str]:
             for at, count in turn.arrivals:
                 counts[min(len(counts) - 1, int(at / width))] += count
         times = [index * width for index in range(len(counts))]
-        axes.plot(times, [count / width for count in counts], color=color, label=run.name, linewidth=1.2)
-        below.plot(times, _waiting(turns, times), color=color, label=run.name, linewidth=1.2, drawstyle="steps-post")
+        axes.plot(times, [count / width for count in counts], color=color, label=name, linewidth=1.2)
+        below.plot(times, _waiting(turns, times), color=color, label=name, linewidth=1.2, drawstyle="steps-post")
     _whole(below.yaxis)
     _legend(axes, runs)
     _legend(below, runs)
@@ -212,13 +212,13 @@ def gantt(run: Run) -> str:
 def prompt_lengths(runs: Sequence[Run]) -> str:
     """The paper's figure 2: how long the prompts of the conversations are, turn by turn."""
     figure, axes = _figure("Prompt lengths over the conversations", "conversation, by its longest prompt", "tokens")
-    for run, color in zip(runs, _colors(runs), strict=True):
+    for run, name, color in zip(runs, _names(runs), _colors(runs), strict=True):
         longest: dict[int, list[int]] = {}
         for turn in _done(run):
             longest.setdefault(turn.conversation, []).append(turn.prompt_tokens)
         ordered = sorted(longest.values(), key=max)[:: max(1, len(longest) // MAX_BARS)]
         axes.vlines(range(len(ordered)), [min(one) for one in ordered], [max(one) for one in ordered], color=color)
-        axes.plot([], [], color=color, label=run.name)
+        axes.plot([], [], color=color, label=name)
     axes.set_ylim(bottom=0)
     axes.margins(y=0.25)
     axes.autoscale(axis="y")
@@ -239,9 +239,9 @@ def goodput(runs: Sequence[Run], bounds: Bounds) -> str | None:
         return None
     figure, axes = _figure("Goodput by rate", "turns/s sent", "turns/s that met the bounds")
     shown = [run for run, _ in swept]
-    for (run, found), color in zip(swept, _colors(shown), strict=True):
+    for (_, found), name, color in zip(swept, _names(shown), _colors(shown), strict=True):
         rates = [one.rate for one in found]
-        axes.plot(rates, [one.goodput for one in found], "-o", color=color, label=run.name, markersize=4)
+        axes.plot(rates, [one.goodput for one in found], "-o", color=color, label=name, markersize=4)
         axes.plot(rates, rates, ":", color=INK, linewidth=0.8)
     _legend(axes, shown)
     return _svg(figure, "Goodput by rate")
@@ -273,6 +273,12 @@ def all_of(runs: Sequence[Run], bounds: Bounds = NO_BOUNDS, telemetry: Telemetry
         if telemetry is not None:
             found += [picture for run in runs for picture in of_nodes(telemetry, run)]
         return [*found, *(gantt(run) for run in runs)]
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """What tells the runs apart in a legend: the models, where each has one of its own, as in an experiment."""
+    models = [str(run.header.settings.get("model", "")) for run in runs]
+    return models if all(models) and len(set(models)) == len(runs) > 1 else [run.name for run in runs]
 
 
 def _colors(runs: Sequence[Run]) -> list[str]:

@@ -92,7 +92,8 @@ async def ask_routed(
     if routes.policy(wanted) is None:
         return client.ask(wanted, messages, priority=priority, conversation=conversation, **options)
     raw, kind = options.get("raw", False), options.get("kind", "generate")
-    needs = Needs.of(messages, raw=raw, kind=kind, priority=priority, conversation=conversation)
+    tools = options.get("tools", ())
+    needs = Needs.of(messages, raw=raw, kind=kind, tools=tools, priority=priority, conversation=conversation)
     # On a busy board the answers come late: only who is silent for longer is not there.
     workers = await client.workers() or await client.workers(PATIENT_SECONDS)
     decision = choose(routes, wanted, workers, needs)

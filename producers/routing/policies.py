@@ -32,9 +32,9 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from broker.discovery import CHAT, RAW, SCORE, WorkerInfo
+from broker.discovery import CHAT, RAW, SCORE, TOOLS, WorkerInfo
 from broker.errors import PublishError, TurnpikeError, UnservedModel
-from broker.messages import Message, new_id
+from broker.messages import Message, Tool, new_id
 from broker.priorities import BATCH, DEFAULT_PRIORITY, Priority
 from broker.toml_files import read_toml
 
@@ -148,7 +148,7 @@ class Needs:
     """What a turn asks of its model, as far as it can be told beforehand."""
 
     can: frozenset[str] = frozenset()
-    """CHAT, RAW, SCORE."""
+    """CHAT, RAW, SCORE, TOOLS."""
     num_tokens: int = 0
     """Of its prompt, about."""
     priority: Priority = DEFAULT_PRIORITY
@@ -162,12 +162,16 @@ class Needs:
         *,
         raw: bool = False,
         kind: str = "generate",
+        tools: Sequence[Tool] = (),
         priority: Priority = DEFAULT_PRIORITY,
         conversation: str | None = None,
     ) -> Needs:
         """What the turn of these messages needs of a model and its worker."""
         can = {RAW if raw else CHAT} | ({SCORE} if kind == "score" else set())
+        if tools or any(one.tool_calls or one.tool_call_id or one.reasoning for one in messages):
+            can.add(TOOLS)
         num_bytes = sum(len(message.content.encode(errors="replace")) for message in messages)
+        num_bytes += sum(len(tool.description) + len(str(tool.parameters)) for tool in tools)
         num_tokens = num_bytes // BYTES_PER_TOKEN + (0 if raw else MESSAGE_TOKENS * len(messages))
         return cls(frozenset(can), num_tokens, priority, conversation)
 

@@ -25,7 +25,7 @@ QUIET_SECONDS = 5.0
 GIVE_UP_SECONDS = 60.0
 """How long a turn that is queued waits for a worker that has gone: about what a restart takes."""
 STOP_SECONDS = 0.35
-"""How long a cancelled turn's end is waited for."""
+"""How long a cancelled turn's end is waited for by somebody who has pressed ^C."""
 RETRY_SECONDS = 1.0
 MAX_SEED = 2**32
 
@@ -42,6 +42,7 @@ class Following:
     """One turn from before it is queued to its end. `say` tells people what it waits for.
 
     `wait_seconds` are for a worker to come, or a full queue to have room. `tells_place`: also how long the line is.
+    `stop_seconds`: how long the end of a turn that was stopped is waited for.
     """
 
     client: Client
@@ -50,6 +51,7 @@ class Following:
     say: Callable[[str], object]
     wait_seconds: float = 0.0
     tells_place: bool = True
+    stop_seconds: float = STOP_SECONDS
     was_stopped: bool = False
     _heard_at: float = field(default_factory=time.perf_counter)
 
@@ -123,6 +125,6 @@ class Following:
         if not self.answer.may_run:
             return
         with contextlib.suppress(PublishError, nats.errors.Error, TimeoutError):
-            async with asyncio.timeout(STOP_SECONDS):
+            async with asyncio.timeout(self.stop_seconds):
                 await self.answer.cancel()
                 await asyncio.wait({reading})

@@ -1,4 +1,7 @@
-"""An answer at a terminal: its text on stdout, what is said about it in lines of its own on stderr."""
+"""An answer at a terminal: its text on stdout, what is said about it in lines of its own on stderr.
+
+Thoughts are dim, and shown to people only: what reads a pipe or a file wants the answer.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import sys
 from broker.answer import Answer
 from broker.messages import Chunk, Done, Failed
 
+_DIM, _PLAIN = "\x1b[2m", "\x1b[22m"
+
 
 class Printer:
     """Prints one answer as it comes."""
@@ -14,19 +19,39 @@ class Printer:
     def __init__(self) -> None:
         self._attempt = 0
         self._is_within_line = False
+        self._is_in_thoughts = False
 
     def show(self, chunk: Chunk) -> None:
-        """The next piece of text; that it begins anew, where another worker has taken over."""
+        """The next piece of thoughts and text; that it begins anew, where another worker has taken over."""
         if chunk.attempt > self._attempt:
             self._attempt = chunk.attempt
-            sys.stdout.write("\n[started again by another worker]\n")
-        sys.stdout.write(chunk.text)
-        sys.stdout.flush()
+            self._end_thoughts("\n")
+            self._write("\n[started again by another worker]\n")
+        if chunk.reasoning and sys.stdout.isatty():
+            if not self._is_in_thoughts:
+                self._is_in_thoughts = True
+                sys.stdout.write(_DIM)
+            self._write(chunk.reasoning)
         if chunk.text:
-            self._is_within_line = not chunk.text.endswith("\n")
+            self._end_thoughts(chunk.text)
+            self._write(chunk.text)
+        sys.stdout.flush()
+
+    def _end_thoughts(self, text: str) -> None:
+        """The text behind thoughts begins a line."""
+        if self._is_in_thoughts:
+            self._is_in_thoughts = False
+            sys.stdout.write(_PLAIN)
+            if self._is_within_line and not text.startswith("\n"):
+                self._write("\n")
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text)
+        self._is_within_line = not text.endswith("\n")
 
     def end_line(self) -> None:
-        """What is printed next begins a line."""
+        """What is printed next begins a line, and is no thought."""
+        self._end_thoughts("\n")
         if self._is_within_line:
             sys.stdout.write("\n")
             sys.stdout.flush()
@@ -51,6 +76,8 @@ def summary(answer: Answer) -> str:
             tokens = counted(usage.completion_tokens, "token")
             if usage.completion_tokens > 1 and timings.decode:
                 tokens += f" at {(usage.completion_tokens - 1) / timings.decode:.1f}/s"
+            if usage.reasoning_tokens:
+                tokens += f", {usage.reasoning_tokens} of them thoughts"
             sampling = answer.turn.sampling
             seed = f"; seed {sampling.seed}" if sampling.temperature else ""
             return (

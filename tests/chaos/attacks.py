@@ -282,6 +282,8 @@ async def main(credentials: Path, url: str, key: str, rng: random.Random, only: 
 
 
 def run() -> None:
+    if len(sys.argv) < 5:
+        sys.exit("usage: python -m tests.chaos.attacks CREDENTIALS URL KEY SEED [ATTACK ...]")
     credentials, url, key, seed, *only = sys.argv[1:]
     os.nice(10)  # its computing is another machine's
     print(json.dumps(asyncio.run(main(Path(credentials), url, key, random.Random(seed), only))))  # noqa: T201

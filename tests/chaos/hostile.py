@@ -82,7 +82,7 @@ class Siege:
         self._url = ""
         self._keys: dict[str, str] = {}
 
-    async def run(self, seconds: float) -> tuple[Account, Account, list[str]]:
+    async def run(self, peace_seconds: float, siege_seconds: float) -> tuple[Account, Account, list[str]]:
         """The two phases, and what was wrong with the processes afterwards."""
         await self._cluster.start_broker()
         try:
@@ -98,8 +98,8 @@ class Siege:
                 await self._wait_for_workers(client)
                 for question in QUESTIONS:
                     self._expected[question] = (await client.ask(MODEL, question)).text
-            peace = await self._phase(seconds)
-            siege = await self._phase(seconds, besieged=True)
+            peace = await self._phase(peace_seconds)
+            siege = await self._phase(siege_seconds, besieged=True)
             problems = [*await asyncio.to_thread(lambda: list(probe(gateway, *health)))]
             parts = self._cluster.parts
             problems += [f"a part ended with {part.returncode}" for part in parts if part.returncode is not None]
@@ -230,8 +230,8 @@ async def _streamed(http: httpx2.AsyncClient, body: dict[str, object], account: 
 
 def main() -> int:
     folder = RunFolder("hostile", argument(3))
-    run = Siege(folder.path, int(argument(2) or 1), sys.argv[4:]).run(60 * float(argument(1) or 10))
-    peace, siege, problems = asyncio.run(run)
+    seconds = 60 * float(argument(1) or 10)
+    peace, siege, problems = asyncio.run(Siege(folder.path, int(argument(2) or 1), sys.argv[4:]).run(seconds, seconds))
     print(f"in peace: {peace}\nbesieged: {siege}\n  {dict(siege.attacks)}")  # noqa: T201
     print(f"longest silence besieged ÷ in peace: {siege.worst_gap / max(peace.worst_gap, 1e-9):.2f}")  # noqa: T201
     if peace.lost or siege.lost or siege.wrong or problems:

@@ -1,6 +1,6 @@
 """A producer process for the chaos runs: asks, writes down what it sees, and after a death follows what it had asked.
 
-    python -m tests.chaos.producer CREDENTIALS FILE SEED
+    python -m tests.chaos.producer CREDENTIALS FILE SEED [SIZE]
 
 FILE gets a JSON line for each thing seen. SIGTERM: no new turns, wait for the ends of the old ones.
 """
@@ -30,13 +30,21 @@ NUM_CASES = 12
 START_SECONDS = 60.0
 
 
-def case(number: int) -> tuple[str, Sampling]:
+SIZES: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
+    "small": ((20, 200), (200, 1200)),
+    "real": ((10, 60), (8, 48)),
+}
+"""By the size of the model: from how many to how many words a question has, and tokens an answer."""
+
+
+def case(number: int, size: str = "small") -> tuple[str, Sampling]:
     """One of NUM_CASES questions; some are sampled, all of them run to their full length."""
+    words, tokens = SIZES[size]
     rng = random.Random(number)
-    text = " ".join(rng.choice(WORDS) for _ in range(rng.randrange(20, 200)))
+    text = " ".join(rng.choice(WORDS) for _ in range(rng.randrange(*words)))
     temperature = 0.8 if number % 3 == 2 else 0.0
     return text, Sampling(
-        max_tokens=rng.randrange(200, 1200), ignore_eos=True, temperature=temperature, top_k=40, seed=number
+        max_tokens=rng.randrange(*tokens), ignore_eos=True, temperature=temperature, top_k=40, seed=number
     )
 
 
@@ -65,8 +73,8 @@ async def read(answer: Answer, log: Log) -> None:
     log.note("done", turn, attempt=answer.done.attempt)
 
 
-async def ask(client: Client, number: int, log: Log) -> None:
-    text, sampling = case(number)
+async def ask(client: Client, number: int, size: str, log: Log) -> None:
+    text, sampling = case(number, size)
     answer = client.ask(MODEL, text, sampling=sampling)
     try:
         await answer.publish()
@@ -93,7 +101,7 @@ def unfinished(path: Path) -> list[str]:
     return list(turns)
 
 
-async def main(credentials: Path, left: list[str], log: Log, rng: random.Random) -> None:
+async def main(credentials: Path, left: list[str], log: Log, rng: random.Random, size: str) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     # It may begin while the server is away.
@@ -104,17 +112,20 @@ async def main(credentials: Path, left: list[str], log: Log, rng: random.Random)
 
         async def keep_asking() -> None:
             while not stop.is_set():
-                await ask(client, rng.randrange(NUM_CASES), log)
+                await ask(client, rng.randrange(NUM_CASES), size, log)
 
         for _ in range(CONCURRENCY):
             group.create_task(keep_asking())
 
 
 def run() -> None:
+    if len(sys.argv) != 4:
+        sys.exit("usage: python -m tests.chaos.producer CREDENTIALS FILE SEED")
     credentials, path, seed = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    size = sys.argv[4] if len(sys.argv) > 4 else "small"
     left = unfinished(path)
     with path.open("a") as file:
-        asyncio.run(main(credentials, left, Log(file, new_id()), random.Random(seed)))
+        asyncio.run(main(credentials, left, Log(file, new_id()), random.Random(seed), size))
 
 
 if __name__ == "__main__":

@@ -92,8 +92,8 @@ async def test_a_cut_off_workers_turn_goes_on_elsewhere_and_it_comes_back(
                 cable.plug_in()
                 await until_served(client, "far", "near")
             await until_served(client, "far")
-            again = await client.ask("m", "hello", sampling=SAMPLING)
-            assert (again.tokens, again.worker) == (expected, "far")
+            again = await client.ask("m", "hello", sampling=Sampling(max_tokens=20, ignore_eos=True))
+            assert (again.tokens, again.worker) == (expected[:20], "far")
 
 
 async def test_a_worker_that_was_cut_off_for_a_while_finishes_its_turn(

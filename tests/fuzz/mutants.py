@@ -14,6 +14,7 @@ from broker.messages import (
     Beacon,
     Cancel,
     Chunk,
+    CutPoint,
     DeadLetter,
     Done,
     End,
@@ -87,7 +88,7 @@ SAMPLES: Mapping[str, Callable[[random.Random], msgspec.Struct]] = {
     "fetch part": lambda rng: FetchPart("transfer", rng.randrange(99), rng.randrange(1, 99)),
     "fetch close": lambda rng: FetchClose("transfer"),
     "opened": lambda rng: Opened(
-        "t", "f", bytes(8), 99, 0, "0" * 64, Remembered((Message("user", "x"),), "x", bytes(8))
+        "t", "f", bytes(8), 99, 0, "0" * 64, Remembered((Message("user", "x"),), "x", bytes(8)), (CutPoint(1, 9),)
     ),
     "part": lambda rng: StatePart(0, bytes(rng.randrange(99))),
     "refused": lambda rng: FetchRefused("busy"),

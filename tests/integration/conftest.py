@@ -16,7 +16,7 @@ from nats.aio.client import Client as NatsConnection
 from broker.accounts import GATEWAY, LOCAL, OPERATOR, WORKER
 from broker.client import Client
 from broker.connection import close, connect
-from broker.discovery import CHAT, RAW, SCORE
+from broker.discovery import CHAT, RAW, SCORE, TOOLS
 from broker.influx_address import InfluxAddress
 from broker.server import EmbeddedServer
 from producers.gateway.app import Gateway
@@ -33,6 +33,7 @@ from tests.terminal import Bench, Queued
 from workers.engine.calibration import UNMEASURED, calibrate
 from workers.kv.cache import OffloadCache
 from workers.prompts.history import History
+from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
 from workers.worker import Worker
 from workers.worker_options import WorkerOptions
 
@@ -66,9 +67,10 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
         overflow: Literal["error", "drop"] = "error",
         fetch_bytes_per_second: float = 0.0,
         history: History | None = None,
-        can: tuple[str, ...] = (CHAT, RAW, SCORE),
+        can: tuple[str, ...] = (CHAT, RAW, SCORE, TOOLS),
         facts: dict[str, str] | None = None,
         may_differ: bool = False,
+        readers: AnswerReaders = ALL_TEXT,
     ) -> AsyncIterator[Running]:
         engine = engine or FakeEngine()
         # Fetching is weighed against what computing costs.
@@ -91,7 +93,9 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
             may_differ=may_differ,
             look_seconds=0.1,
         )
-        worker = fake_worker(nc, engine, options, cache=cache, calibration=calibration, history=history)
+        worker = fake_worker(
+            nc, engine, options, cache=cache, calibration=calibration, history=history, readers=readers
+        )
         stop = asyncio.Event()
         task = asyncio.create_task(worker.run(stop))
         try:

@@ -110,6 +110,7 @@ async def test_a_slip_is_answered_with_a_sentence(
     assert code, errors
     assert sentence in errors.splitlines()[-1]
     assert "Traceback" not in errors
+    assert {path.name for path in tmp_path.iterdir()} <= {"server", "local.credentials"}, "it left something"
 
 
 # --- A batch job ---

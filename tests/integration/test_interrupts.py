@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from broker.client import Client
+from broker.messages import Chunk, Done, Sampling
+from producers.terminal.following import Following
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.terminal import INTERRUPTED, ITEM, PLAN, Bench, Queued, started
@@ -81,7 +84,24 @@ async def test_an_interrupt_stops_a_streaming_answer_and_keeps_what_came(
     async with start_worker(engine), bench.command("ask", "m", "hello", "--max-tokens", "4000") as asked:
         await asked.until_it_says("xxx")
         assert await asked.interrupted() == INTERRUPTED
-    assert "[cancelled: " in asked.said
+    # The end is there or not by the time that a person at a terminal may be kept waiting.
+    assert re.search(r"\[(cancelled: |stopped: its end has not come yet)", asked.said), asked.said[-200:]
+
+
+async def test_a_turn_that_is_stopped_ends_as_cancelled(client: Client, start_worker: StartWorker) -> None:
+    stop = asyncio.Event()
+
+    def stop_it(_: Chunk) -> None:
+        stop.set()
+
+    async with start_worker(FakeEngine(answer="x" * 4000, token_seconds=0.02)):
+        answer = client.ask("m", "hello", sampling=Sampling(max_tokens=4000))
+        following = Following(client, answer, stop_it, print, stop_seconds=30)
+        await asyncio.wait_for(following.until(stop), 60)
+    assert following.was_stopped
+    assert isinstance(answer.end, Done)
+    assert answer.end.finish_reason == "cancelled"
+    assert 0 < answer.end.usage.completion_tokens < 4000
 
 
 async def test_an_interrupted_eval_tells_what_it_has(bench: Bench, start_worker: StartWorker, queued: Queued) -> None:

@@ -63,14 +63,14 @@ async def end(nc: NatsConnection, answer: Answer, payload: bytes) -> None:
 DONE = {
     "v": 1,
     "type": "done",
-    "finish_reason": "tool_calls",
+    "finish_reason": "paused",
     "text": ANSWER,
     "tokens": tokens(ANSWER),
     "usage": {"prompt_tokens": 1, "cached_tokens": 1, "completion_tokens": 28, "cached_in": "object", "reasoning": 5},
     "timings": {"queue_wait": 0, "prefill": 0, "decode": 0, "thinking": 1.0},
     "worker": "w9",
     "num_chunks": 5,
-    "tool_calls": [{"name": "x"}],
+    "citations": [{"name": "x"}],
 }
 
 
@@ -99,7 +99,7 @@ async def test_an_answer_with_more_kinds_fields_and_values_is_read(client: Clien
     async with asyncio.timeout(SECONDS):
         chunks = [chunk async for chunk in answer]
     assert [chunk.text for chunk in chunks] == ["the whole", " answer", " of the test"]
-    assert answer.done.finish_reason == "tool_calls"
+    assert answer.done.finish_reason == "paused"
     assert answer.done.usage.cached_in == "object"
 
 

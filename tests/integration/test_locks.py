@@ -26,6 +26,7 @@ from broker.server import LOCK_NAME, EmbeddedServer, reload_running
 from telemetry.influx import FileSink, sink
 from tests.hub_server import COMMIT, FILE, REPOSITORY, serving
 from tests.support import ROOT, TURNPIKE, free_port
+from workers.kv.checks import StateLayout
 from workers.kv.disk import Disk
 
 HOLD = """
@@ -280,7 +281,7 @@ async def test_a_broker_takes_up_what_was_added_while_it_was_stopped(tmp_path: P
 
 
 def test_two_workers_do_not_share_a_folder_of_states(tmp_path: Path) -> None:
-    first, second = (Disk(tmp_path, 1000, "f", lambda num: num) for _ in range(2))
+    first, second = (Disk(tmp_path, 1000, StateLayout("f", 0, 1)) for _ in range(2))
     first.open()
     half = tmp_path / "half.kv.part"
     half.write_bytes(b"being written")

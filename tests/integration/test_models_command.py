@@ -19,6 +19,7 @@ import pytest
 
 from broker.catalogue import read_catalogue, read_lock
 from tests.hub_server import COMMIT, FILE, REPOSITORY, Hub, Zeros, serving
+from tests.split_file import split
 from tests.support import ROOT
 from workers.models import DEMO
 
@@ -106,6 +107,36 @@ def test_a_repository_that_is_added_is_fetched_and_one_of_no_chat_model_is_not_a
     assert set(read_catalogue(tmp_path / "own.toml")) == {"mine"}
 
 
+def test_of_a_repository_the_usual_file_is_taken_or_all_are_told_with_their_sizes(tmp_path: Path) -> None:
+    own = ("--catalogue", str(tmp_path / "own.toml"))
+    with serving(DEMO.path.read_bytes()) as hub:
+        hub.others = {"mmproj-F16.gguf": bytes(100)}
+        only = models(tmp_path, hub, "add", REPOSITORY, "--name", "only", *own)
+        assert only.returncode == 0, only.stderr
+        folder = tmp_path / "parts"
+        folder.mkdir()
+        parts = [part.read_bytes() for part in split(DEMO.path, folder, 2)]
+        hub.others |= {"b/model-Q8_0.gguf": bytes(3000)}
+        open_choice = models(tmp_path, hub, "add", REPOSITORY, *own)
+        hub.others |= {f"b/model-Q4_K_M-0000{number + 1}-of-00002.gguf": part for number, part in enumerate(parts)}
+        usual = models(tmp_path, hub, "add", REPOSITORY, *own)
+        hub.others |= {"c/other-Q4_K_M.gguf": bytes(9)}
+        two = models(tmp_path, hub, "add", REPOSITORY, *own)
+    locked = read_lock(tmp_path / "lock")
+    assert locked["only"].file == FILE
+    size = f"{len(DEMO.path.read_bytes()) / 1e9:.2f} GB"
+    assert open_choice.returncode == 1
+    assert (
+        f"has 2 models, and not one that is Q4_K_M: name one by --file: b/model-Q8_0.gguf (0.00 GB), {FILE} ({size})"
+        in (" ".join(open_choice.stderr.split()))
+    )
+    assert usual.returncode == 0, usual.stderr
+    assert [one.file for one in locked["model-q4-k-m"].files] == list(hub.others)[2:4]
+    assert two.returncode == 1
+    assert "has 4 models" in two.stderr
+    assert "mmproj" not in two.stderr
+
+
 def test_offline_for_the_first_time_is_one_sentence(server: Hub, tmp_path: Path) -> None:
     lock(tmp_path, server)
     found = models(tmp_path, server, "pull", HF_HUB_OFFLINE="1")
@@ -151,10 +182,10 @@ def test_a_killed_pull_goes_on_where_it_was(tmp_path: Path) -> None:
         assert server.num_bytes_sent - sent <= size - have + (1 << 20)
 
 
-def test_two_gigabytes_pass_through_little_memory(tmp_path: Path) -> None:
-    size = 2_000_000_000
+def test_a_gigabyte_passes_through_little_memory(tmp_path: Path) -> None:
+    size = 1_000_000_000
     digest = hashlib.sha256()
-    for _ in range(2000):
+    for _ in range(1000):
         digest.update(bytes(1_000_000))
     with serving(Zeros(size), digest.hexdigest()) as server:
         lock(tmp_path, server)

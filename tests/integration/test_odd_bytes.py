@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -13,12 +14,13 @@ from broker import codec, jetstream, subjects
 from broker.accounts import LOCAL
 from broker.answer import TurnFailed
 from broker.client import Client
-from broker.messages import DeadLetter, Failed, Message, ReplayRequest, Turn, new_id
+from broker.messages import DeadLetter, Failed, Message, ReplayRequest, Tool, Turn, new_id
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine, FakeRenderer
 from tests.integration.conftest import StartWorker
 from tests.raw_nats import raw_client
-from workers.prompts.history import History, Rendered
+from workers.prompts.history import History
+from workers.prompts.rendered import Rendered
 
 CANCEL = b"cancel.local.turn.t"
 ODD = {
@@ -94,7 +96,11 @@ class Faulty(FakeRenderer):
         self.num_tries = 0
 
     async def render(
-        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+        self,
+        messages: tuple[Message, ...],
+        exact: Collection[int] = (),
+        kwargs: dict[str, Any] | None = None,
+        tools: tuple[Tool, ...] = (),
     ) -> Rendered:
         if messages[-1].content == "odd" or (messages[-1].content == "rare" and not self.num_tries):
             self.num_tries += 1

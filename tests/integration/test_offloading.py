@@ -13,6 +13,7 @@ from broker.client import Client
 from broker.messages import Done, Message, Sampling
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
+from tests.kv_fakes import LAYOUT
 from tests.support import eventually
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
 from workers.kv.disk import Disk
@@ -37,10 +38,6 @@ class Conversation:
         done: Done = await self._client.ask("m", self.messages, conversation=self.name, sampling=sampling)
         self.messages.append(Message("assistant", done.text))
         return done
-
-
-def expected_bytes(num_tokens: int) -> int:
-    return 8 + 4 * num_tokens
 
 
 def computed(done: Done) -> int:
@@ -89,10 +86,10 @@ async def test_conversations_outlive_their_worker_on_disk(
     client: Client, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     conversations = [Conversation(client, f"c{number}") for number in range(5)]
-    async with start_worker(offload_cache=OffloadCache(1_000_000, Disk(tmp_path, 1_000_000, "f", expected_bytes))):
+    async with start_worker(offload_cache=OffloadCache(1_000_000, Disk(tmp_path, 1_000_000, LAYOUT))):
         for one in conversations:
             await one.next()
-    disk = Disk(tmp_path, 1_000_000, "f", expected_bytes)
+    disk = Disk(tmp_path, 1_000_000, LAYOUT)
     disk.open()
     engine = FakeEngine(num_slots=2)
     async with start_worker(engine, name="w2", offload_cache=OffloadCache(1_000_000, disk)) as running:

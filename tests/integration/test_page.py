@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import AsyncIterator
 
+import httpx2
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
 from tests.fakes import FakeEngine
-from tests.gateway import StartGateway
+from tests.gateway import USER, StartGateway
 from tests.integration.conftest import StartWorker
+from tests.integration.test_gateway_tools import LAMP
+from tests.integration.test_tools import CALL, THINKING
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ANSWER = "All is well on the mast. " * 18
@@ -107,3 +110,37 @@ async def test_it_fits_a_phone_and_says_what_is_wrong(
         assert box is not None
         assert box["x"] + box["width"] <= 360
         assert box["y"] + box["height"] <= 640
+
+
+async def test_thoughts_and_calls_are_folded_and_stay_as_they_were_left(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    """The page offers no tools: it reads a turn that did, and its next turn goes on from it."""
+    engine = FakeEngine(answer=f"<think>\nIt is dark.\n</think>\n\n{ANSWER}{CALL}", step_seconds=0.005)
+    body = {"model": "m", "messages": USER, "tools": [LAMP], "max_tokens": 2000, "stream": True}
+    async with (
+        start_worker(engine, readers=THINKING),
+        start_gateway() as url,
+        httpx2.AsyncClient(base_url=url, timeout=60) as plain,
+        plain.stream("POST", "/v1/chat/completions", json=body, headers={"Turnpike-Detached": "1"}) as asked,
+    ):
+        said = [{"role": "user", "content": "Light!"}, {"role": "assistant", "content": ""}]
+        kept = {"id": "c", "messages": said, "turn": asked.headers["turnpike-turn"], "model": "m"}
+        state = {"conversations": [kept], "current": "c", "model": "m", "key": ""}
+        await page.goto(url)
+        await page.evaluate("(state) => localStorage.setItem('turnpike', JSON.stringify(state))", state)
+        await page.reload()
+        thoughts, call = page.locator("details.thoughts"), page.locator("details.call")
+        await expect(thoughts.locator("summary")).to_have_text("Thoughts")
+        await expect(thoughts.locator("div")).to_be_hidden()
+        await thoughts.locator("summary").click()
+        await expect(call.locator("summary")).to_have_text("Calls lamp", timeout=30_000)
+        await expect(thoughts.locator("div")).to_have_text("It is dark.")
+        await expect(thoughts.locator("div")).to_be_visible()
+        await expect(call.locator("div")).to_be_hidden()
+        await call.locator("summary").click()
+        await expect(call.locator("div")).to_have_text('{"on": true}')
+        await expect(page.locator(".assistant .text")).to_have_text(ANSWER.strip())
+        await expect(page.locator(".facts")).to_contain_text("tokens/s")
+        await expect(page.locator("#conversations button")).to_have_text("Light!")  # ended, and drawn anew
+        await expect(thoughts.locator("div")).to_be_visible()

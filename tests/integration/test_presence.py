@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -15,9 +16,9 @@ from broker import discovery
 from broker.accounts import GATEWAY, WORKER
 from broker.client import Client
 from broker.connection import close, connect
-from broker.discovery import CHAT, DRAINING, RAW, SCORE, SERVING, Load, WorkerInfo, departures
+from broker.discovery import CHAT, DRAINING, RAW, SCORE, SERVING, TOOLS, Load, WorkerInfo, departures
 from broker.errors import OtherFile, TurnRejected, UnservedModel
-from broker.messages import Message
+from broker.messages import Message, Tool
 from broker.server import EmbeddedServer
 from producers.commands.top import Picture, Queued, _shown
 from producers.gateway.app import Gateway
@@ -26,7 +27,7 @@ from producers.gateway.seen import STALE_SECONDS, Seen
 from producers.routing.policies import Routes, choose
 from tests.fakes import FakeEngine, FakeRenderer
 from tests.integration.conftest import StartWorker
-from workers.prompts.history import Rendered
+from workers.prompts.rendered import Rendered
 from workers.reporting.presence import abilities
 
 SECONDS = 20
@@ -250,13 +251,17 @@ class Refusing(FakeRenderer):
     """Of a model file without a template."""
 
     async def render(
-        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+        self,
+        messages: tuple[Message, ...],
+        exact: Collection[int] = (),
+        kwargs: dict[str, Any] | None = None,
+        tools: tuple[Tool, ...] = (),
     ) -> Rendered:
         raise TurnRejected("invalid_template", "the model file has no chat template")
 
 
 async def test_a_worker_tells_what_it_can(client: Client, start_worker: StartWorker) -> None:
-    assert await abilities(FakeRenderer()) == (CHAT, RAW, SCORE)
+    assert await abilities(FakeRenderer()) == (CHAT, RAW, SCORE, TOOLS)
     assert await abilities(Refusing()) == (RAW, SCORE)
     async with start_worker(can=(RAW, SCORE)):
         found = await seen(client)

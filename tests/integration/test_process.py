@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.process import EXIT_INTERRUPTED, EXIT_USAGE
+from broker.process import EXIT_INTERRUPTED, EXIT_USAGE, spawn, terminate
 from tests.support import ROOT, TURNPIKE
 
 IN_TERMINAL = """
@@ -85,3 +85,31 @@ def test_who_waits_for_a_server_ends_at_the_first_signal(words: str, number: int
         finally:
             process.kill()
             process.wait()
+
+
+FORCED = """
+import sys
+from broker import process
+
+def force(event, arguments):
+    if event == "shutil.rmtree" and not forced:
+        forced.append(event)
+        process._end_now()
+
+forced = []
+sys.addaudithook(force)
+with process.temporary_folder("forced-") as folder:
+    (folder / "file").touch()
+"""
+
+
+def test_a_folder_is_gone_also_where_the_process_is_ended_by_force_while_it_goes(tmp_path: Path) -> None:
+    found = subprocess.run([sys.executable, "-c", FORCED], env=os.environ | {"TMPDIR": str(tmp_path)}, cwd=ROOT)
+    assert found.returncode == EXIT_INTERRUPTED
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_child_that_had_ended_by_itself_keeps_its_exit_code() -> None:
+    process = await spawn([sys.executable, "-c", "raise SystemExit(7)"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222  # so that asyncio does not know yet
+    assert await terminate(process, grace=0) == 7

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from broker import jetstream, topology
+from broker import jetstream, subjects, topology
 from broker.accounts import LOCAL, OPERATOR, WORKER
 from broker.connection import Address, connect
 from broker.errors import NotReady, Refused, ServerError, ServerTooOld, ServerUnavailable
+from broker.priorities import BATCH
 from broker.server import EmbeddedServer, reload_running
 from producers.local_system import address_or_own
 from tests.support import ROOT, TURNPIKE, free_port
@@ -165,12 +166,18 @@ async def test_who_may_wait_waits_for_a_server_and_its_streams(tmp_path: Path) -
         await nc.close()
 
 
+def freeze(pid: int) -> None:
+    """A child of ours stands still when this comes back; on a busy machine it goes on for a while."""
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+
+
 async def test_a_server_that_is_away_while_a_worker_starts_is_waited_for(
     nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jetstream, "API_SECONDS", 0.1)
     nc = await connect(nats_server.address(WORKER), name="starting")
-    os.kill(nats_server.pid, signal.SIGSTOP)
+    freeze(nats_server.pid)
     try:
         found = asyncio.ensure_future(topology.require(nc, "m"))
         await asyncio.wait({found}, timeout=1)
@@ -178,4 +185,18 @@ async def test_a_server_that_is_away_while_a_worker_starts_is_waited_for(
     finally:
         os.kill(nats_server.pid, signal.SIGCONT)
     assert await found == topology.ACK_WAIT_SECONDS
+    await nc.close()
+
+
+async def test_what_was_said_before_a_flush_has_reached_the_server_when_it_comes_back(
+    nats_server: EmbeddedServer,
+) -> None:
+    nc = await connect(nats_server.address(LOCAL), name="a")
+    # The server refuses both at once, in the order in which it answers a ping.
+    await nc.subscribe(subjects.live_of("another"))
+    await nc.flush()
+    assert "permissions violation for subscription" in str(nc.last_error)
+    await nc.publish(subjects.turn("m", BATCH, "another", "t"), b"")
+    await nc.flush()
+    assert "permissions violation for publish" in str(nc.last_error)
     await nc.close()

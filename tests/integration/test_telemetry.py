@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from broker.connection import close, connect
 from broker.discovery import Load, announce
 from broker.influx_address import InfluxAddress
 from broker.messages import NodeState, Point, Points, Sampling
+from broker.process import pid_namespace
 from broker.recorder import Recorder
 from broker.server import EmbeddedServer
 from broker.topology import Limits
@@ -240,6 +242,30 @@ async def test_a_worker_that_dies_is_an_event(
         events = await eventually(lambda: influx.query("SELECT * FROM event WHERE kind = 'worker lost'"))
     assert (events[0]["worker"], events[0]["node"]) == ("w9", "n7")
     await nc.close()
+
+
+@pytest.mark.parametrize(("namespace", "is_sampled"), [(pid_namespace(), True), ("", True), ("pid:[1]", False)])
+async def test_a_sidecar_samples_the_workers_whose_process_ids_are_its_own(
+    nats_server: EmbeddedServer, tmp_path: Path, namespace: str, is_sampled: bool
+) -> None:
+    """A pod's worker has the number that another process has in the next pod on the same node."""
+    described = {"model": "m", "num_ctx": "1", "node": "n7", "pid_namespace": namespace}
+    workers = []
+    for worker, pid in (("w9", os.getpid()), ("w10", 2**31 - 1)):
+        workers.append(await connect(nats_server.address(WORKER), name=worker))
+        metadata = described | {"worker": worker, "pid": str(pid)}
+        await announce(workers[-1], version="1.0.0", metadata=metadata, load=lambda: Load(1, 0, 0, 0.0))
+    points_file = tmp_path / "points"
+    async with sidecar(nats_server, tmp_path, f"file:{points_file}", "n7") as running:
+        await eventually(lambda: len(running._queues.workers) == 2)
+        seen_at = time.time_ns()
+        stamps = re.compile(r"^cpu,.* (\d+)$", re.MULTILINE)
+        await eventually(lambda: any(int(stamp) > seen_at for stamp in stamps.findall(points_file.read_text())))
+    found = points_file.read_text()
+    assert ("process,node=n7,worker=w9 " in found) == is_sampled
+    assert ("w10 ended without a word" in found) == is_sampled
+    for nc in workers:
+        await nc.close()
 
 
 def test_this_process_is_measured() -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -35,6 +36,7 @@ from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine, FakeRenderer
 from tests.integration.conftest import Running, StartWorker
 from tests.integration.test_offloading import Conversation as Talk
+from tests.kv_fakes import LAYOUT, WITH_CHECKPOINTS
 from tests.support import eventually
 from workers.kv.cache import OffloadCache
 from workers.kv.checks import checksum
@@ -49,9 +51,22 @@ DEAR, CHEAP = 0.01, 1e-6
 """Seconds that a token counts, and does not take: computing a question counts for more than a transfer, or for less."""
 
 
-def slow_engine() -> FakeEngine:
+def slow_engine(can_remove_part: bool = True) -> FakeEngine:
     """One whose tokens are dear enough to be fetched, and whose answers' texts do not give their tokens back."""
-    return FakeEngine(num_ctx=20_000, counted_token_seconds=DEAR, is_ambiguous=True)
+    return FakeEngine(num_ctx=20_000, counted_token_seconds=DEAR, is_ambiguous=True, can_remove_part=can_remove_part)
+
+
+def kept(can_remove_part: bool, disk: Disk | None = None) -> dict[str, Any]:
+    return {
+        "offload_cache": OffloadCache(1_000_000, disk, can_remove_part=can_remove_part),
+        "fetch_bytes_per_second": FAST,
+    }
+
+
+def of_each_kind[T: Callable[..., object]](test: T) -> T:
+    """Of memories that can be cut anywhere, and of those that can be taken back to checkpoints alone."""
+    marked: T = pytest.mark.parametrize("can_remove_part", [True, False], ids=["cut anywhere", "checkpoints"])(test)
+    return marked
 
 
 class Conversation(Talk):
@@ -77,15 +92,15 @@ async def directory(nc: NatsConnection, conversation: str = "c") -> Holding:
     return codec.decode(stored.payload, Holding, stored.headers)
 
 
+@of_each_kind
 async def test_a_conversation_that_changes_its_worker_is_not_computed_twice(
-    client: Client, start_worker: StartWorker
+    client: Client, start_worker: StartWorker, can_remove_part: bool
 ) -> None:
-    engine = slow_engine()
-    async with start_worker(slow_engine(), offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=FAST):
+    engine = slow_engine(can_remove_part)
+    async with start_worker(slow_engine(can_remove_part), **kept(can_remove_part)):
         conversation = Conversation(client)
         await conversation.next()
-        second = start_worker(engine, name="w2", offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=FAST)
-        async with second as running:
+        async with start_worker(engine, name="w2", **kept(can_remove_part)) as running:
             done = await conversation.until("w2")
             assert done.usage.cached_in == "peer"
             assert done.usage.recomputed_tokens == 0
@@ -98,47 +113,42 @@ async def test_a_conversation_that_changes_its_worker_is_not_computed_twice(
             assert all(one.usage.recomputed_tokens == 0 for one in seen)
 
 
-async def test_a_state_that_was_parked_is_given_too(client: Client, start_worker: StartWorker) -> None:
-    engine = FakeEngine(num_slots=1, num_ctx=3000, counted_token_seconds=DEAR)
-    async with start_worker(engine, offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=FAST) as running:
+@of_each_kind
+async def test_a_state_that_was_parked_is_given_too(
+    client: Client, start_worker: StartWorker, can_remove_part: bool
+) -> None:
+    engine = FakeEngine(num_slots=1, num_ctx=3000, counted_token_seconds=DEAR, can_remove_part=can_remove_part)
+    async with start_worker(engine, **kept(can_remove_part)) as running:
         conversation = Conversation(client)
         await conversation.next()
         await client.ask("m", "x" * 1500, conversation="other", sampling=Sampling(max_tokens=1200))
         assert running.cache.stats.num_in_ram == 1
-        async with start_worker(
-            slow_engine(), name="w2", offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=FAST
-        ):
+        async with start_worker(slow_engine(can_remove_part), name="w2", **kept(can_remove_part)):
             done = await conversation.until("w2")
     assert done.usage.cached_in == "peer"
     assert done.usage.recomputed_tokens == 0
 
 
+@of_each_kind
 async def test_a_worker_that_was_started_anew_gives_what_is_on_its_disk_and_remembers_its_tokens(
-    client: Client, start_worker: StartWorker, tmp_path: Path
+    client: Client, start_worker: StartWorker, tmp_path: Path, can_remove_part: bool
 ) -> None:
     conversation = Conversation(client)
-    engine = slow_engine()
+    engine, layout = slow_engine(can_remove_part), LAYOUT if can_remove_part else WITH_CHECKPOINTS
     old = History(FakeRenderer(), engine.vocabulary)
-    disk = Disk(tmp_path, 1_000_000, "f", lambda n: 8 + 4 * n, lambda key: old.recall(key.client, key.conversation))
-    async with start_worker(
-        engine, offload_cache=OffloadCache(1_000_000, disk), fetch_bytes_per_second=FAST, history=old
-    ):
+    disk = Disk(tmp_path, 1_000_000, layout, lambda key: old.recall(key.client, key.conversation))
+    async with start_worker(engine, history=old, **kept(can_remove_part, disk)):
         await conversation.next()
         await conversation.next()
-    engine = slow_engine()
+    engine = slow_engine(can_remove_part)
     new = History(FakeRenderer(), engine.vocabulary)
-    disk = Disk(tmp_path, 1_000_000, "f", lambda n: 8 + 4 * n)
+    disk = Disk(tmp_path, 1_000_000, layout)
     disk.open(lambda key, told: new.adopt(key.client, key.conversation, told))
-    offload_cache = OffloadCache(1_000_000, disk)
-    async with start_worker(
-        engine, name="w1b", offload_cache=offload_cache, fetch_bytes_per_second=FAST, history=new
-    ) as running:
+    async with start_worker(engine, name="w1b", history=new, **kept(can_remove_part, disk)) as running:
         async with asyncio.timeout(10):
             while (await directory(running.nc)).worker != "w1b":
                 pass
-        async with start_worker(
-            slow_engine(), name="w2", offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=FAST
-        ):
+        async with start_worker(slow_engine(can_remove_part), name="w2", **kept(can_remove_part)):
             done = await conversation.next()
     assert done.usage.cached_in == {"w1b": "disk", "w2": "peer"}[done.worker]
     assert done.usage.recomputed_tokens == 0

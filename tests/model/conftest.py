@@ -11,7 +11,7 @@ from broker.messages import Sampling
 from workers.engine.calibration import calibrate
 from workers.engine.events import Event, Finished, Generated, Job, Rejected
 from workers.engine.loop import EngineLoop
-from workers.engine.scheduler import Scheduler
+from workers.engine.scheduler import Scheduler, Step
 from workers.engine.slots import Slots
 from workers.grammars.checker import GrammarChecker
 from workers.grammars.remote_matcher import MatcherProcess
@@ -58,10 +58,12 @@ class Bench:
         )
         self.disk = None
         if disk_folder is not None:
-            self.disk = Disk(disk_folder, 1 << 30, "fingerprint", calibrate(self.engine).state_bytes)
+            self.disk = Disk(disk_folder, 1 << 30, calibrate(self.engine).layout("fingerprint"))
             self.disk.open()
         self.cache = OffloadCache(park_bytes, self.disk, can_remove_part=can_remove, canonical_chunk=chunk)
-        self.loop = EngineLoop(self.engine, self.scheduler, self.slots, self.cache)
+        self.num_computed = 0
+        """Tokens that went through the model."""
+        self.loop = EngineLoop(self.engine, self.scheduler, self.slots, self.cache, on_step=self._count)
         self.events: dict[str, list[Event]] = {}
 
     def close(self) -> None:
@@ -69,6 +71,9 @@ class Bench:
         if self.disk is not None:
             self.disk.close()
         self.engine.close()
+
+    def _count(self, step: Step, seconds: float) -> None:
+        self.num_computed += step.num_tokens
 
     def _take(self, events: list[Event]) -> None:
         for event in events:
@@ -78,8 +83,8 @@ class Bench:
     def submit(
         self, name: str, prompt: list[int], sampling: Sampling = Sampling(max_tokens=16), **more: object
     ) -> None:
-        fields = {"client": "alice", "conversation": name} | more
-        self.loop.submit(Job(id=name, prompt=prompt, max_tokens=sampling.max_tokens, sampling=sampling, **fields))  # type: ignore[arg-type]
+        fields = {"client": "alice", "conversation": name, "max_tokens": sampling.max_tokens} | more
+        self.loop.submit(Job(id=name, prompt=prompt, sampling=sampling, **fields))  # type: ignore[arg-type]
 
     def step(self) -> None:
         if self.loop.take_orders():

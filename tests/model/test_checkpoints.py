@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 from broker.messages import Sampling
 from tests.model.conftest import Bench
@@ -17,6 +18,8 @@ from workers.llama.context import LlamaModel
 
 Start = Callable[..., Bench]
 ANSWER = Sampling(max_tokens=24, ignore_eos=True)
+BEHIND = 5
+"""Tokens that ChatML puts behind the user's message."""
 __all__ = ["model"]
 
 
@@ -44,14 +47,26 @@ def bound(model: LlamaModel) -> float:
     return 1.10 if model.is_recurrent or model.sliding_window else 1.02
 
 
-def test_ten_turns_behind_a_long_prefix_compute_next_to_nothing_twice(bench: Start, model: LlamaModel) -> None:
+def test_ten_turns_some_asked_again_some_edited_compute_next_to_nothing_twice(bench: Start, model: LlamaModel) -> None:
     one, spent = bench(model), Costs()
-    known = prompt(800)
+    known = prompt(200)
+
+    def turn(name: str, question: int) -> list[int]:
+        tokens = [*known, *prompt(30 + question, question)[1:]]
+        another = Sampling(max_tokens=24, ignore_eos=True, temperature=1.0, seed=len(spent.seen))
+        answered = run(one, name, tokens, another, conversation="c", boundaries=(200, len(tokens) - BEHIND))
+        spent.note(one, name)
+        return answered
+
     for number in range(10):
-        known = run(one, f"turn {number}", [*known, *prompt(30, number)[1:]], ANSWER, conversation="c")
-        spent.note(one, f"turn {number}")
+        answered = turn(f"turn {number}", number)
+        if number % 3 == 1:
+            answered = turn(f"again {number}", number)
+        elif number % 3 == 2:
+            answered = turn(f"edited {number}", 20 + number)
+        known = answered
         run(one, f"other {number}", prompt(60, 50 + number), ANSWER, conversation=f"o{number}")
-    assert spent.computed <= bound(model) * spent.distinct
+    assert spent.computed <= bound(model) * spent.distinct, spent.computed / spent.distinct
 
 
 def test_an_answer_asked_for_again_and_an_edited_message_cost_a_checkpoints_distance(
@@ -88,15 +103,31 @@ def test_thoughts_that_a_template_drops_cost_no_more_than_what_comes_after_them(
     assert_same(watched(one, "last"), cold(bench, model, tokens))
 
 
-def test_a_prompt_that_conversations_share_is_not_computed_for_each(bench: Start, model: LlamaModel) -> None:
+def test_a_prompt_that_conversations_share_is_computed_once(bench: Start, model: LlamaModel) -> None:
     one = bench(model)
     shared = prompt(500)
-    for number in range(4):
+    for number in range(3):
         tokens = [*shared, 300 + number, *prompt(LONG if number == 1 else 60, number)[1:]]
-        run(one, f"turn {number}", tokens, WATCHED, conversation=f"c{number}")
-        assert_same(watched(one, f"turn {number}"), cold(bench, model, tokens))
-        if number >= 2 or one.engine.can_remove_part:
-            assert number == 0 or one.finished(f"turn {number}").num_cached >= len(shared)
+        run(one, f"turn {number}", tokens, conversation=f"c{number}", boundaries=(500, len(tokens) - BEHIND))
+        assert one.finished(f"turn {number}").num_cached == (500 if number else 0)
+        if number:
+            assert_same(watched(one, f"turn {number}"), cold(bench, model, tokens))
+
+
+def test_a_scored_prompt_is_computed_once_and_each_continuation_scored_as_alone(
+    bench: Start, model: LlamaModel
+) -> None:
+    one, alone = bench(model), bench(model, num_slots=1)
+    tokens, lengths = prompt(400), (300, 3, 20)
+    texts = [((*tokens, *prompt(length + 1, length)[1:]), 400) for length in lengths]
+    one.submit("all", tokens, continuations=tuple(texts), max_tokens=300)
+    one.run()
+    assert one.num_computed == 399 + sum(length + 1 for length in lengths)
+    for score, text in zip(one.finished("all").scores, texts, strict=True):
+        alone.submit(f"{len(text[0])}", tokens, continuations=(text,), max_tokens=300, client=f"{len(text[0])}")
+        alone.run()
+        (expected,) = alone.finished(f"{len(text[0])}").scores
+        assert score.logprobs == pytest.approx(expected.logprobs, abs=2 * LOGITS_TOLERANCE)
 
 
 def test_a_running_turn_is_not_disturbed_by_what_is_copied_of_its_checkpoint(bench: Start, model: LlamaModel) -> None:

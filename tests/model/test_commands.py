@@ -168,7 +168,7 @@ def test_nothing_is_left_of_a_demo_that_ends_early(tmp_path: Path, how: str) -> 
     )
     assert process.stderr is not None
     for line in process.stderr:
-        if found := re.search(r"worker ready, pid (\d+)", line):
+        if found := re.search(r"worker ready.*pid (\d+)", line):
             worker_pid = int(found[1])
             break
     below = children(process.pid)

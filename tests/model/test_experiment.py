@@ -54,6 +54,9 @@ async def test_an_experiment_makes_the_papers_table_and_goes_on_where_it_stopped
         rows = json.loads(found.stdout)
         again = await asyncio.to_thread(run, *command)
         assert again.stderr.count("done before") == 2
+        plan.write_text(plan.read_text().replace("max_tokens = 6", "max_tokens = 7"))
+        other = await asyncio.to_thread(run, *command)
+        assert (other.returncode, "one.jsonl: was made with another max_tokens" in other.stderr) == (1, True)
     assert [row["model"] for row in rows] == ["one", "two"]
     assert rows[0]["effect"] == ""
     assert re.fullmatch(

@@ -10,21 +10,24 @@ import pytest
 from broker.messages import Sampling
 from tests.model.conftest import Bench
 from tests.model.test_engine import logits_of, prompt
+from tests.model.test_reuse import model
 from workers.engine.calibration import calibrate
 from workers.engine.protocol import Span
+from workers.kv.checks import WrongState
 from workers.llama.context import LlamaModel
 
 Start = Callable[..., Bench]
 SHORT = Sampling(max_tokens=8, ignore_eos=True)
+__all__ = ["model"]
 
 
 @pytest.mark.parametrize(("deterministic", "kv_type"), [(False, "f16"), (True, "f16"), (False, "q8_0")])
 def test_a_state_in_another_context_gives_the_same_logits_to_the_bit(
-    bench: Start, deterministic: bool, kv_type: str
+    bench: Start, model: LlamaModel, deterministic: bool, kv_type: str
 ) -> None:
     tokens = prompt(300)
-    one = bench(deterministic=deterministic, kv_type=kv_type)
-    other = bench(deterministic=deterministic, kv_type=kv_type)
+    one = bench(model, deterministic=deterministic, kv_type=kv_type)
+    other = bench(model, deterministic=deterministic, kv_type=kv_type)
     one.engine.decode([Span(0, 0, tuple(tokens[:299]), 298)])
     state = one.engine.save(0)
     assert len(state) == one.engine.state_bytes(0)
@@ -33,13 +36,34 @@ def test_a_state_in_another_context_gives_the_same_logits_to_the_bit(
     assert np.array_equal(kept, restored)
 
 
-def test_a_states_length_follows_from_its_tokens(bench: Start) -> None:
-    one = bench()
-    calibration = calibrate(one.engine)
-    for length in (1, 33, 300):
-        one.engine.truncate(0, 0)
-        one.engine.decode([Span(0, 0, tuple(prompt(length)), length - 1)])
-        assert calibration.state_bytes(length) == one.engine.state_bytes(0) == len(one.engine.save(0))
+def test_a_states_length_follows_from_its_tokens(bench: Start, model: LlamaModel) -> None:
+    engine = bench(model).engine
+    layout = calibrate(engine).layout("f")
+    for length in (1, 33, 63, 64, 65, 300, 900):
+        engine.truncate(0, 0)
+        engine.decode([Span(0, 0, tuple(prompt(length)), length - 1)])
+        assert layout.state_bytes(length) == engine.state_bytes(0) == len(engine.save(0))
+        layout.check_description("f", length, engine.state_bytes(0))
+        for wrong in (length - 1, length + 1):
+            if layout.state_bytes(wrong) != layout.state_bytes(length):
+                with pytest.raises(WrongState):
+                    layout.check_description("f", wrong, engine.state_bytes(0))
+
+
+def test_a_window_whose_oldest_token_has_gone_to_another_sequence_has_a_states_length_too(
+    bench: Start, sliding: LlamaModel
+) -> None:
+    engine = bench(sliding, num_ctx=2048, num_slots=2).engine
+    layout = calibrate(engine).layout("f")
+    engine.decode([Span(0, 0, tuple(prompt(300)), 299)])
+    engine.decode([Span(1, 0, tuple(prompt(700)), 699)])
+    for at in range(700, 900):  # until the window's cells have all been taken once
+        engine.decode([Span(1, at, (5,), at)])
+    assert engine.is_whole(0, 300)
+    assert engine.state_bytes(0) == layout.state_bytes(300) - layout.per_window_token
+    layout.check_description("f", 300, engine.state_bytes(0))
+    with pytest.raises(WrongState):
+        layout.check_description("f", 300, engine.state_bytes(0) - layout.per_window_token)
 
 
 def test_q8_0_takes_little_more_than_half_of_f16(bench: Start) -> None:

@@ -11,7 +11,7 @@ import pytest
 from llama_cpp import Llama
 
 from producers.evaluate.items import Item, read_items
-from producers.evaluate.run import run
+from producers.evaluate.run import CHOICE, run
 from tests.real import GEMMA, QWEN, real_model
 from tests.real.serving import served
 from workers.llama.sampler import logprob_of
@@ -90,7 +90,7 @@ def by_llama_cpp(path: Path, items: Sequence[Item]) -> list[tuple[float, ...]]:
 async def test_a_real_models_scores_are_llama_cpps(tmp_path: Path, name: str) -> None:
     items = read_items(write(tmp_path / "items.csv"))
     async with served(name, tmp_path, "--deterministic") as found:
-        answers = await run(found.client, "m", items)
+        answers = await run(found.client, "m", items, CHOICE)
     alone = await asyncio.to_thread(by_llama_cpp, real_model(name), items)
     assert len(answers) == len(THEIRS[name]) == len(alone)
     for answer, same, theirs in zip(answers, alone, THEIRS[name], strict=True):

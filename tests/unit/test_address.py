@@ -67,6 +67,6 @@ async def test_where_nobody_answers_it_is_said_who_named_the_address(
     settings = {name: text.format(folder=tmp_path) for name, text in said.items()}
     there = address(msgspec.convert({"data_dir": str(tmp_path), **settings}, CommonSettings), "local")
     with pytest.raises(ServerUnavailable) as caught:
-        await connect(there, name="x", timeout=5)
+        await connect(there, name="x", timeout=0.5)
     assert str(caught.value).startswith("no NATS server answers at nats://127.0.0.1:1")
     assert told.format(folder=tmp_path) in str(caught.value)

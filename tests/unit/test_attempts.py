@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, MutableMapping
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from broker.answer import Answer
-from broker.messages import Chunk, Done, Message, Other, Reply, Started, Timings, Turn, Usage, new_id
+from broker.messages import (
+    CallDelta,
+    Chunk,
+    Done,
+    Message,
+    Other,
+    Reply,
+    Started,
+    Timings,
+    ToolCall,
+    Turn,
+    Usage,
+    new_id,
+)
 from broker.reassembly import Reassembly
 from producers.gateway.openai.answers import Writer
 from producers.gateway.stream import Comments, Stream
@@ -137,6 +152,51 @@ async def test_an_api_client_is_told_where_the_new_answer_ends_before_what_it_ha
     body = await streamed([*chunks, Chunk(4, 1, ANSWER[len(again) :], (2,))], done())
     assert '"code":"restarted"' not in body
     assert body.endswith("data: [DONE]\n\n")
+
+
+CALLED = (ToolCall("a", "lamp", '{"on": true}'),)
+FIRST_CALL = (CallDelta(0, "a", "lamp"), CallDelta(0, arguments='{"on"', offset=0))
+
+
+def begun_anew(*calls: CallDelta) -> list[Chunk]:
+    return [
+        Chunk(1, 0, "Well.", (1,), reasoning="Hm."),
+        Chunk(2, 0, "", (2,), calls=FIRST_CALL),
+        Chunk(4, 1, "We", (1,), reasoning="Hm."),
+        Chunk(5, 1, "ll.", (2,), calls=calls),
+    ]
+
+
+async def test_calls_and_thoughts_of_an_answer_that_was_begun_anew_go_on_where_they_are_the_same() -> None:
+    chunks = begun_anew(CallDelta(0, "a", "lamp"), CallDelta(0, arguments='{"on": true}'))
+    end = msgspec.structs.replace(done("Well."), finish_reason="tool_calls", tool_calls=CALLED, reasoning="Hm.")
+    body = await streamed(chunks, end)
+    events = [json.loads(line[6:]) for line in body.split("\n\n") if line.startswith("data: {")]
+    deltas = [choice["delta"] for event in events for choice in event["choices"]]
+    calls = [one for delta in deltas for one in delta.get("tool_calls", ())]
+    assert [one["function"]["arguments"] for one in calls] == ['{"on"', ": true}"]
+    assert (calls[0]["id"], calls[0]["function"]["name"], "id" in calls[1]) == ("a", "lamp", False)
+    assert "".join(delta.get("content", "") for delta in deltas) == "Well."
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "Hm."
+    assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        (CallDelta(0, "a", "lamp"), CallDelta(0, arguments='{"off')),
+        (CallDelta(0, "a", "fan"),),
+        (CallDelta(0, "b", "lamp"),),
+        (),
+        (CallDelta(0, "a", "lamp"), CallDelta(0, arguments='{"o')),
+    ],
+)
+async def test_a_client_is_told_where_the_calls_of_an_answer_that_was_begun_anew_are_others(
+    calls: tuple[CallDelta, ...],
+) -> None:
+    body = await streamed(begun_anew(*calls), done("Well."))
+    assert '"code":"restarted"' in body
+    assert "[DONE]" not in body
 
 
 async def streamed(chunks: list[Chunk], end: Done) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.messages import Sampling
 from tests.fakes import FIRST, FakeEngine
 from workers.engine.checkpoints import (
     BEFORE_END,
     MAX_PER_SLOT,
     MIN_DISTANCE,
+    MIN_STEP,
     Checkpoint,
     Checkpoints,
     stops,
@@ -37,17 +40,17 @@ def positions(kept: Checkpoints, slot: int = 0) -> list[int]:
 # --- Where a prompt's computation pauses ---
 
 
-def test_a_prompt_pauses_before_its_end_and_where_it_parts_from_another() -> None:
-    assert stops(1000, 0, 0) == (1000 - BEFORE_END,)
-    assert stops(1000, 0, 600) == (600, 1000 - BEFORE_END)
-    assert stops(1000, 600, 600) == (1000 - BEFORE_END,)
+def test_a_prompt_pauses_where_it_or_another_conversation_comes_back_to() -> None:
+    assert stops((600, 992), 0) == (600, 992)
+    assert stops((600, 992), 600) == (992,)
+    assert stops((992, 0), 0) == (992,)
 
 
-def test_what_is_quickly_computed_again_has_no_checkpoint() -> None:
-    assert stops(BEFORE_END + MIN_DISTANCE - 1, 0, 0) == ()
-    assert stops(1000, 1000 - BEFORE_END - MIN_DISTANCE + 1, 0) == ()
-    assert stops(1000, 0, 1000 - BEFORE_END - 1) == (1000 - BEFORE_END,)
-    assert stops(1000, 0, 999) == (1000 - BEFORE_END,)
+def test_what_is_quickly_computed_again_has_no_pause_and_of_two_places_the_earlier_serves_both() -> None:
+    assert stops((MIN_STEP - 1,), 0) == ()
+    assert stops((1000,), 1000 - MIN_STEP + 1) == ()
+    assert stops((1000 + MIN_STEP - 1, 1000), 0) == (1000,)
+    assert stops((1000 + MIN_STEP, 1000), 0) == (1000, 1000 + MIN_STEP)
 
 
 # --- Which are kept ---
@@ -75,7 +78,7 @@ def test_a_checkpoint_is_not_wanted_near_another_nor_where_it_does_not_fit() -> 
 
 def test_a_slot_keeps_few_and_of_the_older_ones_those_that_save_most() -> None:
     kept = Checkpoints(10_000)
-    made = [2000, *range(2100, 2100 + MAX_PER_SLOT * 50, 50)]
+    made = [2000, *range(2100, 2100 + MAX_PER_SLOT * 50, 50), 2400 + MIN_DISTANCE]
     for at in made:
         kept.add(0, checkpoint(at))
     assert len(positions(kept)) == MAX_PER_SLOT
@@ -130,8 +133,8 @@ def test_neither_the_cap_nor_the_number_is_ever_exceeded(added: list[tuple[int, 
 class Desk:
     """A loop over an engine whose slots have one state each, which is that of their last token."""
 
-    def __init__(self, *, num_slots: int = 3, checkpoint_bytes: int = 10_000) -> None:
-        self.engine = FakeEngine(num_slots=num_slots, can_remove_part=False, answer="a" * 100)
+    def __init__(self, *, num_slots: int = 3, checkpoint_bytes: int = 10_000, answer: str = "a" * 100) -> None:
+        self.engine = FakeEngine(num_slots=num_slots, can_remove_part=False, answer=answer)
         scheduler = Scheduler(budget=60.0, max_batch_tokens=512, max_batch_outputs=32)
         self.slots = Slots(num_slots, 4096, can_remove_part=False, checkpoint_bytes=checkpoint_bytes)
         ticks = itertools.count()
@@ -139,15 +142,19 @@ class Desk:
         self.loop = EngineLoop(self.engine, scheduler, self.slots, cache, clock=lambda: float(next(ticks)))
         self._names = map(str, itertools.count())
 
-    def turn(self, prompt: list[int], client: str = "c", conversation: str = "v") -> Finished:
-        job = Job(next(self._names), client, conversation, prompt, max_tokens=41)
+    def submit(self, prompt: list[int], client: str = "c", conversation: str = "v", **fields: Any) -> str:
+        job = Job(next(self._names), client, conversation, prompt, **({"max_tokens": 41} | fields))
         self.loop.submit(job)
+        return job.id
+
+    def turn(self, prompt: list[int], client: str = "c", conversation: str = "v", **fields: Any) -> Finished:
+        name = self.submit(prompt, client, conversation, **fields)
         events: list[Event] = []
         while self.loop.has_work:
             self.loop.take_orders()
             events += self.loop.run_round()
-        assert isinstance(events[-1], Finished), events[-1]
-        return events[-1]
+        (end,) = (event for event in events if isinstance(event, Finished) and event.job == name)
+        return end
 
 
 def words(seed: int, length: int) -> list[int]:
@@ -180,6 +187,67 @@ def test_a_prompt_that_two_conversations_share_is_computed_for_the_third_no_more
     desk.turn([*shared, FIRST, *words(2, 50)], conversation="1")
     assert desk.turn([*shared, FIRST + 1, *words(3, 50)], conversation="2").num_cached == 0
     assert desk.turn([*shared, FIRST + 2, *words(4, 50)], conversation="3").num_cached == 300
+
+
+def test_what_stands_before_the_first_message_is_computed_once() -> None:
+    desk = Desk(num_slots=4)
+    shared = words(1, 300)
+    for number in range(3):
+        prompt = [*shared, FIRST + number, *words(2 + number, 50)]
+        found = desk.turn(prompt, conversation=str(number), boundaries=(300, len(prompt) - 5))
+        assert found.num_cached == (300 if number else 0)
+
+
+def test_what_a_running_turn_has_of_a_shared_beginning_is_not_computed_beside_it() -> None:
+    desk = Desk(num_slots=4)
+    shared = words(1, 300)
+    desk.submit([*shared, FIRST, *words(2, 50)], conversation="1", boundaries=(300, 346))
+    for _ in range(10):
+        desk.loop.take_orders()
+        desk.loop.run_round()
+    assert desk.turn([*shared, FIRST + 1, *words(3, 50)], conversation="2", max_tokens=3).num_cached == 300
+
+
+def scored(*texts: tuple[list[int], int]) -> dict[str, Any]:
+    return {"continuations": tuple((tuple(tokens), begin) for tokens, begin in texts), "max_tokens": 50}
+
+
+def test_a_scored_prompt_is_computed_once_for_all_of_its_continuations() -> None:
+    desk = Desk()
+    prompt = words(1, 300)
+    texts = [([*prompt, *words(number, 20)], 300) for number in range(2, 6)]
+    end = desk.turn(prompt, **scored(*texts))
+    assert desk.engine.num_tokens == 299 + 4 * 21
+    assert [one.num_tokens for one in end.scores] == [20] * 4
+    assert desk.turn(prompt, **scored(*texts)).num_cached == 299
+
+
+def test_where_a_tokenizer_merges_the_prompts_last_tokens_no_turn_is_given_more_than_is_left_of_it() -> None:
+    desk = Desk(num_slots=4)
+    prompt = words(1, 300)
+    desk.turn(prompt, conversation="before")
+    merged = [*prompt[:296], FIRST + 900, *words(3, 40)]
+    name = desk.submit(prompt, **scored(([*prompt, *words(2, 40)], 300), (merged, 296), (merged, 296)))
+    other = [*prompt, *words(4, 40)]
+    desk.submit(other, conversation="other")
+    while desk.loop.has_work:
+        desk.loop.take_orders()
+        for event in desk.loop.run_round():
+            assert not (isinstance(event, Finished) and event.job == name) or len(event.scores) == 3
+        for active in desk.loop._running.values():
+            sequence = active.sequence
+            assert desk.engine.cells[sequence.slot] == sequence.tokens[: sequence.num_computed]
+            shared = desk.slots[sequence.slot].tokens
+            assert sequence.tokens[: len(shared)] == shared
+
+
+@pytest.mark.parametrize("says", ["a" * 30 + "END", "a" * 22 + "E" * 8 + "END", "E" + "a" * 30 + "END"])
+def test_an_answer_that_a_stop_text_ended_is_gone_on_with_from_before_it(says: str) -> None:
+    desk = Desk(answer=says)
+    end = desk.turn(words(1, 200), sampling=Sampling(stop=("END",)))
+    known = list(end.tokens[:-3])
+    assert len(known) - MIN_DISTANCE < desk.turn([*known, *words(2, 50)]).num_cached <= len(known)
+    assert desk.turn([*known, *words(3, 60)]).num_cached > len(known) - MIN_DISTANCE, "its next message was edited"
 
 
 @pytest.mark.parametrize("checkpoint_bytes", [0, 99])

@@ -11,11 +11,43 @@ from hypothesis import strategies as st
 
 from broker import codec
 from broker.errors import InvalidMessage, UnsupportedVersion
-from broker.messages import Chunk, Done, End, Failed, Message, Reply, Sampling, Started, Timings, Turn, Usage
+from broker.messages import (
+    CallDelta,
+    Chunk,
+    Done,
+    End,
+    Failed,
+    Message,
+    Reply,
+    Sampling,
+    Started,
+    Timings,
+    Tool,
+    ToolCall,
+    Turn,
+    Usage,
+)
 
 TURN: dict[str, Any] = {"v": 1, "id": "t", "conversation": "c", "messages": [{"role": "user", "content": "hi"}]}
 
-messages = st.builds(Message, st.just("user"), st.text())
+calls = st.builds(ToolCall, st.text("abc9", min_size=1, max_size=9), st.just("lamp"), st.text())
+messages = (
+    st.builds(Message, st.just("user"), st.text())
+    | st.builds(
+        Message, st.just("assistant"), st.text(), tool_calls=st.lists(calls, max_size=2).map(tuple), reasoning=st.text()
+    )
+    | st.builds(Message, st.just("tool"), st.text(), tool_call_id=st.text("abc9", min_size=1, max_size=9))
+)
+tools = st.lists(
+    st.builds(
+        Tool,
+        st.text("abc_-.9", min_size=1, max_size=64),
+        st.text(),
+        st.none() | st.just({"type": "object", "properties": {}}),
+    ),
+    max_size=3,
+    unique_by=lambda tool: tool.name,
+)
 samplings = st.builds(
     Sampling,
     max_tokens=st.integers(1, 1000),
@@ -25,12 +57,30 @@ samplings = st.builds(
     stop=st.lists(st.text(min_size=1, max_size=5), max_size=3).map(tuple),
     logprobs=st.none() | st.integers(0, 20),
     json_schema=st.none() | st.just({"type": "object"}),
+    thinking=st.none() | st.sampled_from(["on", "off"]) | st.integers(0, 1000),
 )
 ids = st.text("abcXYZ019_-", min_size=1, max_size=64)
 turns = st.builds(
-    Turn, id=ids, conversation=ids, messages=st.lists(messages, min_size=1, max_size=4).map(tuple), sampling=samplings
+    Turn,
+    id=ids,
+    conversation=ids,
+    messages=st.lists(messages, max_size=4).map(lambda found: (*found, Message("user", "hi"))),
+    sampling=samplings,
+    tools=tools.map(tuple),
+    tool_choice=st.sampled_from(["auto", "none"]),
+    parallel_tool_calls=st.booleans(),
 )
-chunks = st.builds(Chunk, st.integers(0, 9), st.integers(0, 3), st.text(), st.lists(st.integers(0, 1 << 20)).map(tuple))
+deltas = st.builds(CallDelta, st.integers(0, 3), st.text(), st.text(), st.text(), st.integers(0, 9))
+chunks = st.builds(
+    Chunk,
+    st.integers(0, 9),
+    st.integers(0, 3),
+    st.text(),
+    st.lists(st.integers(0, 1 << 20)).map(tuple),
+    reasoning=st.text(),
+    reasoning_offset=st.integers(0, 9),
+    calls=st.lists(deltas, max_size=3).map(tuple),
+)
 dones = st.builds(
     Done,
     st.just("stop"),
@@ -39,6 +89,8 @@ dones = st.builds(
     st.builds(Usage, st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)),
     st.builds(Timings, st.floats(0, 9), st.floats(0, 9), st.floats(0, 9)),
     ids,
+    tool_calls=st.lists(calls, max_size=3).map(tuple),
+    reasoning=st.text(),
 )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -8,12 +9,22 @@ from msgspec import Struct, inspect
 
 from broker import codec
 from broker.conversations import next_name
-from broker.messages import Chunk, Failed, Message, Sampling, TokenLogprob
+from broker.messages import Message, Sampling
 from producers.gateway.errors import ApiError
 from producers.gateway.naming import conversation_of
-from producers.gateway.openai.answers import AnswerObjects
-from producers.gateway.openai.errors import error_body, error_of
 from producers.gateway.openai.requests import ChatRequest, CompletionRequest, Request, parse
+
+HI = {"role": "user", "content": "hi"}
+CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def tool(name: str, **more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, **more}}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"a": nested(depth - 1)} if depth > 1 else {}
+
 
 Kind = type[ChatRequest] | type[CompletionRequest]
 
@@ -21,7 +32,7 @@ FIRST = [{"role": "system", "content": "Be brief."}, {"role": "user", "content":
 LATER = [*FIRST, {"role": "assistant", "content": "So."}, {"role": "user", "content": "And then?"}]
 
 
-def chat(messages: list[dict[str, str]], **more: Any) -> ChatRequest:
+def chat(messages: Sequence[dict[str, Any]], **more: Any) -> ChatRequest:
     return parse(msgspec.json.encode({"model": "m", "messages": messages} | more), ChatRequest)
 
 
@@ -72,7 +83,7 @@ def fields(kind: type[Struct]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(kind, name) for kind in (ChatRequest, CompletionRequest) for name in [*fields(kind), "reasoning_effort", "x_y"]],
+    [(kind, name) for kind in (ChatRequest, CompletionRequest) for name in [*fields(kind), "verbosity", "x_y"]],
 )
 def test_null_is_as_good_as_nothing_in_every_field_also_of_others_apis(kind: Kind, name: str) -> None:
     if name in ("messages", "prompt"):
@@ -96,11 +107,15 @@ def test_null_is_as_good_as_nothing_within_objects_too_and_kept_in_a_schema() ->
     assert found.history == (Message("user", "hi"),)
 
 
+def is_whole(kind: inspect.Type) -> bool:
+    return any(isinstance(one, inspect.IntType) for one in getattr(kind, "types", (kind,)))
+
+
 WHOLE = [
     (kind, field.name)
     for kind in (ChatRequest, CompletionRequest)
     for field in inspect.type_info(kind).fields  # type: ignore[attr-defined]
-    if "IntType" in str(field.type) or field.name in ("n", "best_of")
+    if is_whole(field.type) or field.name in ("n", "best_of")
 ]
 
 
@@ -187,27 +202,100 @@ def test_values_at_the_edges_are_taken_and_mean_what_others_mean(
         ({"messages": []}, "messages", "messages: must not be empty"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "messages[0].content is required"),
         (
-            {"messages": [{"role": "tool", "content": "x"}]},
+            {"messages": [{"role": "system", "content": None}, {"role": "user", "content": "hi"}]},
+            "messages[0].content",
+            "messages[0].content is required",
+        ),
+        (
+            {"messages": [{"role": "function", "content": "x"}]},
             "messages[0].role",
-            'messages[0].role: must be "assistant", "developer", "system" or "user", not "tool"',
+            'messages[0].role: must be "assistant", "developer", "system", "tool" or "user", not "function"',
+        ),
+        (
+            {"messages": [{"role": "tool", "content": "x"}]},
+            "messages[0].tool_call_id",
+            "messages[0].tool_call_id is required",
         ),
         (
             {"messages": [{"role": "assistant", "content": "x"}]},
             "messages[0].role",
-            "the last message must be the user's",
+            "the last message must be the user's or a tool's",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages[0].content[0].type",
             'messages[0].content[0].type: must be "text", not "image_url"',
         ),
+        (
+            {"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}, HI]},
+            "messages[0].tool_calls",
+            "only an assistant's message has any",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x", "reasoning_content": "y"}]},
+            "messages[0].reasoning_content",
+            "only an assistant's message has any",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [CALL | {"id": ""}]}, HI]},
+            "messages[0].tool_calls[0].id",
+            "messages[0].tool_calls[0].id: must not be empty",
+        ),
+        ({"functions": [{"name": "f"}]}, "functions", "functions is not supported: use tools"),
+        ({"function_call": {"name": "f"}}, "function_call", "function_call is not supported: use tool_choice"),
+        ({"reasoning_effort": "much"}, "reasoning_effort", None),
+        (
+            {"tools": [tool("a b")]},
+            "tools[0].function.name",
+            'tools[0].function.name: must be 1 to 64 letters, digits, _, . and -, not "a b"',
+        ),
+        ({"tools": [{"type": "function"}]}, "tools[0].function", "tools[0].function is required"),
+        (
+            {"tools": [{"type": "custom"}]},
+            "tools[0].type",
+            'tools[0].type: must be "function", not "custom"',
+        ),
+        (
+            {"tools": [tool("f"), tool("f")]},
+            "tools[1].function.name",
+            "tools[1].function.name: 'f' is the name of an earlier tool",
+        ),
+        (
+            {"tools": [tool(f"f{index}") for index in range(129)]},
+            "tools",
+            "tools: has 129 tools, and may have 128",
+        ),
+        (
+            {"tools": [tool("f"), tool("g", parameters=nested(33))]},
+            "tools[1].function.parameters",
+            "tools[1].function.parameters: is nested deeper than 32",
+        ),
+        ({"tools": [tool("f", description="x" * 65536)]}, "tools", None),
+        (
+            {"tools": [tool("f")], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            "tool_choice.function.name",
+            "tool_choice.function.name: no tool is called 'g'",
+        ),
+        ({"tool_choice": "required"}, "tool_choice", "tool_choice: no tools are offered"),
+        (
+            {"tools": [tool("f")], "tool_choice": "often"},
+            "tool_choice",
+            'tool_choice: must be "auto", "none", "required" or an object, not "often"',
+        ),
+        (
+            {"tools": [tool("f")], "grammar": 'root ::= "a"'},
+            "grammar",
+            "grammar: a grammar and tools cannot both be given",
+        ),
         ({"metadata": {"a": 5}}, "metadata[...]", "metadata[...]: must be a text, not a whole number"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_sentence(body: dict[str, Any], param: str, sentence: str) -> None:
+def test_what_is_wrong_is_said_in_a_sentence(body: dict[str, Any], param: str, sentence: str | None) -> None:
     with pytest.raises(ApiError) as caught:
         request(ChatRequest, **body)
-    assert (caught.value.status, caught.value.param, caught.value.message) == (400, param, sentence)
+    said = caught.value.message
+    assert (caught.value.status, caught.value.param, said) == (400, param, sentence if sentence is not None else said)
+    assert param in said or sentence is not None
 
 
 @pytest.mark.parametrize(
@@ -264,81 +352,20 @@ def test_half_an_emoji_is_taken_as_a_character_that_cannot_be_told(escaped: str,
     assert parse(b"\xef\xbb\xbf" + body.encode(), ChatRequest).history == (Message("user", text),)
 
 
+@pytest.mark.parametrize("said", [{"content": None, "tool_calls": []}, {}, {"content": ""}, {"content": []}])
+def test_an_assistant_that_said_nothing_is_taken_as_that(said: dict[str, Any]) -> None:
+    between = [*FIRST, {"role": "assistant"} | said, {"role": "user", "content": "go on"}]
+    assert chat(between).history[2] == Message("assistant", "")
+
+
+def test_the_name_of_a_participant_is_taken_and_told_to_be_left_out() -> None:
+    found = chat([{"role": "user", "name": "anna", "content": "hi"}])
+    assert found.history == (Message("user", "hi"),)
+    assert found.left_out == "name"
+    assert chat(FIRST).left_out is None
+
+
 def test_parts_of_a_message_are_lines_of_their_own() -> None:
     parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": "the best book?"}]
     found = request(ChatRequest, messages=[{"role": "user", "content": parts}])
     assert found.history == (Message("user", "What is\nthe best book?"),)
-
-
-# --- Answers ---
-
-
-@pytest.mark.parametrize(
-    ("code", "retryable", "status", "kind", "may_retry"),
-    [
-        ("invalid_message", False, 400, "invalid_request_error", True),
-        ("invalid_template", False, 400, "invalid_request_error", True),
-        ("invalid_grammar", False, 400, "invalid_request_error", True),
-        ("answer_too_large", False, 400, "invalid_request_error", True),
-        ("deadline", False, 408, "server_error", False),
-        ("poison", False, 500, "server_error", False),
-        ("overloaded", True, 503, "server_error", True),
-        ("internal_error", True, 500, "server_error", True),
-        ("of_a_newer_worker", False, 500, "server_error", False),
-    ],
-)
-def test_whose_fault_a_failure_is_and_whether_to_ask_again(
-    code: str, retryable: bool, status: int, kind: str, may_retry: bool
-) -> None:
-    found = error_of(Failed(code, "why", retryable))
-    assert (found.status, found.kind, found.code, found.may_retry) == (status, kind, code, may_retry)
-
-
-def test_a_full_context_is_told_in_words_and_numbers_that_clients_know() -> None:
-    found = error_of(Failed("prompt_too_long", "messages: 507 tokens, and the context holds 300"))
-    error = error_body(found)["error"]
-    assert (found.status, error["code"], error["type"]) == (400, "context_length_exceeded", "invalid_request_error")
-    assert (error["n_prompt_tokens"], error["n_ctx"]) == (507, 300)
-    assert "maximum context length is 300 tokens" in error["message"]
-    assert "exceeds the available context size" in error["message"]
-    other = error_body(error_of(Failed("prompt_too_long", "too long")))["error"]
-    assert "exceeds the available context size" in other["message"]
-
-
-def test_text_offsets_count_characters_in_all_pieces_of_a_stream() -> None:
-    text = " \U0001f469\u200d\U0001f680!"
-    raw = text.encode()
-    pieces = [raw[:4], raw[4:5], raw[5:8], raw[8:10], raw[10:12], raw[12:]]
-    logprobs = [TokenLogprob(index, -1.0, (), piece) for index, piece in enumerate(pieces)]
-    whole = AnswerObjects("1", "m", is_chat=False).chunk(Chunk(1, 0, text, (), tuple(logprobs)))
-    expected = [0, 1, 2, 3, 3, 4]
-    assert whole["choices"][0]["logprobs"]["text_offset"] == expected
-    streamed = AnswerObjects("1", "m", is_chat=False)
-    chunks = [streamed.chunk(Chunk(index, 0, "", (), (one,))) for index, one in enumerate(logprobs)]
-    assert [chunk["choices"][0]["logprobs"]["text_offset"][0] for chunk in chunks] == expected
-    anew = streamed.chunk(Chunk(9, 1, "", (), (logprobs[0],)))
-    assert anew["choices"][0]["logprobs"]["text_offset"] == [0]
-
-
-@pytest.mark.parametrize(
-    ("pieces", "expected"),
-    [
-        ([b"\xf0\x9f", b"abc", b"d"], [0, 1, 4]),
-        ([b"\xf0\x9f", b"\xe6", b"\x97\xa5", b"!"], [0, 1, 1, 2]),
-        ([b"a", b"\x97", b"", b"\xe6\x97", b"\xa5b", b"c"], [0, 1, 2, 2, 2, 4]),
-        ([b"\xf0\x9f", b"", b"\x8e\x89", b"x"], [0, 0, 0, 1]),
-    ],
-)
-def test_text_offsets_are_right_behind_bytes_that_are_no_text(pieces: list[bytes], expected: list[int]) -> None:
-    """The text has U+FFFD for them, which is a character as others are."""
-    text = b"".join(pieces).decode("utf-8", "replace")
-    logprobs = tuple(TokenLogprob(index, -1.0, (), piece) for index, piece in enumerate(pieces))
-    whole = AnswerObjects("1", "m", is_chat=False).chunk(Chunk(1, 0, text, (), logprobs))
-    assert whole["choices"][0]["logprobs"]["text_offset"] == expected
-
-
-def test_a_refused_schema_is_told_by_the_field_of_the_request() -> None:
-    failed = Failed("invalid_grammar", "sampling.json_schema: at /properties/a: pattern: unbalanced '('")
-    error = error_of(failed)
-    assert (error.status, error.param, error.code) == (400, "response_format.json_schema.schema", "invalid_grammar")
-    assert error.message == "response_format.json_schema.schema: at /properties/a: pattern: unbalanced '('"

@@ -31,7 +31,7 @@ def test_a_job_is_seated_generates_and_finishes() -> None:
     bench.loop.submit(job("1"))
     bench.run()
     seated, *generated, end = bench.events
-    assert seated == Seated("1", 0, None)
+    assert seated == Seated("1", 0, None, waited_seconds=2.0)
     assert [event.text for event in generated if isinstance(event, Generated)] == [*"answer"]
     assert isinstance(end, Finished)
     assert (end.reason, end.num_prompt_tokens, end.num_cached, end.num_generated) == ("stop", 5, 0, 6)
@@ -46,7 +46,7 @@ def test_the_next_turn_of_a_conversation_goes_on_behind_what_is_in_its_slot() ->
     assert bench.loop.snapshot.resident == {Key("c", "v"): len(LONG) + len("answer")}
     bench.loop.submit(job("2", LONG + "answer, and then", conversation="v"))
     bench.run()
-    assert bench.of("2")[0] == Seated("2", len(LONG) + len("answer"), "context")
+    assert bench.of("2")[0] == Seated("2", len(LONG) + len("answer"), "context", waited_seconds=2.0)
 
 
 def test_jobs_are_computed_in_one_step_together() -> None:
@@ -321,7 +321,7 @@ def test_with_its_engine_everything_ends_and_nobody_waits_for_ever(error: Except
     bench.loop.submit(job("1"))
     bench.loop.start(told)
     assert told.has_ended.wait(SECONDS)
-    assert told.events == [Seated("1", 0, None), Lost(reason)]
+    assert told.events == [Seated("1", 0, None, waited_seconds=2.0), Lost(reason)]
     assert [one.result(SECONDS) for one in exports] == [None, None]
     bench.loop.stop()
     assert bench.loop.has_ended

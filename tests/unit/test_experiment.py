@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from broker.catalogue import read_catalogue
-from producers.experiment.plan import Plan
+from producers.evaluate.items import SHIPPED, read_items
+from producers.experiment.plan import ExperimentError, Plan, options, read_plan
 from producers.experiment.rows import PUBLISHED, row
 from producers.experiment.table import markdown, table
 from producers.records.files import Run
 from producers.records.lines import Header, TurnRecord
+from tests.support import ROOT
 
 
 def run(model: str, *outcomes: str) -> Run:
@@ -43,3 +47,32 @@ def test_the_table_says_why_turns_failed_and_cuts_no_figure_off() -> None:
     Console(file=out, width=80).print(table(plan, rows * 3))
     assert "…" not in out.getvalue()
     assert "3 failed" in " ".join(out.getvalue().split())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda path: path.name)
+def test_every_plan_that_we_ship_makes_sense(path: Path) -> None:
+    assert read_plan(path).name == path.stem
+
+
+def test_a_model_has_a_load_of_its_own_where_it_needs_one(tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(
+        'name = "x"\n[load]\nmax_tokens = 500\n[[models]]\nmodel = "chat"\n'
+        '[[models]]\nmodel = "base"\nload = { stop = ["\\nUser:"], max_tokens = 40 }'
+    )
+    plan = read_plan(path)
+    chat, base = (options(plan, model).sampling() for model in plan.models)
+    assert (chat.stop, chat.max_tokens) == ((), 500)
+    assert (base.stop, base.max_tokens) == (("\nUser:",), 40)
+    path.write_text('name = "x"\n[[models]]\nmodel = "base"\nload = { stop = [""] }')
+    with pytest.raises(ExperimentError, match="--stop: "):
+        read_plan(path)
+
+
+def test_the_items_that_we_ship_are_pairs_that_no_constant_answer_wins() -> None:
+    left_out: list[object] = []
+    items = read_items(SHIPPED, left_out)  # type: ignore[arg-type]
+    assert (len(items), left_out) == (100, [])
+    assert Counter(item.label for item in items) == {0: 50, 1: 50}
+    assert all(one.choices == two.choices for one, two in zip(items[::2], items[1::2], strict=True))
+    assert len({(item.context, item.rest) for item in items}) == 100

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import pytest
 
 from broker.errors import ServerError
-from broker.messages import FetchPart, Holding, Message, Opened, RecomputedFor, Remembered, StatePart, Turn
+from broker.messages import CutPoint, FetchPart, Holding, Message, Opened, RecomputedFor, Remembered, StatePart, Turn
 from tests.fakes import FakeRenderer, FakeVocabulary
 from tests.kv_fakes import FINGERPRINT, KEY, LAYOUT, FakeEnginePort, state_bytes, state_of
 from workers.kv.cache import OffloadCache
-from workers.kv.checks import checksum
+from workers.kv.checks import checksum, cuts_checksum
 from workers.kv.fetcher import FIRST_BYTES_PER_SECOND, SETUP_SECONDS, Fetcher, Offer, TransferFailed, TransferRate
 from workers.kv.index import packed
 from workers.prompts.history import History
@@ -27,6 +27,11 @@ ENTRY, STATE = state_of(TOKENS)
 HOLDING = Holding("peer", FINGERPRINT, len(TOKENS), len(STATE))
 OPENED = Opened("t", FINGERPRINT, ENTRY.tokens, len(STATE), 0, checksum(ENTRY.tokens, STATE))
 PROMPT = packed([*TOKENS, 7])
+CUTTABLE = replace(LAYOUT, checkpoint_begin=12)
+CUTS = (CutPoint(40, 12), CutPoint(390, 12))
+CHECKPOINTS = [b"a" * 12, b"b" * 12]
+WITH_CUTS = msgspec.structs.replace(OPENED, cuts=CUTS, cuts_sha256=cuts_checksum(CHECKPOINTS))
+EDITED = packed([*TOKENS[:395], 5, 7])
 TURN = Turn("u", "c", (Message("user", "a"), Message("assistant", "b"), Message("user", "c")))
 SLOW, FAST = 100.0, 1e6
 """Tokens that the engine computes a second: four seconds for all of TOKENS, or less than a transfer's beginning."""
@@ -46,7 +51,8 @@ class FakeDirectory:
 
 
 def honest(request: FetchPart) -> StatePart:
-    return StatePart(request.offset, bytes(STATE[request.offset : request.offset + request.size]))
+    content = bytes(STATE) + b"".join(CHECKPOINTS)
+    return StatePart(request.offset, content[request.offset : request.offset + request.size])
 
 
 @dataclass
@@ -96,7 +102,7 @@ class Bench:
             self.peers,
             engine or FakeEnginePort(tokens_per_second=SLOW),
             self.cache,
-            LAYOUT,
+            CUTTABLE,
             self.history,
             max_bytes_per_second=1e9,
         )
@@ -166,6 +172,57 @@ async def test_a_state_that_cannot_be_cut_is_fetched_where_the_prompt_has_all_of
     assert (fetched is not None) == can_remove_part
 
 
+async def test_a_state_is_fetched_with_its_checkpoints_and_can_be_cut_there() -> None:
+    for prompt in (PROMPT, EDITED):
+        bench = Bench(peers=FakePeers(WITH_CUTS), can_remove_part=False)
+        assert await bench.fetcher.fetch(await bench.found(), KEY, prompt, 0) is not None
+        entry, content, _ = bench.cache.take(KEY, keep=True) or pytest.fail("not there")
+        assert (entry.tokens, entry.cuts) == (ENTRY.tokens, CUTS)
+        assert content == bytes(STATE) + b"".join(CHECKPOINTS)
+        found = bench.cache.find(prompt, KEY.client)
+        assert found is not None
+        assert found.num_tokens == (400 if prompt is PROMPT else 390)
+
+
+async def test_checkpoints_that_there_is_no_room_for_are_not_fetched() -> None:
+    bench = Bench(peers=FakePeers(WITH_CUTS), can_remove_part=False, max_bytes=len(STATE) + 20)
+    assert await bench.fetcher.fetch(await bench.found(), KEY, PROMPT, 0) is not None
+    assert bench.cache.take(KEY, keep=True) == (ENTRY, STATE, "peer")
+    another = Bench(peers=FakePeers(WITH_CUTS), can_remove_part=False, max_bytes=len(STATE) + 20)
+    assert await another.fetcher.fetch(await another.found(), KEY, EDITED, 0) is None, "of no use without them"
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        (CutPoint(390, 12), CutPoint(40, 12)),
+        (CutPoint(40, 12), CutPoint(40, 12)),
+        (CutPoint(40, 12), CutPoint(400, 12)),
+        (CutPoint(40, 13),),
+        (CutPoint(40, 1 << 40),),
+    ],
+    ids=["in no order", "twice", "behind the last token", "another length", "no length that is"],
+)
+async def test_checkpoints_that_are_not_as_ours_are_make_a_state_that_is_not_fetched(
+    cuts: tuple[CutPoint, ...],
+) -> None:
+    bench = Bench(peers=FakePeers(msgspec.structs.replace(WITH_CUTS, cuts=cuts)))
+    offer = await bench.found()
+    assert (offer.opened, offer.cause) == (None, "fingerprint")
+
+
+async def test_no_wrong_byte_of_a_checkpoint_reaches_the_cache() -> None:
+    def changed(request: FetchPart) -> StatePart:
+        data = honest(request).data
+        return StatePart(request.offset, data[:-1] + bytes([data[-1] ^ 1]))
+
+    bench = Bench(peers=FakePeers(WITH_CUTS, give=changed))
+    offer = await bench.found()
+    assert await bench.fetch(offer) is None
+    assert offer.cause == "killed"
+    assert bench.cache.entry_of(KEY) is None
+
+
 async def test_what_a_peer_remembers_of_a_conversation_is_taken_over() -> None:
     tokens = [1, *(ord(letter) + 3 for letter in "user: a\nassistant: b")]
     remembered = Remembered(TURN.messages[:2], "user: a\nassistant: ", packed(tokens))
@@ -208,7 +265,7 @@ async def test_an_honest_peers_state_is_in_the_cache_afterwards() -> None:
     seconds = await bench.fetch(await bench.found())
     assert seconds is not None
     assert bench.peers.asked[-1] == "close t"
-    assert bench.cache.take(KEY, keep=True) == (STATE, "peer")
+    assert bench.cache.take(KEY, keep=True) == (ENTRY, STATE, "peer")
 
 
 async def test_what_has_come_here_meanwhile_is_not_fetched_but_closed() -> None:

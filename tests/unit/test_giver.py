@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from broker.messages import FetchOpen, FetchPart, FetchRefused, Message, Opened, Remembered, StatePart
+from broker.messages import CutPoint, FetchOpen, FetchPart, FetchRefused, Message, Opened, Remembered, StatePart
 from tests.kv_fakes import FINGERPRINT, KEY, LAYOUT, FakeEnginePort, state_of
 from workers.kv.cache import OffloadCache
-from workers.kv.checks import checksum
+from workers.kv.checks import checksum, cuts_checksum
 from workers.kv.giver import IDLE_SECONDS, MAX_TRANSFERS, Giver, Throttle
-from workers.kv.index import packed
+from workers.kv.index import KvEntry, packed
 
 LONG = list(range(100))
 SHORT = LONG[:40]
@@ -117,6 +118,36 @@ async def test_no_more_than_half_the_caches_bytes_are_open_but_for_a_single_stat
     giver = giver_of(offloaded=LONG, max_bytes=2 * len(state) + 100)
     await opened(giver)
     assert await giver.open(OPEN) == FetchRefused("busy")
+
+
+CUTS = (CutPoint(40, 12), CutPoint(90, 12))
+
+
+def cuttable() -> tuple[KvEntry, bytes]:
+    entry, state = state_of(LONG)
+    content = bytes(state) + b"a" * 12 + b"b" * 12
+    return replace(entry, num_bytes=len(content), cuts=CUTS), content
+
+
+async def test_checkpoints_come_behind_the_state_for_who_asks_for_them() -> None:
+    entry, content = cuttable()
+    giver = giver_of()
+    giver._cache.offload(entry, content)
+    found = await opened(giver)
+    state = content[:-24]
+    assert (found.num_bytes, found.sha256) == (len(state), checksum(entry.tokens, state))
+    assert (found.cuts, found.cuts_sha256) == (CUTS, cuts_checksum([b"a" * 12, b"b" * 12]))
+    part = await giver.part(FetchPart(found.transfer, len(state) - 4, 40))
+    assert part == StatePart(len(state) - 4, content[len(state) - 4 :])
+
+
+async def test_where_there_is_room_for_little_a_state_is_given_without_its_checkpoints() -> None:
+    entry, content = cuttable()
+    giver = giver_of(max_bytes=4 * len(content) - 40)
+    giver._cache.offload(entry, content)
+    first, second = await opened(giver), await opened(giver)
+    assert (first.cuts, second.cuts) == (CUTS, ())
+    assert await giver.part(FetchPart(second.transfer, second.num_bytes, 24)) == StatePart(second.num_bytes, b"")
 
 
 async def test_a_state_that_nobody_reads_is_let_go_and_one_that_is_read_is_not() -> None:

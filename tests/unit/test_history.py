@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from array import array
+
+import msgspec
 import pytest
 
-from broker.messages import Kind, Message, Turn
+from broker import codec
+from broker.messages import Earlier, Kind, Message, Remembered, ToolCall, Turn
 from tests.fakes import FakeRenderer, FakeVocabulary
 from workers.prompts.history import History
+from workers.prompts.renderer import TemplateRenderer
 
 
 class Retokenizing(FakeVocabulary):
@@ -48,6 +53,73 @@ async def test_another_client_or_another_past_is_tokenised_anew() -> None:
     for client, messages in (("bob", ("hi", "ab", "x")), ("alice", ("hi", "aXb", "x")), ("alice", ("ho", "ab", "x"))):
         prompt = await history.prompt(client, turn(*messages))
         assert prompt.tokens[len(first.tokens) : len(first.tokens) + 2] != [100, 101]
+
+
+async def test_by_text_a_prompt_is_the_same_for_whoever_remembers_the_conversation_and_for_whoever_does_not() -> None:
+    history, other = (History(FakeRenderer(), Retokenizing(), by_text=True) for _ in range(2))
+    first = await history.prompt("alice", turn("hi"))
+    history.remember("alice", turn("hi"), first, [*first.tokens, ord("x") + 3, ord("a") + 3, ord("b") + 3], "xab")
+    second = turn("hi", "xab", "more")
+    prompt = await history.prompt("alice", second)
+    assert prompt.tokens == (await other.prompt("alice", second)).tokens
+    assert prompt.num_known == len(first.tokens) + 1
+
+
+TRIMMING = "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}\n{% endfor %}assistant: "
+
+
+async def test_answers_keep_their_white_space_for_as_long_as_they_are_remembered() -> None:
+    """Here, and with a worker that takes the conversation over in its middle; what was told anew once stays so."""
+    renderer = TemplateRenderer(TRIMMING, bos_token="", eos_token="")
+    try:
+        history, other = (History(renderer, Retokenizing()) for _ in range(2))
+        said: list[str] = ["one", " told before \n"]
+        tokens: list[int] = []
+        for number in range(5):
+            said.append("more")
+            prompt = await history.prompt("alice", turn(*said))
+            assert prompt.tokens[: len(tokens)] == tokens
+            assert ": told before\n" in prompt.rendered.text
+            tokens = [*prompt.tokens, *[ord(letter) + 3 for letter in " ab\n\n"]]
+            name = history.remember("alice", turn(*said), prompt, tokens, " ab\n\n")
+            said.append(" ab\n\n")
+            if number == 2:
+                remembered = history.recall("alice", name)
+                assert remembered is not None
+                other.adopt("alice", name, codec.decode(codec.encode(remembered), Remembered))
+                history = other
+    finally:
+        await renderer.close()
+
+
+@pytest.mark.parametrize("token", [-1, 1 << 21, 2**31 - 1])
+@pytest.mark.parametrize("at", [0, -1])
+async def test_tokens_that_the_vocabulary_does_not_have_are_taken_over_from_nobody(token: int, at: int) -> None:
+    """llama.cpp aborts the process for them, and a checksum is whoever sends them's."""
+    history, other = (History(FakeRenderer(), FakeVocabulary()) for _ in range(2))
+    first = await history.prompt("alice", turn("hi"))
+    name = history.remember("alice", turn("hi"), first, [*first.tokens, ord("x") + 3], "x")
+    remembered = history.recall("alice", name)
+    assert remembered is not None
+    tokens = array("i", remembered.tokens)
+    tokens[at] = token
+    other.adopt("alice", name, msgspec.structs.replace(remembered, tokens=tokens.tobytes()))
+    assert not other.is_current("alice", turn("hi", "x", "more"))
+    other.adopt("alice", name, remembered)
+    assert other.is_current("alice", turn("hi", "x", "more"))
+
+
+async def test_an_answer_is_the_last_one_however_many_results_of_its_calls_follow() -> None:
+    history = History(FakeRenderer(), FakeVocabulary())
+    calls = (ToolCall("a", "f", "{}"), ToolCall("b", "f", "{}"))
+    prompt = await history.prompt("alice", turn("hi"))
+    history.remember("alice", turn("hi"), prompt, [*prompt.tokens, 70], "", calls)
+    results = tuple(Message("tool", "done", tool_call_id=call.id) for call in calls)
+    asked = Turn("t", "c", (Message("user", "hi"), Message("assistant", "", calls), *results))
+    assert history.is_current("alice", asked)
+    assert not history.is_current("bob", asked)
+    later = (*asked.messages, Message("assistant", "from elsewhere"), Message("user", "more"))
+    assert not history.is_current("alice", Turn("t", "c", later))
 
 
 async def test_old_conversations_are_forgotten_beyond_the_cap() -> None:
@@ -107,3 +179,37 @@ async def test_a_raw_prompts_control_tokens_are_recognised_but_where_it_is_score
     for text in continuations:
         history.continuation(prompt, text)
     assert vocabulary.spans == [spans] * (1 + len(continuations))
+
+
+async def answered(history: History, asked: Turn, text: str) -> None:
+    prompt = await history.prompt("alice", asked)
+    history.remember("alice", asked, prompt, [*prompt.tokens, *(ord(letter) + 3 for letter in text)], text)
+
+
+async def test_who_takes_a_conversation_over_asks_again_and_edits_with_the_tokens_that_it_had() -> None:
+    here, there = (History(FakeRenderer(), Retokenizing()) for _ in range(2))
+    await answered(here, turn("hi"), "ab")
+    await answered(here, turn("hi", "ab", "more"), "cab")
+    told = here.recall("alice", "c")
+    assert told is not None
+    there.adopt("alice", "c", told)
+    for contents in (("more",), ("other",), ("more", "cab", "again")):
+        asked = turn("hi", "ab", *contents)
+        prompt = await there.prompt("alice", asked)
+        assert prompt == await here.prompt("alice", asked)
+        assert prompt.num_known > 0
+
+
+@pytest.mark.parametrize(("num_messages", "num_characters", "num_tokens"), [(0, 0, 0), (9, 9999, 9999), (2, 3, 4)])
+async def test_what_a_peer_says_wrongly_of_an_earlier_answer_is_not_believed(
+    num_messages: int, num_characters: int, num_tokens: int
+) -> None:
+    here, there = (History(FakeRenderer(), Retokenizing()) for _ in range(2))
+    await answered(here, turn("hi"), "ab")
+    await answered(here, turn("hi", "ab", "more"), "cab")
+    told = here.recall("alice", "c")
+    assert told is not None
+    there.adopt("alice", "c", msgspec.structs.replace(told, before=Earlier(num_messages, num_characters, num_tokens)))
+    asked = turn("hi", "ab", "other")
+    assert await there.prompt("alice", asked) == await History(FakeRenderer(), Retokenizing()).prompt("alice", asked)
+    assert (await there.prompt("alice", turn("hi", "ab", "more", "cab", "x"))).num_known > 0

@@ -17,6 +17,7 @@ from broker.messages import (
     Beacon,
     Cancel,
     Chunk,
+    CutPoint,
     DeadLetter,
     Done,
     Failed,
@@ -45,6 +46,7 @@ from broker.messages import (
     Usage,
 )
 from broker.replies import understood_end
+from workers.kv.checks import StateLayout
 from workers.kv.disk import Disk
 from workers.kv.index import Key, KvEntry, packed
 from workers.machine.cores import Usage as Spent
@@ -70,6 +72,7 @@ MESSAGES: list[tuple[msgspec.Struct, Any]] = [
     (FetchPart("t", 0, 9), FetchRequest),
     (FetchClose("t"), FetchRequest),
     (Opened("t", "f", packed([1]), 9, 0, "0" * 64), Opened | FetchRefused),
+    (Opened("t", "f", packed([1]), 9, 0, "0" * 64, cuts=(CutPoint(1, 9),)), Opened | FetchRefused),
     (StatePart(0, b"x"), StatePart | FetchRefused),
     (FetchRefused("gone"), StatePart | FetchRefused),
     (Points((Point("m", {"node": "n"}, {"x": 1.0}, 5),)), Points),
@@ -104,7 +107,7 @@ def test_fields_that_a_later_release_adds_are_not_looked_at(message: msgspec.Str
 @pytest.mark.parametrize(
     ("message", "kind", "changed"),
     [
-        (DONE, None, {"finish_reason": "tool_calls"}),
+        (DONE, None, {"finish_reason": "paused"}),
         (
             DONE,
             None,
@@ -165,12 +168,19 @@ def test_a_point_of_a_later_release_costs_itself() -> None:
 
 
 def test_what_a_later_peer_remembers_is_left_out_where_it_is_not_understood() -> None:
-    odd = {"messages": [{"role": "tool", "content": "x"}], "prompt_text": "x", "tokens": b""}
+    odd = {"messages": [{"role": "narrator", "content": "x"}], "prompt_text": "x", "tokens": b""}
     payload = later(Opened("t", "f", packed([1]), 9, 0, "0" * 64), remembered=odd)
     found = codec.decode(payload, Opened | FetchRefused, optional=("remembered",))
     assert (found.transfer, found.remembered) == ("t", None)
     with pytest.raises(InvalidMessage):
         codec.decode(later(Opened("t", "f", b"", 9, 0, "x"), tokens=5), Opened, optional=("remembered",))
+
+
+@pytest.mark.parametrize("odd", [5, [{"num_tokens": "all"}], [{"num_tokens": 1, "num_bytes": 9}] * 17])
+def test_checkpoints_of_a_later_peer_are_left_out_where_they_are_not_understood(odd: Any) -> None:
+    payload = later(Opened("t", "f", packed([1]), 9, 0, "0" * 64), cuts=odd)
+    found = codec.decode(payload, Opened | FetchRefused, optional=("remembered", "cuts"))
+    assert (found.transfer, found.cuts) == ("t", ())
 
 
 class LaterRemembered(msgspec.Struct):
@@ -183,10 +193,10 @@ class LaterRemembered(msgspec.Struct):
 
 def test_a_state_on_disk_is_of_use_without_what_a_later_release_remembers_of_it(tmp_path: Path) -> None:
     key = Key("c", "v")
-    told = cast(Remembered, LaterRemembered([{"role": "tool", "content": "x"}], "x", packed([1])))
-    disk = Disk(tmp_path, 1000, "f", lambda n: 4 * n, lambda _: told)
+    told = cast(Remembered, LaterRemembered([{"role": "narrator", "content": "x"}], "x", packed([1])))
+    disk = Disk(tmp_path, 1000, StateLayout("f", 0, 4), lambda _: told)
     disk.write(KvEntry(key, packed([1, 2]), 8, 0), bytes(8))
-    again = Disk(tmp_path, 1000, "f", lambda n: 4 * n)
+    again = Disk(tmp_path, 1000, StateLayout("f", 0, 4))
     adopted: list[Key] = []
     again.open(lambda key, _: adopted.append(key))
     assert adopted == []

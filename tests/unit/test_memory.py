@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.trees import plant
-from workers.machine.memory import DoesNotFit, KvShape, available_bytes, check_memory, plan_memory
+from workers.machine.memory import RESERVE_BYTES, DoesNotFit, KvShape, available_bytes, check_memory, plan_memory
 
 TINYLLAMA = KvShape(22, 22528, 2048, 32000, 32, 5632)
 GIB, MIB = 2**30, 2**20
@@ -14,7 +14,7 @@ GIB, MIB = 2**30, 2**20
 def check(available: int, num_ctx: int = 8192) -> int:
     plan = check_memory(
         TINYLLAMA,
-        file_bytes=636_795_168,
+        weight_bytes=636_795_168,
         num_ctx=num_ctx,
         num_ubatch=256,
         max_outputs=32,
@@ -25,7 +25,7 @@ def check(available: int, num_ctx: int = 8192) -> int:
 
 
 def test_the_kv_cache_counts_as_measured() -> None:
-    plan = plan_memory(TINYLLAMA, file_bytes=0, num_ctx=1000, num_ubatch=256, max_outputs=32, flash_attention=True)
+    plan = plan_memory(TINYLLAMA, weight_bytes=0, num_ctx=1000, num_ubatch=256, max_outputs=32, flash_attention=True)
     assert plan.kv == pytest.approx(23e6, rel=0.03)
 
 
@@ -51,7 +51,7 @@ def test_a_machine_too_small_for_the_weights_is_told_so() -> None:
 def test_the_plan_is_told_by_its_parts_and_without_what_may_be_parked() -> None:
     plan = check_memory(
         TINYLLAMA,
-        file_bytes=463 * 2**20,
+        weight_bytes=463 * 2**20,
         num_ctx=1024,
         num_ubatch=256,
         max_outputs=32,
@@ -65,12 +65,55 @@ def test_the_plan_is_told_by_its_parts_and_without_what_may_be_parked() -> None:
     assert "grammars 71MiB more once there is one" in told
     assert plan.total == plan.weights + plan.kv + plan.compute + plan.process + plan.offload_cache
     assert plan.offload_cache > 3 * GIB
+    assert f"kept free {round(plan.reserve / 2**20)}MiB" in told
+
+
+def test_what_is_kept_free_is_no_part_of_what_is_predicted() -> None:
+    total = check(8 * GIB)
+    plan = plan_memory(
+        TINYLLAMA, weight_bytes=636_795_168, num_ctx=8192, num_ubatch=256, max_outputs=32, flash_attention=True
+    )
+    assert total == plan.total == plan.needed - RESERVE_BYTES
+    assert check(plan.needed) == total
+    with pytest.raises(DoesNotFit, match="kept free 64"):
+        check(plan.needed - 1)
+
+
+@pytest.mark.parametrize(
+    ("window", "state", "parked", "expected"),
+    [
+        (0, 0, GIB, 0),
+        # Six a slot, for eight slots, of 512 tokens of 15 KiB: more than their share of little, and all of it of much.
+        (512, 0, 8 * MIB, 2 * MIB),
+        (512, 0, 4 * GIB, 6 * 8 * 512 * 15 * 1024),
+        (0, 4 * MIB, 4 * GIB, 6 * 8 * 4 * MIB),
+    ],
+)
+def test_checkpoints_have_a_share_of_what_may_be_parked_by_their_kind(
+    window: int, state: int, parked: int, expected: int
+) -> None:
+    shape = KvShape(18, 3072, 640, 1024, 4, 2048, window, 15 * 1024 if window else 0, state)
+    plan = plan_memory(
+        shape, weight_bytes=0, num_ctx=8192, num_ubatch=256, max_outputs=32, flash_attention=True, offload_cache=parked
+    )
+    assert plan.checkpoints == expected
+    assert ("for checkpoints" in plan.describe()) == bool(expected)
+
+
+def test_a_vocabulary_takes_memory_by_its_tokens_and_merges() -> None:
+    # By PSS of a process that has only loaded it: Qwen2.5's, with merges, and Gemma 3's, without.
+    qwen, gemma = (
+        KvShape(1, 0, 1, tokens, 1, 1, num_merges=merges) for tokens, merges in [(151_936, 151_387), (262_144, 0)]
+    )
+    base = KvShape(1, 0, 1, 0, 1, 1).process_bytes
+    assert qwen.process_bytes - base == pytest.approx(45.8 * MIB, rel=0.05)
+    assert gemma.process_bytes - base == pytest.approx(40.8 * MIB, rel=0.05)
 
 
 @pytest.mark.parametrize(("num_vocab", "measured"), [(1_536, 51 * MIB), (262_144, 225 * MIB)])
 def test_what_grammars_take_besides_is_told_as_measured(num_vocab: int, measured: int) -> None:
     shape = KvShape(22, 22528, 2048, num_vocab, 32, 5632)
-    plan = plan_memory(shape, file_bytes=0, num_ctx=1024, num_ubatch=256, max_outputs=32, flash_attention=True)
+    plan = plan_memory(shape, weight_bytes=0, num_ctx=1024, num_ubatch=256, max_outputs=32, flash_attention=True)
     assert plan.grammars == pytest.approx(measured, rel=0.05)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +77,9 @@ def test_the_command_shows_a_file_and_the_shipped_model_for_people_and_programs(
     said = show(str(mixture(tmp_path / "m.gguf")))
     assert said.returncode == 0, said.stderr
     assert "attention: sliding-window" in said.stdout
+    assert re.search(r"tokens \(weights \d+, KV cache \d+, computing \d+, process \d+\);", said.stdout)
     found: dict[str, Any] = json.loads(show("demo", "--json").stdout)
+    assert sum(found["planned"].values()) == found["planned_bytes"]
     assert (found["architecture"], found["file_bytes"]) == ("llama", DEMO.path.stat().st_size)
 
 

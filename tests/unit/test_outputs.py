@@ -62,11 +62,19 @@ class Desk:
         self.engine = engine or FakeEngine()
         self.told: list[Event] = []
         ticks = iter(range(1, 1000))
-        self.outputs = Outputs(self.engine, self.told.append, canonical_chunk=0, clock=lambda: float(next(ticks)))
+        self.outputs = Outputs(
+            self.engine, self.told.append, self._take_back, canonical_chunk=0, clock=lambda: float(next(ticks))
+        )
         self.active = ActiveJob.of(Job("a", "c", "v", PROMPT, **({"max_tokens": 9} | fields)), 0.0)  # type: ignore[arg-type]
         self.active.take(Place(0, 0))
         self.sampler = Scripted(*says)
         self.active.sampler = self.sampler
+
+    def _take_back(self, active: ActiveJob, num_tokens: int) -> int:
+        if self.engine.truncate(0, num_tokens):
+            return num_tokens
+        self.engine.truncate(0, 0)
+        return 0
 
     def take(self) -> Ending | None:
         """Computes what is missing, and makes of it what there is to make."""

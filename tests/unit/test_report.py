@@ -283,6 +283,16 @@ def test_there_is_no_half_a_turn_on_an_axis(tmp_path: Path) -> None:
             assert not [tick for tick in ticks if "." in tick or tick.startswith("−")], name[1]
 
 
+@pytest.mark.parametrize(("models", "expected"), [(("small", "large"), "small large"), (("one", "one"), "r1 r2")])
+def test_a_legend_names_the_models_where_they_tell_the_runs_apart(
+    tmp_path: Path, models: tuple[str, ...], expected: str
+) -> None:
+    paths = [write(tmp_path / f"{n}.jsonl", f"r{n}", 3, model=model) for n, model in enumerate(models, 1)]
+    picture = next(one for one in all_of(read_runs(paths)) if "Time to first token by turn" in one[:300])
+    texts = re.findall(r"<text[^>]*>(\w+)</text>", picture)
+    assert [one for one in texts if one in ("r1", "r2", *models)] == expected.split()
+
+
 def test_a_run_with_nothing_in_it_is_a_page_too(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", "empty", 0)
     assert report([path], Bounds(), html=tmp_path / "x.html", csv=None, as_json=False) == 0

@@ -3,9 +3,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from broker.discovery import CHAT, DRAINING, RAW, SCORE, SERVING, STARTING, Load, WorkerInfo
+from broker.discovery import CHAT, DRAINING, RAW, SCORE, SERVING, STARTING, TOOLS, Load, WorkerInfo
 from broker.errors import UnservedModel
-from broker.messages import Message
+from broker.messages import Message, Tool, ToolCall
 from producers.routing.policies import Decision, ModelTags, Needs, Policy, Routes, choose
 
 
@@ -97,6 +97,31 @@ def test_a_model_without_a_template_is_chosen_for_raw_prompts_alone() -> None:
     # Any of a model's workers may take the turn.
     mixed = [offer("a", can=(CHAT,), size=900), offer("a", can=(RAW,), size=900, name="w2"), offer("c")]
     assert choose(Routes(), "auto", mixed, Needs.of(QUESTION)).model == "c"
+
+
+CALLED = [*QUESTION, Message("assistant", "", (ToolCall("a", "f", "{}"),)), Message("tool", "x", tool_call_id="a")]
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [
+        Needs.of(QUESTION, tools=[Tool("f")]),
+        Needs.of(CALLED),
+        Needs.of([*QUESTION, Message("assistant", "x", reasoning="y"), *QUESTION]),
+    ],
+)
+def test_tools_calls_and_thoughts_go_to_who_knows_them(needs: Needs) -> None:
+    workers = [offer("a", can=(CHAT, RAW, SCORE), size=900), offer("b", can=(CHAT, TOOLS))]
+    assert choose(Routes(), "auto", workers, needs).model == "b"
+    assert choose(Routes(), "auto", workers, Needs.of(QUESTION)).model == "a"
+    with pytest.raises(UnservedModel, match="lack tools"):
+        choose(Routes(), "auto", workers[:1], needs)
+
+
+def test_what_tools_say_counts_for_the_context() -> None:
+    large = Tool("f", "word " * 2000, {"type": "object"})
+    workers = [offer("a", num_ctx=512, size=900), offer("b", num_ctx=8192, wait=30.0)]
+    assert choose(Routes(), "auto", workers, Needs.of(QUESTION, tools=[large])).model == "b"
 
 
 def test_a_context_that_is_too_small_is_passed_over_and_the_largest_is_taken_where_all_are() -> None:

@@ -13,7 +13,7 @@ from workers.engine.scheduler import CostModel
 from workers.engine.seating import Seating
 from workers.engine.slots import Slots
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
-from workers.kv.index import Key
+from workers.kv.index import Key, KvEntry, packed
 
 
 def tokens_of(text: str) -> list[int]:
@@ -108,6 +108,17 @@ def test_another_conversation_of_the_client_shares_a_running_turns_prefix_and_an
     hall.serve(waiting("1", LONG))
     assert hall.seat(waiting("2", LONG + " at all")) == Place(1, len(LONG), "context")
     assert hall.seat(waiting("3", LONG + " at all", client="stranger")) == Place(2, 0, None)
+
+
+def test_a_conversation_that_came_back_longer_leaves_no_older_slot_behind() -> None:
+    hall = Hall(num_slots=3)
+    hall.serve(waiting("1", LONG, conversation="v"))
+    hall.serve(waiting("2", LONG, conversation="w", client="stranger"))
+    tokens = waiting("3", LONG * 2).sequence.tokens
+    state = b"fake    " + packed(tokens)
+    hall.cache.offload(KvEntry(Key("c", "v"), packed(tokens), len(state)), state, "peer")
+    assert hall.serve(waiting("4", LONG * 2 + "!", conversation="v")) == Place(2, len(LONG) * 2, "peer")
+    assert [len(hall.engine.cells[index]) for index in range(3)] == [0, len(LONG), len(LONG) * 2 + 1]
 
 
 def test_a_turn_waits_where_every_slot_is_taken_and_is_seated_once_one_is_free() -> None:

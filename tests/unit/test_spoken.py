@@ -22,6 +22,7 @@ class ByteVocabulary:
     """A byte a token, shifted by 3, and some merges: a text has many tokenisations."""
 
     begin: int | None = None
+    num_tokens = 1 << 16
 
     def piece(self, token: int) -> bytes:
         for text, merged in MERGED.items():

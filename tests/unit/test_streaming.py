@@ -23,7 +23,8 @@ from tests.turn_fakes import (
 from workers.engine.events import Event, Finished, Generated, Lost, Rejected, Seated
 from workers.kv.fetcher import Offer
 from workers.kv.index import Key
-from workers.prompts.history import History, Prompt, Rendered
+from workers.prompts.history import History, Prompt
+from workers.prompts.rendered import Rendered
 from workers.turns.outcomes import Answered, Returned
 from workers.turns.recent import RecentTurns
 from workers.turns.remembering import Remembering
@@ -133,12 +134,12 @@ async def test_a_deadline_ends_the_waiting() -> None:
 
 async def test_an_answer_is_written_as_it_comes_and_ends_whole() -> None:
     stage, work = Stage(), work_of(stored_at=time.time() - 5)
-    done = await stage.done(work, Seated(JOB, 0), generated("ab"), generated("c"), finished(joules=7.5))
+    done = await stage.done(work, Seated(JOB, 0, None, 100.0), generated("ab"), generated("c"), finished(joules=7.5))
     assert stage.writer.chunks == [("abc", (100, 101, 102))]
     assert (done.text, done.tokens, done.finish_reason) == ("abc", (100, 101, 102), "stop")
     assert (done.worker, done.attempt, done.num_chunks) == ("w1", 0, 2)
     assert (done.timings.prefill, done.timings.decode, done.timings.cancel) == (0.5, 2.0, 0.0)
-    assert 5 <= done.timings.queue_wait < 60
+    assert 105 <= done.timings.queue_wait < 160
     assert work.notes.joules == 7.5
     assert work.notes.first_token_at == pytest.approx(time.time(), abs=60)
     assert stage.recent.mean_tokens == 3
@@ -234,17 +235,27 @@ async def test_a_conversation_that_is_named_by_its_history_has_the_next_name_eve
 
 
 @pytest.mark.parametrize(
-    ("turn", "reason"),
+    ("turn", "text", "reason"),
     [
-        (turn_of(), "cancelled"),
-        (turn_of(raw=True), "stop"),
-        (turn_of(kind="score", continuations=("x",)), "stop"),
+        (turn_of(), "", "cancelled"),
+        (turn_of(raw=True), "abc", "stop"),
+        (turn_of(kind="score", continuations=("x",)), "abc", "stop"),
     ],
 )
-async def test_nothing_goes_on_from_a_cancelled_raw_or_scored_turn(turn: Turn, reason: str) -> None:
+async def test_nothing_goes_on_from_a_raw_or_scored_turn_or_one_that_was_cancelled_before_its_answer_began(
+    turn: Turn, text: str, reason: str
+) -> None:
     stage = Stage()
-    await stage.done(work_of(turn), generated("abc"), finished(reason=reason))
+    await stage.done(work_of(turn), generated(text), finished(text, reason))
     assert (stage.engine.renamed, stage.peers.announced) == ([], [])
+
+
+async def test_a_cancelled_answer_is_gone_on_from_as_far_as_it_came() -> None:
+    stage, work = Stage(), work_of()
+    await stage.done(work, generated("abc"), finished(reason="cancelled"))
+    assert stage.peers.announced == [(CLIENT, "a", len(finished().tokens) - 1)]
+    messages = (*work.turn.messages, Message("assistant", "abc"), Message("user", "more"))
+    assert stage.history.is_current(CLIENT, turn_of(messages=messages))
 
 
 # --- Usage ---

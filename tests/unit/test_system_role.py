@@ -81,7 +81,7 @@ async def test_a_system_message_is_put_before_the_users_first_as_llama_cpp_does(
     renderer = await started(TEMPLATES["refuses the role"][0])
     messages = (Message("system", "Be brief."), Message("user", "Hello."), Message("assistant", " ok "))
     try:
-        found = await renderer.render((*messages, Message("user", "So?")), exact=2)
+        found = await renderer.render((*messages, Message("user", "So?")), exact=(2,))
     finally:
         await renderer.close()
     assert found.text == "user: Be brief.\nHello.\nassistant:  ok \nuser: So?\n"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 
 from workers.prompts.template import TemplateFailed, render
@@ -10,7 +12,7 @@ CHATML = (
 )
 
 
-def run(template: str, *contents: str, exact: int = -1) -> tuple[str, list[str]]:
+def run(template: str, *contents: str, exact: Collection[int] = ()) -> tuple[str, list[str]]:
     messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
     found = render(template, messages, bos_token="<s>", eos_token="</s>", exact=exact)
     return found["text"], [found["text"][start:end] for _, start, end in found["contents"]]
@@ -26,7 +28,7 @@ def test_contents_are_found_and_a_trim_still_trims() -> None:
 
 
 def test_an_exact_message_keeps_its_white_space() -> None:
-    assert run(CHATML, "x", " kept ", "y", exact=1)[1] == ["x", " kept ", "y"]
+    assert run(CHATML, "x", " kept ", "y", exact=(1,))[1] == ["x", " kept ", "y"]
 
 
 def test_a_template_that_cuts_into_a_content_makes_no_template_text_of_it() -> None:
@@ -41,13 +43,30 @@ def test_what_is_cut_off_anywhere_is_a_content(length: int) -> None:
     assert (text, contents) == (content[:length] + "|", [content[:length]])
 
 
-@pytest.mark.parametrize("text", ["", " ", "\n kept", "kept\n"])
+@pytest.mark.parametrize("text", ["k", "\n kept", "kept\n"])
 def test_nothing_is_stripped_off_an_exact_message(text: str) -> None:
     prompt, contents = run(
-        "{% for m in messages %}<{{ m.content.strip() | trim }}>{% endfor %}", "x", text, "y", exact=1
+        "{% for m in messages %}<{{ m.content.strip() | trim }}>{% endfor %}", "x", text, "y", exact=(1,)
     )
     assert prompt == f"<x><{text}><y>"
     assert contents == ["x", text, "y"]
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_exact_message_of_nothing_but_white_space_says_nothing_to_a_template_that_asks(text: str) -> None:
+    template = "{% for m in messages %}<{{ 'says ' + m.content if m.content.strip() else 'nothing' }}>{% endfor %}"
+    assert run(template, "x", text, "y", exact=(1,)) == ("<says x><nothing><says y>", ["x", "y"])
+
+
+def test_of_several_exact_messages_each_keeps_its_white_space_and_its_place() -> None:
+    template = "{% for m in messages %}{{ m.content | trim }}{% endfor %}"
+    said = ("x", " kept ", " y ", "\nk", "\n", "", "z")
+    text, contents = run(template, *said, exact=(1, 3, 5))
+    assert text == "x kept y\nkz"
+    assert contents == ["x", " kept ", "y", "\nk", "z"]
+    messages = [{"role": "user", "content": text} for text in said]
+    found = render(template, messages, bos_token="", eos_token="", exact=(1, 3, 5))
+    assert [index for index, _, _ in found["contents"]] == [0, 1, 2, 3, 6]
 
 
 def test_the_thinking_that_a_template_cuts_off_leaves_the_answer_a_content() -> None:

@@ -99,7 +99,9 @@ def plain_jinja(template: str) -> jinja2.Template:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
     )
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment.filters["tojson"] = lambda value, ensure_ascii=False, **how: json.dumps(
+        value, ensure_ascii=ensure_ascii, **how
+    )
     environment.globals["raise_exception"] = lambda message: 1 / 0
     environment.globals["strftime_now"] = datetime.datetime.fromisoformat(DAY).strftime
     environment.globals["date_string"] = "26 Nov 2026"

@@ -52,6 +52,8 @@ def write_f16(folder: Path, path: Path) -> None:
 
 
 def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit("usage: python tools/demo_model/convert.py FOLDER FILE [Q8_0|Q4_0|F16]")
     folder, path = Path(sys.argv[1]), Path(sys.argv[2])
     quantization = sys.argv[3] if len(sys.argv) > 3 else "Q8_0"
     unquantized = path.with_suffix(".f16")

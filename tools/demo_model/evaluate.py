@@ -38,6 +38,7 @@ SEED = 20_000
 CONCURRENCY = 8
 MAX_TOKENS = 64
 NUM_WELL_FORMED = 200
+"""Prompts at most, of both splits."""
 _SENTENCE = re.compile(r"[A-Z0-9][^.?!]*[.?!]( [A-Z0-9][^.?!]*[.?!])*")
 _WORD = re.compile(r"[A-Za-z0-9:'-]+")
 
@@ -134,7 +135,7 @@ class Evaluation:
         prompts: list[list[Message]] = []
         for split in SPLITS:
             rng = random.Random(f"well formed {split} {SEED}")
-            for dialogue in islice(corpus.dialogues(split, SEED + 1), NUM_WELL_FORMED // 2):
+            for dialogue in islice(corpus.dialogues(split, SEED + 1), min(NUM_WELL_FORMED, self._count) // 2):
                 turns = [at for at, (role, _) in enumerate(dialogue) if role == "user"]
                 prompts.append(messages_of(dialogue[: rng.choice(turns) + 1]))
         sampling = Sampling(max_tokens=MAX_TOKENS, temperature=temperature, seed=SEED)

@@ -128,6 +128,9 @@ def photograph(data: dict[str, Any], out: Path) -> None:
 
 
 def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit("usage: python tools/draw_dashboards/draw.py FOLDER")
+
     async def collect() -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="turnpike-draw-") as folder:
             influx = InfluxServer(Path(folder) / "influx")

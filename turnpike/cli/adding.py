@@ -15,6 +15,8 @@ from broker.settings import ModelSettings
 if TYPE_CHECKING:
     from broker.catalogue import Locked
 
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+"""As the hub names one."""
 LOCK_SECONDS = 60.0
 """How long it waits for another one that writes the same files."""
 
@@ -22,11 +24,12 @@ LOCK_SECONDS = 60.0
 class AddOptions(ModelSettings, frozen=True, kw_only=True):
     """`turnpike models add`."""
 
-    source: Annotated[
-        str, Argument("a GGUF file, or OWNER/NAME of the hub with --file", metavar="FILE|REPO", is_positional=True)
-    ]
+    source: Annotated[str, Argument("a GGUF file, or OWNER/NAME of the hub", metavar="FILE|REPO", is_positional=True)]
     name: Annotated[str | None, Argument("what to call it (default: from the file's name)")] = None
-    file: Annotated[str | None, Argument("the file in that repository; the first one of several")] = None
+    file: Annotated[
+        str | None,
+        Argument("the file in that repository, the first one of several (default: its one model, or the one Q4_K_M)"),
+    ] = None
     revision: Annotated[str, Argument("a branch, tag or commit of it")] = "main"
 
 
@@ -39,18 +42,34 @@ def run_add(options: AddOptions) -> int:
     from workers.model_facts import entry_of_files, facts_of
 
     lock_file, own = Path(options.lock_file), Path(options.catalogue)
-    stem = re.sub(r"-\d{5}-of-\d{5}$", "", Path(options.file or options.source).stem)
+    file = _file_of_hub(options)
+    stem = re.sub(r"-\d{5}-of-\d{5}$", "", Path(file or options.source).stem)
     token = subjects.token(options.name or re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:64], "model")
     with Lock.of(lock_file, "the lock file", wait_seconds=LOCK_SECONDS):
         locked = read_lock(lock_file, to_write=True) if lock_file.exists() else {}
         entries = read_catalogue(own) if own.exists() else {}
-        found = _from_hub(options, token) if options.file is not None else _from_file(options, token)
+        found = _from_hub(options, file, token) if file is not None else _from_file(options, token)
         path = found.path_in(Path(options.models_dir).expanduser(), token)
         entries[token] = entry_of_files(path, facts_of(path, available_bytes()), found)
         write_lock(lock_file, locked | {token: found})
         write_catalogue(own, entries)
     sys.stdout.write(f"{token}: {path}: in {lock_file} and {own}\n")
     return 0
+
+
+def _file_of_hub(options: AddOptions) -> str | None:
+    """Which file of which the hub is asked; None where a file that is here is meant. Raises TurnpikeError."""
+    source = Path(options.source).expanduser()
+    if (
+        options.file is not None
+        or source.suffix == ".gguf"
+        or source.exists()
+        or not REPOSITORY.fullmatch(options.source)
+    ):
+        return options.file
+    from broker import hub
+
+    return hub.choose(options.source, revision=options.revision)
 
 
 def _from_file(options: AddOptions, token: str) -> Locked:
@@ -77,9 +96,9 @@ def _from_file(options: AddOptions, token: str) -> Locked:
     return found
 
 
-def _from_hub(options: AddOptions, token: str) -> Locked:
+def _from_hub(options: AddOptions, file: str, token: str) -> Locked:
     from broker import hub
 
-    found = hub.lock(options.source, options.file or "", revision=options.revision)
+    found = hub.lock(options.source, file, revision=options.revision)
     hub.pull(token, found, Path(options.models_dir).expanduser(), wait_seconds=options.wait_seconds)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from broker.declaring import Argument
@@ -35,6 +36,11 @@ class ChatOptions(AskSettings, frozen=True, kw_only=True):
 
     model: Model
     system: Annotated[str | None, Argument("a system message")] = None
+    tools: Annotated[
+        str | None,
+        Argument("a Python file: each function in it is a tool that the model may call", metavar="FILE", path="file"),
+    ] = None
+    yes: Annotated[bool, Argument("run what the model calls without a question")] = False
 
 
 class ReadOptions(CommonSettings, frozen=True, kw_only=True):
@@ -89,6 +95,9 @@ def run_chat(options: ChatOptions) -> int:
     from broker import process
     from producers.commands.chat import chat
     from producers.routing.policies import read_routes
+    from producers.terminal.tool_file import functions_of
+
+    functions = functions_of(Path(options.tools).expanduser()) if options.tools is not None else []
 
     async def chat_there(stop: asyncio.Event) -> int:
         async with broker_or_own(options, options.model) as there:
@@ -98,6 +107,8 @@ def run_chat(options: ChatOptions) -> int:
                 options.sampling(),
                 stop,
                 system=options.system,
+                functions=functions,
+                is_allowed=options.yes,
                 routes=read_routes(options.routes),
                 is_seeded=options.seed is not None,
             )

@@ -34,7 +34,7 @@ def _file_plan(path: Path, options: WorkerSettings) -> int:
     try:
         plan = plan_memory(
             model.kv_shape,
-            file_bytes=resident(model.file_bytes, options.resident_bytes),
+            weight_bytes=resident(model.weight_bytes, options.resident_bytes),
             num_ctx=options.num_ctx,
             num_ubatch=options.num_ubatch,
             max_outputs=max(MAX_OUTPUTS, options.num_slots),

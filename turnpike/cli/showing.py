@@ -59,30 +59,40 @@ def _large(count: int, unit: str = "") -> str:
     return f"{count / GB:.2f} G{unit}" if count >= GB else f"{count / 1e6:,.3g} M{unit}"
 
 
+def _small(count: int) -> str:
+    """12.3 MB, 8.2 kB."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
 def _lines(facts: ModelFacts) -> list[str]:
     yes = {True: "yes", False: "no"}
     low, high = facts.tokens_per_second
     active = "" if facts.active_parameters == facts.parameters else f", {_large(facts.active_parameters)} active"
     fits = f"up to {facts.largest_context:,} tokens fit" if facts.largest_context else "no context fits"
-    cells = [f"{facts.kv_bytes_per_token * 1000 / 1e6:.1f} MB for 1,000 tokens"]
+    cells = [f"{_small(facts.kv_bytes_per_token * 1000)} for 1,000 tokens"] if facts.kv_bytes_per_token else []
     if facts.window:
-        of_windows = facts.window_bytes_per_token * facts.window / 1e6
-        cells.append(f"{of_windows:.1f} MB at most for windows of {facts.window:,} tokens")
+        of_windows = _small(facts.window_bytes_per_token * facts.window)
+        cells.append(f"{of_windows} at most for windows of {facts.window:,} tokens")
     if facts.state_bytes:
-        cells.append(f"{facts.state_bytes / 1e6:.1f} MB a conversation for recurrent layers")
+        cells.append(f"{_small(facts.state_bytes)} a conversation for recurrent layers")
+    is_hybrid = facts.state_bytes and facts.kv_bytes_per_token
+    attention = "in some layers, others are recurrent" if is_hybrid else facts.memory
+    planned = ", ".join(f"{purpose} {size / MIB:,.0f}" for purpose, size in facts.planned.items())
+    template = "in the file" if facts.has_template else "none in the file"
     files = f" in {facts.files} files" if facts.files > 1 else ""
     rows = {
         "model": facts.name,
-        "architecture": f"{facts.architecture}, {facts.layers} layers, attention: {facts.memory}",
+        "architecture": f"{facts.architecture}, {facts.layers} layers, attention: {attention}",
         "parameters": f"{_large(facts.parameters)}{active}",
         "quantisation": facts.quantization,
         "size": f"{_large(facts.file_bytes, 'B')}{files}; {_large(facts.active_bytes, 'B')} are read for a token",
         "trained for": f"{facts.context:,} tokens",
-        "template": f"{yes[facts.has_template]}; tools: {yes[facts.has_tools]}; thinking: {yes[facts.has_thinking]}",
+        "template": f"{template}; tools: {yes[facts.has_tools]}; thinking: {yes[facts.has_thinking]}",
         "vocabulary": f"{facts.vocabulary}, {facts.vocabulary_tokens:,} tokens",
         "licence": facts.licence,
         "KV cache": ", ".join(cells),
-        "memory": f"{facts.planned_bytes / MIB:,.0f} MiB with a context of {facts.planned_context:,} tokens;"
+        "memory": f"{facts.planned_bytes / MIB:,.0f} MiB with a context of {facts.planned_context:,} tokens"
+        f" ({planned});"
         f" of {facts.available_bytes / MIB:,.0f} MiB here {fits}",
         "speed": f"{low} to {high} tokens/s at most on a Raspberry Pi 5",
     }

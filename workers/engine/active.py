@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from broker.messages import CachedIn, FinishReason, Score
+from workers.engine.checkpoints import BEFORE_END
 from workers.engine.detokenizer import Detokenizer
 from workers.engine.events import Finished, Job
 from workers.engine.protocol import TokenSampler, Vocabulary
@@ -44,6 +45,8 @@ class ActiveJob:
     is_greedy: bool = True
     is_preempted: bool = False
     """It gave its slot to an interactive job, and goes on when there is one again."""
+    may_end_at: int = -1
+    """So many tokens come before what may turn out to be its stop text, of which the first token was just chosen."""
     is_late: bool = False
     """Its grammar has not said yet which token may follow: the others go on without it."""
 
@@ -83,6 +86,19 @@ class ActiveJob:
         if self.job.continuations:
             return self.sequence.tokens[: self.sequence.first_output + 1]
         return self.sequence.tokens
+
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """Positions in its tokens that it, or another conversation, comes back to, in order: of one that is scored
+        where its continuations part, else the prompt's, of which one is its end's."""
+        if self.job.continuations:
+            return (min(self._num_shared_with(index) for index in range(len(self.job.continuations))),)
+        return self.job.boundaries or (len(self.job.prompt) - BEFORE_END,)
+
+    def _num_shared_with(self, index: int) -> int:
+        """How many tokens the first continuation and that one begin with that are not scored of it."""
+        known, begin = self.job.continuations[index]
+        return min(begin - 1, common_prefix(list(self.job.continuations[0][0]), list(known)))
 
     def take(self, place: Place) -> None:
         """Goes on from there: for the first time, or after it was preempted."""

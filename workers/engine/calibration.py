@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from workers.engine.protocol import Engine, Span
 from workers.engine.scheduler import MIN_PREFILL_TOKENS, CostModel
+from workers.kv.checks import StateLayout
 
 WARM_UP_TOKENS = 64
 THREADS_SECONDS = 0.6
@@ -24,6 +25,9 @@ class Calibration:
     decode_seconds: float | None = None
     state_begin_bytes: int = 0
     state_bytes_per_token: int = 0
+    window: int = 0
+    window_bytes_per_token: int = 0
+    checkpoint_begin_bytes: int = 0
 
     def costs(self) -> CostModel:
         """A cost model that begins with what was measured."""
@@ -31,9 +35,16 @@ class Calibration:
             return CostModel()
         return CostModel(self.prefill_seconds_per_token, {1: self.decode_seconds})
 
-    def state_bytes(self, num_tokens: int) -> int:
-        """How many bytes the state of so many tokens has, of a model that keeps all of them."""
-        return self.state_begin_bytes + self.state_bytes_per_token * num_tokens
+    def layout(self, fingerprint: str) -> StateLayout:
+        """What states are like, where `fingerprint` is of the model file and of all else that decides it."""
+        return StateLayout(
+            fingerprint,
+            self.state_begin_bytes,
+            self.state_bytes_per_token,
+            self.window,
+            self.window_bytes_per_token,
+            self.checkpoint_begin_bytes,
+        )
 
 
 UNMEASURED = Calibration()
@@ -69,20 +80,32 @@ def measure_threads(
     return seconds
 
 
+def _checkpoint_bytes(engine: Engine) -> int:
+    return 0 if engine.can_remove_part else engine.checkpoint_bytes(0)
+
+
 def calibrate(engine: Engine, clock: Callable[[], float] = time.perf_counter) -> Calibration:
     """Takes a prefill and a decode step twice: the first time pays for the memory's first touch. Raises EngineError."""
-    num_tokens = max(1, min(WARM_UP_TOKENS, engine.max_batch_tokens, engine.max_sequence_tokens - 2))
+    # Within a window, so that the second step's token adds to what it has.
+    room = min(engine.max_sequence_tokens - 1, engine.window or engine.max_sequence_tokens) - 1
+    num_tokens = max(1, min(WARM_UP_TOKENS, engine.max_batch_tokens, room))
     for _ in range(2):
         engine.truncate(0, 0)
         started = clock()
         engine.decode([Span(0, 0, _prompt(num_tokens), num_tokens - 1)])
         middle = clock()
-        first = engine.state_bytes(0)
+        first, checkpoint = engine.state_bytes(0), _checkpoint_bytes(engine)
         engine.decode([Span(0, num_tokens, (0,), num_tokens)])
         finished = clock()
-        each = engine.state_bytes(0) - first
+        each, each_in_window = engine.state_bytes(0) - first, _checkpoint_bytes(engine) - checkpoint
         found = Calibration(
-            max(middle - started, 1e-6) / num_tokens, max(finished - middle, 1e-6), first - each * num_tokens, each
+            max(middle - started, 1e-6) / num_tokens,
+            max(finished - middle, 1e-6),
+            first - each * num_tokens,
+            each - each_in_window,
+            engine.window,
+            each_in_window,
+            checkpoint - each_in_window * num_tokens,
         )
     engine.truncate(0, 0)
     return found

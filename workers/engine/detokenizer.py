@@ -19,6 +19,11 @@ class Detokenizer:
         self.stopped = False
         """Whether a stop string was found; the text ends before it."""
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether text is held back that may be the beginning of a stop string."""
+        return bool(self._held)
+
     def add(self, piece: bytes) -> str:
         """The text that this piece makes sendable."""
         assert not self.stopped

@@ -24,8 +24,13 @@ class Job:
     gbnf: str | None = None
     continuations: tuple[tuple[tuple[int, ...], int], ...] = ()
     """For scoring: all tokens of prompt and continuation, and where the continuation begins."""
+    shown: Mapping[int, bytes] = field(default_factory=dict)
+    """Control tokens that have a text in this answer, and which: a call, or a thought, is written with them."""
     resumed: tuple[int, ...] = ()
     """The answer's tokens that an earlier worker has sent: known, to be computed, not to be told again."""
+
+    boundaries: tuple[int, ...] = ()
+    """Positions in the prompt that other conversations, or this one, come back to: the ends of its messages."""
 
     def num_to_score(self, first: int) -> int:
         """The tokens of the continuations from that one on."""
@@ -39,6 +44,8 @@ class Seated:
     job: str
     num_cached: int
     cached_in: CachedIn | None = None
+    waited_seconds: float = 0.0
+    """Since it was submitted, by the engine's clock: it is told only with what the step behind it brought."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ class EngineLoop:
         self._inbox = Inbox(clock)
         self._seating = Seating(engine, slots, cache, clock)
         self._events: list[Event] = []
-        self._outputs = Outputs(engine, self._events.append, slots.canonical_chunk, clock)
+        take_back = self._seating.take_back
+        self._outputs = Outputs(engine, self._events.append, take_back, slots.canonical_chunk, clock)
         self._accounts = Accounts(engine, threads, on_step, power)
         self._running: dict[str, ActiveJob] = {}
         """Jobs that have a slot, or had to give theirs away for a while."""
@@ -208,7 +209,8 @@ class EngineLoop:
         if is_new and (ending := self._outputs.open(active)) is not None:
             self._end(active, ending)
         elif is_new:
-            self._events.append(Seated(active.id, place.num_cached, place.cached_in))
+            waited = self._clock() - active.sequence.arrived_at
+            self._events.append(Seated(active.id, place.num_cached, place.cached_in, waited))
 
     def _end(self, active: ActiveJob, ending: Ending) -> None:
         """Lets a job go: tells of its end, and gives back what it had."""
@@ -236,7 +238,9 @@ class EngineLoop:
         for sequence, span, outputs in zip(step.sequences, step.spans, rows, strict=True):
             active = self._running[sequence.id]
             self._seating.keep_checkpoint(active)
-            if (ending := self._outputs.take(active, span, outputs)) is not None:
+            ending = self._outputs.take(active, span, outputs)
+            self._seating.keep_in_passing(active)
+            if ending is not None:
                 endings.append((active, ending))
         now = self._clock()
         self._scheduler.observe(step, now - started, now)

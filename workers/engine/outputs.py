@@ -22,15 +22,22 @@ Ending = FinishReason | Rejected
 
 
 class Outputs:
-    """Samples and scores. Belongs to the engine's thread; `emit` is given what was generated.
+    """Samples and scores. Belongs to the engine's thread; `emit` is given what was generated, and `take_back` leaves a
+    job's slot with so many of its tokens at most, and tells with how many.
 
     Whatever goes wrong with a turn's sampler rejects that turn and nobody else's; only EngineLost is raised.
     """
 
     def __init__(
-        self, engine: Engine, emit: Callable[[Event], None], canonical_chunk: int, clock: Callable[[], float]
+        self,
+        engine: Engine,
+        emit: Callable[[Event], None],
+        take_back: Callable[[ActiveJob, int], int],
+        canonical_chunk: int,
+        clock: Callable[[], float],
     ) -> None:
         self._engine = engine
+        self._take_back = take_back
         self._deliver = emit
         self._canonical_chunk = canonical_chunk
         self._clock = clock
@@ -40,10 +47,14 @@ class Outputs:
         choose, where only the end was not written."""
         job = active.job
         for token in job.resumed:
-            active.detokenizer.add(self._engine.vocabulary.piece(token))
+            active.detokenizer.add(self._spelled(active, token))
             if active.detokenizer.stopped:
                 return "stop"
         return "length" if job.resumed and len(job.resumed) >= job.max_tokens else None
+
+    def _spelled(self, active: ActiveJob, token: int) -> bytes:
+        """What the token adds to the answer's text."""
+        return self._engine.vocabulary.piece(token) or active.job.shown.get(token, b"")
 
     def open(self, active: ActiveJob) -> Ending | None:
         """Makes the sampler of a turn that has got its first slot."""
@@ -103,7 +114,10 @@ class Outputs:
         sequence.tokens.append(token)
         active.last_token_at = self._clock()
         active.first_token_at = active.first_token_at or active.last_token_at
-        text = detokenizer.add(vocabulary.piece(token))
+        was_holding = detokenizer.is_holding
+        text = detokenizer.add(self._spelled(active, token))
+        if detokenizer.is_holding and (text or not was_holding):
+            active.may_end_at = len(sequence.tokens) - 1
         is_last = sequence.num_generated >= active.job.max_tokens
         if is_last and not detokenizer.stopped:
             text += detokenizer.finish()
@@ -152,12 +166,9 @@ class Outputs:
         keep = min(begin - 1, common_prefix(sequence.tokens, list(known)))
         if self._canonical_chunk:
             keep -= keep % self._canonical_chunk
-        if not self._engine.truncate(sequence.slot, keep):
-            self._engine.truncate(sequence.slot, 0)
-            keep = 0
+        sequence.num_computed = self._take_back(active, keep)
         sequence.tokens = list(known)
         sequence.num_prompt_tokens = len(known)
-        sequence.num_computed = keep
         sequence.first_output = begin - 1
         sequence.num_to_come = job.num_to_score(len(active.scores) + 1)
         return None

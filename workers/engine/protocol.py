@@ -11,7 +11,7 @@ MAX_OUTPUTS = 32
 PENDING = -2
 """Instead of a token: the turn's grammar has no answer yet, and nobody waits for it."""
 
-State = bytes | bytearray
+State = bytes | bytearray | memoryview
 """A sequence's KV state outside of the context: bytes that mean something to the engine and nobody else."""
 
 
@@ -56,6 +56,9 @@ class Vocabulary(Protocol):
 
     begin: int | None
     """The token that stands for a text's beginning: BOS, or EOS where there is no BOS; None where there is neither."""
+
+    num_tokens: int
+    """Tokens are the numbers below it: no other may be asked for, or computed."""
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; empty for control tokens."""
@@ -174,7 +177,7 @@ class Engine(Protocol):
         """How long the state of a slot's sequence is."""
         ...
 
-    def save(self, slot: int) -> State:
+    def save(self, slot: int) -> bytearray:
         """A copy of the state of a slot's sequence."""
         ...
 

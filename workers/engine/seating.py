@@ -85,11 +85,13 @@ class Seating:
         prefix = self._offloading.prefix(wanted)
         if self._offloading.find(prefix, job.client, seat.num_reused) is not None:
             seat = self._slots.seat_empty(active.num_cells) or seat
-        num_shared = self._slots.num_shared(wanted, job.client) if self._slots.checkpoints.is_on else 0
+        num_shared = 0
+        if self._slots.checkpoints.is_on:
+            num_shared = max(
+                self._slots.num_shared(wanted, job.client), self._offloading.num_shared(prefix, job.client)
+            )
         for index in seat.evicted:
             self._evict(index)
-        if not seat.num_reused:
-            self._slots.checkpoints.cut(seat.slot, 0)
         place, seat = self._fill(seat, prefix, active)
         self._slots.take(seat, active.sequence.tokens, active.num_cells, job.client, job.conversation)
         if self._slots.canonical_chunk and place.cached_in not in (None, "context"):
@@ -102,15 +104,35 @@ class Seating:
         """Sees to the checkpoints of a memory that cannot be cut: of what it goes on from now, and of what comes."""
         sequence = active.sequence
         if self._slots.checkpoints.is_on:
+            self._slots.checkpoints.settle(place.slot)
             self._offloading.keep_checkpoint(place.slot, place.num_cached)
             found = self._slots.checkpoints.best(place.slot, place.num_cached)
             num_kept = found.num_tokens if found is not None else 0
-            sequence.stops = stops(len(active.reusable_tokens), num_kept, num_shared)
+            sequence.stops = stops((*active.boundaries, num_shared), num_kept)
 
     def keep_checkpoint(self, active: ActiveJob) -> None:
         """Has a checkpoint made if the job has just come to where one is wanted."""
-        if active.sequence.num_computed in active.sequence.stops:
-            self._offloading.keep_checkpoint(active.sequence.slot, active.sequence.num_computed)
+        sequence = active.sequence
+        if sequence.num_computed in sequence.stops:
+            self._offloading.keep_checkpoint(sequence.slot, sequence.num_computed)
+            self._slots.note(sequence.slot, sequence.tokens[: sequence.num_computed])
+
+    def keep_in_passing(self, active: ActiveJob) -> None:
+        """Has a checkpoint made if the token that was just chosen may begin the job's stop text."""
+        sequence = active.sequence
+        if active.may_end_at == sequence.num_computed:
+            self._offloading.keep_checkpoint(sequence.slot, sequence.num_computed, is_passing=True)
+
+    def take_back(self, active: ActiveJob, num_tokens: int) -> int:
+        """Leaves a running job's slot with its first `num_tokens` tokens, or with those before its last checkpoint
+        within them; with how many."""
+        slot, num_left = active.sequence.slot, num_tokens
+        if not self._engine.truncate(slot, num_tokens):
+            found = self._slots.checkpoints.best(slot, num_tokens)
+            num_left = found.num_tokens if found is not None else 0
+            num_left = num_left if self._offloading.cut(slot, num_left) else 0
+        self._slots.cut(slot, num_left)
+        return num_left
 
     def _fill(self, seat: Seat, prefix: bytes, active: ActiveJob) -> tuple[Place, Seat]:
         """Brings into the seat's slot what need not be computed: from the cache, from another slot, or from itself."""
@@ -118,9 +140,19 @@ class Seating:
             # Looked for again: what was evicted may have taken the place of what was found, or be found itself.
             restored = self._offloading.restore(seat.slot, prefix, Key(active.job.client, active.job.conversation))
             if restored is not None:
-                return Place(seat.slot, *restored), replace(seat, num_reused=restored[0])
+                self._forget_older(seat.slot, active, restored[0])
+                # What was evicted for it is gone, and its checkpoints came with it.
+                return Place(seat.slot, *restored), replace(seat, num_reused=restored[0], evicted=())
         seat = self._keep_prefix(seat, active.job.conversation)
         return Place(seat.slot, seat.num_reused, "context" if seat.num_reused else None), seat
+
+    def _forget_older(self, index: int, active: ActiveJob, num_restored: int) -> None:
+        """What other slots have of a conversation that was restored to more is of no use, and takes cells."""
+        tokens, job = active.sequence.tokens[:num_restored], active.job
+        for slot in self._slots.idle():
+            is_its = (slot.client, slot.conversation) == (job.client, job.conversation) and slot.index != index
+            if is_its and slot.tokens == tokens[: len(slot.tokens)] and not self._slots.canonical_chunk:
+                self.clear(slot.index)
 
     def _keep_prefix(self, seat: Seat, conversation: str) -> Seat:
         """What the seat's slot holds, or its source, down to the prefix that is reused."""
@@ -146,10 +178,12 @@ class Seating:
         if chunk := self._slots.canonical_chunk:
             num_canonical = min(sequence.num_computed, sequence.num_prompt_tokens) // chunk * chunk
         if active.detokenizer.stopped:
-            # What only grows could not be gone on with behind it: there the stop text stays.
             num_kept = active.num_before_stop(self._engine.vocabulary)
-            if self._engine.truncate(sequence.slot, num_kept):
-                sequence.num_computed = num_kept
+            found = self._slots.checkpoints.best(sequence.slot, num_kept)
+            num_least = found.num_tokens if found is not None else 0
+            # What cannot be cut is taken back within the answer; without a checkpoint there the stop text stays.
+            if self._engine.is_whole(sequence.slot, num_kept) or num_least > sequence.num_prompt_tokens:
+                sequence.num_computed = self.take_back(active, num_kept)
         self._slots.release(sequence.slot, sequence.tokens[: sequence.num_computed], num_canonical, self._clock())
 
     def evict_oldest(self) -> bool:

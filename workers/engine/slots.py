@@ -219,6 +219,16 @@ class Slots:
         slot.num_canonical = min(slot.num_canonical, seat.num_reused) if seat.source is None else 0
         slot.client, slot.conversation, slot.num_reserved = client, conversation, num_cells
 
+    def note(self, index: int, tokens: list[int]) -> None:
+        """The turn that is seated there has computed so much: another one may share it."""
+        self._slots[index].tokens = tokens
+
+    def cut(self, index: int, num_tokens: int) -> None:
+        """The slot has only so many of its tokens from now on."""
+        slot = self._slots[index]
+        slot.tokens, slot.num_canonical = slot.tokens[:num_tokens], min(slot.num_canonical, num_tokens)
+        self.checkpoints.cut(index, num_tokens)
+
     def release(self, index: int, tokens: list[int], num_canonical: int, now: float) -> None:
         """The turn is over; the slot keeps `tokens`, whose state is computed."""
         slot = self._slots[index]

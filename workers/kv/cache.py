@@ -14,10 +14,10 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from broker.messages import CachedIn
+from broker.messages import CachedIn, CutPoint
 from workers.engine.protocol import State
 from workers.kv.disk import Disk
-from workers.kv.index import TOKEN_BYTES, Key, KvEntry, PrefixMatch, Tier, common_tokens, find
+from workers.kv.index import TOKEN_BYTES, Key, KvEntry, PrefixMatch, Tier, common_tokens, find, num_usable, split
 
 MIN_OFFLOADED_TOKENS = 32
 """Less is not worth a place, a file or a transfer."""
@@ -97,10 +97,26 @@ class OffloadCache:
             if entry.key in self._ram and self._ram[entry.key].goes_on_from(entry):
                 self._ram.use(entry.key)
                 return
+            if self._disk is None:
+                entry, state = self._without_checkpoints(entry, state)
             self._states[entry.key] = state
             self._origins[entry.key] = origin
             for evicted in self._ram.put(entry):
                 self._move_to_disk(evicted, self._states.pop(evicted.key))
+
+    def _without_checkpoints(self, entry: KvEntry, state: State) -> tuple[KvEntry, State]:
+        """Before a conversation goes, checkpoints do: the longest unused ones first, at last those of the state that
+        comes, which is returned."""
+        replaced = self._ram[entry.key].num_bytes if entry.key in self._ram else 0
+        for one in self._ram:
+            if self._ram.num_bytes - replaced + entry.num_bytes <= self._ram.max_bytes:
+                break
+            if one.cuts and one.key != entry.key:
+                self._ram.shorten(one.without_cuts)
+                self._states[one.key] = bytes(split(self._states[one.key], one.cuts)[0])
+        if entry.cuts and self._ram.num_bytes - replaced + entry.num_bytes > self._ram.max_bytes:
+            return entry.without_cuts, bytes(split(state, entry.cuts)[0])
+        return entry, state
 
     def _move_to_disk(self, evicted: KvEntry, state: State) -> None:
         """What has left RAM; dropped where there is no disk, or too much waits for it."""
@@ -161,23 +177,30 @@ class OffloadCache:
             canonical_chunk=self._canonical_chunk,
         )
 
-    def num_usable(self, state_tokens: bytes, prompt: bytes) -> int:
-        """How many of a prompt's tokens a state of these tokens saves: those that both begin with, or all of the
-        state's or none where part of it could not be removed."""
-        shared = common_tokens(state_tokens, prompt)
-        is_whole = shared * TOKEN_BYTES == len(state_tokens)
-        return shared if self._can_remove_part or is_whole else 0
+    def num_usable(self, state_tokens: bytes, prompt: bytes, cuts: Iterable[CutPoint]) -> int:
+        """How many of a prompt's tokens a state of these tokens saves that can be cut there: those that both begin
+        with, or fewer where part of it could not be removed."""
+        shared, num_tokens = common_tokens(state_tokens, prompt), len(state_tokens) // TOKEN_BYTES
+        return num_usable(shared, num_tokens, cuts, can_remove_part=self._can_remove_part)
 
-    def take(self, key: Key, *, keep: bool) -> tuple[State, CachedIn] | None:
-        """A state that was found, and where it came from; None where it has gone since. With `keep` it stays."""
+    def num_shared(self, tokens: bytes, client: str) -> int:
+        """How many of a prompt's packed tokens some state in RAM begins with: whether or not it can be cut there."""
+        with self._lock:
+            found = find(self._ram, tokens, client, share_across_clients=self._share)
+        return found.num_tokens if found is not None else 0
+
+    def take(self, key: Key, *, keep: bool) -> tuple[KvEntry, State, CachedIn] | None:
+        """What there is of a conversation in RAM by now, and where it came from; None where it has gone since it was
+        found. With `keep` it stays."""
         with self._lock:
             if key not in self._ram:
                 return None
+            entry = self._ram[key]
             if keep:
                 self._ram.use(key)
-                return self._states[key], self._origins[key]
+                return entry, self._states[key], self._origins[key]
             self._ram.remove(key)
-            return self._states.pop(key), self._origins.pop(key)
+            return entry, self._states.pop(key), self._origins.pop(key)
 
     def find_on_disk(self, tokens: bytes, client: str, better_than: int) -> PrefixMatch | None:
         """The best on disk, or on its way there, where it has more of the prompt than `better_than` tokens."""
@@ -219,15 +242,14 @@ class OffloadCache:
     def load(self, found: PrefixMatch) -> bool:
         """Reads what was found on disk into RAM; whether it could be. Blocks for the disk."""
         assert self._disk is not None
-        key = found.entry.key
         with self._lock:
-            writing = self._writing.get(key)
-        state: State | None = writing[1] if writing is not None else self._disk.read(found.entry)
+            entry, waiting = self._writing.get(found.entry.key, (found.entry, None))
+        state = waiting if waiting is not None else self._disk.read(entry)
         if state is None:
             with self._lock:
-                self._num_evicted += self._disk.forget(found.entry)
+                self._num_evicted += self._disk.forget(entry)
             return False
-        self.offload(replace(found.entry, num_bytes=len(state)), state, "disk")
+        self.offload(replace(entry, num_bytes=len(state)), state, "disk")
         return True
 
     # --- The end ---

@@ -1,8 +1,8 @@
 """KV states in files of this worker's own folder, mode 0700: written whole or not at all, read only when all agrees.
 
-A file is a magic number, the length of a JSON header, the header, what is remembered of the conversation, the tokens
-and the state. The header has the length and SHA-256 of each, so that no byte of a file that was cut, changed or is
-another model's reaches llama.cpp.
+A file is a magic number, the length of a JSON header, the header, what is remembered of the conversation, the tokens,
+the state and its checkpoints. The header has the length and SHA-256 of each, so that no byte of a file that was cut,
+changed or is another model's reaches llama.cpp.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from msgspec import Struct
 from broker import codec
 from broker.errors import InvalidMessage, TurnpikeError
 from broker.locks import Lock, Waiting
-from broker.messages import Remembered
+from broker.messages import CutPoint, Remembered
 from workers.engine.protocol import State
-from workers.kv.checks import StateLayout, checksum
-from workers.kv.index import TOKEN_BYTES, Key, KvEntry, Tier
+from workers.kv.checks import StateLayout, checksum, cuts_checksum
+from workers.kv.index import TOKEN_BYTES, Key, KvEntry, Tier, split
 
-MAGIC = b"TPKV2\0\0\0"
+MAGIC = b"TPKV3\0\0\0"
+OLDER_MAGIC = b"TPKV2\0\0\0"
+"""Of files without checkpoints, which are read too."""
 MAX_HEADER_BYTES = 4096
 SUFFIX = ".kv"
 
@@ -47,6 +49,13 @@ class Header(Struct, frozen=True):
     """Of tokens and state."""
     num_remembered_bytes: int
     remembered_sha256: str
+    cuts: tuple[CutPoint, ...] = ()
+    cuts_sha256: str = ""
+
+    @property
+    def num_state_bytes(self) -> int:
+        """With its checkpoints'."""
+        return self.num_bytes + sum(one.num_bytes for one in self.cuts)
 
 
 def _nothing(key: Key) -> Remembered | None:
@@ -64,16 +73,14 @@ class Disk:
         self,
         folder: Path,
         max_bytes: int,
-        fingerprint: str,
-        expected_bytes: Callable[[int], int],
+        layout: StateLayout,
         recall: Callable[[Key], Remembered | None] = _nothing,
     ) -> None:
-        """`fingerprint` is of the model file and of all that decides how a state is laid out, `expected_bytes` says how
-        many bytes the state of so many tokens has, `recall` what is remembered of a conversation. Raises
+        """`layout` is what this worker's states are like, `recall` says what is remembered of a conversation. Raises
         TurnpikeError."""
         self._folder = folder
         self._recall = recall
-        self._layout = StateLayout(fingerprint, expected_bytes)
+        self._layout = layout
         self.tier = Tier(max_bytes)
         self._paths: dict[Key, Path] = {}
         self._lock: Lock | None = None
@@ -105,7 +112,7 @@ class Disk:
             key = Key(header.client, header.conversation)
             if remembered is not None:
                 adopt(key, remembered)
-            self.keep(KvEntry(key, tokens, path.stat().st_size, header.num_canonical), path)
+            self.keep(KvEntry(key, tokens, path.stat().st_size, header.num_canonical, header.cuts), path)
 
     def close(self) -> None:
         """Lets go of the folder; the files stay."""
@@ -117,7 +124,7 @@ class Disk:
         """Header, tokens, and where the state begins. Raises ValueError where anything does not agree."""
         with path.open("rb") as file:
             magic, rest = file.read(len(MAGIC) + 4), file.read(MAX_HEADER_BYTES)
-            if magic[: len(MAGIC)] != MAGIC or len(magic) != len(MAGIC) + 4:
+            if magic[: len(MAGIC)] not in (MAGIC, OLDER_MAGIC) or len(magic) != len(MAGIC) + 4:
                 raise ValueError("not a file of ours")
             (length,) = struct.unpack("<I", magic[len(MAGIC) :])
             if not 0 < length <= len(rest):
@@ -125,7 +132,7 @@ class Disk:
             header = self._header(rest[:length])
             begin = len(magic) + length + header.num_remembered_bytes
             end = begin + header.num_tokens * TOKEN_BYTES
-            if path.stat().st_size != end + header.num_bytes:
+            if path.stat().st_size != end + header.num_state_bytes:
                 raise ValueError(f"{path.stat().st_size} bytes, and its header tells of others")
             file.seek(begin)
             return header, file.read(end - begin), end
@@ -152,6 +159,7 @@ class Disk:
         except msgspec.DecodeError as error:
             raise ValueError(f"its header cannot be read: {error}") from None
         self._layout.check_description(header.fingerprint, header.num_tokens, header.num_bytes)
+        self._layout.check_cuts(header.cuts, header.num_tokens)
         if header.num_remembered_bytes < 0:
             raise ValueError(f"{header.num_remembered_bytes} bytes of what is remembered")
         return header
@@ -160,16 +168,19 @@ class Disk:
         """Writes a state, whole or not at all; its file. Blocks; raises OSError."""
         remembered = self._recall(entry.key)
         content = codec.encode(remembered) if remembered is not None else b""
+        whole, checkpoints = split(state, entry.cuts)
         header = Header(
             self._layout.fingerprint,
             entry.key.client,
             entry.key.conversation,
             entry.num_tokens,
             entry.num_canonical,
-            len(state),
-            checksum(entry.tokens, state),
+            len(whole),
+            checksum(entry.tokens, whole),
             len(content),
             hashlib.sha256(content).hexdigest(),
+            entry.cuts,
+            cuts_checksum(checkpoints),
         )
         text = msgspec.json.encode(header)
         name = hashlib.sha256(f"{entry.key.client}/{entry.key.conversation}".encode()).hexdigest()[:32]
@@ -201,7 +212,8 @@ class Disk:
         return len(gone)
 
     def read(self, entry: KvEntry) -> bytes | None:
-        """A state, where its bytes are those that were written; None, with a log line, where not. Blocks."""
+        """A state with its checkpoints, where its bytes are those that were written; None, with a log line, where not.
+        Blocks."""
         path = self._paths.get(entry.key)
         if path is None:
             return None
@@ -210,9 +222,9 @@ class Disk:
             with path.open("rb") as file:
                 file.seek(begin)
                 state = file.read()
-            if tokens != entry.tokens:
-                raise ValueError("its tokens are others")
-            self._layout.check_content(tokens, state, header.sha256)
+            if (tokens, header.cuts) != (entry.tokens, entry.cuts):
+                raise ValueError("its tokens or checkpoints are others")
+            self._layout.check_content(tokens, state, header.sha256, header.cuts, header.cuts_sha256)
         except (OSError, ValueError) as error:
             log.warning("discarded file=%s reason=%s", path.name, error)
             return None

@@ -17,7 +17,7 @@ from typing import Protocol
 import nats.errors
 
 from broker.errors import ServerError
-from broker.messages import MAX_PART_BYTES, FetchPart, Holding, Opened, RecomputedFor, StatePart, Turn
+from broker.messages import MAX_PART_BYTES, CutPoint, FetchPart, Holding, Opened, RecomputedFor, StatePart, Turn
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
 from workers.kv.checks import StateLayout, WrongState
 from workers.kv.engine_port import EnginePort, num_tokens_here
@@ -100,6 +100,14 @@ class Offer:
     """What it is counted as where it is not fetched."""
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """How much of an opened state is fetched, and which of its checkpoints are in that."""
+
+    num_bytes: int
+    cuts: tuple[CutPoint, ...]
+
+
 class Fetcher:
     """Finds what peers offer for a turn, and fetches it into the cache."""
 
@@ -179,13 +187,14 @@ class Fetcher:
         if opened is None:
             return None
         started = time.perf_counter()
-        num_saved = self._cache.num_usable(opened.tokens, prompt) - num_here
+        wanted, num_saved = self._wanted(opened, prompt, num_here)
         try:
-            if not self._is_worth(num_saved, opened.num_bytes):
+            if wanted is None:
                 return None
             async with asyncio.timeout(max(PATIENCE * self._compute_seconds(num_saved), SETUP_SECONDS)):
-                state = await self._read(offer.holding.worker, opened)
-                await asyncio.to_thread(self._layout.check_content, opened.tokens, state, opened.sha256)
+                state = await self._read(offer.holding.worker, opened.transfer, wanted.num_bytes)
+                check = self._layout.check_content
+                await asyncio.to_thread(check, opened.tokens, state, opened.sha256, wanted.cuts, opened.cuts_sha256)
         except TimeoutError:
             log.info("fetching given up, computing is quicker peer=%s", offer.holding.worker)
             self._rate.learn(opened.num_bytes, 2 * (time.perf_counter() - started))
@@ -197,21 +206,31 @@ class Fetcher:
         finally:
             with contextlib.suppress(nats.errors.Error):
                 await self._peers.close(offer.holding.worker, opened.transfer)
-        entry = KvEntry(key, opened.tokens, opened.num_bytes, opened.num_canonical)
+        entry = KvEntry(key, opened.tokens, len(state), opened.num_canonical, wanted.cuts)
         self._cache.offload(entry, state, "peer")
         seconds = time.perf_counter() - started
-        self._rate.learn(opened.num_bytes, seconds)
-        log.info("fetched peer=%s tokens=%d bytes=%d", offer.holding.worker, entry.num_tokens, opened.num_bytes)
+        self._rate.learn(len(state), seconds)
+        log.info("fetched peer=%s tokens=%d bytes=%d", offer.holding.worker, entry.num_tokens, len(state))
         return seconds
 
-    async def _read(self, worker: str, opened: Opened) -> bytearray:
-        state = bytearray(opened.num_bytes)
-        offsets = iter(range(0, opened.num_bytes, MAX_PART_BYTES))
+    def _wanted(self, opened: Opened, prompt: bytes, num_here: int) -> tuple[_Wanted | None, int]:
+        """What of an opened state is worth fetching, with its checkpoints or without them, and the tokens that it
+        saves; None where neither is."""
+        for cuts in (opened.cuts, ()) if opened.cuts else ((),):
+            num_saved = self._cache.num_usable(opened.tokens, prompt, cuts) - num_here
+            wanted = _Wanted(opened.num_bytes + sum(one.num_bytes for one in cuts), cuts)
+            if self._is_worth(num_saved, wanted.num_bytes):
+                return wanted, num_saved
+        return None, 0
+
+    async def _read(self, worker: str, transfer: str, num_bytes: int) -> bytearray:
+        state = bytearray(num_bytes)
+        offsets = iter(range(0, num_bytes, MAX_PART_BYTES))
 
         async def read_some() -> None:
             for offset in offsets:  # shared by all readers: each takes the next
-                size = min(MAX_PART_BYTES, opened.num_bytes - offset)
-                part = await self._peers.part(worker, FetchPart(opened.transfer, offset, size))
+                size = min(MAX_PART_BYTES, num_bytes - offset)
+                part = await self._peers.part(worker, FetchPart(transfer, offset, size))
                 if len(part.data) != size:
                     raise TransferFailed(f"{len(part.data)} bytes came instead of {size}")
                 state[offset : offset + size] = part.data

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from broker.messages import FetchOpen, FetchPart, FetchRefused, Opened, Remembered, StatePart, new_id
 from workers.engine.protocol import State
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
-from workers.kv.checks import StateLayout, checksum
+from workers.kv.checks import StateLayout, checksum, cuts_checksum
 from workers.kv.engine_port import EnginePort, num_tokens_here
-from workers.kv.index import Key
+from workers.kv.index import Key, split
 
 IDLE_SECONDS = 15.0
 """After which a state that nobody reads is let go."""
@@ -36,7 +36,8 @@ class Throttle:
 
 @dataclass
 class _Transfer:
-    """A state on its way out. Its bytes stay here while it is read, whatever becomes of the original."""
+    """A state and its checkpoints on their way out. The bytes stay here while they are read, whatever becomes of the
+    original."""
 
     state: State
     used_at: float
@@ -103,9 +104,13 @@ class Giver:
         """States that are read are in memory besides those in the cache. Where none is, one of any size is opened."""
         if not self._transfers and not self._num_opening:
             return True
-        num_held = sum(len(one.state) for one in self._transfers.values())
         is_few = len(self._transfers) + self._num_opening < MAX_TRANSFERS
-        return is_few and num_held + num_bytes <= self._cache.max_bytes // 2
+        return is_few and self._num_held + num_bytes <= self._cache.max_bytes // 2
+
+    @property
+    def _num_held(self) -> int:
+        """Bytes that are open."""
+        return sum(len(one.state) for one in self._transfers.values())
 
     async def _begin(self, key: Key) -> Opened | None:
         entry = self._cache.entry_of(key)
@@ -117,12 +122,22 @@ class Giver:
         if found is None:
             return None
         what, state = found
-        digest = await asyncio.to_thread(checksum, what.tokens, state)
+        if what.cuts and self._transfers and self._num_held + len(state) > self._cache.max_bytes // 2:
+            what, state = what.without_cuts, bytes(split(state, what.cuts)[0])
+        whole, checkpoints = split(state, what.cuts)
         transfer = new_id()
         self._transfers[transfer] = _Transfer(state, self._clock())
-        remembered = self._recall(key.client, key.conversation)
-        fingerprint = self._layout.fingerprint
-        return Opened(transfer, fingerprint, what.tokens, len(state), what.num_canonical, digest, remembered)
+        return Opened(
+            transfer,
+            self._layout.fingerprint,
+            what.tokens,
+            len(whole),
+            what.num_canonical,
+            await asyncio.to_thread(checksum, what.tokens, whole),
+            self._recall(key.client, key.conversation),
+            what.cuts,
+            await asyncio.to_thread(cuts_checksum, checkpoints),
+        )
 
     def _let_go_of_idle(self) -> None:
         until = self._clock() - IDLE_SECONDS

@@ -1,5 +1,6 @@
 """The index of a KV cache tier: which states it has, which of them a prompt continues, and what is evicted first.
 
+A state that cannot be cut anywhere has checkpoints with it, whose bytes follow its own: there it can be cut.
 Pure: it decides, the cache and the disk act.
 """
 
@@ -8,7 +9,10 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from broker.messages import CutPoint
+from workers.engine.protocol import State
 
 TOKEN_BYTES = 4
 
@@ -48,13 +52,21 @@ class KvEntry:
     tokens: bytes
     """Packed."""
     num_bytes: int
+    """With its checkpoints'."""
     num_canonical: int = 0
     """Of the tokens, those that were computed in the deterministic mode's fixed chunks."""
+    cuts: tuple[CutPoint, ...] = ()
+    """In order of position, each before the last token."""
 
     @property
     def num_tokens(self) -> int:
         """How many tokens the state is of."""
         return len(self.tokens) // TOKEN_BYTES
+
+    @property
+    def without_cuts(self) -> KvEntry:
+        """The same without checkpoints."""
+        return replace(self, num_bytes=self.num_bytes - sum(one.num_bytes for one in self.cuts), cuts=())
 
     @property
     def worth(self) -> float:
@@ -67,6 +79,23 @@ class KvEntry:
         """Whether it is of the same conversation, longer, and of as much use as the other wherever that one is."""
         is_longer = len(self.tokens) > len(other.tokens) and self.num_canonical >= other.num_canonical
         return is_longer and self.key == other.key and self.tokens.startswith(other.tokens)
+
+
+def split(state: State, cuts: Iterable[CutPoint]) -> tuple[memoryview, list[memoryview]]:
+    """A state's own bytes and those of each of its checkpoints, which follow them. Views, not copies."""
+    whole, found = memoryview(state), []
+    for one in reversed([*cuts]):
+        whole, checkpoint = whole[: len(whole) - one.num_bytes], whole[len(whole) - one.num_bytes :]
+        found.append(checkpoint)
+    return whole, found[::-1]
+
+
+def num_usable(shared: int, num_tokens: int, cuts: Iterable[CutPoint], *, can_remove_part: bool) -> int:
+    """How many of the first `shared` tokens of a state of `num_tokens` can be gone on from: all where it can be cut
+    anywhere, or has no others; else as many as the last checkpoint before them has."""
+    if can_remove_part or shared == num_tokens:
+        return shared
+    return max((one.num_tokens for one in cuts if one.num_tokens <= shared), default=0)
 
 
 @dataclass
@@ -109,6 +138,11 @@ class Tier:
         """Makes it the latest used. It must be here."""
         self._entries[key] = self._entries.pop(key)
 
+    def shorten(self, entry: KvEntry) -> None:
+        """Takes note that what is here under the same key has become that. Its last use is the same."""
+        self.num_bytes += entry.num_bytes - self._entries[entry.key].num_bytes
+        self._entries[entry.key] = entry
+
     def remove(self, key: Key) -> KvEntry | None:
         """What was here under that key."""
         found = self._entries.pop(key, None)
@@ -137,8 +171,9 @@ def find(
     """The state with the longest prefix in common with `tokens`, the latest used of equals; None where none has any.
     The prompt's last token is always left to compute.
 
-    `entries` are in the order of their last use. Of a model that cannot remove a part of its state only a whole one is
-    of use; with `canonical_chunk` only whole chunks of so many tokens, all computed in fixed chunks.
+    `entries` are in the order of their last use. Of a model that cannot remove a part of its state a whole one is of
+    use, or what comes before a checkpoint; with `canonical_chunk` only whole chunks of so many tokens, all computed in
+    fixed chunks.
     """
     best: PrefixMatch | None = None
     most = len(tokens) // TOKEN_BYTES - 1
@@ -152,8 +187,7 @@ def find(
         shared = min(common_tokens(entry.tokens, tokens), most)
         if canonical_chunk:
             shared = min(shared, entry.num_canonical) // canonical_chunk * canonical_chunk
-        if not can_remove_part and shared < entry.num_tokens:
-            continue
+        shared = num_usable(shared, entry.num_tokens, entry.cuts, can_remove_part=can_remove_part)
         if shared > 0 and (best is None or shared > best.num_tokens):
             best = PrefixMatch(entry, shared)
     return best

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 
 import msgspec
 import nats.errors
@@ -55,7 +54,7 @@ class NatsPeerClient:
         try:
             answer = await self._nc.request(subjects.kv(worker), codec.encode(request), timeout=timeout)
             # What a later release remembers may be of messages that are not ours: the state is of use all the same.
-            found = codec.decode(answer.data, kind | FetchRefused, answer.headers, optional=("remembered",))
+            found = codec.decode(answer.data, kind | FetchRefused, answer.headers, optional=("remembered", "cuts"))
         except (nats.errors.Error, TimeoutError) as error:
             raise TransferFailed(f"the peer does not answer: {str(error) or type(error).__name__}") from None
         except InvalidMessage as error:
@@ -78,21 +77,16 @@ class Peers:
         *,
         model: str,
         worker: str,
-        fingerprint: str,
-        state_bytes: Callable[[int], int],
-        has_windows: bool,
+        layout: StateLayout,
         max_bytes_per_second: float,
     ) -> None:
-        """`fingerprint` is of the model file and all else that decides how a state is laid out, `state_bytes` says how
-        many bytes the state of so many tokens has. 0 bytes a second: nothing is given or fetched."""
+        """`layout` is what this worker's states are like. 0 bytes a second: nothing is given or fetched."""
         self._nc = nc
         self._worker = worker
         self._cache = cache
-        # The state of a window has no length that its number of tokens tells: none could be checked by it.
-        self._is_on = max_bytes_per_second > 0 and cache.is_on and not has_windows
+        self._is_on = max_bytes_per_second > 0 and cache.is_on
         self._subscription: Subscription | None = None
         self._group: asyncio.TaskGroup | None = None
-        layout = StateLayout(fingerprint, state_bytes)
         self.directory = Directory(nc, layout, model=model, worker=worker, is_on=self._is_on)
         self.giver = Giver(engine, cache, layout, history.recall, max_bytes_per_second=max_bytes_per_second)
         self.fetcher = Fetcher(

@@ -16,6 +16,7 @@ from workers.engine.protocol import MAX_OUTPUTS, EngineLost, KvCacheFull, Span, 
 from workers.engine.scheduler import MIN_PREFILL_TOKENS
 from workers.llama.backend import messages
 from workers.llama.sampler import LlamaSampler, Logits, logprob_of
+from workers.llama.state_form import StateForm
 from workers.llama.vocabulary import LlamaVocabulary, tokens_of
 from workers.machine.memory import KvShape
 from workers.machine.model_shape import shape_of
@@ -107,6 +108,11 @@ class LlamaModel:
     def file_bytes(self) -> int:
         """Of all its files."""
         return sum(part.stat().st_size for part in self.parts)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of its tensors: the rest of a file is read at the start and not kept as it is."""
+        return sum(tensor.num_bytes for part in self.parts for tensor in header(part).tensors)
 
     @property
     def fingerprint(self) -> str:
@@ -203,6 +209,7 @@ class LlamaEngine:
         self._memory = lib.llama_get_memory(self._context)
         self.num_slots = options.num_slots
         self.num_ctx = int(lib.llama_n_ctx(self._context))
+        self._form = StateForm.of(model.pointer, self.num_ctx)
         self.max_sequence_tokens = min(self.num_ctx, model.num_ctx_train or self.num_ctx)
         self.max_batch_tokens = options.max_batch_tokens
         self.max_batch_outputs = MAX_OUTPUTS
@@ -339,8 +346,10 @@ class LlamaEngine:
     def rewind(self, slot: int, num_tokens: int, checkpoint: State) -> bool:
         """Puts a checkpoint back and forgets what came after it; False, and the slot is empty, where it finds no
         cells."""
+        is_sound = self._form.num_tokens(checkpoint, is_checkpoint=True) == num_tokens
         # llama.cpp replaces the part that it reads and leaves the layers that keep all tokens: those are cut then.
-        if self._write(slot, checkpoint, lib.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) and self.truncate(slot, num_tokens):
+        flags = lib.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+        if is_sound and self._write(slot, checkpoint, flags) and self.truncate(slot, num_tokens):
             return True
         self.truncate(slot, 0)
         return False
@@ -354,13 +363,14 @@ class LlamaEngine:
         """Of what `save` would give."""
         return self._size(slot, lib.LLAMA_STATE_SEQ_FLAGS_NONE)
 
-    def save(self, slot: int) -> State:
+    def save(self, slot: int) -> bytearray:
         """A copy of a sequence's state."""
         return self._read(slot, lib.LLAMA_STATE_SEQ_FLAGS_NONE)
 
     def restore(self, slot: int, state: State) -> bool:
         """Puts a state into an empty slot; False where llama.cpp does not take it."""
-        if self._write(slot, state, lib.LLAMA_STATE_SEQ_FLAGS_NONE):
+        is_sound = self._form.num_tokens(state) is not None
+        if is_sound and self._write(slot, state, lib.LLAMA_STATE_SEQ_FLAGS_NONE):
             return True
         self.truncate(slot, 0)
         return False
@@ -368,7 +378,7 @@ class LlamaEngine:
     def _size(self, slot: int, flags: int) -> int:
         return int(lib.llama_state_seq_get_size_ext(self._context, slot, flags))
 
-    def _read(self, slot: int, flags: int) -> State:
+    def _read(self, slot: int, flags: int) -> bytearray:
         state = bytearray(self._size(slot, flags))
         buffer = (ctypes.c_uint8 * len(state)).from_buffer(state)
         num_written = int(lib.llama_state_seq_get_data_ext(self._context, buffer, len(state), slot, flags))
@@ -378,8 +388,7 @@ class LlamaEngine:
 
     def _write(self, slot: int, state: State, flags: int) -> bool:
         # Its own memory is read, not a copy: a state is hundreds of megabytes.
-        buffer: Any = (ctypes.c_uint8 * len(state)).from_buffer(state) if isinstance(state, bytearray) else state
-        buffer = ctypes.cast(buffer, ctypes.POINTER(ctypes.c_uint8))
+        buffer = np.frombuffer(state, np.uint8).ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         return int(lib.llama_state_seq_set_data_ext(self._context, buffer, len(state), slot, flags)) == len(state)
 
     def close(self) -> None:

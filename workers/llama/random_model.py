@@ -18,7 +18,7 @@ import numpy as np
 
 from broker.errors import TurnpikeError
 from workers.llama.backend import messages
-from workers.llama.shapes import CONV_KERNEL, DELTA_HEADS, SHAPES, Shape, block_shapes
+from workers.llama.shapes import CONV_KERNEL, DELTA_HEADS, EXPERTS_USED, SHAPES, Shape, block_shapes
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -125,6 +125,9 @@ def new_writer(path: Path, shape: Shape, eps: float = 1e-5) -> gguf.GGUFWriter:
         writer.add_shortconv_l_cache(shape.conv_length)
     if shape.state_size:
         _add_state_space(writer, shape)
+    if shape.num_experts:
+        writer.add_expert_count(shape.num_experts)
+        writer.add_expert_used_count(EXPERTS_USED)
     writer.add_layer_norm_rms_eps(eps)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(shape.num_vocab)

@@ -7,6 +7,7 @@ from typing import Literal
 
 CONV_KERNEL = 4
 """Of a Mamba or delta net layer."""
+EXPERTS_USED = 2
 DELTA_HEADS = 4
 """Of a gated delta net; half as many have keys of their own."""
 SSM_HEAD = 64
@@ -17,7 +18,8 @@ SSM_HEAD = 64
 class Shape:
     """The dimensions of a model. `sliding_window` makes it a Gemma-3 shape, whose most layers see only so far;
     `conv_length` an LFM-2 shape, of whose layers most keep one state a sequence; `state_size` a Mamba shape, where all
-    do, unless `hybrid` names another: qwen35 has gated delta nets, granitehybrid Mamba-2, in two layers of three."""
+    do, unless `hybrid` names another: qwen35 has gated delta nets, granitehybrid Mamba-2, in two layers of three.
+    Where it has `num_experts`, EXPERTS_USED of them compute a token, as Mixtral's do."""
 
     name: str
     num_embd: int
@@ -31,6 +33,7 @@ class Shape:
     conv_length: int = 0
     state_size: int = 0
     hybrid: Literal["", "qwen35", "granitehybrid"] = ""
+    num_experts: int = 0
 
     @property
     def architecture(self) -> str:
@@ -70,6 +73,7 @@ SHAPES = {
     shape.name: shape
     for shape in (
         Shape("tiny", 256, 2, 4, 2, 512, 1024, 4096),
+        Shape("tiny-experts", 256, 2, 4, 2, 256, 1024, 4096, num_experts=8),
         Shape("tiny-swa", 256, 6, 4, 2, 512, 1024, 4096, sliding_window=64),
         Shape("tiny-hybrid", 256, 6, 4, 2, 512, 1024, 4096, conv_length=3),
         Shape("tiny-recurrent", 256, 4, 4, 2, 512, 1024, 4096, state_size=16),
@@ -115,12 +119,15 @@ def _layer_shapes(shape: Shape, layer: int) -> dict[str, tuple[int, ...]]:
             "attn_output.weight": (shape.num_embd, shape.num_embd),
         }
     ffn_norm = "post_attention_norm.weight" if shape.hybrid == "qwen35" else "ffn_norm.weight"
+    kind, each = ("_exps", (shape.num_experts,)) if shape.num_experts else ("", ())
     names |= {
         ffn_norm: (shape.num_embd,),
-        "ffn_gate.weight": (shape.num_ff, shape.num_embd),
-        "ffn_up.weight": (shape.num_ff, shape.num_embd),
-        "ffn_down.weight": (shape.num_embd, shape.num_ff),
+        f"ffn_gate{kind}.weight": (*each, shape.num_ff, shape.num_embd),
+        f"ffn_up{kind}.weight": (*each, shape.num_ff, shape.num_embd),
+        f"ffn_down{kind}.weight": (*each, shape.num_embd, shape.num_ff),
     }
+    if shape.num_experts:
+        names["ffn_gate_inp.weight"] = (shape.num_experts, shape.num_embd)
     has_norms = shape.conv_length or shape.hybrid == "qwen35"
     if shape.sliding_window or (has_norms and not shape.is_recurrent(layer)):
         names |= {"attn_q_norm.weight": (head,), "attn_k_norm.weight": (head,)}

@@ -15,7 +15,8 @@ PI5_BANDWIDTH_BYTES = (11.4e9, 12.5e9)
 
 
 def kv_shape(entry: Entry) -> KvShape:
-    """What the memory plan wants to know of a model."""
+    """What the memory plan wants to know of a model; what a catalogue has not, as large models have it at most: a
+    recurrent layer twice as wide as the others, merges as many as tokens."""
     num_layers, num_embd, num_heads, num_ff, num_vocab = entry.shape
     return KvShape(
         num_layers,
@@ -27,6 +28,10 @@ def kv_shape(entry: Entry) -> KvShape:
         entry.window,
         entry.window_bytes_per_token,
         entry.state_bytes,
+        # Twice the states of a layer, where three layers of four have one.
+        work_bytes=2 * entry.state_bytes // (num_layers * 3 // 4),
+        num_inner=2 * num_embd if entry.state_bytes else 0,
+        num_merges=num_vocab,
     )
 
 
@@ -34,7 +39,7 @@ def plan(entry: Entry, num_ctx: int, resident_bytes: int | None = None) -> Memor
     """A worker's with default settings and a context of `num_ctx` tokens; of weights `resident_bytes` at most."""
     return plan_memory(
         kv_shape(entry),
-        file_bytes=resident(entry.size_bytes, resident_bytes),
+        weight_bytes=resident(entry.size_bytes, resident_bytes),
         num_ctx=num_ctx,
         num_ubatch=WorkerSettings().num_ubatch,
         max_outputs=MAX_OUTPUTS,

@@ -21,6 +21,8 @@ LISTED = frozenset(("gemma4", "granite_swa", "maple", "mimo2", "step35", "spark2
 """Whose files list the layers with a window."""
 WINDOWS = {"gemma2": 4096, "exaone4": 4096, "exaone-moe": 128, "llama4": 8192, "smallthinker": 4096}
 """Tokens, where the file does not say it."""
+DELTA_NETS = frozenset(("qwen3next", "qwen35", "qwen35moe", "qwen4exp"))
+"""Which put a layer's new states beside its old ones; a Mamba layer computes in its own, and a little more."""
 STATE_BYTES = 4
 """Of a value of a recurrent state, which is f32 always."""
 LOOKED_UP = ("token_embd.weight", "per_layer_token_embd.weight")
@@ -64,6 +66,7 @@ def shape_of(header: Header) -> KvShape:
     window = _window(keys)
     has_window = _has_window(keys, count) if window else [False] * count
     has_state = _has_state(keys, kv_heads)
+    state_bytes = _state_values(keys, num_embd, num_heads) * STATE_BYTES
     keeps_no_kv = keys.architecture in RECURRENT
     bytes_per_token = window_bytes_per_token = 0
     for layer in range(count - keys.number("attention.shared_kv_layers")):
@@ -82,13 +85,18 @@ def shape_of(header: Header) -> KvShape:
         num_ff=_num_ff(keys) or 4 * num_embd,
         window=window if window_bytes_per_token else 0,
         window_bytes_per_token=window_bytes_per_token,
-        sequence_bytes=sum(has_state) * _state_values(keys, num_embd, num_heads) * STATE_BYTES,
+        sequence_bytes=sum(has_state) * state_bytes,
+        work_bytes=int(state_bytes * (2 if keys.architecture in DELTA_NETS else 1.1)) if any(has_state) else 0,
+        num_inner=keys.number("ssm.inner_size", num_embd) if any(has_state) else 0,
+        num_merges=header.lengths.get("tokenizer.ggml.merges", 0),
     )
 
 
 def _num_ff(keys: _Keys) -> int:
-    experts = keys.number("expert_feed_forward_length") * keys.number("expert_used_count")
-    return max(keys.number("feed_forward_length"), experts)
+    # Mixtral's experts are as wide as its files say of a layer that has none.
+    of_layer = keys.number("feed_forward_length")
+    experts = keys.number("expert_feed_forward_length", of_layer) * keys.number("expert_used_count")
+    return max(of_layer, experts)
 
 
 def _window(keys: _Keys) -> int:
@@ -121,7 +129,7 @@ def _has_state(keys: _Keys, kv_heads: Sequence[int]) -> list[bool]:
         return [True] * count
     if keys.architecture not in HYBRID:
         return [False] * count
-    if keys.architecture in ("qwen3next", "qwen35", "qwen35moe", "qwen4exp"):
+    if keys.architecture in DELTA_NETS:
         listed = keys.each("attention.recurrent_layers", count)
         interval = keys.number("full_attention_interval", 4) or 4
         return [bool(one) for one in listed] if listed else [(layer + 1) % interval != 0 for layer in range(count)]

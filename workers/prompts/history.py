@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
 from broker.conversations import chain, name_of, next_name
-from broker.messages import Message, Remembered, Turn
-from broker.messages.template_kwargs import canonical
+from broker.messages import Earlier, Message, Remembered, Tool, ToolCall, Turn
 from workers.engine.protocol import Vocabulary
+from workers.engine.slots import common_prefix
 from workers.kv.index import TOKEN_BYTES
+from workers.prompts.besides import given_besides, offered, variables, without_thoughts
+from workers.prompts.boundaries import boundaries
+from workers.prompts.rendered import Rendered
 from workers.prompts.spoken import as_spoken, ends_with
 
 BLOCK_BYTES = 1024
@@ -33,34 +37,18 @@ def block_size(num_bytes: int) -> int:
     return size // 4 * 3 if size // 4 * 3 >= max(num_bytes, BLOCK_BYTES) else size
 
 
-@dataclass(frozen=True)
-class Rendered:
-    """A prompt's text and where in it contents stand: (message index, start, end)."""
-
-    text: str
-    contents: list[tuple[int, int, int]]
-
-    def template_spans(self, start: int = 0) -> list[tuple[int, int]]:
-        """The rest: what the template wrote, in positions from `start` on."""
-        spans = []
-        at = start
-        for _, begin, end in self.contents:
-            if end <= start:
-                continue
-            spans.append((at - start, max(begin, start) - start))
-            at = end
-        spans.append((at - start, len(self.text) - start))
-        return spans
-
-
 class Renderer(Protocol):
     """Renders a conversation with the model's chat template. TemplateRenderer does, and so do the tests' fakes."""
 
     async def render(
-        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+        self,
+        messages: tuple[Message, ...],
+        exact: Collection[int] = (),
+        kwargs: dict[str, Any] | None = None,
+        tools: tuple[Tool, ...] = (),
     ) -> Rendered:
-        """The prompt of a conversation, with the text of the message `exact` as it was said; `kwargs` are variables
-        for the template. Raises TurnRejected."""
+        """The prompt of a conversation, with the texts of the messages `exact` as they were said; `kwargs` are
+        variables for the template, `tools` what it offers. Raises TurnRejected."""
         ...
 
 
@@ -72,6 +60,11 @@ class Prompt:
     tokens: list[int]
     num_known: int = 0
     """Of these, those of the conversation's last turn here: likely still in the cache."""
+    num_told_anew: int = 0
+    """Of its messages, those that the template told as it likes. Answers behind them are in it as they were generated,
+    with the white space around them."""
+    boundaries: tuple[int, ...] = ()
+    """Positions in the tokens that other conversations, or this one, come back to; empty where nobody asks for them."""
 
 
 class _Told(Struct, frozen=True):
@@ -80,6 +73,8 @@ class _Told(Struct, frozen=True):
     messages: tuple[Message, ...]
     prompt_text: str
     template_kwargs: str = ""
+    """What its template was given besides the messages."""
+    num_told_anew: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,11 +116,16 @@ def without_oldest(messages: tuple[Message, ...]) -> tuple[Message, ...] | None:
     return (*messages[:begin], *messages[users[0] :]) if users else None
 
 
+def _num_told_anew(remembered: Remembered, num_messages: int) -> int:
+    """Of its first messages; an older release's has only the last answer as it was generated."""
+    return num_messages - 1 if remembered.num_told_anew is None else remembered.num_told_anew
+
+
 def _goes_on(turn: Turn, told: _Told) -> bool:
     """Whether the turn's prompt begins as that one did, by what both were made of."""
-    if canonical(turn.chat_template_kwargs) != told.template_kwargs:
+    if given_besides(turn) != told.template_kwargs:
         return False
-    return turn.messages[: len(told.messages)] == told.messages
+    return tuple(map(without_thoughts, turn.messages[: len(told.messages)])) == told.messages
 
 
 class History:
@@ -138,12 +138,20 @@ class History:
         *,
         max_tokens: int = 2_000_000,
         raw_as_text: bool = False,
+        by_text: bool = False,
+        has_boundaries: bool = False,
     ) -> None:
-        """With `raw_as_text` no control token is recognised in a raw prompt. By default all are, as it is the client's
+        """With `by_text` a prompt is made of what the messages say and of nothing else: then the same turn is the same
+        tokens with every worker, also one that remembers nothing. With `has_boundaries` a chat's prompts say where
+        conversations part in them.
+
+        With `raw_as_text` no control token is recognised in a raw prompt. By default all are, as it is the client's
         own from end to end; but none in one that is scored: what is compared there are texts."""
         self._renderer = renderer
         self._vocabulary = vocabulary
         self._raw_as_text = raw_as_text
+        self._by_text = by_text
+        self._has_boundaries = has_boundaries
         self._max_tokens = max_tokens
         self._num_tokens = 0
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
@@ -164,22 +172,31 @@ class History:
         known = self._last_known(client, turn)
         told = known.told if known is not None else None
         if known is None or told is None or not _goes_on(turn, told):
-            return self._tokenized(await self._rendered(turn))
+            return await self._told_anew(turn)
+        if self._by_text:
+            prompt = await self._told_anew(turn)
+            return replace(prompt, num_known=common_prefix(prompt.tokens, known.tokens))
         answer = len(told.messages) - 1
-        rendered = await self._rendered(turn, exact=answer)
-        said = told.messages[answer].content
-        place = next((place for place in rendered.contents if place[0] == answer), None)
-        if place is None or rendered.text[: place[1]] != told.prompt_text or rendered.text[place[1] : place[2]] != said:
+        exact = [index for index in range(told.num_told_anew, answer + 1) if told.messages[index].role == "assistant"]
+        rendered = await self._rendered(turn, exact)
+        said, begin = told.messages[answer].content, len(told.prompt_text)
+        rest = begin + len(said)
+        has_place = not said or (answer, begin, rest) in rendered.contents
+        if not has_place or not rendered.text.startswith(told.prompt_text + said):
             # The template tells history otherwise than it was told at the time.
-            return self._tokenized(await self._rendered(turn))
-        rest = place[2]
+            return await self._told_anew(turn)
         tail = self._vocabulary.tokenize(
             rendered.text[rest:], template_spans=rendered.template_spans(rest), add_bos=False
         )
-        return Prompt(rendered, [*known.tokens, *tail], known.num_tokens)
+        prompt = Prompt(rendered, [*known.tokens, *tail], known.num_tokens, told.num_told_anew)
+        return self._with_boundaries(turn, prompt, known_text=rest)
 
-    async def _rendered(self, turn: Turn, exact: int = -1) -> Rendered:
-        return await self._renderer.render(turn.messages, exact, turn.chat_template_kwargs)
+    async def _told_anew(self, turn: Turn) -> Prompt:
+        prompt = self._tokenized(await self._rendered(turn))
+        return self._with_boundaries(turn, replace(prompt, num_told_anew=len(turn.messages)))
+
+    async def _rendered(self, turn: Turn, exact: Collection[int] = ()) -> Rendered:
+        return await self._renderer.render(turn.messages, exact, variables(turn), offered(turn))
 
     def _last_known(self, client: str, turn: Turn) -> _Known | None:
         """Of the answers that the turn's history holds, the last one that was given here."""
@@ -189,6 +206,19 @@ class History:
     def _tokenized(self, rendered: Rendered) -> Prompt:
         spans = rendered.template_spans()
         return Prompt(rendered, self._vocabulary.tokenize(rendered.text, template_spans=spans, add_bos=True))
+
+    def _with_boundaries(self, turn: Turn, prompt: Prompt, known_text: int = 0) -> Prompt:
+        if not self._has_boundaries:
+            return prompt
+        found = boundaries(
+            self._vocabulary,
+            prompt.rendered,
+            turn.messages,
+            prompt.tokens,
+            num_known=prompt.num_known,
+            known_text=known_text,
+        )
+        return replace(prompt, boundaries=found)
 
     def continuation(self, prompt: Prompt, text: str) -> tuple[list[int], int]:
         """The tokens of prompt and answer `text`, tokenised as one, and at which one the answer begins."""
@@ -203,15 +233,26 @@ class History:
             shared += 1
         return tokens, min(shared, len(tokens) - 1)
 
-    def remember(self, client: str, turn: Turn, prompt: Prompt, tokens: list[int], text: str) -> str:
-        """Notes an answer: `tokens` are the prompt's and the answer's, `text` what the client was sent. Returns the
-        name of the conversation that goes on from it."""
+    def remember(
+        self,
+        client: str,
+        turn: Turn,
+        prompt: Prompt,
+        tokens: list[int],
+        text: str,
+        calls: tuple[ToolCall, ...] = (),
+    ) -> str:
+        """Notes an answer: `tokens` are the prompt's and the answer's, `text` and `calls` what the client was sent.
+        Returns the name of the conversation that goes on from it."""
         num_prompt = len(prompt.tokens)
         tokens = tokens[:num_prompt] + as_spoken(self._vocabulary, tokens[num_prompt:], text)
         told = _Told(
-            (*turn.messages, Message("assistant", text)), prompt.rendered.text, canonical(turn.chat_template_kwargs)
+            (*map(without_thoughts, turn.messages), Message("assistant", text, calls)),
+            prompt.rendered.text,
+            given_besides(turn),
+            prompt.num_told_anew,
         )
-        conversation = next_name(turn.conversation, turn.messages, text)
+        conversation = next_name(turn.conversation, turn.messages, text, calls)
         # What it was before is kept for one turn more: another chat may say the same so far, or this one go back.
         for _, name in chain(turn.messages)[:-1]:
             self._forget((client, name))
@@ -219,28 +260,61 @@ class History:
         return conversation
 
     def is_current(self, client: str, turn: Turn) -> bool:
-        """Whether the turn before this one was answered here."""
-        known = self._last_known(client, turn)
-        return known is not None and known.num_messages == len(turn.messages) - 1
+        """Whether the last answer before this turn was given here."""
+        answers = chain(turn.messages)
+        return bool(answers) and (client, answers[-1][1]) in self._known
 
     def recall(self, client: str, conversation: str) -> Remembered | None:
         """What is remembered, for another worker or another day. From any thread."""
         known = self._known.get((client, self._latest.get((client, conversation), "")))
         if known is None:
             return None
-        told = known.told
-        return Remembered(told.messages, told.prompt_text, known.packed_tokens, told.template_kwargs)
+        told, tokens = known.told, known.packed_tokens
+        before = self._before(client, told, tokens)
+        return Remembered(told.messages, told.prompt_text, tokens, told.template_kwargs, told.num_told_anew, before)
+
+    def _before(self, client: str, told: _Told, tokens: bytes) -> Earlier | None:
+        """The answer before the last one, where it is known and the last one's prompt was made of it."""
+        names = [name for _, name in chain(told.messages)]
+        known = self._known.get((client, names[-2])) if len(names) > 1 else None
+        if known is None or not tokens.startswith(known.packed_tokens):
+            return None
+        earlier = known.told
+        is_its_beginning = told.prompt_text.startswith(earlier.prompt_text)
+        if not is_its_beginning or earlier.template_kwargs != told.template_kwargs:
+            return None
+        if earlier.messages != told.messages[: len(earlier.messages)]:
+            return None
+        return Earlier(len(earlier.messages), len(earlier.prompt_text), known.num_tokens)
 
     def adopt(self, client: str, conversation: str, remembered: Remembered) -> None:
         """Takes over what another worker, or process, remembered, unless more is known here."""
         known = self._known.get((client, self._latest.get((client, conversation), "")))
         num_known = known.num_messages if known is not None else 0
         if len(remembered.tokens) % TOKEN_BYTES == 0 and num_known < len(remembered.messages):
-            answer = remembered.messages[-1].content
-            if not ends_with(self._vocabulary, array("i", remembered.tokens), answer):
-                return  # an older release's, which remembered stop texts too
-            told = _Told(remembered.messages, remembered.prompt_text, remembered.template_kwargs)
-            self._keep(client, _Known.of(told, remembered.tokens, conversation), told)
+            told = _Told(
+                remembered.messages,
+                remembered.prompt_text,
+                remembered.template_kwargs,
+                _num_told_anew(remembered, len(remembered.messages)),
+            )
+            if (before := remembered.before) is not None:
+                earlier = _Told(
+                    told.messages[: before.num_messages],
+                    told.prompt_text[: before.num_characters],
+                    told.template_kwargs,
+                    _num_told_anew(remembered, before.num_messages),
+                )
+                self._adopt(client, conversation, earlier, remembered.tokens[: before.num_tokens * TOKEN_BYTES])
+            self._adopt(client, conversation, told, remembered.tokens)
+
+    def _adopt(self, client: str, conversation: str, told: _Told, tokens: bytes) -> None:
+        numbers = array("i", tokens)
+        # llama.cpp aborts the process for a token that it does not have. What does not end with its answer is an older
+        # release's, which remembered stop texts too.
+        has_all = bool(numbers) and min(numbers) >= 0 and max(numbers) < self._vocabulary.num_tokens
+        if told.messages and has_all and ends_with(self._vocabulary, numbers, told.messages[-1].content):
+            self._keep(client, _Known.of(told, tokens, conversation), told)
 
     def _keep(self, client: str, known: _Known, told: _Told) -> None:
         said = name_of(told.messages)

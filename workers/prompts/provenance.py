@@ -15,14 +15,20 @@ from typing import Any, SupportsIndex
 TEMPLATE = "\0"
 MIXED = "\1"
 """Of contents, nobody knows which."""
-EDGE = "\U0010ffff"
-"""Put around a text so that nothing is stripped off it, and taken out of the result."""
 _FIRST_MESSAGE = 2
+_EDGES = "\U00080000"
+"""From here on, of what is put around a message so that nothing is stripped off it, and taken out of the result: no
+conversation has so many messages."""
 
 
 def of_message(index: int) -> str:
     """The origin of what the message says."""
     return chr(index + _FIRST_MESSAGE)
+
+
+def edge_of(index: int) -> str:
+    """The origin of what stands around the message."""
+    return chr(index + ord(_EDGES))
 
 
 class Sourced(str):
@@ -164,7 +170,7 @@ def origins(text: str) -> str:
 def source_of(value: object, depth: int = 0) -> str | None:
     """Whose text is in the value, at any depth: None where it is the template's alone."""
     if isinstance(value, Sourced):
-        found = set(value._origins) - {TEMPLATE, EDGE}
+        found = {one for one in set(value._origins) if TEMPLATE != one < _EDGES}
     elif isinstance(value, dict | list | tuple | set | frozenset):
         if depth > 50:
             raise RecursionError
@@ -240,18 +246,13 @@ def _runs(text: str) -> Iterator[tuple[str, str]]:
         at = end
 
 
-def contents(text: str, edged: int = -1) -> tuple[str, list[list[int]]]:
-    """The text without edges, and its contents as [message index, start, end) in order; −1 where nobody knows whose.
-
-    `edged` is the message that has edges.
-    """
+def contents(text: str) -> tuple[str, list[list[int]]]:
+    """The text without edges, and its contents as [message index, start, end) in order; −1 where nobody knows whose."""
     parts: list[str] = []
     found: list[list[int]] = []
     at = 0
     for origin, run in _runs(text):
-        if origin == EDGE:
-            # Between two edges there was a message without a word.
-            found += [[edged, at, at]] if len(run) > 1 else []
+        if origin >= _EDGES:
             continue
         if origin != TEMPLATE:
             index = -1 if origin == MIXED else ord(origin) - _FIRST_MESSAGE

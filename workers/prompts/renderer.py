@@ -9,13 +9,17 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Collection
 from typing import Any
 
 from broker.errors import TurnpikeError, TurnRejected
-from broker.messages import Message
+from broker.messages import Message, Tool
 from broker.process import die_with_parent, terminate
-from workers.prompts.history import Rendered
+from workers.calls.writing import in_tags
+from workers.prompts.given import Write, messages_for, tools_for
+from workers.prompts.rendered import Rendered
 from workers.prompts.system_role import SystemRole, system_role
+from workers.prompts.tools_form import ToolsForm, tools_form
 from workers.sandbox import LATE_SECONDS, Refusals, digest
 
 COMPUTING_SECONDS = 5.0
@@ -31,6 +35,13 @@ TAKEN: dict[SystemRole, str] = {
     "nowhere": "put before the user's next message, as the template has no such role",
 }
 """What the log says of system messages."""
+TOOLS_TAKEN: dict[ToolsForm, str] = {
+    "object": "as they stand",
+    "text": "as they stand, a call's arguments as text",
+    "content": "as they stand, calls in the text of their answers",
+    "generic": "told in the system message, as the template has none",
+}
+"""What the log says of tools."""
 
 log = logging.getLogger(__name__)
 
@@ -54,20 +65,28 @@ class TemplateRenderer:
         bos_token: str,
         eos_token: str,
         date: str = "today",
+        write: Write = in_tags,
         computing_seconds: float = COMPUTING_SECONDS,
         late_seconds: float = LATE_SECONDS,
     ) -> None:
         """`template` is Jinja, None for a model file without one: then nothing can be rendered. `date` is what it hears
-        of the date: `none`, `today`, or YYYY-MM-DD."""
+        of the date: `none`, `today`, or YYYY-MM-DD. `write` spells calls where they stand in an answer's text."""
         self._template = template
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._date = date
+        self._write = write
         self._child = TemplateProcess(computing_seconds, late_seconds)
         self._lock = asyncio.Lock()
         """Held by who asks the child."""
         self._num_waiting = 0
         self._refusals = Refusals()
         self._system_role: SystemRole = "anywhere"
+        self._tools_form: ToolsForm = "object"
+
+    @property
+    def tools_form(self) -> ToolsForm:
+        """How the template takes tools; found out by `start`."""
+        return self._tools_form
 
     @property
     def system_role(self) -> SystemRole:
@@ -88,27 +107,49 @@ class TemplateRenderer:
             await self._child.start()
         self._system_role = await system_role(self._told)
         log.info("template system_messages=%s", TAKEN[self._system_role])
+        self._tools_form = await tools_form(self._with_tools)
+        log.info("template tools=%s", TOOLS_TAKEN[self._tools_form])
 
     async def _told(self, messages: tuple[Message, ...]) -> set[int]:
         return {index for index, start, end in (await self.render(messages)).contents if start < end}
 
+    async def _with_tools(self, messages: tuple[Message, ...], tools: tuple[Tool, ...], form: ToolsForm) -> str:
+        return (await self._rendered(messages, (), None, tools, form)).text
+
     async def render(
-        self, messages: tuple[Message, ...], exact: int = -1, kwargs: dict[str, Any] | None = None
+        self,
+        messages: tuple[Message, ...],
+        exact: Collection[int] = (),
+        kwargs: dict[str, Any] | None = None,
+        tools: tuple[Tool, ...] = (),
     ) -> Rendered:
-        """The prompt of a conversation, with the text of the message `exact` as it was said; the template is given
-        `kwargs` besides, whose texts are contents. Raises TurnRejected:
+        """The prompt of a conversation, with the texts of the messages `exact` as they were said; the template is given
+        `kwargs` and `tools` besides, whose texts are contents. Raises TurnRejected:
         "invalid_template", or "overloaded" where MAX_WAITING wait already."""
+        return await self._rendered(messages, exact, kwargs, tools, self._tools_form)
+
+    async def _rendered(
+        self,
+        messages: tuple[Message, ...],
+        exact: Collection[int],
+        kwargs: dict[str, Any] | None,
+        tools: tuple[Tool, ...],
+        form: ToolsForm,
+    ) -> Rendered:
         if self._template is None:
             raise TurnRejected("invalid_template", "the model file has no chat template")
-        plain = [{"role": message.role, "content": message.content} for message in messages]
         request: dict[str, Any] = {
             "operation": "render",
             "template": self._template,
-            "messages": plain,
-            "exact": exact,
+            "messages": messages_for(messages, form, self._write),
+            "exact": list(exact),
             **self._tokens,
+            "system_role": self._system_role,
+            "date": dated(self._date),
+            "kwargs": kwargs or {},
+            "tools": tools_for(tools),
+            "takes_tools": form != "generic",
         }
-        request |= {"system_role": self._system_role, "date": dated(self._date), "kwargs": kwargs or {}}
         line = json.dumps(request).encode()
         key = digest(line)
         self._refusals.check(key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache, partial, wraps
 from types import BuiltinMethodType, FunctionType
 from typing import Any
@@ -24,17 +24,17 @@ from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.utils import pass_environment
 
 from workers.prompts.provenance import (
-    EDGE,
     Sourced,
     contents,
-    of_message,
     plain,
     source_of,
     sourced,
     traced,
     whole,
 )
+from workers.prompts.sourcing import of_client, sourced_message
 from workers.prompts.system_role import SystemRole, merged
+from workers.prompts.tools_form import generic
 
 MAX_TEXT = 8 * 1024 * 1024
 
@@ -60,31 +60,38 @@ class TemplateFailed(Exception):
 
 def render(
     template: str,
-    messages: list[dict[str, str]],
+    messages: list[dict[str, Any]],
     *,
     bos_token: str,
     eos_token: str,
-    exact: int = -1,
+    exact: Collection[int] = (),
     system_role: SystemRole = "anywhere",
     date: str = "",
     kwargs: dict[str, Any] | None = None,
+    tools: list[dict[str, Any]] | None = None,
+    takes_tools: bool = True,
 ) -> dict[str, Any]:
     """The prompt's text, and its contents as [message index, start, end) in order.
 
-    The text is what plain Jinja makes, but that the white space around the message `exact`, whose text must stand in
-    the prompt as it was said, is not stripped off, and that system messages stand where the template takes them, as
-    `system_role` says. `date` is YYYY-MM-DD, and what a template hears of it changes once a day and no oftener; without
-    one it hears of none. `kwargs` are a client's variables: their texts are contents. Raises TemplateFailed.
+    The text is what plain Jinja makes, but that the white space around the messages `exact`, whose texts must stand
+    in the prompt as they were said, is not stripped off, and that system messages stand where the template takes them,
+    as `system_role` says. `date` is YYYY-MM-DD, and what a template hears of it changes once a day and no oftener;
+    without one it hears of none. `kwargs` are a client's variables, `tools` what it offers: their texts are contents. A
+    template that does not take tools is told of them, of calls and results as `tools_form.generic` does. Raises
+    TemplateFailed.
     """
     try:
-        said = [_sourced(message, index, exact) for index, message in enumerate(messages)]
+        said = [sourced_message(message, index, exact) for index, message in enumerate(messages)]
+        offered = of_client(tools or [])
+        if not takes_tools:
+            said, offered = generic(said, offered, _json_of_content), []
         text = _compiled(template).render(
-            _dated(date) | {name: _of_client(value) for name, value in (kwargs or {}).items()},
+            _dated(date) | {name: of_client(value) for name, value in (kwargs or {}).items()},
             messages=merged(said, system_role),
             add_generation_prompt=True,
             bos_token=bos_token,
             eos_token=eos_token,
-            tools=_NoTools(),
+            tools=offered or _NoTools(),
         )
     except (jinja2.TemplateError, TemplateFailed, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise TemplateFailed(f"{type(error).__name__}: {error}") from None
@@ -94,7 +101,7 @@ def render(
         raise TemplateFailed("it takes too much memory") from None
     if len(text) > MAX_TEXT:
         raise TemplateFailed(f"it makes {len(text):,} characters of text")
-    text, found = contents(text, exact)
+    text, found = contents(text)
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -106,36 +113,6 @@ def render(
 def _compiled(template: str) -> jinja2.Template:
     """Kept, as compiling takes longer than rendering."""
     return _Environment().from_string(template)
-
-
-def _sourced(value: Any, index: int, exact: int) -> Any:
-    """A message whose texts, at any depth, know that they are its; the role is a word of the protocol's."""
-    match value:
-        case str():
-            text = Sourced(value, of_message(index) * len(value))
-            if index != exact or (text and text == text.strip()):
-                return text
-            edge = Sourced("\ue000", EDGE)
-            return edge + text + edge
-        case dict():
-            return {name: one if name == "role" else _sourced(one, index, exact) for name, one in value.items()}
-        case list():
-            return [_sourced(one, index, exact) for one in value]
-        case _:
-            return value
-
-
-def _of_client(value: Any) -> Any:
-    """A value whose texts, names of objects too, are contents and no message's."""
-    match value:
-        case str():
-            return Sourced(value)
-        case dict():
-            return {Sourced(name): _of_client(one) for name, one in value.items()}
-        case list():
-            return [_of_client(one) for one in value]
-        case _:
-            return value
 
 
 def _dated(date: str) -> dict[str, Any]:
@@ -310,6 +287,11 @@ def _tojson(
     """As transformers has it."""
     value = None if isinstance(value, _NoTools) else value
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _json_of_content(value: Any) -> Sourced:
+    """JSON that counts as content, all of it."""
+    return whole(_tojson(plain(value)), value)
 
 
 def _raise(message: str) -> None:

@@ -31,6 +31,8 @@ def _render(request: dict[str, Any]) -> dict[str, Any]:
             system_role=request["system_role"],
             date=request["date"],
             kwargs=request["kwargs"],
+            tools=request["tools"],
+            takes_tools=request["takes_tools"],
         )
     except TemplateFailed as error:
         return {"error": str(error)}

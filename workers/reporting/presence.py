@@ -15,9 +15,10 @@ from nats.aio.client import Client as NatsConnection
 from nats.micro.service import Service
 
 from broker import discovery
-from broker.discovery import CHAT, RAW, SCORE, Load, WorkerInfo
+from broker.discovery import CHAT, RAW, SCORE, TOOLS, Load, WorkerInfo
 from broker.errors import OtherFile, TurnRejected
 from broker.messages import Message
+from broker.process import pid_namespace
 from workers.prompts.history import Renderer
 from workers.worker_options import WorkerOptions
 
@@ -30,13 +31,14 @@ log = logging.getLogger(__name__)
 
 
 async def abilities(renderer: Renderer) -> tuple[str, ...]:
-    """What a worker can with this template: chat where it tells a plain question."""
+    """What a worker can with this template: chat where it tells a plain question, and tools with it, as a template that
+    has none for them is given them as text."""
     try:
         await renderer.render((Message("user", "Hello."),))
     except TurnRejected as error:
         log.warning("no chat, prompts without a template only: %s", error.detail)
         return PLAIN_ABILITIES
-    return (CHAT, RAW, SCORE)
+    return (CHAT, RAW, SCORE, TOOLS)
 
 
 def metadata(options: WorkerOptions, num_ctx: int) -> dict[str, str]:
@@ -50,6 +52,7 @@ def metadata(options: WorkerOptions, num_ctx: int) -> dict[str, str]:
         "num_ctx": str(num_ctx),
         "node": options.node,
         "pid": str(os.getpid()),
+        "pid_namespace": pid_namespace(),
         "facts": json.dumps(dict(options.facts)),
         "fingerprint": options.fingerprint,
         "file_bytes": options.facts.get("file_bytes", ""),

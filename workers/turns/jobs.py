@@ -11,6 +11,7 @@ from broker.messages import Sampling, Turn
 from broker.priorities import BATCH
 from workers.engine.events import Job
 from workers.prompts.history import History, Prompt, without_oldest
+from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
 from workers.turns.work import Work
 
 ROOM_TOKENS = 256
@@ -31,8 +32,16 @@ class GrammarCompiler(Protocol):
 class JobMaker:
     """Makes jobs for an engine whose sequences hold `max_tokens` tokens at most."""
 
-    def __init__(self, history: History, grammars: GrammarCompiler, max_tokens: int, overflow: Overflow) -> None:
+    def __init__(
+        self,
+        history: History,
+        grammars: GrammarCompiler,
+        max_tokens: int,
+        overflow: Overflow,
+        readers: AnswerReaders = ALL_TEXT,
+    ) -> None:
         self._history = history
+        self._readers = readers
         self._grammars = grammars
         self._max_tokens = max_tokens
         self._overflow = overflow
@@ -57,6 +66,8 @@ class JobMaker:
             sampling=turn.sampling,
             gbnf=await self._grammars.gbnf(turn.sampling, client),
             continuations=continuations,
+            boundaries=prompt.boundaries,
+            shown=self._readers.shown if self._readers.reads(turn) else {},
         )
         return job, prompt
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from broker.messages import Cancel, DeadLetter, End, Started, TokenLogprob, Turn
+from broker.messages import CallDelta, Cancel, DeadLetter, End, Started, TokenLogprob, Turn
 from broker.replies import StoredReply
 from broker.subjects import TurnAddress
 from workers.engine.events import Job, LoopSnapshot
@@ -101,6 +101,14 @@ class Writer(Protocol):
         """Says that this start was no crash."""
         ...
 
-    async def write(self, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] = ()) -> None:
+    async def write(
+        self,
+        text: str,
+        tokens: tuple[int, ...],
+        logprobs: tuple[TokenLogprob, ...] = (),
+        *,
+        reasoning: str = "",
+        calls: tuple[CallDelta, ...] = (),
+    ) -> None:
         """Sends the next chunk; comes back when it is stored."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker.messages import ToolCall
 from workers.engine.events import Finished
 from workers.kv.index import Key
 from workers.prompts.history import History, Prompt
@@ -17,12 +18,16 @@ class Remembering:
         self._engine = engine
         self._directory = directory
 
-    async def keep(self, work: Work, prompt: Prompt, end: Finished, answer: str) -> None:
-        """Notes a whole answer; `answer` is its text. Nothing goes on from a cancelled, raw or scored one."""
+    async def keep(
+        self, work: Work, prompt: Prompt, end: Finished, answer: str, calls: tuple[ToolCall, ...] = ()
+    ) -> None:
+        """Notes an answer, as far as it came where it was cancelled: its text, and what it calls. Nothing goes on from
+        a raw or scored one, or from none."""
         turn, client = work.turn, work.address.client
-        if end.reason == "cancelled" or turn.continuations or turn.raw:
+        is_none = end.reason == "cancelled" and not answer
+        if is_none or turn.continuations or turn.raw:
             return
-        name = self._history.remember(client, turn, prompt, list(end.tokens), answer)
+        name = self._history.remember(client, turn, prompt, list(end.tokens), answer, calls)
         if name != turn.conversation:
             self._engine.rename(Key(client, turn.conversation), name, list(end.tokens))
         await self._directory.announce(client, name, len(end.tokens) - 1)

@@ -12,6 +12,7 @@ from broker.messages import Done, Failed, Timings, TokenLogprob
 from workers.engine.events import Event, Finished, Generated, Lost, Rejected, Seated
 from workers.kv.fetcher import Offer
 from workers.prompts.history import Prompt
+from workers.turns.answer_reader import ALL_TEXT, AnswerReader, AnswerReaders, Told, joined
 from workers.turns.outcomes import Answered, Outcome, Returned
 from workers.turns.ports import Writer
 from workers.turns.recent import RecentTurns
@@ -26,33 +27,39 @@ _LATE = "the deadline passed while the turn was computed"
 class _Piece:
     """What a batch of events adds to the answer."""
 
-    text: str
+    told: Told
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...]
 
     @classmethod
-    def of(cls, batch: Sequence[Event]) -> _Piece:
+    def of(cls, batch: Sequence[Event], reader: AnswerReader) -> _Piece:
         made = [event for event in batch if isinstance(event, Generated)]
+        told = [reader.feed(event.text, len(event.tokens)) for event in made]
+        if isinstance(batch[-1], Finished):
+            told.append(reader.finish())
         return cls(
-            "".join(event.text for event in made),
+            joined(told),
             tuple(token for event in made for token in event.tokens),
             tuple(logprob for event in made for logprob in event.logprobs),
         )
 
     def __bool__(self) -> bool:
-        return bool(self.text or self.tokens)
+        return bool(self.told or self.tokens)
 
 
 @dataclass
 class _Answer:
     """The answer so far, with what an earlier worker sent of it."""
 
+    reader: AnswerReader
     text: list[str]
+    reasoning: list[str]
     tokens: list[int]
     queue_wait: float
 
     def add(self, piece: _Piece) -> None:
-        self.text.append(piece.text)
+        self.text.append(piece.told.text)
+        self.reasoning.append(piece.told.reasoning)
         self.tokens += piece.tokens
 
 
@@ -60,33 +67,51 @@ class Streaming:
     """Streams answers for the worker of that name. Chunks gather what comes within `coalesce_seconds` of the one
     before; 0 sends each token."""
 
-    def __init__(self, worker: str, coalesce_seconds: float, remembering: Remembering, recent: RecentTurns) -> None:
+    def __init__(
+        self,
+        worker: str,
+        coalesce_seconds: float,
+        remembering: Remembering,
+        recent: RecentTurns,
+        readers: AnswerReaders = ALL_TEXT,
+    ) -> None:
         self._worker = worker
         self._coalesce_seconds = coalesce_seconds
         self._remembering = remembering
         self._recent = recent
+        self._readers = readers
 
     async def stream(self, work: Work, prompt: Prompt, writer: Writer, offer: Offer | None) -> Outcome:
         """Writes what the engine tells until it has told the end. Raises Fenced."""
-        answer = _Answer([writer.resumed_text], list(writer.resumed_tokens), work.queue_wait)
+        answer = self._begun(work, prompt, writer)
         async for batch in gathered(work, self._coalesce_seconds):
-            piece = _Piece.of(batch)
+            piece = _Piece.of(batch, answer.reader)
             answer.add(piece)
+            if isinstance(first := batch[0], Seated):
+                answer.queue_wait += first.waited_seconds
             match batch[-1]:
                 case Lost():
                     return Returned()
                 case Rejected(code=code, detail=detail, retryable=retryable):
                     return Answered(Failed(code, detail, retryable, self._worker, writer.attempt))
-                case Seated():
-                    answer.queue_wait = work.queue_wait
                 case _:
                     pass
             if piece:
                 work.notes.token_sent()
-                await writer.write(piece.text, piece.tokens, piece.logprobs)
+                told = piece.told
+                await writer.write(told.text, piece.tokens, piece.logprobs, reasoning=told.reasoning, calls=told.calls)
             if isinstance(end := batch[-1], Finished):
                 return Answered(await self._finish(work, prompt, writer, offer, answer, end))
         raise AssertionError("the events ended without an end")
+
+    def _begun(self, work: Work, prompt: Prompt, writer: Writer) -> _Answer:
+        """The answer where it is gone on with: what an earlier worker sent is read again, for where it stands in it."""
+        reader = self._readers.of(work.turn, prompt.rendered.text)
+        tokens = writer.resumed_tokens
+        told = Told(writer.resumed_text)
+        if self._readers.reads(work.turn):
+            told = self._readers.read_again(reader, work.turn, tokens)
+        return _Answer(reader, [told.text], [told.reasoning], list(tokens), work.queue_wait)
 
     async def _finish(
         self, work: Work, prompt: Prompt, writer: Writer, offer: Offer | None, answer: _Answer, end: Finished
@@ -94,21 +119,23 @@ class Streaming:
         work.notes.drew(end.joules)
         if work.cancel is not None and work.cancel.reason == "deadline" and end.reason == "cancelled":
             return Failed("deadline", _LATE, False, self._worker, writer.attempt)
-        text = "".join(answer.text)
+        text, calls = "".join(answer.text), answer.reader.calls
         self._recent.computed(len(answer.tokens))
         cancel = time.perf_counter() - work.cancelled_at if work.cancel is not None else 0.0
-        await self._remembering.keep(work, prompt, end, text)
+        await self._remembering.keep(work, prompt, end, text, calls)
         fetch = work.notes.fetch_seconds or 0.0
         return Done(
-            finish_reason=end.reason,
+            finish_reason="tool_calls" if calls and end.reason == "stop" else end.reason,
             text=text,
             tokens=tuple(answer.tokens),
-            usage=usage(end, prompt, work.notes, offer),
+            usage=usage(end, prompt, work.notes, offer, answer.reader.num_reasoning_tokens),
             timings=Timings(answer.queue_wait, end.prefill_seconds, end.decode_seconds, cancel, fetch),
             worker=self._worker,
             attempt=writer.attempt,
             num_chunks=writer.num_chunks,
             scores=end.scores,
+            tool_calls=calls,
+            reasoning="".join(answer.reasoning),
         )
 
 

@@ -9,7 +9,7 @@ from workers.prompts.history import Prompt
 from workers.turns.work import TurnNotes
 
 
-def usage(end: Finished, prompt: Prompt, notes: TurnNotes, offer: Offer | None) -> Usage:
+def usage(end: Finished, prompt: Prompt, notes: TurnNotes, offer: Offer | None, num_reasoning: int = 0) -> Usage:
     """The usage of a finished turn; what was computed again is what this worker, or the one before it, had computed of
     the prompt once."""
     known: int = prompt.num_known
@@ -30,4 +30,5 @@ def usage(end: Finished, prompt: Prompt, notes: TurnNotes, offer: Offer | None) 
         recomputed,
         cause if recomputed else None,
         notes.num_dropped,
+        num_reasoning,
     )

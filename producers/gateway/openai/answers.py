@@ -13,21 +13,23 @@ import msgspec
 from broker.messages import Chunk, Done, Failed, TokenLogprob, Usage
 from producers.gateway.errors import ApiError
 from producers.gateway.openai.errors import error_body, error_of
+from producers.gateway.openai.tools import tool_call_deltas, tool_calls
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:
-    """The tokens, those from the cache among the prompt's."""
+    """The tokens, those from the cache among the prompt's, those of the thoughts among the completion's."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
 
 
 def finish_reason_of(done: Done) -> str:
-    """The API has two: a turn that was stopped has come to its end."""
-    return "length" if done.finish_reason == "length" else "stop"
+    """As the API has them: a turn that was stopped has come to its end."""
+    return done.finish_reason if done.finish_reason in ("length", "tool_calls") else "stop"
 
 
 def _chat_logprob(token_logprob: TokenLogprob) -> dict[str, Any]:
@@ -109,14 +111,25 @@ class AnswerObjects:
         delta = {"role": "assistant", "content": "", "refusal": None}
         return self._object(True, [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}])
 
-    def chunk(self, chunk: Chunk) -> dict[str, Any]:
-        """The next event of a stream."""
+    def chunks(self, chunk: Chunk) -> list[dict[str, Any]]:
+        """The next events of a stream: one for thoughts and text, and one for each call that grows, as there are
+        readers who look at an event's first call alone, and then at no text."""
         if chunk.attempt > self._attempt:
             self._attempt = chunk.attempt
             self.go_on_at(0)
-        choice: dict[str, Any] = {"index": 0}
-        choice |= {"delta": {"content": chunk.text}} if self.is_chat else {"text": chunk.text}
-        return self._object(True, [choice | {"logprobs": self._logprobs(chunk.logprobs), "finish_reason": None}])
+        logprobs = self._logprobs(chunk.logprobs)
+        if not self.is_chat:
+            return [self._event({"text": chunk.text}, logprobs)]
+        said = {"reasoning_content": chunk.reasoning} if chunk.reasoning else {}
+        if chunk.text or not (said or chunk.calls):
+            said["content"] = chunk.text
+        deltas: list[dict[str, Any]] = [said] if said or logprobs is not None else []
+        deltas += [{"tool_calls": [one]} for one in tool_call_deltas(chunk.calls)]
+        return [self._event({"delta": one}, None if index else logprobs) for index, one in enumerate(deltas)]
+
+    def _event(self, what: dict[str, Any], logprobs: dict[str, Any] | None) -> dict[str, Any]:
+        choice = {"index": 0} | what | {"logprobs": logprobs, "finish_reason": None}
+        return self._object(True, [choice])
 
     def end(self, done: Done) -> dict[str, Any]:
         """The event that says why it ended."""
@@ -131,7 +144,12 @@ class AnswerObjects:
     def whole(self, done: Done, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
         """The answer in one object."""
         choice: dict[str, Any] = {"index": 0}
-        message = {"role": "assistant", "content": done.text, "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": done.text, "refusal": None}
+        if done.reasoning:
+            message["reasoning_content"] = done.reasoning
+        if done.tool_calls:
+            message["tool_calls"] = tool_calls(done.tool_calls)
+            message["content"] = done.text if done.text.strip() else None
         choice |= {"message": message} if self.is_chat else {"text": done.text}
         choice |= {"logprobs": self._logprobs(logprobs), "finish_reason": finish_reason_of(done)}
         return self._object(False, [choice]) | {"usage": usage_of(done.usage)}
@@ -168,8 +186,8 @@ class Writer:
         return _event(begin) if begin is not None else b""
 
     def piece(self, chunk: Chunk) -> bytes:
-        """The next event."""
-        return _event(self._objects.chunk(chunk))
+        """The next events."""
+        return b"".join(map(_event, self._objects.chunks(chunk)))
 
     def go_on_at(self, num_characters: int) -> None:
         """The next piece stands behind so many characters of the text."""

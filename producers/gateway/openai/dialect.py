@@ -12,7 +12,7 @@ from producers.gateway.openai import openapi
 from producers.gateway.openai.answers import Writer
 from producers.gateway.openai.errors import error_body
 from producers.gateway.openai.listing import Listing
-from producers.gateway.openai.requests import ChatRequest, CompletionRequest, parse
+from producers.gateway.openai.requests import ChatRequest, ChatWithoutTools, CompletionRequest, parse
 
 
 class OpenAi:
@@ -21,7 +21,7 @@ class OpenAi:
     models_path = "/v1/models"
 
     def __init__(self, *, leave_out_tools: bool) -> None:
-        self._leave_out_tools = leave_out_tools
+        self._chat = ChatWithoutTools if leave_out_tools else ChatRequest
         self._listing = Listing()
         self.turns: Mapping[str, ReadBody] = {
             "/v1/chat/completions": self._read_chat,
@@ -29,7 +29,7 @@ class OpenAi:
         }
 
     def _read_chat(self, body: bytes) -> ChatRequest:
-        return parse(body, ChatRequest, leave_out_tools=self._leave_out_tools)
+        return parse(body, self._chat)
 
     def _read_completion(self, body: bytes) -> CompletionRequest:
         return parse(body, CompletionRequest)

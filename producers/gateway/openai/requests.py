@@ -13,10 +13,14 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.errors import InvalidMessage
-from broker.messages import Message, Role, Sampling, check_is_answerable
+from broker.messages import Message, Sampling, check_messages
+from broker.messages.tools import check_tools
 from producers.gateway.bodies import read
+from producers.gateway.dialect import NOTHING, Offer
 from producers.gateway.errors import ApiError
 from producers.gateway.openai.answers import Writer
+from producers.gateway.openai.chat_messages import ChatMessage
+from producers.gateway.openai.tools import Choice, FunctionTool, choice_of, param_of
 
 MAX_TOKENS = 500
 MOST_TOKENS = 1_000_000
@@ -24,34 +28,6 @@ MOST_TOKENS = 1_000_000
 MAX_TOP_LOGPROBS = 20
 MAX_STOPS = 16
 LEAST_TEMPERATURE = 1e-5
-
-
-class Part(Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a message's content."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(Struct, frozen=True, forbid_unknown_fields=True):
-    """A message as the API has it; fields that an answer came with may come back with it."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | tuple[Part, ...]
-    refusal: Literal[""] | None = None
-    annotations: tuple[()] | None = None
-    audio: None = None
-    function_call: None = None
-    tool_calls: tuple[()] | None = None
-    name: None = None
-
-    @property
-    def message(self) -> Message:
-        """As a turn has it."""
-        role: Role = "system" if self.role == "developer" else self.role
-        # Parts are texts of their own: a line end between them, as other servers do.
-        text = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
-        return Message(role, text)
 
 
 class JsonSchema(Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,12 +65,12 @@ ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
     "store": (False,),
     "metadata": ({},),
     "service_tier": ("auto", "default"),
-    "tools": ((),),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
+    "functions": ((),),
+    "function_call": ("none", "auto"),
     "modalities": (("text",),),
 }
 """Fields that cannot be done, with the values that ask for nothing: chat front ends send them unasked."""
+INSTEAD = {"functions": "use tools", "function_call": "use tool_choice"}
 
 
 class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -124,12 +100,13 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     metadata: dict[str, str] | None = None
     service_tier: str | None = None
 
-    def check(self, *, leave_out_tools: bool = False) -> None:
+    def check(self) -> None:
         """Raises ApiError for what is understood and cannot be done."""
         for name, harmless in ASKS_FOR_NOTHING.items():
             value = getattr(self, name, None)
-            if value is not None and value not in harmless and not (name == "tools" and leave_out_tools):
-                raise ApiError(400, f"{name} is not supported: leave it out", param=name, code="unsupported_parameter")
+            if value is not None and value not in harmless:
+                message = f"{name} is not supported: {INSTEAD.get(name, 'leave it out')}"
+                raise ApiError(400, message, param=name, code="unsupported_parameter")
         if any((self.logit_bias or {}).values()):
             raise ApiError(
                 400, "logit_bias is not supported: leave it out", param="logit_bias", code="unsupported_parameter"
@@ -171,6 +148,16 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return None
 
     @property
+    def offer(self) -> Offer:
+        """The tools that the model may call."""
+        return NOTHING
+
+    @property
+    def thinking(self) -> Literal["on", "off"] | None:
+        """Whether the model is to think first; None leaves it to its template."""
+        return None
+
+    @property
     def template_kwargs(self) -> dict[str, Any] | None:
         """Variables for the model's chat template; None where none is used."""
         return None
@@ -208,9 +195,10 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 grammar=self.grammar or None,
                 json_schema=self.schema,
                 logprobs=self.num_logprobs,
+                thinking=self.thinking,
             )
         except InvalidMessage as error:
-            raise ApiError(400, str(error), param=error.field.removeprefix("sampling.")) from None
+            raise ApiError(400, str(error), param=param_of(error.field)) from None
 
 
 class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -221,25 +209,58 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
-    tools: tuple[dict[str, Any], ...] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: tuple[FunctionTool, ...] | None = None
+    tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
+    functions: tuple[dict[str, Any], ...] | None = None
+    function_call: str | dict[str, Any] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     modalities: tuple[str, ...] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    def check(self, *, leave_out_tools: bool = False) -> None:
+    def check(self) -> None:
         """Raises ApiError for what is understood and cannot be done."""
-        super().check(leave_out_tools=leave_out_tools)
+        super().check()
+        for index, one in enumerate(self.messages):
+            if (missing := one.missing) is not None:
+                field = f"messages[{index}].{missing}"
+                raise ApiError(400, f"{field} is required", param=field, code="missing_required_parameter")
         try:
-            check_is_answerable(self.history)
+            check_messages(self.history)
         except InvalidMessage as error:
-            raise ApiError(400, error.reason, param=error.field) from None
+            raise ApiError(400, error.reason, param=param_of(error.field)) from None
+        self._check_tools()
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs wants logprobs: true", param="top_logprobs")
         if self.response_format is not None and self.response_format.type == "json_schema":
             found = self.response_format.json_schema
             if found is None or isinstance(found.schema, UnsetType):
                 raise ApiError(400, "a json_schema is wanted", param="response_format.json_schema.schema")
+
+    def _check_tools(self) -> None:
+        tools = tuple(one.tool for one in self.tools or ())
+        try:
+            check_tools(tools, choice_of(self.tool_choice))
+        except InvalidMessage as error:
+            param = param_of(error.field)
+            raise ApiError(400, f"{param}: {error.reason}", param=param) from None
+        if tools and self.grammar:
+            raise ApiError(400, "grammar: a grammar and tools cannot both be given", param="grammar")
+
+    @property
+    def offer(self) -> Offer:
+        """The tools that the model may call."""
+        if not self.tools:
+            return NOTHING
+        is_parallel = self.parallel_tool_calls is not False
+        return Offer(tuple(one.tool for one in self.tools), choice_of(self.tool_choice), is_parallel)
+
+    @property
+    def thinking(self) -> Literal["on", "off"] | None:
+        """As `reasoning_effort` says."""
+        if self.reasoning_effort is None:
+            return None
+        return "off" if self.reasoning_effort in ("none", "minimal") else "on"
 
     @property
     def num_logprobs(self) -> int | None:
@@ -273,8 +294,8 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     @property
     def left_out(self) -> str | None:
-        """Tools that were offered."""
-        return "tools" if self.tools else None
+        """The names of participants; tools are known by their calls."""
+        return "name" if any(one.name and one.role != "tool" for one in self.messages) else None
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of its answer."""
@@ -284,6 +305,26 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
     def limit(self) -> int | None:
         """Of the answer's tokens."""
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+
+class ChatWithoutTools(ChatRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The same for a gateway that leaves tools out: a model is free to call none where it need not."""
+
+    def _check_tools(self) -> None:
+        if self.tool_choice not in (None, "auto", "none"):
+            message = "tool_choice: this gateway leaves tools out, so none can be demanded"
+            raise ApiError(400, message, param="tool_choice", code="unsupported_parameter")
+
+    @property
+    def offer(self) -> Offer:
+        """Nothing."""
+        return NOTHING
+
+    @property
+    def left_out(self) -> str | None:
+        """Tools besides."""
+        found = [*(["tools"] if self.tools else []), *filter(None, [super().left_out])]
+        return ", ".join(found) or None
 
 
 class CompletionRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -321,14 +362,10 @@ class CompletionRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only
 Request = ChatRequest | CompletionRequest
 
 
-def parse[T: Common](body: bytes, kind: type[T], *, leave_out_tools: bool = False) -> T:
-    """The request in a body; raises ApiError, which names the field.
-
-    Tools that are offered (`tool_choice` "auto") may be left out, as a model is free to use none; ones that are
-    demanded may not.
-    """
+def parse[T: Common](body: bytes, kind: type[T]) -> T:
+    """The request in a body; raises ApiError, which names the field."""
     request = read(body, kind)
-    request.check(leave_out_tools=leave_out_tools)
+    request.check()
     return request
 
 

@@ -6,6 +6,7 @@ const STORE = "turnpike";
 const state = load();
 const running = new Map(); // conversation id → AbortController of the reader
 const stopping = new Set(); // conversation ids whose turn is to end
+let drawn = null; // the conversation that is seen
 const STOP_PATIENCE = 3000; // milliseconds for a turn that waits to end once it was stopped
 
 function load() {
@@ -40,7 +41,10 @@ function draw() {
     button.addEventListener("click", () => { state.current = one.id; save(); draw(); $("text").focus(); });
     return button;
   }));
+  const wereOpen = drawn === open.id ? [...$("messages").querySelectorAll("details")].map((one) => one.open) : [];
+  drawn = open.id;
   $("messages").replaceChildren(...open.messages.map(article));
+  $("messages").querySelectorAll("details").forEach((one, index) => { one.open = Boolean(wereOpen[index]); });
   showBusy();
   scroll();
 }
@@ -52,11 +56,37 @@ function article(message) {
   text.className = "text";
   text.textContent = message.content;
   box.append(text);
+  showBesides(box, message);
   const facts = document.createElement("span");
   facts.className = message.bad ? "facts bad" : "facts";
   facts.textContent = message.bad ?? message.facts ?? "";
   if (message.role === "assistant") box.append(facts);
   return box;
+}
+
+// Thoughts and calls: what the model said besides its answer.
+function besides(message) {
+  const found = (message.calls ?? []).map((call) => ({ kind: "call", title: `Calls ${call.name}`, text: call.arguments }));
+  const thoughts = message.reasoning?.trim();
+  if (thoughts) found.unshift({ kind: "thoughts", title: message.content || found.length ? "Thoughts" : "Thinking …", text: thoughts });
+  return found;
+}
+
+// Folded; each is made once, so that what somebody opens stays open as it grows.
+function showBesides(box, message) {
+  const found = besides(message);
+  const shown = [...box.querySelectorAll("details")];
+  shown.slice(found.length).forEach((one) => one.remove());
+  found.forEach(({ kind, title, text }, index) => {
+    const one = shown[index] ?? document.createElement("details");
+    if (!shown[index]) {
+      one.append(document.createElement("summary"), document.createElement("div"));
+      box.insertBefore(one, box.querySelector(".text"));
+    }
+    one.className = kind;
+    one.firstChild.textContent = title;
+    one.lastChild.textContent = text;
+  });
 }
 
 function showLast(conversation) {
@@ -66,6 +96,7 @@ function showLast(conversation) {
   if (!box || !message) return;
   const isAtEnd = $("messages").scrollHeight - $("messages").scrollTop - $("messages").clientHeight < 60;
   box.querySelector(".text").textContent = message.content;
+  showBesides(box, message);
   const facts = box.querySelector(".facts");
   if (facts) { facts.textContent = message.bad ?? message.facts ?? ""; facts.className = message.bad ? "facts bad" : "facts"; }
   if (isAtEnd) scroll();
@@ -99,8 +130,21 @@ async function ask(text) {
 
 function readOn(conversation) {
   const message = conversation.messages.at(-1);
-  message.content = "";
+  forget(message);
   return read(conversation, (signal) => fetch(`/turns/${conversation.turn}?model=${encodeURIComponent(conversation.model ?? "")}`, { signal, headers: headers() }));
+}
+
+function forget(message) { Object.assign(message, { content: "", reasoning: "", calls: [] }); }
+
+function take(message, delta) {
+  message.content += delta.content ?? "";
+  message.reasoning = (message.reasoning ?? "") + (delta.reasoning_content ?? "");
+  for (const { index, function: called } of delta.tool_calls ?? []) {
+    message.calls ??= [];
+    message.calls[index] ??= { name: called.name, arguments: "" };
+    message.calls[index].arguments += called.arguments ?? "";
+  }
+  return Boolean(delta.content || delta.reasoning_content || delta.tool_calls);
 }
 
 async function read(conversation, request) {
@@ -119,7 +163,7 @@ async function read(conversation, request) {
     for await (const event of events(answer.body)) {
       if (event.comment) {
         if ("turns_ahead" in event.comment) say(place(event.comment));
-        if (event.comment.restarted) { message.content = ""; tokens = 0; first = 0; say("begun anew by another worker"); }
+        if (event.comment.restarted) { forget(message); tokens = 0; first = 0; say("begun anew by another worker"); }
         if (event.comment.turn) { // another model took it over, as another turn
           conversation.turn = event.comment.turn;
           conversation.model = event.comment.model ?? conversation.model;
@@ -130,11 +174,9 @@ async function read(conversation, request) {
       } else if (event.data.error) {
         throw new Error(event.data.error.message);
       } else {
-        const text = event.data.choices?.[0]?.delta?.content;
-        if (text) {
+        if (take(message, event.data.choices?.[0]?.delta ?? {})) {
           first ||= performance.now();
           tokens += 1;
-          message.content += text;
           say(tokens > 3 ? `${rate(tokens, first)} pieces/s` : "");
         }
       }

@@ -1,0 +1,75 @@
+"""Tools in OpenAI's requests become the turn's, and a conversation is known by its calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker import codec
+from broker.conversations import next_name
+from broker.messages import Message, NamedTool, Tool, ToolCall, Turn
+from producers.gateway.dialect import Offer
+from producers.gateway.naming import conversation_of
+from producers.gateway.openai.requests import ChatRequest
+from tests.unit.test_dialect import CALL, HI, chat, request, tool
+
+
+@pytest.mark.parametrize(
+    ("wanted", "choice"),
+    [
+        (None, "auto"),
+        ("auto", "auto"),
+        ("none", "none"),
+        ("required", "required"),
+        ({"type": "function", "function": {"name": "f"}}, NamedTool("f")),
+    ],
+)
+@pytest.mark.parametrize("is_parallel", [None, True, False])
+def test_tools_become_the_turns(wanted: Any, choice: Any, is_parallel: bool | None) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [None]}}, "default": None}
+    tools = [tool("f", description="d", parameters=schema, strict=True), tool("g", description=None)]
+    found = request(ChatRequest, tools=tools, tool_choice=wanted, parallel_tool_calls=is_parallel)
+    expected = (Tool("f", "d", schema), Tool("g"))
+    assert found.offer == Offer(expected, choice, is_parallel is not False)
+    turn = Turn("t", "c", found.history, tools=found.offer.tools, tool_choice=found.offer.choice)
+    assert codec.decode(codec.encode(turn), Turn) == turn
+
+
+def test_a_round_of_tools_becomes_the_turns_messages() -> None:
+    said = {"role": "assistant", "content": None, "tool_calls": [CALL | {"index": 0}], "reasoning_content": "Hm."}
+    result = {"role": "tool", "tool_call_id": "a", "name": "f", "content": [{"type": "text", "text": "on"}]}
+    found = request(ChatRequest, messages=[HI, said, result])
+    call = ToolCall("a", "f", "{}")
+    assert found.history[1:] == (Message("assistant", "", (call,), None, "Hm."), Message("tool", "on", (), "a"))
+    assert found.left_out is None
+
+
+@pytest.mark.parametrize(
+    ("effort", "thinking"),
+    [(None, None), ("none", "off"), ("minimal", "off"), ("low", "on"), ("medium", "on"), ("high", "on")],
+)
+def test_an_effort_switches_thinking(effort: str | None, thinking: str | None) -> None:
+    assert request(ChatRequest, reasoning_effort=effort).sampling().thinking == thinking
+
+
+def test_calls_that_are_written_anew_are_the_same_to_a_conversations_name() -> None:
+    def history(arguments: str) -> list[Any]:
+        call = CALL | {"function": {"name": "f", "arguments": arguments}}
+        result = {"role": "tool", "tool_call_id": "a", "content": "on"}
+        return [HI, {"role": "assistant", "tool_calls": [call]}, result]
+
+    name = conversation_of(chat(history('{"a": [1, "ü"]}')), None)
+    calls = (ToolCall("a", "f", '{"a":[1,"\\u00fc"]}'),)
+    first = chat([HI])
+    assert next_name(conversation_of(first, None), first.history, "", calls) == name
+    others = {conversation_of(chat(history(text)), None) for text in ('{"a": [2, "ü"]}', "{", "[" * 5000, "")}
+    assert len(others - {name}) == 4
+
+
+def test_a_conversations_calls_are_known_by_id_and_result() -> None:
+    def named(**more: Any) -> str:
+        call = CALL | more
+        return conversation_of(chat([HI, {"role": "assistant", "tool_calls": [call]}, HI]), None)
+
+    assert named() != named(id="b")

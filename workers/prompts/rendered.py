@@ -1,0 +1,30 @@
+"""A prompt's text, and which part of it is whose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt's text and where in it contents stand: (message index, start, end)."""
+
+    text: str
+    contents: list[tuple[int, int, int]]
+
+    def template_spans(self, start: int = 0) -> list[tuple[int, int]]:
+        """The rest: what the template wrote, in positions from `start` on."""
+        spans = []
+        at = start
+        for _, begin, end in self.contents:
+            if end <= start:
+                continue
+            spans.append((at - start, max(begin, start) - start))
+            at = end
+        spans.append((at - start, len(self.text) - start))
+        return spans
+
+    def until(self, at: int) -> Rendered:
+        """The text before a position, and the contents there."""
+        contents = [(index, begin, min(end, at)) for index, begin, end in self.contents if begin < at]
+        return Rendered(self.text[:at], contents)

@@ -1,0 +1,151 @@
+"""What of an answer is text, what a thought, and what a call: told apart as it comes, by the model's own syntax."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from broker.messages import CallDelta, ToolCall, Turn
+from broker.messages.tools import MAX_CALLS, grown
+from workers.calls.deltas import Arguments, Broken, CallBegun, CallEnded, Delta, Reasoning, Text
+from workers.calls.parser import Parser
+from workers.calls.syntax import Syntax, Tool
+from workers.engine.detokenizer import Detokenizer
+
+_ID_CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_ID_LENGTH = 9
+"""Nine letters and digits: Mistral's templates want no others."""
+
+log = logging.getLogger(__name__)
+
+
+def call_id(turn: str, index: int) -> str:
+    """Of an answer's call: the same with every worker, so that another one goes on with it."""
+    number = int.from_bytes(hashlib.sha256(f"{turn} {index}".encode()).digest()[:8])
+    found = ""
+    for _ in range(_ID_LENGTH):
+        number, digit = divmod(number, len(_ID_CHARACTERS))
+        found += _ID_CHARACTERS[digit]
+    return found
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a piece of an answer adds to it."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: tuple[CallDelta, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.text or self.reasoning or self.calls)
+
+
+class AnswerReader:
+    """Of one answer: without a parser all of it is text."""
+
+    def __init__(self, turn: str, parser: Parser | None = None) -> None:
+        self._turn = turn
+        self._parser = parser
+        self._calls: tuple[ToolCall, ...] = ()
+        self._whole: set[int] = set()
+        self.num_reasoning_tokens = 0
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """Those that are whole."""
+        return tuple(call for index, call in enumerate(self._calls) if index in self._whole)
+
+    def feed(self, text: str, num_tokens: int) -> Told:
+        """What the next piece of the answer is."""
+        if self._parser is None:
+            return Told(text)
+        was_thinking = self._parser.is_thinking
+        told = self._told(self._parser.feed(text))
+        if was_thinking or self._parser.is_thinking:
+            self.num_reasoning_tokens += num_tokens
+        return told
+
+    def finish(self) -> Told:
+        """What was held back: nothing follows."""
+        return Told() if self._parser is None else self._told(self._parser.finish())
+
+    def _told(self, deltas: list[Delta]) -> Told:
+        text, reasoning = "", ""
+        calls: list[CallDelta] = []
+        for delta in deltas:
+            match delta:
+                case Text(text=piece):
+                    text += piece
+                case Reasoning(text=piece):
+                    reasoning += piece
+                case CallBegun(index=index, name=name):
+                    calls.append(CallDelta(index, call_id(self._turn, index), name))
+                case Arguments(index=index, text=piece):
+                    calls.append(CallDelta(index, arguments=piece, offset=self._num_characters(index, calls)))
+                case CallEnded(index=index):
+                    self._whole.add(index)
+                case Broken(reason=reason, text=piece, name=name):
+                    text += piece
+                    log.warning("call broken turn=%s reason=%s tool=%s", self._turn, reason, name)
+        self._calls = grown(self._calls, calls)
+        return Told(text, reasoning, tuple(calls))
+
+    def _num_characters(self, index: int, calls: list[CallDelta]) -> int:
+        known = len(self._calls[index].arguments) if index < len(self._calls) else 0
+        return known + sum(len(one.arguments) for one in calls if one.index == index)
+
+
+def joined(told: Sequence[Told]) -> Told:
+    """What several pieces add, as one."""
+    return Told(
+        "".join(one.text for one in told),
+        "".join(one.reasoning for one in told),
+        tuple(delta for one in told for delta in one.calls),
+    )
+
+
+def _no_text(token: int) -> bytes:
+    return b""
+
+
+@dataclass(frozen=True)
+class AnswerReaders:
+    """Makes the readers of a model's answers. Without a `syntax`, a model's that has no chat template, all is text."""
+
+    syntax: Syntax | None = None
+    shown: Mapping[int, bytes] = field(default_factory=dict)
+    """Control tokens that the syntax is written with, and their spelling: all others stay without a text."""
+    piece: Callable[[int], bytes] = _no_text
+    """A token's text as the vocabulary has it."""
+
+    def reads(self, turn: Turn) -> bool:
+        """Whether there is anything but text to be found in the turn's answer."""
+        if self.syntax is None or turn.raw or turn.continuations:
+            return False
+        return self.syntax.thoughts is not None or (bool(turn.tools) and turn.tool_choice != "none")
+
+    def read_again(self, reader: AnswerReader, turn: Turn, tokens: Sequence[int]) -> Told:
+        """What an earlier worker has sent of the turn's answer, these tokens, by which the reader knows where in it it
+        stands. Text that may still become a stop text is held back, as it was then."""
+        detokenizer = Detokenizer(turn.sampling.stop)
+        told = [reader.feed(detokenizer.add(self.piece(token) or self.shown.get(token, b"")), 1) for token in tokens]
+        return joined(told)
+
+    def of(self, turn: Turn, prompt: str) -> AnswerReader:
+        """Of the turn's answer, which follows that prompt."""
+        if self.syntax is None or not self.reads(turn):
+            return AnswerReader(turn.id)
+        tools = turn.tools if turn.tool_choice != "none" else ()
+        parser = Parser(
+            self.syntax,
+            [Tool(tool.name, tool.parameters or {}) for tool in tools],
+            thinking=self.syntax.thinks_after(prompt),
+            max_calls=MAX_CALLS if turn.parallel_tool_calls else 1,
+        )
+        return AnswerReader(turn.id, parser)
+
+
+ALL_TEXT = AnswerReaders()
