@@ -103,6 +103,8 @@ SCHEMAS: dict[str, Any] = {
     },
     "other scripts": _object({"język": {"enum": ["język", "日本語", "हिन्दी", "عربي", "🎉"]}, "größe": COUNT}),
 }
+UNBOUNDED = ("free strings", "a tree")
+"""Strings without a length, and recursion without a depth."""
 QUESTIONS = (
     "Make up an example of this.",
     "Tell me of a radio site in Poland.",

