@@ -13,7 +13,7 @@ from tests.model.conftest import Bench
 from tests.model.test_engine import prompt
 from tests.model.test_reuse import WATCHED, assert_same, cold, filler, model, run, watched
 from workers.engine.calibration import calibrate
-from workers.engine.checkpoints import BEFORE_END, MIN_DISTANCE
+from workers.engine.checkpoints import BEFORE_END, MIN_DISTANCE, MIN_STEP
 from workers.engine.offloading import MAX_CARRIED
 from workers.kv.checks import WrongState
 from workers.kv.index import Key, KvEntry, packed, split
@@ -73,7 +73,7 @@ def test_a_conversation_that_was_moved_goes_on_is_asked_again_and_edited(
         assert_same(watched(other, name), cold(bench, model, tokens))
         # What came with it is here too: the same question, once more.
         run(other, f"{name} again", tokens, conversation="c")
-        assert len(tokens) - other.finished(f"{name} again").num_cached <= BEFORE_END + MIN_DISTANCE
+        assert len(tokens) - other.finished(f"{name} again").num_cached <= BEFORE_END + MIN_STEP
         other.close()
 
 
