@@ -119,8 +119,8 @@ async def main(credentials: Path, left: list[str], log: Log, rng: random.Random,
 
 
 def run() -> None:
-    if len(sys.argv) != 4:
-        sys.exit("usage: python -m tests.chaos.producer CREDENTIALS FILE SEED")
+    if len(sys.argv) not in (4, 5):
+        sys.exit(f"usage: python -m tests.chaos.producer CREDENTIALS FILE SEED [{'|'.join(SIZES)}]")
     credentials, path, seed = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     size = sys.argv[4] if len(sys.argv) > 4 else "small"
     left = unfinished(path)
