@@ -30,6 +30,8 @@ async def test_a_chat_goes_on_after_an_interrupt_and_ends_at_the_prompt(
         chat.type("second\n")
         await chat.until_it_says("echo second")
         await chat.until_it_says("[stop: ")
+        # At the prompt again: before it a ^C is still the answer's.
+        await chat.until_it_says("> ", behind=chat.said.rindex("[stop: "))
         assert await chat.interrupted() == INTERRUPTED
 
 
