@@ -6,6 +6,7 @@ where it runs the call.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -53,6 +54,15 @@ class ToolCall(Struct, frozen=True, forbid_unknown_fields=True):
     name: ToolName
     arguments: str
     """JSON: an object."""
+
+    @property
+    def parsed(self) -> dict[str, Any] | None:
+        """The arguments; None where the text is no JSON, or no object. No text is no arguments."""
+        try:
+            found = json.loads(self.arguments or "{}")
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None
 
 
 class CallDelta(Struct, frozen=True, omit_defaults=True):

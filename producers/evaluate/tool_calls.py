@@ -7,7 +7,6 @@ one. Of each argument all values that are right are listed; null, where it may b
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,11 +38,8 @@ class Wanted(Struct, frozen=True, forbid_unknown_fields=True):
 
     def is_met_by(self, call: ToolCall) -> bool:
         """Whether the call is this one, by name and arguments: none is missing, wrong, or one too many."""
-        try:
-            given = json.loads(call.arguments or "{}")
-        except (ValueError, RecursionError):
-            return False
-        if call.name != self.name or not isinstance(given, dict) or given.keys() - self.arguments.keys():
+        given = call.parsed
+        if call.name != self.name or given is None or given.keys() - self.arguments.keys():
             return False
         return all(any(_is_same(given.get(name), one) for one in right) for name, right in self.arguments.items())
 

@@ -46,11 +46,11 @@ class Permission:
 
 def written(call: ToolCall) -> str:
     """`switch_lamp(room="attic", on=true)`; the arguments as they stand where they are no JSON object."""
-    try:
-        arguments = json.loads(call.arguments or "{}")
-        pairs = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items()]
-    except (ValueError, AttributeError, RecursionError):
+    arguments = call.parsed
+    if arguments is None:
         pairs = [repr(call.arguments)]
+    else:
+        pairs = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items()]
     return f"{call.name}({', '.join(pairs)})"
 
 

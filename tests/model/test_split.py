@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import gguf
 import pytest
 
 from broker.catalogue import Locked, LockedFile, Missing, WrongHash, sha256_of, write_lock
+from tests.split_file import write_split
 from workers.chosen_file import model_path
 from workers.llama.context import LlamaModel
 from workers.model_file import ModelFileError
@@ -18,34 +18,12 @@ from workers.settings import WorkerSettings
 COUNT = 3
 
 
-def write_split(source: Path, target: Callable[[int], Path]) -> list[Path]:
-    """As llama.cpp's gguf-split writes them."""
-    reader = gguf.GGUFReader(str(source))
-    architecture = reader.fields["general.architecture"].contents()
-    size = -(-len(reader.tensors) // COUNT)
-    for index in range(COUNT):
-        writer = gguf.GGUFWriter(str(target(index)), architecture)
-        for field in reader.fields.values() if index == 0 else ():
-            if not field.name.startswith("GGUF.") and field.name != "general.architecture":
-                is_array = field.types[0] == gguf.GGUFValueType.ARRAY
-                sub = {"sub_type": field.types[-1]} if is_array else {}
-                writer.add_key_value(field.name, field.contents(), field.types[0], **sub)
-        writer.add_uint16("split.no", index)
-        writer.add_uint16("split.count", COUNT)
-        writer.add_int32("split.tensors.count", len(reader.tensors))
-        for tensor in reader.tensors[index * size : (index + 1) * size]:
-            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-    return [target(index) for index in range(COUNT)]
-
-
 @pytest.fixture
 def settings(tmp_path: Path) -> WorkerSettings:
     """A lock file and a folder with the shipped model in several files."""
-    made = write_split(DEMO.path, lambda index: tmp_path / f"made-{index + 1:05d}-of-{COUNT:05d}.gguf")
+    size = -(-len(gguf.GGUFReader(str(DEMO.path)).tensors) // COUNT)
+    paths = [tmp_path / f"made-{index + 1:05d}-of-{COUNT:05d}.gguf" for index in range(COUNT)]
+    made = write_split(DEMO.path, paths, [index * size for index in range(COUNT)])
     files = [LockedFile(path.name, sha256_of(path), path.stat().st_size) for path in made]
     first = files[0]
     locked = Locked("o/r", "c" * 40, first.file, first.sha256, first.size_bytes, files=tuple(files))

@@ -18,6 +18,16 @@ _NAME = re.compile(r"[^\[{\s]+")
 _LINE = re.compile(r"[^\n]+")
 
 
+def name_of(reader: Reader, characters: re.Pattern[str]) -> Steps:
+    """A name of such characters. Raises BrokenCall."""
+    parts: list[str] = []
+    yield from reader.run(characters, parts.append)
+    name = "".join(parts)
+    if not name or len(name) > MAX_NAME:
+        raise BrokenCall("invalid_syntax")
+    return name
+
+
 def named(reader: Reader, *ends: str) -> Generator[None, None, tuple[str, str]]:
     """A name and the one of `ends` that it ends with, which is read. Raises BrokenCall."""
     parts: list[str] = []
@@ -110,11 +120,7 @@ def mistral(reader: Reader, answer: Answer, mark: str) -> Steps:
     """[TOOL_CALLS] with a list of objects, or with `name[CALL_ID]id[ARGS]{…}`; older ones leave the last marks out."""
     if (yield from reader.space()) == "[":
         return (yield from _LIST(reader, answer, mark))
-    parts: list[str] = []
-    yield from reader.run(_NAME, parts.append)
-    name = "".join(parts)
-    if not name or len(name) > MAX_NAME:
-        raise BrokenCall("invalid_syntax")
+    name = yield from name_of(reader, _NAME)
     call_id = None
     if (yield from reader.take(marks("[CALL_ID]", "[ARGS]"))) == "[CALL_ID]":
         call_id, _ = yield from named(reader, "[ARGS]")

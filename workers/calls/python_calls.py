@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from workers.calls.calls import Answer, BrokenCall, Call
 from workers.calls.json_calls import JsonCalls
 from workers.calls.json_text import quoted
-from workers.calls.named_calls import MAX_NAME, code
+from workers.calls.named_calls import code, name_of
 from workers.calls.python_text import CLOSING, number, value
 from workers.calls.reader import Reader, Steps, ignore, marks
 
@@ -21,13 +21,8 @@ _BETWEEN = re.compile(r"[\s;,]+")
 
 
 def _name(reader: Reader) -> Steps:
-    parts: list[str] = []
     yield from reader.space()
-    yield from reader.run(_NAME, parts.append)
-    name = "".join(parts)
-    if not name or len(name) > MAX_NAME:
-        raise BrokenCall("invalid_syntax")
-    return name
+    return (yield from name_of(reader, _NAME))
 
 
 def call(reader: Reader, answer: Answer) -> Steps:

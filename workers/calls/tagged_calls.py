@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from workers.calls.calls import Answer, BrokenCall, Call
 from workers.calls.json_text import inside, quoted
-from workers.calls.named_calls import MAX_NAME, named
+from workers.calls.named_calls import name_of, named
 from workers.calls.reader import Marks, Reader, Sink, Steps, ignore, marks
 from workers.calls.values import KINDS, as_json, kinds, member
 
@@ -81,12 +81,8 @@ class Tags:
         return (yield from reader.take(section))
 
     def _call(self, reader: Reader, answer: Answer) -> Steps:
-        parts: list[str] = []
         yield from reader.space()
-        yield from reader.run(_NAME, parts.append)
-        name = "".join(parts)
-        if not name or len(name) > MAX_NAME:
-            raise BrokenCall("invalid_syntax")
+        name = yield from name_of(reader, _NAME)
         if not answer.is_sure and name not in answer.names:
             raise BrokenCall(None)
         if self.tag_end:

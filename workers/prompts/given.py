@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -48,22 +47,13 @@ def messages_for(messages: Iterable[Message], form: ToolsForm, write: Write = in
 
 def _arguments(call: ToolCall, form: ToolsForm) -> Any:
     """An object where the template wants one and the text is one; else the text as it stands."""
-    found = None if form == "text" else _parsed(call)
+    found = None if form == "text" else call.parsed
     return call.arguments if found is None else found
 
 
 def _object(call: ToolCall) -> dict[str, Any]:
-    found = _parsed(call)
+    found = call.parsed
     return found if found is not None else {"arguments": call.arguments}
-
-
-def _parsed(call: ToolCall) -> dict[str, Any] | None:
-    """None for what is no object."""
-    try:
-        found = json.loads(call.arguments or "{}")
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def tools_for(tools: Iterable[Tool]) -> list[dict[str, Any]]:

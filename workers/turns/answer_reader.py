@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 
 from broker.messages import CallDelta, ToolCall, Turn
 from broker.messages.tools import MAX_CALLS, grown
+from broker.offsets import Offsets
 from workers.calls.deltas import Arguments, Broken, CallBegun, CallEnded, Delta, Reasoning, Text
 from workers.calls.parser import Parser
 from workers.calls.syntax import Syntax, Tool
 from workers.engine.detokenizer import Detokenizer
+from workers.prompts.besides import offered
 
 _ID_CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 9
@@ -84,18 +86,15 @@ class AnswerReader:
                 case CallBegun(index=index, name=name):
                     calls.append(CallDelta(index, call_id(self._turn, index), name))
                 case Arguments(index=index, text=piece):
-                    calls.append(CallDelta(index, arguments=piece, offset=self._num_characters(index, calls)))
+                    calls.append(CallDelta(index, arguments=piece))
                 case CallEnded(index=index):
                     self._whole.add(index)
                 case Broken(reason=reason, text=piece, name=name):
                     text += piece
                     log.warning("call broken turn=%s reason=%s tool=%s", self._turn, reason, name)
-        self._calls = grown(self._calls, calls)
-        return Told(text, reasoning, tuple(calls))
-
-    def _num_characters(self, index: int, calls: list[CallDelta]) -> int:
-        known = len(self._calls[index].arguments) if index < len(self._calls) else 0
-        return known + sum(len(one.arguments) for one in calls if one.index == index)
+        placed = Offsets(calls=self._calls).placed(tuple(calls))
+        self._calls = grown(self._calls, placed)
+        return Told(text, reasoning, placed)
 
 
 def joined(told: Sequence[Told]) -> Told:
@@ -125,7 +124,7 @@ class AnswerReaders:
         """Whether there is anything but text to be found in the turn's answer."""
         if self.syntax is None or turn.raw or turn.continuations:
             return False
-        return self.syntax.thoughts is not None or (bool(turn.tools) and turn.tool_choice != "none")
+        return self.syntax.thoughts is not None or bool(offered(turn))
 
     def read_again(self, reader: AnswerReader, turn: Turn, tokens: Sequence[int]) -> Told:
         """What an earlier worker has sent of the turn's answer, these tokens, by which the reader knows where in it it
@@ -138,10 +137,9 @@ class AnswerReaders:
         """Of the turn's answer, which follows that prompt."""
         if self.syntax is None or not self.reads(turn):
             return AnswerReader(turn.id)
-        tools = turn.tools if turn.tool_choice != "none" else ()
         parser = Parser(
             self.syntax,
-            [Tool(tool.name, tool.parameters or {}) for tool in tools],
+            [Tool(tool.name, tool.parameters or {}) for tool in offered(turn)],
             thinking=self.syntax.thinks_after(prompt),
             max_calls=MAX_CALLS if turn.parallel_tool_calls else 1,
         )
