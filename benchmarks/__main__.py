@@ -32,6 +32,7 @@ QUESTIONS = (
     "kinds",
     "neighbour",
     "grammars",
+    "held_calls",
     "conversations",
     "gateway",
     "queue",

@@ -61,8 +61,11 @@ class TriedRenderer(Renderer, Protocol):
         ...
 
 
-async def answer_readers(model: TemplatedModel, forced: str | None, renderer: TriedRenderer) -> AnswerReaders:
-    """The readers of a model's answers; of a model without a template all is text, unless a syntax is `forced`."""
+async def answer_readers(
+    model: TemplatedModel, forced: str | None, renderer: TriedRenderer, *, holds: bool = False
+) -> AnswerReaders:
+    """The readers of a model's answers; of a model without a template all is text, unless a syntax is `forced`.
+    `holds`: a grammar holds calls, where it can."""
     template, vocabulary = model.chat_template, model.vocabulary
     if template is None and not forced:
         return ALL_TEXT
@@ -83,7 +86,7 @@ async def answer_readers(model: TemplatedModel, forced: str | None, renderer: Tr
         and not vocabulary.piece(token)
     }
     log.info("answers tool_syntax=%s thoughts=%s", syntax.name, syntax.thoughts.begin if syntax.thoughts else "none")
-    return AnswerReaders(syntax, shown, vocabulary.piece)
+    return AnswerReaders(syntax, shown, vocabulary.piece, holds)
 
 
 def _written(syntax: Syntax) -> str:

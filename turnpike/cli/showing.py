@@ -88,6 +88,7 @@ def _lines(facts: ModelFacts) -> list[str]:
         "size": f"{_large(facts.file_bytes, 'B')}{files}; {_large(facts.active_bytes, 'B')} are read for a token",
         "trained for": f"{facts.context:,} tokens",
         "template": f"{template}; tools: {yes[facts.has_tools]}; thinking: {yes[facts.has_thinking]}",
+        "calls": "held by a grammar" if facts.holds_calls else "asked for, not held",
         "vocabulary": f"{facts.vocabulary}, {facts.vocabulary_tokens:,} tokens",
         "licence": facts.licence,
         "KV cache": ", ".join(cells),

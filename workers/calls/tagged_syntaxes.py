@@ -206,6 +206,7 @@ TAGGED = (
         ignored=_GPT_OSS.ends,
         thoughts=Thoughts("<|channel|>analysis<|message|>", "<|end|>", anywhere=True),
         whole=_GPT_OSS,
+        behind_thought="<|start|>assistant",
     ),
     Syntax(
         "muse",

@@ -93,7 +93,11 @@ class Outputs:
 
     def _make_sampler(self, active: ActiveJob) -> None:
         job = active.job
-        active.sampler = self._engine.sampler(job.sampling, active.sequence.tokens, job.gbnf)
+        tokens, calls = active.sequence.tokens, None
+        if job.calls is not None:
+            calls = job.calls.follow(self._engine.vocabulary.piece)
+            calls.replay(tokens[active.sequence.num_prompt_tokens :])
+        active.sampler = self._engine.sampler(job.sampling, tokens, job.gbnf if calls is None else calls)
 
     def _choose(self, active: ActiveJob, row: int) -> FinishReason | None:
         """Samples the next token; the reason to finish, if there is one."""
