@@ -122,7 +122,8 @@ class Streaming:
         text, calls = "".join(answer.text), answer.reader.calls
         self._recent.computed(len(answer.tokens))
         cancel = time.perf_counter() - work.cancelled_at if work.cancel is not None else 0.0
-        await self._remembering.keep(work, prompt, end, text, calls)
+        written = self._readers.written(answer.tokens) if calls or any(answer.reasoning) else None
+        await self._remembering.keep(work, prompt, end, text, calls, written)
         fetch = work.notes.fetch_seconds or 0.0
         return Done(
             finish_reason="tool_calls" if calls and end.reason == "stop" else end.reason,
