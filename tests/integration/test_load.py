@@ -125,7 +125,7 @@ async def test_users_think_before_they_go_on(client: Client, start_worker: Start
 
 async def test_a_sweep_finds_where_goodput_falls(client: Client, start_worker: StartWorker) -> None:
     """Four slots, and an answer takes about 0.1 s: 40 turns a second are too many, a few are not."""
-    options = LoadSettings(model="m", sweep="5:1.5", slo_ttft_seconds=0.3)
+    options = LoadSettings(model="m", sweep="5:1.5", slo_ttft_seconds=0.5)
     async with start_worker(FakeEngine(step_seconds=0.01, answer="123456789")):
         found = await run_load(client, options, conversations(50))
     levels = sorted({turn.level for turn in found if turn.level is not None})
