@@ -322,7 +322,8 @@ class LlamaEngine:
         if not self.is_whole(source, num_tokens):
             return False
         lib.llama_memory_seq_cp(self._memory, source, target, 0, num_tokens)
-        return True
+        # Of a window they are copied: llama.cpp takes back no cell that two sequences have.
+        return not self.window or self.rewind(target, num_tokens, self.checkpoint(target))
 
     def checkpoint_bytes(self, slot: int) -> int:
         """Of what `checkpoint` would give."""
