@@ -28,6 +28,7 @@ QUESTIONS = (
     "card_writes",
     "parking",
     "checkpoints",
+    "tool_calls",
     "handoff",
     "kinds",
     "neighbour",
