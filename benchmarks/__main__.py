@@ -29,6 +29,7 @@ QUESTIONS = (
     "card_writes",
     "parking",
     "checkpoints",
+    "tool_calls",
     "handoff",
     "kinds",
     "neighbour",
