@@ -1,7 +1,7 @@
 """Puts our grouped attention into llama.cpp's source: the edits, each of a line that has to be there exactly once.
 
 python tools/llama_cpp/patch.py SOURCE, where SOURCE is llama.cpp's folder (llama-cpp-python's vendor/llama.cpp). Says
-what it did, ends with 1 and changes nothing where a line is not as expected: for another llama.cpp its edits want a look.
+what it did; ends with 1 and changes nothing where a line is not as expected: another llama.cpp's want a look.
 """
 
 from __future__ import annotations
