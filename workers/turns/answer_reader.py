@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +12,7 @@ from functools import partial
 from broker.messages import CallDelta, ToolCall, Turn
 from broker.messages.tools import MAX_CALLS, grown
 from broker.offsets import Offsets
-from workers.calls.deltas import Arguments, Broken, CallBegun, CallEnded, Delta, Reasoning, Text
+from workers.calls.deltas import Arguments, Broken, CallBegun, CallEnded, Delta, Reason, Reasoning, Text
 from workers.calls.parser import Parser
 from workers.calls.syntax import Syntax, Tool
 from workers.calls.thought_tokens import ThoughtTokens
@@ -56,6 +57,8 @@ class AnswerReader:
         self._thoughts = None if parser is None else ThoughtTokens(parser)
         self._calls: tuple[ToolCall, ...] = ()
         self._whole: set[int] = set()
+        self.broken: Counter[Reason] = Counter()
+        """Why calls came as text, and how often."""
 
     @property
     def num_reasoning_tokens(self) -> int:
@@ -92,6 +95,7 @@ class AnswerReader:
                     self._whole.add(index)
                 case Broken(reason=reason, text=piece, name=name):
                     text += piece
+                    self.broken[reason] += 1
                     log.warning("call broken turn=%s reason=%s tool=%s", self._turn, reason, name)
         placed = Offsets(calls=self._calls).placed(tuple(calls))
         self._calls = grown(self._calls, placed)
