@@ -13,7 +13,7 @@ from typing import Any
 ROOMS = ["kitchen", "attic", "workshop"]
 MAX_ROUNDS = 5
 """Answers to one request, at most."""
-MAX_TOKENS = 200
+MAX_TOKENS = 120
 SYSTEM = "You control the lamps of a house. When a tool has told you its result, answer in one sentence."
 REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("Switch on the lamp in the kitchen.", "switch_lamp", {"room": "kitchen", "on": True}),

@@ -23,7 +23,9 @@ async def main() -> None:
         name="house",
         instructions=SYSTEM,
         model=OpenAIChatCompletionsModel(MODEL, client),
-        model_settings=ModelSettings(temperature=0, max_tokens=MAX_TOKENS, include_usage=True),
+        model_settings=ModelSettings(
+            temperature=0, max_tokens=MAX_TOKENS, include_usage=True, parallel_tool_calls=False
+        ),
         tools=[function_tool(account.house.switch_lamp), function_tool(account.house.read_temperature)],
     )
     history = []

@@ -10,7 +10,13 @@ def answer(client: openai.OpenAI, messages: list[Any]) -> tuple[dict[str, Any], 
     """The assistant's message, and why it ended."""
     text, calls, finish_reason = "", list[dict[str, Any]](), ""
     for chunk in client.chat.completions.create(
-        model=MODEL, messages=messages, tools=TOOLS, temperature=0, max_completion_tokens=MAX_TOKENS, stream=True
+        model=MODEL,
+        messages=messages,
+        tools=TOOLS,
+        parallel_tool_calls=False,
+        temperature=0,
+        max_completion_tokens=MAX_TOKENS,
+        stream=True,
     ):
         choice = chunk.choices[0]
         text += choice.delta.content or ""

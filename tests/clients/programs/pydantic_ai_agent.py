@@ -14,7 +14,7 @@ async def main() -> None:
         OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=BASE_URL, api_key="none")),
         instructions=SYSTEM,
         tools=[account.house.switch_lamp, account.house.read_temperature],
-        model_settings={"temperature": 0, "max_tokens": MAX_TOKENS},
+        model_settings={"temperature": 0, "max_tokens": MAX_TOKENS, "parallel_tool_calls": False},
         retries=3,
     )
     history = []
