@@ -6,9 +6,10 @@ import json
 
 from nats.aio.client import Client as NatsConnection
 
+from broker import codec
 from broker.answer import Answer
 from broker.client import Client
-from broker.messages import Chunk, Message, Sampling, Tool, ToolCall
+from broker.messages import Chunk, Message, Points, Sampling, Tool, ToolCall
 from broker.messages.tools import grown
 from broker.replies import ReplyWriter
 from tests.fakes import FIRST, FakeEngine
@@ -110,3 +111,30 @@ async def test_a_worker_goes_on_within_a_call_that_another_began(
         assert json.loads(done.tool_calls[0].arguments) == {"on": True}
         assert told(chunks) == (done.text, done.reasoning, done.tool_calls)
         assert (done.text.strip(), done.reasoning.strip()) == ("I switch it on.", "It is dark.")
+
+
+async def test_calls_that_are_none_are_text_and_counted_by_why(
+    client: Client, operator: NatsConnection, start_worker: StartWorker
+) -> None:
+    unknown, invalid = CALL.replace("lamp", "bell"), CALL.replace("true", "tru")
+    text = f"<think>Hm.</think>{unknown}\n{CALL}\n{invalid}\n{CALL}"
+    heard = await operator.subscribe("telemetry.>")
+    async with start_worker(FakeEngine(answer=text), readers=THINKING):
+        cut = await ask(client, sampling=Sampling(max_tokens=len(text) - 25))
+        many = await ask(client, parallel_tool_calls=False)
+        found: list[dict[str, object]] = []
+        while len(found) < 2:
+            message = await heard.next_msg(timeout=10)
+            points = codec.decode(message.data, Points, message.headers).points
+            found += [dict(one.fields) for one in points if one.measurement == "turn"]
+    for done in (cut, many):
+        assert [call.name for call in done.tool_calls] == ["lamp"]
+        assert (unknown in done.text, invalid in done.text, done.usage.broken_calls) == (True, True, 3)
+    reasons = (
+        {"broken_invalid_json_calls": 1, "broken_cut_off_calls": 1, "outcome": "length"},
+        {"broken_too_many_calls": 2, "outcome": "tool_calls"},
+    )
+    for fields, why in zip(found, reasons, strict=True):
+        told = {name: value for name, value in fields.items() if name.endswith("_calls") and value}
+        assert {**told, "outcome": fields["outcome"]} == {"broken_unknown_tool_calls": 1, "num_calls": 1, **why}
+        assert fields["reasoning_tokens"] == cut.usage.reasoning_tokens > 0

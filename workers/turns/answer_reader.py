@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from broker.messages import CallDelta, ToolCall, Turn
 from broker.messages.tools import MAX_CALLS, grown
 from broker.offsets import Offsets
-from workers.calls.deltas import Arguments, Broken, CallBegun, CallEnded, Delta, Reasoning, Text
+from workers.calls.deltas import Arguments, Broken, CallBegun, CallEnded, Delta, Reason, Reasoning, Text
 from workers.calls.parser import Parser
 from workers.calls.syntax import Syntax, Tool
 from workers.engine.detokenizer import Detokenizer
@@ -54,6 +55,8 @@ class AnswerReader:
         self._calls: tuple[ToolCall, ...] = ()
         self._whole: set[int] = set()
         self.num_reasoning_tokens = 0
+        self.broken: Counter[Reason] = Counter()
+        """Why calls came as text, and how often."""
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
@@ -91,6 +94,7 @@ class AnswerReader:
                     self._whole.add(index)
                 case Broken(reason=reason, text=piece, name=name):
                     text += piece
+                    self.broken[reason] += 1
                     log.warning("call broken turn=%s reason=%s tool=%s", self._turn, reason, name)
         placed = Offsets(calls=self._calls).placed(tuple(calls))
         self._calls = grown(self._calls, placed)
