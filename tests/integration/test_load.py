@@ -18,6 +18,8 @@ from broker.discovery import RAW, SCORE
 from broker.messages import Message
 from broker.server import EmbeddedServer
 from producers.data.datasets import SHIPPED, Conversation
+from producers.evaluate.items import EvalError, Item
+from producers.evaluate.run import CHOICE, run_on
 from producers.load.generator import Progress
 from producers.load.run import header, run_load
 from producers.load.selection import Selection
@@ -125,7 +127,7 @@ async def test_users_think_before_they_go_on(client: Client, start_worker: Start
 
 async def test_a_sweep_finds_where_goodput_falls(client: Client, start_worker: StartWorker) -> None:
     """Four slots, and an answer takes about 0.1 s: 40 turns a second are too many, a few are not."""
-    options = LoadSettings(model="m", sweep="5:1.5", slo_ttft_seconds=0.3)
+    options = LoadSettings(model="m", sweep="5:1.5", slo_ttft_seconds=0.5)
     async with start_worker(FakeEngine(step_seconds=0.01, answer="123456789")):
         found = await run_load(client, options, conversations(50))
     levels = sorted({turn.level for turn in found if turn.level is not None})
@@ -244,3 +246,25 @@ async def test_an_evaluation_goes_on_where_it_was_interrupted(
     found = json.loads(said)
     assert {one["method"]: one["count"] for one in found["accuracies"]} == {"partial": 12, "llama.cpp": 12}
     assert len(out.read_text().splitlines()) == 12
+
+
+@pytest.mark.parametrize("other", ["items", "name", "file"])
+async def test_answers_to_other_items_or_of_another_model_are_not_gone_on_with(
+    client: Client, nats_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path, other: str
+) -> None:
+    out, stop = tmp_path / "out.jsonl", asyncio.Event()
+    items = [Item(number, f"The fan {number} is", (" loud", " green"), 0) for number in range(3)]
+    async with start_worker():
+        first = await run_on(client, "m", items[:2], CHOICE, out, stop)
+        whole = await run_on(client, "m", items, CHOICE, out, stop)
+    assert [one.number for one in whole] == [0, 1, 2]
+    assert whole[:2] == first
+    before = out.read_bytes()
+    model = "n" if other == "name" else "m"
+    await nats_server.ensure([model])
+    if other == "items":
+        items[1] = Item(1, "The mast is", (" loud", " green"), 0)
+    async with start_worker(model=model, fingerprint="f" if other != "file" else "g"):
+        with pytest.raises(EvalError, match=r"out\.jsonl:\d: is of another"):
+            await run_on(client, model, items, CHOICE, out, stop)
+    assert out.read_bytes() == before
