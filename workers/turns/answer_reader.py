@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from broker.messages import CallDelta, ToolCall, Turn
 from broker.messages.tools import MAX_CALLS, grown
 from broker.offsets import Offsets
-from workers.calls.deltas import Arguments, Broken, CallBegun, CallEnded, Delta, Reason, Reasoning, Text
+from workers.calls.deltas import Arguments, Broken, CallBegun, CallEnded, Delta, Reasoning, Text
 from workers.calls.parser import Parser
 from workers.calls.syntax import Syntax, Tool
 from workers.engine.detokenizer import Detokenizer
@@ -55,8 +55,8 @@ class AnswerReader:
         self._calls: tuple[ToolCall, ...] = ()
         self._whole: set[int] = set()
         self.num_reasoning_tokens = 0
-        self.broken: Counter[Reason] = Counter()
-        """Why calls came as text, and how often."""
+        self.broken: Counter[str] = Counter()
+        """Why calls came as text, a Reason each, and how often."""
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
