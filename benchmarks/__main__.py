@@ -29,6 +29,7 @@ QUESTIONS = (
     "parking",
     "checkpoints",
     "tool_calls",
+    "static_tools",
     "handoff",
     "kinds",
     "neighbour",
