@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,12 +17,25 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+ORDER = ("unit", "integration", "model", "chaos", "real")
+"""Of the folders, quick ones first: a mistake shows within seconds."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick ones first: a mistake shows within seconds."""
-    order = {"unit": 0, "integration": 1, "model": 2, "chaos": 3}
-    items.sort(key=lambda item: order.get(item.path.parent.name, 4))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The order; in several processes what computes is given out first, to run beside all the rest."""
+    place = {folder: index for index, folder in enumerate(ORDER)}
+    items.sort(key=lambda item: place.get(item.path.parent.name, len(place)))
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.parent.name in ORDER[:2])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of pytest-xdist, where tests run in several processes."""
+    from tests.scheduling import ByFolder
+
+    config.option.loadscopereorder = False
+    return ByFolder(config, log)
 
 
 def pytest_unconfigure() -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import os
+import random
 import shutil
 import socket
 import sys
@@ -14,10 +18,20 @@ ROOT = Path(__file__).parents[1]
 TURNPIKE = [sys.executable, str(ROOT / "turnpike")]
 
 
+NUM_PORTS = 2000
+_PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 10
+_FIRST_PORT = 12_000 + _PROCESS * NUM_PORTS
+_PORTS = itertools.cycle(random.SystemRandom().sample(range(_FIRST_PORT, _FIRST_PORT + NUM_PORTS), NUM_PORTS))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody else takes before who wants it does: the tests' processes have their own, and all are below
+    those that the system gives to whoever connects."""
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("a cycle has no end")
 
 
 async def eventually[T](look: Callable[[], T], seconds: float = 30.0) -> T:

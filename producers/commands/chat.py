@@ -16,7 +16,7 @@ from broker.answer import Answer, TurnFailed
 from broker.client import Client
 from broker.connection import Address
 from broker.errors import TurnpikeError
-from broker.messages import Message, Sampling, ToolCall, new_id
+from broker.messages import Done, Message, Sampling, ToolCall, new_id
 from broker.process import EXIT_ERROR, EXIT_INTERRUPTED, interrupts_go_to
 from broker.rounds import Rounds
 from producers.routing.asking import CHATS, NO_ROUTES, resolve
@@ -133,6 +133,8 @@ class Conversation:
         try:
             async with self._stopping(rounds, printer) as interrupted:
                 stopped = await self._follow(self._client, rounds, printer, interrupted)
+                if interrupted.is_set() and stopped is None and self._has_answered(rounds):
+                    self._stop.set()  # behind the answer's end, a ^C is the prompt's
         except TurnFailed:
             printer.end_line()
             printer.note(summary(rounds.answer))
@@ -145,6 +147,10 @@ class Conversation:
         said = [*rounds.messages, *([Message("assistant", cut)] if cut else [])]
         if len(said) > len(before):
             self.messages = said
+
+    def _has_answered(self, rounds: Rounds) -> bool:
+        """Whether the last answer came to its end by itself, calls nothing, and the chat goes on."""
+        return isinstance(rounds.answer.end, Done) and not rounds.done.tool_calls and not self._has_ended
 
     def _tell(self, error: Exception, printer: Printer, *, has_answers: bool) -> None:
         """Says what went wrong, and what becomes of the message."""

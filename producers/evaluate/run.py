@@ -19,7 +19,7 @@ from broker.priorities import BATCH
 from producers.evaluate import tool_calls
 from producers.evaluate.items import Item
 from producers.evaluate.methods import Answered, evaluate
-from producers.evaluate.stored import Numbered, choice, read_outcomes
+from producers.evaluate.stored import Numbered, choice, marks_of, read_outcomes
 from producers.evaluate.tool_calls import Called, ToolItem
 from producers.routing.waiting import unless
 
@@ -65,7 +65,7 @@ async def run[I: Numbered, A: Numbered](
     way: Way[I, A],
     *,
     concurrency: int = 4,
-    done: Callable[[A], None] = lambda answered: None,
+    done: Callable[[A, Answer], None] = lambda answered, answer: None,
     stop: asyncio.Event | None = None,
     failed: Callable[[I, TurnFailed], None] | None = None,
 ) -> list[A]:
@@ -92,7 +92,7 @@ async def run[I: Numbered, A: Numbered](
             running.discard(answer)
             answered = way.judge(item, done_turn)
             found.append(answered)
-            done(answered)
+            done(answered, answer)
 
     async def all_of_them() -> None:
         async with asyncio.TaskGroup() as group:
@@ -116,7 +116,8 @@ async def run_on[I: Numbered, A: Numbered](
     concurrency: int = 4,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[A]:
-    """As `run`, with what was answered in `out`, from which it goes on after an interruption. Raises EvalError too.
+    """As `run`, with what was answered in `out`, from which it goes on after an interruption. Raises EvalError too,
+    also where that has answers to other items, or of another model.
 
     An item that fails is left out and told; raises TurnFailed where all that were asked do.
     """
@@ -134,15 +135,16 @@ async def _run_on[I: Numbered, A: Numbered](
     concurrency: int,
     say: Callable[[str], None],
 ) -> list[A]:
-    before = read_outcomes(out, say, way.read) if out is not None and out.exists() else []
+    marks = marks_of(model, items, {worker.fingerprint for worker in await client.served(model)})
+    before = read_outcomes(out, say, way.read, marks) if out is not None and out.exists() else []
     known = {answered.number for answered in before}
     left = [item for item in items if item.number not in known]
     say(f"{len(items)} items, {len(items) - len(left)} of them answered before")
     file = out.open("ab", buffering=0) if out is not None else None
 
-    def note(answered: A) -> None:
+    def note(answered: A, answer: Answer) -> None:
         if file is not None:
-            file.write(msgspec.json.encode(answered) + b"\n")
+            file.write(marks.line(answered, answer.started.model if answer.started is not None else ""))
 
     failures: list[tuple[I, TurnFailed]] = []
     try:

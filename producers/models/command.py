@@ -25,11 +25,14 @@ from broker.catalogue import (
 from broker.discovery import MirrorInfo
 from broker.errors import TurnpikeError
 from broker.locks import InUse, Lock
+from broker.process import EXIT_ERROR
 from broker.settings import ModelSettings, PullSettings
 from producers.terminal.tables import FoldingTable
 
 WIDE = 140
 """Columns of a terminal that has room for everything."""
+EXIT_NO_ANSWERS = 3
+"""Of `turnpike models verify`: all is as locked, and something of it is no model that answers."""
 
 ATTENTION = {"full": "all tokens", "sliding-window": "a window"}
 """What a model looks back on; recurrent ones on none of them."""
@@ -195,17 +198,20 @@ class _Stopped(Exception):
 
 
 def verify_models(options: ModelSettings, names: list[str], why_not: WhyNot) -> int:
-    """Reads every byte of what is here; 1 where some are not as locked. What is as locked and no model that answers is
-    told."""
+    """Reads every byte of what is here; 1 where some are not as locked, else EXIT_NO_ANSWERS where some are and are no
+    models that answer."""
     folder = Path(options.models_dir).expanduser()
-    failed = 0
+    failed = num_silent = 0
     for name, locked in _chosen(options, names).items():
         try:
             path = verify(name, locked, folder)
             print(f"{name}: {path}: as locked")  # noqa: T201
             if locked.kind == "model" and (reason := why_not(path)) is not None:
+                num_silent += 1
                 sys.stderr.write(f"turnpike: {name}: {reason}\n")
         except TurnpikeError as error:
             failed += 1
             sys.stderr.write(f"turnpike: {error}\n")
-    return 1 if failed else 0
+    if failed:
+        return EXIT_ERROR
+    return EXIT_NO_ANSWERS if num_silent else 0

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import os
+import signal
+import sys
 import time
 
+import pytest
 from nats.aio.client import Client as NatsConnection
 
+from broker import process
+from broker.accounts import LOCAL
+from broker.messages import Sampling
+from producers.commands.chat import Conversation
+from producers.terminal.keyboard import Keyboard
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.terminal import AT_ONCE_SECONDS, INTERRUPTED, Bench, Queued
@@ -30,9 +40,39 @@ async def test_a_chat_goes_on_after_an_interrupt_and_ends_at_the_prompt(
         chat.type("second\n")
         await chat.until_it_says("echo second")
         await chat.until_it_says("[stop: ")
-        # At the prompt again: before it a ^C is still the answer's.
-        await chat.until_it_says("> ", behind=chat.said.rindex("[stop: "))
         assert await chat.interrupted() == INTERRUPTED
+
+
+class Typed(Keyboard):
+    """A terminal's, at which these lines were typed."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines = asyncio.Queue()
+        self.ended = asyncio.Event()
+        self.is_a_terminal = True
+        for line in (*lines, None):
+            self.lines.put_nowait(line)
+
+
+class Pressing(io.StringIO):
+    """A terminal at which ^C is pressed the moment that an answer's end is shown."""
+
+    def write(self, text: str) -> int:
+        if "[stop: " in text:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().write(text)
+
+
+def test_an_interrupt_between_an_answers_end_and_the_prompt_is_the_prompts(
+    bench: Bench, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main(stop: asyncio.Event) -> int:
+        async with start_worker():
+            talk = Conversation(bench.server.address(LOCAL), "m", Sampling(), Typed("hello"), stop, is_seeded=True)
+            return await talk.run()
+
+    monkeypatch.setattr(sys, "stderr", Pressing())
+    assert process.run(main) == INTERRUPTED
 
 
 async def test_an_end_of_input_leaves_a_chat_whose_turn_waits(

@@ -15,19 +15,19 @@ import pytest
 from broker.accounts import LOCAL, write_credentials
 from broker.client import Client
 from broker.discovery import RAW, SCORE
-from broker.messages import Message, Tool, ToolCall
+from broker.messages import Message
 from broker.server import EmbeddedServer
 from producers.data.datasets import SHIPPED, Conversation
+from producers.evaluate.items import EvalError, Item
+from producers.evaluate.run import CHOICE, run_on
 from producers.load.generator import Progress
 from producers.load.run import header, run_load
 from producers.load.selection import Selection
-from producers.records.figures import summarize
 from producers.records.files import Recording, read_run
 from producers.settings import LoadSettings
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.support import TURNPIKE, eventually
-from tests.tool_fakes import READERS, ScriptedEngine, called
 
 
 def conversations(count: int, num_turns: int = 3) -> list[Conversation]:
@@ -127,7 +127,7 @@ async def test_users_think_before_they_go_on(client: Client, start_worker: Start
 
 async def test_a_sweep_finds_where_goodput_falls(client: Client, start_worker: StartWorker) -> None:
     """Four slots, and an answer takes about 0.1 s: 40 turns a second are too many, a few are not."""
-    options = LoadSettings(model="m", sweep="5:1.5", slo_ttft_seconds=0.3)
+    options = LoadSettings(model="m", sweep="5:1.5", slo_ttft_seconds=0.5)
     async with start_worker(FakeEngine(step_seconds=0.01, answer="123456789")):
         found = await run_load(client, options, conversations(50))
     levels = sorted({turn.level for turn in found if turn.level is not None})
@@ -248,49 +248,23 @@ async def test_an_evaluation_goes_on_where_it_was_interrupted(
     assert len(out.read_text().splitlines()) == 12
 
 
-TALK = Conversation(
-    "lamps",
-    (
-        Message("user", "Light the hall"),
-        Message("assistant", "", (ToolCall("c1", "lamp", '{"room": "hall"}'),)),
-        Message("tool", "it is on", tool_call_id="c1"),
-        Message("assistant", "The hall is lit."),
-        Message("user", "Thank you"),
-    ),
-    (Tool("lamp", "Switches a lamp"),),
-)
-
-
-async def test_calls_are_answered_by_what_is_recorded_and_counted(client: Client, start_worker: StartWorker) -> None:
-    engine = ScriptedEngine(called("lamp", room="hall"), f"Done. {called('bell')}", called("lamp", room="attic"), "No.")
-    async with start_worker(engine, readers=READERS):
-        found = await run_load(client, LoadSettings(model="m", think="fixed:0.2", concurrency=1), [TALK])
-        prompts = engine.prompts()
-    assert [(turn.index, turn.round, turn.num_calls, turn.num_broken_calls) for turn in found] == [
-        (0, 0, 1, 0),
-        (1, 1, 0, 1),
-        (2, 0, 1, 0),
-        (3, 1, 0, 0),
-    ]
-    assert [turn.outcome for turn in found] == ["tool_calls", "stop", "tool_calls", "stop"]
-    assert any(text.count("tool: it is on\n") == 2 and text.endswith("assistant: No.") for text in prompts), prompts
-    assert found[2].sent_at - found[1].ended_at >= 0.2 > found[1].sent_at - found[0].ended_at
-    summary = summarize(found, 1.0)
-    assert (summary.num_calls, summary.num_broken_calls, summary.num_rounds) == (2, 1, 2)
-
-
-async def test_a_recorded_history_has_its_own_calls_and_results(client: Client, start_worker: StartWorker) -> None:
-    engine = ScriptedEngine(called("lamp", room="attic"))
-    async with start_worker(engine, readers=READERS):
-        found = await run_load(client, LoadSettings(model="m", history="dataset", concurrency=1), [TALK])
-        prompts = engine.prompts()
-    assert [(turn.round, turn.num_calls) for turn in found] == [(0, 1), (1, 1), (0, 1)]
-    assert any("tool: it is on\nassistant: The hall is lit.\nuser: Thank you\nassistant: " in text for text in prompts)
-
-
-async def test_a_model_that_calls_for_ever_is_asked_the_next_question(
-    client: Client, start_worker: StartWorker
+@pytest.mark.parametrize("other", ["items", "name", "file"])
+async def test_answers_to_other_items_or_of_another_model_are_not_gone_on_with(
+    client: Client, nats_server: EmbeddedServer, start_worker: StartWorker, tmp_path: Path, other: str
 ) -> None:
-    async with start_worker(ScriptedEngine(called("lamp")), readers=READERS):
-        found = await run_load(client, LoadSettings(model="m", concurrency=1), [TALK])
-    assert [turn.round for turn in found] == [*range(8), *range(8)]
+    out, stop = tmp_path / "out.jsonl", asyncio.Event()
+    items = [Item(number, f"The fan {number} is", (" loud", " green"), 0) for number in range(3)]
+    async with start_worker():
+        first = await run_on(client, "m", items[:2], CHOICE, out, stop)
+        whole = await run_on(client, "m", items, CHOICE, out, stop)
+    assert [one.number for one in whole] == [0, 1, 2]
+    assert whole[:2] == first
+    before = out.read_bytes()
+    model = "n" if other == "name" else "m"
+    await nats_server.ensure([model])
+    if other == "items":
+        items[1] = Item(1, "The mast is", (" loud", " green"), 0)
+    async with start_worker(model=model, fingerprint="f" if other != "file" else "g"):
+        with pytest.raises(EvalError, match=r"out\.jsonl:\d: is of another"):
+            await run_on(client, model, items, CHOICE, out, stop)
+    assert out.read_bytes() == before

@@ -168,6 +168,18 @@ def test_a_sliding_window_model_goes_back_to_where_its_window_is_still_there(ben
     assert one.tokens("changed")[:2] == cold.answer([*prompt(150), 500, 501], sampling)[:2]
 
 
+def test_conversations_that_begin_alike_find_the_cells_of_their_windows(bench: Start, sliding: LlamaModel) -> None:
+    one = bench(sliding, num_ctx=8192)
+    system, sampling = prompt(600), Sampling(max_tokens=10, ignore_eos=True)
+    for number in range(8):
+        one.submit(str(number), [*system, *prompt(30, 1 + number)[1:]], sampling, conversation=str(number))
+        while not one.has_ended(str(number)):
+            one.step()
+    assert [one.finished(str(number)).num_cached for number in range(1, 8)] == [600] * 7
+    kept = [slot.conversation for slot in one.slots.idle()]
+    assert kept == [str(number) for number in range(8)], "none had to go for another's cells"
+
+
 # --- Sampling ---
 
 

@@ -187,7 +187,13 @@ MODELS = Command(
             PullOptions,
             run_pull,
         ),
-        command("verify", "read every byte of what is here", "turnpike models verify", VerifyOptions, run_verify),
+        command(
+            "verify",
+            "read every byte of what is here; exit code 1 where a file is not as locked, 3 where one is no chat model",
+            "turnpike models verify",
+            VerifyOptions,
+            run_verify,
+        ),
         SERVE,
     ),
 )
