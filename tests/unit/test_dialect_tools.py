@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from broker import codec
 from broker.conversations import next_name
 from broker.messages import Message, NamedTool, Tool, ToolCall, Turn
 from producers.gateway.dialect import Offer
+from producers.gateway.errors import ApiError
 from producers.gateway.naming import conversation_of
-from producers.gateway.openai.requests import ChatRequest
+from producers.gateway.openai.requests import ChatRequest, parse
 from tests.unit.test_dialect import CALL, HI, chat, request, tool
 
 
@@ -43,6 +45,29 @@ def test_a_round_of_tools_becomes_the_turns_messages() -> None:
     call = ToolCall("a", "f", "{}")
     assert found.history[1:] == (Message("assistant", "", (call,), None, "Hm."), Message("tool", "on", (), "a"))
     assert found.left_out is None
+
+
+@pytest.mark.parametrize("kind", ["text", "input_text", "output_text"])
+def test_a_results_text_may_have_any_of_the_apis_names(kind: str) -> None:
+    """Open WebUI keeps results as the Responses API's parts, and sends them so."""
+    said = {"role": "assistant", "tool_calls": [CALL]}
+    result = {"role": "tool", "tool_call_id": "a", "content": [{"type": kind, "text": "on"}]}
+    assert request(ChatRequest, messages=[HI, said, result]).history[-1].content == "on"
+
+
+@pytest.mark.parametrize(
+    "empty", [{}, {"content": None}, {"content": "\n"}, {"content": "", "reasoning_content": "Hm."}]
+)
+def test_an_empty_answer_that_is_sent_back_asks_for_another(empty: Any) -> None:
+    """As pydantic-ai does; within the chat it stays, and so does one that says or calls something."""
+    said: dict[str, Any] = {"role": "assistant"} | empty
+    result = {"role": "tool", "tool_call_id": "a", "content": "on"}
+    called: list[Any] = [HI, {"role": "assistant", "tool_calls": [CALL]}, result]
+    assert request(ChatRequest, messages=[*called, said, said]).history == chat(called).history
+    assert len(request(ChatRequest, messages=[*called, said, HI]).history) == 5
+    for last in (called[1], {"role": "assistant", "content": "It is on."}):
+        with pytest.raises(ApiError, match="the last message must be the user's or a tool's"):
+            parse(json.dumps({"model": "m", "messages": [HI, last]}).encode(), ChatRequest)
 
 
 @pytest.mark.parametrize(

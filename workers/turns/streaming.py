@@ -117,7 +117,7 @@ class Streaming:
         self, work: Work, prompt: Prompt, writer: Writer, offer: Offer | None, answer: _Answer, end: Finished
     ) -> Done | Failed:
         work.notes.drew(end.joules)
-        work.notes.broke(answer.reader.broken)
+        work.notes.broke({str(reason): num for reason, num in answer.reader.broken.items()})
         if work.cancel is not None and work.cancel.reason == "deadline" and end.reason == "cancelled":
             return Failed("deadline", _LATE, False, self._worker, writer.attempt)
         text, calls = "".join(answer.text), answer.reader.calls

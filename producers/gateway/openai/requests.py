@@ -32,9 +32,9 @@ LEAST_TEMPERATURE = 1e-5
 
 
 class JsonSchema(Struct, frozen=True, forbid_unknown_fields=True):
-    """A schema with its name."""
+    """A schema with its name, which nobody reads: a task's title is as good."""
 
-    name: Annotated[str, Meta(max_length=64)]
+    name: Annotated[str, Meta(max_length=256)]
     schema: dict[str, Any] | UnsetType = UNSET
     strict: bool | None = None
     description: str | None = None
@@ -276,8 +276,14 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     @property
     def history(self) -> tuple[Message, ...]:
-        """The chat, the last message of which is to be answered."""
-        return tuple(one.message for one in self.messages)
+        """The chat, the last message of which is to be answered. An assistant's that say nothing are left out at its
+        end: there are clients that send an empty answer back, to get another."""
+        found = [one.message for one in self.messages]
+        while (
+            len(found) > 1 and found[-1].role == "assistant" and not (found[-1].content.strip() or found[-1].tool_calls)
+        ):
+            found.pop()
+        return tuple(found)
 
     @property
     def schema(self) -> dict[str, Any] | None:
