@@ -1,5 +1,5 @@
 # Every target does the set-up it needs; the second run starts in seconds.
-.PHONY: help demo test real-models check bench chaos hostile fuzz soak lock images dist clean setup e2e-kubernetes experiment long
+.PHONY: help demo test real-models check bench chaos hostile fuzz soak lock images dist clean setup e2e-kubernetes e2e-clients experiment long
 
 setup: ## what every other target does first: .venv, with the pinned packages and llama.cpp compiled; plain `make` too
 	@tools/setup.sh
@@ -11,7 +11,7 @@ demo: setup ## server, worker and a small load in one process tree, then a table
 	@.venv/bin/turnpike demo
 
 test: setup ## the whole test suite; what a machine lacks (InfluxDB, kubectl, Chromium, Node) is skipped with its reason
-	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix examples/node; fi
+	@if command -v npm >/dev/null; then for at in examples/node tests/clients/programs; do npm ci --silent --no-audit --no-fund --prefix $$at; done; fi
 	@.venv/bin/python -m pytest -n $$(($$(nproc) + 1)) --cov --cov-report=term --cov-fail-under=0
 
 real-models: setup ## the real models of tests and benchmarks (744 MB), by hash, into .cache/real-models
@@ -36,6 +36,9 @@ soak: setup ## an hour at full load: memory, descriptors and streams stay flat
 
 e2e-kubernetes: setup ## on the Kubernetes that KUBECONFIG names, in the network namespace NETNS if that is set
 	@$(if $(NETNS),nsenter --net=/run/netns/$(NETNS)) .venv/bin/python -m tests.kubernetes
+
+e2e-clients: setup ## pydantic-ai, LangChain, openai, openai-agents, the AI SDK and Home Assistant's shape call a real model's tools; CLIENT=NAME for one
+	@.venv/bin/python -m tests.clients $(CLIENT)
 
 experiment: setup ## the paper's experiment, in .cache/experiment, with its report, on shapes made on the spot; PLAN=FILE for another, DATASET=FILE for OpenAssistant trees
 	@tools/experiment.sh $(or $(PLAN),experiments/shapes.toml) $(if $(DATASET),"$(DATASET)")

@@ -15,6 +15,7 @@ from benchmarks.harness import ROOT, machine, model
 QUESTIONS = (
     "latency",
     "footprint",
+    "attention",
     "single_stream",
     "batch",
     "long_prompt",
@@ -28,6 +29,7 @@ QUESTIONS = (
     "card_writes",
     "parking",
     "checkpoints",
+    "tool_calls",
     "handoff",
     "kinds",
     "neighbour",

@@ -111,6 +111,12 @@ class LlamaServer:
         found: dict[str, Any] = answer.raise_for_status().json()
         return found
 
+    async def chat(self, **body: Any) -> dict[str, Any]:
+        """The message that it answers a chat with, by its own reading of tool calls."""
+        answer = await self._client.post("/v1/chat/completions", json=body)
+        found: dict[str, Any] = answer.raise_for_status().json()["choices"][0]["message"]
+        return found
+
 
 @asynccontextmanager
 async def llama_server(*flags: str | int, model_file: Path | None = None) -> AsyncIterator[LlamaServer]:

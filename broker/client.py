@@ -47,7 +47,7 @@ from broker.messages import (
 )
 from broker.place_in_line import Line
 from broker.priorities import DEFAULT_PRIORITY, Priority
-from broker.rounds import DEFAULT_MAX_ROUNDS, Offered, OnToolCall, Rounds
+from broker.rounds import DEFAULT_MAX_ROUNDS, Offered, OnToolCall, Rounds, offered
 from broker.subjects import CancelAddress
 
 REPLAY_SECONDS = 2.0
@@ -105,15 +105,16 @@ class Client:
         run: str | None = None,
         raw: bool = False,
         chat_template_kwargs: dict[str, Any] | None = None,
-        tools: Sequence[Tool] = (),
+        tools: Sequence[Offered] = (),
         tool_choice: ToolChoice = "auto",
         parallel_tool_calls: bool = True,
     ) -> Answer:
         """One turn. Nothing is sent before the answer is iterated or awaited.
 
         `messages` is the whole history and ends with the user's message, or with a tool's; a text stands for just a
-        user's. What the model calls of `tools` is in `Done.tool_calls`: whoever asked runs it. `deadline` is in seconds
-        since the epoch. Raises InvalidMessage and InvalidName here, PublishError and TurnFailed on the way.
+        user's. What the model calls of `tools` is in `Done.tool_calls`: whoever asked runs it, or `converse` does.
+        `deadline` is in seconds since the epoch. Raises NoTool, InvalidMessage and InvalidName here, PublishError and
+        TurnFailed on the way.
         """
         if isinstance(messages, str):
             messages = (Message("user", messages),)
@@ -128,7 +129,7 @@ class Client:
             run=None if run is None else subjects.token(run, "run"),
             raw=raw,
             chat_template_kwargs=chat_template_kwargs,
-            tools=tuple(tools),
+            tools=tuple(map(offered, tools)),
             tool_choice=tool_choice,
             parallel_tool_calls=parallel_tool_calls,
         )

@@ -34,6 +34,11 @@ Ask = Callable[[Sequence[Message], Sequence[Tool], ToolChoice], Answer]
 log = logging.getLogger(__name__)
 
 
+def offered(one: Offered) -> Tool:
+    """What a model is told of it. Raises NoTool."""
+    return one if isinstance(one, Tool) else functions.tool_of(one)
+
+
 class TooManyRounds(TurnpikeError):
     """The model went on calling tools; `calls` are those that were not run any more."""
 
@@ -65,7 +70,7 @@ class Rounds:
         if max_rounds < 1:
             raise InvalidMessage("max_rounds", "must be at least 1")
         self._functions = {functions.tool_of(one).name: one for one in tools if not isinstance(one, Tool)}
-        self._tools = tuple(one if isinstance(one, Tool) else functions.tool_of(one) for one in tools)
+        self._tools = tuple(map(offered, tools))
         if on_tool_call is None and (idle := [one.name for one in self._tools if one.name not in self._functions]):
             raise InvalidMessage("tools", f"{idle[0]!r} is no function, and there is no on_tool_call to run it")
         self._ask, self._tool_choice = ask, tool_choice

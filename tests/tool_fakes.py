@@ -13,7 +13,7 @@ READERS = AnswerReaders(
 )
 
 
-def called(name: str, **arguments: object) -> str:
+def called(name: str, /, **arguments: object) -> str:
     """A call as the model writes it."""
     return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
 
@@ -21,12 +21,12 @@ def called(name: str, **arguments: object) -> str:
 class ScriptedEngine(FakeEngine):
     """Answers by how many answers are in the prompt already; behind the last of the script with that again."""
 
-    def __init__(self, *answers: str, num_slots: int = 4, token_seconds: float = 0.0) -> None:
-        super().__init__(num_slots=num_slots, token_seconds=token_seconds)
+    def __init__(self, *answers: str, num_slots: int = 4, num_ctx: int = 4096, token_seconds: float = 0.0) -> None:
+        super().__init__(num_slots=num_slots, num_ctx=num_ctx, token_seconds=token_seconds)
         self._answers = answers
 
     def next_token(self, tokens: list[int], index: int) -> int:
-        text = "".join(self.vocabulary.piece(token).decode() for token in tokens)
+        text = "".join([chr(token - FIRST) for token in tokens if token >= FIRST])
         answer = self._answers[min(text.count("assistant: "), len(self._answers)) - 1]
         return ord(answer[index]) + FIRST if index < len(answer) else END
 

@@ -16,6 +16,16 @@ cmake_args() {
     printf '%s' " -DGGML_OPENMP=OFF${TURNPIKE_CMAKE_ARGS:+ $TURNPIKE_CMAKE_ARGS}"
 }
 
+# What is changed in llama.cpp before it is compiled (docs/upstream.md): nothing with TURNPIKE_LLAMA_PATCH=off.
+llama_patch() {
+    if [ "${TURNPIKE_LLAMA_PATCH:-on}" = off ]; then echo off; else cksum tools/llama_cpp/*.py tools/llama_cpp/*.inc; fi
+}
+
+# Changes a llama.cpp's source. Usage: patch_llama PYTHON FOLDER
+patch_llama() {
+    [ "${TURNPIKE_LLAMA_PATCH:-on}" = off ] || "$1" tools/llama_cpp/patch.py "$2"
+}
+
 # Virtual machines may advertise AMX and still fault on its first tile: no model for a Pi needs it.
 no_amx="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 case "$(uname -m) ${CFLAGS:-}" in

@@ -27,7 +27,7 @@ find_python() {
 
 args=$(cmake_args)
 stamp=.venv/.turnpike-stamp
-wanted=$( { cat requirements.lock pyproject.toml tools/setup.sh tools/cmake_args.sh; uname -m; } | cksum)
+wanted=$( { cat requirements.lock pyproject.toml tools/setup.sh tools/cmake_args.sh; llama_patch; uname -m; } | cksum)
 if [ -x .venv/bin/turnpike ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c '' 2>/dev/null; then
     exit 0
 fi
@@ -63,7 +63,7 @@ say "installing the pinned packages"
 watched '/^(Collecting|Successfully)/ { print "  " substr($0, 1, 110); fflush() }' \
     .venv/bin/python -m pip install --require-hashes --only-binary :all: -r .venv/rest.lock
 # pip keeps compiled wheels without noting their flags, so ours lie in a folder named after all that decides.
-key=$(printf '%s|%s|%s|%s' "$args" "${CFLAGS:-}" "$(cat .venv/llama.lock; grep -m1 'model name' /proc/cpuinfo)" \
+key=$(printf '%s|%s|%s|%s|%s' "$args" "${CFLAGS:-}" "$(llama_patch)" "$(cat .venv/llama.lock; grep -m1 'model name' /proc/cpuinfo)" \
     "$(.venv/bin/python -VV; c++ --version)" | cksum | tr -d ' ')
 wheels=${XDG_CACHE_HOME:-$HOME/.cache}/turnpike/wheels/$key
 # Beside the wheel: the source's chat templates and vocabularies, for the tests. Without them, and a wheel, they are left out.
@@ -83,12 +83,15 @@ keep_all() { keep templates 5 'templates/*.jinja' && keep vocabs 4 'ggml-vocab-*
 if ! ls "$wheels"/llama_cpp_python-*.whl >/dev/null 2>&1; then
     say "fetching llama.cpp's source (77 MB)"
     fetch >"$log" 2>&1 || { tail -25 "$log" >&2; die "the set-up failed: the whole log is in $log"; }
+    tar -xzf "$source"/llama_cpp_python-*.tar.gz -C "$source" # its hash was checked as it was fetched
+    unpacked=$(echo "$source"/llama_cpp_python-*/)
+    patch_llama .venv/bin/python "$unpacked/vendor/llama.cpp" ||
+        die "a build without that is had by TURNPIKE_LLAMA_PATCH=off make setup"
     say "compiling llama.cpp with $args ${CFLAGS:-} (about four minutes on two cores, once)"
     PATH="$PWD/.venv/bin:$PATH" CMAKE_ARGS="$args -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF" \
         watched 'match($0, /\[[0-9]+\/[0-9]+\]/) { split(substr($0, RSTART + 1, RLENGTH - 2), n, "/");
             if (n[1] % 10 == 0 || n[1] == n[2]) { print "  compiled " n[1] " of " n[2]; fflush() } }' \
-        .venv/bin/python -m pip wheel -v --require-hashes --no-build-isolation --no-deps --no-cache-dir \
-        --no-index --find-links "$source" -w "$wheels" -r .venv/llama.lock
+        .venv/bin/python -m pip wheel -v --no-build-isolation --no-deps --no-cache-dir --no-index -w "$wheels" "$unpacked"
 fi
 if [ ! -d "$wheels/templates" ] || [ ! -d "$wheels/vocabs" ]; then
     { ls "$source"/llama_cpp_python-*.tar.gz || fetch; } >"$log" 2>&1 && keep_all >"$log" 2>&1 ||

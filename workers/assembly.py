@@ -72,7 +72,7 @@ def assemble(parts: Parts) -> Worker:
     load = LoadGauge(loop, occupancy, recent, presence, node)
     peers = _peers(parts)
     reporter = Reporter(nc, options, parts.metrics, loop, cache, node, watch.rounds, lambda: peers.giver.given_bytes)
-    queue, store = ModelQueue(nc, model), NatsTurnStore(nc, name)
+    queue, store = ModelQueue(nc, model), NatsTurnStore(nc, name, engine.vocabulary.num_tokens)
     cancels = Cancels(queue, model, name, in_hand, loop.cancel)
     jobs = JobMaker(history, parts.grammars, engine.max_sequence_tokens, options.overflow, parts.readers)
     turns = TurnHandler(

@@ -35,6 +35,8 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     """Of the history's beginning, left out as the context would not hold them."""
     reasoning_tokens: Count = 0
     """Of the completion's, those of the thoughts."""
+    broken_calls: Count = 0
+    """How many calls of tools came as text: cut off, of an unknown tool, not as calls are written."""
 
 
 class Timings(Struct, frozen=True):

@@ -1,6 +1,7 @@
 #!/bin/sh
 # llama.cpp for the target, never for the machine that builds: for arm64 what a Pi 5 has (dotprod and fp16), for x86-64 a
-# library for each generation of CPUs, of which the fitting one is loaded at the start. Usage: llama.sh amd64|arm64
+# library for each generation of CPUs, of which the fitting one is loaded at the start; with our grouped attention, unless
+# TURNPIKE_LLAMA_PATCH=off (docs/upstream.md). Usage: llama.sh amd64|arm64
 set -eu
 common="-DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF"
 case "$1" in
@@ -14,8 +15,14 @@ if [ "$machine" != "$(uname -m)" ]; then
     export _PYTHON_HOST_PLATFORM="linux-$machine"
 fi
 awk '/^[a-z]/ { keep = /^llama-cpp-python==/ } keep' k3s/worker.lock >/build/llama.lock
-PATH="/build/bin:$PATH" CMAKE_ARGS="$common $flags" /build/bin/pip wheel -v --require-hashes --no-build-isolation --no-deps \
-    --no-cache-dir -w /build/wheels -r /build/llama.lock >/build/llama.log 2>&1 || { tail -40 /build/llama.log >&2; exit 1; }
+export PATH="/build/bin:$PATH"
+logged() { "$@" >/build/llama.log 2>&1 || { tail -40 /build/llama.log >&2; exit 1; }; }
+logged pip download --require-hashes --no-build-isolation --no-deps --no-binary :all: --no-cache-dir -d /build/source -r /build/llama.lock
+tar -xzf /build/source/llama_cpp_python-*.tar.gz -C /build/source
+unpacked=$(echo /build/source/llama_cpp_python-*/)
+[ "${TURNPIKE_LLAMA_PATCH:-on}" = off ] || python tools/llama_cpp/patch.py "$unpacked/vendor/llama.cpp"
+export CMAKE_ARGS="$common $flags"
+logged pip wheel -v --no-build-isolation --no-deps --no-cache-dir -w /build/wheels "$unpacked"
 /build/bin/python -m zipfile -e /build/wheels/llama_cpp_python-*.whl /out/worker
 lib=/out/worker/llama_cpp/lib
 mv /out/worker/bin/libggml-cpu-*.so "$lib"/ 2>/dev/null || true

@@ -50,7 +50,11 @@ def _scored(client: Client, model: str, item: Item) -> Answer:
 
 CHOICE = Way[Item, Answered](_scored, lambda item, done: evaluate(item, done.scores), choice)
 """Multiple choice: the candidates' scores."""
-TOOLS = Way[ToolItem, Called](tool_calls.ask, tool_calls.judge, partial(msgspec.json.decode, type=Called))
+TOOLS = Way[ToolItem, Called](
+    tool_calls.ask,
+    lambda item, done: tool_calls.judge(item, done.tool_calls, done.text),
+    partial(msgspec.json.decode, type=Called),
+)
 """Requests beside tools: what is called."""
 
 

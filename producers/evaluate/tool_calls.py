@@ -18,7 +18,7 @@ from msgspec import Struct
 from broker.answer import Answer
 from broker.client import Client
 from broker.errors import InvalidMessage
-from broker.messages import Done, Message, Sampling, Tool, ToolCall
+from broker.messages import Message, Sampling, Tool, ToolCall
 from broker.messages.tools import check_tools
 from broker.priorities import BATCH
 from producers.data.rows import clean, read_rows, summary
@@ -64,6 +64,8 @@ class Called(Struct, frozen=True):
     are_right_arguments: bool
     """And so are their arguments."""
     calls: tuple[ToolCall, ...]
+    text: str = ""
+    """What was said beside them."""
 
 
 class _Offer(Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,16 +105,19 @@ def read_tool_items(path: Path, left_out: list[EvalError] | None = None) -> list
     return found
 
 
+def messages(item: ToolItem) -> list[Message]:
+    """What is asked."""
+    system = [Message("system", item.system)] if item.system else []
+    return [*system, Message("user", item.request)]
+
+
 def ask(client: Client, model: str, item: ToolItem) -> Answer:
     """The item's turn: greedy, a batch turn."""
-    system = [Message("system", item.system)] if item.system else []
-    messages = [*system, Message("user", item.request)]
-    return client.ask(model, messages, tools=item.tools, sampling=SAMPLING, priority=BATCH)
+    return client.ask(model, messages(item), tools=item.tools, sampling=SAMPLING, priority=BATCH)
 
 
-def judge(item: ToolItem, done: Done) -> Called:
-    """What the answer's calls are worth. In which order they come says nothing."""
-    calls = done.tool_calls
+def judge(item: ToolItem, calls: tuple[ToolCall, ...], text: str = "") -> Called:
+    """What an answer's calls are worth. In which order they come says nothing."""
     is_right_call = sorted(call.name for call in calls) == sorted(one.name for one in item.calls)
     left = list(calls)
     for wanted in item.calls:
@@ -120,7 +125,7 @@ def judge(item: ToolItem, done: Done) -> Called:
         if met is not None:
             left.remove(met)
     are_right = is_right_call and not left
-    return Called(item.number, bool(item.calls), is_right_call, are_right, calls)
+    return Called(item.number, bool(item.calls), is_right_call, are_right, calls, text)
 
 
 def figures(answers: Sequence[Called]) -> list[Accuracy]:

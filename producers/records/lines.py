@@ -49,7 +49,7 @@ class TurnRecord(Struct, frozen=True, tag_field="kind", tag="turn", omit_default
     sent_at: float
     ended_at: float
     outcome: str
-    """stop, length, cancelled, or the code of a failure."""
+    """stop, tool_calls, length, cancelled, or the code of a failure."""
     priority: str = DEFAULT_PRIORITY
     dataset_id: str = ""
     scheduled_at: float | None = None

@@ -165,6 +165,40 @@ MODEL = Page(
             ),
         ),
         (
+            "Tools and thoughts",
+            (
+                Panel(
+                    "Tool calls",
+                    "none",
+                    (Query(points.TURN, 'sum("num_calls")', ("model",), "$tag_model"),),
+                    "Whole ones, which somebody may run.",
+                ),
+                Panel(
+                    "Broken tool calls, by why",
+                    "none",
+                    tuple(
+                        Query(
+                            points.TURN, f'sum("{name}")', (), name[len("broken_") : -len("_calls")].replace("_", " ")
+                        )
+                        for name in points.TURN.fields
+                        if name.startswith("broken_")
+                    ),
+                    "They came as text.",
+                    thresholds=ANY,
+                ),
+                Panel(
+                    "Share of thoughts in answers",
+                    "percentunit",
+                    (
+                        Query(
+                            points.TURN, 'sum("reasoning_tokens") / sum("completion_tokens")', ("model",), "$tag_model"
+                        ),
+                    ),
+                    maximum=1.0,
+                ),
+            ),
+        ),
+        (
             "Turns",
             (
                 Panel(

@@ -45,6 +45,13 @@ def told(rounds: Rounds) -> list[tuple[str, str]]:
     return [(one.role, one.content) for one in rounds.messages]
 
 
+async def test_a_single_turn_takes_functions_too_and_runs_none(client: Client, start_worker: StartWorker) -> None:
+    house = House()
+    async with start_worker(ScriptedEngine(OPEN), readers=READERS):
+        (call,) = (await client.ask("m", "Warm?", tools=[temperature, house.open_window])).tool_calls
+    assert (call.name, call.parsed, house.opened) == ("open_window", {"room": "attic"}, [])
+
+
 async def test_calls_are_run_until_the_model_answers(client: Client, start_worker: StartWorker) -> None:
     house = House()
     async with start_worker(ScriptedEngine(ATTIC, OPEN, "It is open."), readers=READERS):

@@ -6,14 +6,16 @@ import json
 
 from nats.aio.client import Client as NatsConnection
 
+from broker import codec
 from broker.answer import Answer
 from broker.client import Client
-from broker.messages import Chunk, Message, Sampling, Tool, ToolCall
+from broker.messages import Chunk, Message, Points, Sampling, Tool, ToolCall
 from broker.messages.tools import grown
 from broker.replies import ReplyWriter
 from tests.fakes import FIRST, FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.integration.test_resume import address, collect
+from tests.thought_fakes import THOUGHT, Thinker
 from workers.calls import SYNTAXES, Thoughts
 from workers.turns.answer_reader import AnswerReaders, call_id
 
@@ -60,6 +62,17 @@ async def test_a_round_ends_with_a_tools_result(client: Client, start_worker: St
     assert second.tool_calls[0].id != first.tool_calls[0].id
     assert second.usage.cached_tokens >= first.usage.prompt_tokens
     assert running.engine.num_steps
+
+
+async def test_a_thoughts_budget_is_held_to_and_counted(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker(Thinker(), readers=THINKING):
+        answer = client.ask("m", "Light?", sampling=Sampling(thinking=7))
+        chunks = await collect(answer)
+        off = await client.ask("m", "Light?", sampling=Sampling(thinking="off"))
+    assert (answer.done.text, answer.done.reasoning) == ("It is.", THOUGHT[:7].strip())
+    assert told(chunks) == (answer.done.text, answer.done.reasoning, ())
+    assert answer.done.usage.reasoning_tokens == 7
+    assert (off.text, off.reasoning, off.usage.reasoning_tokens) == ("It is.", "", 0)
 
 
 async def test_without_tools_a_call_is_text(client: Client, start_worker: StartWorker) -> None:
@@ -110,3 +123,30 @@ async def test_a_worker_goes_on_within_a_call_that_another_began(
         assert json.loads(done.tool_calls[0].arguments) == {"on": True}
         assert told(chunks) == (done.text, done.reasoning, done.tool_calls)
         assert (done.text.strip(), done.reasoning.strip()) == ("I switch it on.", "It is dark.")
+
+
+async def test_calls_that_are_none_are_text_and_counted_by_why(
+    client: Client, operator: NatsConnection, start_worker: StartWorker
+) -> None:
+    unknown, invalid = CALL.replace("lamp", "bell"), CALL.replace("true", "tru")
+    text = f"<think>Hm.</think>{unknown}\n{CALL}\n{invalid}\n{CALL}"
+    heard = await operator.subscribe("telemetry.>")
+    async with start_worker(FakeEngine(answer=text), readers=THINKING):
+        cut = await ask(client, sampling=Sampling(max_tokens=len(text) - 25))
+        many = await ask(client, parallel_tool_calls=False)
+        found: list[dict[str, object]] = []
+        while len(found) < 2:
+            message = await heard.next_msg(timeout=10)
+            points = codec.decode(message.data, Points, message.headers).points
+            found += [dict(one.fields) for one in points if one.measurement == "turn"]
+    for done in (cut, many):
+        assert [call.name for call in done.tool_calls] == ["lamp"]
+        assert (unknown in done.text, invalid in done.text, done.usage.broken_calls) == (True, True, 3)
+    reasons = (
+        {"broken_invalid_json_calls": 1, "broken_cut_off_calls": 1, "outcome": "length"},
+        {"broken_too_many_calls": 2, "outcome": "tool_calls"},
+    )
+    for fields, why in zip(found, reasons, strict=True):
+        told = {name: value for name, value in fields.items() if name.endswith("_calls") and value}
+        assert {**told, "outcome": fields["outcome"]} == {"broken_unknown_tool_calls": 1, "num_calls": 1, **why}
+        assert fields["reasoning_tokens"] == cut.usage.reasoning_tokens > 0

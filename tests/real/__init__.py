@@ -17,7 +17,12 @@ FOLDER = Path(os.environ.get("TP_MODELS", ROOT / ".cache" / "real-models"))
 
 def real_model(name: str) -> Path:
     """The file of a model of tools/real_models.toml; the test is skipped where it was not fetched."""
+    if (file := model_file(name)) is None:
+        pytest.skip(f"no {name} in {FOLDER}: `make real-models` fetches it")
+    return file
+
+
+def model_file(name: str) -> Path | None:
+    """The file of a model of tools/real_models.toml; None where it was not fetched."""
     (file,) = [model.file for model in pinned() if model.name == name]
-    if not (FOLDER / file).is_file():
-        pytest.skip(f"no {file} in {FOLDER}: `make real-models` fetches it")
-    return FOLDER / file
+    return FOLDER / file if (FOLDER / file).is_file() else None

@@ -224,7 +224,7 @@ def test_values_at_the_edges_are_taken_and_mean_what_others_mean(
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages[0].content[0].type",
-            'messages[0].content[0].type: must be "text", not "image_url"',
+            'messages[0].content[0].type: must be "input_text", "output_text" or "text", not "image_url"',
         ),
         (
             {"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}, HI]},

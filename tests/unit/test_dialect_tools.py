@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from broker import codec
 from broker.conversations import next_name
 from broker.messages import Message, NamedTool, Tool, ToolCall, Turn
 from producers.gateway.dialect import Offer
+from producers.gateway.errors import ApiError
 from producers.gateway.naming import conversation_of
-from producers.gateway.openai.requests import ChatRequest
+from producers.gateway.openai.requests import ChatRequest, parse
 from tests.unit.test_dialect import CALL, HI, chat, request, tool
 
 
@@ -45,12 +47,51 @@ def test_a_round_of_tools_becomes_the_turns_messages() -> None:
     assert found.left_out is None
 
 
+@pytest.mark.parametrize("kind", ["text", "input_text", "output_text"])
+def test_a_results_text_may_have_any_of_the_apis_names(kind: str) -> None:
+    """Open WebUI keeps results as the Responses API's parts, and sends them so."""
+    said = {"role": "assistant", "tool_calls": [CALL]}
+    result = {"role": "tool", "tool_call_id": "a", "content": [{"type": kind, "text": "on"}]}
+    assert request(ChatRequest, messages=[HI, said, result]).history[-1].content == "on"
+
+
+@pytest.mark.parametrize(
+    "empty", [{}, {"content": None}, {"content": "\n"}, {"content": "", "reasoning_content": "Hm."}]
+)
+def test_an_empty_answer_that_is_sent_back_asks_for_another(empty: Any) -> None:
+    """As pydantic-ai does; within the chat it stays, and so does one that says or calls something."""
+    said: dict[str, Any] = {"role": "assistant"} | empty
+    result = {"role": "tool", "tool_call_id": "a", "content": "on"}
+    called: list[Any] = [HI, {"role": "assistant", "tool_calls": [CALL]}, result]
+    assert request(ChatRequest, messages=[*called, said, said]).history == chat(called).history
+    assert len(request(ChatRequest, messages=[*called, said, HI]).history) == 5
+    for last in (called[1], {"role": "assistant", "content": "It is on."}):
+        with pytest.raises(ApiError, match="the last message must be the user's or a tool's"):
+            parse(json.dumps({"model": "m", "messages": [HI, last]}).encode(), ChatRequest)
+
+
 @pytest.mark.parametrize(
     ("effort", "thinking"),
     [(None, None), ("none", "off"), ("minimal", "off"), ("low", "on"), ("medium", "on"), ("high", "on")],
 )
 def test_an_effort_switches_thinking(effort: str | None, thinking: str | None) -> None:
     assert request(ChatRequest, reasoning_effort=effort).sampling().thinking == thinking
+
+
+@pytest.mark.parametrize(
+    ("fields", "thinking"),
+    [
+        ({"reasoning_budget_tokens": 64}, 64),
+        ({"thinking_budget_tokens": 64.0}, 64),
+        ({"thinking_budget_tokens": 64, "reasoning_budget_tokens": 0}, 0),
+        ({"thinking_budget_tokens": -1}, None),
+        ({"thinking_budget_tokens": -1, "reasoning_effort": "low"}, "on"),
+        ({"thinking_budget_tokens": 9, "reasoning_effort": "high"}, 9),
+        ({"thinking_budget_tokens": 9, "reasoning_effort": "none"}, "off"),
+    ],
+)
+def test_a_budget_has_the_names_that_llama_server_knows(fields: dict[str, Any], thinking: object) -> None:
+    assert request(ChatRequest, **fields).sampling().thinking == thinking
 
 
 def test_calls_that_are_written_anew_are_the_same_to_a_conversations_name() -> None:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from broker import codec, points
 from broker.messages import Point, Points
 from broker.points.reference import reference
+from workers.calls.deltas import Reason
 
 DOC = Path(__file__).parents[2] / "docs" / "telemetry.md"
 
@@ -68,3 +70,8 @@ def test_the_reference_lists_what_the_code_sends() -> None:
     text = DOC.read_text()
     _, _, rest = text.partition("<!-- reference: python -m broker.points -->\n")
     assert rest == reference(), "renew it: python -m broker.points docs/telemetry.md"
+
+
+def test_each_reason_why_a_call_is_none_has_a_field_of_a_turn() -> None:
+    fields = {name for name in points.TURN.fields if name.startswith("broken_")}
+    assert fields == {f"broken_{why}_calls" for why in get_args(Reason)}

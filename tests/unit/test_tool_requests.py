@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker.messages import Done, Timings, ToolCall, Usage
+from broker.messages import ToolCall
 from producers.evaluate.items import EvalError
 from producers.evaluate.run import TOOLS
 from producers.evaluate.tool_calls import SHIPPED, Called, ToolItem, Wanted, figures, judge, read_tool_items
@@ -17,9 +17,8 @@ OFFER = {"tools": [{"name": "lamp", "parameters": {"type": "object"}}, {"name": 
 LAMP = Wanted("lamp", {"room": ["hall", "corridor"], "percent": [100, None]})
 
 
-def answered(*calls: tuple[str, str]) -> Done:
-    made = tuple(ToolCall(str(number), name, arguments) for number, (name, arguments) in enumerate(calls))
-    return Done("tool_calls" if calls else "stop", "", (), Usage(1, 0, 1), Timings(0, 0, 0), "w", tool_calls=made)
+def answered(*calls: tuple[str, str]) -> tuple[ToolCall, ...]:
+    return tuple(ToolCall(str(number), name, arguments) for number, (name, arguments) in enumerate(calls))
 
 
 def judged(wanted: tuple[Wanted, ...], *calls: tuple[str, str]) -> tuple[bool, bool]:
@@ -122,6 +121,6 @@ def test_requests_without_tools_above_them_are_none(tmp_path: Path) -> None:
 
 
 def test_an_outcome_is_read_back_from_its_line() -> None:
-    one = Called(7, True, True, False, (ToolCall("1", "lamp", '{"room": "ä"}'),))
+    one = Called(7, True, True, False, (ToolCall("1", "lamp", '{"room": "ä"}'),), "So be it.")
     assert TOOLS.read(msgspec.json.encode(one)) == one
     assert msgspec.json.encode(one).startswith(b'{"number":')

@@ -42,6 +42,11 @@ class Parser:
         """Whether what comes next belongs to a thought, as far as is known."""
         return self._answer.is_thinking
 
+    @property
+    def num_held(self) -> int:
+        """How many characters are not told yet, as they may be the beginning of a mark."""
+        return self._reader.num_unread
+
     def feed(self, piece: str) -> list[Delta]:
         """What is sure now that this piece has come. Deltas are never taken back."""
         self._reader.feed(piece)

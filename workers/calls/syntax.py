@@ -56,6 +56,8 @@ class Thoughts:
     """Marks around the answer that follows, which are none of it."""
     anywhere: bool = False
     """They are tokens of their own and mean the same wherever they stand; others count only before the answer."""
+    answer: str = ""
+    """What begins the answer behind a thought, where thoughts and answers are messages."""
 
     def are_open(self, prompt: str) -> bool:
         """Whether a prompt ends within a thought that has just begun: the template opened it."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from broker.messages import CachedIn, FinishReason, Sampling, Score, TokenLogprob
+from workers.engine.thoughts import Thinking
 from workers.kv.index import Key
 
 
@@ -28,7 +29,8 @@ class Job:
     """Control tokens that have a text in this answer, and which: a call, or a thought, is written with them."""
     resumed: tuple[int, ...] = ()
     """The answer's tokens that an earlier worker has sent: known, to be computed, not to be told again."""
-
+    thinking: Thinking | None = None
+    """Of an answer whose thoughts have a budget, or whose grammar begins behind one."""
     boundaries: tuple[int, ...] = ()
     """Positions in the prompt that other conversations, or this one, come back to: the ends of its messages."""
 

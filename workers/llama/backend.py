@@ -63,6 +63,11 @@ def system_info() -> str:
     return str(lib.llama_print_system_info().decode())
 
 
+def has_grouped_attention() -> bool:
+    """Whether this build has our attention, where tokens cost alike however few there are (docs/upstream.md)."""
+    return "GROUPED_ATTENTION = 1" in system_info()
+
+
 def missing_features(cpu_flags: set[str], info: str) -> list[str]:
     """CPU features that this machine has and llama.cpp was built without, of those that make a difference."""
     wanted = {

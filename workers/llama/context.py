@@ -14,9 +14,10 @@ import numpy as np
 from broker.messages import Sampling, TokenLogprob
 from workers.engine.protocol import MAX_OUTPUTS, EngineLost, KvCacheFull, Span, State
 from workers.engine.scheduler import MIN_PREFILL_TOKENS
-from workers.llama.backend import messages
+from workers.llama.backend import has_grouped_attention, messages
 from workers.llama.sampler import LlamaSampler, Logits, logprob_of
 from workers.llama.state_form import StateForm
+from workers.llama.tiles import FLASH_TILE, padding_of
 from workers.llama.vocabulary import LlamaVocabulary, tokens_of
 from workers.machine.memory import KvShape
 from workers.machine.model_shape import shape_of
@@ -25,10 +26,6 @@ from workers.prompts.chat_template import ChatTemplate, of_model
 
 KvType = Literal["f16", "q8_0"]
 _KV_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
-FLASH_TILE = 64
-"""llama.cpp's flash attention computes so many tokens or more by matrix, fewer one by one: 4 times slower a token."""
-TILE_CONTEXT = 256
-"""A token by itself costs what one in a tile costs, and as much again for every so many tokens before it (measured)."""
 
 
 @dataclass(frozen=True)
@@ -213,11 +210,11 @@ class LlamaEngine:
         self.max_sequence_tokens = min(self.num_ctx, model.num_ctx_train or self.num_ctx)
         self.max_batch_tokens = options.max_batch_tokens
         self.max_batch_outputs = MAX_OUTPUTS
-        self._flash_attention = options.flash_attention
         self.min_prefill_tokens = FLASH_TILE if options.flash_attention else MIN_PREFILL_TOKENS
         self._is_recurrent = model.is_recurrent
         self.window = model.sliding_window
         self.can_remove_part = not self._is_recurrent and not self.window
+        self._fills_tiles = options.flash_attention and self.can_remove_part and not has_grouped_attention()
         self._batch = lib.llama_batch_init(options.max_batch_tokens, 0, 1)
 
     @property
@@ -233,7 +230,7 @@ class LlamaEngine:
     def decode(self, spans: list[Span]) -> list[list[int]]:
         """Computes a step; the rows of each span's logits. Raises KvCacheFull, EngineLost."""
         rows, num_tokens = self._fill(spans)
-        padding = self._padding(spans, num_tokens)
+        padding = padding_of(spans, num_tokens) if self._fills_tiles else 0
         code = self._process(num_tokens, spans[-1], padding)
         if padding and code == 1:
             # No cells for the padding, which never was needed.
@@ -270,14 +267,6 @@ class LlamaEngine:
         batch.n_seq_id[at] = 1
         batch.seq_id[at][0] = slot
         batch.logits[at] = wanted
-
-    def _padding(self, spans: list[Span], num_tokens: int) -> int:
-        """How many tokens of no meaning make a small prefill a whole tile, where that is the quicker way."""
-        is_decode = len(spans[-1].tokens) == 1
-        if is_decode or num_tokens >= FLASH_TILE or not (self._flash_attention and self.can_remove_part):
-            return 0
-        one_by_one = sum(len(span.tokens) * (1 + span.start / TILE_CONTEXT) for span in spans)
-        return FLASH_TILE - num_tokens if one_by_one >= FLASH_TILE else 0
 
     def _process(self, num_tokens: int, last: Span, padding: int) -> int:
         """llama_decode of the batch and some padding behind its last span, which sees none of it and is rid of it."""

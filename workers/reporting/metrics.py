@@ -13,6 +13,7 @@ from broker import formulas, points, subjects
 from broker.delivery import Delivery
 from broker.errors import InvalidName
 from broker.messages import CachedIn, Done, End, Point, RecomputedFor, Turn
+from workers.calls.deltas import Reason
 from workers.engine.events import LoopSnapshot
 from workers.engine.scheduler import Step
 from workers.kv.cache import CacheStats
@@ -20,6 +21,7 @@ from workers.turns.work import TurnNotes
 
 TIERS: tuple[str, ...] = get_args(CachedIn)
 CAUSES: tuple[str, ...] = get_args(RecomputedFor)
+BROKEN: tuple[str, ...] = get_args(Reason)
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ class WorkerMetrics:
                 "prompt_tokens": usage.prompt_tokens,
                 "cached_tokens": usage.cached_tokens,
                 "completion_tokens": num_new,
+                "reasoning_tokens": usage.reasoning_tokens,
                 **{f"cached_in_{tier}_tokens": usage.cached_tokens * (usage.cached_in == tier) for tier in TIERS},
                 **{
                     f"recomputed_{why}_tokens": usage.recomputed_tokens * (usage.recomputed_for == why)
@@ -160,6 +163,8 @@ class WorkerMetrics:
                 },
                 "fetch_seconds": notes.fetch_seconds,
                 "dropped_messages": usage.dropped_messages,
+                "num_calls": len(end.tool_calls),
+                **{f"broken_{why}_calls": notes.broken_calls.get(why, 0) for why in BROKEN},
                 "attempt": end.attempt,
                 "num_resumed_tokens": notes.num_resumed_tokens,
                 "joules": notes.joules,

@@ -68,6 +68,7 @@ class JobMaker:
             continuations=continuations,
             boundaries=prompt.boundaries,
             shown=self._readers.shown if self._readers.reads(turn) else {},
+            thinking=self._readers.thinking(turn, prompt.rendered.text),
         )
         return job, prompt
 

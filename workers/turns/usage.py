@@ -31,4 +31,5 @@ def usage(end: Finished, prompt: Prompt, notes: TurnNotes, offer: Offer | None, 
         cause if recomputed else None,
         notes.num_dropped,
         num_reasoning,
+        sum(notes.broken_calls.values()),
     )

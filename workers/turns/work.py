@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from broker.delivery import Delivery
@@ -25,6 +25,8 @@ class TurnNotes:
     joules: float | None = None
     fetch_seconds: float | None = None
     """For the state to come from another worker; None where none came."""
+    broken_calls: Mapping[str, int] = field(default_factory=dict)
+    """How many calls of tools came as text, by why."""
 
     def dropped(self, num_messages: int) -> None:
         """So many messages more were left out of the prompt."""
@@ -42,6 +44,10 @@ class TurnNotes:
         """A token is sent just now: the first one is noted."""
         if self.first_token_at is None:
             self.first_token_at = time.time()
+
+    def broke(self, calls: Mapping[str, int]) -> None:
+        """So many calls of tools came as text, by why."""
+        self.broken_calls = calls
 
     def drew(self, joules: float | None) -> None:
         """The turn's share of what the node drew."""

@@ -12,9 +12,9 @@ from producers.gateway.openai.tools import Calls, calls_of
 
 
 class Part(Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a message's content."""
+    """A part of a message's content; front ends that keep chats in the Responses API's form send its names for text."""
 
-    type: Literal["text"]
+    type: Literal["text", "input_text", "output_text"]
     text: str
 
 

@@ -41,9 +41,6 @@ PATTERNS["idn-email"], PATTERNS["idn-hostname"] = PATTERNS["email"], PATTERNS["h
 INTEGERS = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1), "uint32": (0, 2**32 - 1)}
 INTEGERS |= {"uint64": (0, 2**64 - 1), "int8": (-128, 127), "uint8": (0, 255), "int16": (-(2**15), 2**15 - 1)}
 
-FREE = frozenset({"password", "binary", "path", "file-path", "directory-path", "float", "double", "decimal", "number"})
-FREE |= {"multi-line", "textarea", "markdown", "html", "text", "base64url", "json-string"} - {
-    "base64url",
-    "json-string",
-}
-"""Formats that say nothing of the text."""
+UNHELD = frozenset({"regex", "json-pointer", "relative-json-pointer", "uri-template", "base64url", "json-string"})
+"""Formats that say what a text must look like, and that no pattern here can hold an answer to. All other names are
+annotations, as JSON Schema has it: `entity_id`, `password`, `markdown`."""

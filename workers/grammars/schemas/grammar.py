@@ -131,7 +131,7 @@ class Maker:
         for name in dict.fromkeys(shape.formats):
             if name in formats.PATTERNS:
                 wanted.append(("format", f"^(?:{formats.PATTERNS[name]})$"))
-            elif name not in formats.FREE:
+            elif name in formats.UNHELD:
                 raise SchemaRefused(shape.path, f"format: {name!r} cannot be held to")
         if not wanted:
             return None
@@ -157,8 +157,6 @@ class Maker:
             if name in formats.INTEGERS:
                 begin, end = map(Decimal, formats.INTEGERS[name])
                 low, high = max(begin, low if low is not None else begin), min(end, high if high is not None else end)
-            elif name not in formats.FREE:
-                raise SchemaRefused(shape.path, f"format: {name!r} is none of numbers")
         if kind == "number" and not shape.multiples:
             return number_range(low, high, low_open=shape.low_open, high_open=shape.high_open)
         first = last = None

@@ -1,0 +1,47 @@
+"""Well-known clients, as their users run them, before a gateway whose model calls rightly: each call is run once, its
+result comes back, and the conversation goes on. `make e2e-clients` has the same with a real model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.clients import environments
+from tests.clients.programs import house
+from tests.clients.running import FILES, account_of, num_right
+from tests.gateway import StartGateway
+from tests.integration.conftest import StartWorker
+from tests.tool_fakes import READERS, ScriptedEngine, called
+
+TEXTS = [f"Answer {number}." for number in range(len(house.REQUESTS))]
+SCRIPT = [
+    said
+    for (_, name, arguments), text in zip(house.REQUESTS, TEXTS, strict=True)
+    for said in (called(name, **arguments), text)
+]
+
+
+def interpreter_for(name: str) -> Path:
+    """The test is skipped where the client's packages are not there."""
+    if FILES[name].endswith(".mjs"):
+        if not environments.has_node():
+            pytest.skip("no Node, or its packages are not installed: npm ci in tests/clients/programs")
+    elif name != "openai":  # that one is ours too
+        if not environments.has_python():
+            pytest.skip("its packages are not installed: `make e2e-clients` does it")
+        return environments.PYTHON / "bin" / "python"
+    return Path(sys.executable)
+
+
+@pytest.mark.parametrize("name", FILES)
+async def test_a_client_runs_every_call_and_gets_its_answer(
+    start_worker: StartWorker, start_gateway: StartGateway, name: str
+) -> None:
+    python = interpreter_for(name)
+    async with start_worker(ScriptedEngine(*SCRIPT), readers=READERS), start_gateway() as url:
+        account = await account_of(name, f"{url}/v1", "m", python=python)
+    assert num_right(account) == len(house.REQUESTS)
+    assert [(one["text"], one["answers"]) for one in account["requests"]] == [(text, 2) for text in TEXTS]
+    assert account["lamps"] == {"kitchen": True, "attic": False, "workshop": False}
