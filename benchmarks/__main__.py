@@ -35,6 +35,7 @@ QUESTIONS = (
     "kinds",
     "neighbour",
     "grammars",
+    "held_calls",
     "conversations",
     "gateway",
     "queue",

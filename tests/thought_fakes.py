@@ -5,6 +5,7 @@ from __future__ import annotations
 from broker.messages import Sampling
 from tests.fakes import END, FIRST, FakeEngine, FakeSampler
 from workers.engine.protocol import TokenSampler
+from workers.grammars.held_calls import CallFollower
 
 THOUGHT = "Hm, is it? "
 
@@ -57,8 +58,8 @@ class Thinker(FakeEngine):
             next_one = THOUGHT[len(thought) % len(THOUGHT)]
         return ord(next_one) + FIRST if next_one else END
 
-    def sampler(self, sampling: Sampling, prompt: list[int], gbnf: str | None) -> TokenSampler:
-        if gbnf is None:
-            return super().sampler(sampling, prompt, gbnf)
+    def sampler(self, sampling: Sampling, prompt: list[int], grammar: str | CallFollower | None) -> TokenSampler:
+        if not isinstance(grammar, str):
+            return super().sampler(sampling, prompt, grammar)
         self.num_samplers += 1
-        return Grammatical(self, gbnf)
+        return Grammatical(self, grammar)

@@ -85,8 +85,11 @@ async def choose(template: str, forced: str | None, renderer: TriedRenderer) -> 
     return Chosen(found, "by what the template writes in a trial" if is_derived else "as most models were taught")
 
 
-async def answer_readers(model: TemplatedModel, forced: str | None, renderer: TriedRenderer) -> AnswerReaders:
-    """The readers of a model's answers; of a model without a template all is text, unless a syntax is `forced`."""
+async def answer_readers(
+    model: TemplatedModel, forced: str | None, renderer: TriedRenderer, *, holds: bool = False
+) -> AnswerReaders:
+    """The readers of a model's answers; of a model without a template all is text, unless a syntax is `forced`.
+    `holds`: a grammar holds calls, where it can."""
     template, vocabulary = model.chat_template, model.vocabulary
     if template is None and not forced:
         return ALL_TEXT
@@ -105,7 +108,7 @@ async def answer_readers(model: TemplatedModel, forced: str | None, renderer: Tr
     }
     thoughts = syntax.thoughts.begin if syntax.thoughts else "none"
     log.info("answers tool_syntax=%s (%s) thoughts=%s", syntax.name, chosen.why, thoughts)
-    return AnswerReaders(syntax, shown, vocabulary.piece)
+    return AnswerReaders(syntax, shown, vocabulary.piece, holds)
 
 
 def _written(syntax: Syntax) -> str:

@@ -111,6 +111,7 @@ def _lines(facts: ModelFacts, tools: ToolFacts | None) -> list[str]:
         "template": template,
         "tools": _tools(tools),
         "thinking": _thinking(facts, tools),
+        "calls": "held by a grammar" if facts.holds_calls else "asked for, not held",
         "vocabulary": f"{facts.vocabulary}, {facts.vocabulary_tokens:,} tokens",
         "licence": facts.licence,
         "KV cache": ", ".join(cells),

@@ -211,6 +211,7 @@ TAGGED = (
             answer="<|start|>assistant<|channel|>final<|message|>",
         ),
         whole=_GPT_OSS,
+        behind_thought="<|start|>assistant",
     ),
     Syntax(
         "muse",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from broker.messages import CachedIn, FinishReason, Sampling, Score, TokenLogprob
 from workers.engine.thoughts import Thinking
+from workers.grammars.held_calls import HeldCalls
 from workers.kv.index import Key
 
 
@@ -23,6 +24,8 @@ class Job:
     """May be set aside for a turn that somebody waits for."""
     sampling: Sampling = Sampling()
     gbnf: str | None = None
+    calls: HeldCalls | None = None
+    """What a grammar holds of it from where a call begins; then it has no `gbnf`."""
     continuations: tuple[tuple[tuple[int, ...], int], ...] = ()
     """For scoring: all tokens of prompt and continuation, and where the continuation begins."""
     shown: Mapping[int, bytes] = field(default_factory=dict)

@@ -102,7 +102,11 @@ class Outputs:
         if active.sampler is not None:
             active.sampler.close()
         gbnf = None if active.thought is not None and active.thought.awaits_grammar else job.gbnf
-        active.sampler = self._engine.sampler(job.sampling, active.sequence.tokens, gbnf)
+        tokens, calls = active.sequence.tokens, None
+        if job.calls is not None:
+            calls = job.calls.follow(self._engine.vocabulary.piece)
+            calls.replay(tokens[active.sequence.num_prompt_tokens :])
+        active.sampler = self._engine.sampler(job.sampling, tokens, gbnf if calls is None else calls)
 
     def _next(self, active: ActiveJob, row: int) -> int:
         """The token that comes next: forced, or as it is sampled; PENDING where that is not known yet."""

@@ -13,6 +13,7 @@ from broker.messages import CallDelta, ToolCall, Turn
 from broker.messages.tools import MAX_CALLS, grown
 from broker.offsets import Offsets
 from workers.calls.deltas import Arguments, Broken, CallBegun, CallEnded, Delta, Reason, Reasoning, Text
+from workers.calls.openings import can_hold, held
 from workers.calls.parser import Parser
 from workers.calls.syntax import Syntax, Tool
 from workers.calls.thought_tokens import ThoughtTokens
@@ -124,12 +125,22 @@ class AnswerReaders:
     """Control tokens that the syntax is written with, and their spelling: all others stay without a text."""
     piece: Callable[[int], bytes] = _no_text
     """A token's text as the vocabulary has it."""
+    holds: bool = False
+    """Whether a grammar holds calls, where the syntax can be put into one."""
 
     def reads(self, turn: Turn) -> bool:
         """Whether there is anything but text to be found in the turn's answer."""
         if self.syntax is None or turn.raw or turn.continuations:
             return False
         return self.syntax.thoughts is not None or bool(offered(turn))
+
+    def held_syntax(self, turn: Turn) -> Syntax | None:
+        """The syntax of the turn's calls, where a grammar holds them: without what no grammar has."""
+        if not self.holds or self.syntax is None or not can_hold(self.syntax):
+            return None
+        if not self.reads(turn) or not offered(turn):
+            return None
+        return held(self.syntax, beside_text=turn.sampling.json_schema is not None)
 
     def read_again(self, reader: AnswerReader, turn: Turn, tokens: Sequence[int]) -> Told:
         """What an earlier worker has sent of the turn's answer, these tokens, by which the reader knows where in it it
@@ -152,7 +163,7 @@ class AnswerReaders:
         """Of the turn's answer, which follows that prompt."""
         if self.syntax is None or not self.reads(turn):
             return AnswerReader(turn.id)
-        return AnswerReader(turn.id, _parser(self.syntax, turn, prompt))
+        return AnswerReader(turn.id, self._parser(self.syntax, turn, prompt))
 
     def thinking(self, turn: Turn, prompt: str) -> Thinking | None:
         """What the engine has to know of the turn's thoughts; None where it lets the model think as it likes, and
@@ -165,21 +176,22 @@ class AnswerReaders:
         # Behind a thought that is a message a call may follow as well: only the second time it has to be the answer.
         first = (thoughts.end,) if offered(turn) else ()
         return Thinking(
-            parser=partial(_parser, self.syntax, turn, prompt),
+            parser=partial(self._parser, self.syntax, turn, prompt),
             begin=thoughts.begin,
             closings=(*first, thoughts.end + thoughts.answer),
             answer=thoughts.answer,
             budget=budget,
         )
 
-
-def _parser(syntax: Syntax, turn: Turn, prompt: str) -> Parser:
-    return Parser(
-        syntax,
-        [Tool(tool.name, tool.parameters or {}) for tool in offered(turn)],
-        thinking=syntax.thinks_after(prompt),
-        max_calls=MAX_CALLS if turn.parallel_tool_calls else 1,
-    )
+    def _parser(self, syntax: Syntax, turn: Turn, prompt: str) -> Parser:
+        held_syntax = self.held_syntax(turn)
+        return Parser(
+            held_syntax or syntax,
+            [Tool(tool.name, tool.parameters or {}) for tool in offered(turn)],
+            thinking=syntax.thinks_after(prompt),
+            max_calls=MAX_CALLS if turn.parallel_tool_calls else 1,
+            is_held=held_syntax is not None,
+        )
 
 
 ALL_TEXT = AnswerReaders()
