@@ -30,6 +30,7 @@ QUESTIONS = (
     "parking",
     "checkpoints",
     "tool_calls",
+    "static_tools",
     "handoff",
     "kinds",
     "neighbour",

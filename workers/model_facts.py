@@ -72,6 +72,8 @@ class ModelFacts(Struct, frozen=True):
     """That this machine has memory for; 0 where none."""
     tokens_per_second: tuple[float, float]
     """Of one conversation on a Raspberry Pi 5, at most, by what is read for a token."""
+    chat_template: str = ""
+    """As the file has it."""
 
 
 def facts_of(path: Path, available: int) -> ModelFacts:
@@ -130,6 +132,7 @@ def facts_of(path: Path, available: int) -> ModelFacts:
         available_bytes=available,
         largest_context=largest_ctx(plan, max(context, ROUND_CTX), available),
         tokens_per_second=(round(low / read, 1), round(high / read, 1)),
+        chat_template=template,
     )
 
 

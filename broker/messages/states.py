@@ -15,7 +15,7 @@ MAX_CUTS = 16
 """That a state may be said to have."""
 
 
-class Holding(Struct, frozen=True):
+class Holding(Struct, frozen=True, omit_defaults=True):
     """An entry of the directory: this worker has a conversation's state."""
 
     worker: Token
@@ -23,6 +23,8 @@ class Holding(Struct, frozen=True):
     """Of the model file and of all that decides how a state is laid out: only an equal one can be used."""
     num_tokens: Count
     num_bytes: Count
+    conversation: Token | None = None
+    """Whose state it is, where the entry is not a conversation's own but one of what conversations begin with."""
 
 
 class FetchOpen(Struct, frozen=True, tag_field="type", tag="open"):

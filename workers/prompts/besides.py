@@ -11,9 +11,10 @@ from broker.conversations import plain_arguments
 from broker.messages import Message, Tool, Turn
 from broker.messages.template_kwargs import canonical
 from broker.messages.turns import Thinking
+from workers.prompts.switches import SWITCH
 
-_SWITCHES = ("enable_thinking", "thinking")
-"""By which names templates ask whether the model is to think (Qwen3, GLM, SmolLM3; DeepSeek V3.1, Granite)."""
+_SWITCHES = (SWITCH, "thinking")
+"""By which names most templates ask whether the model is to think (Qwen3, GLM, SmolLM3; DeepSeek V3.1, Granite)."""
 
 
 def offered(turn: Turn) -> tuple[Tool, ...]:
@@ -25,8 +26,9 @@ def variables(turn: Turn) -> dict[str, Any] | None:
     """The client's own, and the switches for thinking where it says so otherwise."""
     if turn.sampling.thinking is None:
         return turn.chat_template_kwargs
-    is_on = budget_of(turn.sampling.thinking) != 0
-    return dict.fromkeys(_SWITCHES, is_on) | (turn.chat_template_kwargs or {})
+    budget = budget_of(turn.sampling.thinking)
+    told = {"thinking_budget": budget} if budget else {}
+    return dict.fromkeys(_SWITCHES, budget != 0) | told | (turn.chat_template_kwargs or {})
 
 
 def budget_of(thinking: Thinking | None) -> int | None:

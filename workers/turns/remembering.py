@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from broker.messages import ToolCall
 from workers.engine.events import Finished
+from workers.kv.beginnings import beginning_of
 from workers.kv.index import Key
 from workers.prompts.history import History, Prompt
 from workers.turns.ports import Announcer, EnginePort
@@ -37,3 +38,5 @@ class Remembering:
         if name != turn.conversation:
             self._engine.rename(Key(client, turn.conversation), name, list(end.tokens))
         await self._directory.announce(client, name, len(end.tokens) - 1)
+        if (beginning := beginning_of(turn)) is not None:
+            await self._directory.announce_beginning(client, beginning, name, len(end.tokens) - 1)
