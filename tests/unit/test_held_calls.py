@@ -6,8 +6,13 @@ import json
 import random
 from typing import Any
 
+import msgspec
 import pytest
 
+from broker.errors import TurnRejected
+from broker.messages import Message, Turn
+from broker.messages import Tool as WireTool
+from broker.messages.tools import NamedTool
 from tests.follow import END, Bytes
 from tests.unit.calls import said
 from tests.unit.test_call_forms import FORMS, _written
@@ -17,6 +22,8 @@ from workers.grammars.call_rules import CallRules, CallsWanted, call_rules
 from workers.grammars.frames import IS_ACCEPTING, IS_DONE
 from workers.grammars.held_calls import HeldCalls
 from workers.grammars.matcher import Matcher, TokenTable
+from workers.turns.answer_reader import AnswerReaders
+from workers.turns.holding import Holding
 
 HELD = sorted(name for name, syntax in SYNTAXES.items() if can_hold(syntax))
 LAMP = Tool(
@@ -248,3 +255,20 @@ def test_whatever_is_written_every_call_is_valid(name: str) -> None:
             (tool,) = (tool for tool in TOOLS if tool.name == called)
             jsonschema.validate(arguments, tool.parameters)
     assert num_calls, "no call was ever written"
+
+
+class NoRules:
+    """Makes no grammar."""
+
+    async def calls(self, wanted: CallsWanted, client: str = "") -> CallRules:
+        raise TurnRejected("overloaded", "no process", retryable=True)
+
+
+async def test_a_call_that_cannot_be_held_is_refused_where_it_is_demanded_and_else_only_asked_for() -> None:
+    holding_of = Holding(NoRules(), AnswerReaders(SYNTAXES["hermes"], holds=True)).of
+    turn = Turn("t", "c", (Message("user", "Hello"),), tools=(WireTool("lamp"),))
+    assert await holding_of(turn, "", "alice") is None
+    for choice in ("required", NamedTool("lamp")):
+        with pytest.raises(TurnRejected, match="no process"):
+            await holding_of(msgspec.structs.replace(turn, tool_choice=choice), "", "alice")
+    assert await holding_of(msgspec.structs.replace(turn, tool_choice="none"), "", "alice") is None

@@ -57,7 +57,7 @@ class Holding:
         try:
             rules = await self._grammars.calls(wanted, client)
         except TurnRejected as error:
-            if must_call or error.retryable:
+            if must_call:
                 raise
             log.warning("calls are not held turn=%s reason=%s", turn.id, error.detail)
             return None
