@@ -14,15 +14,17 @@ import psutil
 import pytest
 
 from broker.errors import TurnRejected
-from broker.messages import Sampling
+from broker.messages import Message, Sampling, Turn
 from tests.model.conftest import Bench
 from tests.model.test_engine import prompt
 from tests.real import GEMMA, real_model
+from workers.calls import SYNTAXES, Thoughts
 from workers.engine.events import Finished, Generated
 from workers.grammars.checker import GrammarChecker
 from workers.grammars.remote_matcher import MatcherProcess
 from workers.llama.context import LlamaModel
 from workers.prompts.renderer import TemplateRenderer
+from workers.turns.answer_reader import AnswerReaders
 
 Start = Callable[..., Bench]
 SLOW = "root ::= s\ns ::= " + " | ".join(f"r{n}" for n in range(200)) + "\n"
@@ -42,6 +44,25 @@ async def gbnf_of(schema: dict[str, object], grammars: GrammarChecker) -> str:
     found = await grammars.gbnf(Sampling(json_schema=schema))
     assert found is not None
     return found
+
+
+def test_a_grammar_begins_behind_a_thought_that_had_its_tokens(bench: Start, tiny: LlamaModel) -> None:
+    syntax = SYNTAXES["hermes"].with_thoughts(Thoughts("<think>", "</think>"))
+    readers = AnswerReaders(syntax, {}, tiny.vocabulary.piece)
+    greedy, drawn = (
+        Sampling(max_tokens=40, temperature=heat, repeat_penalty=penalty, thinking=6, grammar="x")
+        for heat, penalty in ((0.0, 1.0), (1.0, 1.3))
+    )
+    for sampling in (greedy, drawn):
+        turn, opened = Turn("t", "c", (Message("user", "Is it?"),), sampling), "Is it? <think>"
+        one = bench()
+        thinking = readers.thinking(turn, opened)
+        one.submit("schema", prompt(40), sampling, gbnf='root ::= "yes" | "no"', thinking=thinking)
+        one.run()
+        text = "".join(event.text for event in one.events["schema"] if isinstance(event, Generated))
+        thought, _, answer = text.partition("</think>")
+        assert thought
+        assert answer in ("yes", "no")
 
 
 def test_a_grammar_that_takes_for_ever_holds_nobody_up_and_fails_alone(bench: Start) -> None:
