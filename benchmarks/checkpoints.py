@@ -46,7 +46,7 @@ ANSWER_TOKENS = (20, 60)
 QUESTION_WORDS = (15, 60)
 GRAMMAR = "root ::= [a-z ]+"
 """So that answers of random weights are text."""
-PAUSES = ((0, 512), (600, 128), (600, 512))
+PAUSES = ((0, 48), (600, 48), (0, 512), (600, 128), (600, 512))
 """Tokens that are there already, and new ones."""
 ROUNDS = 9
 BEHIND = 1

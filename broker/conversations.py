@@ -31,12 +31,12 @@ def chain(messages: Sequence[Message]) -> list[tuple[int, str]]:
 
 def _besides(message: Message) -> list[object]:
     """What is said otherwise than as text. Thoughts are not: few clients send them back."""
-    calls = [(call.id, call.name, _plain(call.arguments)) for call in message.tool_calls]
+    calls = [(call.id, call.name, plain_arguments(call.arguments)) for call in message.tool_calls]
     return [one for one in (calls, message.tool_call_id) if one]
 
 
-def _plain(arguments: str) -> str:
-    """Arguments however they are spaced: there are clients who write anew what they have read."""
+def plain_arguments(arguments: str) -> str:
+    """A call's arguments however they were spaced: there are clients who write anew what they have read."""
     try:
         return json.dumps(json.loads(arguments), separators=(",", ":"))
     except (ValueError, RecursionError):

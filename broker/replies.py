@@ -108,8 +108,10 @@ def _understood(stored: StoredMessage, before: Reply | Other | None) -> Reply | 
 class ReplyWriter:
     """Writes one turn's reply for one worker. Each write is refused once another worker has written (Fenced)."""
 
-    def __init__(self, nc: Wire, address: TurnAddress, worker: str) -> None:
+    def __init__(self, nc: Wire, address: TurnAddress, worker: str, num_tokens: int | None = None) -> None:
+        """`num_tokens`: of the model's vocabulary, None for one that has any number."""
         self._nc = nc
+        self._num_tokens = num_tokens
         self._address = address
         self._worker = worker
         self._subject = subjects.reply(address.client, address.turn)
@@ -126,7 +128,8 @@ class ReplyWriter:
     async def start(self, model: str = "", *, can_resume: bool = True) -> Started:
         """Says that the turn is seated, to go on where an earlier worker stopped, or anew with the next attempt.
 
-        It goes on when that worker had the same `model`, a fingerprint, and what it sent is all there.
+        It goes on when that worker had the same `model`, a fingerprint, and what it sent is all there, in tokens of the
+        model's: llama.cpp ends the process for any other.
         It takes over from whoever still writes to the turn: what that one writes between our reading and our writing is
         read, too. Of several that begin at once all but one are refused (Fenced).
         """
@@ -159,13 +162,17 @@ class ReplyWriter:
             num_starts -= sum(isinstance(reply, HandedBack) for reply in earlier)
             current = [reply for reply in earlier if reply.attempt == self.attempt]
             chunks = [reply for reply in current if isinstance(reply, Chunk)]
-            if can_resume and _is_whole(current, model):
+            has_all = all(self._has(token) for chunk in chunks for token in chunk.tokens)
+            if can_resume and has_all and _is_whole(current, model):
                 self.resumed_text = "".join(chunk.text for chunk in chunks)
                 self.resumed_tokens = tuple(token for chunk in chunks for token in chunk.tokens)
                 self._offsets = Offsets.behind(chunks)
             else:
                 self.attempt += 1
         return Started(self.num_chunks, self.attempt, self._worker, max(1, num_starts), model)
+
+    def _has(self, token: int) -> bool:
+        return token >= 0 and (self._num_tokens is None or token < self._num_tokens)
 
     async def hand_back(self) -> None:
         """Says that this start was no crash."""

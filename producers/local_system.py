@@ -47,7 +47,8 @@ class LocalSystem:
     client: Client
     worker: asyncio.subprocess.Process
     _broker: _Broker
-    _log: Path
+    log: Path
+    """The worker's."""
 
     @property
     def address(self) -> Address:
@@ -68,7 +69,7 @@ class LocalSystem:
             if task.done():
                 await task
             elif died.done():
-                raise LocalSystemFailed(f"the worker ended with code {died.result()}: {last_line(self._log)}")
+                raise LocalSystemFailed(f"the worker ended with code {died.result()}: {last_line(self.log)}")
             elif server_died.done():
                 raise LocalSystemFailed(f"nats-server ended with code {server_died.result()}")
         finally:

@@ -147,7 +147,8 @@ class ConversationSettings(ArrivalSettings, frozen=True, kw_only=True):
     dataset: Annotated[
         str | None,
         Setting(
-            "OpenAssistant trees or messages, ShareGPT; plain, gzip, parquet; hub:NAME (see turnpike models); or "
+            "OpenAssistant trees or messages, ShareGPT, OpenAI's messages with tools; plain, gzip, parquet; hub:NAME "
+            "(see turnpike models); tools: shipped conversations with tools; or "
             "synthetic:prompt=200/50,answer=100/20,turns=5,count=50 (default: the shipped conversations)"
         ),
     ] = None

@@ -12,6 +12,7 @@ from workers.engine.loop import EngineLoop
 from workers.engine.protocol import PENDING, Span, TokenSampler
 from workers.engine.scheduler import CostModel, Scheduler, Step
 from workers.engine.slots import Slots
+from workers.grammars.held_calls import CallFollower
 from workers.kv.cache import OffloadCache
 
 LONG = "once upon a time there was a worker that had more to remember than its context could hold"
@@ -29,7 +30,7 @@ def job(name: str, prompt: str = "hello", *, max_tokens: int = 20, **fields: obj
 class Watched(FakeSampler):
     """Notes when it is asked and closed; a grammar's text is what goes wrong with it at the answer's third token."""
 
-    def __init__(self, engine: Observed, gbnf: str | None) -> None:
+    def __init__(self, engine: Observed, gbnf: str | CallFollower | None) -> None:
         super().__init__(engine)
         self._observed = engine
         self._gbnf = gbnf
@@ -39,7 +40,7 @@ class Watched(FakeSampler):
         if index == 2 and self._gbnf == "late":
             return PENDING
         if index == 2 and self._gbnf is not None:
-            raise TurnRejected("invalid_grammar", self._gbnf)
+            raise TurnRejected("invalid_grammar", str(self._gbnf))
         return super().sample(row, index)
 
     def poll(self) -> int:
@@ -68,9 +69,9 @@ class Observed(FakeEngine):
         self.noted.append("decode")
         return super().decode(spans)
 
-    def sampler(self, sampling: Sampling, prompt: list[int], gbnf: str | None) -> TokenSampler:
+    def sampler(self, sampling: Sampling, prompt: list[int], grammar: str | CallFollower | None) -> TokenSampler:
         self.num_samplers += 1
-        return Watched(self, gbnf)
+        return Watched(self, grammar)
 
 
 class Watching(Scheduler):

@@ -20,6 +20,7 @@ from workers.engine.power import Power
 from workers.engine.protocol import Engine, Span, State, TokenSampler
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
+from workers.grammars.held_calls import CallFollower
 from workers.kv.cache import OffloadCache
 from workers.kv.index import packed
 from workers.prompts.history import History
@@ -168,7 +169,7 @@ class FakeEngine:
             answer = self._answer
         return ord(answer[index]) + self._begin if index < len(answer) else END
 
-    def sampler(self, sampling: Sampling, prompt: list[int], gbnf: str | None) -> TokenSampler:
+    def sampler(self, sampling: Sampling, prompt: list[int], grammar: str | CallFollower | None) -> TokenSampler:
         self.num_samplers += 1
         return FakeSampler(self)
 

@@ -40,7 +40,6 @@ class Ggml:
             ("ggml_flash_attn_ext_add_sinks", None, [pointer, pointer]),
             ("ggml_new_graph", pointer, [pointer]),
             ("ggml_build_forward_expand", None, [pointer, pointer]),
-            ("ggml_quantize_chunk", size, [ctypes.c_int, pointer, pointer, size, size, size, pointer]),
         ):
             function = getattr(self.base, name)
             function.restype, function.argtypes = result, arguments
@@ -93,13 +92,8 @@ class Ggml:
     def _tensor(self, context: Any, values: Floats, kind: int) -> Any:
         tensor = self.base.ggml_new_tensor_4d(context, kind, *reversed(values.shape))
         at = self.base.ggml_get_data(tensor)
-        if kind == Q8_0:
-            rows, length = int(np.prod(values.shape[:-1])), values.shape[-1]
-            values = np.ascontiguousarray(values)
-            self.base.ggml_quantize_chunk(kind, values.ctypes.data, at, 0, rows, length, None)
-        else:
-            raw = values.astype(np.float16 if kind == F16 else np.float32).tobytes()
-            ctypes.memmove(at, raw, len(raw))
+        kept = quantised(values) if kind == Q8_0 else values.astype(np.float16 if kind == F16 else np.float32)
+        ctypes.memmove(at, kept.tobytes(), kept.nbytes)
         return tensor
 
 
@@ -134,7 +128,7 @@ class Case:
         if self.softcap:
             scores = self.softcap * np.tanh(scores / self.softcap)
         scores = np.where(self.looks[:, None], scores, -np.inf)
-        highest = scores.max(-1, keepdims=True, initial=-1e9)
+        highest = scores.max(-1, keepdims=True, initial=-50.0)
         weights = np.exp(scores - highest)
         total = weights.sum(-1, keepdims=True)
         if self.sinks is not None:
@@ -145,9 +139,18 @@ class Case:
     def _as_kept(self, values: Floats) -> NDArray[np.float64]:
         if self.kind != Q8_0:
             return values.astype(np.float16 if self.kind == F16 else np.float32).astype(np.float64)
-        blocks = values.reshape(-1, 32)
-        step = (np.abs(blocks).max(1, keepdims=True) / 127).astype(np.float32)
-        return (np.round(blocks / step) * step.astype(np.float16)).reshape(values.shape).astype(np.float64)
+        blocks = quantised(values).view(np.dtype([("step", "<f2"), ("steps", "i1", 32)]))
+        kept: NDArray[np.float64] = blocks["steps"] * blocks["step"].astype(np.float64)[..., None]
+        return kept.reshape(values.shape)
+
+
+def quantised(values: Floats) -> NDArray[np.uint8]:
+    """As q8_0 has them: of each 32 the step as a half, and how many steps each value is."""
+    blocks = values.reshape(-1, 32)
+    steps = np.zeros(len(blocks), np.dtype([("step", "<f2"), ("steps", "i1", 32)]))
+    steps["step"] = np.abs(blocks).max(1) / 127
+    steps["steps"] = np.round(blocks / steps["step"].astype(np.float32)[:, None]).clip(-127, 127)
+    return steps.view(np.uint8)
 
 
 def causal(tokens: int, cells: int) -> Looks:

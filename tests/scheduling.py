@@ -8,13 +8,16 @@ from xdist.scheduler import LoadScopeScheduling
 
 TOGETHER = {"model": "model and chaos", "chaos": "model and chaos", "real": "real"}
 """Folders whose tests keep the cores busy: each of two processes has some of them, to run one after the other."""
+FIXTURE_OF_FILE = ("test_wheel.py",)
+"""Of tests/integration: what its tests share is made once a process."""
 
 
 class ByFolder(LoadScopeScheduling):
     """Two processes begin with what computes, the others with what mostly waits; whoever is done takes of what is left.
-    A unit test's file stays together, as its fixtures are the file's."""
+    A file stays together where its fixtures are the file's, as those of unit tests are."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = PurePosixPath(nodeid.partition("::")[0])
         folder = path.parent.name
-        return TOGETHER.get(folder) or (str(path) if folder == "unit" else nodeid)
+        is_one = folder == "unit" or path.name in FIXTURE_OF_FILE
+        return TOGETHER.get(folder) or (str(path) if is_one else nodeid)

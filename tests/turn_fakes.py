@@ -112,6 +112,7 @@ class FakePeers:
         self.asked_for: list[str] = []
         self.fetched: list[tuple[Key, int]] = []
         self.announced: list[tuple[str, str, int]] = []
+        self.begun: list[tuple[str, str, str, int]] = []
 
     async def find(self, client: str, turn: Turn) -> Offer | None:
         self.asked_for.append(turn.conversation)
@@ -123,6 +124,9 @@ class FakePeers:
 
     async def announce(self, client: str, conversation: str, num_tokens: int) -> None:
         self.announced.append((client, conversation, num_tokens))
+
+    async def announce_beginning(self, client: str, beginning: str, conversation: str, num_tokens: int) -> None:
+        self.begun.append((client, beginning, conversation, num_tokens))
 
 
 class FakeCancels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 from typing import Protocol
 
 from broker.errors import TurnRejected
@@ -61,16 +62,39 @@ class TriedRenderer(Renderer, Protocol):
         ...
 
 
-async def answer_readers(model: TemplatedModel, forced: str | None, renderer: TriedRenderer) -> AnswerReaders:
-    """The readers of a model's answers; of a model without a template all is text, unless a syntax is `forced`."""
+@dataclass(frozen=True)
+class Chosen:
+    """A model's syntax, and what chose it, for people."""
+
+    syntax: Syntax
+    why: str
+
+
+async def choose(template: str, forced: str | None, renderer: TriedRenderer) -> Chosen:
+    """The syntax of a template's model: forced, of our own form for a template without tools, or the template's."""
+    if forced:
+        return Chosen(syntax_of(template, forced), "as --tool-syntax says")
+    if renderer.tools_form == "generic":  # it is told of tools by us, and how to call them
+        own = SYNTAXES[DEFAULT].with_thoughts(syntax_of(template).thoughts)
+        return Chosen(own, "as the model is told, its template having no tools")
+    if told(template):
+        return Chosen(syntax_of(template), "by the template's text")
+    written = await _seen(renderer) if renderer.tools_form in _CALLING else None
+    found = syntax_of(template, "", written)
+    is_derived = written is not None and found.name not in SYNTAXES
+    return Chosen(found, "by what the template writes in a trial" if is_derived else "as most models were taught")
+
+
+async def answer_readers(
+    model: TemplatedModel, forced: str | None, renderer: TriedRenderer, *, holds: bool = False
+) -> AnswerReaders:
+    """The readers of a model's answers; of a model without a template all is text, unless a syntax is `forced`.
+    `holds`: a grammar holds calls, where it can."""
     template, vocabulary = model.chat_template, model.vocabulary
     if template is None and not forced:
         return ALL_TEXT
-    is_known = forced or told(template or "") or renderer.tools_form not in _CALLING
-    syntax = syntax_of(template or "", forced or "", None if is_known else await _seen(renderer))
-    if renderer.tools_form == "generic" and not forced:
-        # It is told of tools by us, and how to call them.
-        syntax = SYNTAXES[DEFAULT].with_thoughts(syntax.thoughts)
+    chosen = await choose(template or "", forced, renderer)
+    syntax = chosen.syntax
     # A control token of the template's that no chat needs is of calls or thoughts; of a syntax that is around the whole
     # answer each one is.
     of_chats = "" if syntax.whole is not None else await _chat(renderer)
@@ -82,8 +106,9 @@ async def answer_readers(model: TemplatedModel, forced: str | None, renderer: Tr
         and not vocabulary.is_end(token)
         and not vocabulary.piece(token)
     }
-    log.info("answers tool_syntax=%s thoughts=%s", syntax.name, syntax.thoughts.begin if syntax.thoughts else "none")
-    return AnswerReaders(syntax, shown, vocabulary.piece)
+    thoughts = syntax.thoughts.begin if syntax.thoughts else "none"
+    log.info("answers tool_syntax=%s (%s) thoughts=%s", syntax.name, chosen.why, thoughts)
+    return AnswerReaders(syntax, shown, vocabulary.piece, holds)
 
 
 def _written(syntax: Syntax) -> str:

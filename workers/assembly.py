@@ -27,6 +27,7 @@ from workers.reporting.reporter import Reporter
 from workers.turns.admission import Admission
 from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
 from workers.turns.handler import TurnHandler
+from workers.turns.holding import CallGrammars, Holding
 from workers.turns.in_hand import TurnsInHand
 from workers.turns.jobs import GrammarCompiler, JobMaker
 from workers.turns.keep_alive import KeepAlive
@@ -54,6 +55,8 @@ class Parts:
     metrics: WorkerMetrics
     power: Power
     readers: AnswerReaders = ALL_TEXT
+    call_grammars: CallGrammars | None = None
+    """None: what a model calls is only read."""
 
 
 Assembly = Callable[[Parts], Worker]
@@ -72,9 +75,11 @@ def assemble(parts: Parts) -> Worker:
     load = LoadGauge(loop, occupancy, recent, presence, node)
     peers = _peers(parts)
     reporter = Reporter(nc, options, parts.metrics, loop, cache, node, watch.rounds, lambda: peers.giver.given_bytes)
-    queue, store = ModelQueue(nc, model), NatsTurnStore(nc, name)
+    queue, store = ModelQueue(nc, model), NatsTurnStore(nc, name, engine.vocabulary.num_tokens)
     cancels = Cancels(queue, model, name, in_hand, loop.cancel)
-    jobs = JobMaker(history, parts.grammars, engine.max_sequence_tokens, options.overflow, parts.readers)
+    limit, call_grammars = engine.max_sequence_tokens, parts.call_grammars
+    holding = Holding(call_grammars, parts.readers) if call_grammars is not None else None
+    jobs = JobMaker(history, parts.grammars, limit, options.overflow, parts.readers, holding)
     turns = TurnHandler(
         in_hand=in_hand,
         admission=Admission(

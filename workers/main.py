@@ -333,8 +333,8 @@ async def _assemble(
     power = Power()
     loop = _engine_loop(loaded, config, cache, metrics, power)
     grammars = GrammarChecker(loaded.model.vocabulary.matcher_process)
-    readers = await answer_readers(loaded.model, config.tool_syntax, renderer)
-    return assembly(Parts(nc, loop, history, grammars, options, cache, metrics, power, readers))
+    readers = await answer_readers(loaded.model, config.tool_syntax, renderer, holds=not config.free_calls)
+    return assembly(Parts(nc, loop, history, grammars, options, cache, metrics, power, readers, grammars))
 
 
 def _options(loaded: LoadedModel, config: WorkerSettings, version: str, can: tuple[str, ...]) -> WorkerOptions:

@@ -104,6 +104,13 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
             metavar="NAME",
         ),
     ] = None
+    free_calls: Annotated[
+        bool,
+        Setting(
+            "leave tool calls to the model: without it a grammar holds them to offered names and their schemas, and "
+            "has one made where tool_choice demands it"
+        ),
+    ] = False
     raw_as_text: Annotated[
         bool,
         Setting(

@@ -34,6 +34,7 @@ from broker.messages.states import (
     Opened,
     Remembered,
     StatePart,
+    Written,
 )
 from broker.messages.telemetry import MAX_BATCH_POINTS, FieldValue, NodeState, Point, Points, RunEvent
 from broker.messages.tools import CallDelta, NamedTool, Tool, ToolCall, ToolChoice
@@ -96,6 +97,7 @@ __all__ = [
     "Turn",
     "Usage",
     "Word",
+    "Written",
     "check_messages",
     "new_id",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from broker.messages.fields import Count, Token, Word
 from broker.messages.turns import Message
@@ -15,7 +15,7 @@ MAX_CUTS = 16
 """That a state may be said to have."""
 
 
-class Holding(Struct, frozen=True):
+class Holding(Struct, frozen=True, omit_defaults=True):
     """An entry of the directory: this worker has a conversation's state."""
 
     worker: Token
@@ -23,6 +23,8 @@ class Holding(Struct, frozen=True):
     """Of the model file and of all that decides how a state is laid out: only an equal one can be used."""
     num_tokens: Count
     num_bytes: Count
+    conversation: Token | None = None
+    """Whose state it is, where the entry is not a conversation's own but one of what conversations begin with."""
 
 
 class FetchOpen(Struct, frozen=True, tag_field="type", tag="open"):
@@ -57,6 +59,16 @@ class Earlier(Struct, frozen=True):
     num_tokens: Count
 
 
+class Written(Struct, frozen=True):
+    """An answer as the model wrote it: with its thoughts, its calls, and the marks of both."""
+
+    text: str
+    tokens: bytes
+    """As in `Remembered`, of the answer alone."""
+    num_before: Count
+    """The prompt's tokens, which come before."""
+
+
 class Remembered(Struct, frozen=True, omit_defaults=True):
     """What a worker remembers of a conversation, so that its tokens are never made from its text again."""
 
@@ -65,13 +77,16 @@ class Remembered(Struct, frozen=True, omit_defaults=True):
     """Of the last turn, as the template told it."""
     tokens: bytes
     """Those of prompt and answer, four bytes each, little-endian."""
-    template_kwargs: str = ""
-    """What the template was given besides, as JSON with sorted names: with others it is another prompt."""
+    given_besides: str = field(default="", name="template_kwargs")
+    """What the template was given besides the messages, as one text: with another it is another prompt. Variables as
+    JSON with sorted names, and a hash of the tools."""
     num_told_anew: int | None = None
     """Of the messages, those that stand in it as the template tells history; answers behind them stand there as they
     were generated, with the white space around them. Older releases do not tell it: then only the last one does."""
     before: Earlier | None = None
     """At the end of the answer before: what is asked again, or edited, goes on from there."""
+    written: Written | None = None
+    """The last answer, where it is more than its text."""
 
 
 class CutPoint(Struct, frozen=True):

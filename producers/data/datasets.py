@@ -10,12 +10,16 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from broker.messages import Message, Role
+from broker.messages import Message, Role, Tool, ToolCall
 from producers.data.rows import RowError, clean, read_rows, summary, text_of
+from producers.data.tool_rows import calls_of, check_rounds, result_of, tools_of
 
 SHIPPED = Path(__file__).parent / "radio_site.jsonl"
 DEMO_CONVERSATIONS = SHIPPED.with_name("demo.jsonl")
 """A few that the shipped model can follow."""
+TOOL_CONVERSATIONS = SHIPPED.with_name("tool_talks.jsonl")
+"""Conversations beside six tools, with recorded calls and results: lamps, sensors, radio sites and their handbook."""
+_NAMED = {"tools": TOOL_CONVERSATIONS}
 _ROLES: dict[str, Literal["user", "assistant"]] = {"prompter": "user", "assistant": "assistant"}
 _SPEAKERS: dict[str, Role] = {
     "human": "user",
@@ -27,6 +31,7 @@ _SPEAKERS: dict[str, Role] = {
     "bard": "assistant",
     "system": "system",
     "developer": "system",
+    "tool": "tool",
 }
 _WORDS = (
     "the", "of", "and", "to", "in", "is", "it", "you", "that", "was", "for", "on", "are", "with", "as", "his",
@@ -46,10 +51,12 @@ class DatasetError(RowError):
 
 
 class Conversation(Struct, frozen=True):
-    """Messages in order, from the user's first on, user and assistant in turn."""
+    """Messages in order, from the user's first on, user and assistant in turn; behind calls of tools their results."""
 
     id: str
     messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    """What is offered with each turn."""
 
     @property
     def num_user_turns(self) -> int:
@@ -60,6 +67,26 @@ class Conversation(Struct, frozen=True):
         """How many turns it has, counted in `messages` or in `prompter` turns."""
         return len(self.messages) if unit == "messages" else self.num_user_turns
 
+    def is_question(self, index: int) -> bool:
+        """Whether that message is to be answered: a user's, or the last one of tools' results."""
+        role, behind = self.messages[index].role, self.messages[index + 1 : index + 2]
+        return role == "user" or (role == "tool" and not (behind and behind[0].role == "tool"))
+
+    def num_questions(self, max_user_turns: int | None, *, with_results: bool) -> int:
+        """How many turns it is at least: one for each of the user's messages, at most so many of them, and, with the
+        record's own answers, one for the results behind each of its calls."""
+        found = num_users = 0
+        for index, message in enumerate(self.messages):
+            num_users += message.role == "user"
+            if max_user_turns is not None and num_users > max_user_turns:
+                break
+            found += self.is_question(index) and (with_results or message.role == "user")
+        return found
+
+    def result_of(self, call: ToolCall) -> str:
+        """What is recorded as the call's result: of the same one, else another one of its tool, else an error."""
+        return result_of(call, self.messages)
+
 
 def load_conversations(
     source: str | Path | None = None,
@@ -69,7 +96,8 @@ def load_conversations(
     language: str = "en",
     left_out: list[DatasetError] | None = None,
 ) -> list[Conversation]:
-    """All conversations of a file that have at least `min_turns` turns, one of each tree; None is the shipped file.
+    """All conversations of a file that have at least `min_turns` turns, one of each tree; None is the shipped file,
+    `tools` the shipped one with tools.
 
     Of a tree, the best-ranked thread that is long enough: at each message the best-ranked reply that leads to one.
     How many there are is what the file holds; nothing is padded. `synthetic:…` is made up (see `synthetic`). A row that
@@ -77,16 +105,20 @@ def load_conversations(
     """
     if isinstance(source, str) and source.startswith("synthetic:"):
         return synthetic(source)
-    path = SHIPPED if source is None else Path(source).expanduser()
+    path = SHIPPED if source is None else path_of(source)
     left_out = [] if left_out is None else left_out
     flat: list[tuple[int, dict[str, Any]]] = []
     found: list[Conversation] = []
+    tools: tuple[Tool, ...] = ()
     num_trees = 0
     for line, row in read_rows(path, left_out, DatasetError):
         try:
             match row:
                 case {"messages": _} | {"conversations": _}:
-                    found.append(_said(line, row))
+                    found.append(_said(line, row, tools))
+                case {"tools": offered}:
+                    tools = ()  # rows below a bad one have none, and not those of another
+                    tools = tools_of(offered)
                 case {"prompt": dict(tree)}:
                     _check_message(tree)
                     num_trees += 1
@@ -108,9 +140,15 @@ def load_conversations(
     return [conversation for conversation in found if conversation.num_turns(unit) >= min_turns]
 
 
-def _said(line: int, row: dict[str, Any]) -> Conversation:
+def path_of(name: str | Path) -> Path:
+    """The file of that name, or the shipped one that is called so."""
+    return _NAMED.get(str(name)) or Path(name).expanduser()
+
+
+def _said(line: int, row: dict[str, Any], tools: tuple[Tool, ...]) -> Conversation:
     """`{id, conversations: [{from: human|gpt|system, value}]}`, as ShareGPT's dumps have it, or OpenAI's
-    `{messages: [{role, content}]}`. Raises ValueError."""
+    `{messages: [{role, content, tool_calls, tool_call_id}], tools}`; without `tools` those of the last row that had
+    nothing else. Raises ValueError."""
     said = row.get("messages", row.get("conversations"))
     if not isinstance(said, list):
         raise ValueError("its messages are no list")
@@ -124,7 +162,7 @@ def _said(line: int, row: dict[str, Any]) -> Conversation:
         if role is None:
             raise ValueError(f"`{field}` is {one.get(field)!r}, none of {', '.join(_SPEAKERS)}")
         try:
-            messages.append(Message(role, text_of(one.get("value", one.get("content")))))
+            messages.append(_message(role, one))
         except ValueError as problem:
             raise ValueError(f"its message {number} has {problem}") from None
     # Dumps begin in the middle now and then: what comes before the user's first message has no question.
@@ -132,7 +170,20 @@ def _said(line: int, row: dict[str, Any]) -> Conversation:
     if first is None:
         raise ValueError("no message of it is the user's")
     head = [message for message in messages[:first] if message.role == "system"]
-    return Conversation(_name(row.get("id"), line), (*head, *messages[first:]))
+    said_from = (*head, *messages[first:])
+    check_rounds(said_from)
+    return Conversation(_name(row.get("id"), line), said_from, tools_of(row["tools"]) if row.get("tools") else tools)
+
+
+def _message(role: Role, one: dict[str, Any]) -> Message:
+    """Raises ValueError."""
+    content = one.get("value", one.get("content"))
+    calls = calls_of(one.get("tool_calls")) if role == "assistant" else ()
+    if role != "tool":
+        return Message(role, "" if calls and content is None else text_of(content), calls)
+    if not isinstance(call := one.get("tool_call_id"), str):
+        raise ValueError("no tool_call_id")
+    return Message(role, text_of(content), tool_call_id=call)
 
 
 def _name(value: object, line: int) -> str:

@@ -19,8 +19,9 @@ from broker import priorities
 from broker.answer import Answer, TurnFailed
 from broker.client import Client
 from broker.errors import PublishError
-from broker.messages import Chunk, End, Failed, Message, new_id
+from broker.messages import Chunk, Done, End, Failed, Message, new_id
 from broker.priorities import Priority
+from broker.rounds import DEFAULT_MAX_ROUNDS
 from producers.data.datasets import Conversation
 from producers.load.arrivals import Arrivals, Closed, Open, Think, share, stream
 from producers.records.lines import TurnRecord, with_end
@@ -29,6 +30,11 @@ from producers.settings import LoadSettings
 STOP_SECONDS = 0.35
 """How long the ends of cancelled turns are waited for."""
 OnChunk = Callable[[str, Answer, Chunk], None]
+
+
+def goes_on(num_calls: int, round: int) -> bool:
+    """Whether a turn of that round, whose answer has so many calls, is followed by one with their results."""
+    return num_calls > 0 and round + 1 < DEFAULT_MAX_ROUNDS
 
 
 @dataclass
@@ -65,23 +71,47 @@ class Talk:
     position: int = 0
     """In the conversation's messages."""
     index: int = 0
+    num_asked: int = 0
+    """Of the user's messages."""
+    round: int = 0
+    """Of the next turn since the user's message: from 1 on it brings results of tools."""
+    has_results: bool = False
+    """They wait for an answer."""
     ready_at: float = 0.0
     """When the user has thought, in seconds since the run's start."""
 
     def next_question(self, history: str, max_user_turns: int | None) -> bool:
-        """Brings the history to the user's next message; False when there is none."""
+        """Brings the history to the next message that is to be answered, a user's or a tool's; False for none."""
+        if self.has_results:
+            self.has_results = False
+            return True
         messages = self.conversation.messages
-        if self.index == max_user_turns:
-            return False
         while self.position < len(messages):
             message = messages[self.position]
+            if message.role == "user" and self.num_asked == max_user_turns:
+                return False
             self.position += 1
             if message.role == "user":
+                self.num_asked, self.round = self.num_asked + 1, 0
+            if history == "dataset" or message.role in ("user", "system"):
                 self.history.append(message)
-                return True
-            if history == "dataset" or message.role == "system":
-                self.history.append(message)
+                if self.conversation.is_question(self.position - 1):
+                    self.round += message.role == "tool"
+                    return True
         return False
+
+    def answered(self, done: Done) -> None:
+        """The model's own answer is in the history, and its calls have the results that the data has for them."""
+        self.history.append(Message("assistant", done.text, done.tool_calls))
+        results = ((call.id, self.conversation.result_of(call)) for call in done.tool_calls)
+        self.history += [Message("tool", result, tool_call_id=call) for call, result in results]
+        self.has_results = goes_on(len(done.tool_calls), self.round)
+        self.round += self.has_results
+
+    def goes_on_at_once(self, history: str) -> bool:
+        """Whether results of tools are next: there is nothing to think about."""
+        behind = self.conversation.messages[self.position : self.position + 1]
+        return self.has_results or (history == "dataset" and any(one.tool_calls for one in behind))
 
 
 class Generator:
@@ -256,6 +286,7 @@ class Generator:
             deadline=time.time() + options.deadline_seconds if has_deadline else None,
             run=options.run,
             raw=options.raw,
+            tools=() if options.raw else talk.conversation.tools,
         )
         active = self.progress.active
         active[answer.turn.id] = answer
@@ -270,11 +301,13 @@ class Generator:
             del active[answer.turn.id]
         self._record(talk, answer, end, number, scheduled_at, arrivals)
         talk.index += 1
-        talk.ready_at = self.now() + self._think.draw(stream(options.seed, "think", number))
         if isinstance(end, Failed) or end.finish_reason == "cancelled":
             return False
-        if options.history == "generated" or talk.position == len(talk.conversation.messages):
-            talk.history.append(Message("assistant", answer.text))
+        if options.history == "generated":
+            talk.answered(end)
+        talk.ready_at = self.now()
+        if not talk.goes_on_at_once(options.history):
+            talk.ready_at += self._think.draw(stream(options.seed, "think", number))
         return True
 
     async def _follow(self, talk: Talk, answer: Answer, arrivals: list[tuple[float, int]]) -> End:
@@ -309,6 +342,7 @@ class Generator:
             number=number,
             conversation=talk.number,
             index=talk.index,
+            round=talk.round,
             turn=answer.turn.id,
             model=talk.model,
             priority=talk.priority,

@@ -9,10 +9,10 @@ from typing import TypedDict
 
 from broker.errors import TurnpikeError
 from producers.data.datasets import Conversation
-from producers.load.generator import Progress
+from producers.load.generator import Progress, goes_on
 from producers.load.selection import Selection, dataset_facts
 from producers.records.files import Recording, Run
-from producers.records.lines import Continued
+from producers.records.lines import Continued, TurnRecord
 from producers.settings import LoadSettings
 
 
@@ -58,8 +58,15 @@ def resume(
 
 def _whole(run: Run, options: LoadSettings, conversations: list[Conversation]) -> set[int]:
     """The conversations of which every turn is there, or one that ended them."""
-    counts = Counter(turn.conversation for turn in run.turns)
-    ended = {turn.conversation for turn in run.turns if turn.is_failed}
-    most = options.max_user_turns
-    wanted = [one.num_user_turns if most is None else min(one.num_user_turns, most) for one in conversations]
-    return ended | {number for number, least in enumerate(wanted) if counts[number] >= least}
+    is_recorded = options.history == "dataset"
+    counts = Counter(turn.conversation for turn in run.turns if is_recorded or not turn.round)
+    last: dict[int, TurnRecord] = {}
+    for turn in run.turns:
+        last[turn.conversation] = turn
+    found = {number for number, turn in last.items() if turn.is_failed}
+    for number, conversation in enumerate(conversations):
+        asked = counts[number] >= conversation.num_questions(options.max_user_turns, with_results=is_recorded)
+        end = last.get(number)
+        if asked and (is_recorded or end is None or not goes_on(end.num_calls, end.round)):
+            found.add(number)
+    return found

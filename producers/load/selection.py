@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.catalogue import locked_as, sha256_of, verify
-from producers.data.datasets import SHIPPED, Conversation, DatasetError, load_conversations
+from producers.data.datasets import SHIPPED, Conversation, DatasetError, load_conversations, path_of
 from producers.models.command import DATASETS
 from producers.settings import LoadSettings
 
@@ -44,7 +44,7 @@ def select(options: LoadSettings) -> Selection:
     )
     chosen = list(found)
     random.Random(options.seed).shuffle(chosen)
-    path = Path(named or SHIPPED).expanduser()
+    path = path_of(named or SHIPPED)
     return Selection(chosen[: options.num_conversations], len(found), path, tuple(left_out))
 
 

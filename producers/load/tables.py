@@ -70,6 +70,9 @@ def summary_table(
         )
     table.add_row("prompt tokens", f"{summary.prompt_tokens}, {summary.cached_tokens} of them from the cache")
     table.add_row("generated tokens", str(summary.completion_tokens))
+    if summary.num_calls or summary.num_broken_calls or summary.num_rounds:
+        table.add_row("tool calls", f"{summary.num_calls}, {summary.num_broken_calls} more broken")
+        table.add_row("turns with results of tools", str(summary.num_rounds))
     if memory_bytes is not None:
         table.add_row("memory of the worker", f"{memory_bytes / 2**20:.0f} MiB")
     return table

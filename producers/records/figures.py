@@ -98,6 +98,21 @@ class Figures:
         return sum(turn.completion_tokens for turn in self.done)
 
     @property
+    def num_calls(self) -> int:
+        """Of tools, in all answers."""
+        return sum(turn.num_calls for turn in self.done)
+
+    @property
+    def num_broken_calls(self) -> int:
+        """Of tools, that came as text."""
+        return sum(turn.num_broken_calls for turn in self.done)
+
+    @property
+    def num_rounds(self) -> int:
+        """The turns that brought results of tools, not a user's message."""
+        return sum(turn.round > 0 for turn in self.turns)
+
+    @property
     def prefill_tokens_per_second(self) -> float | None:
         """Prompt tokens not from the cache ÷ the workers' time for them, over all turns."""
         seconds = sum(turn.prefill_seconds or 0.0 for turn in self.done)
@@ -156,6 +171,12 @@ class Summary(Struct, frozen=True):
     completion_tokens: int
     failures: dict[str, int] = {}
     """How many turns failed, by the code of the failure."""
+    num_calls: int = 0
+    """Of tools, in all answers."""
+    num_broken_calls: int = 0
+    """Of tools, that came as text."""
+    num_rounds: int = 0
+    """Of the turns, those that brought results of tools."""
 
 
 def summarize(turns: Sequence[TurnRecord], seconds: float, bounds: Bounds = NO_BOUNDS) -> Summary:
@@ -181,4 +202,7 @@ def summarize(turns: Sequence[TurnRecord], seconds: float, bounds: Bounds = NO_B
         cached_tokens=found.cached_tokens,
         completion_tokens=found.completion_tokens,
         failures=found.failures,
+        num_calls=found.num_calls,
+        num_broken_calls=found.num_broken_calls,
+        num_rounds=found.num_rounds,
     )

@@ -67,6 +67,14 @@ class TurnRecord(Struct, frozen=True, tag_field="kind", tag="turn", omit_default
     decode_seconds: float | None = None
     level: float | None = None
     """A sweep's rate, in turns per second."""
+    round: int = 0
+    """Since the user's message; a turn of round 1 or later brings results of tools."""
+    num_calls: int = 0
+    """Of tools, in the answer."""
+    num_broken_calls: int = 0
+    """That came as text."""
+    reasoning_tokens: int = 0
+    """Of the completion's, those of the thoughts."""
 
     @property
     def first_token_at(self) -> float | None:
@@ -153,6 +161,9 @@ def with_end(end: End, **fields: Any) -> TurnRecord:
         prompt_tokens=end.usage.prompt_tokens,
         cached_tokens=end.usage.cached_tokens,
         completion_tokens=end.usage.completion_tokens,
+        reasoning_tokens=end.usage.reasoning_tokens,
+        num_calls=len(end.tool_calls),
+        num_broken_calls=end.usage.broken_calls,
         queue_wait_seconds=end.timings.queue_wait,
         prefill_seconds=end.timings.prefill,
         decode_seconds=end.timings.decode,

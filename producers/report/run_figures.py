@@ -37,6 +37,10 @@ class RunFigures(Struct, frozen=True):
     notes: list[str]
     joules_per_token: float | None = None
     """Of the generated tokens; None without telemetry, or where no board told its watts."""
+    num_calls: int = 0
+    num_broken_calls: int = 0
+    num_rounds: int = 0
+    """Turns that brought results of tools."""
 
 
 def figures(run: Run, bounds: Bounds = NO_BOUNDS, joules: float | None = None) -> RunFigures:
@@ -69,6 +73,9 @@ def figures(run: Run, bounds: Bounds = NO_BOUNDS, joules: float | None = None) -
         quantities={key: one for key, one in spreads.items() if one is not None},
         notes=[*run.notes, *filter(None, [sweep.verdict(levels, bounds)]), *details(turns)],
         joules_per_token=joules / tokens if joules is not None and tokens else None,
+        num_calls=of_turns.num_calls,
+        num_broken_calls=of_turns.num_broken_calls,
+        num_rounds=of_turns.num_rounds,
     )
 
 

@@ -78,9 +78,11 @@ def _title(one: RunFigures) -> str:
     good = "" if one.goodput_turns_per_second is None else f", goodput {one.goodput_turns_per_second:.2f} turns/s"
     energy = "" if one.joules_per_token is None else f", {one.joules_per_token:.3g} J/token"
     whole = "" if one.is_whole else " (did not come to its end)"
+    calls = f", {one.num_calls} tool calls" if one.num_calls or one.num_broken_calls else ""
+    calls += f" and {one.num_broken_calls} broken" if one.num_broken_calls else ""
     return (
         f"run {one.run}{whole}: {one.model}, {one.num_turns} turns in {one.seconds:.0f} s ({outcomes}), "
-        f"{one.tokens_per_second:.1f} tokens/s{cached}{good}{energy}"
+        f"{one.tokens_per_second:.1f} tokens/s{cached}{good}{energy}{calls}"
     )
 
 

@@ -15,6 +15,7 @@ from broker.replies import ReplyWriter
 from tests.fakes import FIRST, FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.integration.test_resume import address, collect
+from tests.thought_fakes import THOUGHT, Thinker
 from workers.calls import SYNTAXES, Thoughts
 from workers.turns.answer_reader import AnswerReaders, call_id
 
@@ -61,6 +62,17 @@ async def test_a_round_ends_with_a_tools_result(client: Client, start_worker: St
     assert second.tool_calls[0].id != first.tool_calls[0].id
     assert second.usage.cached_tokens >= first.usage.prompt_tokens
     assert running.engine.num_steps
+
+
+async def test_a_thoughts_budget_is_held_to_and_counted(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker(Thinker(), readers=THINKING):
+        answer = client.ask("m", "Light?", sampling=Sampling(thinking=7))
+        chunks = await collect(answer)
+        off = await client.ask("m", "Light?", sampling=Sampling(thinking="off"))
+    assert (answer.done.text, answer.done.reasoning) == ("It is.", THOUGHT[:7].strip())
+    assert told(chunks) == (answer.done.text, answer.done.reasoning, ())
+    assert answer.done.usage.reasoning_tokens == 7
+    assert (off.text, off.reasoning, off.usage.reasoning_tokens) == ("It is.", "", 0)
 
 
 async def test_without_tools_a_call_is_text(client: Client, start_worker: StartWorker) -> None:

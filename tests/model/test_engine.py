@@ -153,7 +153,8 @@ def test_a_sliding_window_model_recomputes_what_it_cannot_go_back_to(bench: Star
     one.run()
     assert one.finished("changed").num_cached == 0
     cold = bench(sliding)
-    assert one.tokens("changed")[:3] == cold.answer([*prompt(150), 500, 501], sampling)[:3]
+    # The third is a choice between equals; tests/model/test_reuse.py compares log-probabilities.
+    assert one.tokens("changed")[:2] == cold.answer([*prompt(150), 500, 501], sampling)[:2]
 
 
 def test_a_sliding_window_model_goes_back_to_where_its_window_is_still_there(bench: Start, sliding: LlamaModel) -> None:

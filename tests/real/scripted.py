@@ -10,6 +10,7 @@ from broker.messages import Sampling, TokenLogprob
 from tests.engine_bench import Bench, Observed
 from workers.engine.events import Finished, Generated, Job
 from workers.engine.protocol import TokenSampler
+from workers.grammars.held_calls import CallFollower
 from workers.llama.sampler import LlamaSampler, Logits, logprob_of
 from workers.llama.vocabulary import LlamaVocabulary
 
@@ -32,8 +33,8 @@ class Scripted(Observed):
             logits[token] = 200.0 - 50 * rank
         return logits
 
-    def sampler(self, sampling: Sampling, prompt: list[int], gbnf: str | None) -> TokenSampler:
-        return LlamaSampler(self._real, self._logits, sampling, prompt, gbnf)
+    def sampler(self, sampling: Sampling, prompt: list[int], grammar: str | CallFollower | None) -> TokenSampler:
+        return LlamaSampler(self._real, self._logits, sampling, prompt, grammar)
 
     def logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:
         return logprob_of(self._logits(row), token, num_top)

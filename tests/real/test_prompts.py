@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+
+import pytest
 
 from broker.discovery import CHAT, RAW
 from broker.messages import Message, Sampling, Turn
-from producers.local_system import local_system
+from producers.local_system import LocalSystem
 from tests.real import GEMMA, QWEN, real_model
-from tests.support import ROOT
 from workers.llama.context import LlamaModel
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateRenderer
@@ -17,12 +17,10 @@ from workers.prompts.renderer import TemplateRenderer
 FILL_IN = "<|fim_prefix|>def add(a, b):\n    return <|fim_suffix|>\n<|fim_middle|>"
 
 
-async def test_a_coder_model_fills_in_the_middle_of_a_raw_prompt(tmp_path: Path) -> None:
-    file = real_model(QWEN)
-    flags = ["--threads", "1", "--num-ctx", "1024"]
-    async with local_system(ROOT / "turnpike", tmp_path, model="m", model_file=file, flags=flags) as found:
-        await found.until_served()
-        done = await found.client.ask("m", FILL_IN, sampling=Sampling(max_tokens=8), raw=True)
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("system", [QWEN], indirect=True)
+async def test_a_coder_model_fills_in_the_middle_of_a_raw_prompt(system: LocalSystem) -> None:
+    done = await system.client.ask("m", FILL_IN, sampling=Sampling(max_tokens=8), raw=True)
     assert done.usage.prompt_tokens == 13
     assert done.text.startswith("a + b")
 
@@ -46,20 +44,18 @@ async def test_what_a_user_says_to_a_coder_model_stays_text() -> None:
     assert not controls.intersection(prompt.tokens)
 
 
-async def test_a_model_file_without_a_template_says_what_stands_in_for_it(tmp_path: Path) -> None:
-    file = real_model(GEMMA)
-    flags = ["--threads", "1", "--num-ctx", "1024"]
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("system", [GEMMA], indirect=True)
+async def test_a_model_file_without_a_template_says_what_stands_in_for_it(system: LocalSystem) -> None:
     sampling = Sampling(max_tokens=4)
-    async with local_system(ROOT / "turnpike", tmp_path, model="m", model_file=file, flags=flags) as found:
-        await found.until_served()
-        (worker,) = await found.client.workers()
-        chat = await found.client.ask("m", [Message("system", "Be brief."), Message("user", "Hi.")], sampling=sampling)
-        text = "Be brief.\n\nUser:\nHi.\n\nAssistant:\n"
-        raw = await found.client.ask("m", text, sampling=sampling, raw=True)
+    (worker,) = await system.client.workers()
+    chat = await system.client.ask("m", [Message("system", "Be brief."), Message("user", "Hi.")], sampling=sampling)
+    text = "Be brief.\n\nUser:\nHi.\n\nAssistant:\n"
+    raw = await system.client.ask("m", text, sampling=sampling, raw=True)
     assert worker.facts["chat_template"].startswith("plain, `User:`")
     assert (worker.does(CHAT), worker.does(RAW)) == (False, True)
     assert (chat.usage.prompt_tokens, chat.text) == (raw.usage.prompt_tokens, raw.text)
-    assert "template plain" in (tmp_path / "worker.log").read_text()
+    assert "template plain" in system.log.read_text()
 
 
 async def test_a_template_by_its_name_is_that_of_a_file_without_one() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -12,13 +11,16 @@ import pytest
 
 from broker.client import Client
 from broker.messages import Done, Sampling
+from producers.local_system import LocalSystem
 from tests.real import GEMMA, QWEN, real_model
-from tests.real.serving import openai_before, served
+from tests.real.serving import openai_before
 from workers.llama.context import LlamaModel
 
 SAID = "one two three"
 ENDS_WITH = {QWEN: ("<|im_end|>", "</s>"), GEMMA: ()}
 """Those that the model itself goes on with where a prompt repeats them; a base model knows none of a chat."""
+LEAST = {QWEN: 5, GEMMA: 2}
+"""End tokens that a vocabulary has, at least."""
 ENDING = 'root ::= " three" "\u0378"*'
 """Where all that may follow but an end is a letter that there is not, a model ends."""
 SAMPLINGS = (
@@ -44,22 +46,26 @@ def ended_before(end: str) -> str:
     return f"{SAID}{end}\n" * 8 + "one two"
 
 
-@pytest.mark.parametrize(("name", "least"), [(QWEN, 5), (GEMMA, 2)])
-async def test_a_model_ends_its_answers_and_shows_no_end_token(tmp_path: Path, name: str, least: int) -> None:
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("system", [QWEN, GEMMA], indirect=True)
+async def test_a_model_ends_its_answers_and_shows_no_end_token(
+    system: LocalSystem, request: pytest.FixtureRequest
+) -> None:
+    name = request.node.callspec.params["system"]
     ends = await asyncio.to_thread(spellings, name)
-    assert len(ends) >= least
-    async with served(name, tmp_path) as found, openai_before(found) as client:
+    assert len(ends) >= LEAST[name]
+    async with openai_before(system) as client:
         for end in ends:
-            done = await found.client.ask("m", ended_before(end), sampling=Sampling(6), raw=True)
+            done = await system.client.ask("m", ended_before(end), sampling=Sampling(6), raw=True)
             assert done.text.startswith(" three")
             assert not any(other in done.text for other in ends), done.text
         for end, sampling in itertools.product(ENDS_WITH[name], SAMPLINGS):
-            done = await found.client.ask("m", ended_before(end), sampling=sampling, raw=True)
+            done = await system.client.ask("m", ended_before(end), sampling=sampling, raw=True)
             assert_ended(done)
         forced = Sampling(12, grammar=ENDING, logprobs=2)
-        assert_ended(await found.client.ask("m", ended_before(min(ends)), sampling=forced, raw=True))
+        assert_ended(await system.client.ask("m", ended_before(min(ends)), sampling=forced, raw=True))
         await assert_told_by_the_gateway(client, min(ends))
-        await assert_chats_show_none(found.client, ends)
+        await assert_chats_show_none(system.client, ends)
 
 
 def assert_ended(done: Done) -> None:

@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from msgspec import structs
 
+from broker.answer import Answer
 from broker.messages import Chunk, Done, Sampling
+from producers.local_system import LocalSystem
 from tests.real import GEMMA, QWEN
 from tests.real.scripts import TEXTS, is_whole, literal
-from tests.real.serving import openai_before, served
+from tests.real.serving import openai_before
 
 ALL = "\n".join(text[:5] for text in TEXTS.values())
-SETTINGS = ((QWEN, "0"), (GEMMA, "0.5"))
-"""How long chunks gather: 0 sends each token."""
+MAX_TOKENS = 400
+"""More than its bytes."""
 
 
-@pytest.mark.parametrize(("name", "seconds"), SETTINGS)
-async def test_what_a_real_model_is_made_to_say_comes_whole_in_every_chunk(
-    tmp_path: Path, name: str, seconds: str
-) -> None:
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("system", [QWEN, GEMMA], indirect=True)
+async def test_what_a_real_model_is_made_to_say_comes_whole_in_every_chunk(system: LocalSystem) -> None:
     # Hot, so that it spells by chance: characters in bytes, too.
-    hot = Sampling(2000, temperature=100.0, grammar=literal(ALL), logprobs=0)
-    async with served(name, tmp_path, "--coalesce-seconds", seconds) as found, openai_before(found) as client:
-        answer = found.client.ask("m", "Say it.", sampling=hot)
-        chunks = [chunk async for chunk in answer]
-        done = answer.done
-        stop = "\u0301o\u0302"
-        stopped = await found.client.ask("m", "Say it.", sampling=structs.replace(hot, seed=1, stop=("\u0378", stop)))
-        await assert_told_by_the_gateway(client.with_options(timeout=100))
+    hot = Sampling(MAX_TOKENS, temperature=100.0, grammar=literal(ALL), logprobs=0)
+    stop = "\u0301o\u0302"
+    other = structs.replace(hot, seed=1, stop=("\u0378", stop))
+
+    async def read(answer: Answer) -> tuple[list[Chunk], Done]:
+        return [chunk async for chunk in answer], answer.done
+
+    async with openai_before(system) as client:
+        # At once, which computes them together.
+        (chunks, done), (_, stopped), *_ = await asyncio.gather(
+            read(system.client.ask("m", "Say it.", sampling=hot)),
+            read(system.client.ask("m", "Say it.", sampling=other)),
+            assert_streamed(client.with_options(timeout=100)),
+            assert_spoken(client.with_options(timeout=100)),
+        )
     assert_whole(chunks, done)
     assert (stopped.text, stopped.finish_reason) == (ALL[: ALL.index(stop)], "stop")
 
@@ -51,9 +59,11 @@ def assert_whole(chunks: Sequence[Chunk], done: Done) -> None:
     assert sum(not is_whole(piece.decode(errors="replace")) for piece in pieces) > 20, "it spelled no bytes"
 
 
-async def assert_told_by_the_gateway(client: openai.AsyncOpenAI) -> None:
-    more: Any = {"extra_body": {"grammar": literal(ALL)}, "max_tokens": 2000, "temperature": 0}
-    stream = await client.completions.create(model="m", prompt="Say it:", stream=True, logprobs=0, **more)
+MORE: Any = {"extra_body": {"grammar": literal(ALL)}, "max_tokens": MAX_TOKENS, "temperature": 0}
+
+
+async def assert_streamed(client: openai.AsyncOpenAI) -> None:
+    stream = await client.completions.create(model="m", prompt="Say it:", stream=True, logprobs=0, **MORE)
     text, offset = "", 0
     async for event in stream:
         (choice,) = event.choices
@@ -64,8 +74,11 @@ async def assert_told_by_the_gateway(client: openai.AsyncOpenAI) -> None:
                 assert "\ufffd" in token or ALL[offset : offset + len(token)] == token
     assert text == ALL
     assert offset >= len(ALL) - 8
+
+
+async def assert_spoken(client: openai.AsyncOpenAI) -> None:
     chat = await client.chat.completions.create(
-        model="m", messages=[{"role": "user", "content": "Say it."}], logprobs=True, **more
+        model="m", messages=[{"role": "user", "content": "Say it."}], logprobs=True, **MORE
     )
     (spoken,) = chat.choices
     assert spoken.message.content == ALL

@@ -70,7 +70,16 @@ def write(path: Path) -> Path:
 def by_llama_cpp(path: Path, items: Sequence[Item]) -> list[tuple[float, ...]]:
     """The same mean, by llama-cpp-python's own class, a sentence a batch: over what follows the option, without the
     last token."""
-    model = Llama(str(path), n_ctx=512, n_batch=CHUNK, n_threads=1, logits_all=True, flash_attn=False, verbose=False)
+    model = Llama(
+        str(path),
+        n_ctx=512,
+        n_batch=CHUNK,
+        n_threads=1,
+        n_threads_batch=1,
+        logits_all=True,
+        flash_attn=False,
+        verbose=False,
+    )
     found = []
     for item in items:
         assert item.rest is not None

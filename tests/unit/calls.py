@@ -72,9 +72,11 @@ class Said:
         return f"Said({vars(self)!r})"
 
 
-def said(syntax: Syntax, pieces: Iterable[str], tools: Iterable[Tool] = (), *, thinking: bool = False) -> Said:
+def said(
+    syntax: Syntax, pieces: Iterable[str], tools: Iterable[Tool] = (), *, thinking: bool = False, is_held: bool = False
+) -> Said:
     """Of an answer in these pieces, to its end."""
-    parser = Parser(syntax, tools, thinking=thinking)
+    parser = Parser(syntax, tools, thinking=thinking, is_held=is_held)
     deltas = [delta for piece in pieces for delta in parser.feed(piece)]
     return Said([*deltas, *parser.finish()])
 

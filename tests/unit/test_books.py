@@ -17,6 +17,7 @@ from workers.engine.loop import EngineLoop
 from workers.engine.protocol import PENDING, TokenSampler
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
+from workers.grammars.held_calls import CallFollower
 from workers.kv.cache import OffloadCache
 
 Way = Literal[
@@ -63,11 +64,11 @@ class Late(FakeSampler):
 class RefusingEngine(FakeEngine):
     """A turn's grammar says how its sampler goes wrong, and at which token."""
 
-    def sampler(self, sampling: Sampling, prompt: list[int], gbnf: str | None) -> TokenSampler:
-        kind, _, at = (gbnf or "").partition(" ")
+    def sampler(self, sampling: Sampling, prompt: list[int], grammar: str | CallFollower | None) -> TokenSampler:
+        kind, _, at = str(grammar or "").partition(" ")
         if kind == "unseated":
             raise MemoryError
-        plain = super().sampler(sampling, prompt, gbnf)
+        plain = super().sampler(sampling, prompt, grammar)
         if not kind:
             return plain
         if kind.startswith("late"):

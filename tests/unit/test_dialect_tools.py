@@ -78,6 +78,22 @@ def test_an_effort_switches_thinking(effort: str | None, thinking: str | None) -
     assert request(ChatRequest, reasoning_effort=effort).sampling().thinking == thinking
 
 
+@pytest.mark.parametrize(
+    ("fields", "thinking"),
+    [
+        ({"reasoning_budget_tokens": 64}, 64),
+        ({"thinking_budget_tokens": 64.0}, 64),
+        ({"thinking_budget_tokens": 64, "reasoning_budget_tokens": 0}, 0),
+        ({"thinking_budget_tokens": -1}, None),
+        ({"thinking_budget_tokens": -1, "reasoning_effort": "low"}, "on"),
+        ({"thinking_budget_tokens": 9, "reasoning_effort": "high"}, 9),
+        ({"thinking_budget_tokens": 9, "reasoning_effort": "none"}, "off"),
+    ],
+)
+def test_a_budget_has_the_names_that_llama_server_knows(fields: dict[str, Any], thinking: object) -> None:
+    assert request(ChatRequest, **fields).sampling().thinking == thinking
+
+
 def test_calls_that_are_written_anew_are_the_same_to_a_conversations_name() -> None:
     def history(arguments: str) -> list[Any]:
         call = CALL | {"function": {"name": "f", "arguments": arguments}}

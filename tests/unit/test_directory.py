@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import nats.errors
 import pytest
@@ -10,8 +11,9 @@ from nats.aio.msg import Msg
 
 from broker import codec, jetstream, subjects
 from broker.errors import ServerError
-from broker.messages import Holding
+from broker.messages import Holding, Message, Tool, Turn
 from tests.kv_fakes import FINGERPRINT, KEY, LAYOUT, state_bytes, state_of
+from workers.kv.beginnings import MAX_KNOWN, Beginnings, beginning_of
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
 from workers.kv.directory import Directory
 from workers.kv.index import Key
@@ -121,3 +123,43 @@ async def test_a_directory_that_is_away_at_the_start_costs_the_entries_and_nothi
     assert bucket.stored == {}
     assert cache.entry_of(KEY) is not None
     assert cache.entry_of(Key("alice", "other")) is None
+
+
+async def test_what_a_conversation_begins_with_is_found_under_a_name_of_its_own() -> None:
+    bucket = FakeBucket()
+    await directory_of(bucket).announce_beginning(KEY.client, "begins-a", KEY.conversation, 100)
+    found = await directory_of(bucket).look_up(Key(KEY.client, "begins-a"))
+    assert found == Holding("me", FINGERPRINT, 100, state_bytes(100), KEY.conversation)
+    assert await directory_of(bucket).look_up(KEY) is None
+
+
+def test_conversations_that_begin_alike_have_one_name_and_others_have_another() -> None:
+    system, user = Message("system", "x" * 1024), Message("user", "?")
+    tools = (Tool("lamp", "y" * 1024), Tool("bell"))
+
+    def name(*messages: Message, **fields: Any) -> str | None:
+        return beginning_of(Turn("t", "c", messages, **fields))
+
+    names = [
+        name(system, user),
+        name(system, system, user),
+        name(user, tools=tools),
+        name(user, tools=tools[:1]),
+        name(system, user, tools=tools),
+        name(system, user, chat_template_kwargs={"a": 1}),
+    ]
+    assert len({*names, None}) == 7
+    assert name(system, Message("user", "Another?")) == names[0]
+    assert name(Message("user", "Another?"), tools=tools) == names[2]
+    for others in ((user,), (Message("system", "Be brief."), user), (system, user, Message("assistant", ""), user)):
+        assert name(*others) is None
+    assert name(user, tools=tools, tool_choice="none") is None
+    assert name(user, raw=True) is None
+
+
+def test_a_worker_asks_for_a_beginning_once_and_forgets_the_oldest() -> None:
+    seen = Beginnings()
+    assert [seen.is_new("alice", "a"), seen.is_new("alice", "a"), seen.is_new("bob", "a")] == [True, False, True]
+    for number in range(MAX_KNOWN - 1):
+        assert seen.is_new("alice", str(number))
+    assert (seen.is_new("bob", "a"), seen.is_new("alice", "a")) == (False, True)

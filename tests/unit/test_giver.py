@@ -120,6 +120,13 @@ async def test_no_more_than_half_the_caches_bytes_are_open_but_for_a_single_stat
     assert await giver.open(OPEN) == FetchRefused("busy")
 
 
+async def test_openings_that_come_together_share_the_room() -> None:
+    _, state = state_of(LONG)
+    giver = giver_of(offloaded=LONG, max_bytes=4 * len(state))
+    answers = await asyncio.gather(*(giver.open(OPEN) for _ in range(MAX_TRANSFERS)))
+    assert sum(isinstance(answer, Opened) for answer in answers) == 2
+
+
 CUTS = (CutPoint(40, 12), CutPoint(90, 12))
 
 
@@ -148,6 +155,15 @@ async def test_where_there_is_room_for_little_a_state_is_given_without_its_check
     first, second = await opened(giver), await opened(giver)
     assert (first.cuts, second.cuts) == (CUTS, ())
     assert await giver.part(FetchPart(second.transfer, second.num_bytes, 24)) == StatePart(second.num_bytes, b"")
+
+
+async def test_states_that_are_opened_together_take_no_room_from_each_other_for_checkpoints() -> None:
+    entry, content = cuttable()
+    giver = giver_of(max_bytes=4 * (len(content) - 24))
+    giver._cache.offload(entry, content)
+    answers = await asyncio.gather(giver.open(OPEN), giver.open(OPEN))
+    assert [one.cuts for one in answers if isinstance(one, Opened)] == [(), ()]
+    assert giver._num_held <= 2 * (len(content) - 24)
 
 
 async def test_a_state_that_nobody_reads_is_let_go_and_one_that_is_read_is_not() -> None:

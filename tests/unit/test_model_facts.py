@@ -18,6 +18,9 @@ from workers.model_facts import FILE_TYPES, facts_of
 from workers.models import DEMO
 
 GIB = 1024**3
+CALLING = """{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}{% for m in messages %}{{ m.content }}
+{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}<think></think>
+{%- endfor %}"""
 
 
 def mixture(path: Path, *, template: str | None = None) -> Path:
@@ -74,13 +77,17 @@ def show(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_shows_a_file_and_the_shipped_model_for_people_and_programs(tmp_path: Path) -> None:
-    said = show(str(mixture(tmp_path / "m.gguf")))
+    said = show(str(mixture(tmp_path / "m.gguf", template=CALLING)))
     assert said.returncode == 0, said.stderr
     assert "attention: sliding-window" in said.stdout
     assert re.search(r"tokens \(weights \d+, KV cache \d+, computing \d+, process \d+\);", said.stdout)
+    assert re.search(r"^tools: +as they stand; calls are read as hermes, by the template's text \(", said.stdout, re.M)
+    assert re.search(r"^thinking: +yes, <think> … </think>$", said.stdout, re.M)
     found: dict[str, Any] = json.loads(show("demo", "--json").stdout)
     assert sum(found["planned"].values()) == found["planned_bytes"]
     assert (found["architecture"], found["file_bytes"]) == ("llama", DEMO.path.stat().st_size)
+    assert found["tools"]["syntax"] == "hermes"
+    assert found["tools"]["chosen"] == "as the model is told, its template having no tools"
 
 
 @pytest.mark.parametrize(

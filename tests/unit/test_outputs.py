@@ -11,6 +11,7 @@ from workers.engine.active import ActiveJob, Place
 from workers.engine.events import Event, Generated, Job, Rejected
 from workers.engine.outputs import Ending, Outputs
 from workers.engine.protocol import PENDING, EngineLost, Span, TokenSampler
+from workers.grammars.held_calls import CallFollower
 
 PROMPT = [1, 70, 71, 72]
 
@@ -171,8 +172,8 @@ def test_a_lost_engine_is_nothing_that_a_turn_could_be_rejected_for() -> None:
 
 def test_a_sampler_that_cannot_be_made_rejects_its_turn() -> None:
     class Refusing(FakeEngine):
-        def sampler(self, sampling: Sampling, prompt: list[int], gbnf: str | None) -> TokenSampler:
-            raise TurnRejected("invalid_grammar", f"not {gbnf}")
+        def sampler(self, sampling: Sampling, prompt: list[int], grammar: str | CallFollower | None) -> TokenSampler:
+            raise TurnRejected("invalid_grammar", f"not {grammar}")
 
     desk = Desk(engine=Refusing(), gbnf="this")
     assert desk.outputs.open(desk.active) == Rejected("a", "invalid_grammar", "not this")

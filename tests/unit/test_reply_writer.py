@@ -149,6 +149,18 @@ async def test_the_next_worker_goes_on_if_it_has_the_model_and_may(
     assert started == Started(2, 0 if is_resumed else 1, "w2", 2, model)
 
 
+@pytest.mark.parametrize(("token", "is_resumed"), [(8, True), (9, False), (-1, False), (2**31, False), (2**62, False)])
+async def test_what_is_no_token_of_the_model_is_computed_anew(token: int, is_resumed: bool) -> None:
+    server = FakeJetStream()
+    first = ReplyWriter(server, ADDRESS, "w1")
+    await first.start("m1")
+    await first.write("he", (1,))
+    await first.write("llo", (token,))
+    second = ReplyWriter(server, ADDRESS, "w2", num_tokens=9)
+    assert (await second.start("m1")).attempt == (0 if is_resumed else 1)
+    assert second.resumed_tokens == ((1, token) if is_resumed else ())
+
+
 async def test_an_attempt_with_a_hole_is_not_built_upon() -> None:
     server = FakeJetStream()
     first = ReplyWriter(server, ADDRESS, "w1")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import pytest
 
 from broker.conversations import name_of
 from broker.errors import Fenced
-from broker.messages import Cancel, Done, Failed, Holding, Message, RecomputedFor, Turn, Usage
+from broker.messages import Cancel, Done, Failed, Holding, Message, RecomputedFor, ToolCall, Turn, Usage
 from tests.fakes import FakeRenderer, FakeVocabulary
 from tests.turn_fakes import (
     CLIENT,
@@ -165,6 +166,17 @@ async def test_a_turn_that_is_over_without_a_token_writes_no_chunk() -> None:
     assert stage.writer.chunks == []
     assert work.notes.first_token_at is None
     assert done.text == ""
+
+
+@pytest.mark.parametrize("called", [True, False])
+async def test_of_a_cancelled_answer_stays_what_it_said_or_called(called: bool) -> None:
+    stage, work = Stage(), work_of()
+    calls = (ToolCall("call00001", "lamp", "{}"),) if called else ()
+    remembering = Remembering(stage.history, stage.engine, stage.peers)
+    await remembering.keep(work, PROMPT, finished("abc", "cancelled"), "", calls)
+    said = Message("assistant", "", calls)
+    following = msgspec.structs.replace(work.turn, messages=(*work.turn.messages, said, Message("user", "And?")))
+    assert stage.history.is_current(CLIENT, following) == called
 
 
 async def test_a_lost_engine_has_the_turn_returned_and_sends_nothing_more() -> None:

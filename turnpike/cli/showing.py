@@ -11,6 +11,7 @@ from broker.settings import ModelSettings
 
 if TYPE_CHECKING:
     from workers.model_facts import ModelFacts
+    from workers.tool_facts import ToolFacts
 
 GB = 1e9
 MIB = 1024**2
@@ -24,14 +25,21 @@ class ShowOptions(ModelSettings, frozen=True, kw_only=True):
 
 
 def run_show(options: ShowOptions) -> int:
-    """Reads headers only, and needs no llama.cpp."""
+    """Reads headers only and tries the template, and needs no llama.cpp."""
+    import asyncio
+
     import msgspec
 
     from workers.machine.memory import available_bytes
     from workers.model_facts import facts_of
+    from workers.tool_facts import tool_facts
 
     facts = facts_of(_path(options), available_bytes())
-    said = msgspec.json.encode(facts).decode() if options.json else "\n".join(_lines(facts))
+    tools = asyncio.run(tool_facts(facts.chat_template)) if facts.has_template else None
+    if options.json:
+        said = msgspec.json.encode(msgspec.to_builtins(facts) | {"tools": tools}).decode()
+    else:
+        said = "\n".join(_lines(facts, tools))
     sys.stdout.write(said + "\n")
     return 0
 
@@ -64,8 +72,21 @@ def _small(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
-def _lines(facts: ModelFacts) -> list[str]:
-    yes = {True: "yes", False: "no"}
+def _tools(tools: ToolFacts | None) -> str:
+    if tools is None:
+        return "a worker tells of them as the template that it finds for the model has them"
+    return f"{tools.taken}; calls are read as {tools.syntax}, {tools.chosen} (worker --tool-syntax forces another)"
+
+
+def _thinking(facts: ModelFacts, tools: ToolFacts | None) -> str:
+    if not facts.has_thinking:
+        return "no"
+    if tools is None or tools.thoughts is None:
+        return "yes"
+    return "yes, " + " … ".join(mark.strip() for mark in tools.thoughts)
+
+
+def _lines(facts: ModelFacts, tools: ToolFacts | None) -> list[str]:
     low, high = facts.tokens_per_second
     active = "" if facts.active_parameters == facts.parameters else f", {_large(facts.active_parameters)} active"
     fits = f"up to {facts.largest_context:,} tokens fit" if facts.largest_context else "no context fits"
@@ -87,7 +108,10 @@ def _lines(facts: ModelFacts) -> list[str]:
         "quantisation": facts.quantization,
         "size": f"{_large(facts.file_bytes, 'B')}{files}; {_large(facts.active_bytes, 'B')} are read for a token",
         "trained for": f"{facts.context:,} tokens",
-        "template": f"{template}; tools: {yes[facts.has_tools]}; thinking: {yes[facts.has_thinking]}",
+        "template": template,
+        "tools": _tools(tools),
+        "thinking": _thinking(facts, tools),
+        "calls": "held by a grammar" if facts.holds_calls else "asked for, not held",
         "vocabulary": f"{facts.vocabulary}, {facts.vocabulary_tokens:,} tokens",
         "licence": facts.licence,
         "KV cache": ", ".join(cells),

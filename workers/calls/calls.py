@@ -44,7 +44,9 @@ class Call:
 class Answer:
     """The deltas of one answer, in order; white space around thoughts and calls is none of them."""
 
-    def __init__(self, reader: Reader, tools: Mapping[str, Mapping[str, Any]], max_calls: int) -> None:
+    def __init__(
+        self, reader: Reader, tools: Mapping[str, Mapping[str, Any]], max_calls: int, *, is_held: bool = False
+    ) -> None:
         """`tools` are names and schemas of arguments. What `reader` recorded of a broken call comes as text."""
         self._reader = reader
         self._tools = tools
@@ -62,6 +64,8 @@ class Answer:
         self.num_calls = 0
         self.is_thinking = False
         self.is_sure = True
+        self.is_held = is_held
+        """A grammar holds arguments, which have to follow their tool's name then."""
 
     @property
     def has_tools(self) -> bool:

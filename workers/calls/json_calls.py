@@ -98,6 +98,8 @@ class _Object:
             else:
                 break
         if self._call is None:
+            if self._answer.is_held:
+                raise BrokenCall("invalid_syntax")
             if self._name is None or (self._is_other and not self._early):
                 raise BrokenCall("invalid_syntax")
             self._call = self._answer.begin(self._name, self._id)

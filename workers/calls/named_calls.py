@@ -49,6 +49,8 @@ def named(reader: Reader, *ends: str) -> Generator[None, None, tuple[str, str]]:
 def code(reader: Reader, answer: Answer, name: str, begun_with: str, *ends: str) -> Steps:
     """A call of a tool that takes a program, which is written as it is: its arguments are {"code": …}. The answer ends
     it, or one of `ends`; `begun_with` was read."""
+    if answer.is_held:
+        raise BrokenCall("invalid_syntax")
     call = answer.begin(name)
     call.arguments(f'{{"code": "{inside(begun_with)}')
     end = yield from reader.until(marks(*ends), lambda text: call.arguments(inside(text)))

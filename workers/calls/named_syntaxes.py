@@ -5,7 +5,7 @@ from __future__ import annotations
 from workers.calls.gemma_calls import gemma
 from workers.calls.named_calls import NamedCalls, functionary, mistral
 from workers.calls.python_calls import PythonCalls
-from workers.calls.syntax import Form, Syntax, Thoughts
+from workers.calls.syntax import IN_BRACKETS, Form, Syntax, Thoughts
 
 _THINK = Thoughts("<think>", "</think>")
 _BETWEEN_WORDS = ("▁", "_", " ", "\\_")
@@ -24,6 +24,10 @@ def _deepseek() -> Syntax:
         NamedCalls(name_ends=separator, begins=call, has_kind=True, ends=call_end, section_ends=end),
         (*begin, "<｜tool▁calls｜>", *call),
         Form(call[0], separator[0], call_end[0], begin[0], end[0], ""),
+        other_forms={
+            **dict.fromkeys((*begin[1:], "<｜tool▁calls｜>"), Form(call[0], separator[0], call_end[0], "", end[0], "")),
+            **dict.fromkeys(call[1:], Form("", separator[0], call_end[0], "", end[0], call[0])),
+        },
         thoughts=_THINK,
     )
 
@@ -120,6 +124,7 @@ NAMED = (
             arguments="pythonic",
         ),
         maybe=("```tool_code", "```python"),
+        other_forms={"```python": Form("", "(", ")", "", "\n```", "\n", "pythonic"), "[": IN_BRACKETS},
         bare="[",
     ),
     Syntax(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from workers.calls.calls import Answer
 from workers.calls.json_calls import JsonCalls
 from workers.calls.named_calls import NamedCalls
 from workers.calls.python_calls import PythonCalls, python_tag
 from workers.calls.reader import Reader, Steps
-from workers.calls.syntax import Form, Syntax, Thoughts
+from workers.calls.syntax import IN_BRACKETS, Form, Syntax, Thoughts
 from workers.calls.tagged_calls import Tags
 
 _FENCES = ("```json", "```")
@@ -26,6 +28,23 @@ _QWEN = Tags(
 )
 _FUNCTION = NamedCalls(name_ends=(">",), ends=("</function>",))
 _PYTHON = PythonCalls()
+_OBJECT = Form('{"name": "', '", "arguments": ', "}", between="\n")
+_LLAMA = Form('{"name": "', '", "parameters": ', "}")
+_TAGGED = Form(
+    "<tool_call>\n<function=",
+    ">\n",
+    "</function>\n</tool_call>",
+    between="\n",
+    arguments="tagged",
+    before_key="<parameter=",
+    before_text=">\n",
+    before_value=">\n",
+    after_value="\n</parameter>\n",
+)
+
+
+def _fenced(end: str) -> Form:
+    return Form(_OBJECT.before_name, _OBJECT.before_arguments, _OBJECT.after, "\n", f"\n{end}", "\n")
 
 
 def tool_call(reader: Reader, answer: Answer, mark: str) -> Steps:
@@ -67,23 +86,19 @@ OBJECTS = (
         ("<tool_call>",),
         Form('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", between="\n"),
         maybe=(*_OTHER_WORDS, "<function="),
+        other_forms={
+            **{word: _fenced("```" if word in _FENCES else word.replace("<", "</")) for word in _OTHER_WORDS},
+            "<function=": replace(_TAGGED, before_name="", after="</function>", between=None),
+            "{": _OBJECT,
+            "[": _OBJECT,
+        },
         bare="{[",
     ),
     Syntax(
         "qwen3-coder",
         tool_call,
         ("<tool_call>",),
-        Form(
-            "<tool_call>\n<function=",
-            ">\n",
-            "</function>\n</tool_call>",
-            between="\n",
-            arguments="tagged",
-            before_key="<parameter=",
-            before_text=">\n",
-            before_value=">\n",
-            after_value="\n</parameter>\n",
-        ),
+        _TAGGED,
         maybe=(_QWEN.before_name,),
         calls_end_thoughts=True,
     ),
@@ -91,8 +106,14 @@ OBJECTS = (
         "llama3",
         llama,
         ("<|python_tag|>",),
-        Form('{"name": "', '", "parameters": ', "}"),
+        _LLAMA,
         maybe=("<function=",),
+        other_forms={
+            "<|python_tag|>": _LLAMA,
+            "<function=": Form("", ">", "</function>"),
+            "{": _LLAMA,
+            "[": IN_BRACKETS,
+        },
         bare="{[",
     ),
     Syntax(
@@ -100,6 +121,7 @@ OBJECTS = (
         functions,
         ("<function=", "<|python_tag|>"),
         Form("<function=", ">", "</function>", between=""),
+        other_forms={"<|python_tag|>": _LLAMA},
     ),
     _list("functools", "functools"),
     _list("phi4", "<|tool_call|>", "<|/tool_call|>"),
@@ -146,6 +168,7 @@ OBJECTS = (
         JsonCalls(("<|action_end|>",)),
         ("<|action_start|><|plugin|>", "<|action_start|> <|plugin|>"),
         Form('<|action_start|><|plugin|>{"name": "', '", "parameters": ', "}<|action_end|>"),
+        other_forms={"<|action_start|> <|plugin|>": Form('{"name": "', '", "parameters": ', "}<|action_end|>")},
     ),
 )
 """Of them Functionary 3.1 has the name before the object, and Qwen3-Coder has tags, as their models write both."""

@@ -22,13 +22,15 @@ class Parser:
         *,
         thinking: bool = False,
         max_calls: int = MAX_CALLS,
+        is_held: bool = False,
     ) -> None:
-        """`thinking`: the prompt ends within a thought. Calls beyond `max_calls` are broken ones, and so is each of
+        """`is_held`: a grammar holds the calls, but for what stands before their arguments in a call without a mark.
+        `thinking`: the prompt ends within a thought. Calls beyond `max_calls` are broken ones, and so is each of
         another tool than these; without tools nothing is a call."""
         self._syntax = syntax
         self._ignored = syntax.ignored + (syntax.thoughts.around if syntax.thoughts else ())
         self._reader = Reader()
-        self._answer = Answer(self._reader, {tool.name: tool.parameters for tool in tools}, max_calls)
+        self._answer = Answer(self._reader, {tool.name: tool.parameters for tool in tools}, max_calls, is_held=is_held)
         self._steps = self._all(thinking)
         next(self._steps, None)
 
@@ -41,6 +43,11 @@ class Parser:
     def is_thinking(self) -> bool:
         """Whether what comes next belongs to a thought, as far as is known."""
         return self._answer.is_thinking
+
+    @property
+    def num_held(self) -> int:
+        """How many characters are not told yet, as they may be the beginning of a mark."""
+        return self._reader.num_unread
 
     def feed(self, piece: str) -> list[Delta]:
         """What is sure now that this piece has come. Deltas are never taken back."""

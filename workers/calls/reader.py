@@ -82,6 +82,11 @@ class Reader:
         """Whether all that was fed is read."""
         return self._at >= len(self._text)
 
+    @property
+    def num_unread(self) -> int:
+        """Characters that were fed and are not read."""
+        return len(self._text) - self._at
+
     def record(self, begun_with: str) -> None:
         """Begins what `recorded` gives, with what was read already."""
         self._record = [begun_with]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -44,6 +44,10 @@ class Form(Struct, frozen=True):
     after_value: str = ""
 
 
+IN_BRACKETS = Form("", "(", ")", end="]", between=", ", arguments="pythonic")
+"""Behind a bracket that was written."""
+
+
 @dataclass(frozen=True)
 class Thoughts:
     """The marks around what a model thinks."""
@@ -56,6 +60,8 @@ class Thoughts:
     """Marks around the answer that follows, which are none of it."""
     anywhere: bool = False
     """They are tokens of their own and mean the same wherever they stand; others count only before the answer."""
+    answer: str = ""
+    """What begins the answer behind a thought, where thoughts and answers are messages."""
 
     def are_open(self, prompt: str) -> bool:
         """Whether a prompt ends within a thought that has just begun: the template opened it."""
@@ -74,6 +80,11 @@ class Syntax:
     """None: a grammar cannot force it."""
     maybe: tuple[str, ...] = ()
     """What a call may begin with, but need not: where none follows it is text like any other."""
+    other_forms: Mapping[str, Form] = field(default_factory=dict)
+    """How a call is written behind a mark that `form` does not have, or, without any mark, behind nothing: by a
+    character of `bare`, with which it begins. What has no form here is read only where no grammar holds the calls."""
+    behind_thought: str = ""
+    """What may stand between a thought, where that is a message of its own, and a call."""
     bare: str = ""
     """The first characters of a call without any mark; it stands where the answer begins."""
     ignored: tuple[str, ...] = ()

@@ -204,15 +204,23 @@ TAGGED = (
         ("<|channel|>", "<|start|>"),
         Form("<|channel|>commentary to=functions.", " <|constrain|>json<|message|>", ""),
         ignored=_GPT_OSS.ends,
-        thoughts=Thoughts("<|channel|>analysis<|message|>", "<|end|>", anywhere=True),
+        thoughts=Thoughts(
+            "<|channel|>analysis<|message|>",
+            "<|end|>",
+            anywhere=True,
+            answer="<|start|>assistant<|channel|>final<|message|>",
+        ),
         whole=_GPT_OSS,
+        behind_thought="<|start|>assistant",
     ),
     Syntax(
         "muse",
         _MUSE,
         ("<|start|>",),
         ignored=_MUSE.ends,
-        thoughts=Thoughts(" to=self<|message|>", "<|eom|>", anywhere=True),
+        thoughts=Thoughts(
+            " to=self<|message|>", "<|eom|>", anywhere=True, answer="<|start|>assistant to=user<|message|>"
+        ),
         whole=_MUSE,
     ),
 )

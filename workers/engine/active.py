@@ -11,6 +11,7 @@ from workers.engine.events import Finished, Job
 from workers.engine.protocol import TokenSampler, Vocabulary
 from workers.engine.sequence import Sequence
 from workers.engine.slots import common_prefix
+from workers.engine.thoughts import Thought
 from workers.prompts.spoken import as_spoken
 
 
@@ -33,6 +34,8 @@ class ActiveJob:
     detokenizer: Detokenizer
     sampler: TokenSampler | None = None
     """None before the job was seated, and of one that is scored."""
+    thought: Thought | None = None
+    """Of a job that has `thinking`, once its resumed tokens were read."""
     cached_in: CachedIn | None = None
     prefill_seconds: float = 0.0
     joules: float | None = None

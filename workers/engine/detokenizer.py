@@ -24,6 +24,11 @@ class Detokenizer:
         """Whether text is held back that may be the beginning of a stop string."""
         return bool(self._held)
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether what was added ends within a character."""
+        return bool(self._decoder.getstate()[0])
+
     def add(self, piece: bytes) -> str:
         """The text that this piece makes sendable."""
         assert not self.stopped

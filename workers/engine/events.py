@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from broker.messages import CachedIn, FinishReason, Sampling, Score, TokenLogprob
+from workers.engine.thoughts import Thinking
+from workers.grammars.held_calls import HeldCalls
 from workers.kv.index import Key
 
 
@@ -22,13 +24,16 @@ class Job:
     """May be set aside for a turn that somebody waits for."""
     sampling: Sampling = Sampling()
     gbnf: str | None = None
+    calls: HeldCalls | None = None
+    """What a grammar holds of it from where a call begins; then it has no `gbnf`."""
     continuations: tuple[tuple[tuple[int, ...], int], ...] = ()
     """For scoring: all tokens of prompt and continuation, and where the continuation begins."""
     shown: Mapping[int, bytes] = field(default_factory=dict)
     """Control tokens that have a text in this answer, and which: a call, or a thought, is written with them."""
     resumed: tuple[int, ...] = ()
     """The answer's tokens that an earlier worker has sent: known, to be computed, not to be told again."""
-
+    thinking: Thinking | None = None
+    """Of an answer whose thoughts have a budget, or whose grammar begins behind one."""
     boundaries: tuple[int, ...] = ()
     """Positions in the prompt that other conversations, or this one, come back to: the ends of its messages."""
 

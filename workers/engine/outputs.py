@@ -14,6 +14,7 @@ from workers.engine.active import ActiveJob
 from workers.engine.events import Event, Generated, Rejected
 from workers.engine.protocol import PENDING, Engine, EngineLost, Span, TokenSampler
 from workers.engine.slots import common_prefix
+from workers.engine.thoughts import Thought
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +46,15 @@ class Outputs:
     def replay(self, active: ActiveJob) -> FinishReason | None:
         """Brings the detokenizer to where the worker's was that began the answer; the reason why nothing is left to
         choose, where only the end was not written."""
-        job = active.job
+        job, detokenizer = active.job, active.detokenizer
+        if job.thinking is not None:
+            has_grammar = job.gbnf is not None
+            active.thought = Thought(job.thinking, self._engine.vocabulary, job.shown, has_grammar=has_grammar)
         for token in job.resumed:
-            active.detokenizer.add(self._spelled(active, token))
-            if active.detokenizer.stopped:
+            text = detokenizer.add(self._spelled(active, token))
+            if active.thought is not None:
+                active.thought.take(token, text, is_cut=detokenizer.is_cut)
+            if detokenizer.stopped:
                 return "stop"
         return "length" if job.resumed and len(job.resumed) >= job.max_tokens else None
 
@@ -93,15 +99,37 @@ class Outputs:
 
     def _make_sampler(self, active: ActiveJob) -> None:
         job = active.job
-        active.sampler = self._engine.sampler(job.sampling, active.sequence.tokens, job.gbnf)
+        if active.sampler is not None:
+            active.sampler.close()
+        gbnf = None if active.thought is not None and active.thought.awaits_grammar else job.gbnf
+        tokens, calls = active.sequence.tokens, None
+        if job.calls is not None:
+            calls = job.calls.follow(self._engine.vocabulary.piece)
+            calls.replay(tokens[active.sequence.num_prompt_tokens :])
+        active.sampler = self._engine.sampler(job.sampling, tokens, gbnf if calls is None else calls)
+
+    def _next(self, active: ActiveJob, row: int) -> int:
+        """The token that comes next: forced, or as it is sampled; PENDING where that is not known yet."""
+        thought, index = active.thought, active.sequence.num_generated
+        if thought is not None and thought.forced is not None:
+            return thought.forced
+        if thought is not None and thought.turned():
+            self._make_sampler(active)
+        assert active.sampler is not None
+        token = active.sampler.sample(row, index)
+        if thought is not None and not thought.lets_begin(token):
+            self._make_sampler(active)
+            token = active.sampler.sample(row, index)
+        return token
 
     def _choose(self, active: ActiveJob, row: int) -> FinishReason | None:
         """Samples the next token; the reason to finish, if there is one."""
-        sequence, detokenizer, sampler = active.sequence, active.detokenizer, active.sampler
-        assert sampler is not None
+        sequence, detokenizer = active.sequence, active.detokenizer
+        assert active.sampler is not None
         vocabulary, num_top = self._engine.vocabulary, active.job.sampling.logprobs
         was_late = active.is_late
-        token = sampler.poll() if was_late else sampler.sample(row, sequence.num_generated)
+        token = active.sampler.poll() if was_late else self._next(active, row)
+        sampler = active.sampler
         active.is_late = token == PENDING
         if active.is_late:
             return None
@@ -118,6 +146,8 @@ class Outputs:
         text = detokenizer.add(self._spelled(active, token))
         if detokenizer.is_holding and (text or not was_holding):
             active.may_end_at = len(sequence.tokens) - 1
+        if active.thought is not None:
+            active.thought.take(token, text, is_cut=detokenizer.is_cut)
         is_last = sequence.num_generated >= active.job.max_tokens
         if is_last and not detokenizer.stopped:
             text += detokenizer.finish()

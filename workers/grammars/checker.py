@@ -9,15 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
+
 from broker.errors import TurnRejected
 from broker.messages import Sampling
+from workers.grammars.call_rules import CallRules, CallsWanted
 from workers.grammars.frames import HEAD_BYTES, MAX_FRAME, framed, length_of
 from workers.grammars.remote_matcher import MatcherProcess
 from workers.sandbox import LATE_SECONDS, Refusals, digest
+
+log = logging.getLogger(__name__)
 
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_DEPTH = 32
@@ -34,7 +40,7 @@ class GrammarChecker:
         """`process` is started when the first grammar comes, as most workers see none; whoever made it closes it."""
         self._process = process
         self._late_seconds = late_seconds
-        self._grammars: OrderedDict[str, str] = OrderedDict()
+        self._grammars: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._refusals = Refusals()
         self._clients: dict[str, tuple[asyncio.Lock, list[None]]] = {}
         self._at_once = asyncio.Semaphore(MAX_TRIED_AT_ONCE)
@@ -46,6 +52,17 @@ class GrammarChecker:
         if sampling.grammar is None and sampling.json_schema is None:
             return None
         field, request = _request(sampling)
+        return str((await self._tried(request, field, client))["gbnf"])
+
+    async def calls(self, wanted: CallsWanted, client: str = "") -> CallRules:
+        """The checked grammar of a turn's calls. Raises TurnRejected, as `gbnf` does."""
+        request = msgspec.json.encode({"operation": "try", "calls": wanted})
+        rules = msgspec.convert((await self._tried(request, "tools", client))["rules"], CallRules)
+        if rules.loose:
+            log.info("tools held by their form alone: %s", ", ".join(rules.loose))
+        return rules
+
+    async def _tried(self, request: bytes, field: str, client: str) -> dict[str, Any]:
         key = digest(request)
         self._refusals.check(key)
         async with self._starting:  # one thread that waits for it, whoever else does; the engine must not have to
@@ -69,7 +86,7 @@ class GrammarChecker:
             raise
         while len(self._grammars) >= MAX_CACHED:
             self._grammars.popitem(last=False)
-        self._grammars[key] = answer["gbnf"]
+        self._grammars[key] = answer
 
     @contextlib.asynccontextmanager
     async def _place_of(self, client: str, field: str) -> AsyncIterator[None]:

@@ -15,6 +15,7 @@ INLINE_DEPTH = 4
 MAX_REPEATS = 1_000_000
 MAX_TERMINALS = 5_000
 _NAME = re.compile(r"[a-zA-Z0-9-]+")
+_TOKEN = re.compile(r"<\[[0-9]{1,7}\]>")
 _BLANK = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
 _BLANKS = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
 _ESCAPES = {"t": "\t", "r": "\r", "n": "\n"} | {character: character for character in '\\"[]-'}
@@ -47,14 +48,15 @@ class _Rule:
     alternatives: list[Sequence] = field(default_factory=list)
 
 
-def lark_of_gbnf(text: str) -> str:
-    """The same grammar in Lark. Raises GrammarRefused."""
-    return _Translator(text).lark()
+def lark_of_gbnf(text: str, *, has_tokens: bool = False) -> str:
+    """The same grammar in Lark. Raises GrammarRefused. `has_tokens`: `<[7]>` in it is the token 7."""
+    return _Translator(text, has_tokens=has_tokens).lark()
 
 
 class _Translator:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, has_tokens: bool) -> None:
         self._text = text
+        self._has_tokens = has_tokens
         self._at = 0
         self._terminals: dict[str, str] = {}
         self._names: dict[str, str] = {"root": "start"}
@@ -69,7 +71,8 @@ class _Translator:
                 raise GrammarRefused(f"the rule `{name}` is not defined")
         if "root" not in _productive(rules):
             raise GrammarRefused("it makes no text: `root` never comes to an end")
-        lines = [f"{self._named(rule.name)}: {_body(rule)}" for rule in rules.values()]
+        used = _used(rules)
+        lines = [f"{self._named(name)}: {_body(rule)}" for name, rule in rules.items() if name in used]
         lines += self._groups
         lines += [f"{name}: /{expression}/" for expression, name in self._terminals.items()]
         return '%llguidance { "no_forcing": true }\n' + "\n".join(lines) + "\n"
@@ -135,6 +138,9 @@ class _Translator:
                 return self._terminal(r"[\x{0}-\x{10FFFF}]")
             case "(":
                 return self._group(depth)
+            case "<" if self._has_tokens and (match := _TOKEN.match(self._text, self._at)):
+                self._at = match.end()
+                return Item(match[0], frozenset())
             case "<" | "!":
                 raise self._error("references to tokens are not supported")
         if (match := _NAME.match(self._text, self._at)) is None:
@@ -276,6 +282,17 @@ def _body(rule: _Rule) -> str:
     if not recursive or not is_plain or not all(repeated):
         return _choice(rule.alternatives)[1:-1]
     return f"{_choice(repeated)}* {_choice(rest)}"
+
+
+def _used(rules: dict[str, _Rule]) -> set[str]:
+    """The rules that `root` comes to."""
+    found, waiting = {"root"}, ["root"]
+    while waiting:
+        alternatives = rules[waiting.pop()].alternatives
+        new = {name for one in alternatives for item in one for name in item.rules} - found
+        found |= new
+        waiting += new
+    return found
 
 
 def _productive(rules: dict[str, _Rule]) -> set[str]:

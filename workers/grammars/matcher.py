@@ -13,8 +13,11 @@ from collections.abc import Collection
 from functools import cached_property
 from typing import Any, Protocol
 
+import msgspec
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from workers.calls.openings import FORCED
+from workers.grammars.call_rules import CallsWanted, call_rules
 from workers.grammars.frames import IS_ACCEPTING, IS_DONE
 from workers.grammars.gbnf import GrammarRefused, lark_of_gbnf
 from workers.grammars.schemas import SchemaRefused, gbnf_of_schema
@@ -60,7 +63,7 @@ class TokenTexts(Protocol):
 
 
 class TokenTable:
-    """The vocabulary as llguidance wants it. Control tokens have no text: no grammar allows them."""
+    """The vocabulary as llguidance wants it. Control tokens have no text: a grammar allows them by number only."""
 
     def __init__(self, vocabulary: TokenTexts) -> None:
         self._vocabulary = vocabulary
@@ -83,7 +86,10 @@ class _Words:
         self.eos_token_id = end
         self.special_token_ids: list[int] = []
         is_end = vocabulary.is_end
-        self.tokens = [b"" if is_end(token) else vocabulary.piece(token) for token in range(vocabulary.num_tokens)]
+        self.tokens = [
+            b"" if is_end(token) else vocabulary.piece(token) or b"\xff<%d>" % token
+            for token in range(vocabulary.num_tokens)
+        ]
         self.tokens[end] = b"\xff<end>"
 
     def __call__(self, text: bytes | str) -> list[int]:
@@ -93,10 +99,11 @@ class _Words:
 class Matcher:
     """A compiled grammar and the tokens so far."""
 
-    def __init__(self, table: TokenTable, gbnf: str) -> None:
-        """Raises GrammarRefused, MatchFailed."""
+    def __init__(self, table: TokenTable, gbnf: str, *, has_tokens: bool = False) -> None:
+        """`has_tokens`: see lark_of_gbnf. Raises GrammarRefused, MatchFailed."""
         self._num_bytes = (table.num_tokens + 31) // 32 * 4
-        self._matcher = LLMatcher(table.tokenizer, lark_of_gbnf(gbnf), log_level=0, limits=_LIMITS)
+        lark = lark_of_gbnf(gbnf, has_tokens=has_tokens)
+        self._matcher = LLMatcher(table.tokenizer, lark, log_level=0, limits=_LIMITS)
         self._check()
 
     def _check(self) -> None:
@@ -154,8 +161,12 @@ def _short(error: str) -> str:
 
 def try_grammar(table: TokenTable, request: dict[str, Any]) -> dict[str, Any]:
     """Makes a schema a grammar, compiles it and matches it for a while, as one may compile and then explode: `gbnf`, or
-    an `error`. `request` has a `grammar`, or none and a `schema` as JSON."""
+    an `error`. `request` has a `grammar`, or none and a `schema` as JSON; or `calls`, and then `rules` are made."""
     try:
+        if "calls" in request:
+            made = call_rules(msgspec.convert(request["calls"], CallsWanted))
+            Matcher(table, made.begun_with(FORCED), has_tokens=True).wander(TRIAL_TOKENS)
+            return {"rules": msgspec.to_builtins(made)}
         gbnf = request["grammar"]
         if gbnf is None:
             gbnf = gbnf_of_schema(json.loads(request["schema"]))

@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import time
+from typing import Any
 
 from workers.grammars.frames import ANSWER, ERROR, HEAD_BYTES, LIST, READY, TAKE, TRY, framed, length_of, token_of
 from workers.grammars.gbnf import GrammarRefused
@@ -86,14 +87,14 @@ def _attend(table: TokenTable, connection: socket.socket, max_seconds: float) ->
             answer = try_grammar(table, request)
         connection.sendall(framed(json.dumps(answer).encode()))
     elif request.get("operation") == "match":
-        _match(table, request["gbnf"], connection, max_seconds)
+        _match(table, request, connection, max_seconds)
 
 
-def _match(table: TokenTable, gbnf: str, connection: socket.socket, max_seconds: float) -> None:
+def _match(table: TokenTable, request: dict[str, Any], connection: socket.socket, max_seconds: float) -> None:
     allowance = _Allowance(max_seconds)
     try:
         with allowance:
-            matcher = Matcher(table, gbnf)
+            matcher = Matcher(table, request["gbnf"], has_tokens=request.get("has_tokens", False))
             answer = ANSWER + bytes([matcher.flags])
         while True:
             connection.sendall(framed(answer))

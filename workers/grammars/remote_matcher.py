@@ -114,8 +114,9 @@ class MatcherProcess:
 class RemoteMatcher:
     """One grammar's matcher, as the engine's thread sees it. Each question has an answer; `poll` fetches it."""
 
-    def __init__(self, process: MatcherProcess, gbnf: str, field: str) -> None:
-        """`field` is the client's, for what is told of the grammar. Raises TurnRejected."""
+    def __init__(self, process: MatcherProcess, gbnf: str, field: str, *, has_tokens: bool = False) -> None:
+        """`field` is the client's, for what is told of the grammar; `has_tokens`: see workers.grammars.gbnf. Raises
+        TurnRejected."""
         self.field = field
         self._connection = process.connect()
         self._connection.setblocking(False)
@@ -131,7 +132,7 @@ class RemoteMatcher:
         self.is_done = False
         """Whether nothing may come next."""
         try:
-            self.ask(json.dumps({"operation": "match", "gbnf": gbnf}).encode())
+            self.ask(json.dumps({"operation": "match", "gbnf": gbnf, "has_tokens": has_tokens}).encode())
         except TurnRejected:
             self.close()
             raise

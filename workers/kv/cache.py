@@ -93,30 +93,47 @@ class OffloadCache:
     def offload(self, entry: KvEntry, state: State, origin: CachedIn = "ram") -> None:
         """Keeps a state in RAM; `origin` is where it came from, for the turn that finds it. One that goes on from it
         stays in its place: an older state of a conversation may leave the context after a newer one has come."""
+        if self._disk is None:
+            entry, state = self._with_room(entry, state)
         with self._lock:
             if entry.key in self._ram and self._ram[entry.key].goes_on_from(entry):
                 self._ram.use(entry.key)
                 return
-            if self._disk is None:
-                entry, state = self._without_checkpoints(entry, state)
             self._states[entry.key] = state
             self._origins[entry.key] = origin
             for evicted in self._ram.put(entry):
                 self._move_to_disk(evicted, self._states.pop(evicted.key))
 
-    def _without_checkpoints(self, entry: KvEntry, state: State) -> tuple[KvEntry, State]:
+    def _with_room(self, entry: KvEntry, state: State) -> tuple[KvEntry, State]:
         """Before a conversation goes, checkpoints do: the longest unused ones first, at last those of the state that
-        comes, which is returned."""
-        replaced = self._ram[entry.key].num_bytes if entry.key in self._ram else 0
-        for one in self._ram:
-            if self._ram.num_bytes - replaced + entry.num_bytes <= self._ram.max_bytes:
-                break
-            if one.cuts and one.key != entry.key:
-                self._ram.shorten(one.without_cuts)
-                self._states[one.key] = bytes(split(self._states[one.key], one.cuts)[0])
-        if entry.cuts and self._ram.num_bytes - replaced + entry.num_bytes > self._ram.max_bytes:
-            return entry.without_cuts, bytes(split(state, entry.cuts)[0])
+        comes, which is returned. What is left is copied while nobody waits for it."""
+        while (found := self._too_long(entry)) is not None:
+            if found is entry:
+                return entry.without_cuts, bytes(split(state, entry.cuts)[0])
+            with self._lock:
+                long = self._states[found.key] if self._is_in_ram(found) else None
+            if long is None:
+                continue
+            short = bytes(split(long, found.cuts)[0])
+            with self._lock:
+                if self._is_in_ram(found):
+                    self._ram.shorten(found.without_cuts)
+                    self._states[found.key] = short
         return entry, state
+
+    def _is_in_ram(self, entry: KvEntry) -> bool:
+        return entry.key in self._ram and self._ram[entry.key] is entry
+
+    def _too_long(self, entry: KvEntry) -> KvEntry | None:
+        """Whose checkpoints have to go for that state to have room; None for nobody's."""
+        with self._lock:
+            if entry.key in self._ram and self._ram[entry.key].goes_on_from(entry):
+                return None
+            replaced = self._ram[entry.key].num_bytes if entry.key in self._ram else 0
+            if self._ram.num_bytes - replaced + entry.num_bytes <= self._ram.max_bytes:
+                return None
+            others = (one for one in self._ram if one.cuts and one.key != entry.key)
+            return next(others, entry if entry.cuts else None)
 
     def _move_to_disk(self, evicted: KvEntry, state: State) -> None:
         """What has left RAM; dropped where there is no disk, or too much waits for it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 
+import msgspec
 import nats.errors
 from nats.aio.client import Client as NatsConnection
 
@@ -47,13 +48,24 @@ class Directory:
         """Says that so many tokens of a conversation are here; fewer than are worth a transfer go unsaid."""
         if not self._is_on or num_tokens < MIN_OFFLOADED_TOKENS:
             return
-        holding = Holding(self._worker, self._layout.fingerprint, num_tokens, self._layout.state_bytes(num_tokens))
-        subject = subjects.held(self._model, client, conversation)
+        await self._tell(client, conversation, self._holding(num_tokens))
+
+    async def announce_beginning(self, client: str, beginning: str, conversation: str, num_tokens: int) -> None:
+        """Says that this conversation, of so many tokens, begins so: others that do can take that from here."""
+        if self._is_on and num_tokens >= MIN_OFFLOADED_TOKENS:
+            holding = msgspec.structs.replace(self._holding(num_tokens), conversation=conversation)
+            await self._tell(client, beginning, holding)
+
+    def _holding(self, num_tokens: int) -> Holding:
+        return Holding(self._worker, self._layout.fingerprint, num_tokens, self._layout.state_bytes(num_tokens))
+
+    async def _tell(self, client: str, name: str, holding: Holding) -> None:
+        subject = subjects.held(self._model, client, name)
         try:
             await publishing.publish(self._nc, subject, codec.encode(holding), timeout=TELL_SECONDS)
         except PublishError as error:
             # Whoever has the next turn computes what is here: slower, not wrong.
-            log.info("not in the directory conversation=%s error=%s", conversation, error)
+            log.info("not in the directory conversation=%s error=%s", name, error)
 
     async def announce_cached(self, cache: OffloadCache) -> None:
         """Announces what an earlier process of ours left on disk, unless another worker has more of it by now."""

@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import nats.errors
 
 from broker.errors import ServerError
 from broker.messages import MAX_PART_BYTES, CutPoint, FetchPart, Holding, Opened, RecomputedFor, StatePart, Turn
+from workers.kv.beginnings import Beginnings, beginning_of
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
 from workers.kv.checks import StateLayout, WrongState
 from workers.kv.engine_port import EnginePort, num_tokens_here
@@ -98,6 +99,8 @@ class Offer:
     opened: Opened | None = None
     cause: RecomputedFor = "cheaper"
     """What it is counted as where it is not fetched."""
+    is_beginning: bool = False
+    """It is another conversation's, that begins alike."""
 
 
 @dataclass(frozen=True)
@@ -132,26 +135,44 @@ class Fetcher:
         self._layout = layout
         self._history = history
         self._rate = TransferRate(max_bytes_per_second)
+        self._beginnings = Beginnings()
 
     async def find(self, client: str, turn: Turn) -> Offer | None:
         """A peer that is ahead of us with the turn's conversation, and what it offers; None where there is none.
 
-        Its memory of the conversation becomes ours, so that the prompt is made of the very tokens that it computed.
+        Its memory of the conversation becomes ours, so that the prompt is made of the very tokens that it computed. A
+        new conversation may be offered another one that begins alike.
         """
-        if len(turn.messages) < 2 or self._history.is_current(client, turn):
+        if self._history.is_current(client, turn):
             return None
         key = Key(client, turn.conversation)
-        try:
-            holding = await self._directory.look_up(key)
-        except ServerError as error:
-            log.warning("no directory error=%s", error)
-            return None
-        if holding is None or holding.worker == self._worker:
+        holding = await self._held(key) if len(turn.messages) > 1 else None
+        if holding is None:
+            return await self._beginning(client, turn)
+        if holding.worker == self._worker:
             return None
         offer = await self._opened(key, holding)
         if offer.opened is not None and offer.opened.remembered is not None:
             self._history.adopt(client, turn.conversation, offer.opened.remembered)
         return offer
+
+    async def _held(self, key: Key) -> Holding | None:
+        try:
+            return await self._directory.look_up(key)
+        except ServerError as error:
+            log.warning("no directory error=%s", error)
+            return None
+
+    async def _beginning(self, client: str, turn: Turn) -> Offer | None:
+        """What a peer has of another conversation that begins as this one does, where this worker has seen none."""
+        name = beginning_of(turn)
+        if name is None or not self._beginnings.is_new(client, name):
+            return None
+        holding = await self._held(Key(client, name))
+        if holding is None or holding.conversation is None or holding.worker == self._worker:
+            return None
+        offer = await self._opened(Key(client, holding.conversation), holding)
+        return replace(offer, is_beginning=True)
 
     async def _opened(self, key: Key, holding: Holding) -> Offer:
         """What the peer has, opened where it is of use and worth fetching."""

@@ -65,6 +65,8 @@ class Giver:
         self._clock = clock
         self._transfers: dict[str, _Transfer] = {}
         self._num_opening = 0
+        self._num_reserved = 0
+        """Bytes of those that are being opened, without their checkpoints."""
         self.given_bytes = 0
         """Sent to peers since the start."""
 
@@ -72,13 +74,16 @@ class Giver:
         """Finds a conversation's state where there is most of it, and holds a copy for its reader."""
         self._let_go_of_idle()
         key = Key(request.client, request.conversation)
-        if not self._has_room(self._layout.state_bytes(num_tokens_here(self._engine, self._cache, key))):
+        num_bytes = self._layout.state_bytes(num_tokens_here(self._engine, self._cache, key))
+        if not self._has_room(num_bytes):
             return FetchRefused("busy")
         self._num_opening += 1
+        self._num_reserved += num_bytes
         try:
-            return await self._begin(key) or FetchRefused("gone")
+            return await self._begin(key, num_bytes) or FetchRefused("gone")
         finally:
             self._num_opening -= 1
+            self._num_reserved -= num_bytes
 
     async def part(self, request: FetchPart) -> StatePart | FetchRefused:
         """Some bytes of an open state, once they may go."""
@@ -101,18 +106,19 @@ class Giver:
         self._transfers.clear()
 
     def _has_room(self, num_bytes: int) -> bool:
-        """States that are read are in memory besides those in the cache. Where none is, one of any size is opened."""
+        """States that are read are in memory besides those in the cache. Where none is, one of any size is opened.
+        Checkpoints take what room there is then."""
         if not self._transfers and not self._num_opening:
             return True
         is_few = len(self._transfers) + self._num_opening < MAX_TRANSFERS
-        return is_few and self._num_held + num_bytes <= self._cache.max_bytes // 2
+        return is_few and self._num_held + self._num_reserved + num_bytes <= self._cache.max_bytes // 2
 
     @property
     def _num_held(self) -> int:
         """Bytes that are open."""
         return sum(len(one.state) for one in self._transfers.values())
 
-    async def _begin(self, key: Key) -> Opened | None:
+    async def _begin(self, key: Key, num_reserved: int) -> Opened | None:
         entry = self._cache.entry_of(key)
         num_resident = self._engine.snapshot.resident.get(key, 0)
         found = None
@@ -122,8 +128,9 @@ class Giver:
         if found is None:
             return None
         what, state = found
-        if what.cuts and self._transfers and self._num_held + len(state) > self._cache.max_bytes // 2:
-            what, state = what.without_cuts, bytes(split(state, what.cuts)[0])
+        others = self._num_held + self._num_reserved - num_reserved
+        if what.cuts and others and others + len(state) > self._cache.max_bytes // 2:
+            what, state = what.without_cuts, await asyncio.to_thread(bytes, split(state, what.cuts)[0])
         whole, checkpoints = split(state, what.cuts)
         transfer = new_id()
         self._transfers[transfer] = _Transfer(state, self._clock())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from broker.errors import TurnRejected
 from broker.messages import Sampling, TokenLogprob
 from workers.engine.protocol import PENDING
 from workers.grammars.frames import LIST, TAKE, TRY, with_token
+from workers.grammars.held_calls import CallFollower
 from workers.grammars.remote_matcher import RemoteMatcher
 from workers.llama.vocabulary import LlamaVocabulary
 
@@ -43,7 +45,7 @@ class LlamaSampler:
         logits: Callable[[int], Logits],
         sampling: Sampling,
         prompt: list[int],
-        gbnf: str | None,
+        grammar: str | CallFollower | None,
     ) -> None:
         self._vocabulary = vocabulary
         self._logits = logits
@@ -55,11 +57,12 @@ class LlamaSampler:
         self._kept: Logits | None = None
         self._offered = (-1, 0)
         """The token that the grammar was asked about, −1 where it was asked for all, and its index in the answer."""
+        self._calls = grammar if isinstance(grammar, CallFollower) else None
+        self._taken: deque[int] = deque()
+        """Tokens of the answer that the grammar has to take before it is asked about the next."""
         self._candidates: NDArray[Any] | None = None
-        is_plain = sampling.temperature == 0 and sampling.repeat_penalty == 1 and gbnf is None
-        if is_plain:
-            return
-        self._candidates = np.zeros(vocabulary.num_tokens, dtype=_CANDIDATE)
+        if sampling.temperature > 0 or sampling.repeat_penalty != 1:
+            self._candidates = np.zeros(vocabulary.num_tokens, dtype=_CANDIDATE)
         if sampling.repeat_penalty != 1:
             self._penalties = lib.llama_sampler_init_penalties(
                 vocabulary.num_tokens, PENALTY_TOKENS, sampling.repeat_penalty, 0.0, 0.0
@@ -71,13 +74,15 @@ class LlamaSampler:
             # Cuts on the model's own probabilities first, then the temperature: llama.cpp's default order.
             for part in self._cuts(sampling):
                 lib.llama_sampler_chain_add(self._chain, part)
-        if gbnf is not None:
-            field = "sampling.grammar" if sampling.json_schema is None else "sampling.json_schema"
-            try:
-                self._grammar = RemoteMatcher(vocabulary.matcher_process, gbnf, field)
-            except TurnRejected:
-                self.close()
-                raise
+        try:
+            if isinstance(grammar, str):
+                field = "sampling.grammar" if sampling.json_schema is None else "sampling.json_schema"
+                self._grammar = RemoteMatcher(vocabulary.matcher_process, grammar, field)
+            elif grammar is not None and grammar.gbnf is not None:
+                self._grammar = self._opened(grammar)
+        except TurnRejected:
+            self.close()
+            raise
 
     @staticmethod
     def _cuts(sampling: Sampling) -> list[Any]:
@@ -97,14 +102,21 @@ class LlamaSampler:
         logits = self._logits(row)
         if self._masked is not None:
             logits[self._masked] = -np.inf
-        if self._candidates is None:
-            return int(logits.argmax())
         if self._grammar is None:
-            return self._accepted(self._choose(logits, index))
+            token = self._choose(logits, index)
+            if self._calls is None or token < 0 or self._vocabulary.is_end(token) or not self._calls.would_open(token):
+                return self._accepted(token)
+            self._grammar = self._opened(self._calls)
         self._kept, self._offered = logits.copy(), (-1, index)
         if self._grammar.is_asked:
             return self.poll()
         return self._offer()
+
+    def _opened(self, calls: CallFollower) -> RemoteMatcher:
+        """A call has begun: the matcher of what holds from here on."""
+        assert calls.gbnf is not None
+        self._taken.extend(calls.tokens)
+        return RemoteMatcher(self._vocabulary.matcher_process, calls.gbnf, "tools", has_tokens=True)
 
     def _offer(self) -> int:
         """Asks about the token that would be chosen without the grammar; only when it objects, about all of them."""
@@ -127,6 +139,9 @@ class LlamaSampler:
         if not self._grammar.is_asked:
             return self._offer()
         mask = self._grammar.poll()
+        while mask is not None and self._taken:
+            self._grammar.ask(with_token(TAKE, self._taken.popleft()))
+            mask = self._grammar.poll()
         if mask is None:
             return PENDING
         token, index = self._offered
@@ -154,6 +169,9 @@ class LlamaSampler:
     def _accepted(self, token: int) -> int:
         if self._penalties is not None and token >= 0:
             lib.llama_sampler_accept(self._penalties, token)
+        if self._calls is not None and self._grammar is not None and not self._calls.take(token):
+            self._grammar.close()
+            self._grammar = None
         return token
 
     @property
@@ -173,7 +191,9 @@ class LlamaSampler:
 
     def _choose(self, logits: Logits, index: int) -> int:
         candidates = self._candidates
-        assert candidates is not None
+        if candidates is None:
+            best = int(logits.argmax())
+            return best if np.isfinite(logits[best]) else -1
         # Cuts reorder the array, so the ids are written anew as well.
         candidates["id"] = np.arange(len(candidates), dtype=np.int32)
         candidates["logit"] = logits

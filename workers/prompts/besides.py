@@ -7,11 +7,14 @@ from typing import Any
 
 import msgspec
 
+from broker.conversations import plain_arguments
 from broker.messages import Message, Tool, Turn
 from broker.messages.template_kwargs import canonical
+from broker.messages.turns import Thinking
+from workers.prompts.switches import SWITCH
 
-_SWITCHES = ("enable_thinking", "thinking")
-"""By which names templates ask whether the model is to think (Qwen3, GLM, SmolLM3; DeepSeek V3.1, Granite)."""
+_SWITCHES = (SWITCH, "thinking")
+"""By which names most templates ask whether the model is to think (Qwen3, GLM, SmolLM3; DeepSeek V3.1, Granite)."""
 
 
 def offered(turn: Turn) -> tuple[Tool, ...]:
@@ -23,8 +26,20 @@ def variables(turn: Turn) -> dict[str, Any] | None:
     """The client's own, and the switches for thinking where it says so otherwise."""
     if turn.sampling.thinking is None:
         return turn.chat_template_kwargs
-    is_on = turn.sampling.thinking != "off" and turn.sampling.thinking != 0
-    return dict.fromkeys(_SWITCHES, is_on) | (turn.chat_template_kwargs or {})
+    budget = budget_of(turn.sampling.thinking)
+    told = {"thinking_budget": budget} if budget else {}
+    return dict.fromkeys(_SWITCHES, budget != 0) | told | (turn.chat_template_kwargs or {})
+
+
+def budget_of(thinking: Thinking | None) -> int | None:
+    """How many tokens the thoughts of an answer may have; None for as many as the model likes."""
+    match thinking:
+        case "off":
+            return 0
+        case int():
+            return thinking
+        case _:
+            return None
 
 
 def given_besides(turn: Turn) -> str:
@@ -38,3 +53,11 @@ def given_besides(turn: Turn) -> str:
 def without_thoughts(message: Message) -> Message:
     """The message as it is remembered: few clients send thoughts back."""
     return msgspec.structs.replace(message, reasoning="") if message.reasoning else message
+
+
+def plain(message: Message) -> Message:
+    """The same for messages that say the same, with thoughts or without, however their calls' arguments are spaced."""
+    calls = tuple(
+        msgspec.structs.replace(call, arguments=plain_arguments(call.arguments)) for call in message.tool_calls
+    )
+    return msgspec.structs.replace(message, tool_calls=calls, reasoning="")

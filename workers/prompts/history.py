@@ -17,11 +17,11 @@ import msgspec
 from msgspec import Struct
 
 from broker.conversations import chain, name_of, next_name
-from broker.messages import Earlier, Message, Remembered, Tool, ToolCall, Turn
+from broker.messages import Earlier, Message, Remembered, Tool, ToolCall, Turn, Written
 from workers.engine.protocol import Vocabulary
 from workers.engine.slots import common_prefix
-from workers.kv.index import TOKEN_BYTES
-from workers.prompts.besides import given_besides, offered, variables, without_thoughts
+from workers.kv.index import TOKEN_BYTES, packed
+from workers.prompts.besides import given_besides, offered, plain, variables, without_thoughts
 from workers.prompts.boundaries import boundaries
 from workers.prompts.rendered import Rendered
 from workers.prompts.spoken import as_spoken, ends_with
@@ -72,9 +72,11 @@ class _Told(Struct, frozen=True):
 
     messages: tuple[Message, ...]
     prompt_text: str
-    template_kwargs: str = ""
+    given_besides: str = ""
     """What its template was given besides the messages."""
     num_told_anew: int = 0
+    written: Written | None = None
+    """The last answer, where it is more than its text."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,17 @@ class _Known:
     num_tokens: int
     num_messages: int
     conversation: str
+    num_kept: int
+    """Tokens in the block."""
 
     @classmethod
     def of(cls, told: _Told, numbers: bytes, conversation: str) -> _Known:
         text = msgspec.json.encode(told)
         size = len(text) + len(numbers)
         block = b"".join((text, numbers, bytes(block_size(size) - size)))
-        return cls(block, len(text), len(numbers) // TOKEN_BYTES, len(told.messages), conversation)
+        num_tokens = len(numbers) // TOKEN_BYTES
+        num_written = len(told.written.tokens) // TOKEN_BYTES if told.written is not None else 0
+        return cls(block, len(text), num_tokens, len(told.messages), conversation, num_tokens + num_written)
 
     @property
     def told(self) -> _Told:
@@ -106,6 +112,30 @@ class _Known:
     @property
     def tokens(self) -> list[int]:
         return array("i", self.packed_tokens).tolist()
+
+    def as_written(self, told: _Told, rendered: Rendered) -> tuple[list[int], int] | None:
+        """The tokens of prompt and answer as the model wrote it, and the length of their text; None where the template
+        does not write the very same, or somebody else says a part of it."""
+        written, answer = told.written, len(told.messages) - 1
+        if written is None:
+            return None
+        text = told.prompt_text + written.text
+        if not rendered.text.startswith(text):
+            return None
+        if any(index > answer and begin < len(text) for index, begin, _ in rendered.contents):
+            return None
+        return [*self.tokens[: written.num_before], *array("i", written.tokens)], len(text)
+
+    def as_said(self, told: _Told, rendered: Rendered) -> tuple[list[int], int] | None:
+        """The tokens of prompt and answer as it was sent, and the length of their text; None where the template tells
+        history otherwise than it was told at the time."""
+        answer = len(told.messages) - 1
+        said, begin = told.messages[answer].content, len(told.prompt_text)
+        end = begin + len(said)
+        has_place = not said or (answer, begin, end) in rendered.contents
+        if not has_place or not rendered.text.startswith(told.prompt_text + said):
+            return None
+        return self.tokens, end
 
 
 def without_oldest(messages: tuple[Message, ...]) -> tuple[Message, ...] | None:
@@ -123,9 +153,9 @@ def _num_told_anew(remembered: Remembered, num_messages: int) -> int:
 
 def _goes_on(turn: Turn, told: _Told) -> bool:
     """Whether the turn's prompt begins as that one did, by what both were made of."""
-    if given_besides(turn) != told.template_kwargs:
+    if given_besides(turn) != told.given_besides:
         return False
-    return tuple(map(without_thoughts, turn.messages[: len(told.messages)])) == told.messages
+    return [*map(plain, turn.messages[: len(told.messages)])] == [*map(plain, told.messages)]
 
 
 class History:
@@ -179,16 +209,14 @@ class History:
         answer = len(told.messages) - 1
         exact = [index for index in range(told.num_told_anew, answer + 1) if told.messages[index].role == "assistant"]
         rendered = await self._rendered(turn, exact)
-        said, begin = told.messages[answer].content, len(told.prompt_text)
-        rest = begin + len(said)
-        has_place = not said or (answer, begin, rest) in rendered.contents
-        if not has_place or not rendered.text.startswith(told.prompt_text + said):
-            # The template tells history otherwise than it was told at the time.
+        found = known.as_written(told, rendered) or known.as_said(told, rendered)
+        if found is None:
             return await self._told_anew(turn)
+        tokens, rest = found
         tail = self._vocabulary.tokenize(
             rendered.text[rest:], template_spans=rendered.template_spans(rest), add_bos=False
         )
-        prompt = Prompt(rendered, [*known.tokens, *tail], known.num_tokens, told.num_told_anew)
+        prompt = Prompt(rendered, [*tokens, *tail], len(tokens), told.num_told_anew)
         return self._with_boundaries(turn, prompt, known_text=rest)
 
     async def _told_anew(self, turn: Turn) -> Prompt:
@@ -241,16 +269,20 @@ class History:
         tokens: list[int],
         text: str,
         calls: tuple[ToolCall, ...] = (),
+        written: str | None = None,
     ) -> str:
-        """Notes an answer: `tokens` are the prompt's and the answer's, `text` and `calls` what the client was sent.
-        Returns the name of the conversation that goes on from it."""
+        """Notes an answer: `tokens` are the prompt's and the answer's, `text` and `calls` what the client was sent,
+        `written` what the answer's tokens spell, marks and thoughts too, where that is more than its text. Returns the
+        name of the conversation that goes on from it."""
         num_prompt = len(prompt.tokens)
+        as_written = None if written is None else Written(written, packed(tokens[num_prompt:]), num_prompt)
         tokens = tokens[:num_prompt] + as_spoken(self._vocabulary, tokens[num_prompt:], text)
         told = _Told(
             (*map(without_thoughts, turn.messages), Message("assistant", text, calls)),
             prompt.rendered.text,
             given_besides(turn),
             prompt.num_told_anew,
+            as_written,
         )
         conversation = next_name(turn.conversation, turn.messages, text, calls)
         # What it was before is kept for one turn more: another chat may say the same so far, or this one go back.
@@ -271,7 +303,9 @@ class History:
             return None
         told, tokens = known.told, known.packed_tokens
         before = self._before(client, told, tokens)
-        return Remembered(told.messages, told.prompt_text, tokens, told.template_kwargs, told.num_told_anew, before)
+        return Remembered(
+            told.messages, told.prompt_text, tokens, told.given_besides, told.num_told_anew, before, told.written
+        )
 
     def _before(self, client: str, told: _Told, tokens: bytes) -> Earlier | None:
         """The answer before the last one, where it is known and the last one's prompt was made of it."""
@@ -281,7 +315,7 @@ class History:
             return None
         earlier = known.told
         is_its_beginning = told.prompt_text.startswith(earlier.prompt_text)
-        if not is_its_beginning or earlier.template_kwargs != told.template_kwargs:
+        if not is_its_beginning or earlier.given_besides != told.given_besides:
             return None
         if earlier.messages != told.messages[: len(earlier.messages)]:
             return None
@@ -295,25 +329,35 @@ class History:
             told = _Told(
                 remembered.messages,
                 remembered.prompt_text,
-                remembered.template_kwargs,
+                remembered.given_besides,
                 _num_told_anew(remembered, len(remembered.messages)),
+                remembered.written if self._is_written(remembered) else None,
             )
             if (before := remembered.before) is not None:
                 earlier = _Told(
                     told.messages[: before.num_messages],
                     told.prompt_text[: before.num_characters],
-                    told.template_kwargs,
+                    told.given_besides,
                     _num_told_anew(remembered, before.num_messages),
                 )
                 self._adopt(client, conversation, earlier, remembered.tokens[: before.num_tokens * TOKEN_BYTES])
             self._adopt(client, conversation, told, remembered.tokens)
 
+    def _has_all(self, numbers: array[int]) -> bool:
+        """Whether all are tokens: llama.cpp aborts the process for any other."""
+        return bool(numbers) and min(numbers) >= 0 and max(numbers) < self._vocabulary.num_tokens
+
+    def _is_written(self, remembered: Remembered) -> bool:
+        written = remembered.written
+        if written is None or len(written.tokens) % TOKEN_BYTES:
+            return False
+        is_within = written.num_before * TOKEN_BYTES <= len(remembered.tokens)
+        return is_within and self._has_all(array("i", written.tokens))
+
     def _adopt(self, client: str, conversation: str, told: _Told, tokens: bytes) -> None:
         numbers = array("i", tokens)
-        # llama.cpp aborts the process for a token that it does not have. What does not end with its answer is an older
-        # release's, which remembered stop texts too.
-        has_all = bool(numbers) and min(numbers) >= 0 and max(numbers) < self._vocabulary.num_tokens
-        if told.messages and has_all and ends_with(self._vocabulary, numbers, told.messages[-1].content):
+        # What does not end with its answer is an older release's, which remembered stop texts too.
+        if told.messages and self._has_all(numbers) and ends_with(self._vocabulary, numbers, told.messages[-1].content):
             self._keep(client, _Known.of(told, tokens, conversation), told)
 
     def _keep(self, client: str, known: _Known, told: _Told) -> None:
@@ -321,14 +365,14 @@ class History:
         self._forget((client, said))
         self._known[client, said] = known
         self._latest[client, known.conversation] = said
-        self._num_tokens += known.num_tokens
+        self._num_tokens += known.num_kept
         while self._num_tokens > self._max_tokens and len(self._known) > 1:
             self._forget(next(iter(self._known)))
 
     def _forget(self, key: tuple[str, str]) -> None:
         if (old := self._known.pop(key, None)) is None:
             return
-        self._num_tokens -= old.num_tokens
+        self._num_tokens -= old.num_kept
         client, said = key
         if self._latest.get((client, old.conversation)) == said:
             del self._latest[client, old.conversation]

@@ -18,6 +18,7 @@ from broker.process import die_with_parent, terminate
 from workers.calls.writing import in_tags
 from workers.prompts.given import Write, messages_for, tools_for
 from workers.prompts.rendered import Rendered
+from workers.prompts.switches import switched
 from workers.prompts.system_role import SystemRole, system_role
 from workers.prompts.tools_form import ToolsForm, tools_form
 from workers.sandbox import LATE_SECONDS, Refusals, digest
@@ -146,7 +147,7 @@ class TemplateRenderer:
             **self._tokens,
             "system_role": self._system_role,
             "date": dated(self._date),
-            "kwargs": kwargs or {},
+            "kwargs": switched(self._template, kwargs or {}),
             "tools": tools_for(tools),
             "takes_tools": form != "generic",
         }

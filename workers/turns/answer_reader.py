@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from broker.messages import CallDelta, ToolCall, Turn
 from broker.messages.tools import MAX_CALLS, grown
 from broker.offsets import Offsets
 from workers.calls.deltas import Arguments, Broken, CallBegun, CallEnded, Delta, Reason, Reasoning, Text
+from workers.calls.openings import can_hold, held
 from workers.calls.parser import Parser
 from workers.calls.syntax import Syntax, Tool
+from workers.calls.thought_tokens import ThoughtTokens
 from workers.engine.detokenizer import Detokenizer
-from workers.prompts.besides import offered
+from workers.engine.thoughts import Thinking
+from workers.prompts.besides import budget_of, offered
 
 _ID_CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 9
@@ -51,12 +55,16 @@ class AnswerReader:
 
     def __init__(self, turn: str, parser: Parser | None = None) -> None:
         self._turn = turn
-        self._parser = parser
+        self._thoughts = None if parser is None else ThoughtTokens(parser)
         self._calls: tuple[ToolCall, ...] = ()
         self._whole: set[int] = set()
-        self.num_reasoning_tokens = 0
         self.broken: Counter[Reason] = Counter()
         """Why calls came as text, and how often."""
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """Of the answer's tokens so far, those that are thoughts; their marks are not counted."""
+        return 0 if self._thoughts is None else self._thoughts.num_tokens
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
@@ -65,17 +73,11 @@ class AnswerReader:
 
     def feed(self, text: str, num_tokens: int) -> Told:
         """What the next piece of the answer is."""
-        if self._parser is None:
-            return Told(text)
-        was_thinking = self._parser.is_thinking
-        told = self._told(self._parser.feed(text))
-        if was_thinking or self._parser.is_thinking:
-            self.num_reasoning_tokens += num_tokens
-        return told
+        return Told(text) if self._thoughts is None else self._told(self._thoughts.feed(text, num_tokens))
 
     def finish(self) -> Told:
         """What was held back: nothing follows."""
-        return Told() if self._parser is None else self._told(self._parser.finish())
+        return Told() if self._thoughts is None else self._told(self._thoughts.finish())
 
     def _told(self, deltas: list[Delta]) -> Told:
         text, reasoning = "", ""
@@ -123,6 +125,8 @@ class AnswerReaders:
     """Control tokens that the syntax is written with, and their spelling: all others stay without a text."""
     piece: Callable[[int], bytes] = _no_text
     """A token's text as the vocabulary has it."""
+    holds: bool = False
+    """Whether a grammar holds calls, where the syntax can be put into one."""
 
     def reads(self, turn: Turn) -> bool:
         """Whether there is anything but text to be found in the turn's answer."""
@@ -130,24 +134,64 @@ class AnswerReaders:
             return False
         return self.syntax.thoughts is not None or bool(offered(turn))
 
+    def held_syntax(self, turn: Turn) -> Syntax | None:
+        """The syntax of the turn's calls, where a grammar holds them: without what no grammar has."""
+        if not self.holds or self.syntax is None or not can_hold(self.syntax):
+            return None
+        if not self.reads(turn) or not offered(turn):
+            return None
+        return held(self.syntax, beside_text=turn.sampling.json_schema is not None)
+
     def read_again(self, reader: AnswerReader, turn: Turn, tokens: Sequence[int]) -> Told:
         """What an earlier worker has sent of the turn's answer, these tokens, by which the reader knows where in it it
         stands. Text that may still become a stop text is held back, as it was then."""
         detokenizer = Detokenizer(turn.sampling.stop)
-        told = [reader.feed(detokenizer.add(self.piece(token) or self.shown.get(token, b"")), 1) for token in tokens]
+        told = [reader.feed(detokenizer.add(self._spelled(token)), 1) for token in tokens]
         return joined(told)
+
+    def written(self, tokens: Iterable[int]) -> str | None:
+        """What an answer's tokens spell, marks too; None where a character is cut."""
+        try:
+            return b"".join(map(self._spelled, tokens)).decode()
+        except UnicodeDecodeError:
+            return None
+
+    def _spelled(self, token: int) -> bytes:
+        return self.piece(token) or self.shown.get(token, b"")
 
     def of(self, turn: Turn, prompt: str) -> AnswerReader:
         """Of the turn's answer, which follows that prompt."""
         if self.syntax is None or not self.reads(turn):
             return AnswerReader(turn.id)
-        parser = Parser(
-            self.syntax,
-            [Tool(tool.name, tool.parameters or {}) for tool in offered(turn)],
-            thinking=self.syntax.thinks_after(prompt),
-            max_calls=MAX_CALLS if turn.parallel_tool_calls else 1,
+        return AnswerReader(turn.id, self._parser(self.syntax, turn, prompt))
+
+    def thinking(self, turn: Turn, prompt: str) -> Thinking | None:
+        """What the engine has to know of the turn's thoughts; None where it lets the model think as it likes, and
+        where the model has no thoughts."""
+        thoughts = self.syntax.thoughts if self.syntax is not None else None
+        sampling, budget = turn.sampling, budget_of(turn.sampling.thinking)
+        has_grammar = sampling.grammar is not None or sampling.json_schema is not None
+        if self.syntax is None or thoughts is None or not self.reads(turn) or (budget is None and not has_grammar):
+            return None
+        # Behind a thought that is a message a call may follow as well: only the second time it has to be the answer.
+        first = (thoughts.end,) if offered(turn) else ()
+        return Thinking(
+            parser=partial(self._parser, self.syntax, turn, prompt),
+            begin=thoughts.begin,
+            closings=(*first, thoughts.end + thoughts.answer),
+            answer=thoughts.answer,
+            budget=budget,
         )
-        return AnswerReader(turn.id, parser)
+
+    def _parser(self, syntax: Syntax, turn: Turn, prompt: str) -> Parser:
+        held_syntax = self.held_syntax(turn)
+        return Parser(
+            held_syntax or syntax,
+            [Tool(tool.name, tool.parameters or {}) for tool in offered(turn)],
+            thinking=syntax.thinks_after(prompt),
+            max_calls=MAX_CALLS if turn.parallel_tool_calls else 1,
+            is_held=held_syntax is not None,
+        )
 
 
 ALL_TEXT = AnswerReaders()

@@ -12,6 +12,7 @@ from broker.priorities import BATCH
 from workers.engine.events import Job
 from workers.prompts.history import History, Prompt, without_oldest
 from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
+from workers.turns.holding import Holding
 from workers.turns.work import Work
 
 ROOM_TOKENS = 256
@@ -39,7 +40,10 @@ class JobMaker:
         max_tokens: int,
         overflow: Overflow,
         readers: AnswerReaders = ALL_TEXT,
+        holding: Holding | None = None,
     ) -> None:
+        """`holding` holds the calls of answers; without it they are only asked for."""
+        self._holding = holding
         self._history = history
         self._readers = readers
         self._grammars = grammars
@@ -56,6 +60,7 @@ class JobMaker:
         max_tokens = min(turn.sampling.max_tokens, self._max_tokens - len(prompt.tokens))
         if continuations:
             max_tokens = max(len(tokens) for tokens, _ in continuations) - len(prompt.tokens)
+        calls = await self._holding.of(turn, prompt.rendered.text, client) if self._holding is not None else None
         job = Job(
             id=work.job,
             client=client,
@@ -64,10 +69,12 @@ class JobMaker:
             max_tokens=max(max_tokens, 1),
             is_batch=work.address.priority == BATCH,
             sampling=turn.sampling,
-            gbnf=await self._grammars.gbnf(turn.sampling, client),
+            gbnf=await self._grammars.gbnf(turn.sampling, client) if calls is None else None,
+            calls=calls,
             continuations=continuations,
             boundaries=prompt.boundaries,
             shown=self._readers.shown if self._readers.reads(turn) else {},
+            thinking=self._readers.thinking(turn, prompt.rendered.text),
         )
         return job, prompt
 

@@ -53,6 +53,10 @@ class Announcer(Protocol):
         """Tells the peers what is here of a conversation."""
         ...
 
+    async def announce_beginning(self, client: str, beginning: str, conversation: str, num_tokens: int) -> None:
+        """Tells the peers that what is here of a conversation begins so."""
+        ...
+
 
 class CancelLookup(Protocol):
     """Whether a turn was cancelled. `Cancels` is one."""

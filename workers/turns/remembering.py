@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from broker.messages import ToolCall
 from workers.engine.events import Finished
+from workers.kv.beginnings import beginning_of
 from workers.kv.index import Key
 from workers.prompts.history import History, Prompt
 from workers.turns.ports import Announcer, EnginePort
@@ -19,15 +20,23 @@ class Remembering:
         self._directory = directory
 
     async def keep(
-        self, work: Work, prompt: Prompt, end: Finished, answer: str, calls: tuple[ToolCall, ...] = ()
+        self,
+        work: Work,
+        prompt: Prompt,
+        end: Finished,
+        answer: str,
+        calls: tuple[ToolCall, ...] = (),
+        written: str | None = None,
     ) -> None:
-        """Notes an answer, as far as it came where it was cancelled: its text, and what it calls. Nothing goes on from
-        a raw or scored one, or from none."""
+        """Notes an answer, as far as it came where it was cancelled: its text, what it calls, and how it was written
+        where that is more. Nothing goes on from a raw or scored one, or from none."""
         turn, client = work.turn, work.address.client
-        is_none = end.reason == "cancelled" and not answer
+        is_none = end.reason == "cancelled" and not answer and not calls
         if is_none or turn.continuations or turn.raw:
             return
-        name = self._history.remember(client, turn, prompt, list(end.tokens), answer, calls)
+        name = self._history.remember(client, turn, prompt, list(end.tokens), answer, calls, written)
         if name != turn.conversation:
             self._engine.rename(Key(client, turn.conversation), name, list(end.tokens))
         await self._directory.announce(client, name, len(end.tokens) - 1)
+        if (beginning := beginning_of(turn)) is not None:
+            await self._directory.announce_beginning(client, beginning, name, len(end.tokens) - 1)

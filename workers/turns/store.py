@@ -11,10 +11,11 @@ from broker.subjects import TurnAddress
 
 
 class NatsTurnStore:
-    """Implements TurnStore on one connection, as the worker of that name."""
+    """Implements TurnStore on one connection, as the worker of that name, whose model has so many tokens."""
 
-    def __init__(self, nc: NatsConnection, worker: str) -> None:
+    def __init__(self, nc: NatsConnection, worker: str, num_tokens: int) -> None:
         self._nc = nc
+        self._num_tokens = num_tokens
         self._worker = worker
 
     async def read_end(self, client: str, turn: str) -> End | None:
@@ -35,4 +36,4 @@ class NatsTurnStore:
 
     def writer(self, address: TurnAddress) -> ReplyWriter:
         """Who writes the turn's reply, not started yet."""
-        return ReplyWriter(self._nc, address, self._worker)
+        return ReplyWriter(self._nc, address, self._worker, self._num_tokens)

@@ -117,13 +117,14 @@ class Streaming:
         self, work: Work, prompt: Prompt, writer: Writer, offer: Offer | None, answer: _Answer, end: Finished
     ) -> Done | Failed:
         work.notes.drew(end.joules)
-        work.notes.broke(answer.reader.broken)
+        work.notes.broke({str(reason): num for reason, num in answer.reader.broken.items()})
         if work.cancel is not None and work.cancel.reason == "deadline" and end.reason == "cancelled":
             return Failed("deadline", _LATE, False, self._worker, writer.attempt)
         text, calls = "".join(answer.text), answer.reader.calls
         self._recent.computed(len(answer.tokens))
         cancel = time.perf_counter() - work.cancelled_at if work.cancel is not None else 0.0
-        await self._remembering.keep(work, prompt, end, text, calls)
+        written = self._readers.written(answer.tokens) if calls or any(answer.reasoning) else None
+        await self._remembering.keep(work, prompt, end, text, calls, written)
         fetch = work.notes.fetch_seconds or 0.0
         return Done(
             finish_reason="tool_calls" if calls and end.reason == "stop" else end.reason,

@@ -14,7 +14,7 @@ def usage(end: Finished, prompt: Prompt, notes: TurnNotes, offer: Offer | None, 
     the prompt once."""
     known: int = prompt.num_known
     cause: RecomputedFor = "evicted"
-    if offer is not None and end.cached_in != "peer":
+    if offer is not None and not offer.is_beginning and end.cached_in != "peer":
         known, cause = max(known, offer.holding.num_tokens), offer.cause
     if notes.num_resumed_tokens:
         known, cause = end.num_prompt_tokens, "killed"

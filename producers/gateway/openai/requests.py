@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from broker.errors import InvalidMessage
 from broker.messages import Message, Sampling, check_messages
 from broker.messages.tools import check_tools
+from broker.messages.turns import Thinking
 from producers.gateway.bodies import read
 from producers.gateway.dialect import NOTHING, Offer
 from producers.gateway.errors import ApiError
@@ -57,6 +58,7 @@ class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
 Stop = Annotated[str, Meta(max_length=256)]
 """An empty one stops nothing."""
 Limit = Annotated[int, Meta(ge=-1)]
+ThoughtTokens = Annotated[int, Meta(ge=-1, le=MOST_TOKENS)]
 """Of tokens; -1 is as many as the context holds, and so is what no context holds."""
 
 ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
@@ -153,8 +155,8 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return NOTHING
 
     @property
-    def thinking(self) -> Literal["on", "off"] | None:
-        """Whether the model is to think first; None leaves it to its template."""
+    def thinking(self) -> Thinking | None:
+        """Whether the model is to think first, or for how many tokens; None leaves it to its template."""
         return None
 
     @property
@@ -215,6 +217,8 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
     functions: tuple[dict[str, Any], ...] | None = None
     function_call: str | dict[str, Any] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_budget_tokens: ThoughtTokens | None = None
+    thinking_budget_tokens: ThoughtTokens | None = None
     modalities: tuple[str, ...] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
@@ -256,11 +260,14 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
         return Offer(tuple(one.tool for one in self.tools), choice_of(self.tool_choice), is_parallel)
 
     @property
-    def thinking(self) -> Literal["on", "off"] | None:
-        """As `reasoning_effort` says."""
-        if self.reasoning_effort is None:
-            return None
-        return "off" if self.reasoning_effort in ("none", "minimal") else "on"
+    def thinking(self) -> Thinking | None:
+        """As `reasoning_effort` says, and the budget, by either of its names."""
+        if self.reasoning_effort in ("none", "minimal"):
+            return "off"
+        budget = self.thinking_budget_tokens if self.reasoning_budget_tokens is None else self.reasoning_budget_tokens
+        if budget is not None and budget >= 0:
+            return budget
+        return None if self.reasoning_effort is None else "on"
 
     @property
     def num_logprobs(self) -> int | None:

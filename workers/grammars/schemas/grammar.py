@@ -14,7 +14,7 @@ from typing import Any
 from workers.grammars.schemas import formats, patterns
 from workers.grammars.schemas.combine import Schema
 from workers.grammars.schemas.numbers import integer_range, multiples, number_range
-from workers.grammars.schemas.objects import object_body
+from workers.grammars.schemas.objects import object_body, other_name
 from workers.grammars.schemas.patterns import counted, matches
 from workers.grammars.schemas.regex import Node, PatternRefused
 from workers.grammars.schemas.rules import Rules, SchemaRefused, text_of
@@ -42,11 +42,13 @@ def gbnf_of_schema(schema: Any) -> str:
 
 
 class Maker:
-    """Makes the rules of one schema."""
+    """Makes the rules of one schema, whose values are written as JSON. Another spelling overrides how a text, a name
+    and a word are written."""
 
-    def __init__(self, schema: Any) -> None:
+    def __init__(self, schema: Any, rules: Rules | None = None) -> None:
+        """`rules` are those of a grammar that it is a part of; without them it is one of its own."""
         self.schema = Schema(schema)
-        self.rules = Rules()
+        self.rules = Rules() if rules is None else rules
         self._root: Parts = (Part(schema, ""),)
         self._made: dict[str, str] = {}
 
@@ -81,14 +83,40 @@ class Maker:
         """The name of the rule for any string."""
         return self.rules.add("string", f'"\\"" {self.character()}* "\\""')
 
+    def fixed_text(self, text: str) -> str:
+        """That string and no other."""
+        return text_of(text)
+
+    def key(self, name: str) -> str:
+        """A member's name."""
+        return self.fixed_text(name)
+
+    def other_key(self, taken: set[str]) -> str:
+        """The name of the rule for a member's name that is none of these."""
+        return other_name(self.rules, taken)
+
+    def word(self, value: Any) -> str:
+        """A number, true, false or null; an empty object or list."""
+        return text_of(value)
+
+    def string_of(self, node: Node) -> str:
+        """A string of those characters."""
+        return f'"\\"" {patterns.expression(node, self.rules)} "\\""'
+
+    def string_between(self, low: int, high: int | None) -> str:
+        """Any string of so many characters."""
+        return f'"\\"" {self.character()}{counted(low, high)} "\\""'
+
     def _bodies(self, shape: Shape) -> list[str]:
         if shape.values is not None:
             return [self._fixed(value) for value in shape.values if self._admits(value, shape)]
-        types = shape.types
-        if types is None:
-            types = tuple(kind for kind, keywords in _IMPLIED.items() if shape.said & set(keywords))
-            types = types or tuple(kind for kind in TYPES if kind != "integer")
-        return [body for kind in types if (body := self._typed(kind, shape)) is not None]
+        return [body for kind in self._kinds(shape) if (body := self._typed(kind, shape)) is not None]
+
+    def _kinds(self, shape: Shape) -> tuple[str, ...]:
+        if shape.types is not None:
+            return shape.types
+        implied = tuple(kind for kind, keywords in _IMPLIED.items() if shape.said & set(keywords))
+        return implied or tuple(kind for kind in TYPES if kind != "integer")
 
     def _typed(self, kind: str, shape: Shape) -> str | None:
         match kind:
@@ -99,31 +127,31 @@ class Maker:
             case "string":
                 return self._string(shape)
             case "boolean":
-                return '"true" | "false"'
+                return f"{self.word(True)} | {self.word(False)}"
             case "null":
-                return '"null"'
+                return self.word(None)
         return self._number(kind, shape)
 
     def _fixed(self, value: Any) -> str:
         """A value as it stands; white space may be where it always may."""
         if isinstance(value, dict) and value:
-            fields = [f'{text_of(name)} {self.ws()} ":" {self.ws()} {self._fixed(one)}' for name, one in value.items()]
+            fields = [f'{self.key(name)} {self.ws()} ":" {self.ws()} {self._fixed(one)}' for name, one in value.items()]
             return f'"{{" {self.ws()} ' + f' "," {self.ws()} '.join(fields) + f' {self.ws()} "}}"'
         if isinstance(value, list) and value:
             return f'"[" {self.ws()} ' + f' "," {self.ws()} '.join(map(self._fixed, value)) + f' {self.ws()} "]"'
-        return text_of(value)
+        return self.fixed_text(value) if isinstance(value, str) else self.word(value)
 
     # --- Strings ---
 
     def _string(self, shape: Shape) -> str | None:
         node = self._text(shape)
         if node is not None:
-            return f'"\\"" {patterns.expression(node, self.rules)} "\\""'
+            return self.string_of(node)
         if shape.max_length is not None and shape.max_length < shape.min_length:
             return None
         if shape.min_length == 0 and shape.max_length is None:
             return self.free_string()
-        return f'"\\"" {self.character()}{counted(shape.min_length, shape.max_length)} "\\""'
+        return self.string_between(shape.min_length, shape.max_length)
 
     def _text(self, shape: Shape) -> Node | None:
         """The one pattern or format of a string, within its lengths; None for a string without."""

@@ -8,7 +8,7 @@ from workers.grammars.schemas import patterns
 from workers.grammars.schemas.combine import Schema
 from workers.grammars.schemas.patterns import counted, matches
 from workers.grammars.schemas.regex import PatternRefused
-from workers.grammars.schemas.rules import Rules, SchemaRefused, character_class, complement, text_of, union
+from workers.grammars.schemas.rules import Rules, SchemaRefused, character_class, complement, union
 from workers.grammars.schemas.shapes import Parts, Shape, is_never
 
 MAX_COUNTED = 4_000
@@ -30,12 +30,25 @@ class Maker(Protocol):
         """The name of the rule for values that the parts allow."""
         ...
 
+    def key(self, name: str) -> str:
+        """A member's name, as it is written."""
+        ...
+
+    def other_key(self, taken: set[str]) -> str:
+        """The name of the rule for a member's name that is none of these."""
+        ...
+
 
 def object_body(maker: Maker, shape: Shape) -> str | None:
     """What an object of this shape looks like; None where there can be none."""
-    named = _named(maker, shape)
-    if named is None:
+    members = named_members(maker, shape)
+    if members is None:
         return None
+    ws = maker.ws()
+    named = [
+        (name, maker.rules.add(f"{name}-kv", f'{maker.key(name)} {ws} ":" {ws} {maker.value(parts)}'), is_required)
+        for name, parts, is_required in members
+    ]
     extra = _extra(maker, shape, {name for name, _, _ in named})
     required = sum(is_required for _, _, is_required in named)
     low, high = shape.min_properties, shape.max_properties
@@ -46,17 +59,19 @@ def object_body(maker: Maker, shape: Shape) -> str | None:
         low = 0
     if high is not None and most is not None and high >= most:
         high = None
-    ws = maker.ws()
     fields = [(entry, is_required) for _, entry, is_required in named]
     is_counted = low > 0 or high is not None
-    inner = _counted(maker, shape, fields, extra, (low, high)) if is_counted else _chain(maker, fields, extra)
+    if is_counted:
+        inner = _counted(maker, shape, fields, extra, (low, high))
+    else:
+        inner = chain(maker.rules, f'"," {ws}', fields, extra)
     if inner is None:
         return None
     return f'"{{" {ws} {inner} {ws} "}}"' if inner else f'"{{" {ws} "}}"'
 
 
-def _named(maker: Maker, shape: Shape) -> list[tuple[str, str, bool]] | None:
-    """(name, entry, is required) in order; None where a required one cannot be."""
+def named_members(maker: Maker, shape: Shape) -> list[tuple[str, Parts, bool]] | None:
+    """(name, what its value is, is required) in order; None where a required one cannot be. Raises SchemaRefused."""
     if shape.names and (shape.properties or shape.required):
         raise SchemaRefused(shape.path, "propertyNames: cannot be held to together with named properties")
     if shape.pattern_properties and shape.num_object_parts > 1:
@@ -67,7 +82,7 @@ def _named(maker: Maker, shape: Shape) -> list[tuple[str, str, bool]] | None:
         if shape.is_closed and shape.additional is None and not of_patterns and name not in wanted:
             return None
         wanted.setdefault(name, () if of_patterns else shape.additional or ())
-    found = []
+    found: list[tuple[str, Parts, bool]] = []
     for name, own in wanted.items():
         matching = [
             part
@@ -81,8 +96,7 @@ def _named(maker: Maker, shape: Shape) -> list[tuple[str, str, bool]] | None:
             if is_required:
                 return None
             continue
-        entry = f'{text_of(name)} {maker.ws()} ":" {maker.ws()} {maker.value(parts)}'
-        found.append((name, maker.rules.add(f"{name}-kv", entry), is_required))
+        found.append((name, parts, is_required))
     return found
 
 
@@ -109,7 +123,7 @@ def _extra(maker: Maker, shape: Shape, taken: set[str]) -> str | None:
     ):
         said = ()
     if said is not None and not shape.pattern_properties and not is_never(said):
-        name = maker.value(shape.names) if shape.names else _other_name(maker, set(shape.properties) | taken)
+        name = maker.value(shape.names) if shape.names else maker.other_key(set(shape.properties) | taken)
         entries.append(f'{name} {ws} ":" {ws} {maker.value(said)}')
     return maker.rules.add("more-kv", " | ".join(entries)) if entries else None
 
@@ -121,11 +135,11 @@ def _name_like(maker: Maker, shape: Shape, pattern: str) -> str:
         raise SchemaRefused(shape.path, f"patternProperties: {error}") from None
 
 
-def _other_name(maker: Maker, taken: set[str]) -> str:
-    """A name that is none of these. Without escapes, by which one could be spelt otherwise."""
-    free = maker.rules.add("name-char", character_class(complement(_NOT_IN_NAMES)))
+def other_name(rules: Rules, taken: set[str]) -> str:
+    """The rule for a name in JSON that is none of these. Without escapes, by which one could be spelt otherwise."""
+    free = rules.add("name-char", character_class(complement(_NOT_IN_NAMES)))
     if not taken:
-        return maker.rules.add("name", f'"\\"" {free}* "\\""')
+        return rules.add("name", f'"\\"" {free}* "\\""')
 
     def after(prefix: str) -> str:
         """What may follow a prefix that one of the names has."""
@@ -140,17 +154,16 @@ def _other_name(maker: Maker, taken: set[str]) -> str:
 
     if sum(map(len, taken)) > MAX_COUNTED or max(map(len, taken)) > 200:
         raise SchemaRefused("", "additionalProperties: too many names to keep others apart from")
-    return maker.rules.add("other-name", f'"\\"" ({after("")}) "\\""')
+    return rules.add("other-name", f'"\\"" ({after("")}) "\\""')
 
 
-def _chain(maker: Maker, fields: list[tuple[str, bool]], extra: str | None) -> str:
-    """The properties one behind another, with commas between those that are there."""
-    comma = f'"," {maker.ws()}'
+def chain(rules: Rules, comma: str, fields: list[tuple[str, bool]], extra: str | None) -> str:
+    """The properties one behind another, with commas between those that are there; of each, whether it has to be."""
     begun = f"({comma} {extra})*" if extra else ""
     fresh = f"({extra} {begun})?" if extra else ""
     for entry, is_required in reversed(fields):
-        more = maker.rules.add("more", begun) if len(begun) > 40 else begun
-        rest = maker.rules.add("rest", fresh) if len(fresh) > 40 else fresh
+        more = rules.add("more", begun) if len(begun) > 40 else begun
+        rest = rules.add("rest", fresh) if len(fresh) > 40 else fresh
         if is_required:
             fresh = f"{entry} {more}".rstrip()
             begun = f"{comma} {entry} {more}".rstrip()

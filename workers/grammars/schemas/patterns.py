@@ -149,6 +149,22 @@ def expression(node: Node, rules: Rules) -> str:
     raise AssertionError("an anchor is left")
 
 
+def raw_expression(node: Node, barred: Ranges) -> str:
+    """The texts as they stand, without characters of `barred`. Raises SchemaRefused where none is left."""
+    match node:
+        case Chars(ranges):
+            if not (left := without(ranges, barred)):
+                raise SchemaRefused("", "a pattern with characters that cannot stand here")
+            return character_class(left)
+        case Cat(parts):
+            return " ".join(raw_expression(part, barred) for part in parts) or '""'
+        case Alt(parts):
+            return "(" + " | ".join(raw_expression(part, barred) for part in parts) + ")"
+        case Rep(part, low, high):
+            return f"({raw_expression(part, barred)}){counted(low, high)}"
+    raise AssertionError("an anchor is left")
+
+
 def _joined(parts: tuple[Node, ...], rules: Rules) -> str:
     found, text = [], ""
     for part in parts:

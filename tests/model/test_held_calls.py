@@ -1,0 +1,87 @@
+"""Whatever a model of chance writes: with a grammar on every call is valid, and resumed it is the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jsonschema
+import pytest
+
+from broker.messages import Sampling
+from tests.model.conftest import Bench
+from tests.model.test_engine import prompt
+from tests.unit.test_held_calls import TOOLS, calls_in
+from workers.calls import SYNTAXES
+from workers.calls.openings import forms_behind, held
+from workers.engine.events import Finished
+from workers.grammars.call_rules import CallsWanted
+from workers.grammars.checker import GrammarChecker
+from workers.grammars.held_calls import HeldCalls
+
+Start = Callable[..., Bench]
+NUM_SEEDS = 8
+
+
+async def held_of(name: str, grammars: GrammarChecker, *, is_one: bool = False) -> HeldCalls:
+    syntax = held(SYNTAXES[name])
+    rules = await grammars.calls(CallsWanted(TOOLS, forms_behind(syntax), {}, is_one))
+    return HeldCalls(rules, syntax, TOOLS, {}, is_forced=True)
+
+
+def check(name: str, text: str, *, is_whole: bool) -> list[str]:
+    """The names of the calls in an answer, which are all valid, and there is one unless it was cut off."""
+    found = calls_in(name, text)
+    for called, arguments in found:
+        (tool,) = (tool for tool in TOOLS if tool.name == called)
+        jsonschema.validate(arguments, tool.parameters)
+    assert found or not is_whole, text
+    return [called for called, _ in found]
+
+
+@pytest.mark.parametrize("name", ["hermes", "llama3", "qwen3-coder", "lfm2", "mistral"])
+async def test_a_model_of_chance_makes_valid_calls_only(bench: Start, grammars: GrammarChecker, name: str) -> None:
+    one, calls, num_calls = bench(), await held_of(name, grammars), 0
+    for seed in range(NUM_SEEDS):
+        sampling = Sampling(max_tokens=120, temperature=1.0, seed=seed)
+        one.submit(f"{seed}", prompt(20, seed), sampling, calls=calls)
+    one.run()
+    for seed in range(NUM_SEEDS):
+        end = one.events[f"{seed}"][-1]
+        assert isinstance(end, Finished), end
+        num_calls += len(check(name, one.text(f"{seed}"), is_whole=end.reason == "stop"))
+    assert num_calls
+
+
+async def test_a_call_that_another_worker_began_is_gone_on_with_where_it_stood(
+    bench: Start, grammars: GrammarChecker
+) -> None:
+    one, calls = bench(deterministic=True), await held_of("hermes", grammars, is_one=True)
+    sampling = Sampling(max_tokens=80, temperature=1.0, seed=2)
+    one.submit("whole", prompt(30), sampling, calls=calls)
+    one.run()
+    tokens, reason = one.tokens("whole"), one.finished("whole").reason
+    for num_sent in (1, 7, len(tokens) // 2, len(tokens) - 1):
+        name = f"behind {num_sent}"
+        one.submit(name, prompt(30), sampling, calls=calls, resumed=tuple(tokens[:num_sent]))
+        one.run()
+        assert tokens[:num_sent] + one.tokens(name) == tokens
+        assert one.finished(name).reason == reason
+
+
+async def test_text_before_a_call_is_what_it_would_be_without(bench: Start, grammars: GrammarChecker) -> None:
+    one, calls = bench(deterministic=True), await held_of("hermes", grammars)
+    for sampling in (Sampling(max_tokens=30), Sampling(max_tokens=30, temperature=1.0, seed=5, repeat_penalty=1.1)):
+        free = one.answer(prompt(30), sampling)
+        assert one.answer(prompt(30), sampling, calls=dataclasses.replace(calls, is_forced=False)) == free
+
+
+async def test_one_call_ends_the_answer_where_only_one_is_wanted(bench: Start, grammars: GrammarChecker) -> None:
+    one, calls = bench(), await held_of("hermes", grammars, is_one=True)
+    for seed in range(NUM_SEEDS):
+        one.submit(f"{seed}", prompt(20), Sampling(max_tokens=200, temperature=1.0, seed=seed), calls=calls)
+    one.run()
+    for seed in range(NUM_SEEDS):
+        whole = one.finished(f"{seed}").reason == "stop"
+        names = check("hermes", one.text(f"{seed}"), is_whole=whole)
+        assert len(names) == 1 if whole else not names
