@@ -29,15 +29,10 @@ def switch_lamp(room: Room, on: bool, percent: Annotated[int, Meta(ge=1, le=100)
     return f"the lamp in the {room} is {f'on at {percent} %' if on else 'off'}"
 
 
-def lamp_states() -> dict[str, int]:
-    """How bright the lamp of each room is, in percent; 0 is off."""
-    return _brightness
-
-
-async def read_temperature(room: Room) -> dict[str, float]:
+async def read_temperature(room: Room) -> str:
     """How warm a room is.
 
     Args:
         room: where to measure
     """
-    return {"celsius": _celsius[room]}
+    return f"it is {_celsius[room]} °C in the {room}"

@@ -32,6 +32,9 @@ class Permission:
         if not self._keyboard.is_a_terminal:
             printer.note("not run: nobody is here to be asked (--yes runs calls without a question)")
             return NOT_ALLOWED
+        for line in self._keyboard.drop_typed_ahead():
+            # Whoever typed it had not seen the call.
+            printer.note(f"typed before the question, and no answer to it: {line}")
         sys.stderr.write("run it? [y/N] ")
         sys.stderr.flush()
         typed = None

@@ -24,6 +24,17 @@ class Keyboard:
         self._loop = asyncio.get_running_loop()
         threading.Thread(target=self._read, name="stdin", daemon=True).start()
 
+    def drop_typed_ahead(self) -> list[str]:
+        """Takes away what was typed and not read yet, and tells it; an end of input stays."""
+        found: list[str] = []
+        while not self.lines.empty():
+            line = self.lines.get_nowait()
+            if line is None:
+                self.lines.put_nowait(None)
+                break
+            found.append(line)
+        return found
+
     def _read(self) -> None:
         rest = b""
         try:

@@ -35,7 +35,7 @@ async def last(queued: Queued, number: int):  # type: ignore[no-untyped-def]
 async def test_a_call_is_shown_and_run_once_somebody_says_so(
     bench: Bench, start_worker: StartWorker, queued: Queued
 ) -> None:
-    engine = ScriptedEngine(LIGHT, "It is lit.", called("lamp_states"), "So be it.", "We talk on.")
+    engine = ScriptedEngine(LIGHT, "It is lit.", called("read_temperature", room="kitchen"), "So be it.", "We talk on.")
     async with start_worker(engine, readers=READERS), bench.terminal("chat", "m", "--tools", TOOLS) as chat:
         await chat.until_it_says("> ")
         chat.type("light\n")
@@ -49,7 +49,7 @@ async def test_a_call_is_shown_and_run_once_somebody_says_so(
         mark = len(chat.said)
         chat.type("which?\n")
         await chat.until_it_says("run it? [y/N]", behind=mark)
-        assert "[calls lamp_states()]" in chat.said
+        assert '[calls read_temperature(room="kitchen")]' in chat.said
         chat.type("\n")
         await chat.until_it_says("So be it.")
         assert (await tool_messages(queued, 2))[1] == "error: the user did not allow this call"
@@ -57,6 +57,22 @@ async def test_a_call_is_shown_and_run_once_somebody_says_so(
         await chat.until_it_says("We talk on.")
         chat.type("\x04")
         assert await chat.ends() == 0
+
+
+async def test_what_was_typed_before_a_call_was_shown_allows_nothing(
+    bench: Bench, start_worker: StartWorker, queued: Queued
+) -> None:
+    async with (
+        start_worker(ScriptedEngine(LIGHT, "So be it."), readers=READERS),
+        bench.terminal("chat", "m", "--tools", TOOLS) as chat,
+    ):
+        await chat.until_it_says("> ")
+        chat.type("light\ny\n")
+        await chat.until_it_says("run it? [y/N]")
+        assert "[typed before the question, and no answer to it: y]" in chat.said
+        chat.type("n\n")
+        await chat.until_it_says("So be it.")
+    assert await tool_messages(queued, 2) == ["error: the user did not allow this call"]
 
 
 async def test_an_end_of_input_at_the_question_runs_nothing_and_ends_the_chat(
@@ -110,10 +126,10 @@ async def test_in_a_script_calls_run_only_where_all_are_allowed(bench: Bench, st
 
 
 async def test_a_model_that_calls_on_and_on_is_stopped_and_said_so(bench: Bench, start_worker: StartWorker) -> None:
-    async with start_worker(ScriptedEngine(called("lamp_states")), readers=READERS):
+    async with start_worker(ScriptedEngine(called("read_temperature", room="kitchen")), readers=READERS):
         code, _, notes = await output(bench, "chat", "m", "--tools", TOOLS, "--yes", stdin=b"go\n")
     assert code == 1
-    assert "after 8 rounds the model still calls tools (lamp_states)" in notes
+    assert "after 8 rounds the model still calls tools (read_temperature)" in notes
     assert "the conversation is kept as far as it came" in notes
 
 
