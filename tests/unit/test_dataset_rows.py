@@ -80,7 +80,8 @@ OPENAI = {"id": "good", "messages": [{"role": "user", "content": "q"}, {"role": 
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"conversations": [{"from": "tool", "value": "x"}]}, "`from` is 'tool', none of human, user"),
+        ({"conversations": [{"from": "robot", "value": "x"}]}, "`from` is 'robot', none of human, user"),
+        ({"conversations": [{"from": "tool", "value": "x"}]}, "its message 1 has no tool_call_id"),
         ({"conversations": [{"from": ["human"], "value": "x"}]}, r"`from` is \['human'\], none of"),
         ({"conversations": [{"value": "x"}]}, "`role` is None, none of"),
         ({"conversations": [{"from": "human", "value": None}]}, "its message 1 has null where a text should be"),
