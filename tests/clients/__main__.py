@@ -69,7 +69,7 @@ def say(text: str) -> None:
 @asynccontextmanager
 async def served(folder: Path, file: Path) -> AsyncIterator[str]:
     """The address of a gateway before a broker and a worker."""
-    flags = ("--num-ctx", "8192", "--num-slots", "4")
+    flags = ("--num-ctx", "32768", "--num-slots", "4")  # a small model calls on and on
     async with local_system(ROOT / "turnpike", folder, model=MODEL, model_file=file, flags=flags) as system:
         credentials = folder / "gateway.credentials"
         write_credentials(credentials, system.gateway_address)
