@@ -76,6 +76,16 @@ async def test_text_before_a_call_is_what_it_would_be_without(bench: Start, gram
         assert one.answer(prompt(30), sampling, calls=dataclasses.replace(calls, is_forced=False)) == free
 
 
+async def test_behind_a_call_a_model_that_wants_no_other_ends(bench: Start, grammars: GrammarChecker) -> None:
+    one, calls = bench(deterministic=True), await held_of("hermes", grammars)
+    for seed in (5, 25, 28, 37, 41, 44):  # these began another, as nothing else was allowed beside the end
+        sampling = Sampling(max_tokens=120, temperature=1.0, seed=seed)
+        one.submit(f"{seed}", prompt(20), sampling, calls=calls)
+        one.run()
+        assert one.finished(f"{seed}").reason == "stop"
+        assert len(check("hermes", one.text(f"{seed}"), is_whole=True)) == 1
+
+
 async def test_one_call_ends_the_answer_where_only_one_is_wanted(bench: Start, grammars: GrammarChecker) -> None:
     one, calls = bench(), await held_of("hermes", grammars, is_one=True)
     for seed in range(NUM_SEEDS):

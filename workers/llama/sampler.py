@@ -144,17 +144,21 @@ class LlamaSampler:
             mask = self._grammar.poll()
         if mask is None:
             return PENDING
-        token, index = self._offered
+        token, _ = self._offered
         if mask:
-            return self._among(mask, index)
+            return self._among(mask)
         if token < 0:  # the answer to an earlier question: the grammar is compiled
             return self._offer()
         return self._accepted(token)
 
-    def _among(self, mask: bytes, index: int) -> int:
+    def _among(self, mask: bytes) -> int:
         """The token that is chosen among those that the grammar allows."""
         assert self._grammar is not None
         assert self._kept is not None
+        token, index = self._offered
+        if self._calls is not None and token >= 0 and self._grammar.is_accepting:
+            # Behind a call only another may come: whatever else it wants is its end, or it would call and call.
+            return -1
         allowed = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")[: len(self._kept)].astype(bool)
         allowed[list(self._vocabulary.end_tokens)] = self._grammar.is_accepting
         token = self._choose(np.where(allowed, self._kept, np.float32(-np.inf)), index)
