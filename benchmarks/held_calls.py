@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import statistics
-import time
 from pathlib import Path
 
 from benchmarks.harness import CORES, REAL_MODELS, Row, System, show, system
@@ -20,6 +19,7 @@ from tools.real_models import pinned
 
 NUM_PAIRS = 5
 NUM_TOKENS = 64
+MIN_PROMPT_TOKENS, MAX_TRIES = 1_500, 5
 NUM_TOOLS = 15
 TARGET = 0.98
 ROOMS = ["kitchen", "hall", "garden", "attic", "cellar", "workshop", "mast", "antenna room"]
@@ -43,14 +43,38 @@ TOOLS = tuple(
 STORY = "Tell me a long story about a lighthouse, in plain prose. Call nothing. Story {}."
 
 
-async def decode_seconds(running: System, number: int, *, has_tools: bool) -> float:
-    """Of one token behind 2,000 of tools, or of the same words as a text."""
-    listed = "" if has_tools else json.dumps([[one.name, one.description, one.parameters] for one in TOOLS])
-    messages = [Message("system", f"You are a story teller. {listed}"), Message("user", STORY.format(number))]
+def as_text(num_characters: int) -> str:
+    """So much of what the tools say."""
+    said = json.dumps([[one.name, one.description, one.parameters] for one in TOOLS])
+    return (2 * said)[:num_characters]
+
+
+async def answered(running: System, number: int, listed: str | None) -> Done:
+    """A story behind the tools, or behind a text."""
+    has_tools = listed is None
+    messages = [Message("system", f"You are a story teller. {listed or ''}"), Message("user", STORY.format(number))]
     sampling = Sampling(max_tokens=NUM_TOKENS, ignore_eos=True)
     done: Done = await running.client.ask("m", messages, sampling=sampling, tools=TOOLS if has_tools else ())
     assert not done.tool_calls, "the story was a call"
-    assert done.usage.prompt_tokens > 1_500
+    return done
+
+
+async def as_long_text(running: System) -> str:
+    """A text that makes the prompt as long as the tools do, within 1 %: a token costs more behind more of them."""
+    wanted = (await answered(running, 0, None)).usage.prompt_tokens
+    assert wanted > MIN_PROMPT_TOKENS
+    listed = as_text(4 * wanted)
+    for _ in range(MAX_TRIES):
+        found = (await answered(running, 0, listed)).usage.prompt_tokens
+        print(f"tokens of the prompt: {wanted} with tools, {found} with a text")
+        if abs(found - wanted) < wanted / 100:
+            return listed
+        listed = as_text(len(listed) * wanted // found)
+    raise AssertionError("no text is as long as the tools")
+
+
+def seconds_a_token(done: Done) -> float:
+    """Of its decode."""
     return done.timings.decode / (done.usage.completion_tokens - 1)
 
 
@@ -60,24 +84,21 @@ async def held_seconds(running: System) -> tuple[float, int]:
     sampling, choice = Sampling(max_tokens=NUM_TOKENS), NamedTool(TOOLS[3].name)
     done: Done = await running.client.ask("m", question, sampling=sampling, tools=TOOLS, tool_choice=choice)
     assert [call.name for call in done.tool_calls] == [choice.name]
-    return done.timings.decode / (done.usage.completion_tokens - 1), done.usage.completion_tokens
+    return seconds_a_token(done), done.usage.completion_tokens
 
 
 async def measured(file: Path) -> list[Row]:
     """The table's row."""
     async with system("--threads", CORES, "--num-ctx", 8192, "--num-slots", 2, model_file=file) as running:
-        for has_tools in (True, False):
-            started = time.perf_counter()
-            await decode_seconds(running, 0, has_tools=has_tools)
-            print(f"first answer, tools: {has_tools}: {time.perf_counter() - started:.1f} s")
+        text = await as_long_text(running)
         ratios = []
         for number in range(1, NUM_PAIRS + 1):
             # The order changes from pair to pair, so that a drift of the machine favours neither.
-            order = (True, False) if number % 2 else (False, True)
-            seconds = {has_tools: await decode_seconds(running, number, has_tools=has_tools) for has_tools in order}
-            ratios.append(seconds[False] / seconds[True])
+            order = (None, text) if number % 2 else (text, None)
+            seconds = {listed: seconds_a_token(await answered(running, number, listed)) for listed in order}
+            ratios.append(seconds[text] / seconds[None])
             print(f"{ratios[-1]:.3f}", end=" ", flush=True)
-        plain = seconds[False]
+        plain = seconds[text]
         held, num_tokens = await held_seconds(running)
     ratio = statistics.median(ratios)
     print(f"\nheld from the first token: {1e3 * held:.1f} ms a token of {num_tokens}, {1e3 * plain:.1f} of plain text")

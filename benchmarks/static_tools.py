@@ -55,7 +55,12 @@ async def first_turn(here: System, name: str, salt: int) -> First:
     started = time.perf_counter()
     answer = here.client.ask(
         "m",
-        [Message("user", f"Set device {len(name)} in the hall.")],
+        [
+            Message(
+                "user",
+                f"Set device 3 in the {'hall' if name.startswith('a') else 'workshop, at a third of its power'}.",
+            )
+        ],
         conversation=name,
         tools=tools(salt),
         sampling=SAMPLING,

@@ -14,7 +14,7 @@ from tests.model.test_engine import prompt
 from tests.unit.test_held_calls import TOOLS, calls_in
 from workers.calls import SYNTAXES
 from workers.calls.openings import forms_behind, held
-from workers.engine.events import Finished
+from workers.engine.events import Finished, Rejected
 from workers.grammars.call_rules import CallsWanted
 from workers.grammars.checker import GrammarChecker
 from workers.grammars.held_calls import HeldCalls
@@ -95,3 +95,18 @@ async def test_one_call_ends_the_answer_where_only_one_is_wanted(bench: Start, g
         whole = one.finished(f"{seed}").reason == "stop"
         names = check("hermes", one.text(f"{seed}"), is_whole=whole)
         assert len(names) == 1 if whole else not names
+
+
+async def test_what_another_worker_wrote_unheld_is_gone_on_with_unheld(bench: Start, grammars: GrammarChecker) -> None:
+    one, forced = bench(), await held_of("hermes", grammars)
+    free = dataclasses.replace(forced, is_forced=False)
+    unheld = '<tool_call>\n{"name": "set_lamp", "arguments": {"room": "hall", "other": 1'
+    begun = tuple(one.engine.vocabulary.tokenize(unheld, template_spans=[], add_bos=False))
+    for name, calls in (("free", free), ("forced", forced)):
+        one.submit(name, prompt(20), Sampling(max_tokens=len(begun) + 20), calls=calls, resumed=begun)
+    one.run()
+    assert isinstance(one.events["free"][-1], Finished)
+    assert len(one.tokens("free")) > 0
+    refused = one.events["forced"][-1]
+    assert isinstance(refused, Rejected)
+    assert refused.code == "invalid_grammar"

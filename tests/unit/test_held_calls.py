@@ -186,6 +186,40 @@ def test_one_call_is_all_where_only_one_is_wanted(name: str) -> None:
     assert matcher.flags == IS_ACCEPTING | IS_DONE
 
 
+UNHELD: list[dict[str, Any]] = [
+    {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+    {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "string"}, "uniqueItems": True}}},
+    {"type": "string", "not": {"const": "x"}},
+    {"type": "string", "pattern": "(?=a)b"},
+    {"type": "string", "format": "regex"},
+    {"$ref": "https://example.org/other"},
+]
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_schema_that_cannot_be_held_costs_its_own_tool_only(name: str) -> None:
+    for unheld in UNHELD:
+        loose = Tool("loose", {"type": "object", "properties": {"tags": unheld}})
+        marks = {spelling.decode(): token for token, spelling in VOCABULARIES[name].shown.items()}
+        rules = call_rules(CallsWanted((loose, *TOOLS), forms_behind(held(SYNTAXES[name])), marks))
+        assert rules.loose == ("loose",), unheld
+        gbnf = rules.begun_with(FORCED)
+        for calls, is_let in (([("loose", {"any": "thing"})], True), (VALID[3], True), ([INVALID[8]], False)):
+            matcher = Matcher(TABLES[name], gbnf, has_tokens=True)
+            tokens = VOCABULARIES[name].tokens(_written(FORMS[name], calls).removeprefix(">>>"))
+            taken = all(matcher.take(token) for token in tokens) and bool(matcher.flags & IS_ACCEPTING)
+            assert taken == is_let, (unheld, calls)
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_what_stands_between_calls_does_not_demand_another(name: str) -> None:
+    form = FORMS[name]
+    if form.between is None or not form.between.isspace():
+        pytest.skip("calls are not told apart by white space")
+    text = _written(form, VALID[3]).removeprefix(">>>")
+    assert is_whole(name, text.removesuffix(form.end) + form.between + form.end)
+
+
 def wandered(name: str, seed: int, calls: HeldCalls) -> str:
     """What a model without a sense writes: tokens by chance, now and then the beginning of a call."""
     vocabulary, chance = VOCABULARIES[name], random.Random(f"{name} {seed}")

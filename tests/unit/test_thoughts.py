@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from broker.messages import Message, Sampling, Tool, Turn
-from tests.fakes import FIRST, FakeVocabulary
+from tests.fakes import END, FIRST, FakeVocabulary
 from tests.thought_fakes import THOUGHT, Thinker
 from workers.calls import SYNTAXES, Parser, Syntax, Thoughts
 from workers.calls.thought_tokens import ThoughtTokens
@@ -169,6 +169,21 @@ def test_a_grammar_begins_at_once_where_the_model_begins_with_no_thought() -> No
     engine = Thinker(begin="", num_thoughts=0, end="No.", said="")
     found = answers(turn_of(grammar="yes"), engine=engine, syntax=SYNTAXES["hermes"].with_thoughts(THINK))
     assert found == ["yes"]
+
+
+class _Quitter(Thinker):
+    """Ends its answer where it would end its thought."""
+
+    def next_token(self, tokens: list[int], index: int) -> int:
+        token = super().next_token(tokens, index)
+        return END if token == ord("<") + FIRST and index else token
+
+
+def test_an_end_within_a_thought_is_the_thoughts_where_a_grammar_waits() -> None:
+    syntax = SYNTAXES["hermes"].with_thoughts(THINK)
+    turns = turn_of(grammar='{"on":1}'), turn_of()
+    found = answers(*turns, engine=_Quitter(num_thoughts=12), syntax=syntax)
+    assert found == [f'<think>{thought_of(12)}</think>{{"on":1}}', f"<think>{thought_of(12)}"]
 
 
 # --- Counting ---

@@ -49,7 +49,10 @@ class Outputs:
         job, detokenizer = active.job, active.detokenizer
         if job.thinking is not None:
             has_grammar = job.gbnf is not None
-            active.thought = Thought(job.thinking, self._engine.vocabulary, job.shown, has_grammar=has_grammar)
+            goes_on = has_grammar or (job.calls is not None and job.calls.is_forced)
+            active.thought = Thought(
+                job.thinking, self._engine.vocabulary, job.shown, has_grammar=has_grammar, goes_on=goes_on
+            )
         for token in job.resumed:
             text = detokenizer.add(self._spelled(active, token))
             if active.thought is not None:
@@ -120,7 +123,13 @@ class Outputs:
         if thought is not None and not thought.lets_begin(token):
             self._make_sampler(active)
             token = active.sampler.sample(row, index)
+        if thought is not None and self._is_end(token) and not thought.may_end():
+            assert thought.forced is not None
+            return thought.forced
         return token
+
+    def _is_end(self, token: int) -> bool:
+        return token != PENDING and (token < 0 or self._engine.vocabulary.is_end(token))
 
     def _choose(self, active: ActiveJob, row: int) -> FinishReason | None:
         """Samples the next token; the reason to finish, if there is one."""

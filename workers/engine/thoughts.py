@@ -38,9 +38,15 @@ class Thought:
     """Where an answer stands: in a thought, behind one, or in front of a grammar. Follows it token by token."""
 
     def __init__(
-        self, thinking: Thinking, vocabulary: Vocabulary, shown: Mapping[int, bytes], *, has_grammar: bool
+        self,
+        thinking: Thinking,
+        vocabulary: Vocabulary,
+        shown: Mapping[int, bytes],
+        *,
+        has_grammar: bool,
+        goes_on: bool,
     ) -> None:
-        """`shown`: control tokens that have a text in the answer."""
+        """`shown`: control tokens that have a text in the answer; `goes_on`: something has to follow a thought."""
         self._thinking = thinking
         self._vocabulary = vocabulary
         self._shown = shown
@@ -49,6 +55,7 @@ class Thought:
         self._num_closed = 0
         self._num_over = 0
         self._has_begun = self._tokens.is_thinking
+        self._goes_on = goes_on
         self.awaits_grammar = has_grammar
         """Whether what the grammar is of has not begun yet."""
         self.is_turned = False
@@ -73,6 +80,14 @@ class Thought:
             return True
         self.awaits_grammar = False
         return False
+
+    def may_end(self) -> bool:
+        """Whether the answer may end here. Within a thought that an answer has to follow it may not: the thought is
+        closed for the model instead."""
+        if not (self._goes_on and self._tokens.is_thinking):
+            return True
+        self._force(self._closing)
+        return not self._forced
 
     def take(self, token: int, text: str, *, is_cut: bool = False) -> None:
         """The answer's next token and what it makes sendable; `is_cut`: it ends within a character."""

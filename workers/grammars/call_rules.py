@@ -120,6 +120,8 @@ class _Builder:
         more = ""
         if form.between is not None and not self._wanted.is_one:
             more = f"({self._spelled(form.between)} {self._spelled(form.before_name)} {self._head(form)})* "
+            if form.between.isspace():
+                more += "[ \\n]{0,2} "  # what may stand between two calls may end the answer, too
         return more + self._spelled(form.end)
 
     def _named(self, form: Form, tool: Tool) -> str:
@@ -127,9 +129,11 @@ class _Builder:
         kind = (form.arguments, form.before_key, form.before_text, form.before_value, form.after_value, tool.name)
         if kind not in self._arguments:
             schema = {**OBJECT, **tool.parameters} if tool.parameters else NO_ARGUMENTS
+            kept = self._rules.kept()
             try:
                 made = self._made(form, schema)
             except SchemaRefused:
+                self._rules.back_to(kept)
                 self._loose.add(tool.name)
                 made = self._made(form, OBJECT)
             self._arguments[kind] = made

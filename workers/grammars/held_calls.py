@@ -55,6 +55,11 @@ class CallFollower:
             self._open(first, '""', [])
 
     @property
+    def is_forced(self) -> bool:
+        """Whether the grammar is of the whole answer, not of a call alone that the model may make."""
+        return self._calls.is_forced
+
+    @property
     def may_think(self) -> bool:
         """Whether a thought may begin within the grammar, which then ends."""
         return self.gbnf is not None and self._may_think

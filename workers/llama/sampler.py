@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,8 @@ from workers.grammars.frames import LIST, TAKE, TRY, with_token
 from workers.grammars.held_calls import CallFollower
 from workers.grammars.remote_matcher import RemoteMatcher
 from workers.llama.vocabulary import LlamaVocabulary
+
+log = logging.getLogger(__name__)
 
 Logits = NDArray[np.float32]
 _MASK = (1 << 64) - 1
@@ -106,7 +109,11 @@ class LlamaSampler:
             token = self._choose(logits, index)
             if self._calls is None or token < 0 or self._vocabulary.is_end(token) or not self._calls.would_open(token):
                 return self._accepted(token)
-            self._grammar = self._opened(self._calls)
+            try:
+                self._grammar = self._opened(self._calls)
+            except TurnRejected as error:
+                self._let_go(error)
+                return self._accepted(token)
         self._kept, self._offered = logits.copy(), (-1, index)
         if self._grammar.is_asked:
             return self.poll()
@@ -131,10 +138,29 @@ class LlamaSampler:
         else:
             self._offered = (token, index)
             self._grammar.ask(with_token(TRY, token))
-        return self.poll()
+        return self._polled()
+
+    def _let_go(self, error: TurnRejected) -> None:
+        """A call that the model was free to make goes on without the grammar that cannot follow it, and is read as it
+        comes; where the grammar is of the whole answer, that is the turn's error."""
+        if self._calls is None or self._calls.is_forced:
+            raise error
+        log.warning("a call is not held any more reason=%s", error.detail)
+        if self._grammar is not None:
+            self._grammar.close()
+        self._grammar = self._calls = None
+        self._taken.clear()
 
     def poll(self) -> int:
-        """After PENDING: the token from the logits that were kept, or PENDING again."""
+        """After PENDING: the token from the logits that were kept, or PENDING again. Raises TurnRejected."""
+        try:
+            return self._polled()
+        except TurnRejected as error:
+            self._let_go(error)
+        assert self._kept is not None
+        return self._accepted(self._choose(self._kept, self._offered[1]))
+
+    def _polled(self) -> int:
         assert self._grammar is not None
         if not self._grammar.is_asked:
             return self._offer()
@@ -168,7 +194,7 @@ class LlamaSampler:
             return token
         self._offered = (token, index)
         self._grammar.ask(with_token(TAKE, token))
-        return self.poll()
+        return self._polled()
 
     def _accepted(self, token: int) -> int:
         if self._penalties is not None and token >= 0:

@@ -171,7 +171,8 @@ class AnswerReaders:
         thoughts = self.syntax.thoughts if self.syntax is not None else None
         sampling, budget = turn.sampling, budget_of(turn.sampling.thinking)
         has_grammar = sampling.grammar is not None or sampling.json_schema is not None
-        if self.syntax is None or thoughts is None or not self.reads(turn) or (budget is None and not has_grammar):
+        goes_on = has_grammar or (bool(offered(turn)) and turn.tool_choice not in ("auto", "none"))
+        if self.syntax is None or thoughts is None or not self.reads(turn) or (budget is None and not goes_on):
             return None
         # Behind a thought that is a message a call may follow as well: only the second time it has to be the answer.
         first = (thoughts.end,) if offered(turn) else ()

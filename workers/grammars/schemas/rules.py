@@ -51,6 +51,14 @@ class Rules:
             self.define(name, body)
         return self._names[body]
 
+    def kept(self) -> tuple[dict[str, str], dict[str, str]]:
+        """What there is, to come back to where a part that is made cannot be."""
+        return dict(self._bodies), dict(self._names)
+
+    def back_to(self, kept: tuple[dict[str, str], dict[str, str]]) -> None:
+        """Without what was added since: half of it may have no body yet."""
+        self._bodies, self._names = kept
+
     def __str__(self) -> str:
         return "".join(f"{name} ::= {body}\n" for name, body in self._bodies.items())
 
