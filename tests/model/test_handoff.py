@@ -152,7 +152,8 @@ async def test_a_conversation_between_two_workers_and_over_their_restart(
                     assert talk.computed <= bound(model) * talk.distinct
                     origins = {one.usage.cached_in for one in seen}
                     assert "peer" in origins if life == 0 else seen[0].usage.cached_in in ("disk", "peer")
-                    await talk.change(words(200 + life, 12))
+                    # Shorter than the question: at a start whoever has more of a conversation says so.
+                    await talk.change(words(200 + life, 6))
                     told = {"w1": first, "w2": second}[talk.last.worker].recall(LOCAL, "c")
                 assert told is not None
                 tokens = array("i", told.tokens).tolist()[: talk.last.usage.prompt_tokens]
