@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 import jsonschema
+import psutil
 import pytest
 
 from broker.messages import Sampling
@@ -110,3 +111,24 @@ async def test_what_another_worker_wrote_unheld_is_gone_on_with_unheld(bench: St
     refused = one.events["forced"][-1]
     assert isinstance(refused, Rejected)
     assert refused.code == "invalid_grammar"
+
+
+async def test_a_free_call_outlives_the_process_that_follows_it(bench: Start, grammars: GrammarChecker) -> None:
+    one, forced = bench(), await held_of("hermes", grammars)
+    begun = '<tool_call>\n{"name": "set_lamp", "arguments": {"room": "'
+    tokens = tuple(one.engine.vocabulary.tokenize(begun, template_spans=[], add_bos=False))
+    sampling = Sampling(max_tokens=len(tokens) + 30, ignore_eos=True)
+    one.submit("free", prompt(20), sampling, calls=dataclasses.replace(forced, is_forced=False), resumed=tokens)
+    process = one.engine.vocabulary.matcher_process
+    try:
+        while len(one.events.get("free", ())) < 3:
+            one.step()
+        for child in psutil.Process().children(recursive=True):
+            if "workers.llama.matcher_process" in child.cmdline():
+                child.kill()
+        process.close()
+        one.run()
+    finally:
+        process.start()
+    assert one.finished("free").reason == "length"
+    assert len(one.tokens("free")) == 30

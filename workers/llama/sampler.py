@@ -115,9 +115,7 @@ class LlamaSampler:
                 self._let_go(error)
                 return self._accepted(token)
         self._kept, self._offered = logits.copy(), (-1, index)
-        if self._grammar.is_asked:
-            return self.poll()
-        return self._offer()
+        return self.poll()
 
     def _opened(self, calls: CallFollower) -> RemoteMatcher:
         """A call has begun: the matcher of what holds from here on."""
