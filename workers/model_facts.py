@@ -8,8 +8,6 @@ from msgspec import Struct
 
 from broker.catalogue import Entry, Locked, Memory
 from workers.architectures import KNOWN
-from workers.calls import syntax_of
-from workers.calls.openings import can_hold
 from workers.engine.protocol import MAX_OUTPUTS
 from workers.gguf_header import Header, Tensor, Value
 from workers.machine.memory import ROUND_CTX, MemoryPlan, largest_ctx, plan_memory
@@ -56,8 +54,6 @@ class ModelFacts(Struct, frozen=True):
     """Of recurrent layers, for each sequence."""
     has_template: bool
     has_tools: bool
-    holds_calls: bool
-    """Whether a grammar can hold calls as the template has them written."""
     has_thinking: bool
     vocabulary: str
     vocabulary_tokens: int
@@ -119,7 +115,6 @@ def facts_of(path: Path, available: int) -> ModelFacts:
         state_bytes=shape.sequence_bytes,
         has_template=bool(template),
         has_tools="tools" in template,
-        holds_calls=can_hold(syntax_of(template)),
         has_thinking=any(word in template for word in THINKING),
         vocabulary=" ".join(
             str(values[key]) for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre") if key in values

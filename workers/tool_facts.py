@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from workers.answer_syntax import choose
+from workers.calls.openings import can_hold
 from workers.prompts.renderer import TOOLS_TAKEN, TemplateRenderer
 
 
@@ -17,6 +18,8 @@ class ToolFacts(Struct, frozen=True):
     """In which calls are read, by its name."""
     chosen: str
     """Why that one."""
+    are_held: bool
+    """Whether a grammar holds calls in it."""
     thoughts: tuple[str, str] | None
     """The marks around them; None for a model that is not known to think."""
 
@@ -32,6 +35,7 @@ async def tool_facts(template: str) -> ToolFacts:
             TOOLS_TAKEN[renderer.tools_form],
             found.syntax.name,
             found.why,
+            can_hold(found.syntax),
             (thoughts.begin, thoughts.end) if thoughts is not None else None,
         )
     finally:

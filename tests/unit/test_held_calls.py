@@ -22,7 +22,7 @@ from workers.grammars.call_rules import CallRules, CallsWanted, call_rules
 from workers.grammars.frames import IS_ACCEPTING, IS_DONE
 from workers.grammars.held_calls import HeldCalls
 from workers.grammars.matcher import Matcher, TokenTable
-from workers.turns.answer_reader import AnswerReaders
+from workers.turns.answer_reader import AnswerReaders, joined
 from workers.turns.holding import Holding
 
 HELD = sorted(name for name, syntax in SYNTAXES.items() if can_hold(syntax))
@@ -303,3 +303,15 @@ async def test_a_call_that_cannot_be_held_is_refused_where_it_is_demanded_and_el
         with pytest.raises(TurnRejected, match="no process"):
             await holding_of(msgspec.structs.replace(turn, tool_choice=choice), "", "alice")
     assert await holding_of(msgspec.structs.replace(turn, tool_choice="none"), "", "alice") is None
+
+
+def test_an_answer_is_read_as_held_where_a_grammar_does_hold_it() -> None:
+    readers = AnswerReaders(SYNTAXES["hermes"], holds=True)
+    tool = WireTool("set_lamp", "", dict(LAMP.parameters))
+    turn = Turn("t", "c", (Message("user", "Light"),), tools=(tool,))
+    text = '<tool_call>\n{"arguments": {"room": "hall"}, "name": "set_lamp"}\n</tool_call>'
+    for is_held in (True, False):
+        reader = readers.of(turn, "", is_held=is_held)
+        told = joined([reader.feed(text, 1), reader.finish()])
+        assert [call.name for call in reader.calls] == ([] if is_held else ["set_lamp"])
+        assert bool(told.text) == is_held

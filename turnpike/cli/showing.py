@@ -111,7 +111,7 @@ def _lines(facts: ModelFacts, tools: ToolFacts | None) -> list[str]:
         "template": template,
         "tools": _tools(tools),
         "thinking": _thinking(facts, tools),
-        "calls": "held by a grammar" if facts.holds_calls else "asked for, not held",
+        "calls": "held by a grammar" if tools is not None and tools.are_held else "asked for, not held",
         "vocabulary": f"{facts.vocabulary}, {facts.vocabulary_tokens:,} tokens",
         "licence": facts.licence,
         "KV cache": ", ".join(cells),

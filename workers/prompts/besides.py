@@ -22,6 +22,11 @@ def offered(turn: Turn) -> tuple[Tool, ...]:
     return () if turn.tool_choice == "none" else turn.tools
 
 
+def must_call(turn: Turn) -> bool:
+    """Whether the answer has to be a call."""
+    return bool(offered(turn)) and turn.tool_choice != "auto"
+
+
 def variables(turn: Turn) -> dict[str, Any] | None:
     """The client's own, and the switches for thinking where it says so otherwise."""
     if turn.sampling.thinking is None:

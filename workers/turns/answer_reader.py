@@ -12,14 +12,14 @@ from functools import partial
 from broker.messages import CallDelta, ToolCall, Turn
 from broker.messages.tools import MAX_CALLS, grown
 from broker.offsets import Offsets
-from workers.calls.deltas import Arguments, Broken, CallBegun, CallEnded, Delta, Reason, Reasoning, Text
+from workers.calls.deltas import Arguments, Broken, CallBegun, CallEnded, Delta, Reasoning, Text
 from workers.calls.openings import can_hold, held
 from workers.calls.parser import Parser
 from workers.calls.syntax import Syntax, Tool
 from workers.calls.thought_tokens import ThoughtTokens
 from workers.engine.detokenizer import Detokenizer
 from workers.engine.thoughts import Thinking
-from workers.prompts.besides import budget_of, offered
+from workers.prompts.besides import budget_of, must_call, offered
 
 _ID_CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 9
@@ -58,7 +58,7 @@ class AnswerReader:
         self._thoughts = None if parser is None else ThoughtTokens(parser)
         self._calls: tuple[ToolCall, ...] = ()
         self._whole: set[int] = set()
-        self.broken: Counter[Reason] = Counter()
+        self.broken: Counter[str] = Counter()
         """Why calls came as text, and how often."""
 
     @property
@@ -159,33 +159,33 @@ class AnswerReaders:
     def _spelled(self, token: int) -> bytes:
         return self.piece(token) or self.shown.get(token, b"")
 
-    def of(self, turn: Turn, prompt: str) -> AnswerReader:
-        """Of the turn's answer, which follows that prompt."""
+    def of(self, turn: Turn, prompt: str, *, is_held: bool = False) -> AnswerReader:
+        """Of the turn's answer, which follows that prompt; `is_held`: a grammar does hold its calls."""
         if self.syntax is None or not self.reads(turn):
             return AnswerReader(turn.id)
-        return AnswerReader(turn.id, self._parser(self.syntax, turn, prompt))
+        return AnswerReader(turn.id, self._parser(self.syntax, turn, prompt, is_held))
 
-    def thinking(self, turn: Turn, prompt: str) -> Thinking | None:
+    def thinking(self, turn: Turn, prompt: str, *, is_held: bool = False) -> Thinking | None:
         """What the engine has to know of the turn's thoughts; None where it lets the model think as it likes, and
         where the model has no thoughts."""
         thoughts = self.syntax.thoughts if self.syntax is not None else None
         sampling, budget = turn.sampling, budget_of(turn.sampling.thinking)
         has_grammar = sampling.grammar is not None or sampling.json_schema is not None
-        goes_on = has_grammar or (bool(offered(turn)) and turn.tool_choice not in ("auto", "none"))
+        goes_on = has_grammar or must_call(turn)
         if self.syntax is None or thoughts is None or not self.reads(turn) or (budget is None and not goes_on):
             return None
         # Behind a thought that is a message a call may follow as well: only the second time it has to be the answer.
         first = (thoughts.end,) if offered(turn) else ()
         return Thinking(
-            parser=partial(self._parser, self.syntax, turn, prompt),
+            parser=partial(self._parser, self.syntax, turn, prompt, is_held),
             begin=thoughts.begin,
             closings=(*first, thoughts.end + thoughts.answer),
             answer=thoughts.answer,
             budget=budget,
         )
 
-    def _parser(self, syntax: Syntax, turn: Turn, prompt: str) -> Parser:
-        held_syntax = self.held_syntax(turn)
+    def _parser(self, syntax: Syntax, turn: Turn, prompt: str, is_held: bool) -> Parser:
+        held_syntax = self.held_syntax(turn) if is_held else None
         return Parser(
             held_syntax or syntax,
             [Tool(tool.name, tool.parameters or {}) for tool in offered(turn)],

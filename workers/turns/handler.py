@@ -107,7 +107,8 @@ class TurnHandler:
             self.engine.cancel(work.job)
         if self.in_hand.lost_reason is not None:
             return Returned()
-        return await self.streaming.stream(work, admitted.prompt, writer, admitted.offer)
+        is_held = job.calls is not None
+        return await self.streaming.stream(work, admitted.prompt, writer, admitted.offer, is_held=is_held)
 
     async def _hand_back(self, work: Work, writer: Writer) -> None:
         """Says in the reply that this start was no crash, where the server answers soon."""

@@ -12,7 +12,7 @@ from workers.calls.openings import forms_behind
 from workers.calls.syntax import Tool
 from workers.grammars.call_rules import CallRules, CallsWanted
 from workers.grammars.held_calls import HeldCalls
-from workers.prompts.besides import offered
+from workers.prompts.besides import budget_of, must_call, offered
 from workers.turns.answer_reader import AnswerReaders
 
 log = logging.getLogger(__name__)
@@ -40,24 +40,24 @@ class Holding:
         syntax = self._readers.held_syntax(turn)
         if syntax is None:
             return None
-        must_call = turn.tool_choice != "auto"
-        schema = None if must_call else turn.sampling.json_schema
+        is_demanded = must_call(turn)
+        schema = None if is_demanded else turn.sampling.json_schema
         chosen = turn.tool_choice.name if isinstance(turn.tool_choice, NamedTool) else ""
         tools = tuple(Tool(tool.name, tool.parameters or {}) for tool in offered(turn))
-        thinks = syntax.thoughts is not None and turn.sampling.thinking not in ("off", 0)
+        thoughts = syntax.thoughts if budget_of(turn.sampling.thinking) != 0 else None
         wanted = CallsWanted(
             tools=tuple(tool for tool in tools if chosen in ("", tool.name)),
             behind=forms_behind(syntax),
             marks={spelling.decode(): token for token, spelling in self._readers.shown.items()},
             is_one=not turn.parallel_tool_calls,
-            thought=syntax.thoughts.begin if thinks and syntax.thoughts is not None else "",
+            thought=thoughts.begin if thoughts is not None else "",
             behind_thought=syntax.behind_thought,
             text_schema=schema,
         )
         try:
             rules = await self._grammars.calls(wanted, client)
         except TurnRejected as error:
-            if must_call:
+            if is_demanded:
                 raise
             log.warning("calls are not held turn=%s reason=%s", turn.id, error.detail)
             return None
@@ -66,6 +66,6 @@ class Holding:
             syntax,
             tools,
             self._readers.shown,
-            is_forced=must_call or schema is not None,
+            is_forced=is_demanded or schema is not None,
             thinking=syntax.thinks_after(prompt),
         )

@@ -74,7 +74,7 @@ class JobMaker:
             continuations=continuations,
             boundaries=prompt.boundaries,
             shown=self._readers.shown if self._readers.reads(turn) else {},
-            thinking=self._readers.thinking(turn, prompt.rendered.text),
+            thinking=self._readers.thinking(turn, prompt.rendered.text, is_held=calls is not None),
         )
         return job, prompt
 

@@ -81,9 +81,12 @@ class Streaming:
         self._recent = recent
         self._readers = readers
 
-    async def stream(self, work: Work, prompt: Prompt, writer: Writer, offer: Offer | None) -> Outcome:
-        """Writes what the engine tells until it has told the end. Raises Fenced."""
-        answer = self._begun(work, prompt, writer)
+    async def stream(
+        self, work: Work, prompt: Prompt, writer: Writer, offer: Offer | None, *, is_held: bool = False
+    ) -> Outcome:
+        """Writes what the engine tells until it has told the end; `is_held`: a grammar holds the calls in it. Raises
+        Fenced."""
+        answer = self._begun(work, prompt, writer, is_held)
         async for batch in gathered(work, self._coalesce_seconds):
             piece = _Piece.of(batch, answer.reader)
             answer.add(piece)
@@ -104,9 +107,9 @@ class Streaming:
                 return Answered(await self._finish(work, prompt, writer, offer, answer, end))
         raise AssertionError("the events ended without an end")
 
-    def _begun(self, work: Work, prompt: Prompt, writer: Writer) -> _Answer:
+    def _begun(self, work: Work, prompt: Prompt, writer: Writer, is_held: bool) -> _Answer:
         """The answer where it is gone on with: what an earlier worker sent is read again, for where it stands in it."""
-        reader = self._readers.of(work.turn, prompt.rendered.text)
+        reader = self._readers.of(work.turn, prompt.rendered.text, is_held=is_held)
         tokens = writer.resumed_tokens
         told = Told(writer.resumed_text)
         if self._readers.reads(work.turn):
@@ -117,7 +120,7 @@ class Streaming:
         self, work: Work, prompt: Prompt, writer: Writer, offer: Offer | None, answer: _Answer, end: Finished
     ) -> Done | Failed:
         work.notes.drew(end.joules)
-        work.notes.broke({str(reason): num for reason, num in answer.reader.broken.items()})
+        work.notes.broke(answer.reader.broken)
         if work.cancel is not None and work.cancel.reason == "deadline" and end.reason == "cancelled":
             return Failed("deadline", _LATE, False, self._worker, writer.attempt)
         text, calls = "".join(answer.text), answer.reader.calls
