@@ -9,6 +9,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import llama_cpp.llama_cpp as lib
@@ -32,34 +34,25 @@ DEPTHS = (0, 256, 1024, 4096)
 STREAMS = (4, 8)
 
 
-def cases() -> Iterator[tuple[str, str, Case]]:
-    """Model and kind, what is computed, and its case; a step of a prompt, or of streams that decode together."""
-    for model, (heads, kv_heads, size) in MODELS.items():
-        for kind, name in KINDS.items():
-            for depth in DEPTHS:
-                for tokens in TOKENS:
-                    looks = causal(tokens, depth + tokens)
-                    yield (
-                        f"{model}, {name}",
-                        f"{tokens} behind {depth}",
-                        Case(looks, heads=heads, kv_heads=kv_heads, size=size, kind=kind),
-                    )
-            for num in STREAMS:
-                looks = of_streams(num, num * 1024, num)
-                yield (
-                    f"{model}, {name}",
-                    f"{num} streams of 1024",
-                    Case(looks, heads=heads, kv_heads=kv_heads, size=size, kind=kind),
-                )
+def cases(only: str) -> Iterator[tuple[str, Case]]:
+    """By model, kind and what is computed: a step of a prompt, or of streams that decode together; of those whose
+    model and kind have `only` in them."""
+    looks = {
+        f"{tokens} behind {depth}": partial(causal, tokens, depth + tokens) for depth in DEPTHS for tokens in TOKENS
+    }
+    looks |= {f"{num} streams of 1024": partial(of_streams, num, num * 1024, num) for num in STREAMS}
+    for (model, (heads, kv_heads, size)), (kind, name) in product(MODELS.items(), KINDS.items()):
+        if only in f"{model}, {name}":
+            for what, made in looks.items():
+                yield f"{model}, {name}: {what}", Case(made(), heads=heads, kv_heads=kv_heads, size=size, kind=kind)
 
 
-def of_library(folder: str, only: str) -> None:
-    """Prints each case's best CPU seconds as JSON; of those whose model and kind have `only` in them."""
+def of_library(folder: str, only: str = "") -> None:
+    """Prints each case's best CPU seconds as JSON."""
     ggml, found = Ggml(Path(folder)), {}
-    for model, what, case in cases():
-        if only in model:
-            num = max(1, min(MOST, int(SECONDS / ggml.seconds(case, 1))))
-            found[f"{model}|{what}"] = min(ggml.seconds(case, num) for _ in range(TIMES))
+    for what, case in cases(only):
+        num = max(1, min(MOST, int(SECONDS / ggml.seconds(case, 1))))
+        found[what] = min(ggml.seconds(case, num) for _ in range(TIMES))
     print(json.dumps(found))
 
 
@@ -74,7 +67,7 @@ def measure(only: str = "") -> list[Row]:
             for case, seconds in json.loads(printed).items():
                 best[name][case] = min(seconds, best[name].get(case, seconds))
     return [
-        Row(case.replace("|", ": "), f"{ours * 1e3:.3f} ms", f"{plain * 1e3:.3f} ms", ours / plain, 1.0, at_most=True)
+        Row(case, f"{ours * 1e3:.3f} ms", f"{plain * 1e3:.3f} ms", ours / plain, 1.0, at_most=True)
         for case, plain in best["plain"].items()
         if (ours := best["ours"][case])
     ]

@@ -129,11 +129,11 @@ class _Builder:
         kind = (form.arguments, form.before_key, form.before_text, form.before_value, form.after_value, tool.name)
         if kind not in self._arguments:
             schema = {**OBJECT, **tool.parameters} if tool.parameters else NO_ARGUMENTS
-            kept = self._rules.kept()
+            before = self._rules.sizes
             try:
                 made = self._made(form, schema)
             except SchemaRefused:
-                self._rules.back_to(kept)
+                self._rules.back_to(before)
                 self._loose.add(tool.name)
                 made = self._made(form, OBJECT)
             self._arguments[kind] = made

@@ -58,8 +58,9 @@ class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
 Stop = Annotated[str, Meta(max_length=256)]
 """An empty one stops nothing."""
 Limit = Annotated[int, Meta(ge=-1)]
-ThoughtTokens = Annotated[int, Meta(ge=-1, le=MOST_TOKENS)]
 """Of tokens; -1 is as many as the context holds, and so is what no context holds."""
+ThoughtTokens = Annotated[int, Meta(ge=-1, le=MOST_TOKENS)]
+"""-1 is as many as the model likes."""
 
 ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (0,),

@@ -51,8 +51,6 @@ class Maker:
         self.rules = Rules() if rules is None else rules
         self._root: Parts = (Part(schema, ""),)
         self._made: dict[str, str] = {}
-        self._enums: dict[int, tuple[Shape, set[str]]] = {}
-        """By a shape's identity: the shape, which keeps that, and its values."""
 
     def grammar(self) -> str:
         """All rules, `root` first. Raises SchemaRefused."""
@@ -280,8 +278,6 @@ class Maker:
         """Whether a value of an `enum` is valid by what stands beside it."""
         if shape.types is not None and not any(_is_of(value, kind) for kind in shape.types):
             return False
-        if shape.values is not None and same(value) not in self._known(shape):
-            return False
         if isinstance(value, str):
             is_long = len(value) >= shape.min_length and (shape.max_length is None or len(value) <= shape.max_length)
             of_formats = [f"^(?:{formats.PATTERNS[name]})$" for name in shape.formats if name in formats.PATTERNS]
@@ -292,14 +288,11 @@ class Maker:
             return self._admits_list(value, shape)
         return self._admits_object(value, shape) if isinstance(value, dict) else True
 
-    def _known(self, shape: Shape) -> set[str]:
-        """The values of an `enum`, each as `same` tells it from others."""
-        if id(shape) not in self._enums:
-            self._enums[id(shape)] = shape, set(map(same, shape.values or ()))
-        return self._enums[id(shape)][1]
-
     def _fits(self, value: Any, parts: Parts) -> bool:
-        return any(self._admits(value, shape) for shape in self.schema.shapes(parts))
+        return any(
+            (shape.values is None or same(value) in map(same, shape.values)) and self._admits(value, shape)
+            for shape in self.schema.shapes(parts)
+        )
 
     def _admits_list(self, value: list[Any], shape: Shape) -> bool:
         if len(value) < shape.min_items or (shape.max_items is not None and len(value) > shape.max_items):

@@ -51,13 +51,16 @@ class Rules:
             self.define(name, body)
         return self._names[body]
 
-    def kept(self) -> tuple[dict[str, str], dict[str, str]]:
-        """What there is, to come back to where a part that is made cannot be."""
-        return dict(self._bodies), dict(self._names)
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How much there is, to come back to where a part that is made cannot be."""
+        return len(self._bodies), len(self._names)
 
-    def back_to(self, kept: tuple[dict[str, str], dict[str, str]]) -> None:
+    def back_to(self, sizes: tuple[int, int]) -> None:
         """Without what was added since: half of it may have no body yet."""
-        self._bodies, self._names = kept
+        for added, size in zip((self._bodies, self._names), sizes, strict=True):
+            while len(added) > size:
+                added.popitem()
 
     def __str__(self) -> str:
         return "".join(f"{name} ::= {body}\n" for name, body in self._bodies.items())
