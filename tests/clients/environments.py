@@ -70,3 +70,8 @@ def _run(what: str, command: list[str | Path]) -> None:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CannotBeMade(f"{what} failed: {(done.stderr or done.stdout)[-500:]}")
+
+
+if __name__ == "__main__":
+    make_python()
+    make_node()
