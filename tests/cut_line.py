@@ -37,8 +37,9 @@ class Line:
         """What a server says before it hangs up, to all who are there. They hang up: were we first, with something of
         theirs unread, they might not hear it."""
         for writer in list(self._clients):
-            writer.write(f"-ERR '{words}'\r\n".encode())
-            await writer.drain()
+            with contextlib.suppress(ConnectionError):  # one of them may have hung up by itself
+                writer.write(f"-ERR '{words}'\r\n".encode())
+                await writer.drain()
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

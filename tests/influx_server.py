@@ -69,6 +69,11 @@ class DatabaseServer:
         self._process.kill()
         await self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def send_signal(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)

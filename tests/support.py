@@ -8,11 +8,16 @@ import itertools
 import os
 import random
 import shutil
+import signal
 import socket
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from nats.aio.client import Client as NatsConnection
+from nats.aio.msg import Msg
+from nats.errors import NoRespondersError
 
 ROOT = Path(__file__).parents[1]
 TURNPIKE = [sys.executable, str(ROOT / "turnpike")]
@@ -40,6 +45,20 @@ async def eventually[T](look: Callable[[], T], seconds: float = 30.0) -> T:
         while not (found := await asyncio.to_thread(look)):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     return found
+
+
+def freeze(pid: int) -> None:
+    """A child of ours stands still when this comes back; on a busy machine it goes on for a while."""
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+
+
+async def answer_to(nc: NatsConnection, subject: str, payload: bytes, seconds: float = 5.0) -> Msg:
+    """What is answered there, once somebody listens: a worker may serve turns before it hears its peers."""
+    async with asyncio.timeout(seconds):
+        while True:
+            with contextlib.suppress(NoRespondersError):
+                return await nc.request(subject, payload, timeout=seconds)
 
 
 class RunFolder:

@@ -18,7 +18,7 @@ from broker.messages import Point
 from telemetry.database import init
 from telemetry.influx import FileSink, Influx, InfluxSink, SinkUnavailable, line, sink
 from tests.influx_server import InfluxServer, VictoriaMetrics, needs_influxdb, needs_victoria_metrics
-from tests.support import eventually
+from tests.support import eventually, freeze
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -130,7 +130,7 @@ async def test_a_database_that_is_away_slow_or_missing_is_no_loss(influx: Influx
     other = InfluxSink(InfluxAddress.parse(f"{influx.url}/nowhere"))
     with pytest.raises(SinkUnavailable, match='404 database not found: "nowhere"'):
         await other.write([point(x=1.0)])
-    influx.send_signal(signal.SIGSTOP)
+    freeze(influx.pid)
     slow = InfluxSink(InfluxAddress.parse(influx.url), timeout=0.3)
     with pytest.raises(SinkUnavailable, match="timed out"):
         await slow.write([point(x=1.0)])

@@ -28,6 +28,7 @@ from producers.gateway.keys import Keys
 from producers.routing.policies import Routes
 from tests.fakes import FIRST, FakeEngine
 from tests.integration.conftest import StartWorker
+from tests.support import answer_to
 from workers.kv.cache import OffloadCache
 
 ANSWER = "the whole answer of the test"
@@ -253,7 +254,7 @@ async def test_a_peer_is_told_that_its_request_is_not_understood(
 ) -> None:
     async with start_worker(offload_cache=OffloadCache(1_000_000), fetch_bytes_per_second=1e9):
         request = packed(v=1, type="open_many", conversations=["a", "b"])
-        refused = await later.request(subjects.kv("w1"), request, timeout=2)
+        refused = await answer_to(later, subjects.kv("w1"), request)
         assert codec.decode(refused.data, FetchRefused) == FetchRefused("not_understood")
 
 

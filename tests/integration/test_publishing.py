@@ -36,7 +36,7 @@ from broker.replies import ReplyWriter, read_end, read_replies, write_end
 from broker.server import EmbeddedServer
 from broker.subjects import TurnAddress
 from producers.commands import dead
-from tests.support import eventually
+from tests.support import eventually, freeze
 
 MIB = 1024 * 1024
 
@@ -170,7 +170,7 @@ async def test_a_first_trys_duplicate_is_anothers_and_a_second_trys_is_our_own(
     ).sequence == first.sequence
     # A server that has the message and is late to say so.
     num_sent = operator.stats["out_msgs"]
-    os.kill(nats_server.pid, signal.SIGSTOP)
+    freeze(nats_server.pid)
     try:
         late = asyncio.ensure_future(
             publishing.publish(operator, subjects.turn("m", "batch", "a", "u"), b"", message_id="u", timeout=3.0)
@@ -187,7 +187,7 @@ async def test_a_first_trys_duplicate_is_anothers_and_a_second_trys_is_our_own(
 
 
 async def test_without_an_answer_nobody_knows(nats_server: EmbeddedServer, operator: NatsConnection) -> None:
-    os.kill(nats_server.pid, signal.SIGSTOP)
+    freeze(nats_server.pid)
     try:
         with pytest.raises(NotAcknowledged, match="may or may not be queued"):
             await publishing.publish(operator, "turn.m.batch.a.t", b"", message_id="t", timeout=0.1)

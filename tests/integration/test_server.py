@@ -18,7 +18,7 @@ from broker.errors import NotReady, Refused, ServerError, ServerTooOld, ServerUn
 from broker.priorities import BATCH
 from broker.server import EmbeddedServer, reload_running
 from producers.local_system import address_or_own
-from tests.support import ROOT, TURNPIKE, free_port
+from tests.support import ROOT, TURNPIKE, free_port, freeze
 
 
 async def test_ensuring_twice_changes_nothing(nats_server: EmbeddedServer) -> None:
@@ -164,12 +164,6 @@ async def test_who_may_wait_waits_for_a_server_and_its_streams(tmp_path: Path) -
         await server.ensure(["m"])
         assert await found == topology.ACK_WAIT_SECONDS
         await nc.close()
-
-
-def freeze(pid: int) -> None:
-    """A child of ours stands still when this comes back; on a busy machine it goes on for a while."""
-    os.kill(pid, signal.SIGSTOP)
-    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
 
 
 async def test_a_server_that_is_away_while_a_worker_starts_is_waited_for(

@@ -37,7 +37,7 @@ from tests.fakes import FakeEngine, FakeRenderer
 from tests.integration.conftest import Running, StartWorker
 from tests.integration.test_offloading import Conversation as Talk
 from tests.kv_fakes import LAYOUT, WITH_CHECKPOINTS
-from tests.support import eventually
+from tests.support import answer_to, eventually
 from workers.kv.cache import OffloadCache
 from workers.kv.checks import checksum
 from workers.kv.disk import Disk
@@ -371,7 +371,7 @@ async def test_no_more_states_are_held_for_readers_than_a_few_and_none_of_what_i
     nc = await connect(nats_server.address(WORKER), name="reader")
 
     async def ask(request: FetchRequest) -> Opened | StatePart | FetchRefused:
-        answer = await nc.request(subjects.kv("w1"), codec.encode(request), timeout=5)
+        answer = await answer_to(nc, subjects.kv("w1"), codec.encode(request))
         found: Opened | StatePart | FetchRefused = codec.decode(
             answer.data, Opened | StatePart | FetchRefused, answer.headers
         )

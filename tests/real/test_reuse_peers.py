@@ -17,7 +17,7 @@ from workers.llama.random_model import write_model
 
 SHORT = Sampling(max_tokens=2, ignore_eos=True, logprobs=20)
 """Of random weights answers have bytes that are no text, and are gone on from as they were sent."""
-LONG = Sampling(max_tokens=150, ignore_eos=True, logprobs=20)
+LONG = Sampling(max_tokens=400, ignore_eos=True, logprobs=20)
 
 
 def assert_same(found: Told, expected: Told) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from broker.errors import TurnRejected
 from broker.messages import Sampling
-from tests.support import ROOT
+from tests.support import ROOT, freeze
 from workers.grammars.checker import GrammarChecker
 from workers.grammars.frames import LIST, TAKE, TRY, framed, length_of, token_of, with_token
 from workers.grammars.remote_matcher import MatcherProcess, RemoteMatcher
@@ -114,7 +114,7 @@ async def test_a_child_that_is_late_costs_its_turn_and_no_other(process: Matcher
     process.start()
     assert process.process is not None
     impatient = GrammarChecker(process, late_seconds=0.2)
-    process.process.send_signal(signal.SIGSTOP)
+    freeze(process.process.pid)
     with pytest.raises(TurnRejected, match=r"sampling\.grammar: not done after 0\.2 s"):
         await impatient.gbnf(Sampling(grammar='root ::= "a"'))
     process.process.send_signal(signal.SIGCONT)

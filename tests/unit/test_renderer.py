@@ -12,7 +12,7 @@ import pytest
 
 from broker.errors import TurnpikeError, TurnRejected
 from broker.messages import Message
-from tests.support import eventually
+from tests.support import eventually, freeze
 from workers.prompts import renderer as module
 from workers.prompts.renderer import TemplateRenderer, dated
 
@@ -35,7 +35,7 @@ def renderer_of(
 def stop(renderer: TemplateRenderer) -> int:
     """Freezes the child, as a machine would that has other things to do; its process id."""
     assert renderer.pid is not None
-    os.kill(renderer.pid, signal.SIGSTOP)
+    freeze(renderer.pid)
     return renderer.pid
 
 
