@@ -171,9 +171,11 @@ class Answer:
     def broken(self, reason: Reason | None) -> None:
         """What was recorded is no call. Without a reason it is text like any other."""
         call, self._call = self._call, None
-        self._is_text = True
         text = self._reader.recorded()
         self._reader.record("")
+        if self.is_held and self.num_calls and call is None and self._reader.ended and reason in (None, "cut_off"):
+            return  # behind held calls the model began like one, and had ended: nobody meant that to be read
+        self._is_text = True
         if reason is None:
             self.text(text)
             return
