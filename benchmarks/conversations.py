@@ -40,6 +40,8 @@ SWEEP: tuple[tuple[str | int, ...], ...] = (
     ("-no-kvu",),
     ("-kvu", "--cache-reuse", 64),
 )
+QUICKEST = SWEEP[2]
+"""By the sweep of docs/benchmarks.md."""
 ROTATION_CTX = 4096
 ROTATION_RAM_MIB = 1024
 ROTATION_CONVERSATIONS, ROTATION_TURNS = 64, 4
@@ -333,11 +335,11 @@ def draw(ours: Measured, theirs: Measured, weights: Weights) -> None:
 
 
 async def tuned_flags(*, anew: bool = False) -> tuple[str | int, ...]:
-    """llama-server's quickest setting on this machine: the last sweep's, or of one now."""
+    """llama-server's quickest setting here: of a sweep now, else of the last one, else of docs/benchmarks.md."""
     kept = ROOT / ".cache" / "llama_server_flags.json"
-    if anew or not kept.exists():
+    if anew:
         kept.write_text(json.dumps(await sweep()))
-    flags: tuple[str | int, ...] = tuple(json.loads(kept.read_text()))
+    flags: tuple[str | int, ...] = tuple(json.loads(kept.read_text())) if kept.exists() else QUICKEST
     print("llama-server runs with", *flags, flush=True)
     return flags
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import platform
@@ -102,9 +103,10 @@ def all_weights() -> list[Weights]:
     return [Weights(model()), *real]
 
 
-def tool(name: str) -> Path:
-    """A peer's binary, built by benchmarks/build_tools.sh."""
-    folder = subprocess.run([ROOT / "benchmarks" / "build_tools.sh"], capture_output=True, text=True, check=True)
+def tool(name: str, *, patched: bool = False) -> Path:
+    """A peer's binary, built by benchmarks/build_tools.sh: as its users get it, or `patched` as our worker's is."""
+    command = [ROOT / "benchmarks" / "build_tools.sh", *(["patched"] if patched else [])]
+    folder = subprocess.run(command, capture_output=True, text=True, check=True)
     return ROOT / folder.stdout.strip() / name
 
 
@@ -154,9 +156,14 @@ class System:
 
 @asynccontextmanager
 async def system(
-    *flags: str | int | float, entry: list[str] | None = None, user: str = WORKER, model_file: Path | None = None
+    *flags: str | int | float,
+    entry: list[str] | None = None,
+    user: str = WORKER,
+    model_file: Path | None = None,
+    log: Path | None = None,
 ) -> AsyncIterator[System]:
-    """The whole system on this machine, as the commands run it. `entry` stands in for turnpike/."""
+    """The whole system on this machine, as the commands run it. `entry` stands in for turnpike/; `log` is a file for
+    all that the worker says."""
     with TemporaryDirectory(prefix="turnpike-bench-") as folder:
         async with EmbeddedServer(Path(folder)) as server:
             await server.ensure(["m"])
@@ -165,7 +172,9 @@ async def system(
             command: list[str | Path] = [sys.executable, *(entry or [str(ROOT / "turnpike")]), "worker"]
             command += ["--model-file", model_file or model(), "--model", "m", "--credentials", credentials]
             env = {"PYTHONPATH": str(ROOT)}
-            worker = await spawn([*command, "--log-level", "WARNING", *map(str, flags)], env=env)
+            command += ["--log-level", "WARNING" if log is None else "DEBUG", *map(str, flags)]
+            with contextlib.nullcontext() if log is None else log.open("w") as told:
+                worker = await spawn(command, env=env, stderr=None if told is None else told.fileno())
             try:
                 async with Client(server.address(LOCAL)) as client:
                     while not await client.workers():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ TIERS: tuple[str, ...] = get_args(CachedIn)
 CAUSES: tuple[str, ...] = get_args(RecomputedFor)
 BROKEN: tuple[str, ...] = get_args(Reason)
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -31,6 +34,16 @@ class Shape:
     weights_bytes: int | None = None
     kv_bytes_per_token: int = 0
     peak_bytes_per_second: float | None = None
+
+
+def spans_of(step: Step) -> tuple[str, str]:
+    """What it computed of prompts, and what of answers: for each sequence the tokens before it and its own, `64+1`."""
+    prefill: list[str] = []
+    decode: list[str] = []
+    for sequence, span in zip(step.sequences, step.spans, strict=True):
+        is_answer = span.start >= sequence.num_prompt_tokens
+        (decode if is_answer else prefill).append(f"{span.start}+{len(span.tokens)}")
+    return ",".join(prefill), ",".join(decode)
 
 
 @dataclass
@@ -64,7 +77,10 @@ class WorkerMetrics:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def on_step(self, step: Step, seconds: float) -> None:
-        """Called by the engine loop after each step."""
+        """Called by the engine loop after each step; at DEBUG each has a line."""
+        if log.isEnabledFor(logging.DEBUG):
+            prefill, decode = spans_of(step)
+            log.debug("step seconds=%.6f prefill=%s decode=%s", seconds, prefill or "-", decode or "-")
         with self._lock:
             now = self._second
             now.num_steps += 1
