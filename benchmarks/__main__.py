@@ -17,6 +17,7 @@ QUESTIONS = (
     "footprint",
     "attention",
     "single_stream",
+    "one_conversation",
     "batch",
     "long_prompt",
     "bounded_steps",

@@ -17,8 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.conversations import NUM_CTX, NUM_SLOTS, tuned_flags
 from benchmarks.harness import CORES, ROOT, Row, gateway, show, system
+from benchmarks.loads import NUM_CTX, NUM_SLOTS, tuned_flags
 from benchmarks.peers import llama_server
 from broker.process import spawn
 from producers.data.datasets import load_conversations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -103,9 +104,16 @@ def all_weights() -> list[Weights]:
     return [Weights(model()), *real]
 
 
+def asked_for(question: str | None) -> list[Weights]:
+    """The models of the command line's `--model-file`, else all of them."""
+    parser = argparse.ArgumentParser(description=question)
+    parser.add_argument("--model-file", type=Path, nargs="+", default=[], help="instead of all models")
+    return [Weights(one, one.stem) for one in parser.parse_args().model_file] or all_weights()
+
+
 def tool(name: str, *, patched: bool = False) -> Path:
     """A peer's binary, built by benchmarks/build_tools.sh: as its users get it, or `patched` as our worker's is."""
-    command = [ROOT / "benchmarks" / "build_tools.sh", *(["patched"] if patched else [])]
+    command = [str(ROOT / "benchmarks" / "build_tools.sh"), *(["patched"] if patched else [])]
     folder = subprocess.run(command, capture_output=True, text=True, check=True)
     return ROOT / folder.stdout.strip() / name
 

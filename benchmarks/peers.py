@@ -27,12 +27,18 @@ class Asked:
     sent_at: float
     times: list[float] = field(default_factory=list)
     text: str = ""
+    num_prompt: int = 0
     num_computed: int = 0
     num_generated: int = 0
 
     @property
     def ttft(self) -> float:
         return self.times[0] - self.sent_at
+
+    @property
+    def seconds(self) -> float:
+        """From the first token to the last one."""
+        return self.times[-1] - self.times[0]
 
     @property
     def worst_gap(self) -> float:
@@ -43,7 +49,13 @@ class Peer(Protocol):
     """Whoever answers."""
 
     async def ask(
-        self, conversation: str, messages: list[Message], num_tokens: int, priority: Priority = "interactive"
+        self,
+        conversation: str,
+        messages: list[Message],
+        num_tokens: int,
+        priority: Priority = "interactive",
+        *,
+        ignore_eos: bool = True,
     ) -> Asked: ...
 
 
@@ -54,16 +66,26 @@ class Turnpike:
         self._client = here.client
 
     async def ask(
-        self, conversation: str, messages: list[Message], num_tokens: int, priority: Priority = "interactive"
+        self,
+        conversation: str,
+        messages: list[Message],
+        num_tokens: int,
+        priority: Priority = "interactive",
+        *,
+        ignore_eos: bool = True,
     ) -> Asked:
         found = Asked(time.perf_counter())
-        sampling = Sampling(max_tokens=num_tokens, ignore_eos=True)
+        sampling = Sampling(max_tokens=num_tokens, ignore_eos=ignore_eos)
         answer = self._client.ask("m", messages, conversation=conversation, sampling=sampling, priority=priority)
         async for chunk in answer:
             found.times += [time.perf_counter()] * len(chunk.tokens)
         usage = answer.done.usage
-        found.text, found.num_computed = answer.done.text, usage.prompt_tokens - usage.cached_tokens
-        found.num_generated = usage.completion_tokens
+        found.text, found.num_prompt, found.num_generated = (
+            answer.done.text,
+            usage.prompt_tokens,
+            usage.completion_tokens,
+        )
+        found.num_computed = usage.prompt_tokens - usage.cached_tokens
         return found
 
 
@@ -75,14 +97,20 @@ class OverHttp:
         self.url = str(client.base_url)
 
     async def ask(
-        self, conversation: str, messages: list[Message], num_tokens: int, priority: Priority = "interactive"
+        self,
+        conversation: str,
+        messages: list[Message],
+        num_tokens: int,
+        priority: Priority = "interactive",
+        *,
+        ignore_eos: bool = True,
     ) -> Asked:
         body = {
             "model": "m",
             "messages": [{"role": one.role, "content": one.content} for one in messages],
             "max_tokens": num_tokens,
             "temperature": 0,
-            "ignore_eos": True,
+            "ignore_eos": ignore_eos,
             "stream": True,
             "stream_options": {"include_usage": True},
             "prompt_cache_key": conversation,
@@ -102,11 +130,8 @@ class OverHttp:
                     found.times.append(time.perf_counter())
                     found.text += delta["content"]
                 if usage := event.get("usage"):
-                    cached = usage["prompt_tokens_details"]["cached_tokens"]
-                    found.num_computed, found.num_generated = (
-                        usage["prompt_tokens"] - cached,
-                        usage["completion_tokens"],
-                    )
+                    found.num_prompt, found.num_generated = usage["prompt_tokens"], usage["completion_tokens"]
+                    found.num_computed = found.num_prompt - usage["prompt_tokens_details"]["cached_tokens"]
         return found
 
 

@@ -13,19 +13,22 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.conversations import NUM_CTX, NUM_SLOTS, Measured, Server, chatting, measure, texts, tuned_flags
-from benchmarks.harness import CORES, ROOT, Weights, gateway, system
-from benchmarks.peers import Asked, OverHttp, Peer, http_client, llama_server
+from benchmarks.harness import CORES, ROOT, Weights
+from benchmarks.loads import NUM_CTX, Measured, Server, chatting, measure, texts, through_gateway, tuned, tuned_flags
+from benchmarks.peers import Asked, Peer
 from benchmarks.server_logs import Step, of_llama_server, of_worker
 from broker.messages import Message
 from broker.priorities import Priority
 
+OURS, THEIRS, PATCHED = "ours", "llama-server", "patched"
+"""The last is llama-server with our worker's attention."""
 NUM_CONVERSATIONS, NUM_TURNS, NUM_TOKENS = 8, 3, 64
 SIZES = (1, 2, 3, 4, 8, 16, 32, 48, 64, 96, 128, 256, 512)
 """Steps of more tokens than the one before and at most so many are counted together."""
@@ -80,35 +83,28 @@ class Noting:
         self._log = log
 
     async def ask(
-        self, conversation: str, messages: list[Message], num_tokens: int, priority: Priority = "interactive"
+        self,
+        conversation: str,
+        messages: list[Message],
+        num_tokens: int,
+        priority: Priority = "interactive",
+        *,
+        ignore_eos: bool = True,
     ) -> Asked:
-        found = await self._peer.ask(conversation, messages, num_tokens, priority)
+        found = await self._peer.ask(conversation, messages, num_tokens, priority, ignore_eos=ignore_eos)
         if not self._log.start:
             await asyncio.sleep(1.0)  # llama-server's log is written by a thread of its own
             self._log.start = self._log.path.stat().st_size
         return found
 
 
-def ours(model_file: Path, log: Log, *flags: str) -> Server:
+def noting(server: Server, log: Log) -> Server:
+    """The server, whose log counts from behind the first answer on."""
+
     @asynccontextmanager
     async def serve() -> AsyncIterator[Peer]:
-        common = ("--threads", CORES, "--num-slots", NUM_SLOTS, "--num-ctx", NUM_CTX, "--coalesce-seconds", 0)
-        async with (
-            system(*common, *flags, model_file=model_file, log=log.path) as here,
-            gateway(here.server) as (url, _),
-            http_client(url) as client,
-        ):
-            yield Noting(OverHttp(client), log)
-
-    return serve
-
-
-def theirs(model_file: Path, log: Log, *flags: str | int, patched: bool = False) -> Server:
-    @asynccontextmanager
-    async def serve() -> AsyncIterator[Peer]:
-        common = ("-t", CORES, "-np", NUM_SLOTS, "-c", NUM_CTX)
-        async with llama_server(*common, *flags, model_file=model_file, log=log.path, patched=patched) as server:
-            yield Noting(server, log)
+        async with server() as peer:
+            yield Noting(peer, log)
 
     return serve
 
@@ -182,23 +178,28 @@ def keep(path: Path, steps: Sequence[Step]) -> None:
 async def measure_with(weights: Weights, options: argparse.Namespace) -> None:
     load, flags = texts(NUM_CONVERSATIONS, weights.file), await tuned_flags()
     logs = {
-        "ours": Log(ROOT / ".cache" / "steps-ours.log", of_worker),
-        "llama-server": Log(ROOT / ".cache" / "steps-llama-server.log", of_llama_server),
+        name: Log(ROOT / ".cache" / f"steps-{name}.log", of_worker if name == OURS else of_llama_server)
+        for name in (OURS, THEIRS, PATCHED)
     }
+    ours = ("--threads", CORES, "--num-ctx", NUM_CTX, *options.worker_flags)
+    theirs = partial(tuned, "-c", NUM_CTX, *flags, model_file=weights.file)
     servers = {
-        "ours": ours(weights.file, logs["ours"], *options.worker_flags),
-        "llama-server": theirs(weights.file, logs["llama-server"], *flags),
+        OURS: through_gateway(*ours, model_file=weights.file, log=logs[OURS].path),
+        THEIRS: theirs(log=logs[THEIRS].path),
+        PATCHED: theirs(log=logs[PATCHED].path, patched=True),
     }
-    if options.patched:
-        logs["patched"] = Log(ROOT / ".cache" / "steps-patched.log", of_llama_server)
-        servers["patched"] = theirs(weights.file, logs["patched"], *flags, patched=True)
     found = []
-    for name, server in servers.items():
-        if name in options.only or not options.only:
-            print(f"{name} …", flush=True)
-            measured = await measure(server, load, num_turns=options.turns, num_tokens=options.tokens, own_answers=True)
-            found.append((name, measured, logs[name].steps()))
-            keep(ROOT / ".cache" / f"steps-{name}.jsonl", found[-1][2])
+    for name in options.of:
+        print(f"{name} …", flush=True)
+        measured = await measure(
+            noting(servers[name], logs[name]),
+            load,
+            num_turns=options.turns,
+            num_tokens=options.tokens,
+            own_answers=True,
+        )
+        found.append((name, measured, logs[name].steps()))
+        keep(ROOT / ".cache" / f"steps-{name}.jsonl", found[-1][2])
     title = weights.of(
         f"steps of {NUM_CONVERSATIONS} at once × {options.turns} turns × {options.tokens} tokens, own answers"
     )
@@ -210,8 +211,7 @@ def main() -> None:
     parser.add_argument("--model-file", type=Path, help="else the first real model's, or the random shape's")
     parser.add_argument("--turns", type=int, default=NUM_TURNS)
     parser.add_argument("--tokens", type=int, default=NUM_TOKENS, help="of each answer")
-    parser.add_argument("--only", nargs="+", default=[], help="ours, llama-server, patched")
-    parser.add_argument("--patched", action="store_true", help="llama-server with our worker's attention, too")
+    parser.add_argument("--of", nargs="+", default=[OURS, THEIRS], choices=[OURS, THEIRS, PATCHED])
     parser.add_argument("worker_flags", nargs="*", help="behind --: for `turnpike worker`")
     options = parser.parse_args()
     weights = Weights(options.model_file, options.model_file.stem) if options.model_file else chatting()[-1]
