@@ -16,6 +16,7 @@ QUESTIONS = (
     "latency",
     "footprint",
     "attention",
+    "small_prefill",
     "single_stream",
     "one_conversation",
     "batch",

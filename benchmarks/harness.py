@@ -119,10 +119,26 @@ def tool(name: str, *, patched: bool = False) -> Path:
 
 
 def llama_bench(
-    *, threads: int, prompt: int = 0, generate: int = 0, depth: int = 0, model_file: Path | None = None
+    *,
+    threads: int,
+    prompt: int = 0,
+    generate: int = 0,
+    depth: int = 0,
+    model_file: Path | None = None,
+    patched: bool = False,
 ) -> float:
     """Tokens per second of llama-bench's one test behind `depth` tokens of context, the mean of two runs."""
-    command = [tool("llama-bench"), "-m", model_file or model(), "-t", threads, "-p", prompt, "-n", generate]
+    command = [
+        tool("llama-bench", patched=patched),
+        "-m",
+        model_file or model(),
+        "-t",
+        threads,
+        "-p",
+        prompt,
+        "-n",
+        generate,
+    ]
     command += ["-r", 2, "-d", depth, "-fa", 1, "-o", "json"]
     found = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     return float(json.loads(found.stdout)[0]["avg_ts"])

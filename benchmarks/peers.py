@@ -80,12 +80,8 @@ class Turnpike:
         async for chunk in answer:
             found.times += [time.perf_counter()] * len(chunk.tokens)
         usage = answer.done.usage
-        found.text, found.num_prompt, found.num_generated = (
-            answer.done.text,
-            usage.prompt_tokens,
-            usage.completion_tokens,
-        )
-        found.num_computed = usage.prompt_tokens - usage.cached_tokens
+        found.text, found.num_generated = answer.done.text, usage.completion_tokens
+        found.num_prompt, found.num_computed = usage.prompt_tokens, usage.prompt_tokens - usage.cached_tokens
         return found
 
 
