@@ -86,7 +86,7 @@ class Threads:
         """Takes note of a step that took so long, if it says anything; the threads of the next."""
         if step.is_decode:
             self._next = self.update(len(step.spans), seconds, now)
-        elif step.num_tokens >= self._min_prefill_tokens:
+        elif step.num_decoding == 0 and step.num_tokens >= self._min_prefill_tokens:
             self._next = self.update(PREFILL, seconds / step.num_tokens, now)
         return self._next
 

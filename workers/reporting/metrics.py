@@ -53,6 +53,9 @@ class _Second:
     num_steps: int = 0
     num_decode_steps: int = 0
     num_sequences: int = 0
+    """In decode steps."""
+    num_chosen: int = 0
+    """Tokens of streams, beside prompts too."""
     num_prefill_tokens: int = 0
     step_seconds: float = 0.0
     max_step_seconds: float = 0.0
@@ -86,8 +89,9 @@ class WorkerMetrics:
             now.num_steps += 1
             now.step_seconds += seconds
             now.max_step_seconds = max(now.max_step_seconds, seconds)
+            now.num_prefill_tokens += step.num_prefill_tokens
+            now.num_chosen += step.num_decoding
             if not step.is_decode:
-                now.num_prefill_tokens += step.num_tokens
                 return
             now.num_decode_steps += 1
             now.num_sequences += len(step.spans)
@@ -118,7 +122,7 @@ class WorkerMetrics:
                 "max_step_seconds": past.max_step_seconds if has_steps else None,
                 "busy_ratio": min(1.0, past.step_seconds / seconds) if seconds else None,
                 "prefill_tokens_per_second": past.num_prefill_tokens / seconds if seconds else None,
-                "decode_tokens_per_second": past.num_sequences / seconds if seconds else None,
+                "decode_tokens_per_second": past.num_chosen / seconds if seconds else None,
                 "num_active": state.num_active,
                 "num_waiting": state.num_waiting,
                 "num_slots": self.num_slots,
