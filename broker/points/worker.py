@@ -67,6 +67,8 @@ ENGINE = Measurement(
         "num_slots": count("turns", ""),
         "num_cells_used": count("tokens", "KV cells in use, those of idle conversations among them"),
         "num_cells": count("tokens", "KV cells that there are"),
+        "num_threads": count("threads", "that a decode step takes now"),
+        "num_threads_batch": count("threads", "that a prefill step takes now"),
         "num_parked": count("conversations", "parked in RAM"),
         "parked_bytes": count("B", "their states"),
         "num_on_disk": count("conversations", "parked on disk"),

@@ -16,6 +16,7 @@ from broker.messages import CachedIn, Done, End, Point, RecomputedFor, Turn
 from workers.calls.deltas import Reason
 from workers.engine.events import LoopSnapshot
 from workers.engine.scheduler import Step
+from workers.engine.threads import StepThreads
 from workers.kv.cache import CacheStats
 from workers.turns.work import TurnNotes
 
@@ -56,6 +57,8 @@ class WorkerMetrics:
     num_slots: int
     num_cells: int
     shape: Shape
+    threads: StepThreads | None = None
+    """How many a step takes; None where nobody chooses."""
     clock: Callable[[], float] = time.perf_counter
     _second: _Second = field(default_factory=_Second)
     _began_at: float = 0.0
@@ -108,6 +111,8 @@ class WorkerMetrics:
                 "num_slots": self.num_slots,
                 "num_cells_used": state.num_cells_used,
                 "num_cells": self.num_cells,
+                "num_threads": self.threads.decode.current if self.threads else None,
+                "num_threads_batch": self.threads.prefill.current if self.threads else None,
                 "num_parked": offload_cache.num_in_ram,
                 "parked_bytes": offload_cache.ram_bytes,
                 "num_on_disk": offload_cache.num_on_disk,
