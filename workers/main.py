@@ -39,16 +39,17 @@ from workers.engine.threads import StepThreads
 from workers.grammars.checker import GrammarChecker
 from workers.kv.cache import OffloadCache
 from workers.kv.disk import Disk
-from workers.machine.bandwidth import copy_bandwidth
+from workers.machine.bandwidth import ReadBandwidth, buffer_bytes, read_bandwidth
 from workers.machine.cores import num_cores
 from workers.machine.facts import cpu_flags, machine_facts
 from workers.machine.memory import MemoryPlan, available_bytes, check_memory
 from workers.machine.thread_count import check_threads, step_threads
+from workers.model_facts import bytes_for_a_token
 from workers.model_file import ModelFileError
 from workers.prompts.chat_template import catalogued
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateRenderer
-from workers.reporting.facts import setting_facts, thread_facts
+from workers.reporting.facts import memory_facts, setting_facts, thread_facts
 from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.reporting.presence import PLAIN_ABILITIES, abilities
 from workers.settings import WorkerSettings, resident
@@ -76,10 +77,13 @@ class LoadedModel:
     num_ctx: int
     threads: StepThreads
     """As they were chosen, and are from step to step where they are measured."""
+    bandwidth: ReadBandwidth
+    """Of memory, before the model was there."""
     calibration: Calibration
     layout: str
     """What must be equal for a KV state to be used: the model file, the library's version, how cells are laid out."""
-    shape: Shape
+    active_bytes: int
+    """Of its weights, what a token is computed with."""
 
 
 async def serve(
@@ -139,7 +143,8 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     from workers.llama.context import LlamaEngine, LlamaModel
 
     # Before the model is there, which needs the memory.
-    peak = await asyncio.to_thread(copy_bandwidth, config.threads or num_cores())
+    bandwidth = await asyncio.to_thread(read_bandwidth, num_cores(), buffer_bytes(available_bytes()))
+    log.info("memory reads %s", bandwidth.describe())
     known = catalogued(config.model if config.model_file is None else None)
     is_paged = config.resident_bytes is not None
     model = await asyncio.to_thread(
@@ -163,7 +168,8 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
         threads=threads,
         calibration=calibration,
         layout=_layout(config, model.fingerprint),
-        shape=Shape(model.file_bytes, model.kv_shape.quantized(config.kv_type).bytes_per_young_token, peak),
+        bandwidth=bandwidth,
+        active_bytes=bytes_for_a_token(model.parts),
     )
 
 
@@ -323,7 +329,9 @@ async def _assemble(
         "quantization": options.quantization or "unknown",
         "worker": options.name,
     }
-    metrics = WorkerMetrics(tags, loaded.engine.num_slots, loaded.engine.num_ctx, loaded.shape, loaded.threads)
+    cell = loaded.model.kv_shape.quantized(config.kv_type).bytes_per_young_token
+    shape = Shape(loaded.active_bytes, cell, loaded.bandwidth.bytes_per_second)
+    metrics = WorkerMetrics(tags, loaded.engine.num_slots, loaded.engine.num_ctx, shape, loaded.threads)
     power = Power()
     loop = _engine_loop(loaded, config, cache, metrics, power)
     grammars = GrammarChecker(loaded.model.vocabulary.matcher_process)
@@ -369,9 +377,11 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "llama.cpp": system_info().strip(),
         "file": loaded.model.path.name,
         "file_bytes": str(loaded.model.file_bytes),
+        "active_bytes": str(loaded.active_bytes),
         "file_sha256": known_sha256(config),
         **machine_facts(),
         **thread_facts(loaded.threads),
+        **memory_facts(loaded.bandwidth),
         "num_ctx": str(loaded.num_ctx),
         "flash_attention": str(not config.deterministic).lower(),
         "chat_template": loaded.model.template.origin,

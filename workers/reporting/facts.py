@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from workers.engine.threads import FixedThreads, StepThreads
+from workers.machine.bandwidth import ReadBandwidth
 from workers.settings import WorkerSettings
 
 _SETTINGS = (
@@ -28,3 +29,11 @@ def thread_facts(threads: StepThreads) -> dict[str, str]:
         found[name] = str(one.current)
         found[f"{name}_are"] = "fixed" if isinstance(one, FixedThreads) else "measured"
     return found
+
+
+def memory_facts(bandwidth: ReadBandwidth) -> dict[str, str]:
+    """What memory gives to readers at most, and to how many threads; with `active_bytes`, the roofline of a decode."""
+    return {
+        "read_peak_bytes_per_second": f"{bandwidth.bytes_per_second:.0f}",
+        "read_peak_threads": str(bandwidth.num_threads),
+    }

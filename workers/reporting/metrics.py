@@ -30,8 +30,9 @@ class Shape:
     """What a decode step reads, and what the machine could read at most."""
 
     weights_bytes: int | None = None
+    """That a token is computed with."""
     kv_bytes_per_token: int = 0
-    peak_bytes_per_second: float | None = None
+    read_peak_bytes_per_second: float | None = None
 
 
 @dataclass
@@ -95,6 +96,8 @@ class WorkerMetrics:
         self._began_at = now
         has_steps, has_decodes = past.num_steps > 0, past.num_decode_steps > 0
         is_known = has_decodes and self.shape.weights_bytes is not None
+        read = past.read_bytes / past.decode_step_seconds if is_known else None
+        peak = self.shape.read_peak_bytes_per_second
         return points.ENGINE.point(
             time.time_ns(),
             self.tags,
@@ -120,8 +123,9 @@ class WorkerMetrics:
                 "num_evicted": offload_cache.num_evicted,
                 "copy_ratio": (state.copy_seconds - copied) / seconds if seconds else None,
                 "given_bytes": given_bytes - given,
-                "read_bytes_per_second": past.read_bytes / past.decode_step_seconds if is_known else None,
-                "peak_bytes_per_second": self.shape.peak_bytes_per_second,
+                "read_bytes_per_second": read,
+                "read_peak_bytes_per_second": peak,
+                "read_ratio": read / peak if read is not None and peak else None,
                 "num_dropped": num_dropped,
             },
         )
