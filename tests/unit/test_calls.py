@@ -175,6 +175,17 @@ def test_more_calls_than_are_allowed_are_text() -> None:
     assert [reason for reason, _, _ in found.broken] == ["too_many"]
 
 
+def test_a_broken_call_does_not_use_up_the_one_that_is_allowed() -> None:
+    one = '<tool_call>{"name": "clock.now", "arguments": {}}</tool_call>'
+    broken = '<tool_call>{"name": "set_lamp", "arguments": {"room": tru}}</tool_call>'
+    parser = Parser(SYNTAXES["hermes"], TOOLS, max_calls=1)
+
+    found = Said([*parser.feed(broken + one + one), *parser.finish()])
+
+    assert found.calls == [("clock.now", "{}")]
+    assert [(reason, index) for reason, index, _ in found.broken] == [("invalid_json", 0), ("too_many", None)]
+
+
 @pytest.mark.parametrize(
     "text",
     [

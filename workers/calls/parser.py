@@ -25,7 +25,7 @@ class Parser:
         is_held: bool = False,
     ) -> None:
         """`is_held`: a grammar holds the calls, but for what stands before their arguments in a call without a mark.
-        `thinking`: the prompt ends within a thought. Calls beyond `max_calls` are broken ones, and so is each of
+        `thinking`: the prompt ends within a thought. Calls beyond `max_calls` whole ones are broken, and so is each of
         another tool than these; without tools nothing is a call."""
         self._syntax = syntax
         self._ignored = syntax.ignored + (syntax.thoughts.around if syntax.thoughts else ())
