@@ -49,6 +49,19 @@ def test_without_tools_nothing_is_a_call(case: str) -> None:
     assert (found.names, found.broken if found.broken else []) in (({}, []), ({}, [("unknown_tool", None, "set_lamp")]))
 
 
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_call_without_a_mark_is_one_behind_a_thought_too_whoever_began_it(opened: bool) -> None:
+    call = '{"name": "set_lamp", "parameters": {"room": "hall"}}'
+    syntax = SYNTAXES["llama3"].with_thoughts(THINK)
+
+    for mark in ("", "<|python_tag|>"):
+        found = said(
+            syntax, ["" if opened else "<think>", f"It is dark.</think>\n\n{mark}{call}"], TOOLS, thinking=opened
+        )
+        assert found.calls == [("set_lamp", '{"room": "hall"}')]
+        assert (found.text, found.reasoning, found.broken) == ("", "It is dark.", [])
+
+
 def test_a_call_streams_as_it_grows() -> None:
     parser = Parser(SYNTAXES["hermes"], TOOLS)
 
