@@ -321,7 +321,10 @@ async def _assemble(
     assembly: Assembly,
 ) -> Worker:
     # Whoever names the model gets an answer in the plain form, too; nobody is sent to it who only wants to chat.
-    can = PLAIN_ABILITIES if loaded.model.template.is_plain else await abilities(renderer)
+    readers = await answer_readers(loaded.model, config.tool_syntax, renderer, holds=not config.free_calls)
+    can: tuple[str, ...] = PLAIN_ABILITIES
+    if not loaded.model.template.is_plain:
+        can = await abilities(renderer, has_thoughts=readers.has_thoughts)
     options = _options(loaded, config, version, can)
     tags = {
         "node": options.node,
@@ -335,7 +338,6 @@ async def _assemble(
     power = Power()
     loop = _engine_loop(loaded, config, cache, metrics, power)
     grammars = GrammarChecker(loaded.model.vocabulary.matcher_process)
-    readers = await answer_readers(loaded.model, config.tool_syntax, renderer, holds=not config.free_calls)
     return assembly(Parts(nc, loop, history, grammars, options, cache, metrics, power, readers, grammars))
 
 

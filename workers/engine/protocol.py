@@ -7,6 +7,7 @@ from typing import Protocol
 
 from broker.messages import Sampling, TokenLogprob
 from workers.grammars.held_calls import CallFollower
+from workers.grammars.held_text import HeldText
 
 MAX_OUTPUTS = 32
 PENDING = -2
@@ -129,7 +130,7 @@ class Engine(Protocol):
         """Computes a step; returns for each span the rows of its logits, in order of position. Raises EngineError."""
         ...
 
-    def sampler(self, sampling: Sampling, prompt: list[int], grammar: str | CallFollower | None) -> TokenSampler:
+    def sampler(self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None) -> TokenSampler:
         """What chooses the tokens of one answer to `prompt`, within a grammar if there is one: GBNF from the
         first token on, or what follows calls, from where it says; it has read what there is of the answer. Raises
         TurnRejected."""

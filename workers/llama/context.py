@@ -15,6 +15,7 @@ from broker.messages import Sampling, TokenLogprob
 from workers.engine.protocol import MAX_OUTPUTS, EngineLost, KvCacheFull, Span, State
 from workers.engine.scheduler import MIN_PREFILL_TOKENS
 from workers.grammars.held_calls import CallFollower
+from workers.grammars.held_text import HeldText
 from workers.llama.backend import has_grouped_attention, messages
 from workers.llama.sampler import LlamaSampler, Logits, logprob_of
 from workers.llama.state_form import StateForm
@@ -287,7 +288,7 @@ class LlamaEngine:
             raise EngineLost(row)
         return np.ctypeslib.as_array(pointer, shape=(self.vocabulary.num_tokens,))
 
-    def sampler(self, sampling: Sampling, prompt: list[int], grammar: str | CallFollower | None) -> LlamaSampler:
+    def sampler(self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None) -> LlamaSampler:
         """What chooses the tokens of one answer. Raises TurnRejected."""
         return LlamaSampler(self.vocabulary, self.logits, sampling, prompt, grammar)
 
