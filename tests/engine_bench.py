@@ -7,10 +7,11 @@ import threading
 from broker.errors import TurnRejected
 from broker.messages import Sampling
 from tests.fakes import FIRST, FakeEngine, FakeSampler
+from workers.engine.costs import CostModel
 from workers.engine.events import Event, Finished, Generated, Job, Lost, Rejected
 from workers.engine.loop import EngineLoop
 from workers.engine.protocol import PENDING, Span, TokenSampler
-from workers.engine.scheduler import CostModel, Scheduler, Step
+from workers.engine.scheduler import Scheduler, Step
 from workers.engine.slots import Slots
 from workers.grammars.held_calls import CallFollower
 from workers.kv.cache import OffloadCache
@@ -83,9 +84,9 @@ class Watching(Scheduler):
         self.noted.append("update")
         super().update(step)
 
-    def observe(self, step: Step, seconds: float, now: float) -> None:
+    def observe(self, step: Step, seconds: float) -> None:
         self.noted.append("observe")
-        super().observe(step, seconds, now)
+        super().observe(step, seconds)
 
 
 class Bench:

@@ -34,8 +34,9 @@ class Accounts:
     def note(self, step: Step, seconds: float, now: float, jobs: Mapping[str, ActiveJob]) -> None:
         """Shares the step's seconds, and what the node drew meanwhile, among its jobs by their tokens; learns from it
         how many threads the next of its kind takes."""
-        num_tokens, watts, is_prefill = step.num_tokens, self._power.watts, not step.is_decode
-        for sequence, span in zip(step.sequences, step.spans, strict=True):
+        num_tokens, watts = step.num_tokens, self._power.watts
+        for index, (sequence, span) in enumerate(zip(step.sequences, step.spans, strict=True)):
+            is_prefill = index >= step.num_decoding
             jobs[sequence.id].charge(seconds * len(span.tokens) / num_tokens, watts, is_prefill=is_prefill)
         if self._threads is not None:
             self._threads.after(step, seconds, now)

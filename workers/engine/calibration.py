@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from workers.engine.costs import CostModel
 from workers.engine.protocol import Engine, Span
-from workers.engine.scheduler import MIN_PREFILL_TOKENS, CostModel
+from workers.engine.scheduler import MIN_PREFILL_TOKENS
 from workers.engine.threads import StepThreads
 from workers.kv.checks import StateLayout
 
@@ -34,7 +35,7 @@ class Calibration:
         """A cost model that begins with what was measured."""
         if self.prefill_seconds_per_token is None or self.decode_seconds is None:
             return CostModel()
-        return CostModel(self.prefill_seconds_per_token, {1: self.decode_seconds})
+        return CostModel.measured(self.prefill_seconds_per_token, WARM_UP_TOKENS, self.decode_seconds)
 
     def layout(self, fingerprint: str) -> StateLayout:
         """What states are like, where `fingerprint` is of the model file and of all else that decides it."""

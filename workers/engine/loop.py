@@ -244,7 +244,7 @@ class EngineLoop:
             if ending is not None:
                 endings.append((active, ending))
         now = self._clock()
-        self._scheduler.observe(step, now - started, now)
+        self._scheduler.observe(step, now - started)
         self._accounts.note(step, now - started, now, self._running)
         for active, ending in endings:
             self._end(active, ending)

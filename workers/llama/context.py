@@ -211,11 +211,12 @@ class LlamaEngine:
         self.max_sequence_tokens = min(self.num_ctx, model.num_ctx_train or self.num_ctx)
         self.max_batch_tokens = options.max_batch_tokens
         self.max_batch_outputs = MAX_OUTPUTS
-        self.min_prefill_tokens = FLASH_TILE if options.flash_attention else MIN_PREFILL_TOKENS
         self._is_recurrent = model.is_recurrent
         self.window = model.sliding_window
         self.can_remove_part = not self._is_recurrent and not self.window
-        self._fills_tiles = options.flash_attention and self.can_remove_part and not has_grouped_attention()
+        is_tiled = options.flash_attention and not has_grouped_attention()
+        self._fills_tiles = is_tiled and self.can_remove_part
+        self.min_prefill_tokens = FLASH_TILE if is_tiled else MIN_PREFILL_TOKENS
         self._batch = lib.llama_batch_init(options.max_batch_tokens, 0, 1)
 
     @property

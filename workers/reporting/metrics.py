@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ TIERS: tuple[str, ...] = get_args(CachedIn)
 CAUSES: tuple[str, ...] = get_args(RecomputedFor)
 BROKEN: tuple[str, ...] = get_args(Reason)
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -35,6 +38,16 @@ class Shape:
     read_peak_bytes_per_second: float | None = None
 
 
+def spans_of(step: Step) -> tuple[str, str]:
+    """What it computed of prompts, and what of answers: for each sequence the tokens before it and its own, `64+1`."""
+    prefill: list[str] = []
+    decode: list[str] = []
+    for sequence, span in zip(step.sequences, step.spans, strict=True):
+        is_answer = span.start >= sequence.num_prompt_tokens
+        (decode if is_answer else prefill).append(f"{span.start}+{len(span.tokens)}")
+    return ",".join(prefill), ",".join(decode)
+
+
 @dataclass
 class _Second:
     """The steps since the last point."""
@@ -42,6 +55,9 @@ class _Second:
     num_steps: int = 0
     num_decode_steps: int = 0
     num_sequences: int = 0
+    """In decode steps."""
+    num_chosen: int = 0
+    """Tokens of streams, beside prompts too."""
     num_prefill_tokens: int = 0
     step_seconds: float = 0.0
     max_step_seconds: float = 0.0
@@ -68,14 +84,18 @@ class WorkerMetrics:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def on_step(self, step: Step, seconds: float) -> None:
-        """Called by the engine loop after each step."""
+        """Called by the engine loop after each step; at DEBUG each has a line."""
+        if log.isEnabledFor(logging.DEBUG):
+            prefill, decode = spans_of(step)
+            log.debug("step seconds=%.6f prefill=%s decode=%s", seconds, prefill or "-", decode or "-")
         with self._lock:
             now = self._second
             now.num_steps += 1
             now.step_seconds += seconds
             now.max_step_seconds = max(now.max_step_seconds, seconds)
+            now.num_prefill_tokens += step.num_prefill_tokens
+            now.num_chosen += step.num_decoding
             if not step.is_decode:
-                now.num_prefill_tokens += step.num_tokens
                 return
             now.num_decode_steps += 1
             now.num_sequences += len(step.spans)
@@ -108,7 +128,7 @@ class WorkerMetrics:
                 "max_step_seconds": past.max_step_seconds if has_steps else None,
                 "busy_ratio": min(1.0, past.step_seconds / seconds) if seconds else None,
                 "prefill_tokens_per_second": past.num_prefill_tokens / seconds if seconds else None,
-                "decode_tokens_per_second": past.num_sequences / seconds if seconds else None,
+                "decode_tokens_per_second": past.num_chosen / seconds if seconds else None,
                 "num_active": state.num_active,
                 "num_waiting": state.num_waiting,
                 "num_slots": self.num_slots,
