@@ -111,6 +111,7 @@ class FakeEngine:
         self.max_batch_outputs = 32
         self.min_prefill_tokens = 16
         self.num_threads = 1
+        self.poll: int | None = None
         self.window = 0
         self.can_remove_part = can_remove_part
         """Where not, it is like a recurrent state: that of its last token alone."""

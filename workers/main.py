@@ -43,7 +43,7 @@ from workers.machine.bandwidth import ReadBandwidth, buffer_bytes, read_bandwidt
 from workers.machine.cores import num_cores
 from workers.machine.facts import cpu_flags, machine_facts
 from workers.machine.memory import MemoryPlan, available_bytes, check_memory
-from workers.machine.thread_count import check_threads, step_threads
+from workers.machine.thread_count import check_threads, choose_polling, step_threads
 from workers.model_facts import bytes_for_a_token
 from workers.model_file import ModelFileError
 from workers.prompts.chat_template import catalogued
@@ -139,7 +139,7 @@ async def serve(
 
 async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStack) -> LoadedModel:
     """The model in a context that fits into memory, its threads and rates measured."""
-    from workers.llama.backend import missing_features, system_info
+    from workers.llama.backend import has_openmp, missing_features, system_info
     from workers.llama.context import LlamaEngine, LlamaModel
 
     # Before the model is there, which needs the memory.
@@ -158,6 +158,7 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     _report(system_info(), missing_features(cpu_flags(), system_info()), plan, engine.buffers)
     with computing(path):
         threads = await asyncio.to_thread(step_threads, engine, config, model.fingerprint)
+        await asyncio.to_thread(choose_polling, engine, config, model.fingerprint, threads, has_openmp=has_openmp())
         calibration = await asyncio.to_thread(calibrate, engine, threads=threads)
     return LoadedModel(
         name=name,
@@ -382,7 +383,7 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "active_bytes": str(loaded.active_bytes),
         "file_sha256": known_sha256(config),
         **machine_facts(),
-        **thread_facts(loaded.threads),
+        **thread_facts(loaded.threads, loaded.engine.poll),
         **memory_facts(loaded.bandwidth),
         "num_ctx": str(loaded.num_ctx),
         "flash_attention": str(not config.deterministic).lower(),

@@ -115,6 +115,9 @@ class Engine(Protocol):
     """Fewer prompt tokens at once cost nearly as much as so many."""
     num_threads: int
     """That compute; may be set between two steps."""
+    poll: int | None
+    """How long those look for the next step before they sleep, 0 to 100; None makes them anew for each step. May be set
+    between two steps."""
     can_remove_part: bool
     """False for sliding windows and recurrent states: there a sequence can only grow or go."""
 
