@@ -71,7 +71,15 @@ class Assist:
 
     async def say(self, text: str, **more: Any) -> Said:
         """A message, answered over rounds in which calls are really run. Raises what openai raises, and ValueError for
-        arguments that are no JSON."""
+        arguments that are no JSON, as those of a call that was cut off: then the message is forgotten."""
+        before = len(self.messages)
+        try:
+            return await self._say(text, **more)
+        except ValueError:
+            del self.messages[before:]
+            raise
+
+    async def _say(self, text: str, **more: Any) -> Said:
         self.messages.append({"role": "user", "content": text})
         calls: list[Call] = []
         num_answers = 0
