@@ -7,9 +7,9 @@ import pytest
 from broker.messages import Sampling
 from tests.fakes import FIRST, FakeEngine
 from workers.engine.active import ActiveJob, Place
+from workers.engine.costs import CostModel
 from workers.engine.events import Job
 from workers.engine.preemption import batch_reserve, next_up, victim_of
-from workers.engine.scheduler import CostModel
 from workers.engine.seating import Seating
 from workers.engine.slots import Slots
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache

@@ -11,9 +11,10 @@ from tests.fakes import END, FIRST, FakeVocabulary
 from tests.thought_fakes import THOUGHT, Thinker
 from workers.calls import SYNTAXES, Parser, Syntax, Thoughts
 from workers.calls.thought_tokens import ThoughtTokens
+from workers.engine.costs import CostModel
 from workers.engine.events import Finished, Generated, Job
 from workers.engine.loop import EngineLoop
-from workers.engine.scheduler import CostModel, Scheduler
+from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.kv.cache import OffloadCache
 from workers.turns.answer_reader import AnswerReaders

@@ -13,11 +13,11 @@ from dataclasses import replace
 
 from workers.engine.active import ActiveJob, Place
 from workers.engine.checkpoints import stops
+from workers.engine.costs import CostModel
 from workers.engine.events import LoopSnapshot
 from workers.engine.offloading import Export, Offloading
 from workers.engine.preemption import next_up, victim_of
 from workers.engine.protocol import Engine
-from workers.engine.scheduler import CostModel
 from workers.engine.slots import Seat, Slots
 from workers.kv.cache import OffloadCache
 from workers.kv.index import Key

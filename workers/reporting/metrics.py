@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from broker.messages import CachedIn, Done, End, Point, RecomputedFor, Turn
 from workers.calls.deltas import Reason
 from workers.engine.events import LoopSnapshot
 from workers.engine.scheduler import Step
+from workers.engine.threads import StepThreads
 from workers.kv.cache import CacheStats
 from workers.turns.work import TurnNotes
 
@@ -23,14 +25,23 @@ TIERS: tuple[str, ...] = get_args(CachedIn)
 CAUSES: tuple[str, ...] = get_args(RecomputedFor)
 BROKEN: tuple[str, ...] = get_args(Reason)
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Shape:
     """What a decode step reads, and what the machine could read at most."""
 
     weights_bytes: int | None = None
+    """That a token is computed with."""
     kv_bytes_per_token: int = 0
-    peak_bytes_per_second: float | None = None
+    read_peak_bytes_per_second: float | None = None
+
+
+def spans_of(step: Step) -> tuple[str, str]:
+    """What it computed of prompts, and what of answers: for each sequence the tokens before it and its own, `64+1`."""
+    each = [f"{span.start}+{len(span.tokens)}" for span in step.spans]
+    return ",".join(each[step.num_decoding :]), ",".join(each[: step.num_decoding])
 
 
 @dataclass
@@ -40,6 +51,9 @@ class _Second:
     num_steps: int = 0
     num_decode_steps: int = 0
     num_sequences: int = 0
+    """In decode steps."""
+    num_chosen: int = 0
+    """Tokens of streams, beside prompts too."""
     num_prefill_tokens: int = 0
     step_seconds: float = 0.0
     max_step_seconds: float = 0.0
@@ -56,6 +70,8 @@ class WorkerMetrics:
     num_slots: int
     num_cells: int
     shape: Shape
+    threads: StepThreads | None = None
+    """How many a step takes; None where nobody chooses."""
     clock: Callable[[], float] = time.perf_counter
     _second: _Second = field(default_factory=_Second)
     _began_at: float = 0.0
@@ -64,14 +80,18 @@ class WorkerMetrics:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def on_step(self, step: Step, seconds: float) -> None:
-        """Called by the engine loop after each step."""
+        """Called by the engine loop after each step; at DEBUG each has a line."""
+        if log.isEnabledFor(logging.DEBUG):
+            prefill, decode = spans_of(step)
+            log.debug("step seconds=%.6f prefill=%s decode=%s", seconds, prefill or "-", decode or "-")
         with self._lock:
             now = self._second
             now.num_steps += 1
             now.step_seconds += seconds
             now.max_step_seconds = max(now.max_step_seconds, seconds)
+            now.num_prefill_tokens += step.num_prefill_tokens
+            now.num_chosen += step.num_decoding
             if not step.is_decode:
-                now.num_prefill_tokens += step.num_tokens
                 return
             now.num_decode_steps += 1
             now.num_sequences += len(step.spans)
@@ -92,6 +112,8 @@ class WorkerMetrics:
         self._began_at = now
         has_steps, has_decodes = past.num_steps > 0, past.num_decode_steps > 0
         is_known = has_decodes and self.shape.weights_bytes is not None
+        read = past.read_bytes / past.decode_step_seconds if is_known else None
+        peak = self.shape.read_peak_bytes_per_second
         return points.ENGINE.point(
             time.time_ns(),
             self.tags,
@@ -102,12 +124,14 @@ class WorkerMetrics:
                 "max_step_seconds": past.max_step_seconds if has_steps else None,
                 "busy_ratio": min(1.0, past.step_seconds / seconds) if seconds else None,
                 "prefill_tokens_per_second": past.num_prefill_tokens / seconds if seconds else None,
-                "decode_tokens_per_second": past.num_sequences / seconds if seconds else None,
+                "decode_tokens_per_second": past.num_chosen / seconds if seconds else None,
                 "num_active": state.num_active,
                 "num_waiting": state.num_waiting,
                 "num_slots": self.num_slots,
                 "num_cells_used": state.num_cells_used,
                 "num_cells": self.num_cells,
+                "num_threads": self.threads.decode.current if self.threads else None,
+                "num_threads_batch": self.threads.prefill.current if self.threads else None,
                 "num_parked": offload_cache.num_in_ram,
                 "parked_bytes": offload_cache.ram_bytes,
                 "num_on_disk": offload_cache.num_on_disk,
@@ -115,8 +139,9 @@ class WorkerMetrics:
                 "num_evicted": offload_cache.num_evicted,
                 "copy_ratio": (state.copy_seconds - copied) / seconds if seconds else None,
                 "given_bytes": given_bytes - given,
-                "read_bytes_per_second": past.read_bytes / past.decode_step_seconds if is_known else None,
-                "peak_bytes_per_second": self.shape.peak_bytes_per_second,
+                "read_bytes_per_second": read,
+                "read_peak_bytes_per_second": peak,
+                "read_ratio": read / peak if read is not None and peak else None,
                 "num_dropped": num_dropped,
             },
         )
