@@ -127,7 +127,7 @@ def test_far_more_is_read_than_the_caches_hold_and_never_most_of_memory(
 
 def second(shape: Shape) -> Point:
     metrics = WorkerMetrics({"node": "n", "model": "m", "quantization": "q", "worker": "w"}, 1, 1, shape)
-    metrics.on_step(Step((), (Span(0, 99, (1,), 99),), 1), 0.5)
+    metrics.on_step(Step((), (Span(0, 99, (1,), 99),), num_decoding=1), 0.5)
     found = metrics.second(LoopSnapshot(), OffloadCache(0).stats, 0, 0)
     assert found is not None
     return found
