@@ -30,6 +30,7 @@ from workers.calls import syntax_of
 from workers.calls.writing import writer
 from workers.chosen_file import known_sha256, model_path, model_token
 from workers.engine.calibration import Calibration, calibrate
+from workers.engine.drafting import Drafting
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
 from workers.engine.protocol import MAX_OUTPUTS, EngineError
@@ -77,6 +78,7 @@ class LoadedModel:
     thread_choice: Threads | None
     """Where their number is measured from step to step."""
     calibration: Calibration
+    drafting: Drafting
     layout: str
     """What must be equal for a KV state to be used: the model file, the library's version, how cells are laid out."""
     shape: Shape
@@ -153,12 +155,14 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     cleanup.callback(engine.close)
     _report(system_info(), missing_features(cpu_flags(), system_info()), plan, engine.buffers)
     thread_choice = None
+    is_guessing = config.speculation == "auto" and not config.deterministic
     with computing(path):
         if config.threads is None and not config.deterministic:
             num_threads = await asyncio.to_thread(measured_threads, engine, config, model.fingerprint)
             thread_choice = Threads(num_cores(), num_threads, engine.min_prefill_tokens)
             engine.num_threads = num_threads
         calibration = await asyncio.to_thread(calibrate, engine)
+        drafting = await asyncio.to_thread(Drafting.of, engine, is_wanted=is_guessing)
     return LoadedModel(
         name=name,
         model=model,
@@ -168,6 +172,7 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
         num_threads=num_threads,
         thread_choice=thread_choice,
         calibration=calibration,
+        drafting=drafting,
         layout=_layout(config, model.fingerprint),
         shape=Shape(model.file_bytes, model.kv_shape.quantized(config.kv_type).bytes_per_young_token, peak),
     )
@@ -304,6 +309,7 @@ def _engine_loop(
         on_step=metrics.on_step,
         power=power,
         calibration=loaded.calibration,
+        drafting=loaded.drafting,
     )
 
 
@@ -383,14 +389,6 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "flash_attention": str(not config.deterministic).lower(),
         "chat_template": loaded.model.template.origin,
     }
-    settings = (
-        "deterministic",
-        "kv_type",
-        "overflow",
-        "num_slots",
-        "num_ubatch",
-        "step_budget_seconds",
-        "coalesce_seconds",
-    )
-    found |= {name: str(getattr(config, name)).lower() for name in settings}
+    settings = "deterministic kv_type overflow num_slots num_ubatch step_budget_seconds speculation coalesce_seconds"
+    found |= {name: str(getattr(config, name)).lower() for name in settings.split()}
     return {name: value for name, value in found.items() if value}

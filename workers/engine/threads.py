@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from workers.engine.scheduler import MIN_PREFILL_TOKENS, Step
 
 PREFILL = 0
-"""The kind of a step that prefills; of a decode step it is the number of its sequences."""
+"""The kind of a step that prefills; of a decode step it is the number of its rows."""
 AS_GOOD = 1.03
 """Within so much of the best, fewer threads are better: the board has others to serve."""
 SLOW = {True: 1.6, False: 1.3}
@@ -85,7 +85,7 @@ class Threads:
     def after(self, step: Step, seconds: float, now: float) -> int:
         """Takes note of a step that took so long, if it says anything; the threads of the next."""
         if step.is_decode:
-            self._next = self.update(len(step.spans), seconds, now)
+            self._next = self.update(step.num_tokens, seconds, now)
         elif step.num_decoding == 0 and step.num_tokens >= self._min_prefill_tokens:
             self._next = self.update(PREFILL, seconds / step.num_tokens, now)
         return self._next
