@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from pathlib import Path
 
-from benchmarks.harness import CORES, Row, Weights, all_weights, llama_batched_bench, show, system, timed
+from benchmarks.harness import CORES, Row, Weights, asked_for, llama_batched_bench, show, system, timed
 
 NUM_TOKENS = 128
 
@@ -27,7 +27,7 @@ async def rate(model_file: Path, batch: int) -> float:
 
 def main() -> None:
     rows = []
-    for weights, batch in itertools.product(all_weights(), (8, 16)):
+    for weights, batch in itertools.product(asked_for(__doc__), (8, 16)):
 
         def theirs(weights: Weights = weights, batch: int = batch) -> float:
             return llama_batched_bench(threads=CORES, batch=batch, generate=NUM_TOKENS, model_file=weights.file)

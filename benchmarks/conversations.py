@@ -1,274 +1,170 @@
 """Conversations that go on, against llama-server: how long do they take, how smoothly, and what is computed twice?
 
-The same GGUF, texts, threads and bytes of cache for both. llama-server runs with the quickest of a few settings. With
-DATASET=FILE the texts are OpenAssistant's threads of that file, else the shipped set's.
+The same GGUF, texts, threads and bytes of cache for both, in rounds of mirrored order, of which the medians count.
+llama-server runs with the quickest of a few settings. With DATASET=FILE the texts are OpenAssistant's threads of that
+file.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import json
-import os
 import statistics
-import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
-from benchmarks.harness import CORES, ROOT, Row, Weights, all_weights, model, show, system, text_of
+from benchmarks.harness import CORES, ROOT, Row, Weights, model, show, text_of
+from benchmarks.loads import (
+    NUM_CTX,
+    NUM_ROUNDS,
+    NUM_SLOTS,
+    ROTATION_CONVERSATIONS,
+    ROTATION_TURNS,
+    Measured,
+    Server,
+    busy_core,
+    chatting,
+    compared,
+    measure,
+    mirrored,
+    rotating,
+    texts,
+    through_gateway,
+    tuned,
+    tuned_flags,
+    turnpike,
+)
 from benchmarks.padded_model import write_padded
-from benchmarks.peers import Asked, Peer, Turnpike, llama_server
 from broker.messages import Message
 from broker.priorities import Priority
-from producers.data.datasets import Conversation, load_conversations
-from workers.gguf_header import read_header
-from workers.llama.context import LlamaModel
 
 PADDED = ROOT / ".cache" / "models" / "demo-padded-Q4_0.gguf"
-NUM_CTX = 16384
-NUM_SLOTS = 8
-MAX_HISTORY_TOKENS = 1600
-"""Of a conversation's first five messages: TinyLlama's context is 2,048 tokens."""
-SWEEP: tuple[tuple[str | int, ...], ...] = (
-    ("-kvu",),
-    ("-kvu", "-ub", 256),
-    ("-kvu", "-b", 512, "-ub", 512),
-    ("-no-kvu",),
-    ("-kvu", "--cache-reuse", 64),
-)
 ROTATION_CTX = 4096
 ROTATION_RAM_MIB = 1024
-ROTATION_CONVERSATIONS, ROTATION_TURNS = 64, 4
-ROTATION_WORDS = 12
 NUM_ARRIVALS = 6
 PICTURE = ROOT / "docs" / "ttft.png"
-
-Server = Callable[[], AbstractAsyncContextManager[Peer]]
-
-
-@dataclass
-class Measured:
-    """What a load came to."""
-
-    wall: float
-    turns: list[list[Asked]]
-    """By turn, over the conversations."""
-
-    @property
-    def worst_gap(self) -> float:
-        return max(one.worst_gap for turn in self.turns for one in turn)
-
-    @property
-    def num_computed(self) -> int:
-        return sum(one.num_computed for turn in self.turns for one in turn)
-
-    def ttft(self, first: int = 0) -> float:
-        """The median from the turn `first` on."""
-        return statistics.median(one.ttft for turn in self.turns[first:] for one in turn)
-
-    def __str__(self) -> str:
-        by_turn = " / ".join(f"{statistics.median(one.ttft for one in turn):.1f}" for turn in self.turns)
-        worst = max(one.ttft for turn in self.turns for one in turn)
-        return (
-            f"{self.wall:.1f} s, TTFT by turn {by_turn} s, worst {worst:.1f} s, longest gap {self.worst_gap:.2f} s, "
-            f"{self.num_computed} prompt tokens computed"
-        )
+OURS, THEIRS, PATCHED = "ours", "llama-server", "llama-server with our attention"
 
 
-def turnpike(*flags: str | int, model_file: Path | None = None) -> Server:
-    @asynccontextmanager
-    async def serve() -> AsyncIterator[Peer]:
-        common = ("--threads", CORES, "--num-slots", NUM_SLOTS, "--coalesce-seconds", 0)
-        async with system(*common, *flags, model_file=model_file) as here:
-            yield Turnpike(here)
+@dataclass(frozen=True)
+class Asking:
+    """Whom the questions are asked of, and how often."""
 
-    return serve
+    models: tuple[Path, ...]
+    """None: all that both servers make the same prompts for."""
+    num_rounds: int
+    flags: tuple[str | int, ...]
+    """llama-server's, the quickest."""
+    patched: bool
+    """Whether llama-server with our attention has rows, too."""
 
+    def weights(self, *, that_write_text: bool = False) -> list[Weights]:
+        """The models. Random weights answer in tokens that no tokenizer makes of their text again."""
+        if self.models:
+            return [Weights(one, one.stem) for one in self.models]
+        if that_write_text:
+            return [Weights(write_padded(PADDED)), *(one for one in chatting() if one.name is not None)]
+        return chatting()
 
-def tuned(*flags: str | int, model_file: Path | None = None) -> Server:
-    @asynccontextmanager
-    async def serve() -> AsyncIterator[Peer]:
-        async with llama_server("-t", CORES, "-np", NUM_SLOTS, *flags, model_file=model_file) as server:
-            yield server
-
-    return serve
-
-
-async def measure(
-    server: Server,
-    conversations: Sequence[Conversation],
-    *,
-    num_turns: int,
-    num_tokens: int,
-    own_answers: bool = False,
-    in_rotation: bool = False,
-) -> Measured:
-    """Eight at once. Each conversation goes on as soon as it is answered, or, in rotation, when all others were."""
-    turns: list[list[Asked]] = [[] for _ in range(num_turns)]
-    histories: list[list[Message]] = [[] for _ in conversations]
-    at_once = asyncio.Semaphore(NUM_SLOTS)
-
-    async with server() as peer:
-        await peer.ask("warm", [Message("user", "radio node alarm")], 4)
-
-        async def turn(index: int, number: int) -> None:
-            conversation, history = conversations[index], histories[index]
-            history.append(conversation.messages[2 * number])
-            asked = await peer.ask(f"c{index}", history, num_tokens)
-            turns[number].append(asked)
-            if own_answers:
-                history.append(Message("assistant", asked.text))
-            elif number + 1 < num_turns:
-                history.append(conversation.messages[2 * number + 1])
-
-        async def whole(index: int) -> None:
-            async with at_once:
-                for number in range(num_turns):
-                    await turn(index, number)
-
-        async def one(index: int, number: int) -> None:
-            async with at_once:
-                await turn(index, number)
-
-        started = time.perf_counter()
-        if in_rotation:
-            for number in range(num_turns):
-                await asyncio.gather(*(one(index, number) for index in range(len(conversations))))
-        else:
-            await asyncio.gather(*(whole(index) for index in range(len(conversations))))
-        return Measured(time.perf_counter() - started, turns)
+    async def of_all(self, servers: Mapping[str, Server], **load: Any) -> dict[str, list[Measured]]:
+        """Each round's, of each server; `load` is what `measure` is given."""
+        contestants = {name: partial(measure, server, **load) for name, server in servers.items()}
+        return await mirrored(self.num_rounds, contestants)
 
 
-def chatting() -> list[Weights]:
-    """The models that both servers make the same prompts for: those whose file has a chat template."""
-    return [one for one in all_weights() if "tokenizer.chat_template" in read_header(one.file).values]
-
-
-def texts(num: int, model_file: Path | None = None) -> list[Conversation]:
-    vocabulary = LlamaModel(model_file or model(), vocab_only=True).vocabulary
-
-    def num_tokens(one: Conversation) -> int:
-        text = "\n".join(message.content for message in one.messages[:5])
-        return len(vocabulary.tokenize(text, template_spans=[], add_bos=False))
-
-    found = [
-        one
-        for one in load_conversations(os.environ.get("DATASET"), min_turns=5)
-        if num_tokens(one) <= MAX_HISTORY_TOKENS
-    ]
-    assert len(found) >= num, f"{len(found)} conversations of three turns are short enough, {num} are wanted"
-    return found[:num]
-
-
-def rotating() -> list[Conversation]:
-    """Of the beginnings of the shipped set's messages; no two conversations begin alike."""
-
-    def beginnings(role: str) -> list[str]:
-        messages = (one for each in load_conversations(None) for one in each.messages)
-        return [" ".join(one.content.split()[:ROTATION_WORDS]) for one in messages if one.role == role]
-
-    users, answers = beginnings("user"), beginnings("assistant")
-    found = []
-    for number in range(ROTATION_CONVERSATIONS):
-        messages = []
-        for turn in range(ROTATION_TURNS):
-            place = number * 7 + turn * 31
-            messages.append(Message("user", f"Case {number}, {turn}: {users[place % len(users)]}"))
-            messages.append(Message("assistant", answers[place % len(answers)]))
-        found.append(Conversation(f"r{number}", tuple(messages)))
-    return found
-
-
-async def sweep() -> tuple[str | int, ...]:
-    """llama-server's quickest setting for the first load, tried on a part of it."""
-    walls: dict[tuple[str | int, ...], float] = {}
-    for flags in SWEEP:
-        found = await measure(tuned("-c", NUM_CTX, *flags), texts(8), num_turns=2, num_tokens=32)
-        walls[flags] = found.wall
-        print(f"llama-server -c {NUM_CTX} -np {NUM_SLOTS} {' '.join(map(str, flags))}: {found}", flush=True)
-    return min(walls, key=lambda flags: walls[flags])
-
-
-async def saturated(flags: tuple[str | int, ...]) -> list[Row]:
+async def saturated(asking: Asking) -> list[Row]:
     rows: list[Row] = []
-    for weights in chatting():
-        rows += await saturated_with(weights, flags)
+    for weights in asking.weights():
+        print(weights.of("saturated"), flush=True)
+        servers = {
+            OURS: turnpike("--threads", CORES, "--num-ctx", NUM_CTX, model_file=weights.file),
+            THEIRS: tuned("-c", NUM_CTX, *asking.flags, model_file=weights.file),
+        }
+        load = texts(16, weights.file)
+        found = await asking.of_all(servers, conversations=load, num_turns=3, num_tokens=64)
+        draw(found[OURS][-1], found[THEIRS][-1], weights)
+        targets = {"wall": 0.95, "median TTFT": 0.6, "worst TTFT": 1.0, "longest gap": 0.06}
+        rows += compared(weights.of("16 conversations × 3 turns"), found[OURS], found[THEIRS], targets)
     return rows
 
 
-async def saturated_with(weights: Weights, flags: tuple[str | int, ...]) -> list[Row]:
-    load = texts(16, weights.file)
-    servers = (
-        turnpike("--num-ctx", NUM_CTX, model_file=weights.file),
-        tuned("-c", NUM_CTX, *flags, model_file=weights.file),
-    )
-    ours, theirs = [await measure(server, load, num_turns=3, num_tokens=64) for server in servers]
-    print(weights.of("ours"), ours, "\nllama-server:", theirs, flush=True)
-    draw(ours, theirs, weights)
-
-    def row(name: str, one: float, other: float, target: float) -> Row:
-        name = weights.of(f"16 conversations × 3 turns: {name}")
-        return Row(name, f"{one:.2f} s", f"{other:.2f} s", one / other, target, True)
-
-    return [
-        row("wall", ours.wall, theirs.wall, 1.05),
-        row("longest gap", ours.worst_gap, theirs.worst_gap, 0.1),
-        row("median TTFT", ours.ttft(), theirs.ttft(), 0.8),
-    ]
-
-
-async def own_answers(flags: tuple[str | int, ...]) -> list[Row]:
+async def own_answers(asking: Asking) -> list[Row]:
     rows: list[Row] = []
-    # Random weights answer in tokens that no tokenizer makes of their text again.
-    for weights in (Weights(write_padded(PADDED)), *(one for one in chatting() if one.name is not None)):
-        rows += await own_answers_of(weights, flags)
+    for weights in asking.weights(that_write_text=True):
+        print(weights.of("own answers"), flush=True)
+        servers = {
+            OURS: turnpike("--threads", CORES, "--num-ctx", NUM_CTX, model_file=weights.file),
+            THEIRS: tuned("-c", NUM_CTX, *asking.flags, model_file=weights.file),
+        }
+        load = texts(16, weights.file)
+        found = await asking.of_all(servers, conversations=load, num_turns=3, num_tokens=64, own_answers=True)
+        name = weights.of("the same with the model's own answers")
+        rows += compared(name, found[OURS], found[THEIRS], {"prompt tokens computed": 1.0, "wall": 0.95})
     return rows
 
 
-async def own_answers_of(weights: Weights, flags: tuple[str | int, ...]) -> list[Row]:
-    load = texts(16)
-    found = [
-        await measure(server, load, num_turns=3, num_tokens=64, own_answers=True)
-        for server in (
-            turnpike("--num-ctx", NUM_CTX, model_file=weights.file),
-            tuned("-c", NUM_CTX, *flags, model_file=weights.file),
+async def eight(asking: Asking) -> list[Row]:
+    """24 turns over HTTP to both, by the same client."""
+    rows: list[Row] = []
+    targets = {"wall": 0.9, "median TTFT": 0.6, "worst TTFT": 1.0, "longest gap": 0.3}
+    for weights in asking.weights(that_write_text=True):
+        print(weights.of("eight at once"), flush=True)
+        theirs = partial(tuned, "-c", NUM_CTX, *asking.flags, model_file=weights.file)
+        servers = {
+            OURS: through_gateway("--threads", CORES, "--num-ctx", NUM_CTX, model_file=weights.file),
+            THEIRS: theirs(),
+        } | ({PATCHED: theirs(patched=True)} if asking.patched else {})
+        load = texts(NUM_SLOTS, weights.file)
+        found = await asking.of_all(servers, conversations=load, num_turns=3, num_tokens=64, own_answers=True)
+        name = weights.of(f"{NUM_SLOTS} at once × 3 turns over HTTP, own answers")
+        rows += compared(name, found[OURS], found[THEIRS], targets)
+        if asking.patched:
+            rows += compared(
+                f"{name}, llama-server with our attention", found[OURS], found[PATCHED], dict.fromkeys(targets, 0.0)
+            )
+    return rows
+
+
+async def busy(asking: Asking) -> list[Row]:
+    """The same beside a process that keeps a core busy: our defaults, llama-server whose threads spin, or do not."""
+    rows: list[Row] = []
+    spinning, waiting = THEIRS, f"{THEIRS} --poll 0"
+    for weights in asking.weights(that_write_text=True):
+        print(weights.of("beside a busy process"), flush=True)
+        servers = {
+            OURS: through_gateway("--num-ctx", NUM_CTX, model_file=weights.file),
+            spinning: tuned("-c", NUM_CTX, *asking.flags, model_file=weights.file),
+            waiting: tuned("-c", NUM_CTX, "--poll", 0, *asking.flags, model_file=weights.file),
+        }
+        load = texts(NUM_SLOTS, weights.file)
+        found = await asking.of_all(
+            servers, conversations=load, num_turns=3, num_tokens=64, own_answers=True, beside=busy_core
         )
-    ]
-    ours, theirs = found
-    print(weights.of("own answers"), "ours:", ours, "\nllama-server:", theirs, flush=True)
-    name = "the same with the model's own answers: "
-    return [
-        Row(
-            weights.of(name + "prompt tokens computed"),
-            str(ours.num_computed),
-            str(theirs.num_computed),
-            ours.num_computed / theirs.num_computed,
-            1.0,
-            True,
-        ),
-        Row(
-            weights.of(name + "wall"), f"{ours.wall:.1f} s", f"{theirs.wall:.1f} s", ours.wall / theirs.wall, 0.95, True
-        ),
-    ]
+        for theirs in (spinning, waiting):
+            name = weights.of(f"the same beside a busy process, our defaults ÷ {theirs}")
+            rows += compared(name, found[OURS], found[theirs], {"wall": 0.5})
+    return rows
 
 
-async def rotation(flags: tuple[str | int, ...]) -> list[Row]:
-    load = rotating()
-    servers = (
-        turnpike("--num-ctx", ROTATION_CTX, "--park-bytes", ROTATION_RAM_MIB << 20),
-        tuned("-c", ROTATION_CTX, "--cache-ram", ROTATION_RAM_MIB, *flags),
-    )
-    ours, theirs = [
-        await measure(server, load, num_turns=ROTATION_TURNS, num_tokens=8, in_rotation=True) for server in servers
-    ]
-    print("rotation, ours:", ours, "\nllama-server:", theirs, flush=True)
-    name = f"{ROTATION_CONVERSATIONS} in rotation over {NUM_SLOTS} slots: median TTFT of turns 2 to {ROTATION_TURNS}"
-    one, other = ours.ttft(1), theirs.ttft(1)
-    return [Row(name, f"{one:.2f} s", f"{other:.2f} s", one / other, 0.7, True)]
+async def rotation(asking: Asking) -> list[Row]:
+    rows: list[Row] = []
+    for weights in asking.weights():
+        print(weights.of("rotation"), flush=True)
+        ours = ("--threads", CORES, "--num-ctx", ROTATION_CTX, "--park-bytes", ROTATION_RAM_MIB << 20)
+        theirs = ("-c", ROTATION_CTX, "--cache-ram", ROTATION_RAM_MIB, *asking.flags)
+        servers = {OURS: turnpike(*ours, model_file=weights.file), THEIRS: tuned(*theirs, model_file=weights.file)}
+        found = await asking.of_all(
+            servers, conversations=rotating(), num_turns=ROTATION_TURNS, num_tokens=8, in_rotation=True
+        )
+        name = weights.of(f"{ROTATION_CONVERSATIONS} in rotation over {NUM_SLOTS} slots × {ROTATION_TURNS} turns")
+        targets = {"median TTFT of later turns": 0.4, "wall": 1.0}
+        rows += compared(name, found[OURS], found[THEIRS], targets)
+    return rows
 
 
 async def interactive(server: Server) -> list[float]:
@@ -295,9 +191,9 @@ async def interactive(server: Server) -> list[float]:
     return found
 
 
-async def priorities(flags: tuple[str | int, ...]) -> list[Row]:
+async def priorities(asking: Asking) -> list[Row]:
     medians = []
-    for server in (turnpike("--num-ctx", NUM_CTX), tuned("-c", NUM_CTX, *flags)):
+    for server in (turnpike("--threads", CORES, "--num-ctx", NUM_CTX), tuned("-c", NUM_CTX, *asking.flags)):
         found = await interactive(server)
         print("interactive among batch:", " ".join(f"{one:.2f}" for one in found), flush=True)
         medians.append(statistics.median(found))
@@ -332,35 +228,40 @@ def draw(ours: Measured, theirs: Measured, weights: Weights) -> None:
     plt.close(figure)
 
 
-async def tuned_flags(*, anew: bool = False) -> tuple[str | int, ...]:
-    """llama-server's quickest setting on this machine: the last sweep's, or of one now."""
-    kept = ROOT / ".cache" / "llama_server_flags.json"
-    if anew or not kept.exists():
-        kept.write_text(json.dumps(await sweep()))
-    flags: tuple[str | int, ...] = tuple(json.loads(kept.read_text()))
-    print("llama-server runs with", *flags, flush=True)
-    return flags
+QUESTIONS: dict[str, Callable[[Asking], Awaitable[list[Row]]]] = {
+    "saturated": saturated,
+    "own_answers": own_answers,
+    "eight": eight,
+    "busy": busy,
+    "rotation": rotation,
+    "priorities": priorities,
+}
 
 
-async def measure_all(wanted: Sequence[str]) -> list[Row]:
+async def measure_all(options: argparse.Namespace) -> list[Row]:
     model()
-    flags = await tuned_flags(anew="sweep" in wanted)
-    questions: dict[str, Callable[[tuple[str | int, ...]], Awaitable[list[Row]]]] = {
-        "saturated": saturated,
-        "own_answers": own_answers,
-        "rotation": rotation,
-        "priorities": priorities,
-    }
+    flags = await tuned_flags(anew=options.sweep)
+    asking = Asking(tuple(options.model_file), options.rounds, flags, options.patched)
     rows: list[Row] = []
-    for name, question in questions.items():
-        if name in wanted or not wanted:
-            rows += await question(flags)
+    for name, question in QUESTIONS.items():
+        if name in options.questions or not options.questions:
+            rows += await question(asking)
     return rows
 
 
 def main() -> None:
-    """`python -m benchmarks.conversations [sweep] [saturated] [own_answers] [rotation] [priorities]`"""
-    show("conversations that go on, against llama-server", asyncio.run(measure_all(sys.argv[1:])))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.conversations", description=__doc__)
+    parser.add_argument(
+        "questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)}; all of them without"
+    )
+    parser.add_argument("--model-file", type=Path, nargs="+", default=[], help="instead of all models")
+    parser.add_argument("--rounds", type=int, default=NUM_ROUNDS, help="in mirrored order")
+    parser.add_argument("--patched", action="store_true", help="eight: llama-server with our attention, too")
+    parser.add_argument("--sweep", action="store_true", help="look for llama-server's quickest setting first")
+    options = parser.parse_args()
+    if unknown := set(options.questions) - QUESTIONS.keys():
+        parser.error(f"no question: {', '.join(sorted(unknown))}")
+    show("conversations that go on, against llama-server", asyncio.run(measure_all(options)))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.conversations import NUM_CTX, NUM_SLOTS, tuned_flags
 from benchmarks.harness import CORES, ROOT, Row, gateway, show, system
+from benchmarks.loads import NUM_CTX, NUM_SLOTS, tuned_flags
 from benchmarks.peers import llama_server
 from broker.process import spawn
 from producers.data.datasets import load_conversations
@@ -124,12 +124,12 @@ async def measure() -> list[Row]:
                 theirs.append(await sweep(server.url, Path(folder)))
             print("llama-server", *theirs[-1], sep="\n", flush=True)
     rows = []
-    for number in range(2):  # the rates of the others are each one's own
+    for number in range(NUM_STRATEGIES):  # the constant rates are each one's own, between its first two
         mine, other = ([one[number] for one in sweeps] for sweeps in (ours, theirs))
         rates = [statistics.mean(one.tokens_per_second for one in each) for each in (mine, other)]
         ttfts = [statistics.mean(one.ttft_p50 for one in each) for each in (mine, other)]
-        name = f"guidellm, {mine[0].strategy}: "
-        tokens = Row(name + "tokens/s", f"{rates[0]:.1f}/s", f"{rates[1]:.1f}/s", rates[0] / rates[1], 0.95)
+        name = f"guidellm, {number + 1} of {NUM_STRATEGIES}, {mine[0].strategy}: "
+        tokens = Row(name + "tokens/s", f"{rates[0]:.1f}/s", f"{rates[1]:.1f}/s", rates[0] / rates[1], 1.0)
         first = Row(name + "TTFT", f"{ttfts[0]:.0f} ms", f"{ttfts[1]:.0f} ms", ttfts[0] / ttfts[1], 1.0, at_most=True)
         rows += [tokens, first]
     return rows

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import contextlib
 import json
 import os
 import platform
@@ -102,17 +104,41 @@ def all_weights() -> list[Weights]:
     return [Weights(model()), *real]
 
 
-def tool(name: str) -> Path:
-    """A peer's binary, built by benchmarks/build_tools.sh."""
-    folder = subprocess.run([ROOT / "benchmarks" / "build_tools.sh"], capture_output=True, text=True, check=True)
+def asked_for(question: str | None) -> list[Weights]:
+    """The models of the command line's `--model-file`, else all of them."""
+    parser = argparse.ArgumentParser(description=question)
+    parser.add_argument("--model-file", type=Path, nargs="+", default=[], help="instead of all models")
+    return [Weights(one, one.stem) for one in parser.parse_args().model_file] or all_weights()
+
+
+def tool(name: str, *, patched: bool = False) -> Path:
+    """A peer's binary, built by benchmarks/build_tools.sh: as its users get it, or `patched` as our worker's is."""
+    command = [str(ROOT / "benchmarks" / "build_tools.sh"), *(["patched"] if patched else [])]
+    folder = subprocess.run(command, capture_output=True, text=True, check=True)
     return ROOT / folder.stdout.strip() / name
 
 
 def llama_bench(
-    *, threads: int, prompt: int = 0, generate: int = 0, depth: int = 0, model_file: Path | None = None
+    *,
+    threads: int,
+    prompt: int = 0,
+    generate: int = 0,
+    depth: int = 0,
+    model_file: Path | None = None,
+    patched: bool = False,
 ) -> float:
     """Tokens per second of llama-bench's one test behind `depth` tokens of context, the mean of two runs."""
-    command = [tool("llama-bench"), "-m", model_file or model(), "-t", threads, "-p", prompt, "-n", generate]
+    command = [
+        tool("llama-bench", patched=patched),
+        "-m",
+        model_file or model(),
+        "-t",
+        threads,
+        "-p",
+        prompt,
+        "-n",
+        generate,
+    ]
     command += ["-r", 2, "-d", depth, "-fa", 1, "-o", "json"]
     found = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     return float(json.loads(found.stdout)[0]["avg_ts"])
@@ -154,9 +180,14 @@ class System:
 
 @asynccontextmanager
 async def system(
-    *flags: str | int | float, entry: list[str] | None = None, user: str = WORKER, model_file: Path | None = None
+    *flags: str | int | float,
+    entry: list[str] | None = None,
+    user: str = WORKER,
+    model_file: Path | None = None,
+    log: Path | None = None,
 ) -> AsyncIterator[System]:
-    """The whole system on this machine, as the commands run it. `entry` stands in for turnpike/."""
+    """The whole system on this machine, as the commands run it. `entry` stands in for turnpike/; `log` is a file for
+    all that the worker says."""
     with TemporaryDirectory(prefix="turnpike-bench-") as folder:
         async with EmbeddedServer(Path(folder)) as server:
             await server.ensure(["m"])
@@ -165,7 +196,9 @@ async def system(
             command: list[str | Path] = [sys.executable, *(entry or [str(ROOT / "turnpike")]), "worker"]
             command += ["--model-file", model_file or model(), "--model", "m", "--credentials", credentials]
             env = {"PYTHONPATH": str(ROOT)}
-            worker = await spawn([*command, "--log-level", "WARNING", *map(str, flags)], env=env)
+            command += ["--log-level", "WARNING" if log is None else "DEBUG", *map(str, flags)]
+            with contextlib.nullcontext() if log is None else log.open("w") as told:
+                worker = await spawn(command, env=env, stderr=None if told is None else told.fileno())
             try:
                 async with Client(server.address(LOCAL)) as client:
                     while not await client.workers():

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
-from benchmarks.conversations import Server
-from benchmarks.harness import CORES, Row, model, show, system, text_of
+from benchmarks.harness import CORES, Row, Weights, asked_for, show, system, text_of
+from benchmarks.loads import Server, busy_core
 from benchmarks.peers import Peer, Turnpike, llama_server
 from broker.messages import Message
-from broker.process import spawn, terminate
 
 NUM_TOKENS = 48
 SKIPPED_TOKENS = 24
@@ -30,46 +28,43 @@ async def rate(peer: Peer, name: str) -> float:
 
 async def rates(server: Server) -> tuple[float, float]:
     """Alone, and beside one process that keeps the first core busy."""
-    core = min(os.sched_getaffinity(0))
-    spin = f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
     alone: list[float] = []
     beside: list[float] = []
     async with server() as peer:
         await rate(peer, "warm")
         for number in range(ROUNDS):
             alone.append(await rate(peer, f"a{number}"))
-            neighbour = await spawn([sys.executable, "-c", spin])
-            try:
+            async with busy_core():
                 beside.append(await rate(peer, f"b{number}"))
-            finally:
-                await terminate(neighbour)
             print(f"alone {alone[-1]:.2f}/s, beside a busy process {beside[-1]:.2f}/s", flush=True)
     return statistics.median(alone), statistics.median(beside)
 
 
-@asynccontextmanager
-async def ours() -> AsyncIterator[Peer]:
-    async with system() as here:
-        yield Turnpike(here)
-
-
-def theirs(*flags: str | int) -> Server:
+def ours(model_file: Path) -> Server:
     @asynccontextmanager
     async def serve() -> AsyncIterator[Peer]:
-        async with llama_server("-c", 8192, "-np", 8, "-kvu", *flags) as server:
+        async with system(model_file=model_file) as here:
+            yield Turnpike(here)
+
+    return serve
+
+
+def theirs(model_file: Path, *flags: str | int) -> Server:
+    @asynccontextmanager
+    async def serve() -> AsyncIterator[Peer]:
+        async with llama_server("-c", 8192, "-np", 8, "-kvu", *flags, model_file=model_file) as server:
             yield server
 
     return serve
 
 
-async def measure() -> list[Row]:
-    model()
+async def measure(weights: Weights) -> list[Row]:
     found = {
         name: await rates(server)
         for name, server in (
-            ("ours", ours),
-            (f"-t {CORES} --poll 0", theirs("-t", CORES, "--poll", 0)),
-            ("its defaults", theirs()),
+            ("ours", ours(weights.file)),
+            (f"-t {CORES} --poll 0", theirs(weights.file, "-t", CORES, "--poll", 0)),
+            ("its defaults", theirs(weights.file)),
         )
     }
     for name, (alone, beside) in found.items():
@@ -77,7 +72,7 @@ async def measure() -> list[Row]:
     _, one = found["ours"]
     return [
         Row(
-            f"decode beside a busy neighbour on one of {CORES} cores, our defaults ÷ llama-server's {name}",
+            weights.of(f"decode beside a busy neighbour on one of {CORES} cores, our defaults ÷ llama-server's {name}"),
             f"{one:.1f}/s",
             f"{found[name][1]:.1f}/s",
             one / found[name][1],
@@ -88,7 +83,7 @@ async def measure() -> list[Row]:
 
 
 def main() -> None:
-    show("a busy neighbour", asyncio.run(measure()))
+    show("a busy neighbour", [row for weights in asked_for(__doc__) for row in asyncio.run(measure(weights))])
 
 
 if __name__ == "__main__":

@@ -22,16 +22,23 @@ from broker.process import spawn, terminate
 
 @dataclass
 class Asked:
-    """An answer, with the arrival of each of its tokens, and how many of its prompt's tokens were computed for it."""
+    """An answer: when each of its tokens came, how many it has, how many of its prompt's were computed for it."""
 
     sent_at: float
     times: list[float] = field(default_factory=list)
     text: str = ""
+    num_prompt: int = 0
     num_computed: int = 0
+    num_generated: int = 0
 
     @property
     def ttft(self) -> float:
         return self.times[0] - self.sent_at
+
+    @property
+    def seconds(self) -> float:
+        """From the first token to the last one."""
+        return self.times[-1] - self.times[0]
 
     @property
     def worst_gap(self) -> float:
@@ -42,7 +49,13 @@ class Peer(Protocol):
     """Whoever answers."""
 
     async def ask(
-        self, conversation: str, messages: list[Message], num_tokens: int, priority: Priority = "interactive"
+        self,
+        conversation: str,
+        messages: list[Message],
+        num_tokens: int,
+        priority: Priority = "interactive",
+        *,
+        ignore_eos: bool = True,
     ) -> Asked: ...
 
 
@@ -53,50 +66,73 @@ class Turnpike:
         self._client = here.client
 
     async def ask(
-        self, conversation: str, messages: list[Message], num_tokens: int, priority: Priority = "interactive"
+        self,
+        conversation: str,
+        messages: list[Message],
+        num_tokens: int,
+        priority: Priority = "interactive",
+        *,
+        ignore_eos: bool = True,
     ) -> Asked:
         found = Asked(time.perf_counter())
-        sampling = Sampling(max_tokens=num_tokens, ignore_eos=True)
+        sampling = Sampling(max_tokens=num_tokens, ignore_eos=ignore_eos)
         answer = self._client.ask("m", messages, conversation=conversation, sampling=sampling, priority=priority)
         async for chunk in answer:
             found.times += [time.perf_counter()] * len(chunk.tokens)
         usage = answer.done.usage
-        found.text, found.num_computed = answer.done.text, usage.prompt_tokens - usage.cached_tokens
+        found.text, found.num_generated = answer.done.text, usage.completion_tokens
+        found.num_prompt, found.num_computed = usage.prompt_tokens, usage.prompt_tokens - usage.cached_tokens
         return found
 
 
-class LlamaServer:
-    """llama.cpp's server, by its OpenAI dialect, which renders the same chat template. It knows no priorities."""
+class OverHttp:
+    """A server by the OpenAI dialect, the same requests and the same reading for all of them."""
 
     def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
         self.url = str(client.base_url)
 
     async def ask(
-        self, conversation: str, messages: list[Message], num_tokens: int, priority: Priority = "interactive"
+        self,
+        conversation: str,
+        messages: list[Message],
+        num_tokens: int,
+        priority: Priority = "interactive",
+        *,
+        ignore_eos: bool = True,
     ) -> Asked:
         body = {
+            "model": "m",
             "messages": [{"role": one.role, "content": one.content} for one in messages],
             "max_tokens": num_tokens,
             "temperature": 0,
-            "ignore_eos": True,
+            "ignore_eos": ignore_eos,
             "stream": True,
-            "cache_prompt": True,
-            "return_tokens": True,
+            "stream_options": {"include_usage": True},
+            "prompt_cache_key": conversation,
         }
+        headers = {"Turnpike-Priority": priority}
         found = Asked(time.perf_counter())
-        async with self._client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        async with self._client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as answer:
+            assert answer.status_code == 200, (await answer.aread()).decode()
             async for line in answer.aiter_lines():
                 if not line.startswith("data: {"):
                     continue
                 event = json.loads(line[6:])
-                delta = event["choices"][0]["delta"] if event.get("choices") else {}
-                if "content" in delta and delta["content"] is not None and "role" not in delta:
+                assert "error" not in event, line
+                delta = event["choices"][0]["delta"] if event["choices"] else {}
+                # A first event has the role, and no token's text.
+                if delta.get("content") is not None and "role" not in delta:
                     found.times.append(time.perf_counter())
                     found.text += delta["content"]
-                if timings := event.get("timings"):
-                    found.num_computed = timings["prompt_n"]
+                if usage := event.get("usage"):
+                    found.num_prompt, found.num_generated = usage["prompt_tokens"], usage["completion_tokens"]
+                    found.num_computed = found.num_prompt - usage["prompt_tokens_details"]["cached_tokens"]
         return found
+
+
+class LlamaServer(OverHttp):
+    """llama.cpp's server, which renders the same chat template. It knows of no priorities and no conversations."""
 
     async def complete(self, prompt: list[int], num_tokens: int, **more: Any) -> dict[str, Any]:
         """Goes on from tokens, greedily: its own answer, with tokens and timings."""
@@ -118,18 +154,27 @@ class LlamaServer:
         return found
 
 
+def http_client(url: str) -> httpx2.AsyncClient:
+    """For many at once, each on a connection of its own."""
+    limits = httpx2.Limits(max_connections=256, max_keepalive_connections=0)
+    return httpx2.AsyncClient(base_url=url, timeout=1800, limits=limits)
+
+
 @asynccontextmanager
-async def llama_server(*flags: str | int, model_file: Path | None = None) -> AsyncIterator[LlamaServer]:
-    """Runs it on the loopback until it is left."""
+async def llama_server(
+    *flags: str | int, model_file: Path | None = None, log: Path | None = None, patched: bool = False
+) -> AsyncIterator[LlamaServer]:
+    """Runs it on the loopback until it is left. `log` is a file for all that it says; the `patched` one has our
+    attention."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [tool("llama-server"), "-m", model_file or model(), "-fa", "on", "--port", port, "--log-disable", *flags]
+    quietly = ("--log-disable",) if log is None else ("-lv", 5, "--log-prefix", "--log-timestamps", "--log-file", log)
+    command = [tool("llama-server", patched=patched), "-m", model_file or model(), "-fa", "on", "--port", port]
     quiet = asyncio.subprocess.DEVNULL
-    server = await spawn([*map(str, command)], stdout=quiet, stderr=quiet)
-    limits = httpx2.Limits(max_connections=256, max_keepalive_connections=0)
+    server = await spawn([*map(str, command), *map(str, quietly), *map(str, flags)], stdout=quiet, stderr=quiet)
     try:
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=1800, limits=limits) as client:
+        async with http_client(f"http://127.0.0.1:{port}") as client:
             for _ in range(1200):
                 assert server.returncode is None, f"llama-server did not start: {command}"
                 try:

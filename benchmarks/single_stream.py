@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from benchmarks.harness import CORES, Row, Weights, all_weights, llama_bench, show, system, text_of, timed
+from benchmarks.harness import CORES, Row, Weights, asked_for, llama_bench, show, system, text_of, timed
 
 NUM_DECODE = 64
 NUM_PREFILL = 512
@@ -54,7 +54,7 @@ def prefill_row(weights: Weights, threads: int) -> Row:
 
 def main() -> None:
     rows = []
-    for weights in all_weights():
+    for weights in asked_for(__doc__):
         rows += [*decode_rows(weights, CORES, (0.96, 0.90)), prefill_row(weights, CORES)]
         if CORES > 1:
             rows += decode_rows(weights, CORES - 1, (0.98, 0.98))

@@ -148,8 +148,9 @@ class ConversationSettings(ArrivalSettings, frozen=True, kw_only=True):
         str | None,
         Setting(
             "OpenAssistant trees or messages, ShareGPT, OpenAI's messages with tools; plain, gzip, parquet; hub:NAME "
-            "(see turnpike models); tools: shipped conversations with tools; or "
-            "synthetic:prompt=200/50,answer=100/20,turns=5,count=50 (default: the shipped conversations)"
+            "(see turnpike models); tools: shipped conversations with tools; editing: 30 shipped tasks whose answers "
+            "repeat their prompts; or synthetic:prompt=200/50,answer=100/20,turns=5,count=50 (default: the shipped "
+            "conversations)"
         ),
     ] = None
     num_conversations: NumConversations = 50

@@ -100,12 +100,14 @@ class Bench:
         self.cache = OffloadCache(cache_bytes)
         self.now = 0.0
         self.steps: list[tuple[Step, float]] = []
+        self.num_threads: list[tuple[str, int]] = []
+        """Of each step, and of what kind it was."""
         self.loop = EngineLoop(
             self.engine,
             self.scheduler,
             self.slots,
             self.cache,
-            on_step=lambda step, seconds: self.steps.append((step, seconds)),
+            on_step=self._on_step,
             clock=self._clock,
             **more,  # type: ignore[arg-type]
         )
@@ -114,6 +116,10 @@ class Bench:
     def _clock(self) -> float:
         self.now += 1.0
         return self.now
+
+    def _on_step(self, step: Step, seconds: float) -> None:
+        self.steps.append((step, seconds))
+        self.num_threads.append(("decode" if step.is_decode else "prefill", self.engine.num_threads))
 
     def round(self, num_rounds: int = 1) -> None:
         for _ in range(num_rounds):

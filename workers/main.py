@@ -36,19 +36,21 @@ from workers.engine.power import Power
 from workers.engine.protocol import MAX_OUTPUTS, EngineError
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
-from workers.engine.threads import Threads
+from workers.engine.threads import StepThreads
 from workers.grammars.checker import GrammarChecker
 from workers.kv.cache import OffloadCache
 from workers.kv.disk import Disk
-from workers.machine.bandwidth import copy_bandwidth
+from workers.machine.bandwidth import ReadBandwidth, buffer_bytes, read_bandwidth
 from workers.machine.cores import num_cores
 from workers.machine.facts import cpu_flags, machine_facts
 from workers.machine.memory import MemoryPlan, available_bytes, check_memory
-from workers.machine.thread_count import check_threads, default_threads, measured_threads
+from workers.machine.thread_count import check_threads, step_threads
+from workers.model_facts import bytes_for_a_token
 from workers.model_file import ModelFileError
 from workers.prompts.chat_template import catalogued
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateRenderer
+from workers.reporting.facts import memory_facts, setting_facts, thread_facts
 from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.reporting.presence import PLAIN_ABILITIES, abilities
 from workers.settings import WorkerSettings, resident
@@ -74,14 +76,16 @@ class LoadedModel:
     engine: LlamaEngine
     plan: MemoryPlan
     num_ctx: int
-    num_threads: int
-    thread_choice: Threads | None
-    """Where their number is measured from step to step."""
+    threads: StepThreads
+    """As they were chosen, and are from step to step where they are measured."""
+    bandwidth: ReadBandwidth
+    """Of memory, before the model was there."""
     calibration: Calibration
     drafting: Drafting
     layout: str
     """What must be equal for a KV state to be used: the model file, the library's version, how cells are laid out."""
-    shape: Shape
+    active_bytes: int
+    """Of its weights, what a token is computed with."""
 
 
 async def serve(
@@ -140,9 +144,9 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     from workers.llama.backend import missing_features, system_info
     from workers.llama.context import LlamaEngine, LlamaModel
 
-    num_threads = config.threads or (default_threads() if config.deterministic else num_cores())
     # Before the model is there, which needs the memory.
-    peak = await asyncio.to_thread(copy_bandwidth, num_threads)
+    bandwidth = await asyncio.to_thread(read_bandwidth, num_cores(), buffer_bytes(available_bytes()))
+    log.info("memory reads %s", bandwidth.describe())
     known = catalogued(config.model if config.model_file is None else None)
     is_paged = config.resident_bytes is not None
     model = await asyncio.to_thread(
@@ -151,17 +155,13 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     cleanup.callback(model.close)
     num_ctx = min(config.num_ctx, model.num_ctx_train) if config.deterministic else config.num_ctx
     plan = _planned(model, config, num_ctx)
-    engine = LlamaEngine(model, _context_options(config, num_ctx, num_threads))
+    engine = LlamaEngine(model, _context_options(config, num_ctx))
     cleanup.callback(engine.close)
     _report(system_info(), missing_features(cpu_flags(), system_info()), plan, engine.buffers)
-    thread_choice = None
     is_guessing = config.speculation == "auto" and not config.deterministic
     with computing(path):
-        if config.threads is None and not config.deterministic:
-            num_threads = await asyncio.to_thread(measured_threads, engine, config, model.fingerprint)
-            thread_choice = Threads(num_cores(), num_threads, engine.min_prefill_tokens)
-            engine.num_threads = num_threads
-        calibration = await asyncio.to_thread(calibrate, engine)
+        threads = await asyncio.to_thread(step_threads, engine, config, model.fingerprint)
+        calibration = await asyncio.to_thread(calibrate, engine, threads=threads)
         drafting = await asyncio.to_thread(Drafting.of, engine, is_wanted=is_guessing)
     return LoadedModel(
         name=name,
@@ -169,12 +169,12 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
         engine=engine,
         plan=plan,
         num_ctx=num_ctx,
-        num_threads=num_threads,
-        thread_choice=thread_choice,
+        threads=threads,
         calibration=calibration,
         drafting=drafting,
         layout=_layout(config, model.fingerprint),
-        shape=Shape(model.file_bytes, model.kv_shape.quantized(config.kv_type).bytes_per_young_token, peak),
+        bandwidth=bandwidth,
+        active_bytes=bytes_for_a_token(model.parts),
     )
 
 
@@ -194,14 +194,14 @@ def _planned(model: LlamaModel, config: WorkerSettings, num_ctx: int) -> MemoryP
     )
 
 
-def _context_options(config: WorkerSettings, num_ctx: int, num_threads: int) -> ContextOptions:
+def _context_options(config: WorkerSettings, num_ctx: int) -> ContextOptions:
     from workers.llama.context import ContextOptions
 
     return ContextOptions(
         num_ctx=num_ctx,
         # One sequence at a time, in cells that no other's history has shifted.
         num_slots=1 if config.deterministic else config.num_slots,
-        num_threads=num_threads,
+        num_threads=num_cores(),
         num_ubatch=config.num_ubatch,
         flash_attention=not config.deterministic,
         kv_type=config.kv_type,
@@ -305,7 +305,7 @@ def _engine_loop(
         scheduler,
         slots,
         cache,
-        threads=loaded.thread_choice,
+        threads=loaded.threads,
         on_step=metrics.on_step,
         power=power,
         calibration=loaded.calibration,
@@ -335,7 +335,9 @@ async def _assemble(
         "quantization": options.quantization or "unknown",
         "worker": options.name,
     }
-    metrics = WorkerMetrics(tags, loaded.engine.num_slots, loaded.engine.num_ctx, loaded.shape)
+    cell = loaded.model.kv_shape.quantized(config.kv_type).bytes_per_young_token
+    shape = Shape(loaded.active_bytes, cell, loaded.bandwidth.bytes_per_second)
+    metrics = WorkerMetrics(tags, loaded.engine.num_slots, loaded.engine.num_ctx, shape, loaded.threads)
     power = Power()
     loop = _engine_loop(loaded, config, cache, metrics, power)
     grammars = GrammarChecker(loaded.model.vocabulary.matcher_process)
@@ -381,14 +383,14 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "llama.cpp": system_info().strip(),
         "file": loaded.model.path.name,
         "file_bytes": str(loaded.model.file_bytes),
+        "active_bytes": str(loaded.active_bytes),
         "file_sha256": known_sha256(config),
         **machine_facts(),
-        "threads": str(loaded.num_threads),
-        "threads_are": "fixed" if config.threads or config.deterministic else "measured",
+        **thread_facts(loaded.threads),
+        **memory_facts(loaded.bandwidth),
         "num_ctx": str(loaded.num_ctx),
         "flash_attention": str(not config.deterministic).lower(),
         "chat_template": loaded.model.template.origin,
     }
-    settings = "deterministic kv_type overflow num_slots num_ubatch step_budget_seconds speculation coalesce_seconds"
-    found |= {name: str(getattr(config, name)).lower() for name in settings.split()}
+    found |= setting_facts(config)
     return {name: value for name, value in found.items() if value}

@@ -47,7 +47,13 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
     threads: Annotated[
         int | None,
         # Measured at the start, and from step to step; in the deterministic mode one less than the cores.
-        Setting("threads of llama.cpp (default: measured, and fewer while neighbours are busy)"),
+        Setting(
+            "threads of llama.cpp, for decode and for prompts (default: measured for each of the two, and fewer while "
+            "neighbours are busy)"
+        ),
+    ] = None
+    threads_batch: Annotated[
+        int | None, Setting("those for prompts, where they are to be others (default: as --threads, or measured)")
     ] = None
     resident_bytes: Annotated[
         int | None,
@@ -137,6 +143,7 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
                 ("num_slots", self.num_slots, 1),
                 ("num_ubatch", self.num_ubatch, 16),
                 ("threads", self.threads if self.threads is not None else 1, 1),
+                ("threads_batch", self.threads_batch if self.threads_batch is not None else 1, 1),
                 ("park_bytes", self.park_bytes or 0, 0),
                 ("disk_bytes", self.disk_bytes, 0),
                 ("fetch_bytes_per_second", self.fetch_bytes_per_second, 0),
@@ -144,8 +151,10 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
             if value < least
         ]
         num_cores = len(os.sched_getaffinity(0))
-        if self.threads is not None and self.threads > num_cores:
-            problems.append(f"--threads: this machine has {num_cores} cores, and more threads only wait for each other")
+        for which, threads in (("--threads", self.threads), ("--threads-batch", self.threads_batch)):
+            if threads is not None and threads > num_cores:
+                why = "more threads only wait for each other"
+                problems.append(f"{which}: this machine has {num_cores} cores, and {why}")
         for what, name in (("model", self.model), ("worker", self.worker_name), ("node", self.node)):
             if name is not None:
                 try:

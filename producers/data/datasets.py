@@ -19,7 +19,9 @@ DEMO_CONVERSATIONS = SHIPPED.with_name("demo.jsonl")
 """A few that the shipped model can follow."""
 TOOL_CONVERSATIONS = SHIPPED.with_name("tool_talks.jsonl")
 """Conversations beside six tools, with recorded calls and results: lamps, sensors, radio sites and their handbook."""
-_NAMED = {"tools": TOOL_CONVERSATIONS}
+EDITING_TASKS = SHIPPED.with_name("editing.jsonl")
+"""Thirty questions whose answers repeat text of their prompts: ten each to edit, extract, quote."""
+_NAMED = {"tools": TOOL_CONVERSATIONS, "editing": EDITING_TASKS}
 _ROLES: dict[str, Literal["user", "assistant"]] = {"prompter": "user", "assistant": "assistant"}
 _SPEAKERS: dict[str, Role] = {
     "human": "user",
@@ -97,7 +99,7 @@ def load_conversations(
     left_out: list[DatasetError] | None = None,
 ) -> list[Conversation]:
     """All conversations of a file that have at least `min_turns` turns, one of each tree; None is the shipped file,
-    `tools` the shipped one with tools.
+    `tools` the shipped one with tools, `editing` the shipped one of single questions (see `turns_wanted`).
 
     Of a tree, the best-ranked thread that is long enough: at each message the best-ranked reply that leads to one.
     How many there are is what the file holds; nothing is padded. `synthetic:…` is made up (see `synthetic`). A row that
@@ -106,6 +108,7 @@ def load_conversations(
     if isinstance(source, str) and source.startswith("synthetic:"):
         return synthetic(source)
     path = SHIPPED if source is None else path_of(source)
+    min_turns = turns_wanted(source, min_turns)
     left_out = [] if left_out is None else left_out
     flat: list[tuple[int, dict[str, Any]]] = []
     found: list[Conversation] = []
@@ -138,6 +141,11 @@ def load_conversations(
     if not found and not num_trees and not roots:
         raise DatasetError(path, None, f"no conversation: {summary(left_out)}" if left_out else "holds no lines")
     return [conversation for conversation in found if conversation.num_turns(unit) >= min_turns]
+
+
+def turns_wanted(source: str | Path | None, min_turns: int) -> int:
+    """How many turns a conversation of that set has at least to have: one where it holds single questions."""
+    return 1 if str(source) == "editing" else min_turns
 
 
 def path_of(name: str | Path) -> Path:

@@ -14,6 +14,7 @@ from broker.client import Client
 from broker.connection import Address
 from broker.errors import SettingsError
 from broker.process import EXIT_INTERRUPTED
+from producers.data.datasets import turns_wanted
 from producers.data.rows import summary
 from producers.load.generator import Progress
 from producers.load.resuming import CannotContinue, check_continues
@@ -34,9 +35,8 @@ async def run_and_show(address: Address, options: LoadSettings, stop: asyncio.Ev
     selection = select(options)
     num_run = len(selection.conversations)
     console = Console(stderr=True)
-    console.print(
-        f"{selection.num_found} conversations of at least {options.min_turns} {options.turns} found; {num_run} run"
-    )
+    least = turns_wanted(options.dataset, options.min_turns)
+    console.print(f"{selection.num_found} conversations of at least {least} {options.turns} found; {num_run} run")
     if selection.left_out:
         console.print(summary(selection.left_out), markup=False, highlight=False)
     if not num_run:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.catalogue import locked_as, sha256_of, verify
-from producers.data.datasets import SHIPPED, Conversation, DatasetError, load_conversations, path_of
+from producers.data.datasets import SHIPPED, Conversation, DatasetError, load_conversations, path_of, turns_wanted
 from producers.models.command import DATASETS
 from producers.settings import LoadSettings
 
@@ -50,11 +50,12 @@ def select(options: LoadSettings) -> Selection:
 
 def dataset_facts(options: LoadSettings, selection: Selection) -> dict[str, Any]:
     """What a record says of the conversations: by which rule they were taken, and the SHA-256 of their file."""
+    least = turns_wanted(options.dataset, options.min_turns)
     names = "\n".join(conversation.id for conversation in selection.conversations)
     facts: dict[str, Any] = {
         "name": options.dataset or SHIPPED.name,
         "language": options.language,
-        "rule": f"one best-ranked thread a tree, at least {options.min_turns} {options.turns}",
+        "rule": f"one best-ranked thread a tree, at least {least} {options.turns}",
         "num_found": selection.num_found,
         "num_left_out": len(selection.left_out),
         "num_chosen": len(selection.conversations),

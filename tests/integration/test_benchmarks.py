@@ -9,14 +9,18 @@ from contextlib import asynccontextmanager
 
 from nats.aio.client import Client as NatsConnection
 
+from benchmarks.peers import OverHttp, http_client
 from benchmarks.plain_worker import assemble_plain
 from benchmarks.traced_worker import Tracing
 from broker import replies
 from broker.accounts import LOCAL, OPERATOR
 from broker.client import Client
 from broker.connection import connect
+from broker.messages import Message, Sampling
 from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine, fake_worker
+from tests.gateway import StartGateway
+from tests.integration.conftest import StartWorker
 from workers.assembly import Assembly
 from workers.worker_options import WorkerOptions
 
@@ -63,3 +67,21 @@ async def test_a_traced_worker_notes_each_token_once_before_it_is_read(
     chosen_at = tracing.runner.chosen_at
     assert len(chosen_at) == len(ANSWER)
     assert all(chosen < read for chosen, read in zip(chosen_at, read_at, strict=True))
+
+
+async def test_the_same_is_read_over_http_as_by_our_client(
+    start_worker: StartWorker, start_gateway: StartGateway, client: Client
+) -> None:
+    hello = [Message("user", "hello there")]
+    async with start_worker(), start_gateway() as url, http_client(url) as http:
+        peer = OverHttp(http)
+        first = await peer.ask("a", hello, 16)
+        again = await peer.ask("a", [*hello, Message("assistant", first.text), *hello], 8)
+        done = await client.ask("m", hello, sampling=Sampling(max_tokens=16, ignore_eos=True))
+    assert first.text == done.text
+    assert first.num_prompt == first.num_computed == done.usage.prompt_tokens
+    assert first.num_generated == done.usage.completion_tokens == 16
+    assert 1 < len(first.times) <= 16
+    assert first.sent_at < first.times[0] < first.times[-1]
+    assert again.num_generated == 8
+    assert 0 < again.num_computed < again.num_prompt - first.num_prompt

@@ -3,7 +3,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import statistics
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,38 @@ def test_fifty_conversations_of_five_turns_are_shipped() -> None:
     for conversation in conversations:
         roles = [message.role for message in conversation.messages]
         assert roles == (["user", "assistant"] * len(roles))[: len(roles)]
+
+
+def words(text: str) -> list[str]:
+    """Nearly what a tokenizer makes of it."""
+    return re.findall(r"\w+|[^\w\s]", text)
+
+
+def repeated(answer: list[str], prompt: list[str], length: int = 4) -> float:
+    """The share of an answer's runs of so many words that its prompt has too."""
+    there = set(zip(*(prompt[start:] for start in range(length)), strict=False))
+    runs = list(zip(*(answer[start:] for start in range(length)), strict=False))
+    return sum(run in there for run in runs) / len(runs)
+
+
+def test_thirty_tasks_are_shipped_whose_answers_repeat_their_texts() -> None:
+    tasks = load_conversations("editing")  # as a run asks for them: of five turns
+    assert Counter(task.id.partition("-")[0] for task in tasks) == {"edit": 10, "extract": 10, "quote": 10}
+    questions = [task.messages[0].content for task in tasks]
+    texts = [question.partition("\n\n")[2] for question in questions]
+    assert len(set(questions)) == len(set(texts)) == 30
+    for task, text in zip(tasks, texts, strict=True):
+        assert [message.role for message in task.messages] == ["user", "assistant"]
+        assert 80 <= len(words(text)) <= 250, task.id  # 80 to 400 tokens
+        answer = words(task.messages[1].content)
+        assert len(answer) > 20, task.id
+        assert repeated(answer, words(text)) > 0.75, task.id
+
+
+def test_a_run_takes_the_tasks_without_being_asked_for_short_ones() -> None:
+    selection = select(LoadSettings(model="m", dataset="editing"))
+    assert len(selection.conversations) == selection.num_found == 30
+    assert len(select(LoadSettings(model="m", dataset="tools")).conversations) == 12
 
 
 def test_the_shared_trees_hold_as_many_threads_as_counted(oasst_trees: Path) -> None:

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.threads import PREFILL, Threads, best, candidates
+from workers.engine.protocol import Span
+from workers.engine.scheduler import Step
+from workers.engine.threads import PREFILL, FixedThreads, StepThreads, Threads, best, candidates
 
 
 class Board:
@@ -101,3 +103,34 @@ def test_batches_that_change_with_every_step_are_no_reason_to_change_anything() 
     for _ in range(400):
         board.run(0.01, rng.randrange(9))
     assert board.threads.current == 4
+
+
+def step_of(num_tokens: int, *, is_decode: bool) -> Step:
+    return Step((), (Span(0, 0, (1,) * num_tokens, 0),), is_decode)
+
+
+def test_each_kind_of_step_has_its_own_number_and_learns_from_its_own() -> None:
+    threads = StepThreads(Threads(2), Threads(4), min_prefill_tokens=16)
+    prefill, decode = step_of(64, is_decode=False), step_of(3, is_decode=True)
+    assert (threads.of(decode), threads.of(prefill)) == (2, 4)
+    now = 0.0
+    for seconds in (0.64, 0.64, 3.2, 3.2):  # a neighbour comes while prompts are computed
+        threads.after(prefill, seconds, now)
+        now += seconds
+    assert (threads.of(decode), threads.of(prefill)) == (2, 3)
+    threads.after(step_of(15, is_decode=False), 9.0, now)  # the rest of a prompt says nothing: the trial goes on
+    assert threads.of(prefill) == 3
+    threads.after(prefill, 0.8, now)
+    assert threads.prefill.current == 3
+    for seconds in (0.05, 0.05, 0.5, 0.5):
+        threads.after(decode, seconds, now)
+        now += seconds
+    assert (threads.of(decode), threads.of(prefill)) == (1, 3)
+
+
+def test_threads_that_were_asked_for_stay_whatever_steps_take() -> None:
+    threads = StepThreads(FixedThreads(2), FixedThreads(4), min_prefill_tokens=16)
+    for is_decode in (True, False):
+        for seconds in (0.1, 0.1, 1.0, 1.0, 9.0, 9.0):
+            threads.after(step_of(64, is_decode=is_decode), seconds, seconds)
+    assert (threads.of(step_of(1, is_decode=True)), threads.of(step_of(64, is_decode=False))) == (2, 4)
