@@ -30,6 +30,7 @@ from workers.calls import syntax_of
 from workers.calls.writing import writer
 from workers.chosen_file import known_sha256, model_path, model_token
 from workers.engine.calibration import Calibration, calibrate
+from workers.engine.drafting import Drafting
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
 from workers.engine.protocol import MAX_OUTPUTS, EngineError
@@ -80,6 +81,7 @@ class LoadedModel:
     bandwidth: ReadBandwidth
     """Of memory, before the model was there."""
     calibration: Calibration
+    drafting: Drafting
     layout: str
     """What must be equal for a KV state to be used: the model file, the library's version, how cells are laid out."""
     active_bytes: int
@@ -156,10 +158,12 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     engine = LlamaEngine(model, _context_options(config, num_ctx))
     cleanup.callback(engine.close)
     _report(system_info(), missing_features(cpu_flags(), system_info()), plan, engine.buffers)
+    is_guessing = config.speculation == "auto" and not config.deterministic
     with computing(path):
         threads = await asyncio.to_thread(step_threads, engine, config, model.fingerprint)
         await asyncio.to_thread(choose_polling, engine, config, model.fingerprint, threads, has_openmp=has_openmp())
         calibration = await asyncio.to_thread(calibrate, engine, threads=threads)
+        drafting = await asyncio.to_thread(Drafting.of, engine, is_wanted=is_guessing)
     return LoadedModel(
         name=name,
         model=model,
@@ -168,6 +172,7 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
         num_ctx=num_ctx,
         threads=threads,
         calibration=calibration,
+        drafting=drafting,
         layout=_layout(config, model.fingerprint),
         bandwidth=bandwidth,
         active_bytes=bytes_for_a_token(model.parts),
@@ -305,6 +310,7 @@ def _engine_loop(
         on_step=metrics.on_step,
         power=power,
         calibration=loaded.calibration,
+        drafting=loaded.drafting,
     )
 
 

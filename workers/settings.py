@@ -73,6 +73,13 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
     num_ubatch: Annotated[int, Setting("tokens that llama.cpp computes at once")] = 256
     step_budget_seconds: Annotated[float, Setting("what a step may take")] = 0.25
     coalesce_seconds: Annotated[float, Setting("chunks gather for so long; 0 sends each token")] = 0.05
+    speculation: Annotated[
+        Literal["auto", "off"],
+        Setting(
+            "auto: decode steps compute guesses at the tokens that follow, too, where what a conversation repeats and "
+            "what steps take say that it pays; never in the deterministic mode"
+        ),
+    ] = "auto"
     deterministic: Annotated[bool, Setting("one turn at a time, repeatable to the bit")] = False
     share_prefixes: Annotated[bool, Setting("share KV prefixes across clients too, not only within one")] = False
     park_bytes: Annotated[

@@ -37,6 +37,10 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     """Of the completion's, those of the thoughts."""
     broken_calls: Count = 0
     """How many calls of tools came as text: cut off, of an unknown tool, not as calls are written."""
+    drafted_tokens: Count = 0
+    """Guesses at the completion's tokens that were computed, …"""
+    accepted_tokens: Count = 0
+    """… and those of them that the completion has: the others were in vain."""
 
 
 class Timings(Struct, frozen=True):

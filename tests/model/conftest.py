@@ -9,6 +9,7 @@ import pytest
 
 from broker.messages import Sampling
 from workers.engine.calibration import calibrate
+from workers.engine.drafting import Drafting
 from workers.engine.events import Event, Finished, Generated, Job, Rejected
 from workers.engine.loop import EngineLoop
 from workers.engine.scheduler import Scheduler, Step
@@ -39,6 +40,7 @@ class Bench:
         kv_type: KvType = "f16",
         disk_folder: Path | None = None,
         checkpoint_bytes: int = 1 << 24,
+        drafting: Drafting | None = None,
     ) -> None:
         self.model = model
         num_slots = 1 if deterministic else num_slots
@@ -63,7 +65,9 @@ class Bench:
         self.cache = OffloadCache(park_bytes, self.disk, can_remove_part=can_remove, canonical_chunk=chunk)
         self.num_computed = 0
         """Tokens that went through the model."""
-        self.loop = EngineLoop(self.engine, self.scheduler, self.slots, self.cache, on_step=self._count)
+        self.loop = EngineLoop(
+            self.engine, self.scheduler, self.slots, self.cache, on_step=self._count, drafting=drafting
+        )
         self.events: dict[str, list[Event]] = {}
 
     def close(self) -> None:

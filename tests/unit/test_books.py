@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from broker.errors import TurnRejected
 from broker.messages import Sampling
 from tests.fakes import FakeEngine, FakeSampler
+from workers.engine.drafting import Drafting
 from workers.engine.events import Event, Finished, Generated, Job, Rejected
 from workers.engine.loop import EngineLoop
 from workers.engine.protocol import PENDING, TokenSampler
+from workers.engine.row_costs import RowCosts
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.grammars.held_calls import CallFollower
@@ -86,10 +88,12 @@ class Turn:
     prompt: tuple[int, ...]
     conversation: int
     is_batch: bool
+    num_said: int = 0
+    """So much of the answer stands in the prompt: it is guessed up to there."""
 
     def job(self, name: str) -> Job:
-        prompt = [1, *(70 + token for token in self.prompt)]
         answer = tuple(ord(character) + 3 for character in ANSWER)
+        prompt = [1, *answer[: self.num_said], *(70 + token for token in self.prompt)]
         scored = tuple((tuple([*prompt, *answer[:length]]), len(prompt)) for length in (6, 2, 4))
         return Job(
             name,
@@ -108,11 +112,12 @@ class Turn:
 class Books:
     """A loop whose steps the test takes, and what it told."""
 
-    def __init__(self, num_slots: int, num_ctx: int) -> None:
+    def __init__(self, num_slots: int, num_ctx: int, *, is_guessing: bool = False) -> None:
         self.engine = RefusingEngine(num_slots=num_slots, num_ctx=num_ctx, answer=ANSWER)
         scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=self.engine.max_batch_outputs)
         self.slots = Slots(num_slots, num_ctx)
-        self.loop = EngineLoop(self.engine, scheduler, self.slots, OffloadCache(1 << 20))
+        drafting = Drafting(RowCosts({1: 1e-3, 32: 1e-3}) if is_guessing else None, self.engine.max_batch_outputs)
+        self.loop = EngineLoop(self.engine, scheduler, self.slots, OffloadCache(1 << 20), drafting=drafting)
         self.events: list[Event] = []
 
     @property
@@ -145,13 +150,16 @@ turns = st.builds(
     st.lists(st.integers(0, 1), min_size=1, max_size=60).map(tuple),
     st.integers(0, 4),
     st.booleans(),
+    st.integers(0, len(ANSWER)),
 )
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.lists(st.tuples(turns, st.integers(0, 3)), min_size=1, max_size=14), st.integers(1, 4))
-def test_the_books_are_right_after_every_step_whoever_leaves_how(work: list[tuple[Turn, int]], num_slots: int) -> None:
-    books = Books(num_slots, num_ctx=max(96 * num_slots, 192))
+@given(st.lists(st.tuples(turns, st.integers(0, 3)), min_size=1, max_size=14), st.integers(1, 4), st.booleans())
+def test_the_books_are_right_after_every_step_whoever_leaves_how(
+    work: list[tuple[Turn, int]], num_slots: int, is_guessing: bool
+) -> None:
+    books = Books(num_slots, num_ctx=max(96 * num_slots, 192), is_guessing=is_guessing)
     for number, (turn, num_steps) in enumerate(work):
         name = f"{number}"
         books.loop.submit(turn.job(name))

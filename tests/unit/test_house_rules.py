@@ -45,6 +45,7 @@ SET_FROM_OUTSIDE = {
     "workers/engine/accounts.py: self._engine": "their number is the engine's to have and the loop's to choose",
     "workers/engine/active.py: sequence": _SEQUENCE,
     "workers/engine/calibration.py: engine": "each number of threads is tried",
+    "workers/engine/drafting.py: sequence": _SEQUENCE,
     "workers/engine/polling.py: engine": "each way to wait is tried",
     "workers/engine/outputs.py: active": "what was sampled and scored so far",
     "workers/engine/outputs.py: sequence": _SEQUENCE,

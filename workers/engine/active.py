@@ -135,6 +135,8 @@ class ActiveJob:
             scores=tuple(self.scores),
             joules=self.joules,
             cached_in=self.cached_in if sequence.num_cached else None,
+            num_drafted=sequence.num_drafted,
+            num_accepted=sequence.num_accepted,
         )
 
     def num_before_stop(self, vocabulary: Vocabulary) -> int:

@@ -29,7 +29,7 @@ class CostModel:
     prefill_seconds_per_token: float = 0.005
     """Of a prompt's token, its share of the reading and its context too, as steps took: how quick we are."""
     decode_seconds: dict[int, float] = field(default_factory=lambda: {1: 0.05})
-    """By the number of sequences in the step."""
+    """By the number of rows in the step: a token of each sequence, and guesses at its next ones."""
     token_seconds: float = 0.0
     """Of a prompt's token, without reading and context; 0 stands for all of the first."""
     context_seconds: float = 0.0

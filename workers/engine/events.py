@@ -92,6 +92,10 @@ class Finished:
     """Its share of what the node drew; None where that is not known."""
     cached_in: CachedIn | None = None
     """Where the cached tokens were; None where there were none."""
+    num_drafted: int = 0
+    """Tokens that were guessed and computed for it."""
+    num_accepted: int = 0
+    """Of those, the ones that were chosen then."""
 
 
 @dataclass(frozen=True)
@@ -129,3 +133,7 @@ class LoopSnapshot:
     prefill_tokens_per_second: float | None = None
     """None where no step was measured."""
     decode_tokens_per_second: float | None = None
+    num_drafted: int = 0
+    """Tokens that were guessed and computed, since the start."""
+    num_accepted: int = 0
+    """Of those, the ones that were right."""

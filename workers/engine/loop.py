@@ -6,15 +6,18 @@ A round is always the same: seat whom there is room for, decode, update, outputs
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 
 from workers.engine.accounts import Accounts
 from workers.engine.active import ActiveJob, Place
 from workers.engine.calibration import UNMEASURED, Calibration
+from workers.engine.drafting import Drafting
 from workers.engine.events import Event, Finished, Job, LoopSnapshot, Lost, Rejected, Seated
 from workers.engine.inbox import Inbox
 from workers.engine.offloading import Export
@@ -48,14 +51,16 @@ class EngineLoop:
         on_step: Callable[[Step, float], None] | None = None,
         power: Power | None = None,
         calibration: Calibration = UNMEASURED,
+        drafting: Drafting | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`threads` chooses their number from step to step; without it they stay as they are. `on_step` is told of each
         step and its seconds, in this loop's thread; `power` is what the node draws, of which each turn gets its share;
-        `calibration` is what was measured before there was a loop."""
+        `calibration` is what was measured before there was a loop; without `drafting` no tokens are guessed."""
         self.engine = engine
         """What computes: its sizes and its vocabulary are for everybody, all else is this loop's thread's."""
         self._scheduler = scheduler
+        self._drafting = drafting or Drafting(None, 0)
         self._clock = clock
         self._inbox = Inbox(clock)
         self._seating = Seating(engine, slots, cache, clock)
@@ -137,7 +142,11 @@ class EngineLoop:
                 self._deliver(events)
 
     def _told(self) -> list[Event]:
-        self.snapshot = self._seating.snapshot(len(self._running), self._scheduler.costs)
+        self.snapshot = replace(
+            self._seating.snapshot(len(self._running), self._scheduler.costs),
+            num_drafted=self._drafting.num_drafted,
+            num_accepted=self._drafting.num_accepted,
+        )
         events = self._events[:]
         self._events.clear()
         return events
@@ -220,6 +229,7 @@ class EngineLoop:
             active.sampler.close()
         if not active.is_preempted:
             self._scheduler.remove(active.sequence)
+        self._drafting.forget(active.sequence)
         self._seating.release(active)
 
     # --- A step ---
@@ -228,7 +238,7 @@ class EngineLoop:
         self._accounts.prepare(step)
         started = self._clock()
         try:
-            rows = self.engine.decode(list(step.spans))
+            step, rows = self._decode(step, self._drafting.fill(step, self._scheduler.step_bound()))
         except KvCacheFull:
             # Although they were counted: an idle slot goes, or else the youngest job.
             if not self._seating.evict_oldest():
@@ -243,11 +253,20 @@ class EngineLoop:
             self._seating.keep_in_passing(active)
             if ending is not None:
                 endings.append((active, ending))
+        self._drafting.note(step)
         now = self._clock()
         self._scheduler.observe(step, now - started)
+        self._drafting.observe(step, now - started)
         self._accounts.note(step, now - started, now, self._running)
         for active, ending in endings:
             self._end(active, ending)
+
+    def _decode(self, step: Step, filled: Step) -> tuple[Step, list[list[int]]]:
+        """Computes the step, with its guesses if there are cells for them. Raises KvCacheFull, EngineLost."""
+        if filled is not step:
+            with contextlib.suppress(KvCacheFull):
+                return filled, self.engine.decode(list(filled.spans))
+        return step, self.engine.decode(list(step.spans))
 
     def _end_youngest(self, step: Step) -> None:
         youngest = max(step.sequences, key=lambda sequence: sequence.arrived_at)

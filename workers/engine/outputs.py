@@ -78,7 +78,11 @@ class Outputs:
             return self._guarded(active, self._score, span, rows)
         if span.end < len(active.sequence.tokens):
             return None
-        return self._guarded(active, self._choose, rows[-1])
+        if len(rows) == 1:
+            return self._guarded(active, self._choose, rows[-1])
+        ending = self._guarded(active, self._verify, span, rows)
+        self._drop_wrong_guesses(active, span)
+        return ending
 
     def take_late(self, active: ActiveJob) -> Ending | None:
         """The token of a turn whose grammar was late, if it has come."""
@@ -185,6 +189,28 @@ class Outputs:
     def _emit(self, active: ActiveJob, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]) -> None:
         if text or tokens:
             self._deliver(Generated(active.id, text, tokens, logprobs))
+
+    # --- Guesses ---
+
+    def _verify(self, active: ActiveJob, span: Span, rows: list[int]) -> FinishReason | None:
+        """Chooses the next token, and goes on choosing as long as each is what was guessed and computed."""
+        known = active.sequence.tokens
+        num_known = len(known)
+        for index, row in enumerate(rows):
+            # One whose grammar is late has a token less than rows: the rest has to wait for it.
+            if index and known[num_known:] != list(span.tokens[1 : index + 1]):
+                break
+            if (reason := self._choose(active, row)) is not None:
+                return reason
+        return None
+
+    def _drop_wrong_guesses(self, active: ActiveJob, span: Span) -> None:
+        """Leaves the slot with what is known, whatever became of the turn."""
+        sequence = active.sequence
+        num_right = common_prefix(list(span.tokens), sequence.tokens[span.start : span.end])
+        sequence.num_computed = span.start + num_right
+        if num_right < len(span.tokens):
+            sequence.num_computed = self._take_back(active, sequence.num_computed)
 
     # --- Scoring ---
 

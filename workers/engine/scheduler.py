@@ -38,7 +38,7 @@ class Step:
     sequences: tuple[Sequence, ...] = ()
     spans: tuple[Span, ...] = ()
     num_decoding: int = 0
-    """The first so many are streams, a token each."""
+    """The first so many are streams: a token each, and guesses behind it."""
 
     @property
     def is_decode(self) -> bool:
@@ -48,7 +48,7 @@ class Step:
     @property
     def num_prefill_tokens(self) -> int:
         """Of the prompts in it."""
-        return self.num_tokens - self.num_decoding
+        return sum(len(span.tokens) for span in self.spans[self.num_decoding :])
 
     @property
     def num_tokens(self) -> int:
@@ -185,7 +185,7 @@ class Scheduler:
     def observe(self, step: Step, seconds: float) -> None:
         """Learns from what a step took, once the next tokens of its sequences are known."""
         if step.is_decode:
-            self.costs.observe_decode(len(step.spans), seconds)
+            self.costs.observe_decode(step.num_tokens, seconds)
         elif (num_tokens := step.num_prefill_tokens) >= self._min_prefill_tokens:
             # The rest of a prompt says little about a whole chunk.
             before = sum(

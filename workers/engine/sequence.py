@@ -31,6 +31,10 @@ class Sequence:
     """Positions that no step computes across, in order: behind each of them a checkpoint is made."""
     num_to_come: int = 0
     """Tokens that will be known once these are computed: the further continuations of a scored turn."""
+    num_drafted: int = 0
+    """Tokens that were guessed and computed for it."""
+    num_accepted: int = 0
+    """Of those, the ones that were chosen then."""
 
     def __post_init__(self) -> None:
         assert 0 < self.num_prompt_tokens <= len(self.tokens)

@@ -14,6 +14,7 @@ _SETTINGS = (
     "num_slots",
     "num_ubatch",
     "step_budget_seconds",
+    "speculation",
     "coalesce_seconds",
 )
 

@@ -53,7 +53,7 @@ class _Second:
     num_sequences: int = 0
     """In decode steps."""
     num_chosen: int = 0
-    """Tokens of streams, beside prompts too."""
+    """Tokens of streams, beside prompts too, without guesses."""
     num_prefill_tokens: int = 0
     step_seconds: float = 0.0
     max_step_seconds: float = 0.0
@@ -77,6 +77,8 @@ class WorkerMetrics:
     _began_at: float = 0.0
     _copied: float = 0.0
     _given: int = 0
+    _drafted: int = 0
+    _accepted: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def on_step(self, step: Step, seconds: float) -> None:
@@ -105,6 +107,8 @@ class WorkerMetrics:
         """The engine since the last call."""
         copied, self._copied = self._copied, state.copy_seconds
         given, self._given = self._given, given_bytes
+        drafted, self._drafted = state.num_drafted - self._drafted, state.num_drafted
+        accepted, self._accepted = state.num_accepted - self._accepted, state.num_accepted
         with self._lock:
             past, self._second = self._second, _Second()
         now = self.clock()
@@ -124,7 +128,9 @@ class WorkerMetrics:
                 "max_step_seconds": past.max_step_seconds if has_steps else None,
                 "busy_ratio": min(1.0, past.step_seconds / seconds) if seconds else None,
                 "prefill_tokens_per_second": past.num_prefill_tokens / seconds if seconds else None,
-                "decode_tokens_per_second": past.num_chosen / seconds if seconds else None,
+                "decode_tokens_per_second": (past.num_chosen + accepted) / seconds if seconds else None,
+                "drafted_tokens": drafted,
+                "accepted_tokens": accepted,
                 "num_active": state.num_active,
                 "num_waiting": state.num_waiting,
                 "num_slots": self.num_slots,
@@ -181,6 +187,8 @@ class WorkerMetrics:
                 "cached_tokens": usage.cached_tokens,
                 "completion_tokens": num_new,
                 "reasoning_tokens": usage.reasoning_tokens,
+                "drafted_tokens": usage.drafted_tokens,
+                "accepted_tokens": usage.accepted_tokens,
                 **{f"cached_in_{tier}_tokens": usage.cached_tokens * (usage.cached_in == tier) for tier in TIERS},
                 **{
                     f"recomputed_{why}_tokens": usage.recomputed_tokens * (usage.recomputed_for == why)

@@ -32,4 +32,6 @@ def usage(end: Finished, prompt: Prompt, notes: TurnNotes, offer: Offer | None, 
         notes.num_dropped,
         num_reasoning,
         sum(notes.broken_calls.values()),
+        end.num_drafted,
+        end.num_accepted,
     )

@@ -17,13 +17,18 @@ from producers.gateway.openai.tools import tool_call_deltas, tool_calls
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:
-    """The tokens, those from the cache among the prompt's, those of the thoughts among the completion's."""
+    """The tokens: those from the cache are among the prompt's, those of thoughts and of right guesses among the
+    completion's."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.reasoning_tokens,
+            "accepted_prediction_tokens": usage.accepted_tokens,
+            "rejected_prediction_tokens": usage.drafted_tokens - usage.accepted_tokens,
+        },
     }
 
 

@@ -1,0 +1,75 @@
+"""A real llama.cpp takes guesses back: what is left of a sequence is what it would have been without them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from broker.messages import Sampling
+from tests.model.conftest import Bench
+from tests.model.test_engine import LOGITS_TOLERANCE
+from workers.engine.drafting import Drafting
+from workers.engine.protocol import Span
+from workers.engine.row_costs import MEASURED, RowCosts, measure_rows
+from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel
+
+PROMPT = [1, *(40 + index * 7 % 60 for index in range(90))]
+
+
+@pytest.mark.parametrize("others", [0, 2], ids=["alone", "beside two streams"])
+def test_rows_of_guesses_have_the_logits_of_single_ones_and_leave_no_trace(tiny: LlamaModel, others: int) -> None:
+    right, wrong = (41, 42, 43), (90, 91, 92, 93)
+    engine = LlamaEngine(tiny, ContextOptions(num_ctx=1024, num_slots=4))
+    for slot in range(others + 1):
+        engine.decode([Span(slot, 0, tuple(PROMPT), len(PROMPT))])
+    besides = [Span(1 + slot, len(PROMPT), (50 + slot,), 0) for slot in range(others)]
+    rows, *_ = engine.decode([Span(0, len(PROMPT), (40, *right, *wrong), 0), *besides])
+    together = [engine.logits(row).copy() for row in rows]
+    assert engine.truncate(0, len(PROMPT) + 4)
+    ((after,),) = engine.decode([Span(0, len(PROMPT) + 4, (44,), 0)])
+    together.append(engine.logits(after).copy())
+    engine.truncate(0, len(PROMPT))
+    for position, (token, index) in enumerate(zip((40, *right, 44), (0, 1, 2, 3, -1), strict=True), len(PROMPT)):
+        ((row,),) = engine.decode([Span(0, position, (token,), 0)])
+        assert np.abs(engine.logits(row) - together[index]).max() < LOGITS_TOLERANCE
+    engine.close()
+
+
+def test_rows_are_measured_and_nothing_is_left_in_the_context(tiny: LlamaModel) -> None:
+    engine = LlamaEngine(tiny, ContextOptions(num_ctx=256))
+    seconds = measure_rows(engine)
+    assert tuple(seconds) == MEASURED
+    assert all(each > 0 for each in seconds.values())
+    assert engine.state_bytes(0) == LlamaEngine.state_bytes(engine, 1)
+    engine.close()
+
+
+@pytest.mark.parametrize("shape", ["tiny", "sliding"])
+def test_only_what_can_forget_tokens_is_guessed_for(
+    shape: str, bench: Callable[..., Bench], tiny: LlamaModel, sliding: LlamaModel
+) -> None:
+    one = bench(tiny if shape == "tiny" else sliding)
+    drafting = Drafting.of(one.engine, is_wanted=True)
+    assert (drafting.is_on, Drafting.of(one.engine, is_wanted=False).is_on) == (shape == "tiny", False)
+
+
+class Filled(RowCosts):
+    """Says whatever steps take that two rows are quicker than one: each step has a guess, most of them wrong."""
+
+    def observe(self, num_rows: int, seconds: float) -> None: ...
+
+
+def test_what_is_chosen_is_what_would_be_chosen_without_guesses(bench: Callable[..., Bench]) -> None:
+    drafting = Drafting(Filled({1: 1.0, 2: 0.5, 32: 0.5}), 32)
+    answer = bench(drafting=drafting).answer(PROMPT, Sampling(max_tokens=60, ignore_eos=True))
+    assert drafting.num_drafted > len(answer) / 2
+    assert drafting.num_drafted > drafting.num_accepted
+    engine = bench().engine
+    ((row,),) = engine.decode([Span(0, 0, tuple(PROMPT), len(PROMPT) - 1)])
+    for position, token in enumerate(answer, len(PROMPT)):
+        logits = engine.logits(row)
+        # Of a random model's tokens some are as likely as the likeliest.
+        assert logits[token] > logits.max() - 2 * LOGITS_TOLERANCE
+        ((row,),) = engine.decode([Span(0, position, (token,), position)])
