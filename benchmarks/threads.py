@@ -110,13 +110,14 @@ def memory() -> list[Row]:
 
 
 def of_model(weights: Weights) -> list[Row]:
-    """Decode and prefill by number of threads, and decode by how they wait, with the threads that are best for it."""
+    """Decode and prefill by number of threads, and decode by how they wait, with the best threads, two at least."""
     model = LlamaModel(weights.file)
     engine = LlamaEngine(model, ContextOptions(num_ctx=2048, num_slots=2))
     try:
         decode = by_threads(weights.of("decode, ms a step"), engine, measure_threads)
         prefill = by_threads(weights.of("prompts, ms a token"), engine, measure_prefill_threads)
-        engine.num_threads = best(decode)
+        # One thread has nobody to wait for.
+        engine.num_threads = max(best(decode), min(2, CORES))
         return [
             threads_row(weights.of("decode"), decode),
             threads_row(weights.of("prompts"), prefill),

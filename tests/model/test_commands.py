@@ -229,6 +229,9 @@ async def test_ask_and_chat_stream_and_remember(nats_server: EmbeddedServer, tin
         facts = picture["workers"][0]["facts"]
         assert (facts["threads_are"], facts["threads_batch_are"]) == ("measured", "measured")
         assert int(facts["threads"]) >= 1 <= int(facts["threads_batch"])
+        assert facts["poll"] in ("none", "0", "50")
+        assert float(facts["read_peak_bytes_per_second"]) > 1e6 * int(facts["read_peak_threads"])
+        assert 0 < int(facts["active_bytes"]) <= int(facts["file_bytes"])
         assert picture["queues"] == [
             {"model": "m", "num_pending": {"interactive": 0, "batch": 0}, "num_in_work": {"interactive": 0, "batch": 0}}
         ]
