@@ -16,7 +16,6 @@ from typing import Any, Literal, Self
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
-from nats.aio.subscription import Subscription
 
 from broker import availability, codec, discovery, jetstream, publishing, replies, subjects
 from broker.answer import Answer, Followed
@@ -31,6 +30,7 @@ from broker.errors import (
     ReplayUnavailable,
     UnservedModel,
 )
+from broker.mailbox import Mailbox
 from broker.messages import (
     Cancel,
     End,
@@ -47,7 +47,7 @@ from broker.messages import (
 )
 from broker.place_in_line import Line
 from broker.priorities import DEFAULT_PRIORITY, Priority
-from broker.rounds import DEFAULT_MAX_ROUNDS, Offered, OnToolCall, Rounds, offered
+from broker.rounds import DEFAULT_MAX_ROUNDS, Offered, OnToolCall, Rounds, RoundsAnswer, offered
 from broker.subjects import CancelAddress
 
 REPLAY_SECONDS = 2.0
@@ -108,13 +108,20 @@ class Client:
         tools: Sequence[Offered] = (),
         tool_choice: ToolChoice = "auto",
         parallel_tool_calls: bool = True,
+        on_tool_call: OnToolCall | None = None,
+        max_rounds: int | None = None,
     ) -> Answer:
         """One turn. Nothing is sent before the answer is iterated or awaited.
 
         `messages` is the whole history and ends with the user's message, or with a tool's; a text stands for just a
-        user's. What the model calls of `tools` is in `Done.tool_calls`: whoever asked runs it, or `converse` does.
-        `deadline` is in seconds since the epoch. Raises NoTool, InvalidMessage and InvalidName here, PublishError and
-        TurnFailed on the way.
+        user's. What the model calls of `tools` is in `Done.tool_calls`, for whoever asked to run it.
+
+        With `on_tool_call`, or `max_rounds`, it is run as `converse` does, whose settings they are (8 rounds where only
+        the first is given): as many turns as the model calls tools in. The chunks are those of all, the end is the last
+        answer's.
+
+        `deadline` is in seconds since the epoch. Raises NoTool, InvalidMessage and InvalidName here, PublishError,
+        TurnFailed and TooManyRounds on the way.
         """
         if isinstance(messages, str):
             messages = (Message("user", messages),)
@@ -133,7 +140,10 @@ class Client:
             tool_choice=tool_choice,
             parallel_tool_calls=parallel_tool_calls,
         )
-        return Answer(self, turn, model, priority)
+        if on_tool_call is None and max_rounds is None:
+            return Answer(self, turn, model, priority)
+        num_allowed = DEFAULT_MAX_ROUNDS if max_rounds is None else max_rounds
+        return RoundsAnswer(self, turn, model, priority, tools, on_tool_call=on_tool_call, max_rounds=num_allowed)
 
     def converse(
         self,
@@ -147,7 +157,8 @@ class Client:
         conversation: str | None = None,
         **options: Any,
     ) -> Rounds:
-        """As `ask`, whose options it takes, over as many turns of one conversation as the model calls tools in.
+        """As `ask`, whose options it takes, over as many turns of one conversation as the model calls tools in, and
+        with the history of it all, `Rounds.messages`.
 
         Functions among `tools` are run when they are called: the schema is their type hints', the description their
         docstring's. `on_tool_call` hears of each call first; what it returns, unless None, is the result in the
@@ -198,12 +209,10 @@ class Client:
         """How often the connection was made anew: what was republished meanwhile has not arrived."""
         return int(self.nc.stats["reconnects"])
 
-    async def listen(self, turn: str) -> Subscription:
+    async def listen(self, turn: str) -> Mailbox:
         """A subscription to what the server republishes of the turn's reply and end."""
-        return await self.nc.subscribe(
-            subjects.live(self.name, turn),
-            pending_msgs_limit=MAX_WAITING_MESSAGES,
-            pending_bytes_limit=MAX_WAITING_BYTES,
+        return await Mailbox.subscribed(
+            self.nc, subjects.live(self.name, turn), max_messages=MAX_WAITING_MESSAGES, max_bytes=MAX_WAITING_BYTES
         )
 
     async def line(self, model: str, priority: Priority, sequence: int) -> Line | None:

@@ -13,13 +13,17 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from typing import Literal
+
+import msgspec
 
 from broker import functions
-from broker.answer import Answer
+from broker.answer import Answer, AnswerPort
 from broker.errors import InvalidMessage, TurnpikeError
-from broker.messages import Done, Message, Tool, ToolCall
+from broker.messages import Done, Message, Tool, ToolCall, Turn, new_id
 from broker.messages.replies import Chunk
 from broker.messages.tools import ToolChoice
+from broker.priorities import Priority
 
 DEFAULT_MAX_ROUNDS = 8
 
@@ -123,9 +127,13 @@ class Rounds:
             self._tool_choice = "none" if self._tool_choice == "none" else "auto"
             self.answer = self._ask(self.messages, self._tools, self._tool_choice)
 
+    def stop(self) -> None:
+        """No further tool and no further round begins."""
+        self._is_cancelled = True
+
     async def cancel(self) -> None:
         """Stops the answer, queued or running; where tools run just now, no further one and no further round begins."""
-        self._is_cancelled = True
+        self.stop()
         if self.answer.may_run:
             await self.answer.cancel()
 
@@ -156,3 +164,45 @@ class Rounds:
         except Exception as error:  # noqa: BLE001  (whatever a tool raises, the model hears of it)
             log.info("tool failed tool=%s error=%s", call.name, type(error).__name__)
             return functions.result_text(f"error: {error or type(error).__name__}")
+
+
+class RoundsAnswer(Answer):
+    """The answers of all rounds as one: iterating yields the chunks of each, awaiting gives the last one's end. All
+    else is of the round that runs or was the last; each is a turn of its own. Raises what Rounds raises."""
+
+    def __init__(
+        self,
+        client: AnswerPort,
+        turn: Turn,
+        model: str,
+        priority: Priority,
+        tools: Sequence[Offered],
+        *,
+        on_tool_call: OnToolCall | None,
+        max_rounds: int,
+    ) -> None:
+        """`turn` is the first one. Raises InvalidMessage for a tool that nobody would run."""
+        super().__init__(client, turn, model, priority)
+
+        def ask(messages: Sequence[Message], _: Sequence[Tool], tool_choice: ToolChoice) -> Answer:
+            following = msgspec.structs.replace(
+                self.turn, id=new_id(), messages=tuple(messages), tool_choice=tool_choice
+            )
+            self._begin(following, model)
+            return self
+
+        self._rounds = Rounds(
+            ask, turn.messages, tools, tool_choice=turn.tool_choice, on_tool_call=on_tool_call, max_rounds=max_rounds
+        )
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        async with aclosing(self._rounds.answers()) as answers:
+            async for _ in answers:
+                async for chunk in super().__aiter__():
+                    yield chunk
+
+    async def cancel(self, reason: Literal["cancelled", "deadline"] = "cancelled") -> None:
+        """As an Answer's; where tools run just now, no further one and no further round begins."""
+        self._rounds.stop()
+        if self.end is None:
+            await super().cancel(reason)

@@ -25,6 +25,14 @@ MaxTokens = Annotated[int, MAX_TOKENS]
 IgnoreEos = Annotated[bool, Setting("go on to --max-tokens, whatever the model says")]
 Seed = Annotated[int, Setting("of everything that is drawn")]
 Stop = Annotated[tuple[str, ...] | None, Setting("end before this text; can be given several times")]
+ThinkingSetting = Annotated[
+    Thinking | None,
+    Setting(
+        "whether the model thinks before it answers, where its template has a switch for that, or for how many "
+        "tokens at most (default: as the template does)",
+        metavar="on|off|TOKENS",
+    ),
+]
 Concurrency = Annotated[int, Setting("conversations, or items, at once")]
 Out = Annotated[str | None, Setting("write a record of every turn or item here, as JSON lines", path="file")]
 SloTtft = Annotated[float | None, Setting("a good turn's first token is there by then", metavar="SECONDS")]
@@ -55,14 +63,7 @@ class AskSettings(RoutedSettings, frozen=True, kw_only=True):
         float | None, Setting("how much less likely the last 64 tokens are made; 1 leaves them")
     ] = None
     seed: Annotated[int | None, Setting("of what is drawn (default: another one each turn, which is shown)")] = None
-    thinking: Annotated[
-        Thinking | None,
-        Setting(
-            "whether the model thinks before it answers, where its template has a switch for that, or for how many "
-            "tokens at most (default: as the template does)",
-            metavar="on|off|TOKENS",
-        ),
-    ] = None
+    thinking: ThinkingSetting = None
     ignore_eos: IgnoreEos = False
     stop: Stop = None
 
@@ -98,6 +99,7 @@ class GatewaySettings(RoutedSettings, frozen=True, kw_only=True):
     leave_out_tools: Annotated[
         bool, Setting("answer requests that offer tools without them: for models that are too small for any")
     ] = False
+    thinking: ThinkingSetting = None
     node: Node = None
     new_key: Annotated[bool, Setting("print a new key, and do no more")] = False
 

@@ -35,19 +35,21 @@ from workers.engine.power import Power
 from workers.engine.protocol import MAX_OUTPUTS, EngineError
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
-from workers.engine.threads import Threads
+from workers.engine.threads import StepThreads
 from workers.grammars.checker import GrammarChecker
 from workers.kv.cache import OffloadCache
 from workers.kv.disk import Disk
-from workers.machine.bandwidth import copy_bandwidth
+from workers.machine.bandwidth import ReadBandwidth, buffer_bytes, read_bandwidth
 from workers.machine.cores import num_cores
 from workers.machine.facts import cpu_flags, machine_facts
 from workers.machine.memory import MemoryPlan, available_bytes, check_memory
-from workers.machine.thread_count import check_threads, default_threads, measured_threads
+from workers.machine.thread_count import check_threads, choose_polling, step_threads
+from workers.model_facts import bytes_for_a_token
 from workers.model_file import ModelFileError
 from workers.prompts.chat_template import catalogued
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateRenderer
+from workers.reporting.facts import memory_facts, setting_facts, thread_facts
 from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.reporting.presence import PLAIN_ABILITIES, abilities
 from workers.settings import WorkerSettings, resident
@@ -73,13 +75,15 @@ class LoadedModel:
     engine: LlamaEngine
     plan: MemoryPlan
     num_ctx: int
-    num_threads: int
-    thread_choice: Threads | None
-    """Where their number is measured from step to step."""
+    threads: StepThreads
+    """As they were chosen, and are from step to step where they are measured."""
+    bandwidth: ReadBandwidth
+    """Of memory, before the model was there."""
     calibration: Calibration
     layout: str
     """What must be equal for a KV state to be used: the model file, the library's version, how cells are laid out."""
-    shape: Shape
+    active_bytes: int
+    """Of its weights, what a token is computed with."""
 
 
 async def serve(
@@ -135,12 +139,12 @@ async def serve(
 
 async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStack) -> LoadedModel:
     """The model in a context that fits into memory, its threads and rates measured."""
-    from workers.llama.backend import missing_features, system_info
+    from workers.llama.backend import has_openmp, missing_features, system_info
     from workers.llama.context import LlamaEngine, LlamaModel
 
-    num_threads = config.threads or (default_threads() if config.deterministic else num_cores())
     # Before the model is there, which needs the memory.
-    peak = await asyncio.to_thread(copy_bandwidth, num_threads)
+    bandwidth = await asyncio.to_thread(read_bandwidth, num_cores(), buffer_bytes(available_bytes()))
+    log.info("memory reads %s", bandwidth.describe())
     known = catalogued(config.model if config.model_file is None else None)
     is_paged = config.resident_bytes is not None
     model = await asyncio.to_thread(
@@ -149,27 +153,24 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     cleanup.callback(model.close)
     num_ctx = min(config.num_ctx, model.num_ctx_train) if config.deterministic else config.num_ctx
     plan = _planned(model, config, num_ctx)
-    engine = LlamaEngine(model, _context_options(config, num_ctx, num_threads))
+    engine = LlamaEngine(model, _context_options(config, num_ctx))
     cleanup.callback(engine.close)
     _report(system_info(), missing_features(cpu_flags(), system_info()), plan, engine.buffers)
-    thread_choice = None
     with computing(path):
-        if config.threads is None and not config.deterministic:
-            num_threads = await asyncio.to_thread(measured_threads, engine, config, model.fingerprint)
-            thread_choice = Threads(num_cores(), num_threads, engine.min_prefill_tokens)
-            engine.num_threads = num_threads
-        calibration = await asyncio.to_thread(calibrate, engine)
+        threads = await asyncio.to_thread(step_threads, engine, config, model.fingerprint)
+        await asyncio.to_thread(choose_polling, engine, config, model.fingerprint, threads, has_openmp=has_openmp())
+        calibration = await asyncio.to_thread(calibrate, engine, threads=threads)
     return LoadedModel(
         name=name,
         model=model,
         engine=engine,
         plan=plan,
         num_ctx=num_ctx,
-        num_threads=num_threads,
-        thread_choice=thread_choice,
+        threads=threads,
         calibration=calibration,
         layout=_layout(config, model.fingerprint),
-        shape=Shape(model.file_bytes, model.kv_shape.quantized(config.kv_type).bytes_per_young_token, peak),
+        bandwidth=bandwidth,
+        active_bytes=bytes_for_a_token(model.parts),
     )
 
 
@@ -189,14 +190,14 @@ def _planned(model: LlamaModel, config: WorkerSettings, num_ctx: int) -> MemoryP
     )
 
 
-def _context_options(config: WorkerSettings, num_ctx: int, num_threads: int) -> ContextOptions:
+def _context_options(config: WorkerSettings, num_ctx: int) -> ContextOptions:
     from workers.llama.context import ContextOptions
 
     return ContextOptions(
         num_ctx=num_ctx,
         # One sequence at a time, in cells that no other's history has shifted.
         num_slots=1 if config.deterministic else config.num_slots,
-        num_threads=num_threads,
+        num_threads=num_cores(),
         num_ubatch=config.num_ubatch,
         flash_attention=not config.deterministic,
         kv_type=config.kv_type,
@@ -300,7 +301,7 @@ def _engine_loop(
         scheduler,
         slots,
         cache,
-        threads=loaded.thread_choice,
+        threads=loaded.threads,
         on_step=metrics.on_step,
         power=power,
         calibration=loaded.calibration,
@@ -321,7 +322,10 @@ async def _assemble(
     assembly: Assembly,
 ) -> Worker:
     # Whoever names the model gets an answer in the plain form, too; nobody is sent to it who only wants to chat.
-    can = PLAIN_ABILITIES if loaded.model.template.is_plain else await abilities(renderer)
+    readers = await answer_readers(loaded.model, config.tool_syntax, renderer, holds=not config.free_calls)
+    can: tuple[str, ...] = PLAIN_ABILITIES
+    if not loaded.model.template.is_plain:
+        can = await abilities(renderer, has_thoughts=readers.has_thoughts)
     options = _options(loaded, config, version, can)
     tags = {
         "node": options.node,
@@ -329,11 +333,12 @@ async def _assemble(
         "quantization": options.quantization or "unknown",
         "worker": options.name,
     }
-    metrics = WorkerMetrics(tags, loaded.engine.num_slots, loaded.engine.num_ctx, loaded.shape)
+    cell = loaded.model.kv_shape.quantized(config.kv_type).bytes_per_young_token
+    shape = Shape(loaded.active_bytes, cell, loaded.bandwidth.bytes_per_second)
+    metrics = WorkerMetrics(tags, loaded.engine.num_slots, loaded.engine.num_ctx, shape, loaded.threads)
     power = Power()
     loop = _engine_loop(loaded, config, cache, metrics, power)
     grammars = GrammarChecker(loaded.model.vocabulary.matcher_process)
-    readers = await answer_readers(loaded.model, config.tool_syntax, renderer, holds=not config.free_calls)
     return assembly(Parts(nc, loop, history, grammars, options, cache, metrics, power, readers, grammars))
 
 
@@ -375,22 +380,14 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "llama.cpp": system_info().strip(),
         "file": loaded.model.path.name,
         "file_bytes": str(loaded.model.file_bytes),
+        "active_bytes": str(loaded.active_bytes),
         "file_sha256": known_sha256(config),
         **machine_facts(),
-        "threads": str(loaded.num_threads),
-        "threads_are": "fixed" if config.threads or config.deterministic else "measured",
+        **thread_facts(loaded.threads, loaded.engine.poll),
+        **memory_facts(loaded.bandwidth),
         "num_ctx": str(loaded.num_ctx),
         "flash_attention": str(not config.deterministic).lower(),
         "chat_template": loaded.model.template.origin,
     }
-    settings = (
-        "deterministic",
-        "kv_type",
-        "overflow",
-        "num_slots",
-        "num_ubatch",
-        "step_budget_seconds",
-        "coalesce_seconds",
-    )
-    found |= {name: str(getattr(config, name)).lower() for name in settings}
+    found |= setting_facts(config)
     return {name: value for name, value in found.items() if value}

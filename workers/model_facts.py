@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -129,6 +130,13 @@ def facts_of(path: Path, available: int) -> ModelFacts:
         tokens_per_second=(round(low / read, 1), round(high / read, 1)),
         chat_template=template,
     )
+
+
+def bytes_for_a_token(parts: Sequence[Path]) -> int:
+    """Of a model's files, what is read from memory for a token: all but experts that it does not use, and tables of
+    which it uses a row. Raises ModelFileError."""
+    headers = [header(part) for part in parts]
+    return active_bytes(headers[0], [tensor for one in headers for tensor in one.tensors])
 
 
 def _parts(plan: MemoryPlan) -> dict[str, int]:

@@ -13,6 +13,7 @@ from broker.settings import HealthPort, Level, ModelSettings, Node
 
 MAX_SLOTS = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
+MAX_POLL = 100
 
 
 def _is_date(text: str) -> bool:
@@ -47,7 +48,21 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
     threads: Annotated[
         int | None,
         # Measured at the start, and from step to step; in the deterministic mode one less than the cores.
-        Setting("threads of llama.cpp (default: measured, and fewer while neighbours are busy)"),
+        Setting(
+            "threads of llama.cpp, for decode and for prompts (default: measured for each of the two, and fewer while "
+            "neighbours are busy)"
+        ),
+    ] = None
+    threads_batch: Annotated[
+        int | None, Setting("those for prompts, where they are to be others (default: as --threads, or measured)")
+    ] = None
+    poll: Annotated[
+        int | None,
+        Setting(
+            "how long llama.cpp's threads look for the next step before they sleep, which keeps cores busy: 0 (not at "
+            "all) to 100 (default: as it is measured to be best, where the threads are; else they are made for each "
+            "step)"
+        ),
     ] = None
     resident_bytes: Annotated[
         int | None,
@@ -130,6 +145,7 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
                 ("num_slots", self.num_slots, 1),
                 ("num_ubatch", self.num_ubatch, 16),
                 ("threads", self.threads if self.threads is not None else 1, 1),
+                ("threads_batch", self.threads_batch if self.threads_batch is not None else 1, 1),
                 ("park_bytes", self.park_bytes or 0, 0),
                 ("disk_bytes", self.disk_bytes, 0),
                 ("fetch_bytes_per_second", self.fetch_bytes_per_second, 0),
@@ -137,8 +153,10 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
             if value < least
         ]
         num_cores = len(os.sched_getaffinity(0))
-        if self.threads is not None and self.threads > num_cores:
-            problems.append(f"--threads: this machine has {num_cores} cores, and more threads only wait for each other")
+        for which, threads in (("--threads", self.threads), ("--threads-batch", self.threads_batch)):
+            if threads is not None and threads > num_cores:
+                why = "more threads only wait for each other"
+                problems.append(f"{which}: this machine has {num_cores} cores, and {why}")
         for what, name in (("model", self.model), ("worker", self.worker_name), ("node", self.node)):
             if name is not None:
                 try:
@@ -160,6 +178,8 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
                 problems.append(f"--tool-syntax: must be one of {names}, not {self.tool_syntax!r}")
         if self.template_date not in (None, "none", "today") and not _is_date(self.template_date):
             problems.append("--template-date: must be none, today or a date as 2026-11-26")
+        if self.poll is not None and not 0 <= self.poll <= MAX_POLL:
+            problems.append(f"--poll: must be from 0 to {MAX_POLL}")
         if self.step_budget_seconds <= 0:
             problems.append("--step-budget-seconds: must be above 0")
         if self.num_slots > MAX_SLOTS:

@@ -67,6 +67,8 @@ ENGINE = Measurement(
         "num_slots": count("turns", ""),
         "num_cells_used": count("tokens", "KV cells in use, those of idle conversations among them"),
         "num_cells": count("tokens", "KV cells that there are"),
+        "num_threads": count("threads", "that a decode step takes now"),
+        "num_threads_batch": count("threads", "that a prefill step takes now"),
         "num_parked": count("conversations", "parked in RAM"),
         "parked_bytes": count("B", "their states"),
         "num_on_disk": count("conversations", "parked on disk"),
@@ -75,7 +77,10 @@ ENGINE = Measurement(
         "given_bytes": count("B", "of states sent to other workers in this second"),
         "copy_ratio": number("ratio", "time spent on copying states out of the context and into it"),
         "read_bytes_per_second": number("B/s", "(weights + KV state read) of the decode steps ÷ their time"),
-        "peak_bytes_per_second": number("B/s", "measured at start: a copy by all threads, read and written bytes"),
+        "read_peak_bytes_per_second": number(
+            "B/s", "measured at start: what memory gives to 1, 2, … threads that only read, the best of them"
+        ),
+        "read_ratio": number("ratio", "read_bytes_per_second ÷ read_peak_bytes_per_second"),
         "num_dropped": count("points", "dropped by this worker, its buffer full while NATS was away"),
     },
 )

@@ -20,6 +20,7 @@ from broker.connection import check, trouble
 from broker.discovery import WorkerInfo, departures, find_workers
 from broker.errors import ServerError
 from broker.health import Rounds
+from broker.messages.turns import Thinking
 from broker.recorder import Recorder
 from producers.gateway.by_id import TurnsById
 from producers.gateway.choosing import Chooser
@@ -60,7 +61,15 @@ class Gateway:
     """All gateways answer alike; what this one keeps is what it saw of the workers lately, and its clients' limits."""
 
     def __init__(
-        self, nc: NatsConnection, keys: Keys, routes: Routes, *, node: str, version: str, leave_out_tools: bool = False
+        self,
+        nc: NatsConnection,
+        keys: Keys,
+        routes: Routes,
+        *,
+        node: str,
+        version: str,
+        leave_out_tools: bool = False,
+        thinking: Thinking | None = None,
     ) -> None:
         self._nc = nc
         self._keys = keys
@@ -73,7 +82,7 @@ class Gateway:
         self._dialect: Dialect = OpenAi(leave_out_tools=leave_out_tools)
         clients = Clients(nc)
         chooser = Chooser(nc, routes, self._seen, self._recorder, node)
-        self._turns = Turns(nc, clients, chooser, self._seen, self._places)
+        self._turns = Turns(nc, clients, chooser, self._seen, self._places, thinking)
         self._by_id = TurnsById(nc, clients, self._seen, self._dialect)
 
     def app(self) -> ASGIApp:

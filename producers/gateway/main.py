@@ -32,7 +32,15 @@ async def serve(address: Address, options: GatewaySettings, version: str, stop: 
     listening = listen(options.gateway_host, options.gateway_port)
     nc = await connect(address, name="turnpike-gateway")
     node = subjects.node_name(options.node)
-    gateway = Gateway(nc, keys, routes, node=node, version=version, leave_out_tools=options.leave_out_tools)
+    gateway = Gateway(
+        nc,
+        keys,
+        routes,
+        node=node,
+        version=version,
+        leave_out_tools=options.leave_out_tools,
+        thinking=options.thinking,
+    )
     host, port = listening.getsockname()[:2]
     try:
         async with asyncio.TaskGroup() as group:

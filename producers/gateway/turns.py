@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import msgspec
 from nats.aio.client import Client as NatsConnection
 from starlette.requests import Request as HttpRequest
 from starlette.types import Receive, Send
@@ -13,6 +14,8 @@ from starlette.types import Receive, Send
 from broker.answer import Answer
 from broker.client import Client
 from broker.errors import InvalidMessage, InvalidName, ServerError
+from broker.messages import Sampling
+from broker.messages.turns import Thinking
 from producers.gateway.choosing import Chooser
 from producers.gateway.clients import Clients
 from producers.gateway.dialect import AnswerWriter, TurnRequest
@@ -58,14 +61,23 @@ class _Asked:
 
 
 class Turns:
-    """The turns that are posted to a gateway, in whatever dialect."""
+    """The turns that are posted to a gateway, in whatever dialect. `thinking` is for chats that leave it open."""
 
-    def __init__(self, nc: NatsConnection, clients: Clients, chooser: Chooser, seen: Seen, places: Places) -> None:
+    def __init__(
+        self,
+        nc: NatsConnection,
+        clients: Clients,
+        chooser: Chooser,
+        seen: Seen,
+        places: Places,
+        thinking: Thinking | None,
+    ) -> None:
         self._nc = nc
         self._clients = clients
         self._chooser = chooser
         self._seen = seen
         self._places = places
+        self._thinking = thinking
 
     async def answer(
         self, account: Account, request: HttpRequest, wanted: TurnRequest, receive: Receive, send: Send
@@ -93,7 +105,7 @@ class Turns:
         headers = request.headers
         deadline, named = deadline_of(headers), headers.get("turnpike-conversation")
         beginning, priority = beginning_of(wanted, named), priority_of(headers)
-        offer, sampling = wanted.offer, wanted.sampling()
+        offer, sampling = wanted.offer, self._sampling_of(wanted)
         needs = Needs.of(
             wanted.history, raw=wanted.is_raw, tools=offer.tools, priority=priority, conversation=beginning
         )
@@ -121,6 +133,13 @@ class Turns:
         if (policy := decision.policy) is not None:
             answer = FallbackAnswer(answer, decision, lambda tried: self._chooser.again(policy, needs, tried))
         return _Asked(wanted, answer, decision)
+
+    def _sampling_of(self, wanted: TurnRequest) -> Sampling:
+        """With this gateway's word on thoughts where a chat has none, nor template variables. Raises ApiError."""
+        found = wanted.sampling()
+        if found.thinking is not None or wanted.template_kwargs or wanted.is_raw:
+            return found
+        return msgspec.structs.replace(found, thinking=self._thinking)
 
     async def _stream(self, asked: _Asked, request: HttpRequest, receive: Receive, send: Send) -> bool:
         """Whether the client was told to read the turn elsewhere, so that it must go on."""

@@ -13,6 +13,7 @@ from producers.records.figures import NO_BOUNDS, Bounds, Figures, details
 from producers.records.files import Run
 from producers.records.lines import TurnRecord
 from producers.records.quantities import QUANTITIES, Spread, spread
+from producers.report.roofline import Roofline, rooflines
 
 
 class RunFigures(Struct, frozen=True):
@@ -41,6 +42,8 @@ class RunFigures(Struct, frozen=True):
     num_broken_calls: int = 0
     num_rounds: int = 0
     """Turns that brought results of tools."""
+    rooflines: list[Roofline] = []
+    """Of each worker that told what its memory gives to readers."""
 
 
 def figures(run: Run, bounds: Bounds = NO_BOUNDS, joules: float | None = None) -> RunFigures:
@@ -56,6 +59,7 @@ def figures(run: Run, bounds: Bounds = NO_BOUNDS, joules: float | None = None) -
     tokens = of_turns.completion_tokens
     spreads = {quantity.key: spread(of_turns.values(quantity)) for quantity in QUANTITIES}
     levels = sweep.levels(turns, run.header.settings, bounds)
+    found = rooflines(run)
     return RunFigures(
         run=run.name,
         model=str(run.header.settings.get("model", "")),
@@ -71,7 +75,13 @@ def figures(run: Run, bounds: Bounds = NO_BOUNDS, joules: float | None = None) -
         goodput_turns_per_second=of_turns.goodput_turns_per_second,
         itl=spread(list(of_turns.gaps())),
         quantities={key: one for key, one in spreads.items() if one is not None},
-        notes=[*run.notes, *filter(None, [sweep.verdict(levels, bounds)]), *details(turns)],
+        notes=[
+            *run.notes,
+            *filter(None, [sweep.verdict(levels, bounds)]),
+            *details(turns),
+            *(one.words for one in found),
+        ],
+        rooflines=found,
         joules_per_token=joules / tokens if joules is not None and tokens else None,
         num_calls=of_turns.num_calls,
         num_broken_calls=of_turns.num_broken_calls,

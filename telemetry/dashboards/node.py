@@ -133,9 +133,12 @@ NODE = Page(
                     "Bps",
                     (
                         Query(points.ENGINE, 'mean("read_bytes_per_second")', ("worker",), "$tag_worker reads"),
-                        Query(points.ENGINE, 'mean("peak_bytes_per_second")', ("worker",), "$tag_worker copy peak"),
+                        Query(
+                            points.ENGINE, 'mean("read_peak_bytes_per_second")', ("worker",), "$tag_worker read peak"
+                        ),
                     ),
-                    "Weights and KV state read by decode steps, against a copy by all threads, measured at start.",
+                    "Weights and KV state read by decode steps, against what memory gives to the best of 1, 2, … "
+                    "threads that only read, measured at start.",
                 ),
                 Panel(
                     "CPU of the workers",

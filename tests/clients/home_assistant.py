@@ -71,7 +71,15 @@ class Assist:
 
     async def say(self, text: str, **more: Any) -> Said:
         """A message, answered over rounds in which calls are really run. Raises what openai raises, and ValueError for
-        arguments that are no JSON."""
+        arguments that are no JSON, as those of a call that was cut off: then the message is forgotten."""
+        before = len(self.messages)
+        try:
+            return await self._say(text, **more)
+        except ValueError:
+            del self.messages[before:]
+            raise
+
+    async def _say(self, text: str, **more: Any) -> Said:
         self.messages.append({"role": "user", "content": text})
         calls: list[Call] = []
         num_answers = 0
@@ -119,13 +127,15 @@ async def check_server(api: openai.AsyncOpenAI, model: str) -> bool:
 
 async def _read(stream: AsyncIterator[Any]) -> tuple[str | None, list[Call]]:
     """Its way to read a stream: the role comes before any call; once a call has begun no text is looked at, and of an
-    event's calls the first alone; nothing behind a finish reason is read."""
+    event's calls the first alone, and nothing of the event that has a finish reason."""
     content: str | None = None
     calls: list[dict[str, Any]] = []
     has_role = False
     async for chunk in stream:
         if not chunk.choices:
             continue
+        if chunk.choices[0].finish_reason:
+            break
         delta = chunk.choices[0].delta
         if delta.tool_calls and (one := delta.tool_calls[0]).function:
             assert has_role, "a call before the role: it would be no assistant's"
@@ -137,8 +147,6 @@ async def _read(stream: AsyncIterator[Any]) -> tuple[str | None, list[Call]]:
         elif not calls:
             has_role = has_role or delta.role == "assistant"
             content = content if delta.content is None else (content or "") + delta.content
-        if chunk.choices[0].finish_reason:
-            break
     return content, [Call(one["id"], one["name"], json.loads(one["arguments"] or "{}")) for one in calls]
 
 

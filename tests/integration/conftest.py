@@ -18,6 +18,7 @@ from broker.client import Client
 from broker.connection import close, connect
 from broker.discovery import CHAT, RAW, SCORE, TOOLS
 from broker.influx_address import InfluxAddress
+from broker.messages.turns import Thinking
 from broker.server import EmbeddedServer
 from producers.gateway.app import Gateway
 from producers.gateway.keys import ClientKeys, Keys
@@ -160,12 +161,21 @@ def start_gateway(nats_server: EmbeddedServer) -> StartGateway:
         max_connections: int = 512,
         *,
         leave_out_tools: bool = False,
+        thinking: Thinking | None = None,
     ) -> AsyncIterator[str]:
         """Its address."""
         stop = asyncio.Event()
         port = free_port()
         nc = await connect(nats_server.address(GATEWAY), name="gateway")
-        gateway = Gateway(nc, Keys(keys), routes, node="here", version="0", leave_out_tools=leave_out_tools)
+        gateway = Gateway(
+            nc,
+            Keys(keys),
+            routes,
+            node="here",
+            version="0",
+            leave_out_tools=leave_out_tools,
+            thinking=thinking,
+        )
         async with asyncio.TaskGroup() as group:
             looking = group.create_task(gateway.look())
             listening = listen("127.0.0.1", port)

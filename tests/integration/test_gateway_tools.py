@@ -18,6 +18,7 @@ from tests.fakes import FakeEngine
 from tests.gateway import USER, StartGateway, talk
 from tests.integration.conftest import StartWorker
 from tests.integration.test_tools import ANSWER, CALL, THINKING
+from tests.thought_fakes import THOUGHT, Thinker
 
 OLD = (CHAT, RAW, SCORE)
 """What a worker can that knows no tools."""
@@ -248,3 +249,21 @@ async def test_tools_that_are_offered_are_left_out_where_that_is_set_and_said(
             with pytest.raises(openai.BadRequestError) as caught:
                 await create(model="m", messages=USER, tools=[LAMP], tool_choice=choice)
             assert caught.value.param == "tool_choice"
+
+
+async def test_a_gateway_says_how_much_is_thought_where_a_chat_does_not(
+    start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    engine = Thinker(num_thoughts=len(THOUGHT))
+    async with serving(start_worker, start_gateway, engine, thinking=7) as api:
+
+        async def thought(**fields: Any) -> str:
+            said = await api.chat.completions.create(model="m", messages=USER, **fields)
+            assert said.choices[0].message.content == "It is."
+            return getattr(said.choices[0].message, "reasoning_content", "")
+
+        assert await thought() == THOUGHT[:7].strip()
+        assert await thought(reasoning_effort="none") == ""
+        assert await thought(reasoning_effort="low") == THOUGHT.strip()
+        assert await thought(extra_body={"reasoning_budget_tokens": 9}) == THOUGHT[:9].strip()
+        assert await thought(extra_body={"chat_template_kwargs": {"enable_thinking": True}}) == THOUGHT.strip()

@@ -1,4 +1,4 @@
-"""`Client.converse`: what the model calls is run, until it answers."""
+"""`Client.converse`, and `Client.ask` that runs calls: what the model calls is run, until it answers."""
 
 from __future__ import annotations
 
@@ -143,6 +143,59 @@ async def test_what_had_to_be_called_is_called_once(client: Client, start_worker
     assert (first, rounds.answer.turn.tool_choice) == (NamedTool("temperature"), "auto")
 
 
+async def test_ask_runs_calls_too_and_gives_the_last_answer(client: Client, start_worker: StartWorker) -> None:
+    house, heard = House(), list[str]()
+
+    async def note(call: ToolCall) -> None:
+        heard.append(call.name)
+
+    tools = [temperature, house.open_window]
+    async with start_worker(ScriptedEngine(ATTIC, OPEN, "It is open."), readers=READERS):
+        answer = client.ask("m", "Warm?", tools=tools, tool_choice="required", on_tool_call=note, conversation="c")
+        first = answer.turn
+        text = "".join([chunk.text async for chunk in answer])
+    assert text == "I look.It is open."
+    assert (answer.done.text, answer.text, answer.num_tokens) == ("It is open.", "It is open.", len("It is open."))
+    assert (heard, house.opened) == (["temperature", "open_window"], ["attic"])
+    assert (first.tool_choice, answer.turn.tool_choice) == ("required", "auto")
+    assert first.id != answer.turn.id
+    assert {first.conversation, answer.turn.conversation} == {"c"}
+    assert [one.role for one in answer.turn.messages] == ["user", "assistant", "tool", "assistant", "tool"]
+
+
+async def test_ask_with_a_bound_on_rounds_runs_functions_and_keeps_the_bound(
+    client: Client, start_worker: StartWorker
+) -> None:
+    house = House()
+    async with start_worker(ScriptedEngine(OPEN), readers=READERS):
+        with pytest.raises(TooManyRounds, match=r"3 rounds.*open_window"):
+            await client.ask("m", "Warm?", tools=[house.open_window], max_rounds=3)
+        assert house.opened == ["attic", "attic"]
+        with pytest.raises(TooManyRounds, match=r"8 rounds"):
+            await client.ask("m", "Warm?", tools=[Tool("open_window")], on_tool_call=lambda call: "it is stuck")
+
+
+async def test_an_answer_over_rounds_is_cancelled_in_its_text_and_in_a_tool(
+    client: Client, start_worker: StartWorker
+) -> None:
+    house = House()
+    engine = ScriptedEngine(f"{'long ' * 200}{OPEN}", token_seconds=0.005)
+    async with start_worker(engine, readers=READERS):
+        answer = client.ask("m", "Warm?", tools=[house.open_window], max_rounds=2, sampling=Sampling(max_tokens=2000))
+        async for _ in answer:
+            await answer.cancel()
+    assert (answer.done.finish_reason, house.opened) == ("cancelled", [])
+
+    async def cancels() -> str:
+        await answer.cancel()
+        return "stopped"
+
+    async with start_worker(ScriptedEngine(called("cancels"), "Never said."), readers=READERS):
+        answer = client.ask("m", "Stop.", tools=[cancels], max_rounds=2)
+        assert (await answer).finish_reason == "tool_calls"
+    assert len(answer.turn.messages) == 1
+
+
 async def test_cancelled_in_an_answer_nothing_is_run(client: Client, start_worker: StartWorker) -> None:
     house = House()
     engine = ScriptedEngine(f"{'long ' * 200}{OPEN}", token_seconds=0.005)
@@ -221,6 +274,10 @@ def test_tools_that_nobody_could_run_are_refused_at_once(client_alone: Client) -
         client_alone.converse("m", "Light.", tools=[temperature, temperature])
     with pytest.raises(InvalidMessage, match="the last message"):
         client_alone.converse("m", [Message("assistant", "Well?")], tools=[temperature])
+    with pytest.raises(InvalidMessage, match="'lamp' is no function"):
+        client_alone.ask("m", "Light.", tools=[Tool("lamp")], max_rounds=2)
+    with pytest.raises(InvalidMessage, match="max_rounds"):
+        client_alone.ask("m", "Light.", tools=[temperature], max_rounds=0)
 
 
 @pytest.fixture

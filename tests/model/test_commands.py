@@ -226,7 +226,9 @@ async def test_ask_and_chat_stream_and_remember(nats_server: EmbeddedServer, tin
         shown = await asyncio.to_thread(run, "top", "--json", *login)
         picture = json.loads(shown.stdout)
         assert picture["workers"][0]["quantization"] == "Q8_0"
-        assert picture["workers"][0]["facts"]["threads_are"] == "measured"
+        facts = picture["workers"][0]["facts"]
+        assert (facts["threads_are"], facts["threads_batch_are"]) == ("measured", "measured")
+        assert int(facts["threads"]) >= 1 <= int(facts["threads_batch"])
         assert picture["queues"] == [
             {"model": "m", "num_pending": {"interactive": 0, "batch": 0}, "num_in_work": {"interactive": 0, "batch": 0}}
         ]

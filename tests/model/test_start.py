@@ -186,6 +186,7 @@ async def test_a_worker_with_the_smallest_context_starts_and_answers(tmp_path: P
     assert done.usage.completion_tokens > 0
     assert "Traceback" not in log
     assert re.search(r"threads=\d a decode step by threads 1:\S+ms.* \(measured now", log)
+    assert re.search(r"threads_batch=\d a prompt's token by threads 1:\S+ms.* \(measured now", log)
     assert re.search(r"memory planned=\d+MiB \(weights=4MiB kv=\d+MiB .*, parked conversations up to \d+MiB more", log)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from broker.errors import SettingsError
-from workers.machine.cores import Usage, measured_alone, num_cores
+from workers.machine.cores import Measured, Usage, measured_alone, num_cores
 from workers.machine.thread_count import check_threads
 from workers.settings import WorkerSettings
 
@@ -61,8 +60,10 @@ def test_a_quota_of_the_cgroup_or_of_one_around_it_counts(tmp_path: Path, files:
 
 def test_more_threads_than_cores_are_refused_with_the_number_that_there_is() -> None:
     check_threads(WorkerSettings(threads=num_cores()))
-    with pytest.raises(SettingsError, match=f"--threads: must be at most {num_cores()}"):
-        check_threads(WorkerSettings(threads=num_cores() + 1))
+    with pytest.raises(SettingsError) as raised:
+        check_threads(WorkerSettings(threads=num_cores() + 1, threads_batch=num_cores() + 2))
+    why = f"must be at most {num_cores()}, the cores that this process may use"
+    assert raised.value.problems == [f"--threads: {why}", f"--threads-batch: {why}"]
 
 
 def test_what_others_use_is_what_the_machine_does_besides_us(tmp_path: Path) -> None:
@@ -87,18 +88,19 @@ def test_a_measurement_beside_a_busy_neighbour_is_made_again_at_the_next_start(t
     path, measured = tmp_path / "data" / "threads.json", []
     crowded, alone = {1: 0.1, 2: 0.5}, {1: 0.1, 2: 0.06}
 
-    def start(seconds: dict[int, float], others: float) -> tuple[dict[int, float], str]:
+    def start(seconds: dict[int, float], others: float) -> Measured[dict[int, float]]:
         usages = iter([Usage(10.0, 5.0, 1.0), Usage(12.0, 5.0 + 2.0 + 2 * others, 3.0)])
 
-        def measure(numbers: Iterable[int]) -> dict[int, float]:
-            measured.append(list(numbers))
+        def measure() -> dict[int, float]:
+            measured.append(seconds)
             return seconds
 
-        return measured_alone(measure, path, "key", lambda: next(usages))
+        return measured_alone(measure, dict[int, float], path, "key", lambda: next(usages))
 
-    assert start(crowded, 0.8) == (crowded, "now, beside others on 0.8 cores: measured again at the next start")
-    assert start(alone, 0.1) == (alone, "now")
-    assert start(crowded, 0.0) == (alone, "at an earlier start")
+    crowd = "now, beside others on 0.8 cores: measured again at the next start"
+    assert start(crowded, 0.8) == Measured(crowded, crowd, is_alone=False)
+    assert start(alone, 0.1) == Measured(alone, "now")
+    assert start(crowded, 0.0) == Measured(alone, "at an earlier start")
     assert len(measured) == 2
 
 
@@ -106,6 +108,6 @@ def test_a_file_of_measurements_that_cannot_be_read_is_written_anew(tmp_path: Pa
     path = tmp_path / "threads.json"
     for damaged in ('{"x": "y"}', "{", '{"key": {}}'):
         path.write_text(damaged)
-        found = measured_alone(lambda numbers: {1: 0.5}, path, "key", lambda: Usage(0.0, None, 0.0))
-        assert found == ({1: 0.5}, "now")
+        found = measured_alone(lambda: {1: 0.5}, dict[int, float], path, "key", lambda: Usage(0.0, None, 0.0))
+        assert found == Measured({1: 0.5}, "now")
         assert msgspec.json.decode(path.read_bytes()) == {"key": {"1": 0.5}}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT
+from workers.calls import SYNTAXES
 
 SKIPPED = {".venv", ".cache", ".git", "node_modules", "dist"}
 DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not SKIPPED & {part for part in path.relative_to(ROOT).parts})
@@ -96,3 +97,10 @@ def test_the_version_is_one() -> None:
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"ARG VERSION={version}\n" in (ROOT / "k3s/Dockerfile").read_text()
     assert f"## [{version}] - " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_page_of_tools_names_every_syntax_of_calls() -> None:
+    page = (ROOT / "docs" / "tools.md").read_text()
+    table = page[page.index("| `--tool-syntax` |") :].partition("\n\n")[0]
+    named = [name for line in table.splitlines()[2:] for name in re.findall(r"`([^`]+)`", line.split("|")[1])]
+    assert sorted(named) == sorted(SYNTAXES)

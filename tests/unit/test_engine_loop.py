@@ -10,7 +10,7 @@ from workers.engine.calibration import Calibration
 from workers.engine.events import Finished, Generated, Lost, Rejected, Seated
 from workers.engine.power import Power
 from workers.engine.protocol import EngineLost, KvCacheFull
-from workers.engine.threads import Threads
+from workers.engine.threads import StepThreads, Threads
 from workers.kv.index import Key
 
 SECONDS = 10.0
@@ -276,16 +276,17 @@ def test_each_job_is_charged_for_its_tokens_and_choosing_them_is_part_of_the_ste
 
 
 def test_the_threads_of_a_step_are_chosen_by_what_the_last_ones_took() -> None:
-    class Chosen(Threads):
+    class Fewer(Threads):
         def update(self, kind: int, cost: float, now: float) -> int:
-            return 3 if kind else 7
+            self.current -= 1
+            return self.current
 
-    bench = Bench(threads=Chosen(8))
-    bench.loop.submit(job("1", "x" * 30))
-    bench.round()
-    assert bench.engine.num_threads == 7, "a prefill step"
-    bench.round()
-    assert bench.engine.num_threads == 3, "a decode step"
+    bench = Bench(threads=StepThreads(Fewer(4), Fewer(8)))
+    for name in "12":
+        bench.loop.submit(job(name, name * 30))
+        bench.round(3)
+    first = [("prefill", 8), ("decode", 4), ("decode", 3)]
+    assert bench.num_threads == [*first, ("prefill", 7), ("decode", 2), ("decode", 1)]
 
 
 def test_rates_are_unknown_until_they_were_measured() -> None:

@@ -49,8 +49,8 @@ from broker.replies import understood_end
 from workers.kv.checks import StateLayout
 from workers.kv.disk import Disk
 from workers.kv.index import Key, KvEntry, packed
+from workers.machine.cores import Measured, measured_alone
 from workers.machine.cores import Usage as Spent
-from workers.machine.cores import measured_alone
 
 DONE = Done(
     "stop", "text", (1,), Usage(3, 1, 1, "ram", 1, "killed"), Timings(0, 0, 0), "w", scores=(Score(-1, 1, True),)
@@ -226,8 +226,11 @@ def test_threads_that_a_later_release_measured_are_kept_for_it(tmp_path: Path) -
     path = tmp_path / "threads.json"
     theirs = {"their key": {"seconds": {"1": 0.5}, "at": "2027-01-01"}, "key": {"decode": []}}
     path.write_bytes(msgspec.json.encode(theirs | {"empty": {}}))
-    measured, when = measured_alone(lambda _: {1: 0.25}, path, "key", lambda: Spent(0.0, None, 0.0))
-    assert (measured, when) == ({1: 0.25}, "now")
+
+    def start(key: str, seconds: float) -> Measured[dict[int, float]]:
+        return measured_alone(lambda: {1: seconds}, dict[int, float], path, key, lambda: Spent(0.0, None, 0.0))
+
+    assert start("key", 0.25) == Measured({1: 0.25}, "now")
     assert msgspec.json.decode(path.read_bytes())["their key"] == theirs["their key"]
-    assert measured_alone(lambda _: {1: 9.0}, path, "key", lambda: Spent(0.0, None, 0.0))[0] == {1: 0.25}
-    assert measured_alone(lambda _: {1: 0.5}, path, "empty", lambda: Spent(0.0, None, 0.0))[0] == {1: 0.5}
+    assert start("key", 9.0).found == {1: 0.25}
+    assert start("empty", 0.5).found == {1: 0.5}

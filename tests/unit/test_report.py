@@ -322,3 +322,48 @@ def test_an_odd_setting_in_a_record_costs_what_it_tells(tmp_path: Path, odd: dic
     found = [figures(run) for run in runs]
     assert found[0].num_turns == 10
     assert "ttft_seconds" in found[0].quantities
+
+
+# --- What memory gives ---
+
+
+def served_by(tmp_path: Path, *workers: dict[str, object]) -> Run:
+    rng = random.Random(1)
+    with Recording(tmp_path / "r.jsonl", Header(1, "r", 5, {"model": "m"}, {}, {}, list(workers))) as recording:
+        for number in range(1, 7):
+            recording.write(a_turn(number, rng))
+        recording.write(Ended(60.0))
+    (run,) = read_runs([tmp_path / "r.jsonl"])
+    return run
+
+
+def test_a_report_says_what_share_of_reading_a_decode_reaches_and_of_which_reading(tmp_path: Path) -> None:
+    facts = {"active_bytes": "100000000", "read_peak_bytes_per_second": "13200000000", "read_peak_threads": "2"}
+    older = {"active_bytes": "100000000", "peak_bytes_per_second": "26000000000", "threads": "4"}
+    odd = facts | {"read_peak_bytes_per_second": "nan"}
+    run = served_by(
+        tmp_path,
+        {"worker": "w0", "node": "pi", "facts": facts},
+        {"worker": "w1", "node": "pi", "facts": older},
+        {"worker": "w2", "node": "pi", "facts": odd},
+        {"worker": "w9", "node": "idle", "facts": facts},
+        {"worker": 7, "facts": []},
+    )
+    found = figures(run)
+    (one,) = found.rooflines
+    # w0 answered turns 3 and 6: 14 tokens behind the first of each, in 0.5 and 0.4 seconds.
+    assert one.read_bytes_per_second == pytest.approx(1e8 * 28 / 0.9)
+    assert one.share == pytest.approx(1e8 * 28 / 0.9 / 13.2e9)
+    assert (one.worker, one.read_peak_threads) == ("w0", 2)
+    words = (
+        "w0 on pi: a stream's decode reads 3.11 GB/s of weights, 24 % of the 13.2 GB/s that memory gives to its best "
+        "number of reading threads, 2"
+    )
+    assert words in found.notes
+    assert f"note: {words}" in " ".join(shown_at_80(tables.text([found], [], [])).split())
+    assert json.loads(tables.as_json([found], [], []))["runs"][0]["rooflines"][0]["read_peak_threads"] == 2
+
+
+def test_of_a_record_that_tells_no_reading_nothing_is_said_of_it(tmp_path: Path) -> None:
+    found = figures(served_by(tmp_path, {"worker": "w0", "node": "pi", "facts": {"file_bytes": "100000000"}}))
+    assert (found.rooflines, found.notes) == ([], [])

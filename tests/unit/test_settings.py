@@ -131,10 +131,19 @@ def test_how_tokens_cannot_be_chosen_is_said_of_every_flag() -> None:
     ]
 
 
-def test_more_threads_than_cores_are_refused() -> None:
-    with pytest.raises(SettingsError, match=r"--threads: this machine has \d+ cores"):
-        WorkerSettings(threads=len(os.sched_getaffinity(0)) + 1).check()
-    WorkerSettings(threads=len(os.sched_getaffinity(0))).check()
+@pytest.mark.parametrize("name", ["threads", "threads_batch"])
+def test_more_threads_than_cores_are_refused_and_none(name: str) -> None:
+    most = len(os.sched_getaffinity(0))
+    flag = "--" + name.replace("_", "-")
+
+    def settings(value: int) -> WorkerSettings:
+        return load(WorkerSettings, flags={name: value}, environment={})
+
+    with pytest.raises(SettingsError, match=rf"{flag}: this machine has \d+ cores"):
+        settings(most + 1).check()
+    with pytest.raises(SettingsError, match=f"{flag}: must be at least 1"):
+        settings(0).check()
+    settings(most).check()
 
 
 @pytest.mark.parametrize(

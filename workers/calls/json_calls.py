@@ -79,11 +79,14 @@ class _Object:
             self._call.end(self._id)
 
     def read(self, reader: Reader) -> Steps:
-        """From its first brace to its last; that one may be missing where the arguments are whole."""
+        """From its first brace, or first two, to its last; those may be missing where the arguments are whole."""
         if (yield from reader.space()) != "{":
             raise BrokenCall("invalid_syntax")
         yield from reader.character()
         depth = 1
+        if (yield from reader.space()) == "{":  # Qwen2.5-Coder's template shows its models a call in two braces
+            yield from reader.character()
+            depth = 2
         while depth:
             character = yield from reader.space()
             if character == "}":

@@ -1,4 +1,4 @@
-"""What a step took: learnt for the next ones, charged to the jobs it was for, told to whoever counts."""
+"""A step's threads, and what it took: learnt for the next ones, charged to its jobs, told to whoever counts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from workers.engine.active import ActiveJob
 from workers.engine.power import Power
 from workers.engine.protocol import Engine
 from workers.engine.scheduler import Step
-from workers.engine.threads import Threads
+from workers.engine.threads import StepThreads
 
 
 class Accounts:
@@ -17,7 +17,7 @@ class Accounts:
     def __init__(
         self,
         engine: Engine,
-        threads: Threads | None,
+        threads: StepThreads | None,
         on_step: Callable[[Step, float], None] | None,
         power: Power | None,
     ) -> None:
@@ -26,16 +26,19 @@ class Accounts:
         self._on_step = on_step
         self._power = power or Power()
 
+    def prepare(self, step: Step) -> None:
+        """Sets the threads that a step is computed with: those of its kind."""
+        if self._threads is not None and (num_threads := self._threads.of(step)) != self._engine.num_threads:
+            self._engine.num_threads = num_threads
+
     def note(self, step: Step, seconds: float, now: float, jobs: Mapping[str, ActiveJob]) -> None:
-        """Shares the step's seconds, and what the node drew meanwhile, among its jobs by their tokens; sets the threads
-        of the next step."""
+        """Shares the step's seconds, and what the node drew meanwhile, among its jobs by their tokens; learns from it
+        how many threads the next of its kind takes."""
         num_tokens, watts = step.num_tokens, self._power.watts
         for index, (sequence, span) in enumerate(zip(step.sequences, step.spans, strict=True)):
             is_prefill = index >= step.num_decoding
             jobs[sequence.id].charge(seconds * len(span.tokens) / num_tokens, watts, is_prefill=is_prefill)
         if self._threads is not None:
-            num_threads = self._threads.after(step, seconds, now)
-            if num_threads != self._engine.num_threads:
-                self._engine.num_threads = num_threads
+            self._threads.after(step, seconds, now)
         if self._on_step is not None:
             self._on_step(step, seconds)

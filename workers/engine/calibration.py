@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from workers.engine.costs import CostModel
 from workers.engine.protocol import Engine, Span
 from workers.engine.scheduler import MIN_PREFILL_TOKENS
+from workers.engine.threads import StepThreads
 from workers.kv.checks import StateLayout
 
 WARM_UP_TOKENS = 64
-THREADS_SECONDS = 0.6
-"""For each number of threads that is tried at the start."""
+THREADS_SECONDS = {True: 0.3, False: 0.6}
+"""For each number of threads that is tried at the start, with prefill steps and with decode steps."""
 
 
 @dataclass(frozen=True)
@@ -57,51 +58,93 @@ def _prompt(num_tokens: int) -> tuple[int, ...]:
     return tuple(index % MIN_PREFILL_TOKENS for index in range(num_tokens))
 
 
+def decode_steps(engine: Engine, clock: Callable[[], float]) -> Iterator[tuple[float, int]]:
+    """Decode steps of one sequence without end: the seconds of each, and the row of its logits. Raises EngineError."""
+    begin = min(MIN_PREFILL_TOKENS, engine.max_sequence_tokens // 2)
+    while True:  # a small context is full before the time is over
+        engine.truncate(0, 0)
+        engine.decode([Span(0, 0, _prompt(begin), begin - 1)])
+        for at in range(begin, engine.max_sequence_tokens):
+            started = clock()
+            ((row,),) = engine.decode([Span(0, at, (1,), at)])
+            yield clock() - started, row
+
+
 def measure_threads(
     engine: Engine, candidates: Iterable[int], clock: Callable[[], float] = time.perf_counter
 ) -> dict[int, float]:
     """Seconds of a decode step by number of threads, the median of some each. Raises EngineError."""
     seconds: dict[int, float] = {}
-    begin = min(MIN_PREFILL_TOKENS, engine.max_sequence_tokens // 2)
     for engine.num_threads in candidates:
         taken: list[float] = []
-        at = engine.max_sequence_tokens
         began = clock()
-        while clock() - began < THREADS_SECONDS or len(taken) < 3:
-            if at >= engine.max_sequence_tokens:  # a small context is full before the time is over
-                engine.truncate(0, 0)
-                engine.decode([Span(0, 0, _prompt(begin), begin - 1)])
-                at = begin
-            started = clock()
-            engine.decode([Span(0, at, (1,), at)])
-            taken.append(clock() - started)
-            at += 1
+        for each, _ in decode_steps(engine, clock):
+            taken.append(each)
+            if len(taken) >= 3 and clock() - began >= THREADS_SECONDS[False]:
+                break
         seconds[engine.num_threads] = statistics.median(taken)
     engine.truncate(0, 0)
     return seconds
+
+
+def measure_prefill_threads(
+    engine: Engine, candidates: Iterable[int], clock: Callable[[], float] = time.perf_counter
+) -> dict[int, float]:
+    """Seconds a token of a chunk of a prompt by number of threads: the median of some each, or one that takes as long
+    as all of them may. Raises EngineError."""
+    seconds: dict[int, float] = {}
+    num_tokens = _chunk_tokens(engine)
+    _compute_chunk(engine, num_tokens)  # the first one pays for the memory's first touch
+    for engine.num_threads in candidates:
+        taken: list[float] = []
+        began = clock()
+        while clock() - began < THREADS_SECONDS[True] or not taken:
+            started = clock()
+            _compute_chunk(engine, num_tokens)
+            taken.append((clock() - started) / num_tokens)
+        seconds[engine.num_threads] = statistics.median(taken)
+    engine.truncate(0, 0)
+    return seconds
+
+
+def _chunk_tokens(engine: Engine) -> int:
+    """Of a chunk within a window, so that a token behind it adds to what it has."""
+    room = min(engine.max_sequence_tokens - 1, engine.window or engine.max_sequence_tokens) - 1
+    return max(1, min(WARM_UP_TOKENS, engine.max_batch_tokens, room))
+
+
+def _compute_chunk(engine: Engine, num_tokens: int) -> None:
+    engine.truncate(0, 0)
+    engine.decode([Span(0, 0, _prompt(num_tokens), num_tokens - 1)])
 
 
 def _checkpoint_bytes(engine: Engine) -> int:
     return 0 if engine.can_remove_part else engine.checkpoint_bytes(0)
 
 
-def calibrate(engine: Engine, clock: Callable[[], float] = time.perf_counter) -> Calibration:
-    """Takes a prefill and a decode step twice: the first time pays for the memory's first touch. Raises EngineError."""
-    # Within a window, so that the second step's token adds to what it has.
-    room = min(engine.max_sequence_tokens - 1, engine.window or engine.max_sequence_tokens) - 1
-    num_tokens = max(1, min(WARM_UP_TOKENS, engine.max_batch_tokens, room))
+def calibrate(
+    engine: Engine, clock: Callable[[], float] = time.perf_counter, threads: StepThreads | None = None
+) -> Calibration:
+    """Takes a prefill and a decode step twice: the first time pays for the memory's first touch. Each with the threads
+    of its kind, where `threads` says how many. Raises EngineError."""
+    num_tokens = _chunk_tokens(engine)
     for _ in range(2):
         engine.truncate(0, 0)
+        if threads is not None:
+            engine.num_threads = threads.prefill.next
         started = clock()
         engine.decode([Span(0, 0, _prompt(num_tokens), num_tokens - 1)])
         middle = clock()
         first, checkpoint = engine.state_bytes(0), _checkpoint_bytes(engine)
+        if threads is not None:
+            engine.num_threads = threads.decode.next
+        began = clock()
         engine.decode([Span(0, num_tokens, (0,), num_tokens)])
         finished = clock()
         each, each_in_window = engine.state_bytes(0) - first, _checkpoint_bytes(engine) - checkpoint
         found = Calibration(
             max(middle - started, 1e-6) / num_tokens,
-            max(finished - middle, 1e-6),
+            max(finished - began, 1e-6),
             first - each * num_tokens,
             each - each_in_window,
             engine.window,

@@ -24,7 +24,7 @@ from workers.engine.protocol import Engine, EngineLost, KvCacheFull
 from workers.engine.scheduler import Scheduler, Step
 from workers.engine.seating import Seating
 from workers.engine.slots import Slots
-from workers.engine.threads import Threads
+from workers.engine.threads import StepThreads
 from workers.kv.cache import OffloadCache
 from workers.kv.index import Key
 
@@ -44,7 +44,7 @@ class EngineLoop:
         slots: Slots,
         cache: OffloadCache,
         *,
-        threads: Threads | None = None,
+        threads: StepThreads | None = None,
         on_step: Callable[[Step, float], None] | None = None,
         power: Power | None = None,
         calibration: Calibration = UNMEASURED,
@@ -225,6 +225,7 @@ class EngineLoop:
     # --- A step ---
 
     def _run_step(self, step: Step) -> None:
+        self._accounts.prepare(step)
         started = self._clock()
         try:
             rows = self.engine.decode(list(step.spans))

@@ -1,5 +1,8 @@
 """How many threads a step takes: those that are of use alone, fewer while a neighbour has a core. Pure.
 
+A decode step waits for memory, which two threads of a small board may read as fast as four; a prefill step computes,
+and each core makes it quicker. So each of the two has a number of its own.
+
 llama.cpp's threads wait for each other many times a step, so that a step is as slow as the thread that a busy neighbour
 keeps from its core: with as many threads as cores, one neighbour costs not its share but most of the speed
 (docs/benchmarks.md). How many are best is measured at the start, and looked at again with each step: one that is much
@@ -12,10 +15,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from workers.engine.costs import LOGITS
 from workers.engine.scheduler import MIN_PREFILL_TOKENS, Step
 
 PREFILL = 0
-"""The kind of a step that prefills; of a decode step it is the number of its sequences."""
+"""The kind of a step that prefills; of a decode step it is the number of its tokens."""
 AS_GOOD = 1.03
 """Within so much of the best, fewer threads are better: the board has others to serve."""
 SLOW = {True: 1.6, False: 1.3}
@@ -65,16 +69,29 @@ class _Wait:
         self.until = now + FIRST_WAIT
 
 
+@dataclass(frozen=True)
+class FixedThreads:
+    """As many as were asked for, whatever steps take."""
+
+    current: int
+
+    @property
+    def next(self) -> int:
+        """Those of the next step."""
+        return self.current
+
+    def update(self, kind: int, cost: float, now: float) -> int:
+        """Takes note of nothing; the threads of the next step."""
+        return self.current
+
+
 class Threads:
     """Told of each step, says how many threads the next one takes: from 1 to `most`, at first `first`."""
 
-    def __init__(self, most: int, first: int | None = None, min_prefill_tokens: int = MIN_PREFILL_TOKENS) -> None:
-        """Prefill steps of fewer tokens than `min_prefill_tokens` say nothing: they cost nearly as much as so many."""
+    def __init__(self, most: int, first: int | None = None) -> None:
         self.most = most
         self.current = first if first is not None else most
         """Those that steps take, but for the ones of a trial."""
-        self._next = self.current
-        self._min_prefill_tokens = min_prefill_tokens
         self._usual: dict[tuple[int, int], float] = {}
         """What a step costs, by threads and kind: seconds of a decode step, seconds a token of a prefill step."""
         self._slow: list[float] = []
@@ -82,17 +99,14 @@ class Threads:
         self._down = _Wait()
         self._up = _Wait()
 
-    def after(self, step: Step, seconds: float, now: float) -> int:
-        """Takes note of a step that took so long, if it says anything; the threads of the next."""
-        if step.is_decode:
-            self._next = self.update(len(step.spans), seconds, now)
-        elif step.num_decoding == 0 and step.num_tokens >= self._min_prefill_tokens:
-            self._next = self.update(PREFILL, seconds / step.num_tokens, now)
-        return self._next
+    @property
+    def next(self) -> int:
+        """Those of the next step."""
+        return self.current if self._trial is None else self._trial.num_threads
 
     def update(self, kind: int, cost: float, now: float) -> int:
-        """Takes note of a step by its kind (PREFILL, or the number of sequences that decode) and its cost (seconds a
-        token, seconds); the threads of the next."""
+        """Takes note of a step by its kind (PREFILL, or how many tokens decode) and its cost (seconds a token,
+        seconds); the threads of the next."""
         if self._trial is not None:
             return self._tried(self._trial, kind, cost, now)
         key = (self.current, kind)
@@ -140,3 +154,32 @@ class Threads:
             self._usual[self.current, kind] = trial.to_beat  # that is what it costs now
             wait.failed(now)
         return self.current
+
+
+class StepThreads:
+    """The threads of decode steps and those of prefill steps, each learnt from its own kind."""
+
+    def __init__(
+        self,
+        decode: Threads | FixedThreads,
+        prefill: Threads | FixedThreads,
+        min_prefill_tokens: int = MIN_PREFILL_TOKENS,
+    ) -> None:
+        """Steps with fewer tokens of prompts than `min_prefill_tokens`, and some, say nothing: they cost nearly as
+        much as with so many. A step with streams and prompts in it is one of prompts."""
+        self.decode = decode
+        self.prefill = prefill
+        self._min_prefill_tokens = min_prefill_tokens
+
+    def of(self, step: Step) -> int:
+        """Those that a step takes which is to come."""
+        return (self.decode if step.is_decode else self.prefill).next
+
+    def after(self, step: Step, seconds: float, now: float) -> None:
+        """Takes note of a step that took so long, if it says anything."""
+        if step.is_decode:
+            self.decode.update(step.num_tokens, seconds, now)
+        elif step.num_prefill_tokens >= self._min_prefill_tokens:
+            # A stream's token beside a prompt's costs as much as so many of those.
+            num_tokens = step.num_prefill_tokens + LOGITS * step.num_decoding
+            self.prefill.update(PREFILL, seconds / num_tokens, now)

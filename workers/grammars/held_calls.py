@@ -51,6 +51,12 @@ class CallFollower:
         self.tokens: list[int] = []
         """That it has taken, or is to take first."""
         self._may_think = False
+        self._before = ""
+        """What the grammar took before any call named its tool."""
+        self._has_called = False
+        """A call's name is read, and its arguments follow or did."""
+        self._since: str | None = None
+        """What is written since all calls were whole; None before."""
         if (first := self._watch.opened_first) is not None:
             self._open(first, '""', [])
 
@@ -87,6 +93,27 @@ class CallFollower:
             return True
         self.gbnf, self.tokens = None, []
         return False
+
+    def note(self, token: int, *, is_whole: bool) -> None:
+        """A token that the grammar took, and whether the answer may end behind it."""
+        if self._since is None and not self._has_called:
+            self._before += self._own_text(token)
+            self._has_called = self._names_a_tool(self._before)
+        if is_whole and self._has_called:
+            self._since = ""
+        elif self._since is not None:
+            self._since += self._own_text(token)
+
+    @property
+    def may_end(self) -> bool:
+        """Whether calls are whole and no further one has named its tool: what begins like one may yet be none."""
+        return self._since is not None and not self._names_a_tool(self._since)
+
+    def _names_a_tool(self, text: str) -> bool:
+        return any(tool.name in text for tool in self._calls.tools)
+
+    def _own_text(self, token: int) -> str:
+        return (self._piece(token) or self._calls.shown.get(token, b"")).decode("utf-8", "replace")
 
     def replay(self, tokens: list[int]) -> None:
         """Tokens of an earlier worker."""
@@ -128,3 +155,4 @@ class CallFollower:
         self.gbnf = self._calls.rules.begun_with(opening.behind, opening.tool, begun)
         self.tokens = [*tokens]
         self._may_think = opening.behind == THINKING
+        self._before, self._has_called, self._since = "", opening.tool is not None, None

@@ -17,6 +17,7 @@ from broker.messages import Sampling, TokenLogprob
 from workers.engine.protocol import PENDING
 from workers.grammars.frames import LIST, TAKE, TRY, with_token
 from workers.grammars.held_calls import CallFollower
+from workers.grammars.held_text import HeldText
 from workers.grammars.remote_matcher import RemoteMatcher
 from workers.llama.vocabulary import LlamaVocabulary
 
@@ -48,7 +49,7 @@ class LlamaSampler:
         logits: Callable[[int], Logits],
         sampling: Sampling,
         prompt: list[int],
-        grammar: str | CallFollower | None,
+        grammar: HeldText | CallFollower | None,
     ) -> None:
         self._vocabulary = vocabulary
         self._logits = logits
@@ -63,6 +64,8 @@ class LlamaSampler:
         self._calls = grammar if isinstance(grammar, CallFollower) else None
         self._taken: deque[int] = deque()
         """Tokens of the answer that the grammar has to take before it is asked about the next."""
+        self._is_taking = False
+        """The first of them it was told."""
         self._candidates: NDArray[Any] | None = None
         if sampling.temperature > 0 or sampling.repeat_penalty != 1:
             self._candidates = np.zeros(vocabulary.num_tokens, dtype=_CANDIDATE)
@@ -78,9 +81,10 @@ class LlamaSampler:
             for part in self._cuts(sampling):
                 lib.llama_sampler_chain_add(self._chain, part)
         try:
-            if isinstance(grammar, str):
+            if isinstance(grammar, HeldText):
                 field = "sampling.grammar" if sampling.json_schema is None else "sampling.json_schema"
-                self._grammar = RemoteMatcher(vocabulary.matcher_process, grammar, field)
+                self._taken.extend(grammar.written)
+                self._grammar = RemoteMatcher(vocabulary.matcher_process, grammar.gbnf, field)
             elif grammar is not None and grammar.gbnf is not None:
                 self._grammar = self._opened(grammar)
         except TurnRejected:
@@ -129,7 +133,7 @@ class LlamaSampler:
         assert self._kept is not None
         _, index = self._offered
         token = self._choose(self._kept, index)
-        if self._vocabulary.is_end(token) and self._grammar.is_accepting:
+        if self._vocabulary.is_end(token) and (self._grammar.is_accepting or self._may_end):
             return token
         if token < 0 or self._vocabulary.is_end(token):
             self._grammar.ask(LIST)
@@ -148,6 +152,7 @@ class LlamaSampler:
             self._grammar.close()
         self._grammar = self._calls = None
         self._taken.clear()
+        self._is_taking = False
 
     def poll(self) -> int:
         """After PENDING: the token from the logits that were kept, or PENDING again. Raises TurnRejected."""
@@ -162,10 +167,7 @@ class LlamaSampler:
         assert self._grammar is not None
         if not self._grammar.is_asked:
             return self._offer()
-        mask = self._grammar.poll()
-        while mask is not None and self._taken:
-            self._grammar.ask(with_token(TAKE, self._taken.popleft()))
-            mask = self._grammar.poll()
+        mask = self._caught_up()
         if mask is None:
             return PENDING
         token, _ = self._offered
@@ -175,13 +177,28 @@ class LlamaSampler:
             return self._offer()
         return self._accepted(token)
 
+    def _caught_up(self) -> bytes | None:
+        """The answer to what was asked last, once the grammar has taken what it has to take first."""
+        assert self._grammar is not None
+        while (mask := self._grammar.poll()) is not None:
+            if self._is_taking:
+                token = self._taken.popleft()
+                if self._calls is not None:
+                    self._calls.note(token, is_whole=self._grammar.is_accepting)
+            self._is_taking = bool(self._taken)
+            if not self._is_taking:
+                break
+            self._grammar.ask(with_token(TAKE, self._taken[0]))
+        return mask
+
     def _among(self, mask: bytes) -> int:
         """The token that is chosen among those that the grammar allows."""
         assert self._grammar is not None
         assert self._kept is not None
         token, index = self._offered
-        if self._calls is not None and token >= 0 and self._grammar.is_accepting:
-            # Behind a call only another may come: whatever else it wants is its end, or it would call and call.
+        if self._calls is not None and token >= 0 and (self._grammar.is_accepting or self._may_end):
+            # Behind a call only another may come: whatever else it wants is its end, or it would call and call. Until
+            # that one has named its tool what is written may be anything else that begins so, as a result does.
             return -1
         allowed = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")[: len(self._kept)].astype(bool)
         allowed[list(self._vocabulary.end_tokens)] = self._grammar.is_accepting
@@ -194,12 +211,18 @@ class LlamaSampler:
         self._grammar.ask(with_token(TAKE, token))
         return self._polled()
 
+    @property
+    def _may_end(self) -> bool:
+        return self._calls is not None and self._calls.may_end
+
     def _accepted(self, token: int) -> int:
         if self._penalties is not None and token >= 0:
             lib.llama_sampler_accept(self._penalties, token)
-        if self._calls is not None and self._grammar is not None and not self._calls.take(token):
-            self._grammar.close()
-            self._grammar = None
+        if self._calls is not None and self._grammar is not None:
+            self._calls.note(token, is_whole=self._grammar.is_accepting)
+            if not self._calls.take(token):
+                self._grammar.close()
+                self._grammar = None
         return token
 
     @property

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import msgspec
 
 from broker.accounts import write_private
-from workers.engine.threads import candidates
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
@@ -106,30 +105,40 @@ def _busy(proc: Path, cpus: set[int]) -> float | None:
     return found
 
 
-def measured_alone(
-    measure: Callable[[Iterable[int]], dict[int, float]], path: Path, key: str, usage: Callable[[], Usage] = Usage.now
-) -> tuple[dict[int, float], str]:
-    """Seconds of a step by number of threads, kept in `path` from an earlier start or measured now; and words for
-    which of the two."""
+@dataclass(frozen=True)
+class Measured[T]:
+    """What was measured, and words for when."""
+
+    found: T
+    when: str
+    is_alone: bool = True
+    """Whether nobody else had the cores meanwhile."""
+
+
+def measured_alone[T](
+    measure: Callable[[], T], kind: type[T], path: Path, key: str, usage: Callable[[], Usage] = Usage.now
+) -> Measured[T]:
+    """What `measure` finds now, or found at an earlier start, kept as a `kind` under `key` in the file `path`. Only
+    what was found while nobody else had the cores is kept."""
     with contextlib.suppress(msgspec.ValidationError):
-        if known := msgspec.convert(_kept(path).get(key), dict[int, float], strict=False):
-            return known, "at an earlier start"
+        if known := msgspec.convert(_kept(path).get(key), kind, strict=False):
+            return Measured(known, "at an earlier start")
     before = usage()
-    seconds = measure(candidates(num_cores()))
+    found = measure()
     others = usage().others_since(before)
     if others is not None and others > BUSY_CORES:
-        return seconds, f"now, beside others on {others:.1f} cores: measured again at the next start"
+        return Measured(found, f"now, beside others on {others:.1f} cores: measured again at the next start", False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_private(path, msgspec.json.encode(_kept(path) | {key: seconds}))
+        write_private(path, msgspec.json.encode(_kept(path) | {key: found}))
     except OSError as error:
         log.info("not kept for the next start file=%s error=%s", path, error)
-    return seconds, "now"
+    return Measured(found, "now")
 
 
 def _kept(path: Path) -> dict[str, Any]:
     """What was measured at earlier starts, also by other releases, in whose words; nothing where it cannot be read."""
     with contextlib.suppress(OSError, msgspec.DecodeError):
         found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        return {key: seconds for key, seconds in found.items() if isinstance(seconds, dict) and seconds}
+        return {key: one for key, one in found.items() if isinstance(one, dict) and one}
     return {}

@@ -17,6 +17,7 @@ from broker.messages import CachedIn, Done, End, Point, RecomputedFor, Turn
 from workers.calls.deltas import Reason
 from workers.engine.events import LoopSnapshot
 from workers.engine.scheduler import Step
+from workers.engine.threads import StepThreads
 from workers.kv.cache import CacheStats
 from workers.turns.work import TurnNotes
 
@@ -32,8 +33,9 @@ class Shape:
     """What a decode step reads, and what the machine could read at most."""
 
     weights_bytes: int | None = None
+    """That a token is computed with."""
     kv_bytes_per_token: int = 0
-    peak_bytes_per_second: float | None = None
+    read_peak_bytes_per_second: float | None = None
 
 
 def spans_of(step: Step) -> tuple[str, str]:
@@ -68,6 +70,8 @@ class WorkerMetrics:
     num_slots: int
     num_cells: int
     shape: Shape
+    threads: StepThreads | None = None
+    """How many a step takes; None where nobody chooses."""
     clock: Callable[[], float] = time.perf_counter
     _second: _Second = field(default_factory=_Second)
     _began_at: float = 0.0
@@ -108,6 +112,8 @@ class WorkerMetrics:
         self._began_at = now
         has_steps, has_decodes = past.num_steps > 0, past.num_decode_steps > 0
         is_known = has_decodes and self.shape.weights_bytes is not None
+        read = past.read_bytes / past.decode_step_seconds if is_known else None
+        peak = self.shape.read_peak_bytes_per_second
         return points.ENGINE.point(
             time.time_ns(),
             self.tags,
@@ -124,6 +130,8 @@ class WorkerMetrics:
                 "num_slots": self.num_slots,
                 "num_cells_used": state.num_cells_used,
                 "num_cells": self.num_cells,
+                "num_threads": self.threads.decode.current if self.threads else None,
+                "num_threads_batch": self.threads.prefill.current if self.threads else None,
                 "num_parked": offload_cache.num_in_ram,
                 "parked_bytes": offload_cache.ram_bytes,
                 "num_on_disk": offload_cache.num_on_disk,
@@ -131,8 +139,9 @@ class WorkerMetrics:
                 "num_evicted": offload_cache.num_evicted,
                 "copy_ratio": (state.copy_seconds - copied) / seconds if seconds else None,
                 "given_bytes": given_bytes - given,
-                "read_bytes_per_second": past.read_bytes / past.decode_step_seconds if is_known else None,
-                "peak_bytes_per_second": self.shape.peak_bytes_per_second,
+                "read_bytes_per_second": read,
+                "read_peak_bytes_per_second": peak,
+                "read_ratio": read / peak if read is not None and peak else None,
                 "num_dropped": num_dropped,
             },
         )

@@ -1,0 +1,41 @@
+"""What a worker says of itself for the records of whoever measures it: names and values, all of them text."""
+
+from __future__ import annotations
+
+from workers.engine.polling import name as name_of
+from workers.engine.threads import FixedThreads, StepThreads
+from workers.machine.bandwidth import ReadBandwidth
+from workers.settings import WorkerSettings
+
+_SETTINGS = (
+    "deterministic",
+    "kv_type",
+    "overflow",
+    "num_slots",
+    "num_ubatch",
+    "step_budget_seconds",
+    "coalesce_seconds",
+)
+
+
+def setting_facts(config: WorkerSettings) -> dict[str, str]:
+    """The settings that decide how quick it is, and what it answers."""
+    return {name: str(getattr(config, name)).lower() for name in _SETTINGS}
+
+
+def thread_facts(threads: StepThreads, poll: int | None) -> dict[str, str]:
+    """How many threads a decode step and a prefill step take, and whether that was measured; and how long they look for
+    the next step, `none` where they are made for each."""
+    found = {"poll": name_of(poll)}
+    for name, one in (("threads", threads.decode), ("threads_batch", threads.prefill)):
+        found[name] = str(one.current)
+        found[f"{name}_are"] = "fixed" if isinstance(one, FixedThreads) else "measured"
+    return found
+
+
+def memory_facts(bandwidth: ReadBandwidth) -> dict[str, str]:
+    """What memory gives to readers at most, and to how many threads; with `active_bytes`, the roofline of a decode."""
+    return {
+        "read_peak_bytes_per_second": f"{bandwidth.bytes_per_second:.0f}",
+        "read_peak_threads": str(bandwidth.num_threads),
+    }
