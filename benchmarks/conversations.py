@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shlex
 import statistics
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -56,10 +57,12 @@ class Asking:
     """Whom the questions are asked of, and how often."""
 
     models: tuple[Path, ...]
-    """None: all that both servers make the same prompts for."""
+    """Empty: all that both servers make the same prompts for."""
     num_rounds: int
     flags: tuple[str | int, ...]
     """llama-server's, the quickest."""
+    worker_flags: tuple[str, ...]
+    """Ours, beyond those of the question."""
     patched: bool
     """Whether llama-server with our attention has rows, too."""
 
@@ -82,7 +85,7 @@ async def saturated(asking: Asking) -> list[Row]:
     for weights in asking.weights():
         print(weights.of("saturated"), flush=True)
         servers = {
-            OURS: turnpike("--threads", CORES, "--num-ctx", NUM_CTX, model_file=weights.file),
+            OURS: turnpike("--threads", CORES, "--num-ctx", NUM_CTX, *asking.worker_flags, model_file=weights.file),
             THEIRS: tuned("-c", NUM_CTX, *asking.flags, model_file=weights.file),
         }
         load = texts(16, weights.file)
@@ -98,7 +101,7 @@ async def own_answers(asking: Asking) -> list[Row]:
     for weights in asking.weights(that_write_text=True):
         print(weights.of("own answers"), flush=True)
         servers = {
-            OURS: turnpike("--threads", CORES, "--num-ctx", NUM_CTX, model_file=weights.file),
+            OURS: turnpike("--threads", CORES, "--num-ctx", NUM_CTX, *asking.worker_flags, model_file=weights.file),
             THEIRS: tuned("-c", NUM_CTX, *asking.flags, model_file=weights.file),
         }
         load = texts(16, weights.file)
@@ -114,9 +117,10 @@ async def eight(asking: Asking) -> list[Row]:
     targets = {"wall": 0.9, "median TTFT": 0.6, "worst TTFT": 1.0, "longest gap": 0.3}
     for weights in asking.weights(that_write_text=True):
         print(weights.of("eight at once"), flush=True)
+        ours = ("--threads", CORES, "--num-ctx", NUM_CTX)
         theirs = partial(tuned, "-c", NUM_CTX, *asking.flags, model_file=weights.file)
         servers = {
-            OURS: through_gateway("--threads", CORES, "--num-ctx", NUM_CTX, model_file=weights.file),
+            OURS: through_gateway(*ours, *asking.worker_flags, model_file=weights.file),
             THEIRS: theirs(),
         } | ({PATCHED: theirs(patched=True)} if asking.patched else {})
         load = texts(NUM_SLOTS, weights.file)
@@ -124,9 +128,7 @@ async def eight(asking: Asking) -> list[Row]:
         name = weights.of(f"{NUM_SLOTS} at once × 3 turns over HTTP, own answers")
         rows += compared(name, found[OURS], found[THEIRS], targets)
         if asking.patched:
-            rows += compared(
-                f"{name}, llama-server with our attention", found[OURS], found[PATCHED], dict.fromkeys(targets, 0.0)
-            )
+            rows += compared(f"{name}, {PATCHED}", found[OURS], found[PATCHED], targets)
     return rows
 
 
@@ -137,7 +139,7 @@ async def busy(asking: Asking) -> list[Row]:
     for weights in asking.weights(that_write_text=True):
         print(weights.of("beside a busy process"), flush=True)
         servers = {
-            OURS: through_gateway("--num-ctx", NUM_CTX, model_file=weights.file),
+            OURS: through_gateway("--num-ctx", NUM_CTX, *asking.worker_flags, model_file=weights.file),
             spinning: tuned("-c", NUM_CTX, *asking.flags, model_file=weights.file),
             waiting: tuned("-c", NUM_CTX, "--poll", 0, *asking.flags, model_file=weights.file),
         }
@@ -157,7 +159,10 @@ async def rotation(asking: Asking) -> list[Row]:
         print(weights.of("rotation"), flush=True)
         ours = ("--threads", CORES, "--num-ctx", ROTATION_CTX, "--park-bytes", ROTATION_RAM_MIB << 20)
         theirs = ("-c", ROTATION_CTX, "--cache-ram", ROTATION_RAM_MIB, *asking.flags)
-        servers = {OURS: turnpike(*ours, model_file=weights.file), THEIRS: tuned(*theirs, model_file=weights.file)}
+        servers = {
+            OURS: turnpike(*ours, *asking.worker_flags, model_file=weights.file),
+            THEIRS: tuned(*theirs, model_file=weights.file),
+        }
         found = await asking.of_all(
             servers, conversations=rotating(), num_turns=ROTATION_TURNS, num_tokens=8, in_rotation=True
         )
@@ -193,7 +198,8 @@ async def interactive(server: Server) -> list[float]:
 
 async def priorities(asking: Asking) -> list[Row]:
     medians = []
-    for server in (turnpike("--threads", CORES, "--num-ctx", NUM_CTX), tuned("-c", NUM_CTX, *asking.flags)):
+    worker_flags: tuple[str | int, ...] = ("--threads", CORES, "--num-ctx", NUM_CTX, *asking.worker_flags)
+    for server in (turnpike(*worker_flags), tuned("-c", NUM_CTX, *asking.flags)):
         found = await interactive(server)
         print("interactive among batch:", " ".join(f"{one:.2f}" for one in found), flush=True)
         medians.append(statistics.median(found))
@@ -241,7 +247,8 @@ QUESTIONS: dict[str, Callable[[Asking], Awaitable[list[Row]]]] = {
 async def measure_all(options: argparse.Namespace) -> list[Row]:
     model()
     flags = await tuned_flags(anew=options.sweep)
-    asking = Asking(tuple(options.model_file), options.rounds, flags, options.patched)
+    worker_flags = tuple(shlex.split(options.worker_flags))
+    asking = Asking(tuple(options.model_file), options.rounds, flags, worker_flags, options.patched)
     rows: list[Row] = []
     for name, question in QUESTIONS.items():
         if name in options.questions or not options.questions:
@@ -256,6 +263,7 @@ def main() -> None:
     )
     parser.add_argument("--model-file", type=Path, nargs="+", default=[], help="instead of all models")
     parser.add_argument("--rounds", type=int, default=NUM_ROUNDS, help="in mirrored order")
+    parser.add_argument("--worker-flags", default="", help="for `turnpike worker`, as one text")
     parser.add_argument("--patched", action="store_true", help="eight: llama-server with our attention, too")
     parser.add_argument("--sweep", action="store_true", help="look for llama-server's quickest setting first")
     options = parser.parse_args()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import json
 import os
 import platform
@@ -111,11 +112,18 @@ def asked_for(question: str | None) -> list[Weights]:
     return [Weights(one, one.stem) for one in parser.parse_args().model_file] or all_weights()
 
 
-def tool(name: str, *, patched: bool = False) -> Path:
-    """A peer's binary, built by benchmarks/build_tools.sh: as its users get it, or `patched` as our worker's is."""
-    command = [str(ROOT / "benchmarks" / "build_tools.sh"), *(["patched"] if patched else [])]
-    folder = subprocess.run(command, capture_output=True, text=True, check=True)
+def tool(name: str) -> Path:
+    """A peer's binary, built by benchmarks/build_tools.sh."""
+    folder = subprocess.run([ROOT / "benchmarks" / "build_tools.sh"], capture_output=True, text=True, check=True)
     return ROOT / folder.stdout.strip() / name
+
+
+def worker_libraries() -> dict[str, str]:
+    """For a peer's environment: it then runs on the worker's llama.cpp, with our attention."""
+    spec = importlib.util.find_spec("llama_cpp")
+    assert spec is not None
+    assert spec.origin is not None
+    return {"LD_LIBRARY_PATH": str(Path(spec.origin).parent / "lib")}
 
 
 def llama_bench(
@@ -127,9 +135,10 @@ def llama_bench(
     model_file: Path | None = None,
     patched: bool = False,
 ) -> float:
-    """Tokens per second of llama-bench's one test behind `depth` tokens of context, the mean of two runs."""
+    """Tokens per second of llama-bench's one test behind `depth` tokens of context, the mean of two runs; `patched`:
+    with the worker's attention."""
     command = [
-        tool("llama-bench", patched=patched),
+        tool("llama-bench"),
         "-m",
         model_file or model(),
         "-t",
@@ -140,7 +149,8 @@ def llama_bench(
         generate,
     ]
     command += ["-r", 2, "-d", depth, "-fa", 1, "-o", "json"]
-    found = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    env = os.environ | (worker_libraries() if patched else {})
+    found = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, env=env)
     return float(json.loads(found.stdout)[0]["avg_ts"])
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import httpx2
 
-from benchmarks.harness import System, model, tool
+from benchmarks.harness import System, model, tool, worker_libraries
 from broker.messages import Message, Sampling
 from broker.priorities import Priority
 from broker.process import spawn, terminate
@@ -170,9 +170,11 @@ async def llama_server(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     quietly = ("--log-disable",) if log is None else ("-lv", 5, "--log-prefix", "--log-timestamps", "--log-file", log)
-    command = [tool("llama-server", patched=patched), "-m", model_file or model(), "-fa", "on", "--port", port]
+    command = [tool("llama-server"), "-m", model_file or model(), "-fa", "on", "--port", port]
     quiet = asyncio.subprocess.DEVNULL
-    server = await spawn([*map(str, command), *map(str, quietly), *map(str, flags)], stdout=quiet, stderr=quiet)
+    command += [*quietly, *flags]
+    env = worker_libraries() if patched else None
+    server = await spawn([*map(str, command)], env=env, stdout=quiet, stderr=quiet)
     try:
         async with http_client(f"http://127.0.0.1:{port}") as client:
             for _ in range(1200):
