@@ -1,12 +1,13 @@
 """Does the load generator send when it should, and what does it cost? 200 turns a second for a minute.
 
 The workers' engine computes nothing and answers in four chunks, so all that is late is the generator's, the server's or
-the machine's.
+the machine's. `python -m benchmarks.generator 10` takes ten seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 
 import psutil
@@ -26,10 +27,10 @@ SECONDS = 60
 LATE_SECONDS = 0.005
 
 
-async def measure() -> tuple[list[float], float, int]:
+async def measure(seconds: float) -> tuple[list[float], float, int]:
     """How late each turn was sent, the generator's share of a core, and how many were answered."""
     conversations = [Conversation(f"c{n}", (Message("user", "hello"), Message("user", "again"))) for n in range(200)]
-    options = LoadSettings(model="m", arrivals=f"poisson:{RATE}", duration_seconds=SECONDS)
+    options = LoadSettings(model="m", arrivals=f"poisson:{RATE}", duration_seconds=seconds)
     async with server() as running, workers(running, 4), Client(running.address(LOCAL)) as client:
         process = psutil.Process()
         before, started = sum(process.cpu_times()[:2]), time.perf_counter()
@@ -40,7 +41,7 @@ async def measure() -> tuple[list[float], float, int]:
 
 
 def main() -> None:
-    late, share, answered = asyncio.run(measure())
+    late, share, answered = asyncio.run(measure(float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS))
     in_time = sum(one <= LATE_SECONDS for one in late) / len(late)
     p99 = formulas.percentile(late, 99) or 0.0
     shown = f"{100 * in_time:.2f} %", f"p99 {1000 * p99:.1f} ms late"

@@ -17,6 +17,7 @@ from benchmarks.harness import ROOT, Row, show
 from broker.errors import TurnRejected
 from broker.messages import Sampling
 from workers.engine.protocol import PENDING
+from workers.grammars.held_text import HeldText
 from workers.grammars.remote_matcher import PATIENCE_SECONDS
 from workers.grammars.schemas import gbnf_of_schema
 from workers.llama.context import LlamaModel
@@ -51,7 +52,7 @@ def follow(model: LlamaModel, gbnf: str) -> tuple[int, float, float, float, str]
         found: Logits = chance.standard_normal(model.vocabulary.num_tokens, dtype=np.float32)
         return found
 
-    sampler = LlamaSampler(model.vocabulary, logits, Sampling(), [], gbnf)
+    sampler = LlamaSampler(model.vocabulary, logits, Sampling(), [], HeldText(gbnf))
     matcher = sampler.matcher
     assert matcher is not None
     longest = 0.0

@@ -33,8 +33,8 @@ class PlainWriter:
         self.resumed_tokens: tuple[int, ...] = ()
         self.workers: tuple[str, ...] = ()
 
-    async def start(self, model: str = "", *, can_resume: bool = True) -> Started:
-        started = Started(self.num_chunks, self.attempt, self._worker, 1, model)
+    async def start(self, model: str = "", *, grammar: str = "", can_resume: bool = True) -> Started:
+        started = Started(self.num_chunks, self.attempt, self._worker, 1, model, grammar)
         await self._publish(started)
         return started
 

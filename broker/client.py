@@ -16,7 +16,6 @@ from typing import Any, Literal, Self
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
-from nats.aio.subscription import Subscription
 
 from broker import availability, codec, discovery, jetstream, publishing, replies, subjects
 from broker.answer import Answer, Followed
@@ -31,6 +30,7 @@ from broker.errors import (
     ReplayUnavailable,
     UnservedModel,
 )
+from broker.mailbox import Mailbox
 from broker.messages import (
     Cancel,
     End,
@@ -209,12 +209,10 @@ class Client:
         """How often the connection was made anew: what was republished meanwhile has not arrived."""
         return int(self.nc.stats["reconnects"])
 
-    async def listen(self, turn: str) -> Subscription:
+    async def listen(self, turn: str) -> Mailbox:
         """A subscription to what the server republishes of the turn's reply and end."""
-        return await self.nc.subscribe(
-            subjects.live(self.name, turn),
-            pending_msgs_limit=MAX_WAITING_MESSAGES,
-            pending_bytes_limit=MAX_WAITING_BYTES,
+        return await Mailbox.subscribed(
+            self.nc, subjects.live(self.name, turn), max_messages=MAX_WAITING_MESSAGES, max_bytes=MAX_WAITING_BYTES
         )
 
     async def line(self, model: str, priority: Priority, sequence: int) -> Line | None:

@@ -79,11 +79,12 @@ def decode_reply(payload: bytes, headers: Mapping[str, str] | None = None) -> Re
     fields = _fields(payload, headers)
     kind = fields.get("type")
     if not isinstance(kind, str) or kind in _ENDS:
-        found: Reply | End = _convert(fields, Reply | End)
-        return found
+        end: Reply | End = _convert(fields, _ENDS[kind] if isinstance(kind, str) else Reply | End)
+        return end
     try:
-        found = _convert(fields, Reply)
-        return found
+        # Its own type is converted to: of a union msgspec makes a plan each time, which costs more than all the rest.
+        reply: Reply = _convert(fields, _REPLIES.get(kind, Reply))
+        return reply
     except InvalidMessage:
         other: Other = _convert(fields, Other)
         return other

@@ -30,9 +30,9 @@ from broker.messages import Leaving, Token, Word
 SERVICE = "turnpike-worker"
 MIRROR = "turnpike-mirror"
 ENDPOINT = "state"
-CHAT, RAW, SCORE, TOOLS = "chat", "raw", "score", "tools"
+CHAT, RAW, SCORE, TOOLS, THINKING = "chat", "raw", "score", "tools", "thinking"
 """What a worker can: turns through the model's chat template, prompts without it, scores of given answers, turns with
-tools, calls or thoughts."""
+tools, calls or thoughts, and to think or not, as a turn says: its model has thoughts."""
 AWAY_SECONDS = 24 * 3600.0
 """What a worker that drains gives for its wait: clients of earlier releases, which know no draining, look elsewhere."""
 
@@ -86,7 +86,7 @@ class WorkerInfo(Struct, frozen=True):
     fingerprint: str = ""
     """Of the model file; empty where the release does not tell it."""
     can: tuple[str, ...] | None = None
-    """CHAT, RAW, SCORE, TOOLS and what later releases can; None where the release does not tell it."""
+    """CHAT, RAW, SCORE, TOOLS, THINKING and what later releases can; None where the release does not tell it."""
     since: float = 0.0
     """When it announced itself, in seconds since the epoch by its own clock; 0 where the release does not tell it."""
 

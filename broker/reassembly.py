@@ -55,6 +55,8 @@ class Reassembly:
         none of an attempt before the one that is read."""
         if chunk.attempt < self.attempt or self._is_behind_a_hole(chunk):
             return []
+        if self._is_next(chunk) and len(chunk.logprobs) <= len(chunk.tokens):
+            return self._told(chunk)
         tokens = chunk.tokens[max(0, self.num_tokens - chunk.token_offset) :]
         chunk = replace(
             chunk,
@@ -66,6 +68,15 @@ class Reassembly:
         )
         return self._told(chunk)
 
+    def _is_next(self, chunk: Chunk) -> bool:
+        """Whether it begins where what was read ends, as nearly all do: nothing of it is to be cut or moved."""
+        return (
+            chunk.token_offset == self.num_tokens
+            and chunk.text_offset == len(self.text)
+            and chunk.reasoning_offset == (len(self.reasoning) if chunk.reasoning else 0)
+            and not chunk.calls
+        )
+
     def _is_behind_a_hole(self, chunk: Chunk) -> bool:
         if chunk.token_offset > self.num_tokens or chunk.text_offset > len(self.text):
             return True
@@ -75,12 +86,13 @@ class Reassembly:
         """Adds what is new, told with the places that it has in what was read."""
         if not (chunk.text or chunk.tokens or chunk.reasoning or chunk.calls):
             return []
-        chunk = replace(
-            chunk,
-            text_offset=len(self.text),
-            token_offset=self.num_tokens,
-            reasoning_offset=len(self.reasoning) if chunk.reasoning else 0,
-        )
+        if not self._is_next(chunk):
+            chunk = replace(
+                chunk,
+                text_offset=len(self.text),
+                token_offset=self.num_tokens,
+                reasoning_offset=len(self.reasoning) if chunk.reasoning else 0,
+            )
         self.text += chunk.text
         self.reasoning += chunk.reasoning
         self.calls = grown(self.calls, chunk.calls)

@@ -125,17 +125,17 @@ class ReplyWriter:
         self.workers: tuple[str, ...] = ()
         """Who started the turn before, in order."""
 
-    async def start(self, model: str = "", *, can_resume: bool = True) -> Started:
+    async def start(self, model: str = "", *, grammar: str = "", can_resume: bool = True) -> Started:
         """Says that the turn is seated, to go on where an earlier worker stopped, or anew with the next attempt.
 
-        It goes on when that worker had the same `model`, a fingerprint, and what it sent is all there, in tokens of the
-        model's: llama.cpp ends the process for any other.
+        It goes on when that worker had the same `model` and `grammar`, fingerprints, and what it sent is all there, in
+        tokens of the model's: llama.cpp ends the process for any other.
         It takes over from whoever still writes to the turn: what that one writes between our reading and our writing is
         read, too. Of several that begin at once all but one are refused (Fenced).
         """
         stored = await self._read()
         while True:
-            started = self._take_place_behind([one.reply for one in stored], model, can_resume=can_resume)
+            started = self._take_place_behind([one.reply for one in stored], model, grammar, can_resume=can_resume)
             self._sequence = stored[-1].sequence if stored else 0
             try:
                 await self._write(started)
@@ -150,7 +150,9 @@ class ReplyWriter:
     async def _read(self) -> list[StoredReply]:
         return await read_replies(self._nc, self._address.client, self._address.turn)
 
-    def _take_place_behind(self, earlier: list[Reply | Other], model: str, *, can_resume: bool) -> Started:
+    def _take_place_behind(
+        self, earlier: list[Reply | Other], model: str, grammar: str, *, can_resume: bool
+    ) -> Started:
         """The start that comes behind what is stored; what comes then goes on with it, or is the next attempt."""
         self.resumed_text, self.resumed_tokens = "", ()
         self._offsets = Offsets()
@@ -163,13 +165,13 @@ class ReplyWriter:
             current = [reply for reply in earlier if reply.attempt == self.attempt]
             chunks = [reply for reply in current if isinstance(reply, Chunk)]
             has_all = all(self._has(token) for chunk in chunks for token in chunk.tokens)
-            if can_resume and has_all and _is_whole(current, model):
+            if can_resume and has_all and _is_whole(current, model, grammar):
                 self.resumed_text = "".join(chunk.text for chunk in chunks)
                 self.resumed_tokens = tuple(token for chunk in chunks for token in chunk.tokens)
                 self._offsets = Offsets.behind(chunks)
             else:
                 self.attempt += 1
-        return Started(self.num_chunks, self.attempt, self._worker, max(1, num_starts), model)
+        return Started(self.num_chunks, self.attempt, self._worker, max(1, num_starts), model, grammar)
 
     def _has(self, token: int) -> bool:
         return token >= 0 and (self._num_tokens is None or token < self._num_tokens)
@@ -256,8 +258,8 @@ class ReplyWriter:
         return await write_end(self._nc, self._address, end)
 
 
-def _is_whole(attempt: list[Reply | Other], model: str) -> bool:
-    """Whether a worker with this model can go on with what is stored of an attempt.
+def _is_whole(attempt: list[Reply | Other], model: str, grammar: str) -> bool:
+    """Whether a worker with this model and this grammar can go on with what is stored of an attempt.
 
     Not behind a start or a chunk that is not understood; a kind that a later release added has no tokens.
     """
@@ -274,7 +276,7 @@ def _is_whole(attempt: list[Reply | Other], model: str) -> bool:
             num_tokens += len(reply.tokens)
     return (
         isinstance(attempt[0], Started)
-        and all(start.model == model for start in starts)
+        and all((start.model, start.grammar) == (model, grammar) for start in starts)
         and indices == list(range(indices[0], indices[0] + len(indices)))
     )
 

@@ -14,6 +14,7 @@ from workers.engine.protocol import PENDING, Span, TokenSampler
 from workers.engine.scheduler import Scheduler, Step
 from workers.engine.slots import Slots
 from workers.grammars.held_calls import CallFollower
+from workers.grammars.held_text import HeldText
 from workers.kv.cache import OffloadCache
 
 LONG = "once upon a time there was a worker that had more to remember than its context could hold"
@@ -31,10 +32,10 @@ def job(name: str, prompt: str = "hello", *, max_tokens: int = 20, **fields: obj
 class Watched(FakeSampler):
     """Notes when it is asked and closed; a grammar's text is what goes wrong with it at the answer's third token."""
 
-    def __init__(self, engine: Observed, gbnf: str | CallFollower | None) -> None:
+    def __init__(self, engine: Observed, grammar: HeldText | CallFollower | None) -> None:
         super().__init__(engine)
         self._observed = engine
-        self._gbnf = gbnf
+        self._gbnf = grammar.gbnf if grammar is not None else None
 
     def sample(self, row: int, index: int) -> int:
         self._observed.noted.append("outputs")
@@ -70,7 +71,7 @@ class Observed(FakeEngine):
         self.noted.append("decode")
         return super().decode(spans)
 
-    def sampler(self, sampling: Sampling, prompt: list[int], grammar: str | CallFollower | None) -> TokenSampler:
+    def sampler(self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None) -> TokenSampler:
         self.num_samplers += 1
         return Watched(self, grammar)
 

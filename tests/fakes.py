@@ -21,6 +21,7 @@ from workers.engine.protocol import Engine, Span, State, TokenSampler
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.grammars.held_calls import CallFollower
+from workers.grammars.held_text import HeldText
 from workers.kv.cache import OffloadCache
 from workers.kv.index import packed
 from workers.prompts.history import History
@@ -110,6 +111,7 @@ class FakeEngine:
         self.max_batch_outputs = 32
         self.min_prefill_tokens = 16
         self.num_threads = 1
+        self.poll: int | None = None
         self.window = 0
         self.can_remove_part = can_remove_part
         """Where not, it is like a recurrent state: that of its last token alone."""
@@ -169,7 +171,7 @@ class FakeEngine:
             answer = self._answer
         return ord(answer[index]) + self._begin if index < len(answer) else END
 
-    def sampler(self, sampling: Sampling, prompt: list[int], grammar: str | CallFollower | None) -> TokenSampler:
+    def sampler(self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None) -> TokenSampler:
         self.num_samplers += 1
         return FakeSampler(self)
 

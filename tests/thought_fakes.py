@@ -6,6 +6,7 @@ from broker.messages import Sampling
 from tests.fakes import END, FIRST, FakeEngine, FakeSampler
 from workers.engine.protocol import TokenSampler
 from workers.grammars.held_calls import CallFollower
+from workers.grammars.held_text import HeldText
 
 THOUGHT = "Hm, is it? "
 
@@ -13,10 +14,11 @@ THOUGHT = "Hm, is it? "
 class Grammatical(FakeSampler):
     """Says what its grammar says, from where it begins, and nothing else."""
 
-    def __init__(self, engine: Thinker, gbnf: str) -> None:
+    def __init__(self, engine: Thinker, grammar: HeldText) -> None:
         super().__init__(engine)
-        self._gbnf = gbnf
-        self._num_said = 0
+        self._gbnf = grammar.gbnf
+        self._num_said = len(grammar.written)
+        assert [ord(one) + FIRST for one in self._gbnf[: self._num_said]] == list(grammar.written)
 
     def sample(self, row: int, index: int) -> int:
         self._num_said += 1
@@ -58,8 +60,8 @@ class Thinker(FakeEngine):
             next_one = THOUGHT[len(thought) % len(THOUGHT)]
         return ord(next_one) + FIRST if next_one else END
 
-    def sampler(self, sampling: Sampling, prompt: list[int], grammar: str | CallFollower | None) -> TokenSampler:
-        if not isinstance(grammar, str):
+    def sampler(self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None) -> TokenSampler:
+        if not isinstance(grammar, HeldText):
             return super().sampler(sampling, prompt, grammar)
         self.num_samplers += 1
         return Grammatical(self, grammar)

@@ -193,12 +193,13 @@ class FakeWriter:
         self.calls: tuple[CallDelta, ...] = ()
         self.is_handed_back = False
         self.can_resume: bool | None = None
+        self.grammar = ""
         self.error: Exception | None = None
         self._num_starts = num_starts
 
-    async def start(self, model: str = "", *, can_resume: bool = True) -> Started:
-        self.can_resume = can_resume
-        return Started(0, self.attempt, WORKER, self._num_starts, model)
+    async def start(self, model: str = "", *, grammar: str = "", can_resume: bool = True) -> Started:
+        self.can_resume, self.grammar = can_resume, grammar
+        return Started(0, self.attempt, WORKER, self._num_starts, model, grammar)
 
     async def hand_back(self) -> None:
         if self.error is not None:

@@ -44,7 +44,7 @@ from workers.machine.bandwidth import ReadBandwidth, buffer_bytes, read_bandwidt
 from workers.machine.cores import num_cores
 from workers.machine.facts import cpu_flags, machine_facts
 from workers.machine.memory import MemoryPlan, available_bytes, check_memory
-from workers.machine.thread_count import check_threads, step_threads
+from workers.machine.thread_count import check_threads, choose_polling, step_threads
 from workers.model_facts import bytes_for_a_token
 from workers.model_file import ModelFileError
 from workers.prompts.chat_template import catalogued
@@ -141,7 +141,7 @@ async def serve(
 
 async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStack) -> LoadedModel:
     """The model in a context that fits into memory, its threads and rates measured."""
-    from workers.llama.backend import missing_features, system_info
+    from workers.llama.backend import has_openmp, missing_features, system_info
     from workers.llama.context import LlamaEngine, LlamaModel
 
     # Before the model is there, which needs the memory.
@@ -161,6 +161,7 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     is_guessing = config.speculation == "auto" and not config.deterministic
     with computing(path):
         threads = await asyncio.to_thread(step_threads, engine, config, model.fingerprint)
+        await asyncio.to_thread(choose_polling, engine, config, model.fingerprint, threads, has_openmp=has_openmp())
         calibration = await asyncio.to_thread(calibrate, engine, threads=threads)
         drafting = await asyncio.to_thread(Drafting.of, engine, is_wanted=is_guessing)
     return LoadedModel(
@@ -327,7 +328,10 @@ async def _assemble(
     assembly: Assembly,
 ) -> Worker:
     # Whoever names the model gets an answer in the plain form, too; nobody is sent to it who only wants to chat.
-    can = PLAIN_ABILITIES if loaded.model.template.is_plain else await abilities(renderer)
+    readers = await answer_readers(loaded.model, config.tool_syntax, renderer, holds=not config.free_calls)
+    can: tuple[str, ...] = PLAIN_ABILITIES
+    if not loaded.model.template.is_plain:
+        can = await abilities(renderer, has_thoughts=readers.has_thoughts)
     options = _options(loaded, config, version, can)
     tags = {
         "node": options.node,
@@ -341,7 +345,6 @@ async def _assemble(
     power = Power()
     loop = _engine_loop(loaded, config, cache, metrics, power)
     grammars = GrammarChecker(loaded.model.vocabulary.matcher_process)
-    readers = await answer_readers(loaded.model, config.tool_syntax, renderer, holds=not config.free_calls)
     return assembly(Parts(nc, loop, history, grammars, options, cache, metrics, power, readers, grammars))
 
 
@@ -386,7 +389,7 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "active_bytes": str(loaded.active_bytes),
         "file_sha256": known_sha256(config),
         **machine_facts(),
-        **thread_facts(loaded.threads),
+        **thread_facts(loaded.threads, loaded.engine.poll),
         **memory_facts(loaded.bandwidth),
         "num_ctx": str(loaded.num_ctx),
         "flash_attention": str(not config.deterministic).lower(),

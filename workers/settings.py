@@ -13,6 +13,7 @@ from broker.settings import HealthPort, Level, ModelSettings, Node
 
 MAX_SLOTS = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
+MAX_POLL = 100
 
 
 def _is_date(text: str) -> bool:
@@ -54,6 +55,14 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
     ] = None
     threads_batch: Annotated[
         int | None, Setting("those for prompts, where they are to be others (default: as --threads, or measured)")
+    ] = None
+    poll: Annotated[
+        int | None,
+        Setting(
+            "how long llama.cpp's threads look for the next step before they sleep, which keeps cores busy: 0 (not at "
+            "all) to 100 (default: as it is measured to be best, where the threads are; else they are made for each "
+            "step)"
+        ),
     ] = None
     resident_bytes: Annotated[
         int | None,
@@ -176,6 +185,8 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
                 problems.append(f"--tool-syntax: must be one of {names}, not {self.tool_syntax!r}")
         if self.template_date not in (None, "none", "today") and not _is_date(self.template_date):
             problems.append("--template-date: must be none, today or a date as 2026-11-26")
+        if self.poll is not None and not 0 <= self.poll <= MAX_POLL:
+            problems.append(f"--poll: must be from 0 to {MAX_POLL}")
         if self.step_budget_seconds <= 0:
             problems.append("--step-budget-seconds: must be above 0")
         if self.num_slots > MAX_SLOTS:

@@ -30,6 +30,8 @@ class Started(Struct, frozen=True, tag_field="type", tag="started"):
     """How often this turn has been started without being handed back."""
     model: str = ""
     """A fingerprint of the model file: a worker with another one cannot go on where this one stopped."""
+    grammar: str = ""
+    """The same of the grammar that holds all of the answer; empty without one."""
 
 
 class Chunk(Struct, frozen=True, tag_field="type", tag="chunk", omit_defaults=True):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 from broker import priorities
 from broker.answer import Answer, TurnFailed
@@ -24,6 +25,7 @@ from broker.priorities import Priority
 from broker.rounds import DEFAULT_MAX_ROUNDS
 from producers.data.datasets import Conversation
 from producers.load.arrivals import Arrivals, Closed, Open, Think, share, stream
+from producers.load.chances import drawn, fate, thinks
 from producers.records.lines import TurnRecord, with_end
 from producers.settings import LoadSettings
 
@@ -145,6 +147,7 @@ class Generator:
         self._arrivals = arrivals
         self._models = models
         self._priorities = options.weights(options.priority)
+        self._sampling = options.sampling()
         self._think = Think.parse(options.think)
         self._done = done
         self._on_chunk = on_chunk
@@ -223,16 +226,19 @@ class Generator:
         options = self._options
         times = arrivals.offsets(random.Random(f"{options.seed}/arrivals"))
         async with asyncio.TaskGroup() as sent:
+            stopping = sent.create_task(stop.wait())
             for number, due in share(self._bounded(times), options.part, options.num_parts):
                 if number in self._skip:
                     continue
                 at = self._offset + due
-                if await _is_set_within(stop, at - self.now()):
+                await _done_within(stopping, at - self.now())
+                if stop.is_set():
                     break
                 talk = self._next_talk(number)
                 if talk is None:
                     break
                 sent.create_task(self._scheduled(talk, number, at))
+            stopping.cancel()
 
     def _bounded(self, times: Iterator[float]) -> Iterator[float]:
         """The schedule up to the run's duration and number of turns."""
@@ -265,22 +271,19 @@ class Generator:
 
     def _begin(self, number: int) -> Talk:
         rng = stream(self._options.seed, "conversation", number)
-        model = _drawn(self._models, rng)
-        priority = priorities.named(_drawn(self._priorities, rng))
+        model = drawn(self._models, rng)
+        priority = priorities.named(drawn(self._priorities, rng))
         conversation = self._conversations[number % len(self._conversations)]
         return Talk(number, conversation, model, priority)
 
     async def _turn(self, talk: Talk, number: int, scheduled_at: float | None) -> bool:
         """Sends the talk's question and follows the answer; False when the conversation cannot go on."""
         options = self._options
-        rng = stream(options.seed, "turn", number)
-        is_cancelled = rng.random() < options.cancel_share
-        cancel_after = rng.expovariate(1 / options.cancel_after_seconds)
-        has_deadline = rng.random() < options.deadline_share
+        cancel_after, has_deadline = fate(options, number)
         answer = self._client.ask(
             talk.model,
             _as_prompt(talk.history) if options.raw else talk.history,
-            sampling=options.sampling(),
+            sampling=self._sampling,
             conversation=talk.key,
             priority=talk.priority,
             deadline=time.time() + options.deadline_seconds if has_deadline else None,
@@ -292,10 +295,12 @@ class Generator:
         active[answer.turn.id] = answer
         arrivals: list[tuple[float, int]] = []
         try:
-            async with asyncio.TaskGroup() as group:
-                cancelling = group.create_task(_cancel_after(answer, cancel_after)) if is_cancelled else None
+            if cancel_after is None:
                 end = await self._follow(talk, answer, arrivals)
-                if cancelling is not None:
+            else:
+                async with asyncio.TaskGroup() as group:
+                    cancelling = group.create_task(_cancel_after(answer, cancel_after))
+                    end = await self._follow(talk, answer, arrivals)
                     cancelling.cancel()
         finally:
             del active[answer.turn.id]
@@ -307,7 +312,7 @@ class Generator:
             talk.answered(end)
         talk.ready_at = self.now()
         if not talk.goes_on_at_once(options.history):
-            talk.ready_at += self._think.draw(stream(options.seed, "think", number))
+            talk.ready_at += thinks(self._think, options, number)
         return True
 
     async def _follow(self, talk: Talk, answer: Answer, arrivals: list[tuple[float, int]]) -> End:
@@ -369,6 +374,12 @@ async def _cancel_after(answer: Answer, seconds: float) -> None:
         await answer.cancel()
 
 
+async def _done_within(task: asyncio.Task[Any], seconds: float) -> None:
+    """Waits for the task, but no longer than that, and leaves it running."""
+    if seconds > 0:
+        await asyncio.wait((task,), timeout=seconds)
+
+
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
     """Waits for the event, but no longer than that."""
     if event.is_set() or seconds <= 0:
@@ -379,7 +390,3 @@ async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def _drawn(weights: Sequence[tuple[str, float]], rng: random.Random) -> str:
-    return rng.choices([name for name, _ in weights], [weight for _, weight in weights])[0]

@@ -9,11 +9,15 @@ import httpx2
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
+from broker.discovery import CHAT, RAW, SCORE, TOOLS
+from broker.discovery import THINKING as THINKS
+from broker.server import EmbeddedServer
 from tests.fakes import FakeEngine
 from tests.gateway import USER, StartGateway
 from tests.integration.conftest import StartWorker
 from tests.integration.test_gateway_tools import LAMP
 from tests.integration.test_tools import CALL, THINKING
+from tests.thought_fakes import THOUGHT, Thinker
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ANSWER = "All is well on the mast. " * 18
@@ -141,6 +145,55 @@ async def test_thoughts_and_calls_are_folded_and_stay_as_they_were_left(
         await call.locator("summary").click()
         await expect(call.locator("div")).to_have_text('{"on": true}')
         await expect(page.locator(".assistant .text")).to_have_text(ANSWER.strip())
+        order = await page.locator(".assistant").evaluate("(box) => [...box.children].map((one) => one.className)")
+        assert order == ["thoughts", "text", "call", "facts"]  # as they were said
         await expect(page.locator(".facts")).to_contain_text("tokens/s")
         await expect(page.locator("#conversations button")).to_have_text("Light!")  # ended, and drawn anew
         await expect(thoughts.locator("div")).to_be_visible()
+
+
+async def test_whether_a_model_thinks_is_chosen_where_it_can_and_kept(
+    page: Page, nats_server: EmbeddedServer, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    thoughts = page.locator("article").last.locator("details.thoughts div")
+
+    async def thought_of(text: str) -> str | None:
+        """What the model has thought before it answered."""
+        await ask(page, text)
+        await expect(page.locator(".facts").last).to_contain_text("tokens")
+        await expect(page.locator(".assistant .text").last).to_have_text("It is.")
+        return await thoughts.text_content() if await thoughts.count() else None
+
+    can = (CHAT, RAW, SCORE, TOOLS)
+    await nats_server.ensure(["m", "plain"])
+    async with (
+        start_worker(Thinker(num_thoughts=40), readers=THINKING, can=(*can, THINKS)),
+        start_worker(name="w2", model="plain", can=can),
+        start_gateway() as url,
+    ):
+        await page.goto(url)
+        control, bound = page.get_by_label("Thinking"), page.get_by_label("Tokens of thoughts")
+        await expect(page.locator("#model option")).to_have_count(3)
+        await expect(control).to_be_visible()  # auto may choose the one that thinks
+        await page.get_by_label("Model").select_option("plain")
+        await expect(control).to_be_hidden()
+        await page.get_by_label("Model").select_option("m")
+        await expect(control).to_be_visible()
+        await expect(bound).to_be_hidden()
+        whole = (THOUGHT * 9)[:40].strip()
+        assert await thought_of("As it likes?") == whole
+        await control.select_option("off")
+        assert await thought_of("Not at all?") is None
+        await control.select_option("on")
+        assert await thought_of("At all?") == whole
+        await control.select_option("at most")
+        await bound.fill("7")
+        await bound.press("Enter")
+        assert await thought_of("A little?") == THOUGHT[:7].strip()
+        await bound.fill("-1")
+        await bound.press("Tab")
+        await expect(bound).to_have_value("7")  # what is no number of tokens changes nothing
+        await page.reload()
+        await expect(control).to_have_value("budget")
+        await expect(bound).to_have_value("7")
+        assert await thought_of("And behind a reload?") == THOUGHT[:7].strip()

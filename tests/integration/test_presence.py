@@ -16,7 +16,7 @@ from broker import discovery
 from broker.accounts import GATEWAY, WORKER
 from broker.client import Client
 from broker.connection import close, connect
-from broker.discovery import CHAT, DRAINING, RAW, SCORE, SERVING, TOOLS, Load, WorkerInfo, departures
+from broker.discovery import CHAT, DRAINING, RAW, SCORE, SERVING, THINKING, TOOLS, Load, WorkerInfo, departures
 from broker.errors import OtherFile, TurnRejected, UnservedModel
 from broker.messages import Message, Tool
 from broker.server import EmbeddedServer
@@ -262,7 +262,8 @@ class Refusing(FakeRenderer):
 
 async def test_a_worker_tells_what_it_can(client: Client, start_worker: StartWorker) -> None:
     assert await abilities(FakeRenderer()) == (CHAT, RAW, SCORE, TOOLS)
-    assert await abilities(Refusing()) == (RAW, SCORE)
+    assert await abilities(FakeRenderer(), has_thoughts=True) == (CHAT, RAW, SCORE, TOOLS, THINKING)
+    assert await abilities(Refusing(), has_thoughts=True) == (RAW, SCORE)
     async with start_worker(can=(RAW, SCORE)):
         found = await seen(client)
     assert found.can == (RAW, SCORE)

@@ -65,6 +65,29 @@ def test_a_grammar_begins_behind_a_thought_that_had_its_tokens(bench: Start, tin
         assert answer in ("yes", "no")
 
 
+@pytest.mark.parametrize("opened", ["Is it?", "Is it? <think>"])
+async def test_an_answer_that_a_grammar_holds_is_gone_on_with_where_another_worker_left_it(
+    bench: Start, tiny: LlamaModel, grammars: GrammarChecker, opened: str
+) -> None:
+    syntax = SYNTAXES["hermes"].with_thoughts(Thoughts("<think>", "</think>"))
+    readers = AnswerReaders(syntax, {}, tiny.vocabulary.piece)
+    sampling = Sampling(max_tokens=60, temperature=1.0, seed=4, thinking=6, json_schema=POINT)
+    turn = Turn("t", "c", (Message("user", "Is it?"),), sampling)
+    more = {"gbnf": await gbnf_of(POINT, grammars), "thinking": readers.thinking(turn, opened)}
+    one = bench(deterministic=True)
+    one.submit("whole", prompt(30), sampling, **more)
+    one.run()
+    tokens, text = one.tokens("whole"), one.text("whole")
+    assert ("</think>" in text) == opened.endswith("<think>")
+    jsonschema.validate(json.loads(text.rpartition("</think>")[2]), POINT)
+    for num_sent in range(1, len(tokens) + 1, 3):
+        name = f"behind {num_sent}"
+        one.submit(name, prompt(30), sampling, resumed=tuple(tokens[:num_sent]), **more)
+        one.run()
+        assert tokens[:num_sent] + one.tokens(name) == tokens
+        assert one.finished(name).reason == "stop"
+
+
 def test_a_grammar_that_takes_for_ever_holds_nobody_up_and_fails_alone(bench: Start) -> None:
     one = bench()
     one.answer(prompt(40), Sampling(max_tokens=4), gbnf='root ::= "a"')  # the matchers' process is there

@@ -9,16 +9,21 @@ import jsonschema
 import psutil
 import pytest
 
-from broker.messages import Sampling
+from broker.messages import Message, Sampling, Turn
+from broker.messages import Tool as WireTool
+from broker.messages.tools import NamedTool, ToolChoice
 from tests.model.conftest import Bench
 from tests.model.test_engine import prompt
 from tests.unit.test_held_calls import TOOLS, calls_in
-from workers.calls import SYNTAXES
+from workers.calls import SYNTAXES, Thoughts
 from workers.calls.openings import forms_behind, held
 from workers.engine.events import Finished, Rejected
 from workers.grammars.call_rules import CallsWanted
 from workers.grammars.checker import GrammarChecker
 from workers.grammars.held_calls import HeldCalls
+from workers.llama.context import LlamaModel
+from workers.turns.answer_reader import AnswerReaders
+from workers.turns.holding import Holding
 
 Start = Callable[..., Bench]
 NUM_SEEDS = 8
@@ -96,6 +101,68 @@ async def test_one_call_ends_the_answer_where_only_one_is_wanted(bench: Start, g
         whole = one.finished(f"{seed}").reason == "stop"
         names = check("hermes", one.text(f"{seed}"), is_whole=whole)
         assert len(names) == 1 if whole else not names
+
+
+BUDGET = 6
+
+
+async def demanded(
+    name: str, model: LlamaModel, grammars: GrammarChecker, choice: ToolChoice, opened: str, sampling: Sampling
+) -> tuple[dict[str, object], AnswerReaders, Turn]:
+    """What a turn gives the engine that has to call, and may think for so long before; its reader."""
+    syntax = SYNTAXES[name].with_thoughts(Thoughts("<think>", "</think>"))
+    readers = AnswerReaders(syntax, {}, model.vocabulary.piece, holds=True)
+    tools = tuple(WireTool(tool.name, "", dict(tool.parameters)) for tool in TOOLS)
+    turn = Turn("t", "c", (Message("user", "Light?"),), sampling, tools=tools, tool_choice=choice)
+    calls = await Holding(grammars, readers).of(turn, opened, "alice")
+    assert calls is not None
+    assert calls.is_forced
+    return {"calls": calls, "thinking": readers.thinking(turn, opened, is_held=True)}, readers, turn
+
+
+@pytest.mark.parametrize("choice", ["required", NamedTool("clock.now")])
+@pytest.mark.parametrize("name", ["hermes", "llama3", "qwen3-coder"])
+async def test_a_demanded_call_begins_right_behind_a_thought_that_had_its_tokens(
+    bench: Start, grammars: GrammarChecker, tiny: LlamaModel, name: str, choice: ToolChoice
+) -> None:
+    one, num_whole = bench(), 0
+    begun = tuple(tiny.vocabulary.tokenize("<think>", template_spans=[(0, 7)], add_bos=False))
+    cases = {}
+    for seed in range(6):
+        # The template has opened the thought, or the model has begun one itself.
+        opened, resumed = [("Light? <think>", ()), ("Light?", begun)][seed % 2]
+        sampling = Sampling(max_tokens=160, temperature=float(seed > 1), seed=seed, thinking=BUDGET)
+        given, readers, turn = await demanded(name, tiny, grammars, choice, opened, sampling)
+        one.submit(f"{seed}", prompt(20, seed), sampling, resumed=resumed, **given)
+        cases[f"{seed}"] = readers, turn, opened, resumed
+    one.run()
+    for case, (readers, turn, opened, resumed) in cases.items():
+        reader = readers.of(turn, opened, is_held=True)
+        readers.read_again(reader, turn, resumed)
+        told = [reader.feed(event.text, len(event.tokens)) for event in one.generated(case)]
+        assert reader.num_reasoning_tokens == BUDGET
+        _, mark, answer = one.text(case).partition("</think>")
+        assert mark
+        form = SYNTAXES[name].form
+        assert form is not None
+        assert answer.lstrip(" \n").startswith(form.begin + form.before_name)
+        is_whole = one.finished(case).reason == "stop"
+        names = check(name, answer, is_whole=is_whole)
+        assert choice == "required" or set(names) <= {"clock.now"}
+        assert not is_whole or "".join(piece.text for piece in [*told, reader.finish()]).strip() == ""
+        num_whole += is_whole
+    assert num_whole or choice == "required"
+
+
+async def test_within_a_thought_and_in_the_call_behind_it_another_worker_goes_on(
+    bench: Start, grammars: GrammarChecker, tiny: LlamaModel
+) -> None:
+    sampling = Sampling(max_tokens=80, temperature=1.0, seed=3, thinking=BUDGET)
+    given, _, _ = await demanded("hermes", tiny, grammars, "required", "Light? <think>", sampling)
+    one = bench(deterministic=True)
+    tokens = one.answer(prompt(30), sampling, **given)
+    for num_sent in (1, BUDGET, BUDGET + 1, BUDGET + 4, len(tokens) // 2, len(tokens) - 1):
+        assert tokens[:num_sent] + one.answer(prompt(30), sampling, resumed=tuple(tokens[:num_sent]), **given) == tokens
 
 
 async def test_what_another_worker_wrote_unheld_is_gone_on_with_unheld(bench: Start, grammars: GrammarChecker) -> None:

@@ -1,6 +1,10 @@
-"""How many threads llama.cpp computes a step with: one number for decode, another for prompts."""
+"""How many threads llama.cpp computes a step with, one number for decode, another for prompts; and how they wait."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
@@ -95,3 +99,82 @@ def test_one_number_that_is_asked_for_is_that_of_both(
     settings: dict[str, object], expected: tuple[int | None, int | None]
 ) -> None:
     assert fixed_threads(load(WorkerSettings, flags=settings, environment={})) == expected
+
+
+# --- Between two steps ---
+
+SECONDS = 20.0
+
+
+def tasks() -> set[str]:
+    return {path.name for path in Path("/proc/self/task").iterdir()}
+
+
+def stat(task: str) -> tuple[str, int]:
+    """A thread's state, and the ticks of the clock that it has computed."""
+    columns = Path(f"/proc/self/task/{task}/stat").read_text().rpartition(")")[2].split()
+    return columns[0], int(columns[11]) + int(columns[12])
+
+
+def until(is_so: Callable[[], bool]) -> bool:
+    """Whether it becomes so, before somebody gives up."""
+    end = time.monotonic() + SECONDS
+    while not (found := is_so()) and time.monotonic() < end:
+        time.sleep(0.001)
+    return found
+
+
+def step(engine: LlamaEngine) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    engine.truncate(0, 0)
+    ((row,),) = engine.decode([Span(0, 0, tuple(range(3, 35)), 31)])
+    return engine.logits(row).copy()
+
+
+def test_steps_are_the_same_however_their_threads_wait(tiny: LlamaModel) -> None:
+    engine = LlamaEngine(tiny, ContextOptions(num_ctx=512, num_slots=1, num_threads=2, flash_attention=False))
+    assert engine.poll is None
+    plain = step(engine)
+    for engine.num_threads in (2, 3, 1, 2):
+        for engine.poll in (0, None, 50, 100, 0):
+            assert np.array_equal(step(engine), plain), (engine.num_threads, engine.poll)
+    engine.close()
+
+
+def test_threads_of_a_pool_stay_from_step_to_step_and_end_with_the_context(tiny: LlamaModel) -> None:
+    before = tasks()
+    engine = LlamaEngine(tiny, ContextOptions(num_ctx=512, num_slots=1, num_threads=3))
+    step(engine)
+    assert tasks() == before, "made for the step, and ended with it"
+    engine.poll = 0
+    step(engine)
+    kept = tasks() - before
+    assert len(kept) == 2, "the third is the one that asks for the step"
+    step(engine)
+    assert tasks() - before == kept
+    engine.num_threads = 2
+    step(engine)
+    assert len(tasks() - before - kept) == 1
+    engine.num_threads = 3
+    step(engine)
+    assert len(tasks() - before) == 3
+    engine.close()
+    assert tasks() == before
+
+
+def test_threads_that_poll_compute_between_steps_and_others_sleep(tiny: LlamaModel) -> None:
+    before = tasks()
+    engine = LlamaEngine(tiny, ContextOptions(num_ctx=512, num_slots=1, num_threads=2))
+    engine.poll = 0
+    step(engine)
+    (sleeper,) = tasks() - before
+    assert until(lambda: stat(sleeper)[0] == "S")
+    engine.poll = 100
+    step(engine)
+    (spinner,) = tasks() - before - {sleeper}
+    begun = stat(spinner)[1]
+    assert until(lambda: stat(spinner)[1] > begun + 1), "it looks for work"
+    assert until(lambda: stat(spinner)[0] == "S"), "and not for ever"
+    engine.num_threads = 1
+    step(engine)
+    engine.close()
+    assert tasks() == before

@@ -11,6 +11,7 @@ from tests.engine_bench import Bench, Observed
 from workers.engine.events import Finished, Generated, Job
 from workers.engine.protocol import TokenSampler
 from workers.grammars.held_calls import CallFollower
+from workers.grammars.held_text import HeldText
 from workers.llama.sampler import LlamaSampler, Logits, logprob_of
 from workers.llama.vocabulary import LlamaVocabulary
 
@@ -33,7 +34,7 @@ class Scripted(Observed):
             logits[token] = 200.0 - 50 * rank
         return logits
 
-    def sampler(self, sampling: Sampling, prompt: list[int], grammar: str | CallFollower | None) -> TokenSampler:
+    def sampler(self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None) -> TokenSampler:
         return LlamaSampler(self._real, self._logits, sampling, prompt, grammar)
 
     def logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:

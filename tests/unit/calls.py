@@ -115,7 +115,8 @@ WRITTEN = {
     "hermes: without a mark": f'{{"name": "set_lamp", "arguments": {OBJECT}}}',
     "hermes: a list without a mark": f'[{{"name": "set_lamp", "arguments": {OBJECT}}}]',
     "hermes: in two braces": f'{{{{"name": "set_lamp", "arguments": {OBJECT}}}}}',
-    "hermes: in two braces behind its mark": f'<tool_call>\n{{{{"name": "set_lamp", "arguments": {OBJECT}}}}}\n</tool_call>',
+    "hermes: in two braces behind its mark": "<tool_call>\n"
+    f'{{{{"name": "set_lamp", "arguments": {OBJECT}}}}}\n</tool_call>',
     "hermes: Python's words": '<tool_call>{"name": "set_lamp", "arguments": {"room": "kitchen", "on": True}}',
     "hermes: tags of Qwen3-Coder": "<tool_call>\n<function=set_lamp>\n<parameter=room>\nkitchen\n</parameter>\n"
     "<parameter=on>\ntrue\n</parameter>\n</function>\n</tool_call>",

@@ -20,6 +20,7 @@ from workers.engine.row_costs import RowCosts
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.grammars.held_calls import CallFollower
+from workers.grammars.held_text import HeldText
 from workers.kv.cache import OffloadCache
 
 Way = Literal[
@@ -66,8 +67,8 @@ class Late(FakeSampler):
 class RefusingEngine(FakeEngine):
     """A turn's grammar says how its sampler goes wrong, and at which token."""
 
-    def sampler(self, sampling: Sampling, prompt: list[int], grammar: str | CallFollower | None) -> TokenSampler:
-        kind, _, at = str(grammar or "").partition(" ")
+    def sampler(self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None) -> TokenSampler:
+        kind, _, at = (grammar.gbnf if isinstance(grammar, HeldText) else "").partition(" ")
         if kind == "unseated":
             raise MemoryError
         plain = super().sampler(sampling, prompt, grammar)

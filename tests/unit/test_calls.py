@@ -49,6 +49,19 @@ def test_without_tools_nothing_is_a_call(case: str) -> None:
     assert (found.names, found.broken if found.broken else []) in (({}, []), ({}, [("unknown_tool", None, "set_lamp")]))
 
 
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_call_without_a_mark_is_one_behind_a_thought_too_whoever_began_it(opened: bool) -> None:
+    call = '{"name": "set_lamp", "parameters": {"room": "hall"}}'
+    syntax = SYNTAXES["llama3"].with_thoughts(THINK)
+
+    for mark in ("", "<|python_tag|>"):
+        found = said(
+            syntax, ["" if opened else "<think>", f"It is dark.</think>\n\n{mark}{call}"], TOOLS, thinking=opened
+        )
+        assert found.calls == [("set_lamp", '{"room": "hall"}')]
+        assert (found.text, found.reasoning, found.broken) == ("", "It is dark.", [])
+
+
 def test_a_call_streams_as_it_grows() -> None:
     parser = Parser(SYNTAXES["hermes"], TOOLS)
 
@@ -173,6 +186,17 @@ def test_more_calls_than_are_allowed_are_text() -> None:
     assert found.calls == [("clock.now", "{}")]
     assert found.text.strip() == one
     assert [reason for reason, _, _ in found.broken] == ["too_many"]
+
+
+def test_a_broken_call_does_not_use_up_the_one_that_is_allowed() -> None:
+    one = '<tool_call>{"name": "clock.now", "arguments": {}}</tool_call>'
+    broken = '<tool_call>{"name": "set_lamp", "arguments": {"room": tru}}</tool_call>'
+    parser = Parser(SYNTAXES["hermes"], TOOLS, max_calls=1)
+
+    found = Said([*parser.feed(broken + one + one), *parser.finish()])
+
+    assert found.calls == [("clock.now", "{}")]
+    assert [(reason, index) for reason, index, _ in found.broken] == [("invalid_json", 0), ("too_many", None)]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.messages import Chunk, Failed, TokenLogprob
-from producers.gateway.openai.answers import AnswerObjects
+from producers.gateway.openai.answers import AnswerObjects, Writer
 from producers.gateway.openai.errors import error_body, error_of
 
 
@@ -39,6 +39,18 @@ def test_a_full_context_is_told_in_words_and_numbers_that_clients_know() -> None
     assert "exceeds the available context size" in error["message"]
     other = error_body(error_of(Failed("prompt_too_long", "too long")))["error"]
     assert "exceeds the available context size" in other["message"]
+
+
+@pytest.mark.parametrize("is_chat", [True, False])
+def test_tokens_that_tell_nothing_yet_are_no_event(is_chat: bool) -> None:
+    """As those of a call's mark, or of a text that may become a stop text."""
+    objects = AnswerObjects("1", "m", is_chat=is_chat)
+    assert objects.chunks(Chunk(1, 0, "", (7, 8))) == []
+    (said,) = objects.chunks(Chunk(2, 0, "x", (9,)))
+    assert "x" in str(said["choices"])
+    (told,) = objects.chunks(Chunk(3, 0, "", (7,), (TokenLogprob(7, -1.0, (), b"a"),)))
+    assert told["choices"][0]["logprobs"] is not None
+    assert Writer("1", "m", is_chat=is_chat).piece(Chunk(1, 0, "", (7, 8))) == b""
 
 
 def test_text_offsets_count_characters_in_all_pieces_of_a_stream() -> None:

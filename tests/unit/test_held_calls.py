@@ -15,8 +15,10 @@ from broker.messages import Tool as WireTool
 from broker.messages.tools import NamedTool
 from tests.follow import END, Bytes
 from tests.unit.calls import said
-from tests.unit.test_call_forms import FORMS, _written
-from workers.calls import SYNTAXES, Syntax, Tool
+from tests.unit.test_call_forms import _written
+from workers.calls import SYNTAXES as KNOWN
+from workers.calls import Syntax, Tool, Written
+from workers.calls.deriving import ANSWER, derived
 from workers.calls.openings import FORCED, can_hold, forms_behind, held
 from workers.grammars.call_rules import CallRules, CallsWanted, call_rules
 from workers.grammars.frames import IS_ACCEPTING, IS_DONE
@@ -25,6 +27,27 @@ from workers.grammars.matcher import Matcher, TokenTable
 from workers.turns.answer_reader import AnswerReaders, joined
 from workers.turns.holding import Holding
 
+PROBED = '{"left_probe": "value one", "right_probe": "value two"}'
+OF_STRANGERS = {
+    "an object": f'<|fn|>{{"fn": "first_probe", "with": {PROBED}}}<|/fn|>',
+    "objects": f'<calls>[{{"name": "first_probe", "arguments": {PROBED}}}]</calls>',
+    "a function": f'<do>{{"type": "function", "function": {{"name": "first_probe", "parameters": {PROBED}}}}}</do>',
+    "a key": f'<do>{{"first_probe": {PROBED}}}</do>',
+    "a name": f"<|call|>first_probe<|with|>{PROBED}<|/call|>",
+    "elements": "<call>\n<do=first_probe>\n"
+    "<is=left_probe>\nvalue one\n</is>\n<is=right_probe>\nvalue two\n</is>\n</do>\n</call>",
+}
+"""A call as templates that nobody knows may write it: of each way in which a syntax is read off one."""
+
+
+def _read_off(call: str) -> Syntax:
+    found = derived(Written("Q<|bot|>", f"Q<|bot|>{call}<|end|>", f"Q<|bot|>{ANSWER}<|end|>"))
+    assert found is not None, call
+    return found
+
+
+SYNTAXES = dict(KNOWN) | {f"derived: {how}": _read_off(call) for how, call in OF_STRANGERS.items()}
+FORMS = {name: syntax.form for name, syntax in SYNTAXES.items() if syntax.form is not None}
 HELD = sorted(name for name, syntax in SYNTAXES.items() if can_hold(syntax))
 LAMP = Tool(
     "set_lamp",

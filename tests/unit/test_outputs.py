@@ -12,6 +12,7 @@ from workers.engine.events import Event, Generated, Job, Rejected
 from workers.engine.outputs import Ending, Outputs
 from workers.engine.protocol import PENDING, EngineLost, Span, TokenSampler
 from workers.grammars.held_calls import CallFollower
+from workers.grammars.held_text import HeldText
 
 PROMPT = [1, 70, 71, 72]
 
@@ -172,8 +173,11 @@ def test_a_lost_engine_is_nothing_that_a_turn_could_be_rejected_for() -> None:
 
 def test_a_sampler_that_cannot_be_made_rejects_its_turn() -> None:
     class Refusing(FakeEngine):
-        def sampler(self, sampling: Sampling, prompt: list[int], grammar: str | CallFollower | None) -> TokenSampler:
-            raise TurnRejected("invalid_grammar", f"not {grammar}")
+        def sampler(
+            self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None
+        ) -> TokenSampler:
+            assert isinstance(grammar, HeldText)
+            raise TurnRejected("invalid_grammar", f"not {grammar.gbnf}")
 
     desk = Desk(engine=Refusing(), gbnf="this")
     assert desk.outputs.open(desk.active) == Rejected("a", "invalid_grammar", "not this")

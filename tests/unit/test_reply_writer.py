@@ -134,19 +134,20 @@ async def test_of_two_that_begin_at_once_one_gives_up_whatever_they_are_called(n
 
 
 @pytest.mark.parametrize(
-    ("model", "can_resume", "is_resumed"), [("m1", True, True), ("m2", True, False), ("m1", False, False)]
+    ("model", "grammar", "can_resume", "is_resumed"),
+    [("m1", "g1", True, True), ("m2", "g1", True, False), ("m1", "g2", True, False), ("m1", "g1", False, False)],
 )
 async def test_the_next_worker_goes_on_if_it_has_the_model_and_may(
-    model: str, can_resume: bool, is_resumed: bool
+    model: str, grammar: str, can_resume: bool, is_resumed: bool
 ) -> None:
     server = FakeJetStream()
     first = ReplyWriter(server, ADDRESS, "w1")
-    await first.start("m1")
+    await first.start("m1", grammar="g1")
     await first.write("he", (1, 2))
     second = ReplyWriter(server, ADDRESS, "w2")
-    started = await second.start(model, can_resume=can_resume)
+    started = await second.start(model, grammar=grammar, can_resume=can_resume)
     assert (second.resumed_text, second.resumed_tokens) == (("he", (1, 2)) if is_resumed else ("", ()))
-    assert started == Started(2, 0 if is_resumed else 1, "w2", 2, model)
+    assert started == Started(2, 0 if is_resumed else 1, "w2", 2, model, grammar)
 
 
 @pytest.mark.parametrize(("token", "is_resumed"), [(8, True), (9, False), (-1, False), (2**31, False), (2**62, False)])

@@ -50,7 +50,7 @@ def test_a_workers_lines_are_its_steps(caplog: pytest.LogCaptureFixture) -> None
     answered = Sequence("b", [1] * 31, num_prompt_tokens=30, max_tokens=8, arrived_at=0.0)
     prompt, answer = protocol.Span(0, 8, (1,) * 32, 39), protocol.Span(1, 30, (1,), 29)
     with caplog.at_level(logging.DEBUG):
-        metrics.on_step(EngineStep((asked, answered), (prompt, answer)), 0.25)
+        metrics.on_step(EngineStep((answered, asked), (answer, prompt), num_decoding=1), 0.25)
         metrics.on_step(EngineStep((answered,), (answer,), num_decoding=1), 0.0201)
     lines = [f"12:00:00 D workers.reporting.metrics {record.getMessage()}\n" for record in caplog.records]
     assert of_worker([*lines, "12:00:00 I worker ready\n"]) == [

@@ -105,20 +105,21 @@ def test_batches_that_change_with_every_step_are_no_reason_to_change_anything() 
     assert board.threads.current == 4
 
 
-def step_of(num_tokens: int, *, is_decode: bool) -> Step:
-    return Step((), (Span(0, 0, (1,) * num_tokens, 0),), is_decode)
+def step_of(num_streams: int, num_tokens: int) -> Step:
+    spans = tuple(Span(slot, 0, (1,), 0) for slot in range(num_streams))
+    return Step((), (*spans, Span(9, 0, (1,) * num_tokens, 0)) if num_tokens else spans, num_streams)
 
 
 def test_each_kind_of_step_has_its_own_number_and_learns_from_its_own() -> None:
     threads = StepThreads(Threads(2), Threads(4), min_prefill_tokens=16)
-    prefill, decode = step_of(64, is_decode=False), step_of(3, is_decode=True)
+    prefill, decode = step_of(0, 64), step_of(3, 0)
     assert (threads.of(decode), threads.of(prefill)) == (2, 4)
     now = 0.0
     for seconds in (0.64, 0.64, 3.2, 3.2):  # a neighbour comes while prompts are computed
         threads.after(prefill, seconds, now)
         now += seconds
     assert (threads.of(decode), threads.of(prefill)) == (2, 3)
-    threads.after(step_of(15, is_decode=False), 9.0, now)  # the rest of a prompt says nothing: the trial goes on
+    threads.after(step_of(0, 15), 9.0, now)  # the rest of a prompt says nothing: the trial goes on
     assert threads.of(prefill) == 3
     threads.after(prefill, 0.8, now)
     assert threads.prefill.current == 3
@@ -130,7 +131,20 @@ def test_each_kind_of_step_has_its_own_number_and_learns_from_its_own() -> None:
 
 def test_threads_that_were_asked_for_stay_whatever_steps_take() -> None:
     threads = StepThreads(FixedThreads(2), FixedThreads(4), min_prefill_tokens=16)
-    for is_decode in (True, False):
+    for step in (step_of(64, 0), step_of(0, 64), step_of(2, 64)):
         for seconds in (0.1, 0.1, 1.0, 1.0, 9.0, 9.0):
-            threads.after(step_of(64, is_decode=is_decode), seconds, seconds)
-    assert (threads.of(step_of(1, is_decode=True)), threads.of(step_of(64, is_decode=False))) == (2, 4)
+            threads.after(step, seconds, seconds)
+    assert (threads.of(step_of(1, 0)), threads.of(step_of(0, 64))) == (2, 4)
+
+
+def test_streams_beside_a_prompt_are_computed_with_its_threads_and_a_neighbour_is_noticed_there_too() -> None:
+    threads = StepThreads(FixedThreads(1), Threads(4), min_prefill_tokens=16)
+    assert threads.of(step_of(7, 32)) == 4
+    # As costs.py has them measured: 7 streams and 16, 32, 256 tokens of a prompt, and a prompt alone.
+    for num_streams, num_tokens, seconds in ((7, 16, 0.177), (7, 32, 0.246), (0, 64, 0.316), (7, 256, 1.292)) * 3:
+        threads.after(step_of(num_streams, num_tokens), seconds, 0.0)
+        assert threads.of(step_of(7, 32)) == 4, "unlike steps, and nothing is wrong"
+    for _ in range(2):
+        threads.after(step_of(7, 32), 5 * 0.246, 0.0)
+    assert threads.of(step_of(7, 32)) == 3
+    assert threads.of(step_of(7, 0)) == 1

@@ -152,11 +152,14 @@ async def test_the_engine_goes_on_behind_what_an_earlier_worker_has_sent() -> No
     assert house.writer.can_resume
 
 
-@pytest.mark.parametrize("sampling", [Sampling(grammar='root ::= "x"'), Sampling(json_schema={"type": "object"})])
-async def test_with_a_grammar_the_answer_is_begun_anew(sampling: Sampling) -> None:
-    house = House()
-    await house.end_of(turn_of(sampling=sampling))
-    assert house.writer.can_resume is False
+async def test_with_a_grammar_only_who_has_the_same_goes_on() -> None:
+    houses = [House(), House(), House()]
+    for house, gbnf in zip(houses, ("x", "y", None), strict=True):
+        await house.end_of(turn_of(sampling=Sampling(grammar=gbnf and f'root ::= "{gbnf}"')))
+        assert house.writer.can_resume
+    one, other, free = (house.writer.grammar for house in houses)
+    assert len({one, other, free}) == 3
+    assert free == ""
 
 
 async def test_a_turn_that_was_begun_too_often_is_dead_and_not_computed() -> None:

@@ -62,6 +62,9 @@ class Answer:
         self._is_call = False
         self._call: Call | None = None
         self.num_calls = 0
+        """That have begun."""
+        self._num_broken = 0
+        """Of those."""
         self.is_thinking = False
         self.is_sure = True
         self.is_held = is_held
@@ -152,7 +155,7 @@ class Answer:
         if schema is None:
             self._call = Call(self, name, None, {})
             return self._call
-        if self.num_calls >= self._max_calls:
+        if self.num_calls - self._num_broken >= self._max_calls:
             raise BrokenCall("too_many")
         self._space = []
         self._call = Call(self, name, self.num_calls, schema)
@@ -177,6 +180,7 @@ class Answer:
         if reason is None:
             self.text(text)
             return
+        self._num_broken += call is not None and call.index is not None
         self._continue(Text, "".join(self._space))
         self._space, self._begins, self._has_text = [], False, True
         self._emit(Broken(reason, text, call.index if call else None, call.name if call else None))

@@ -25,7 +25,7 @@ class Parser:
         is_held: bool = False,
     ) -> None:
         """`is_held`: a grammar holds the calls, but for what stands before their arguments in a call without a mark.
-        `thinking`: the prompt ends within a thought. Calls beyond `max_calls` are broken ones, and so is each of
+        `thinking`: the prompt ends within a thought. Calls beyond `max_calls` whole ones are broken, and so is each of
         another tool than these; without tools nothing is a call."""
         self._syntax = syntax
         self._ignored = syntax.ignored + (syntax.thoughts.around if syntax.thoughts else ())
@@ -69,10 +69,7 @@ class Parser:
             yield from self._thought(syntax.thoughts)
         if syntax.whole is not None:
             yield from self._call(syntax.whole, "")
-        if self._answer.has_tools and syntax.bare:
-            character = yield from self._reader.space(self._answer.text)
-            if character and character in syntax.bare:
-                yield from self._call(syntax.read, "")
+        yield from self._bare()
         while True:
             mark = yield from self._reader.until(self._marks(), self._answer.text)
             if not mark:
@@ -83,6 +80,14 @@ class Parser:
                 yield from self._begun(syntax.thoughts, mark)
             else:
                 yield from self._call(syntax.read, mark)
+
+    def _bare(self) -> Steps:
+        """A call without any mark, where the answer begins so."""
+        if self._answer.has_tools and self._syntax.bare:
+            character = yield from self._reader.space(self._answer.text)
+            if character and character in self._syntax.bare:
+                yield from self._call(self._syntax.read, "")
+        return ""
 
     def _marks(self) -> Marks:
         syntax = self._syntax
@@ -95,7 +100,10 @@ class Parser:
 
     def _begun(self, thoughts: Thoughts, mark: str) -> Steps:
         if thoughts.anywhere or not self._answer.has_text:
+            is_first = not self._answer.has_text and not self._answer.num_calls
             yield from self._thought(thoughts)
+            if is_first and not self._answer.num_calls:
+                yield from self._bare()
         else:
             self._answer.text(mark)
         return mark

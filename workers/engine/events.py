@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from broker.messages import CachedIn, FinishReason, Sampling, Score, TokenLogprob
+from workers.calls.openings import FORCED
 from workers.engine.thoughts import Thinking
 from workers.grammars.held_calls import HeldCalls
 from workers.kv.index import Key
@@ -36,6 +38,15 @@ class Job:
     """Of an answer whose thoughts have a budget, or whose grammar begins behind one."""
     boundaries: tuple[int, ...] = ()
     """Positions in the prompt that other conversations, or this one, come back to: the ends of its messages."""
+
+    @property
+    def grammar_fingerprint(self) -> str:
+        """Of the grammar that all of the answer is held by: a worker that has another one cannot go on within it. Empty
+        without one, and where only the calls are held that the model may make: those are gone on with unheld."""
+        text = self.gbnf or ""
+        if self.calls is not None and self.calls.is_forced:
+            text = self.calls.rules.begun_with(FORCED)
+        return hashlib.sha256(text.encode()).hexdigest()[:16] if text else ""
 
     def num_to_score(self, first: int) -> int:
         """The tokens of the continuations from that one on."""

@@ -15,6 +15,8 @@ from workers.engine.events import Event, Generated, Rejected
 from workers.engine.protocol import PENDING, Engine, EngineLost, Span, TokenSampler
 from workers.engine.slots import common_prefix
 from workers.engine.thoughts import Thought
+from workers.grammars.held_calls import CallFollower
+from workers.grammars.held_text import HeldText
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class Outputs:
         for token in job.resumed:
             text = detokenizer.add(self._spelled(active, token))
             if active.thought is not None:
+                active.thought.lets_begin(token)
                 active.thought.take(token, text, is_cut=detokenizer.is_cut)
             if detokenizer.stopped:
                 return "stop"
@@ -108,12 +111,15 @@ class Outputs:
         job = active.job
         if active.sampler is not None:
             active.sampler.close()
-        gbnf = None if active.thought is not None and active.thought.awaits_grammar else job.gbnf
-        tokens, calls = active.sequence.tokens, None
+        tokens, thought = active.sequence.tokens, active.thought
+        answer = tokens[active.sequence.num_prompt_tokens :]
+        grammar: HeldText | CallFollower | None = None
         if job.calls is not None:
-            calls = job.calls.follow(self._engine.vocabulary.piece)
-            calls.replay(tokens[active.sequence.num_prompt_tokens :])
-        active.sampler = self._engine.sampler(job.sampling, tokens, gbnf if calls is None else calls)
+            grammar = job.calls.follow(self._engine.vocabulary.piece)
+            grammar.replay(answer)
+        elif job.gbnf is not None and not (thought is not None and thought.awaits_grammar):
+            grammar = HeldText(job.gbnf, answer[thought.num_before_grammar if thought is not None else 0 :])
+        active.sampler = self._engine.sampler(job.sampling, tokens, grammar)
 
     def _next(self, active: ActiveJob, row: int) -> int:
         """The token that comes next: forced, or as it is sampled; PENDING where that is not known yet."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from broker.messages import Sampling, TokenLogprob
 from workers.grammars.held_calls import CallFollower
+from workers.grammars.held_text import HeldText
 
 MAX_OUTPUTS = 32
 PENDING = -2
@@ -114,6 +115,9 @@ class Engine(Protocol):
     """Fewer prompt tokens at once cost nearly as much as so many."""
     num_threads: int
     """That compute; may be set between two steps."""
+    poll: int | None
+    """How long those look for the next step before they sleep, 0 to 100; None makes them anew for each step. May be set
+    between two steps."""
     can_remove_part: bool
     """False for sliding windows and recurrent states: there a sequence can only grow or go."""
 
@@ -129,7 +133,7 @@ class Engine(Protocol):
         """Computes a step; returns for each span the rows of its logits, in order of position. Raises EngineError."""
         ...
 
-    def sampler(self, sampling: Sampling, prompt: list[int], grammar: str | CallFollower | None) -> TokenSampler:
+    def sampler(self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None) -> TokenSampler:
         """What chooses the tokens of one answer to `prompt`, within a grammar if there is one: GBNF from the
         first token on, or what follows calls, from where it says; it has read what there is of the answer. Raises
         TurnRejected."""

@@ -58,6 +58,9 @@ class Thought:
         self._goes_on = goes_on
         self.awaits_grammar = has_grammar
         """Whether what the grammar is of has not begun yet."""
+        self.num_before_grammar = 0
+        """Tokens of the answer that come before what the grammar is of, as far as it has come."""
+        self._num_taken = 0
         self.is_turned = False
         """Whether what chooses the next token has to be made anew: tokens were forced, or the grammar begins."""
         if self._is_spent:
@@ -91,6 +94,9 @@ class Thought:
 
     def take(self, token: int, text: str, *, is_cut: bool = False) -> None:
         """The answer's next token and what it makes sendable; `is_cut`: it ends within a character."""
+        self._num_taken += 1
+        if self.awaits_grammar:
+            self.num_before_grammar = self._num_taken
         was_forced = self.forced == token
         if was_forced:
             self._forced.popleft()

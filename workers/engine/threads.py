@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from workers.engine.costs import LOGITS
 from workers.engine.scheduler import MIN_PREFILL_TOKENS, Step
 
 PREFILL = 0
@@ -164,7 +165,8 @@ class StepThreads:
         prefill: Threads | FixedThreads,
         min_prefill_tokens: int = MIN_PREFILL_TOKENS,
     ) -> None:
-        """Prefill steps of fewer tokens than `min_prefill_tokens` say nothing: they cost nearly as much as so many."""
+        """Steps with fewer tokens of prompts than `min_prefill_tokens`, and some, say nothing: they cost nearly as
+        much as with so many. A step with streams and prompts in it is one of prompts."""
         self.decode = decode
         self.prefill = prefill
         self._min_prefill_tokens = min_prefill_tokens
@@ -178,5 +180,6 @@ class StepThreads:
         if step.is_decode:
             self.decode.update(step.num_tokens, seconds, now)
         elif step.num_prefill_tokens >= self._min_prefill_tokens:
-            # Streams beside a prompt make its tokens dearer by less than what counts as slow.
-            self.prefill.update(PREFILL, seconds / step.num_tokens, now)
+            # A stream's token beside a prompt's costs as much as so many of those.
+            num_tokens = step.num_prefill_tokens + LOGITS * step.num_decoding
+            self.prefill.update(PREFILL, seconds / num_tokens, now)

@@ -68,6 +68,11 @@ def has_grouped_attention() -> bool:
     return "GROUPED_ATTENTION = 1" in system_info()
 
 
+def has_openmp() -> bool:
+    """Whether this build computes with OpenMP's threads instead of ggml's own."""
+    return "OPENMP = 1" in system_info()
+
+
 def missing_features(cpu_flags: set[str], info: str) -> list[str]:
     """CPU features that this machine has and llama.cpp was built without, of those that make a difference."""
     wanted = {

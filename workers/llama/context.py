@@ -15,9 +15,11 @@ from broker.messages import Sampling, TokenLogprob
 from workers.engine.protocol import MAX_OUTPUTS, EngineLost, KvCacheFull, Span, State
 from workers.engine.scheduler import MIN_PREFILL_TOKENS
 from workers.grammars.held_calls import CallFollower
+from workers.grammars.held_text import HeldText
 from workers.llama.backend import has_grouped_attention, messages
 from workers.llama.sampler import LlamaSampler, Logits, logprob_of
 from workers.llama.state_form import StateForm
+from workers.llama.thread_pools import PooledThreads
 from workers.llama.tiles import FLASH_TILE, padding_of
 from workers.llama.vocabulary import LlamaVocabulary, tokens_of
 from workers.machine.memory import KvShape
@@ -170,7 +172,7 @@ class LlamaModel:
             self.pointer = None
 
 
-class LlamaEngine:
+class LlamaEngine(PooledThreads):
     """Implements workers.engine.protocol.Engine."""
 
     def __init__(self, model: LlamaModel, options: ContextOptions) -> None:
@@ -196,13 +198,14 @@ class LlamaEngine:
         parameters.n_outputs_max = max(MAX_OUTPUTS, options.num_slots)
         parameters.swa_full = False
         parameters.no_perf = True
-        self._context: Any = lib.llama_init_from_model(model.pointer, parameters)
-        if not self._context:
+        context = lib.llama_init_from_model(model.pointer, parameters)
+        if not context:
             why = next((line for line in reversed(found.lines) if "fail" in line or "error" in line), "")
             raise ModelFileError(
                 model.path,
                 f"llama.cpp cannot make a context of {options.num_ctx} tokens for it: {_reason(why)}",
             )
+        super().__init__(context, options.num_threads)
         self.buffers = model.buffers | found.buffers
         self._memory = lib.llama_get_memory(self._context)
         self.num_slots = options.num_slots
@@ -218,16 +221,6 @@ class LlamaEngine:
         self._fills_tiles = is_tiled and self.can_remove_part
         self.min_prefill_tokens = FLASH_TILE if is_tiled else MIN_PREFILL_TOKENS
         self._batch = lib.llama_batch_init(options.max_batch_tokens, 0, 1)
-
-    @property
-    def num_threads(self) -> int:
-        """Those that compute; may be set between two steps."""
-        return int(lib.llama_n_threads(self._context))
-
-    @num_threads.setter
-    def num_threads(self, num_threads: int) -> None:
-        """Of all steps from the next one on."""
-        lib.llama_set_n_threads(self._context, num_threads, num_threads)
 
     def decode(self, spans: list[Span]) -> list[list[int]]:
         """Computes a step; the rows of each span's logits. Raises KvCacheFull, EngineLost."""
@@ -287,7 +280,7 @@ class LlamaEngine:
             raise EngineLost(row)
         return np.ctypeslib.as_array(pointer, shape=(self.vocabulary.num_tokens,))
 
-    def sampler(self, sampling: Sampling, prompt: list[int], grammar: str | CallFollower | None) -> LlamaSampler:
+    def sampler(self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None) -> LlamaSampler:
         """What chooses the tokens of one answer. Raises TurnRejected."""
         return LlamaSampler(self.vocabulary, self.logits, sampling, prompt, grammar)
 
@@ -388,4 +381,5 @@ class LlamaEngine:
         if self._context:
             lib.llama_batch_free(self._batch)
             lib.llama_free(self._context)
+            self._end_threads()
             self._context = None

@@ -17,6 +17,7 @@ from broker.messages import Sampling, TokenLogprob
 from workers.engine.protocol import PENDING
 from workers.grammars.frames import LIST, TAKE, TRY, with_token
 from workers.grammars.held_calls import CallFollower
+from workers.grammars.held_text import HeldText
 from workers.grammars.remote_matcher import RemoteMatcher
 from workers.llama.vocabulary import LlamaVocabulary
 
@@ -48,7 +49,7 @@ class LlamaSampler:
         logits: Callable[[int], Logits],
         sampling: Sampling,
         prompt: list[int],
-        grammar: str | CallFollower | None,
+        grammar: HeldText | CallFollower | None,
     ) -> None:
         self._vocabulary = vocabulary
         self._logits = logits
@@ -78,9 +79,10 @@ class LlamaSampler:
             for part in self._cuts(sampling):
                 lib.llama_sampler_chain_add(self._chain, part)
         try:
-            if isinstance(grammar, str):
+            if isinstance(grammar, HeldText):
                 field = "sampling.grammar" if sampling.json_schema is None else "sampling.json_schema"
-                self._grammar = RemoteMatcher(vocabulary.matcher_process, grammar, field)
+                self._taken.extend(grammar.written)
+                self._grammar = RemoteMatcher(vocabulary.matcher_process, grammar.gbnf, field)
             elif grammar is not None and grammar.gbnf is not None:
                 self._grammar = self._opened(grammar)
         except TurnRejected:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from broker.errors import SettingsError
 from workers.engine.calibration import measure_prefill_threads, measure_threads
+from workers.engine.polling import PollCost, measure_polling, name, quietest
 from workers.engine.protocol import Engine
 from workers.engine.threads import FixedThreads, StepThreads, Threads, best, candidates
 from workers.machine.cores import measured_alone, num_cores
@@ -77,3 +78,32 @@ def _chosen(
     times = " ".join(f"{num}:{each * 1000:.1f}ms" for num, each in sorted(measured.found.items()))
     log.info("%s=%d a %s by threads %s (measured %s)", name, chosen, what, times, measured.when)
     return Threads(num, chosen)
+
+
+def choose_polling(
+    engine: Engine, config: WorkerSettings, fingerprint: str, threads: StepThreads, *, has_openmp: bool
+) -> None:
+    """Sets how the engine's threads wait for their next step: as the settings say, or as it was measured to be best,
+    while nobody else had the cores; else as llama.cpp does by itself. Raises EngineError, SettingsError."""
+    if has_openmp:
+        if config.poll is not None:
+            why = "this llama.cpp was built with OpenMP, whose threads wait as OMP_WAIT_POLICY says"
+            raise SettingsError([f"--poll: {why}: build it with -DGGML_OPENMP=OFF"])
+        log.info("poll=openmp (OMP_WAIT_POLICY and its like say how threads wait)")
+        return
+    is_measured = config.poll is None and config.threads is None and not config.deterministic
+    if not is_measured or threads.decode.next == 1:
+        engine.poll = config.poll
+        log.info("poll=%s (%s)", name(config.poll), "fixed" if config.poll is not None else "not measured")
+        return
+    engine.num_threads = threads.decode.next
+    key = f"{machine_key(config, fingerprint)} poll {engine.num_threads}"
+    measured = measured_alone(lambda: measure_polling(engine), dict[str, PollCost], kept_file(config), key)
+    # Beside a neighbour threads that look for work take its cores, and what was measured holds for that hour only.
+    engine.poll = quietest(measured.found) if measured.is_alone else None
+    times = " ".join(
+        f"{level}:{1000 * cost.decode_seconds:.1f}+{1000 * cost.python_seconds:.2f}ms"
+        for level, cost in measured.found.items()
+    )
+    what = "a decode step + Python's work behind it"
+    log.info("poll=%s %s %s (measured %s)", name(engine.poll), what, times, measured.when)

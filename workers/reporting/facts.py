@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from workers.engine.polling import name as name_of
 from workers.engine.threads import FixedThreads, StepThreads
 from workers.machine.bandwidth import ReadBandwidth
 from workers.settings import WorkerSettings
@@ -23,9 +24,10 @@ def setting_facts(config: WorkerSettings) -> dict[str, str]:
     return {name: str(getattr(config, name)).lower() for name in _SETTINGS}
 
 
-def thread_facts(threads: StepThreads) -> dict[str, str]:
-    """How many threads a decode step and a prefill step take, and whether that was measured."""
-    found = {}
+def thread_facts(threads: StepThreads, poll: int | None) -> dict[str, str]:
+    """How many threads a decode step and a prefill step take, and whether that was measured; and how long they look for
+    the next step, `none` where they are made for each."""
+    found = {"poll": name_of(poll)}
     for name, one in (("threads", threads.decode), ("threads_batch", threads.prefill)):
         found[name] = str(one.current)
         found[f"{name}_are"] = "fixed" if isinstance(one, FixedThreads) else "measured"

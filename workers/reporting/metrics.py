@@ -40,12 +40,8 @@ class Shape:
 
 def spans_of(step: Step) -> tuple[str, str]:
     """What it computed of prompts, and what of answers: for each sequence the tokens before it and its own, `64+1`."""
-    prefill: list[str] = []
-    decode: list[str] = []
-    for sequence, span in zip(step.sequences, step.spans, strict=True):
-        is_answer = span.start >= sequence.num_prompt_tokens
-        (decode if is_answer else prefill).append(f"{span.start}+{len(span.tokens)}")
-    return ",".join(prefill), ",".join(decode)
+    each = [f"{span.start}+{len(span.tokens)}" for span in step.spans]
+    return ",".join(each[step.num_decoding :]), ",".join(each[: step.num_decoding])
 
 
 @dataclass

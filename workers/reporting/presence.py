@@ -15,7 +15,7 @@ from nats.aio.client import Client as NatsConnection
 from nats.micro.service import Service
 
 from broker import discovery
-from broker.discovery import CHAT, RAW, SCORE, TOOLS, Load, WorkerInfo
+from broker.discovery import CHAT, RAW, SCORE, THINKING, TOOLS, Load, WorkerInfo
 from broker.errors import OtherFile, TurnRejected
 from broker.messages import Message
 from broker.process import pid_namespace
@@ -30,15 +30,15 @@ STOP_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
-async def abilities(renderer: Renderer) -> tuple[str, ...]:
+async def abilities(renderer: Renderer, *, has_thoughts: bool = False) -> tuple[str, ...]:
     """What a worker can with this template: chat where it tells a plain question, and tools with it, as a template that
-    has none for them is given them as text."""
+    has none for them is given them as text; thinking where answers have thoughts."""
     try:
         await renderer.render((Message("user", "Hello."),))
     except TurnRejected as error:
         log.warning("no chat, prompts without a template only: %s", error.detail)
         return PLAIN_ABILITIES
-    return (CHAT, RAW, SCORE, TOOLS)
+    return (CHAT, RAW, SCORE, TOOLS, *((THINKING,) if has_thoughts else ()))
 
 
 def metadata(options: WorkerOptions, num_ctx: int) -> dict[str, str]:

@@ -128,6 +128,11 @@ class AnswerReaders:
     holds: bool = False
     """Whether a grammar holds calls, where the syntax can be put into one."""
 
+    @property
+    def has_thoughts(self) -> bool:
+        """Whether the model may think before it answers."""
+        return self.syntax is not None and self.syntax.thoughts is not None
+
     def reads(self, turn: Turn) -> bool:
         """Whether there is anything but text to be found in the turn's answer."""
         if self.syntax is None or turn.raw or turn.continuations:

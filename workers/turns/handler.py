@@ -121,10 +121,9 @@ class TurnHandler:
 
     async def _begin(self, work: Work, job: Job, writer: Writer) -> Job | Outcome:
         """Says in the reply that the turn is begun; the job goes on behind what an earlier worker has sent."""
-        turn, sampling = work.turn, work.turn.sampling
-        # A grammar's state is not in the chunks: with one, the answer starts anew.
-        can_resume = turn.kind == "generate" and sampling.grammar is None and sampling.json_schema is None
-        started = await writer.start(self.fingerprint, can_resume=can_resume)
+        turn = work.turn
+        can_resume = turn.kind == "generate"
+        started = await writer.start(self.fingerprint, grammar=job.grammar_fingerprint, can_resume=can_resume)
         work.notes.resumed(len(writer.resumed_tokens))
         if started.num_starts > DEATH_STARTS:
             detail = f"the turn was begun {started.num_starts - 1} times and never finished"

@@ -97,8 +97,8 @@ class Writer(Protocol):
     workers: tuple[str, ...]
     """Who started the turn before, in order."""
 
-    async def start(self, model: str = "", *, can_resume: bool = True) -> Started:
-        """Says that the turn is begun, where an earlier worker with the same `model` stopped, or anew."""
+    async def start(self, model: str = "", *, grammar: str = "", can_resume: bool = True) -> Started:
+        """Says that the turn is begun, where an earlier worker with the same `model` and `grammar` stopped, or anew."""
         ...
 
     async def hand_back(self) -> None:

@@ -118,15 +118,15 @@ class AnswerObjects:
 
     def chunks(self, chunk: Chunk) -> list[dict[str, Any]]:
         """The next events of a stream: one for thoughts and text, and one for each call that grows, as there are
-        readers who look at an event's first call alone, and then at no text."""
+        readers who look at an event's first call alone, and then at no text. None for tokens that tell nothing yet."""
         if chunk.attempt > self._attempt:
             self._attempt = chunk.attempt
             self.go_on_at(0)
         logprobs = self._logprobs(chunk.logprobs)
         if not self.is_chat:
-            return [self._event({"text": chunk.text}, logprobs)]
+            return [self._event({"text": chunk.text}, logprobs)] if chunk.text or logprobs is not None else []
         said = {"reasoning_content": chunk.reasoning} if chunk.reasoning else {}
-        if chunk.text or not (said or chunk.calls):
+        if chunk.text or (logprobs is not None and not (said or chunk.calls)):
             said["content"] = chunk.text
         deltas: list[dict[str, Any]] = [said] if said or logprobs is not None else []
         deltas += [{"tool_calls": [one]} for one in tool_call_deltas(chunk.calls)]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from broker.discovery import WorkerInfo
+from broker.discovery import THINKING, WorkerInfo
 
 
 class Listing:
@@ -36,11 +36,15 @@ class Listing:
                     "context_length": worker.num_ctx,
                     "expected_wait_seconds": worker.load.expected_wait_seconds,
                     "workers": 0,
+                    "thinking": True,
                 },
             )
             seen["workers"] += 1
+            # One of a release that does not tell may take the turn, and does not know how to be told.
+            seen["thinking"] = seen["thinking"] and THINKING in (worker.can or ())
+        is_thinking = any(one["thinking"] for one in listed.values())
         for policy in policies if listed else ():
-            listed[policy] = self._entry(policy, self._started_at) | {"is_policy": True}
+            listed[policy] = self._entry(policy, self._started_at) | {"is_policy": True, "thinking": is_thinking}
         return listed
 
     def _entry(self, name: str, created: int) -> dict[str, Any]:

@@ -7,6 +7,8 @@ const state = load();
 const running = new Map(); // conversation id → AbortController of the reader
 const stopping = new Set(); // conversation ids whose turn is to end
 let drawn = null; // the conversation that is seen
+const DEFAULT_BUDGET = 256; // tokens of thoughts, until somebody says otherwise
+let listed = []; // models and policies that are served, as /v1/models has them
 const STOP_PATIENCE = 3000; // milliseconds for a turn that waits to end once it was stopped
 
 function load() {
@@ -17,6 +19,15 @@ function load() {
   const first = fresh();
   return { conversations: [first], current: first.id, model: "auto", key: "" };
 }
+
+// How much the model is to think, in the words of /v1/chat/completions; nothing leaves it to the model.
+function thinking() {
+  const { mode, budget } = state.thinking ?? {};
+  if (!canThink()) return {};
+  return { on: { reasoning_effort: "medium" }, off: { reasoning_effort: "none" }, budget: { reasoning_budget_tokens: budget } }[mode] ?? {};
+}
+
+function canThink() { return listed.some((one) => one.id === state.model && one.thinking); }
 
 function save() { localStorage.setItem(STORE, JSON.stringify(state)); }
 
@@ -56,11 +67,12 @@ function article(message) {
   text.className = "text";
   text.textContent = message.content;
   box.append(text);
-  showBesides(box, message);
+  if (message.role !== "assistant") return box;
   const facts = document.createElement("span");
   facts.className = message.bad ? "facts bad" : "facts";
   facts.textContent = message.bad ?? message.facts ?? "";
-  if (message.role === "assistant") box.append(facts);
+  box.append(facts);
+  showBesides(box, message);
   return box;
 }
 
@@ -72,21 +84,23 @@ function besides(message) {
   return found;
 }
 
-// Folded; each is made once, so that what somebody opens stays open as it grows.
+// Folded, thoughts before the text and calls behind it; each is made once, so that what somebody opens stays open as it grows.
 function showBesides(box, message) {
-  const found = besides(message);
-  const shown = [...box.querySelectorAll("details")];
-  shown.slice(found.length).forEach((one) => one.remove());
-  found.forEach(({ kind, title, text }, index) => {
-    const one = shown[index] ?? document.createElement("details");
-    if (!shown[index]) {
-      one.append(document.createElement("summary"), document.createElement("div"));
-      box.insertBefore(one, box.querySelector(".text"));
-    }
-    one.className = kind;
-    one.firstChild.textContent = title;
-    one.lastChild.textContent = text;
-  });
+  for (const [kind, place] of [["thoughts", ".text"], ["call", ".facts"]]) {
+    const found = besides(message).filter((one) => one.kind === kind);
+    const shown = [...box.querySelectorAll(`details.${kind}`)];
+    shown.slice(found.length).forEach((one) => one.remove());
+    found.forEach(({ title, text }, index) => {
+      const one = shown[index] ?? document.createElement("details");
+      if (!shown[index]) {
+        one.className = kind;
+        one.append(document.createElement("summary"), document.createElement("div"));
+        box.insertBefore(one, box.querySelector(place));
+      }
+      one.firstChild.textContent = title;
+      one.lastChild.textContent = text;
+    });
+  }
 }
 
 function showLast(conversation) {
@@ -108,6 +122,14 @@ function showBusy() {
   $("send").hidden = busy;
 }
 
+function showThinking() {
+  const { mode, budget } = state.thinking ?? {};
+  $("thoughts").hidden = !canThink();
+  $("thinking").value = mode ?? "";
+  $("bound").hidden = mode !== "budget";
+  $("budget").value = budget ?? DEFAULT_BUDGET;
+}
+
 function scroll() { $("messages").scrollTop = $("messages").scrollHeight; }
 
 function say(text) { $("status").textContent = text; }
@@ -121,7 +143,7 @@ async function ask(text) {
   conversation.messages.push({ role: "assistant", content: "" });
   conversation.turn = "new";
   save(); draw();
-  const body = { model: state.model, messages: history, temperature: 0, stream: true, stream_options: { include_usage: true } };
+  const body = { model: state.model, messages: history, temperature: 0, stream: true, stream_options: { include_usage: true }, ...thinking() };
   await read(conversation, (signal) => fetch("/v1/chat/completions", {
     method: "POST", signal, body: JSON.stringify(body),
     headers: headers({ "Content-Type": "application/json", "Turnpike-Conversation": conversation.id, "Turnpike-Details": "1", "Turnpike-Detached": "1" }),
@@ -263,8 +285,10 @@ async function models() {
     if (!answer.ok) { say((await answer.json()).error.message); return; }
     const { data } = await answer.json();
     const names = data.map((one) => one.id);
+    listed = data;
     if (!names.includes(state.model)) names.unshift(state.model);
     $("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === state.model)));
+    showThinking();
     say(data.length ? "" : "no model is served just now");
     if (!data.length) setTimeout(models, 3000); // one may be on its way
   } catch { say("the gateway cannot be reached"); }
@@ -295,7 +319,15 @@ document.addEventListener("keydown", (event) => {
   const number = Number(event.key);
   if (event.altKey && number >= 1 && number <= state.conversations.length) { event.preventDefault(); $("conversations").children[number - 1].click(); }
 });
-$("model").addEventListener("change", () => { state.model = $("model").value; save(); });
+$("model").addEventListener("change", () => { state.model = $("model").value; save(); showThinking(); });
+$("thinking").addEventListener("change", () => {
+  state.thinking = { budget: DEFAULT_BUDGET, ...state.thinking, mode: $("thinking").value };
+  save(); showThinking();
+});
+$("budget").addEventListener("change", () => {
+  if ($("budget").checkValidity()) state.thinking.budget = $("budget").valueAsNumber; // else what it was
+  save(); showThinking();
+});
 $("key").addEventListener("change", () => { state.key = $("key").value.trim(); save(); models(); });
 
 draw();
