@@ -18,6 +18,7 @@ QUESTIONS = (
     "attention",
     "small_prefill",
     "single_stream",
+    "speculation",
     "threads",
     "one_conversation",
     "batch",
