@@ -102,6 +102,8 @@ class Answer:
         self._client = client
         self._priority = priority
         self._subscription: Messages | None = None
+        self._num_readers = 0
+        """That have begun to iterate, one after the other."""
         self._line: Line | None = None
         self._begin(turn, model)
 
@@ -173,10 +175,13 @@ class Answer:
         return self.done
 
     async def publish(self) -> None:
-        """Sends the turn, subscribed to its answer first. Iterating does this by itself."""
-        if self._subscription is not None:
+        """Sends the turn, subscribed to its answer first. Iterating does this by itself. What was sent is not sent
+        again: it is listened to."""
+        if self._subscription is not None or self.end is not None:
             return
         await self._subscribe()
+        if self._sequence is not None:
+            return
         self.sent_at = time.perf_counter()
         try:
             self._sequence = await self._client.publish(self.turn, self._model, self._priority)
@@ -223,15 +228,30 @@ class Answer:
         return False
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
+        self._num_readers += 1
+        this_reader = self._num_readers
+        goes_on = self._sequence is not None and self._subscription is None
         await self.publish()
         try:
+            if goes_on:
+                for chunk in await self._catch_up():
+                    yield chunk
             while self.end is None or self._has_more:
                 for chunk in await self._next():
                     yield chunk
         finally:
-            await self.close()
+            # Python closes what was left by a `break` some time later: somebody else may be reading by then.
+            if this_reader == self._num_readers:
+                await self.close()
         if isinstance(self.end, Failed):
             raise TurnFailed(self.turn.id, self.end)
+
+    async def _catch_up(self) -> list[Chunk]:
+        """What came while nobody listened: a reader has left, and another one goes on."""
+        if self.end is None:
+            with suppress(ServerError):  # the end may still come by itself
+                self.end = await self._client.read(self.turn.id)
+        return self._reassembly.rest(self.end) if self.end is not None else await self._fill()
 
     async def _next(self) -> list[Chunk]:
         """Waits for something to arrive and returns what it adds to the answer."""

@@ -119,6 +119,9 @@ class Connection(SafeClient):
     async def close(self) -> None:
         """Closes it for good: from now on nothing is wrong with it."""
         self._is_given_up = asyncio.current_task() is not self._reconnection_task
+        if not self.is_connected:
+            # nats-py would write what is still to be sent, such as an UNSUB, to a connection that is none any more.
+            self._pending, self._pending_data_size = [], 0
         await super().close()
 
     async def on_closed(self) -> None:
@@ -319,6 +322,6 @@ def _tell(error: Exception) -> None:
 
 async def close(nc: NatsConnection) -> None:
     """Closes a connection, also one that has lost its server."""
-    # With words left to send and no transport, CPython's writelines stumbles over its own closing.
-    with contextlib.suppress(TypeError, nats.errors.Error):
+    # With words left to send and no transport, CPython's writelines stumbles over its own closing, and drain says so.
+    with contextlib.suppress(TypeError, OSError, nats.errors.Error):
         await nc.close()

@@ -86,13 +86,14 @@ class Mailbox:
             self._num_read_at_once = 0
             await asyncio.sleep(0)
         if not self._messages:
-            raise nats.errors.ConnectionClosedError if self._nc.is_closed else nats.errors.TimeoutError
+            is_over = self._nc.is_closed or self._subscription is None
+            raise nats.errors.ConnectionClosedError if is_over else nats.errors.TimeoutError
         message = self._messages.popleft()
         self._num_bytes -= len(message.data)
         return message
 
     async def _wait(self, timeout: float) -> None:
-        if self._nc.is_closed:
+        if self._nc.is_closed or self._subscription is None:
             return
         loop = asyncio.get_running_loop()
         self._reader = reader = loop.create_future()
@@ -127,6 +128,7 @@ class Mailbox:
         if self._subscription is None:
             return
         subscription, self._subscription = self._subscription, None
+        self._wake()  # nobody is to wait for what cannot come
         self._nc._remove_sub(subscription._id)
         if self._nc.is_connected:
             await self._nc._send_command(unsub_cmd(subscription._id, 0))

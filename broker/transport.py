@@ -37,8 +37,10 @@ class Transport(TcpTransport):
         return super().write(payload)  # type: ignore[no-untyped-call]
 
     def writelines(self, payload: Any) -> Any:
-        """As `write`."""
+        """As `write`. To a connection that is lost nothing is written: asyncio would stumble over its own closing."""
         self._check()
+        if self._io_writer is None or self._io_writer.transport.is_closing():
+            return None
         return super().writelines(payload)  # type: ignore[no-untyped-call]
 
     def _check(self) -> None:

@@ -134,6 +134,18 @@ async def test_nobody_waits_on_a_connection_that_is_closed_for_good(nats_server:
     await mailbox.unsubscribe()
 
 
+async def test_nobody_waits_for_what_is_unsubscribed(operator: NatsConnection) -> None:
+    mailbox = await opened(operator)
+    reading = asyncio.create_task(mailbox.next_msg(60))
+    await asyncio.sleep(0)
+    await mailbox.unsubscribe()
+    async with asyncio.timeout(4):
+        with pytest.raises(nats.errors.ConnectionClosedError):
+            await reading
+    with pytest.raises(nats.errors.ConnectionClosedError):
+        await mailbox.next_msg(60)
+
+
 async def test_a_connection_that_is_made_anew_is_listened_on(
     nats_server: EmbeddedServer, operator: NatsConnection
 ) -> None:

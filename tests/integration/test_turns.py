@@ -58,6 +58,29 @@ async def test_an_answer_streams_back_token_by_token(client: Client, start_worke
     assert done.usage.prompt_tokens == len("user: hello\nassistant: ") + 1
 
 
+@pytest.mark.parametrize("pause", [False, True], ids=["at once", "when the first reader is closed"])
+async def test_an_answer_that_a_reader_has_left_is_read_on(
+    client: Client, start_worker: StartWorker, pause: bool
+) -> None:
+    """Python closes an iterator that was left by `break` some time later: its end is none of the next one's."""
+    async with start_worker():
+        answer = client.ask("m", "hello")
+        chunks = []
+        async for chunk in answer:
+            chunks.append(chunk)
+            break
+        if pause:
+            async with asyncio.timeout(10):
+                while await client.read(answer.turn.id) is None:
+                    pass
+        async with asyncio.timeout(4):  # nobody waits until it is looked after
+            chunks += [chunk async for chunk in answer]
+            assert [chunk async for chunk in answer] == []
+            assert (await answer).text == "echo hello"
+    assert "".join(chunk.text for chunk in chunks) == "echo hello"
+    assert answer.done.finish_reason == "stop"
+
+
 async def test_the_end_can_be_read_later_and_the_queue_is_empty_then(
     client: Client, start_worker: StartWorker, operator: NatsConnection
 ) -> None:
