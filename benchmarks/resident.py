@@ -116,8 +116,9 @@ async def measure(path: Path, *, num_ctx: int, num_slots: int, park_bytes: int, 
     plan = planned(path, num_ctx=num_ctx, num_slots=num_slots, park_bytes=park_bytes)
     buffers = await asyncio.to_thread(allocated, path, num_ctx=num_ctx, num_slots=num_slots)
     repacked = round(sum(size for name, size in buffers.items() if "REPACK" in name or "AMX" in name))
-    flags: list[str | int] = ["--num-ctx", num_ctx, "--num-slots", num_slots, "--park-bytes", park_bytes]
+    flags: list[str | int | float] = ["--num-ctx", num_ctx, "--num-slots", num_slots, "--park-bytes", park_bytes]
     flags += ["--threads", threads or max(1, CORES - 1)]
+    flags += ["--step-budget-seconds", 0.6]  # some sixty tokens of a prompt at once, by one thread too
     async with system(*flags, model_file=path) as running:
         at_rest = sum(resident(running.worker.pid)) - repacked
         await _work(running, path, num_ctx, num_slots, park_bytes)
