@@ -21,11 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import CORES, ROOT, Weights
-from benchmarks.loads import NUM_CTX, Measured, Server, chatting, measure, texts, through_gateway, tuned, tuned_flags
-from benchmarks.peers import Asked, Peer
+from benchmarks.loads import NUM_CTX, Measured, chatting, measure, texts, through_gateway, tuned, tuned_flags
 from benchmarks.server_logs import Step, of_llama_server, of_worker
-from broker.messages import Message
-from broker.priorities import Priority
+from tests.support import eventually
 
 OURS, THEIRS, PATCHED = "ours", "llama-server", "patched"
 """The last is llama-server with our worker's attention."""
@@ -66,7 +64,16 @@ class Log:
 
     path: Path
     read: Callable[[Iterable[str]], list[Step]]
+    last_of_step: str
+    """In the last line that it has of a step that chose a token …"""
+    at_rest: str
+    """… and in the one that it writes behind that, when the answer is over."""
     start: int = 0
+
+    def is_at_rest(self) -> bool:
+        """Whether it has all of the answer that was given last."""
+        said = self.path.read_text(errors="replace")
+        return 0 <= said.rfind(self.last_of_step) < said.rfind(self.at_rest)
 
     def steps(self) -> list[Step]:
         """Those since `start`."""
@@ -75,38 +82,12 @@ class Log:
             return self.read(file)
 
 
-class Noting:
-    """A peer whose log counts from behind the first answer on."""
-
-    def __init__(self, peer: Peer, log: Log) -> None:
-        self._peer = peer
-        self._log = log
-
-    async def ask(
-        self,
-        conversation: str,
-        messages: list[Message],
-        num_tokens: int,
-        priority: Priority = "interactive",
-        *,
-        ignore_eos: bool = True,
-    ) -> Asked:
-        found = await self._peer.ask(conversation, messages, num_tokens, priority, ignore_eos=ignore_eos)
-        if not self._log.start:
-            await asyncio.sleep(1.0)  # llama-server's log is written by a thread of its own
-            self._log.start = self._log.path.stat().st_size
-        return found
-
-
-def noting(server: Server, log: Log) -> Server:
-    """The server, whose log counts from behind the first answer on."""
-
-    @asynccontextmanager
-    async def serve() -> AsyncIterator[Peer]:
-        async with server() as peer:
-            yield Noting(peer, log)
-
-    return serve
+@asynccontextmanager
+async def from_now_on(log: Log) -> AsyncIterator[None]:
+    """What was said before is left out: a server may write of an answer after it was given."""
+    await eventually(log.is_at_rest)
+    log.start = log.path.stat().st_size
+    yield
 
 
 def by_kind(steps: Sequence[Step]) -> dict[Kind, list[Step]]:
@@ -177,8 +158,10 @@ def keep(path: Path, steps: Sequence[Step]) -> None:
 
 async def measure_with(weights: Weights, options: argparse.Namespace) -> None:
     load, flags = texts(NUM_CONVERSATIONS, weights.file), await tuned_flags()
+    worker = (of_worker, " step seconds=", " ← turn=")
+    llama_server = (of_llama_server, "slot decode token", "all slots are idle")
     logs = {
-        name: Log(ROOT / ".cache" / f"steps-{name}.log", of_worker if name == OURS else of_llama_server)
+        name: Log(ROOT / ".cache" / f"steps-{name}.log", *(worker if name == OURS else llama_server))
         for name in (OURS, THEIRS, PATCHED)
     }
     ours = ("--threads", CORES, "--num-ctx", NUM_CTX, *options.worker_flags)
@@ -192,11 +175,12 @@ async def measure_with(weights: Weights, options: argparse.Namespace) -> None:
     for name in options.of:
         print(f"{name} …", flush=True)
         measured = await measure(
-            noting(servers[name], logs[name]),
+            servers[name],
             load,
             num_turns=options.turns,
             num_tokens=options.tokens,
             own_answers=True,
+            beside=partial(from_now_on, logs[name]),
         )
         found.append((name, measured, logs[name].steps()))
         keep(ROOT / ".cache" / f"steps-{name}.jsonl", found[-1][2])
