@@ -81,7 +81,6 @@ class LoadedModel:
     bandwidth: ReadBandwidth
     """Of memory, before the model was there."""
     calibration: Calibration
-    drafting: Drafting
     layout: str
     """What must be equal for a KV state to be used: the model file, the library's version, how cells are laid out."""
     active_bytes: int
@@ -158,12 +157,10 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     engine = LlamaEngine(model, _context_options(config, num_ctx))
     cleanup.callback(engine.close)
     _report(system_info(), missing_features(cpu_flags(), system_info()), plan, engine.buffers)
-    is_guessing = config.speculation == "auto" and not config.deterministic
     with computing(path):
         threads = await asyncio.to_thread(step_threads, engine, config, model.fingerprint)
         await asyncio.to_thread(choose_polling, engine, config, model.fingerprint, threads, has_openmp=has_openmp())
-        calibration = await asyncio.to_thread(calibrate, engine, threads=threads)
-        drafting = await asyncio.to_thread(Drafting.of, engine, is_wanted=is_guessing)
+        calibration = await asyncio.to_thread(calibrate, engine, threads=threads, guesses=config.guesses)
     return LoadedModel(
         name=name,
         model=model,
@@ -172,7 +169,6 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
         num_ctx=num_ctx,
         threads=threads,
         calibration=calibration,
-        drafting=drafting,
         layout=_layout(config, model.fingerprint),
         bandwidth=bandwidth,
         active_bytes=bytes_for_a_token(model.parts),
@@ -284,14 +280,14 @@ def _go_on_waiting(stop: asyncio.Event) -> None:
 def _engine_loop(
     loaded: LoadedModel, config: WorkerSettings, cache: OffloadCache, metrics: WorkerMetrics, power: Power
 ) -> EngineLoop:
-    engine = loaded.engine
+    engine, costs = loaded.engine, loaded.calibration.costs()
     scheduler = Scheduler(
         budget=config.step_budget_seconds,
         max_batch_tokens=engine.max_batch_tokens,
         max_batch_outputs=engine.max_batch_outputs,
         min_prefill_tokens=engine.min_prefill_tokens,
         canonical_chunk=_canonical_chunk(config),
-        costs=loaded.calibration.costs(),
+        costs=costs,
     )
     slots = Slots(
         engine.num_slots,
@@ -310,7 +306,7 @@ def _engine_loop(
         on_step=metrics.on_step,
         power=power,
         calibration=loaded.calibration,
-        drafting=loaded.drafting,
+        drafting=Drafting.of(engine, costs.rows, is_wanted=config.guesses),
     )
 
 

@@ -143,6 +143,11 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
     kv_type: Annotated[Literal["f16", "q8_0"], Setting("the KV cache's precision")] = "f16"
     health_port: HealthPort = None
 
+    @property
+    def guesses(self) -> bool:
+        """Whether decode steps may compute guesses at what follows."""
+        return self.speculation == "auto" and not self.deterministic
+
     def check(self) -> None:
         """Raises SettingsError with every problem."""
         problems = [

@@ -10,9 +10,10 @@ import pytest
 from broker.messages import Sampling
 from tests.model.conftest import Bench
 from tests.model.test_engine import LOGITS_TOLERANCE
+from workers.engine.calibration import MORE_ROWS, measure_rows
 from workers.engine.drafting import Drafting
 from workers.engine.protocol import Span
-from workers.engine.row_costs import MEASURED, RowCosts, measure_rows
+from workers.engine.row_costs import RowCosts
 from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel
 
 PROMPT = [1, *(40 + index * 7 % 60 for index in range(90))]
@@ -40,7 +41,7 @@ def test_rows_of_guesses_have_the_logits_of_single_ones_and_leave_no_trace(tiny:
 def test_rows_are_measured_and_nothing_is_left_in_the_context(tiny: LlamaModel) -> None:
     engine = LlamaEngine(tiny, ContextOptions(num_ctx=256))
     seconds = measure_rows(engine)
-    assert tuple(seconds) == MEASURED
+    assert tuple(seconds) == MORE_ROWS
     assert all(each > 0 for each in seconds.values())
     assert engine.state_bytes(0) == LlamaEngine.state_bytes(engine, 1)
     engine.close()
@@ -51,18 +52,14 @@ def test_only_what_can_forget_tokens_is_guessed_for(
     shape: str, bench: Callable[..., Bench], tiny: LlamaModel, sliding: LlamaModel
 ) -> None:
     one = bench(tiny if shape == "tiny" else sliding)
-    drafting = Drafting.of(one.engine, is_wanted=True)
-    assert (drafting.is_on, Drafting.of(one.engine, is_wanted=False).is_on) == (shape == "tiny", False)
-
-
-class Filled(RowCosts):
-    """Says whatever steps take that two rows are quicker than one: each step has a guess, most of them wrong."""
-
-    def observe(self, num_rows: int, seconds: float) -> None: ...
+    costs = RowCosts({1: 1.0})
+    drafting = Drafting.of(one.engine, costs, is_wanted=True)
+    assert (drafting.is_on, Drafting.of(one.engine, costs, is_wanted=False).is_on) == (shape == "tiny", False)
 
 
 def test_what_is_chosen_is_what_would_be_chosen_without_guesses(bench: Callable[..., Bench]) -> None:
-    drafting = Drafting(Filled({1: 1.0, 2: 0.5, 32: 0.5}), 32)
+    # Whatever steps take, two rows are quicker than one: each step has a guess, most of them wrong.
+    drafting = Drafting(RowCosts({1: 1.0, 2: 0.5, 32: 0.5}), 32)
     answer = bench(drafting=drafting).answer(PROMPT, Sampling(max_tokens=60, ignore_eos=True))
     assert drafting.num_drafted > len(answer) / 2
     assert drafting.num_drafted > drafting.num_accepted

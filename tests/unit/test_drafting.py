@@ -321,7 +321,7 @@ def test_guesses_that_find_no_cells_are_done_without() -> None:
 def test_a_step_that_has_guesses_takes_no_longer_than_its_bound() -> None:
     bench = Stepping(Observed(answer=TEXT), drafting=guessing({1: 1.0, 4: 1.1, 8: 1.2, 16: 2.5}))
     bench.scheduler.budget = 1.3
-    bench.scheduler.costs.decode_seconds = {1: 0.5}
+    bench.scheduler.costs.rows = RowCosts({1: 0.5})
     bench.loop.submit(job("1", TEXT, max_tokens=100))
     bench.run()
     assert max(step.num_tokens for step, _ in bench.steps if step.is_decode) == 8

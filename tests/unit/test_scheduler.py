@@ -7,8 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.engine.costs import CostModel
-from workers.engine.scheduler import AGEING, GAP_BUDGETS, MIN_PREFILL_TOKENS, ROWS, Scheduler, Step
+from workers.engine.row_costs import RowCosts
+from workers.engine.scheduler import AGEING, MIN_PREFILL_TOKENS, ROWS, Scheduler, Step
 from workers.engine.sequence import Sequence
+
+GAP_BUDGETS = 2.0
+"""Between two tokens of a stream, as it is promised."""
 
 
 class Simulation:
@@ -16,7 +20,7 @@ class Simulation:
 
     def __init__(self, prefill: float, decode: float, budget: float = 0.25, num_outputs: int = 32) -> None:
         self.prefill, self.decode = prefill, decode
-        costs = CostModel(prefill + decode / 64, {1: decode}, prefill)
+        costs = CostModel(prefill + decode / 64, RowCosts({1: decode}), prefill)
         self.scheduler = Scheduler(budget=budget, max_batch_tokens=512, max_batch_outputs=num_outputs, costs=costs)
         self.now = 0.0
         self.steps: list[tuple[Step, float, float]] = []
@@ -188,7 +192,8 @@ def test_a_prompt_ends_beside_as_many_streams_as_a_batch_has_outputs() -> None:
 
 def test_chunks_become_smaller_behind_a_long_context() -> None:
     """The prompt's steps stay within their bound although each token costs more than the one before it."""
-    scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=32, costs=CostModel(0.004, {1: 0.02}))
+    costs = CostModel(0.004, RowCosts({1: 0.02}))
+    scheduler = Scheduler(budget=0.25, max_batch_tokens=512, max_batch_outputs=32, costs=costs)
     sequence = Sequence("a", list(range(6000)), 6000, 1, 0.0, slot=0)
     scheduler.add(sequence)
     taken = []

@@ -10,6 +10,7 @@ from workers.engine.active import ActiveJob, Place
 from workers.engine.costs import CostModel
 from workers.engine.events import Job
 from workers.engine.preemption import batch_reserve, next_up, victim_of
+from workers.engine.row_costs import RowCosts
 from workers.engine.seating import Seating
 from workers.engine.slots import Slots
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
@@ -311,6 +312,6 @@ def test_a_snapshot_counts_what_is_there() -> None:
     hall = Hall(num_slots=1)
     hall.seat(waiting("1", "hello"))
     hall.seat(waiting("2"))
-    found = hall.seating.snapshot(1, CostModel(0.01, {1: 0.05}))
+    found = hall.seating.snapshot(1, CostModel(0.01, RowCosts({1: 0.05})))
     assert (found.num_active, found.num_waiting, found.num_cells_used, found.resident) == (1, 1, 15, {})
     assert (found.prefill_tokens_per_second, found.decode_tokens_per_second) == (100.0, 20.0)

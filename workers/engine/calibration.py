@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from workers.engine.costs import CostModel
 from workers.engine.protocol import Engine, Span
+from workers.engine.row_costs import RowCosts
 from workers.engine.scheduler import MIN_PREFILL_TOKENS
 from workers.engine.threads import StepThreads
 from workers.kv.checks import StateLayout
 
 WARM_UP_TOKENS = 64
+MORE_ROWS = (4, 8)
+"""Of decode steps that are measured where guesses may fill them; all others are learnt as they come."""
 THREADS_SECONDS = {True: 0.3, False: 0.6}
 """For each number of threads that is tried at the start, with prefill steps and with decode steps."""
 
@@ -30,12 +33,15 @@ class Calibration:
     window: int = 0
     window_bytes_per_token: int = 0
     checkpoint_begin_bytes: int = 0
+    row_seconds: Mapping[int, float] = field(default_factory=dict)
+    """What a decode step with more rows than one takes, by their number."""
 
     def costs(self) -> CostModel:
         """A cost model that begins with what was measured."""
         if self.prefill_seconds_per_token is None or self.decode_seconds is None:
             return CostModel()
-        return CostModel.measured(self.prefill_seconds_per_token, WARM_UP_TOKENS, self.decode_seconds)
+        rows = RowCosts({1: self.decode_seconds, **self.row_seconds})
+        return CostModel.measured(self.prefill_seconds_per_token, WARM_UP_TOKENS, rows)
 
     def layout(self, fingerprint: str) -> StateLayout:
         """What states are like, where `fingerprint` is of the model file and of all else that decides it."""
@@ -62,8 +68,7 @@ def decode_steps(engine: Engine, clock: Callable[[], float]) -> Iterator[tuple[f
     """Decode steps of one sequence without end: the seconds of each, and the row of its logits. Raises EngineError."""
     begin = min(MIN_PREFILL_TOKENS, engine.max_sequence_tokens // 2)
     while True:  # a small context is full before the time is over
-        engine.truncate(0, 0)
-        engine.decode([Span(0, 0, _prompt(begin), begin - 1)])
+        _compute_chunk(engine, begin)
         for at in range(begin, engine.max_sequence_tokens):
             started = clock()
             ((row,),) = engine.decode([Span(0, at, (1,), at)])
@@ -118,22 +123,44 @@ def _compute_chunk(engine: Engine, num_tokens: int) -> None:
     engine.decode([Span(0, 0, _prompt(num_tokens), num_tokens - 1)])
 
 
+def measure_rows(
+    engine: Engine, rows: Iterable[int] = MORE_ROWS, clock: Callable[[], float] = time.perf_counter
+) -> dict[int, float]:
+    """Seconds of a decode step by number of rows, the quicker of two, behind a short prompt. Raises EngineError."""
+    begin = min(MIN_PREFILL_TOKENS, engine.max_sequence_tokens // 2)
+    seconds: dict[int, float] = {}
+    for num_rows in rows:
+        taken = []
+        for _ in range(2):
+            _compute_chunk(engine, begin)
+            started = clock()
+            engine.decode([Span(0, begin, (1,) * num_rows, begin)])
+            taken.append(max(clock() - started, 1e-6))
+        seconds[num_rows] = min(taken)
+    engine.truncate(0, 0)
+    return seconds
+
+
 def _checkpoint_bytes(engine: Engine) -> int:
     return 0 if engine.can_remove_part else engine.checkpoint_bytes(0)
 
 
 def calibrate(
-    engine: Engine, clock: Callable[[], float] = time.perf_counter, threads: StepThreads | None = None
+    engine: Engine,
+    clock: Callable[[], float] = time.perf_counter,
+    threads: StepThreads | None = None,
+    *,
+    guesses: bool = False,
 ) -> Calibration:
     """Takes a prefill and a decode step twice: the first time pays for the memory's first touch. Each with the threads
-    of its kind, where `threads` says how many. Raises EngineError."""
+    of its kind, where `threads` says how many. With `guesses` it takes decode steps of more rows, too, where what was
+    guessed can be taken back. Raises EngineError."""
     num_tokens = _chunk_tokens(engine)
     for _ in range(2):
-        engine.truncate(0, 0)
         if threads is not None:
             engine.num_threads = threads.prefill.next
         started = clock()
-        engine.decode([Span(0, 0, _prompt(num_tokens), num_tokens - 1)])
+        _compute_chunk(engine, num_tokens)
         middle = clock()
         first, checkpoint = engine.state_bytes(0), _checkpoint_bytes(engine)
         if threads is not None:
@@ -152,4 +179,5 @@ def calibrate(
             checkpoint - each_in_window * num_tokens,
         )
     engine.truncate(0, 0)
-    return found
+    has_more = guesses and engine.can_remove_part
+    return replace(found, row_seconds=measure_rows(engine, clock=clock)) if has_more else found

@@ -15,6 +15,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from workers.engine.row_costs import RowCosts
+
 _SMOOTHING = 0.3
 _LEAST_SHARE = 0.25
 """Of what a token costs with its share of the reading: so much is its own at least."""
@@ -28,8 +30,8 @@ class CostModel:
 
     prefill_seconds_per_token: float = 0.005
     """Of a prompt's token, its share of the reading and its context too, as steps took: how quick we are."""
-    decode_seconds: dict[int, float] = field(default_factory=lambda: {1: 0.05})
-    """By the number of rows in the step: a token of each sequence, and guesses at its next ones."""
+    rows: RowCosts = field(default_factory=lambda: RowCosts({1: 0.05}))
+    """Of decode steps: a row is a token of a sequence, or a guess at one of its next."""
     token_seconds: float = 0.0
     """Of a prompt's token, without reading and context; 0 stands for all of the first."""
     context_seconds: float = 0.0
@@ -39,10 +41,10 @@ class CostModel:
         self.token_seconds = self.token_seconds or self.prefill_seconds_per_token
 
     @classmethod
-    def measured(cls, prefill_seconds_per_token: float, num_tokens: int, decode_seconds: float) -> CostModel:
-        """Of a step of so many tokens and no context, and of one with one sequence."""
-        own = max(prefill_seconds_per_token - decode_seconds / num_tokens, _LEAST_SHARE * prefill_seconds_per_token)
-        return cls(prefill_seconds_per_token, {1: decode_seconds}, own)
+    def measured(cls, prefill_seconds_per_token: float, num_tokens: int, rows: RowCosts) -> CostModel:
+        """Of a step of so many tokens and no context, and of decode steps."""
+        own = prefill_seconds_per_token - rows.seconds(1) / num_tokens
+        return cls(prefill_seconds_per_token, rows, max(own, _LEAST_SHARE * prefill_seconds_per_token))
 
     def prefill(self, num_tokens: int, context: int = 0) -> float:
         """Seconds that so many tokens of a prompt add to a step, where `context` tokens are before the first."""
@@ -58,28 +60,15 @@ class CostModel:
         return int(2 * seconds / (first + math.sqrt(first * first + 2 * self.context_seconds * seconds)))
 
     def decode(self, num_sequences: int) -> float:
-        """Seconds: measured where they were; else of the nearest batch, and of more streams than that has, each as much
-        as two tokens of a prompt, whose logits nobody wants."""
-        if num_sequences <= 0:
-            return 0.0
-        nearest = self._nearest(num_sequences)
-        more = max(0, num_sequences - nearest)
-        known = self.decode_seconds[nearest]
-        return known + more * min(LOGITS * self.token_seconds, known / nearest)
-
-    def _nearest(self, num_sequences: int) -> int:
-        return min(self.decode_seconds, key=lambda n: (abs(n - num_sequences), n))
-
-    def observe_decode(self, num_sequences: int, seconds: float) -> None:
-        """Learns from a step of nothing else that took so long."""
-        known = self.decode_seconds.get(num_sequences, seconds)
-        self.decode_seconds[num_sequences] = known + _SMOOTHING * (seconds - known)
+        """Seconds of a step with a row of each; a stream more than was measured costs two tokens of a prompt, whose
+        logits nobody wants, at most."""
+        return self.rows.seconds(num_sequences, LOGITS * self.token_seconds) if num_sequences > 0 else 0.0
 
     def observe_prefill(self, num_tokens: int, context: float, num_sequences: int, seconds: float) -> None:
         """Learns from a step with so many tokens of prompts, their mean context, and so many streams: a step of
         normalised least mean squares (Widrow and Hoff 1960) towards what it took."""
         # Of more streams than were measured nothing is guessed: a prompt had better seem dearer than cheaper.
-        read, streams = self.decode(1), self.decode_seconds[self._nearest(max(1, num_sequences))]
+        read, streams = self.decode(1), self.rows.known(max(1, num_sequences))
         own = max(seconds - streams, 0.0) / num_tokens
         error = own - self.token_seconds - self.context_seconds * context
         # The context in thousands, so that it weighs as much as the token itself where there is much of it.

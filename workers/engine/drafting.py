@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from workers.engine.ngrams import Ngrams, following
 from workers.engine.protocol import Engine
-from workers.engine.row_costs import RowCosts, measure_rows
+from workers.engine.row_costs import RowCosts
 from workers.engine.scheduler import Step
 from workers.engine.sequence import Sequence
 
@@ -100,7 +100,8 @@ class Drafting:
     """Lengthens decode steps by guesses, and learns from what came of them. Belongs to the engine's thread."""
 
     def __init__(self, costs: RowCosts | None, max_rows: int) -> None:
-        """At most `max_rows` rows a step. Without `costs` nothing is guessed."""
+        """At most `max_rows` rows a step. `costs` are the scheduler's, which learns them; without them nothing is
+        guessed."""
         self._costs = costs
         self._max_rows = max_rows
         self._drafters: dict[str, _Drafter] = {}
@@ -115,11 +116,10 @@ class Drafting:
         return self._costs is not None
 
     @classmethod
-    def of(cls, engine: Engine, *, is_wanted: bool) -> Drafting:
-        """One for the engine, whose steps are measured for it. It guesses nothing where that is not wanted, or where a
-        wrong guess could not be taken back. Raises EngineError."""
-        is_on = is_wanted and engine.can_remove_part
-        return cls(RowCosts(measure_rows(engine)) if is_on else None, engine.max_batch_outputs)
+    def of(cls, engine: Engine, costs: RowCosts, *, is_wanted: bool) -> Drafting:
+        """One for the engine, whose steps cost that. It guesses nothing where that is not wanted, or where a wrong
+        guess could not be taken back."""
+        return cls(costs if is_wanted and engine.can_remove_part else None, engine.max_batch_outputs)
 
     def fill(self, step: Step, seconds: float) -> Step:
         """The step with as many guesses as pay and as let it take no longer than `seconds`, by what is predicted."""
@@ -170,11 +170,6 @@ class Drafting:
                 sequence.num_accepted += num_right
                 self.num_drafted += num_drafted
                 self.num_accepted += num_right
-
-    def observe(self, step: Step, seconds: float) -> None:
-        """Learns from what a step took."""
-        if self._costs is not None and step.is_decode:
-            self._costs.observe(step.num_tokens, seconds)
 
     def forget(self, sequence: Sequence) -> None:
         """It is over."""

@@ -256,7 +256,6 @@ class EngineLoop:
         self._drafting.note(step)
         now = self._clock()
         self._scheduler.observe(step, now - started)
-        self._drafting.observe(step, now - started)
         self._accounts.note(step, now - started, now, self._running)
         for active, ending in endings:
             self._end(active, ending)

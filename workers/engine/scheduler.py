@@ -24,7 +24,6 @@ from workers.engine.protocol import Span
 from workers.engine.sequence import Sequence
 
 MIN_PREFILL_TOKENS = 16
-GAP_BUDGETS = 2.0
 AGEING = 0.25
 SAFETY = 0.9
 ROWS = 4
@@ -185,7 +184,7 @@ class Scheduler:
     def observe(self, step: Step, seconds: float) -> None:
         """Learns from what a step took, once the next tokens of its sequences are known."""
         if step.is_decode:
-            self.costs.observe_decode(step.num_tokens, seconds)
+            self.costs.rows.observe(step.num_tokens, seconds)
         elif (num_tokens := step.num_prefill_tokens) >= self._min_prefill_tokens:
             # The rest of a prompt says little about a whole chunk.
             before = sum(

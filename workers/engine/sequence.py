@@ -47,11 +47,6 @@ class Sequence:
         return len(self.tokens) - self.num_computed
 
     @property
-    def is_scored(self) -> bool:
-        """Whether it is computed for the log-probabilities of what it says, and nobody reads it as it comes."""
-        return self.first_output < self.num_prompt_tokens - 1
-
-    @property
     def is_decoding(self) -> bool:
         """One token behind, past the prompt: what a decode step takes."""
         return self.num_remaining == 1 and len(self.tokens) > self.num_prompt_tokens
