@@ -65,13 +65,20 @@ class GrammarChecker:
     async def _tried(self, request: bytes, field: str, client: str) -> dict[str, Any]:
         key = digest(request)
         self._refusals.check(key)
-        async with self._starting:  # one thread that waits for it, whoever else does; the engine must not have to
-            await asyncio.to_thread(self._process.start)
-        if key not in self._grammars:
-            async with self._place_of(client, field):
-                await self._try(key, request, field)
+        if known := self._grammars.get(key):
+            self._grammars.move_to_end(key)
+            await self._start()
+            return known
+        async with self._place_of(client, field):  # those that wait for the child to start are counted too
+            await self._start()
+            await self._try(key, request, field)
         self._grammars.move_to_end(key)
         return self._grammars[key]
+
+    async def _start(self) -> None:
+        """Sees to it that the child runs, also for a grammar that is known: the engine must not wait for it."""
+        async with self._starting:  # one thread that waits for it, whoever else does
+            await asyncio.to_thread(self._process.start)
 
     async def _try(self, key: str, request: bytes, field: str) -> None:
         if key in self._grammars:
