@@ -22,6 +22,7 @@ from broker.permissions import ROLES, permissions
 
 OPERATOR = "operator"
 WORKER = "worker"
+BOARD = "board"
 LOCAL = "local"
 SIDECAR = "sidecar"
 GATEWAY = "gateway"
@@ -29,6 +30,7 @@ REAPER = "reaper"
 DEFAULTS = (
     (OPERATOR, "operator"),
     (WORKER, "worker"),
+    (BOARD, "board"),
     (SIDECAR, "sidecar"),
     (GATEWAY, "gateway"),
     (LOCAL, "producer"),

@@ -15,7 +15,7 @@ import msgspec
 import nats.errors
 from msgspec import Struct, field
 
-from broker.errors import ServerError
+from broker.errors import NotReady, ServerError
 from broker.wire import Messages, Wire
 
 NANOSECONDS = 1_000_000_000
@@ -31,6 +31,8 @@ WRONG_LAST_SEQUENCE = (10071, 10164)
 NOT_TAKEN = 10077
 """The stream is full, or has one of this subject and takes no second."""
 TOO_LARGE = (10054, 10097)
+NO_RESPONDERS = 503
+"""The status where nobody takes a request: no stream of that name answers."""
 NOT_FOUND = 404
 """Of the API's answers the `code`, and of a direct get's the status."""
 END_OF_BATCH = 204
@@ -41,6 +43,11 @@ MESSAGE_ID = "Nats-Msg-Id"
 """By which the server knows a message that it has stored lately."""
 LAST_SUBJECT_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
 """A fence: the message is stored if this is still the sequence of its subject's last one."""
+MESSAGE_TTL = "Nats-TTL"
+"""After so many whole seconds the server forgets the message, where its stream allows that."""
+KV_OPERATION = "KV-Operation"
+"""Of a bucket's message that is no value but takes one back (ADR-8)."""
+KV_DELETED = "DEL"
 STREAM = "Nats-Stream"
 SEQUENCE = "Nats-Sequence"
 SUBJECT = "Nats-Subject"
@@ -326,7 +333,7 @@ async def read_stored(
     nc: Wire, stream: str, subject: str, limit: int | None = None, first: int = 1
 ) -> list[StoredMessage]:
     """All messages of a subject or filter, in order, from the sequence `first` on, up to `limit`. Not a producer's
-    right; raises ServerError."""
+    right; raises ServerError, NotReady where there is no such stream."""
     inbox = nc.new_inbox()
     subscription = await nc.subscribe(inbox)
     found: list[StoredMessage] = []
@@ -336,7 +343,7 @@ async def read_stored(
             request = {"seq": found[-1].sequence + 1 if found else first, "next_by_subj": subject, "batch": size}
             await nc.publish(f"{API}.{DIRECT_GET}.{stream}", json.dumps(request).encode(), reply=inbox)
             num_before = len(found)
-            while (status := await _next_of_batch(subscription, found)) is None:
+            while (status := await _next_of_batch(subscription, found, stream)) is None:
                 pass
             if status == NOT_FOUND or len(found) - num_before < size:
                 break
@@ -348,7 +355,7 @@ async def read_stored(
             await subscription.unsubscribe()
 
 
-async def _next_of_batch(subscription: Messages, found: list[StoredMessage]) -> int | None:
+async def _next_of_batch(subscription: Messages, found: list[StoredMessage], stream: str) -> int | None:
     """Appends the next message of a batched direct get; the status that ends the batch, or None."""
     message = await subscription.next_msg(timeout=GET_SECONDS)
     headers = dict(message.headers or {})
@@ -359,4 +366,6 @@ async def _next_of_batch(subscription: Messages, found: list[StoredMessage]) -> 
     for known in (NOT_FOUND, END_OF_BATCH):
         if status == str(known):
             return known
+    if status == str(NO_RESPONDERS):
+        raise NotReady(f"stream {stream}")
     raise ServerError(f"direct get: {status} {headers.get('Description')}")

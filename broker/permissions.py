@@ -24,9 +24,11 @@ from broker.jetstream import (
     api_subject,
 )
 from broker.priorities import PRIORITIES
-from broker.subjects import ENDS, REPLIES, TELEMETRY, WRITER
+from broker.subjects import ENDS, KV_PLACEMENT, REPLIES, TELEMETRY, WRITER
 
 _DISCOVERY = ("$SRV.PING.>", "$SRV.INFO.>", "$SRV.STATS.>", "$SRV.PING", "$SRV.INFO", "$SRV.STATS")
+_PLACEMENT = api_subject(DIRECT_GET, KV_PLACEMENT)
+"""To read which models are where."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,16 @@ def _worker(user: str) -> Rights:
     )
 
 
+def _board(user: str) -> Rights:
+    """A worker, as it starts workers, that also says what it has and claims what it loads; orders are operators'."""
+    worker = _worker(user)
+    return Rights(
+        publish=(*worker.publish, "$KV.PLACEMENT.board.*", "$KV.PLACEMENT.claim.*.*"),
+        subscribe=(*worker.subscribe, "placement.>"),
+        may_answer=worker.may_answer,
+    )
+
+
 def _producer(user: str) -> Rights:
     return Rights(
         publish=(
@@ -72,6 +84,7 @@ def _producer(user: str) -> Rights:
             f"run.{user}",
             api_subject(DIRECT_GET, REPLIES, f"reply.{user}.*"),
             api_subject(DIRECT_GET, ENDS, f"end.{user}.*"),
+            _PLACEMENT,
             api_subject(STREAM_NAMES),
             api_subject(CONSUMER_INFO, "*", "*"),
             *_DISCOVERY,
@@ -91,6 +104,7 @@ def _gateway(user: str) -> Rights:
             api_subject(DIRECT_GET, REPLIES, "reply.>"),
             api_subject(DIRECT_GET, ENDS, "end.>"),
             api_subject(DIRECT_GET, "*", "turn.>"),
+            _PLACEMENT,
             api_subject(STREAM_NAMES),
             api_subject(CONSUMER_INFO, "*", "*"),
             *_DISCOVERY,
@@ -125,6 +139,7 @@ def _sidecar(user: str) -> Rights:
             acks(TELEMETRY, WRITER),
             api_subject(ACCOUNT_INFO),
             api_subject(STREAM_NAMES),
+            _PLACEMENT,
             api_subject(STREAM_INFO, "*"),
             api_subject(CONSUMER_INFO, "*", "*"),
             *_DISCOVERY,
@@ -135,6 +150,7 @@ def _sidecar(user: str) -> Rights:
 
 _RIGHTS: dict[str, Callable[[str], Rights]] = {
     "worker": _worker,
+    "board": _board,
     "producer": _producer,
     "sidecar": _sidecar,
     "gateway": _gateway,

@@ -17,6 +17,8 @@ DEAD = "DEAD"
 TELEMETRY = "TELEMETRY"
 KV_HELD = "KV_HELD"
 """The bucket HELD, as the server stores it (ADR-8)."""
+KV_PLACEMENT = "KV_PLACEMENT"
+"""The bucket PLACEMENT, likewise."""
 WRITER = "writer"
 """The one consumer of TELEMETRY, which all sidecars share."""
 ALL_TURNS = "turn.>"
@@ -28,6 +30,9 @@ ALL_REPLAYS = "replay.>"
 ALL_DEAD = "dead.>"
 ALL_TELEMETRY = "telemetry.>"
 ALL_HELD = "$KV.HELD.>"
+ALL_PLACEMENT = "$KV.PLACEMENT.>"
+ALL_PLACED = "placement.>"
+"""Where the server republishes what the bucket PLACEMENT takes, under the same names."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -197,6 +202,28 @@ def node(node: str) -> str:
 def held(model: str, client: str, conversation: str) -> str:
     """The directory's entry on a conversation: which worker has its state."""
     return f"$KV.HELD.{token(model, 'model')}.{token(client, 'client')}.{token(conversation, 'conversation')}"
+
+
+def placed_board(board: str) -> str:
+    """The bucket's entry on a board: its state."""
+    return f"$KV.PLACEMENT.board.{token(board, 'board')}"
+
+
+def placed_claim(model: str, copy: int) -> str:
+    """The bucket's entry on a copy of a model: which board has it, or is about to. Copies count from 0."""
+    return f"$KV.PLACEMENT.claim.{token(model, 'model')}.{token(str(copy), 'copy')}"
+
+
+def placed_order(model: str, board: str | None = None) -> str:
+    """The bucket's entry on what operators want of a model, on one board or, without one, on all."""
+    order = f"$KV.PLACEMENT.order.{token(model, 'model')}"
+    return order if board is None else f"{order}.{token(board, 'board')}"
+
+
+def placed_kind(subject: str) -> str:
+    """`board`, `claim` or `order`: what an entry of the bucket is; empty for none of its subjects."""
+    tokens = subject.split(".")
+    return tokens[2] if len(tokens) > 3 else ""
 
 
 def kv(worker: str) -> str:

@@ -131,6 +131,26 @@ def _directory(limits: Limits) -> dict[str, Any]:
     )
 
 
+def _placement() -> dict[str, Any]:
+    """A bucket too. Its entries last as long as whoever writes them says (`Nats-TTL`), orders until others are given."""
+    return _stream(
+        subjects.KV_PLACEMENT,
+        subjects.ALL_PLACEMENT,
+        16 * 1024 * 1024,
+        # A full one must not forget an order; what boards say makes room within seconds, as it expires.
+        discard="new",
+        max_msgs_per_subject=1,
+        max_msg_size=64 * 1024,
+        allow_msg_ttl=True,
+        allow_rollup_hdrs=True,
+        deny_delete=True,
+        # Boards write every two seconds: no disk waits for that, nor is worn by it.
+        persist_mode="async",
+        # As stored: a claim that was refused is heard of by nobody.
+        republish={"src": subjects.ALL_PLACEMENT, "dest": subjects.ALL_PLACED},
+    )
+
+
 def streams(models: Iterable[str], limits: Limits = Limits()) -> list[dict[str, Any]]:
     """The configuration of every stream."""
     return [
@@ -141,6 +161,7 @@ def streams(models: Iterable[str], limits: Limits = Limits()) -> list[dict[str, 
         _dead(limits),
         _telemetry(limits),
         _directory(limits),
+        _placement(),
     ]
 
 

@@ -35,7 +35,7 @@ class UserOptions(CommonSettings, frozen=True, kw_only=True):
 
     name: Annotated[str, Argument("also the client's name on the wire", is_positional=True)]
     role: Annotated[
-        Literal["producer", "worker", "sidecar", "gateway", "operator"], Argument("what the account may do")
+        Literal["producer", "worker", "board", "sidecar", "gateway", "operator"], Argument("what the account may do")
     ] = "producer"
 
 

@@ -1,0 +1,266 @@
+"""Which models are where: the NATS KV bucket PLACEMENT. Boards say in it what they have and could have, and claim what
+they load; operators say what they want.
+
+What a board says expires with it: the server forgets an entry that was not written again in time, by its own clock. A
+server without the bucket, which an older release has set up, is one without boards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import nats.errors
+from nats.aio.client import Client as NatsConnection
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from broker import codec, jetstream, publishing, subjects
+from broker.errors import InvalidMessage, NotReady, NotStored, ServerError
+from broker.messages.boards import BoardState, Claim, Order
+
+SAY_SECONDS = 2.0
+"""How often a board says how it is, at the least."""
+BOARD_SECONDS = 10
+"""How long that holds."""
+RENEW_SECONDS = 3.0
+"""How often a claim is renewed."""
+CLAIM_SECONDS = 10
+"""How long it holds without."""
+TELL_SECONDS = 2.0
+"""For the server to take an entry."""
+READ_SECONDS = 1.0
+"""To read all. A server that does not let us ask does not answer."""
+
+Value = BoardState | Claim | Order
+_KINDS: dict[str, type[Value]] = {"board": BoardState, "claim": Claim, "order": Order}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What the bucket holds."""
+
+    boards: tuple[BoardState, ...] = ()
+    """By their names."""
+    claims: Mapping[tuple[str, int], Claim] = field(default_factory=dict)
+    """By model and copy."""
+    orders: Mapping[tuple[str, str | None], Order] = field(default_factory=dict)
+    """By model and board, None for all boards."""
+
+    def orders_for(self, model: str, board: str) -> list[Order]:
+        """What operators want of a model on a board: first what is said of all boards, then of this one."""
+        found = (self.orders.get((model, where)) for where in (None, board))
+        return [order for order in found if order is not None]
+
+    def pin(self, model: str, board: str) -> str | None:
+        """ALWAYS, NEVER or None: what is said of this board, else of all."""
+        return next((order.pin for order in reversed(self.orders_for(model, board)) if order.pin is not None), None)
+
+
+async def announce(nc: NatsConnection, state: BoardState) -> None:
+    """Says how a board is, for the next BOARD_SECONDS. Raises PublishError."""
+    await _put(nc, subjects.placed_board(state.board), codec.encode(state), seconds=BOARD_SECONDS)
+
+
+async def withdraw(nc: NatsConnection, board: str) -> None:
+    """Says that a board is no more, so that nobody waits until its word expires. Raises PublishError."""
+    await _put(nc, subjects.placed_board(board), b"", seconds=BOARD_SECONDS)
+
+
+async def claim(nc: NatsConnection, wanted: Claim) -> bool:
+    """Takes a copy of a model for a board, or renews what the board has of it, for the next CLAIM_SECONDS; False where
+    another board has it. Of boards that try at once one gets it. Raises ServerError and PublishError."""
+    subject = subjects.placed_claim(wanted.model, wanted.copy)
+    stored = await jetstream.last_stored(nc, subjects.KV_PLACEMENT, subject)
+    if stored is not None and stored.payload:
+        known = _value(subject, stored.payload, stored.headers)
+        if not isinstance(known, Claim) or known.board != wanted.board:
+            return False  # what is not understood is a later release's claim
+    last = 0 if stored is None else stored.sequence
+    return await _put(nc, subject, codec.encode(wanted), seconds=CLAIM_SECONDS, last=last)
+
+
+async def release(nc: NatsConnection, held: Claim) -> None:
+    """Lets go of a copy, if the board still has it. Raises ServerError and PublishError."""
+    subject = subjects.placed_claim(held.model, held.copy)
+    stored = await jetstream.last_stored(nc, subjects.KV_PLACEMENT, subject)
+    if stored is not None and _value(subject, stored.payload, stored.headers) == held:
+        await _put(nc, subject, b"", seconds=CLAIM_SECONDS, last=stored.sequence)
+
+
+async def order(nc: NatsConnection, given: Order) -> None:
+    """Says what an operator wants of a model, until something else is said of it; an operator's right. Raises
+    PublishError."""
+    await _put(nc, subjects.placed_order(given.model, given.board), codec.encode(given))
+
+
+async def read(nc: NatsConnection) -> Placement:
+    """What the bucket holds now; nothing where there is no bucket. Raises ServerError, after READ_SECONDS where the
+    server does not let us ask."""
+    try:
+        return _placement(value for _, value in await _read(nc))
+    except NotReady:
+        return Placement()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    sequence: int
+    value: Value | None
+    """None where it was taken back, or is not understood."""
+    heard_at: float
+    """By the monotonic clock."""
+
+    def holds(self, now: float) -> bool:
+        seconds = {BoardState: BOARD_SECONDS, Claim: CLAIM_SECONDS}.get(type(self.value))
+        return seconds is None or now - self.heard_at < seconds
+
+
+class Watch:
+    """What the bucket holds, kept up by what the server tells of it. Enter it; a board's right."""
+
+    def __init__(self, nc: NatsConnection) -> None:
+        self._nc = nc
+        self._entries: dict[str, _Entry] = {}
+        """By subject."""
+        self._heard: Subscription | None = None
+        self._change = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._heard = await self._nc.subscribe(subjects.ALL_PLACED, cb=self._on_change)
+        try:
+            # Heard from here on: what is read next may not be older.
+            await self._nc.flush()
+            await self.refresh()
+        except (ServerError, nats.errors.Error, TimeoutError) as error:
+            log.info("placement not read error=%s", error)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._heard is not None:
+            with contextlib.suppress(nats.errors.Error):
+                await self._heard.unsubscribe()
+
+    async def refresh(self) -> None:
+        """Reads all again: who was away from the server, or dropped messages, has missed what was said meanwhile. To be
+        called every few seconds. Raises ServerError, and forgets nothing then."""
+        asked_at = time.perf_counter()
+        stored = await _read(self._nc)
+        there = {message.subject: message.sequence for message, _ in stored}
+        for subject, known in list(self._entries.items()):
+            if known.heard_at < asked_at and known.sequence != there.get(subject):
+                self._forget(subject)  # gone, or of a bucket that has been made anew since
+        for message, value in stored:
+            self._take(message.subject, message.sequence, value)
+
+    def placement(self) -> Placement:
+        """What holds now. An entry that was not written again is gone in time, also while the server is away."""
+        now = time.perf_counter()
+        return _placement(one.value for one in self._entries.values() if one.value is not None and one.holds(now))
+
+    async def changed(self, seconds: float) -> bool:
+        """Comes back when something was written since it came back last, or after so many seconds: False."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._change.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._change.clear()
+        return True
+
+    async def _on_change(self, message: Msg) -> None:
+        headers = dict(message.headers or {})
+        try:
+            subject, sequence = headers[jetstream.SUBJECT], int(headers[jetstream.SEQUENCE])
+        except (LookupError, ValueError):
+            return  # not the server's word
+        self._take(subject, sequence, _value(subject, message.data, headers))
+
+    def _take(self, subject: str, sequence: int, value: Value | None) -> None:
+        known = self._entries.get(subject)
+        if known is None or known.sequence < sequence:
+            self._entries[subject] = _Entry(sequence, value, time.perf_counter())
+            self._change.set()
+
+    def _forget(self, subject: str) -> None:
+        del self._entries[subject]
+        self._change.set()
+
+
+async def _put(
+    nc: NatsConnection, subject: str, payload: bytes, *, seconds: int | None = None, last: int | None = None
+) -> bool:
+    """Writes an entry, an empty one to take it back; False where `last` is not the sequence of its last message."""
+    headers = {} if payload else {jetstream.KV_OPERATION: jetstream.KV_DELETED}
+    if seconds is not None:
+        headers[jetstream.MESSAGE_TTL] = str(seconds)
+    if last is not None:
+        headers[jetstream.LAST_SUBJECT_SEQUENCE] = str(last)
+    try:
+        await publishing.publish(nc, subject, payload, headers=headers, timeout=TELL_SECONDS)
+    except NotStored as error:
+        if last is None or error.code not in jetstream.WRONG_LAST_SEQUENCE:
+            raise
+        return False
+    return True
+
+
+async def _read(nc: NatsConnection) -> list[tuple[jetstream.StoredMessage, Value | None]]:
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            stored = await jetstream.read_stored(nc, subjects.KV_PLACEMENT, subjects.ALL_PLACEMENT)
+    except TimeoutError:
+        raise ServerError(f"{subjects.KV_PLACEMENT}: not read within {READ_SECONDS:g} s") from None
+    return [(one, _value(one.subject, one.payload, one.headers)) for one in stored]
+
+
+def _value(subject: str, payload: bytes, headers: Mapping[str, str]) -> Value | None:
+    """What an entry says; None where it was taken back, or is not understood, or is not its subject's."""
+    kind = _KINDS.get(subjects.placed_kind(subject))
+    if not payload or kind is None:
+        return None
+    try:
+        value = codec.decode(payload, kind, headers)
+    except InvalidMessage as error:
+        log.warning("placement not understood subject=%r error=%s", subject[:200], error)
+        return None
+    if _subject(value) != subject:
+        log.warning("placement of another subject=%r", subject[:200])
+        return None
+    return value
+
+
+def _subject(value: Value) -> str:
+    match value:
+        case BoardState():
+            return subjects.placed_board(value.board)
+        case Claim():
+            return subjects.placed_claim(value.model, value.copy)
+        case Order():
+            return subjects.placed_order(value.model, value.board)
+
+
+def _placement(values: Iterable[Value | None]) -> Placement:
+    boards: list[BoardState] = []
+    claims: dict[tuple[str, int], Claim] = {}
+    orders: dict[tuple[str, str | None], Order] = {}
+    for value in values:
+        match value:
+            case BoardState():
+                boards.append(value)
+            case Claim():
+                claims[value.model, value.copy] = value
+            case Order():
+                orders[value.model, value.board] = value
+    return Placement(tuple(sorted(boards, key=lambda one: one.board)), claims, orders)
