@@ -1,0 +1,332 @@
+"""Which models a board should have: decided by every board for itself, by what all of them can see. No I/O, no clock.
+
+The boards are shared out among the models that wait, the most urgent first. That is a function of the view alone, so
+boards that see the same decide the same, and each does its own part of it; where two see differently, claims decide.
+docs/placement.md has the rules in words, and what they come to beside other servers' rules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.messages.boards import ALWAYS, AVAILABLE, BROKEN, DRAINING, LOADING, NEVER, SERVING, ModelOnBoard
+from workers.boards.view import Rules, Step, View, Waiting
+
+__all__ = ["DEFAULT_RULES", "Rules", "Step", "View", "Waiting", "all_steps", "next_step"]
+
+DEFAULT_RULES = Rules()
+
+
+def next_step(view: View, board: str, rules: Rules = DEFAULT_RULES) -> Step:
+    """What this board should do now. A board that is loading or draining is left to finish that first."""
+    return _Placing(view, rules, board).steps().get(board, Step())
+
+
+def all_steps(view: View, rules: Rules = DEFAULT_RULES) -> dict[str, Step]:
+    """By board, what those should do that have anything to do."""
+    return _Placing(view, rules, None).steps()
+
+
+@dataclass(frozen=True)
+class _Need:
+    """A model that should be loaded once more."""
+
+    model: str
+    num_copies: int
+    """There are, or are coming."""
+    num_turns: float
+    """Each by its weight, that wait for this copy."""
+    late_seconds: float
+    """Since its load should have begun; negative before."""
+    why: str
+
+    @property
+    def is_demanded(self) -> bool:
+        return self.num_turns > 0
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A board that can take a model, and which models would have to go."""
+
+    board: str
+    victims: tuple[ModelOnBoard, ...]
+    rank: tuple[float, ...]
+    """The least is the best one."""
+
+
+class _Placing:
+    """One view's decision."""
+
+    def __init__(self, view: View, rules: Rules, own: str | None) -> None:
+        self._now, self._rules, self._waiting = view.now, rules, view.waiting
+        fresh = [one for one in view.boards if one.board == own or view.now - one.sent_at <= rules.stale_seconds]
+        self._boards = {one.board: one for one in sorted(fresh, key=lambda one: one.board)}
+        self._on = {name: {one.model: one for one in state.models} for name, state in self._boards.items()}
+        self._copies: dict[str, set[str]] = {}
+        """Where each model serves, loads or is about to: not where it is leaving."""
+        self._taken: dict[str, dict[int, str]] = {}
+        """Of each model, which board has claimed which copy."""
+        self._busy: set[str] = set()
+        """Boards that are changing, or have been given something to do."""
+        self._steps: dict[str, Step] = {}
+        for name, models in self._on.items():
+            for one in models.values():
+                if one.state in (LOADING, SERVING):
+                    self._copies.setdefault(one.model, set()).add(name)
+                if one.state in (LOADING, DRAINING):
+                    self._busy.add(name)
+        for (model, copy), claim in view.claims.items():
+            self._count_claim(model, copy, claim.board, own)
+
+    def _count_claim(self, model: str, copy: int, board: str, own: str | None) -> None:
+        if board not in self._boards:
+            return  # it died: nobody loads by this claim
+        self._taken.setdefault(model, {})[copy] = board
+        entry = self._on[board].get(model)
+        # What this board itself has claimed and not begun is of its life before: it asks because it is doing nothing.
+        if entry is not None and entry.state == AVAILABLE and board != own:
+            self._copies.setdefault(model, set()).add(board)
+            self._busy.add(board)
+
+    def steps(self) -> dict[str, Step]:
+        """Orders first, then what is needed by urgency, then what may rest."""
+        for name in self._boards:
+            self._obey_pins(name)
+        for need in self._needs():
+            self._place(need)
+        for name in self._boards:
+            self._let_rest(name)
+        return self._steps
+
+    # --- What is needed ----------------------------------------------------------------------------------------------
+
+    def _needs(self) -> list[_Need]:
+        found = []
+        for model, waiting in self._waiting.items():
+            if waiting.num_turns:
+                found += self._needs_of(model, waiting)
+        drain = max((self._drain_seconds(one) for name in self._boards for one in self._resident(name)), default=0.0)
+
+        def urgency(need: _Need) -> tuple[bool, float, str]:
+            is_due = need.late_seconds + drain >= 0
+            return not is_due, -need.late_seconds if is_due else -self._worth_loading(need), need.model
+
+        found.sort(key=urgency)
+        there = {model for model, boards in self._copies.items() if boards}
+        wanted = there | {need.model for need in found}
+        preloads = [_Need(one, 0, 0.0, float("-inf"), "preload") for one in self._rules.preloads if one not in wanted]
+        return found + preloads
+
+    def _needs_of(self, model: str, waiting: Waiting) -> list[_Need]:
+        """The first copy, or one more where the backlog of those that are there is long."""
+        num_copies = len(self._copies.get(model, ()))
+        weighted = waiting.num_interactive + self._rules.batch_weight * waiting.num_batch
+        if num_copies == 0:
+            return [_Need(model, 0, weighted, self._late_seconds(model, waiting), "waiting")]
+        backlog = waiting.num_turns * self._turn_seconds(model) / (self._num_slots(model) * num_copies)
+        if backlog <= self._rules.copy_loads * self._load_seconds(model):
+            return []
+        return [_Need(model, num_copies, weighted / (num_copies + 1), float("-inf"), "copy")]
+
+    def _late_seconds(self, model: str, waiting: Waiting) -> float:
+        """By its oldest turn; while the model was there, its turns waited for each other."""
+        left = [
+            one.since
+            for models in self._on.values()
+            if (one := models.get(model)) is not None and one.used_at > 0 and one.state in (AVAILABLE, DRAINING)
+        ]
+        gone = self._now - max(left, default=float("-inf"))
+        late = float("-inf")
+        if waiting.num_interactive:
+            late = min(waiting.oldest_interactive_seconds, gone) - self._rules.interactive_seconds
+        if waiting.num_batch:
+            late = max(late, min(waiting.oldest_batch_seconds, gone) - self._rules.batch_seconds)
+        return late
+
+    # --- What things are worth ---------------------------------------------------------------------------------------
+
+    def _worth_loading(self, need: _Need, drain_seconds: float = 0.0) -> float:
+        """Turns, by weight, that it would answer in a second from now on: load and drain count as much as answers."""
+        return self._worth(need.model, need.num_turns, self._load_seconds(need.model) + drain_seconds)
+
+    def _worth_keeping(self, one: ModelOnBoard) -> float:
+        """The same of a model that is there: it answers at once."""
+        waiting = self._waiting.get(one.model, Waiting())
+        weighted = waiting.num_interactive + self._rules.batch_weight * waiting.num_batch
+        in_hand = self._rules.hand_weight * one.num_in_hand
+        return self._worth(one.model, weighted / max(1, len(self._copies.get(one.model, ()))) + in_hand, 0.0)
+
+    def _worth(self, model: str, num_turns: float, first_seconds: float) -> float:
+        rounds = max(1.0, num_turns / self._num_slots(model))
+        return num_turns / (first_seconds + rounds * self._turn_seconds(model))
+
+    def _entries(self, model: str) -> list[ModelOnBoard]:
+        return [one for models in self._on.values() if (one := models.get(model)) is not None]
+
+    def _turn_seconds(self, model: str) -> float:
+        known = [one.turn_seconds for one in self._entries(model) if one.turn_seconds is not None]
+        return max(0.01, sum(known) / len(known)) if known else self._rules.turn_seconds
+
+    def _load_seconds(self, model: str) -> float:
+        """On the board that is quickest with it."""
+        return min((one.load_seconds for one in self._entries(model)), default=0.0)
+
+    def _num_slots(self, model: str) -> int:
+        return max([1, *(one.num_slots for one in self._entries(model))])
+
+    def _drain_seconds(self, one: ModelOnBoard) -> float:
+        """Until it has gone, at about most; never more than half of what an interactive turn may wait."""
+        if not one.num_in_hand:
+            return 0.0
+        seconds = self._rules.drain_turns * self._turn_seconds(one.model)
+        return min(seconds, self._rules.interactive_seconds / 2)
+
+    # --- Where it goes -----------------------------------------------------------------------------------------------
+
+    def _place(self, need: _Need) -> None:
+        places = [place for name in self._boards if (place := self._place_on(name, need)) is not None]
+        if not places:
+            return
+        best = min(places, key=lambda place: (place.rank, place.board))
+        why = "overdue" if need.late_seconds >= 0 else need.why
+        self._give(best.board, need.model, tuple(one.model for one in best.victims), why)
+
+    def _give(self, board: str, model: str, unload: tuple[str, ...], why: str) -> None:
+        taken = self._taken.setdefault(model, {})
+        own = [copy for copy, holder in sorted(taken.items()) if holder == board]
+        copy = own[0] if own else next(number for number in range(len(taken) + 1) if number not in taken)
+        taken[copy] = board
+        self._copies.setdefault(model, set()).add(board)
+        for name in unload:
+            self._copies.get(name, set()).discard(board)
+        self._steps[board] = Step(model, copy, unload, why)
+        self._busy.add(board)
+
+    def _place_on(self, name: str, need: _Need) -> _Place | None:
+        """None where it cannot go there, or what is there has to stay."""
+        state, entry = self._boards[name], self._on[name].get(need.model)
+        if name in self._busy or entry is None or not self._is_loadable(entry):
+            return None
+        if state.memory_pressure > self._rules.max_memory_pressure:
+            return None
+        if state.is_throttled and (need.num_copies or not need.is_demanded):
+            return None
+        victims = self._victims(name, entry, need)
+        if victims is None:
+            return None
+        kind = max((self._kind_of(one) for one in victims), default=-1)
+        in_hand = sum(one.num_in_hand for one in victims)
+        if kind < 2:  # the longest unused one goes, of those with something in hand the one that is done first
+            order: tuple[float, ...] = (in_hand, max((self._used_at(one) for one in victims), default=0.0))
+        else:
+            order = (max(map(self._worth_keeping, victims)), max(one.since for one in victims))
+        return _Place(name, victims, (state.is_throttled, kind, *order, entry.load_seconds))
+
+    def _is_loadable(self, one: ModelOnBoard) -> bool:
+        if one.pin == NEVER:
+            return False
+        return one.state == AVAILABLE or (one.state == BROKEN and one.retry_at <= self._now)
+
+    def _resident(self, name: str) -> list[ModelOnBoard]:
+        return [one for one in self._on[name].values() if one.state in (LOADING, SERVING, DRAINING)]
+
+    def _victims(self, name: str, entry: ModelOnBoard, need: _Need) -> tuple[ModelOnBoard, ...] | None:
+        """Who goes for it, as few as will do; None where no allowed ones are enough."""
+        resident = self._resident(name)
+        missing = entry.planned_bytes + sum(one.planned_bytes for one in resident) - self._boards[name].memory_bytes
+        if missing <= 0:
+            return ()
+        may_go = [one for one in resident if self._may_go(one, need)]
+        may_go.sort(key=lambda one: (self._kind_of(one), self._worth_keeping(one), self._used_at(one)))
+        chosen: list[ModelOnBoard] = []
+        for one in may_go:
+            if missing <= 0:
+                break
+            chosen.append(one)
+            missing -= one.planned_bytes
+        if missing > 0:
+            return None
+        for one in sorted(chosen, key=lambda one: -self._kind_of(one)):
+            if missing + one.planned_bytes <= 0:  # a later one was large enough without it
+                chosen.remove(one)
+                missing += one.planned_bytes
+        return tuple(chosen)
+
+    def _may_go(self, one: ModelOnBoard, need: _Need) -> bool:
+        if one.state != SERVING or one.pin == ALWAYS:
+            return False
+        stays = max(self._rules.residency_seconds, self._rules.residency_loads * one.load_seconds)
+        if self._now - one.since < stays:
+            return False
+        if self._kind_of(one) == 0:
+            if need.num_copies or not need.is_demanded:  # a sole copy that was used lately will be again
+                is_wanted = one.model in self._rules.preloads and len(self._copies.get(one.model, ())) < 2
+                return not is_wanted and self._now - self._used_at(one) >= stays
+            return True
+        if not need.is_demanded:
+            return False
+        drain = self._drain_seconds(one)
+        if need.late_seconds + drain >= 0:
+            return True
+        return self._worth_loading(need, drain) > self._rules.hysteresis * self._worth_keeping(one)
+
+    def _kind_of(self, one: ModelOnBoard) -> int:
+        """0 it does nothing, 1 it has turns in hand, 2 batch turns wait for it, 3 interactive ones."""
+        waiting = self._waiting.get(one.model, Waiting())
+        if waiting.num_interactive:
+            return 3
+        if waiting.num_batch:
+            return 2
+        return 1 if one.num_in_hand else 0
+
+    def _used_at(self, one: ModelOnBoard) -> float:
+        return max(one.used_at, one.since)
+
+    # --- Pins and rest -----------------------------------------------------------------------------------------------
+
+    def _obey_pins(self, name: str) -> None:
+        if name in self._busy:
+            return
+        refused = tuple(one.model for one in self._resident(name) if one.pin == NEVER)
+        if refused:
+            for model in refused:
+                self._copies.get(model, set()).discard(name)
+            self._steps[name] = Step(unload=refused, why="never here")
+            self._busy.add(name)
+            return
+        state = self._boards[name]
+        for entry in state.models:
+            if entry.pin != ALWAYS or not self._is_loadable(entry):
+                continue
+            resident = self._resident(name)
+            missing = entry.planned_bytes + sum(one.planned_bytes for one in resident) - state.memory_bytes
+            unload = []
+            for one in sorted(resident, key=lambda one: (self._kind_of(one), self._used_at(one))):
+                if missing > 0 and one.pin != ALWAYS:
+                    unload.append(one.model)
+                    missing -= one.planned_bytes
+            if missing <= 0:
+                self._give(name, entry.model, tuple(unload), "pinned")
+                return
+
+    def _let_rest(self, name: str) -> None:
+        """Of a board that has nothing to load: what was kept alive long enough, and what memory is short for."""
+        if name in self._busy:
+            return
+        is_pressed = self._boards[name].memory_pressure > self._rules.max_memory_pressure
+        idle = [one for one in self._resident(name) if self._kind_of(one) == 0 and one.pin != ALWAYS]
+        if is_pressed and idle:
+            longest = min(idle, key=lambda one: (self._used_at(one), one.model))
+            self._steps[name] = Step(unload=(longest.model,), why="memory pressure")
+            return
+        alive = self._rules.keep_alive_seconds
+        if alive is None:
+            return
+        resting = tuple(
+            one.model
+            for one in idle
+            if self._now - self._used_at(one) >= alive and one.model not in self._rules.preloads
+        )
+        if resting:
+            self._steps[name] = Step(unload=resting, why="idle")
