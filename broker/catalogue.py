@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,12 +24,18 @@ from broker.toml_files import read_toml
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 SHIPPED = "demo"
 """The model that comes with the worker's package: no catalogue and no lock file has it."""
+PIECE_BYTES = 1024 * 1024
 _HEADER = "# Written by `turnpike models lock`: what each name stands for, to the byte.\n"
+
 
 Memory = Literal["full", "sliding-window", "recurrent"]
 Kind = Literal["model", "dataset"]
 
 log = logging.getLogger(__name__)
+
+
+def _by_nobody(num_bytes: int) -> None:
+    pass
 
 
 class UnknownModel(TurnpikeError):
@@ -263,10 +269,10 @@ def _toml(value: str | int | list[int]) -> str:
     return str(value) if isinstance(value, int) else msgspec.json.encode(value).decode()
 
 
-def verify(token: str, wanted: Locked, folder: Path) -> Path:
+def verify(token: str, wanted: Locked, folder: Path, heard: Callable[[int], None] = _by_nobody) -> Path:
     """The path of the file, or of the first of several, where all their bytes are those of the lock file.
 
-    Raises Missing, and WrongHash having removed the file that is wrong.
+    `heard` is told of bytes as they are read. Raises Missing, and WrongHash having removed the file that is wrong.
     """
     paths = wanted.paths_in(folder, token)
     missing = [path.name for path in paths if not path.exists()]
@@ -274,13 +280,13 @@ def verify(token: str, wanted: Locked, folder: Path) -> Path:
         are = "is" if len(missing) == 1 else "are"
         raise Missing(token, f"{', '.join(missing)} {are} not in {folder}: turnpike models pull {token}")
     for path, one in zip(paths, wanted.each, strict=True):
-        verify_file(token, one, path)
+        verify_file(token, one, path, heard)
     return paths[0]
 
 
-def verify_file(token: str, wanted: Locked, path: Path) -> Path:
+def verify_file(token: str, wanted: Locked, path: Path, heard: Callable[[int], None] = _by_nobody) -> Path:
     """One file's path where its bytes are those of the lock file; raises WrongHash having removed it."""
-    found = sha256_of(path)
+    found = sha256_of(path, heard)
     if found != wanted.sha256:
         path.unlink()
         raise WrongHash(
@@ -289,10 +295,14 @@ def verify_file(token: str, wanted: Locked, path: Path) -> Path:
     return path
 
 
-def sha256_of(path: Path) -> str:
-    """In pieces: a file is larger than a Pi's memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of(path: Path, heard: Callable[[int], None] = _by_nobody) -> str:
+    """In pieces: a file is larger than a Pi's memory. `heard` is told how long each one is."""
+    digest, piece = hashlib.sha256(), memoryview(bytearray(PIECE_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while num_bytes := file.readinto(piece):
+            digest.update(piece[:num_bytes])
+            heard(num_bytes)
+    return digest.hexdigest()
 
 
 def entry_of[T](token: str, entries: dict[str, T], where: str) -> T:

@@ -65,10 +65,16 @@ def _worker(user: str) -> Rights:
 
 
 def _board(user: str) -> Rights:
-    """A worker, as it starts workers, that also says what it has and claims what it loads; orders are operators'."""
+    """A worker, as it starts workers, that also says what it has and claims what it loads, by what waits in all queues;
+    orders are operators'."""
     worker = _worker(user)
     return Rights(
-        publish=(*worker.publish, "$KV.PLACEMENT.board.*", "$KV.PLACEMENT.claim.*.*"),
+        publish=(
+            *worker.publish,
+            "$KV.PLACEMENT.board.*",
+            "$KV.PLACEMENT.claim.*.*",
+            api_subject(STREAM_LIST),
+        ),
         subscribe=(*worker.subscribe, "placement.>"),
         may_answer=worker.may_answer,
     )

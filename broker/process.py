@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -221,27 +221,32 @@ def _leaves(error: BaseException) -> list[BaseException]:
 async def spawn(
     command: Sequence[str | Path],
     *,
-    env: dict[str, str] | None = None,
+    env: Mapping[str, str | None] | None = None,
     stdout: int | None = None,
     stderr: int | None = None,
     pass_fds: Sequence[int] = (),
 ) -> asyncio.subprocess.Process:
     """Starts a child that the terminal's ^C does not reach (we stop it) and that dies with us (Linux).
 
-    Of our descriptors it has those in `pass_fds`, for as long as it lives.
+    `env` is added to our environment; what is None there is taken out. Of our descriptors it has those in `pass_fds`,
+    for as long as it lives.
     """
     process = await asyncio.create_subprocess_exec(
         *map(str, command),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,
-        env=None if env is None else os.environ | env,
+        env=None if env is None else _environment(env),
         start_new_session=True,
         pass_fds=pass_fds,
         preexec_fn=die_with_parent(),
     )
     _interrupts.children.add(process)
     return process
+
+
+def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: text for name, text in {**os.environ, **changes}.items() if text is not None}
 
 
 def die_with_parent() -> Callable[[], None]:

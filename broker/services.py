@@ -143,6 +143,18 @@ def worker(model: str, memory_bytes: int, environment: Mapping[str, str]) -> Ser
     )
 
 
+def board(models: Sequence[str], environment: Mapping[str, str]) -> Service:
+    """The unit of a node's board. No limit on its memory: it plans with what the node has."""
+    return Service(
+        "turnpike-board",
+        "Turnpike: this node's workers of many models",
+        ["board", *(word for model in models for word in ("--model", model))],
+        environment,
+        after="network-online.target turnpike-broker.service",
+        stop_seconds=WORKER_STOP_SECONDS,
+    )
+
+
 def sidecar(environment: Mapping[str, str]) -> Service:
     """The unit of a node's sidecar."""
     return Service(

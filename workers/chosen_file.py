@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from broker import subjects
@@ -17,14 +18,15 @@ def model_token(path: Path) -> str:
     return subjects.token(re.sub(r"[^A-Za-z0-9_-]", "_", path.stem)[:64], "model")
 
 
-def model_path(config: WorkerSettings) -> Path:
-    """The file that the settings mean, verified where its hash is known. Raises TurnpikeError."""
+def model_path(config: WorkerSettings, heard: Callable[[int], None] = lambda _: None) -> Path:
+    """The file that the settings mean, verified where its hash is known; `heard` is told of bytes as they are read for
+    that. Raises TurnpikeError."""
     if config.model_file is not None:
         return answering_parts(Path(config.model_file).expanduser())[0]
     if config.model in (None, DEMO.token):
         return DEMO.verified()
     locked = locked_as(config.model, Path(config.lock_file))
-    return verify(config.model, locked, Path(config.models_dir).expanduser())
+    return verify(config.model, locked, Path(config.models_dir).expanduser(), heard)
 
 
 def known_sha256(config: WorkerSettings) -> str:

@@ -26,6 +26,7 @@ from broker.health import serve_health
 from broker.process import keep_the_heap_small
 from workers.answer_syntax import answer_readers
 from workers.assembly import Assembly, Parts, assemble
+from workers.boards.line import BoardLine
 from workers.calls import syntax_of
 from workers.calls.writing import writer
 from workers.chosen_file import known_sha256, model_path, model_token
@@ -33,7 +34,7 @@ from workers.engine.calibration import Calibration, calibrate
 from workers.engine.drafting import Drafting
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
-from workers.engine.protocol import MAX_OUTPUTS, EngineError
+from workers.engine.protocol import EngineError
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.engine.threads import StepThreads
@@ -43,7 +44,8 @@ from workers.kv.disk import Disk
 from workers.machine.bandwidth import ReadBandwidth, buffer_bytes, read_bandwidth
 from workers.machine.cores import num_cores
 from workers.machine.facts import cpu_flags, machine_facts
-from workers.machine.memory import MemoryPlan, available_bytes, check_memory
+from workers.machine.memory import MemoryPlan, available_bytes
+from workers.machine.model_plan import planned
 from workers.machine.thread_count import check_threads, choose_polling, step_threads
 from workers.model_facts import bytes_for_a_token
 from workers.model_file import ModelFileError
@@ -53,7 +55,7 @@ from workers.prompts.renderer import TemplateRenderer
 from workers.reporting.facts import memory_facts, setting_facts, thread_facts
 from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.reporting.presence import PLAIN_ABILITIES, abilities
-from workers.settings import WorkerSettings, resident
+from workers.settings import WorkerSettings
 from workers.worker import Worker
 from workers.worker_options import WorkerOptions
 
@@ -101,11 +103,12 @@ async def serve(
     config.check()
     check_threads(config)
     keep_the_heap_small()
-    path = await asyncio.to_thread(model_path, config)
-    explain_aborts(f"model file {path}")
-    name = subjects.token(config.model, "model") if config.model else model_token(path)
-    nc = await connect(address, name=f"turnpike-worker-{name}")
     with ExitStack() as cleanup:
+        line = cleanup.enter_context(BoardLine(config.board_fd, stop))
+        path = await asyncio.to_thread(model_path, config, line.read)
+        explain_aborts(f"model file {path}")
+        name = subjects.token(config.model, "model") if config.model else model_token(path)
+        nc = await connect(address, name=f"turnpike-worker-{name}")
         loaded = await _load(path, name, config, cleanup)
         vocabulary = loaded.model.vocabulary
         loaded.model.template.tell()
@@ -127,6 +130,7 @@ async def serve(
         await renderer.start()
         try:
             worker = await _assemble(nc, loaded, config, version, history, renderer, cache, assembly)
+            line.serving(worker.told, loaded.threads.limit_to)
             async with _health(worker, config):
                 await worker.run(stop)
         finally:
@@ -153,7 +157,8 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     )
     cleanup.callback(model.close)
     num_ctx = min(config.num_ctx, model.num_ctx_train) if config.deterministic else config.num_ctx
-    plan = _planned(model, config, num_ctx)
+    # The file is mapped by now, and counted in the plan; mapped pages count as available.
+    plan = planned(config, model.kv_shape, model.weight_bytes, num_ctx, available_bytes())
     engine = LlamaEngine(model, _context_options(config, num_ctx))
     cleanup.callback(engine.close)
     _report(system_info(), missing_features(cpu_flags(), system_info()), plan, engine.buffers)
@@ -172,22 +177,6 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
         layout=_layout(config, model.fingerprint),
         bandwidth=bandwidth,
         active_bytes=bytes_for_a_token(model.parts),
-    )
-
-
-def _planned(model: LlamaModel, config: WorkerSettings, num_ctx: int) -> MemoryPlan:
-    """Raises DoesNotFit."""
-    return check_memory(
-        model.kv_shape.quantized(config.kv_type),
-        weight_bytes=resident(model.weight_bytes, config.resident_bytes),
-        num_ctx=num_ctx,
-        num_ubatch=config.num_ubatch,
-        max_outputs=max(MAX_OUTPUTS, config.num_slots),
-        flash_attention=not config.deterministic,
-        # The file is mapped by now, and counted in the plan; mapped pages count as available.
-        available=available_bytes(),
-        offload_cache=config.park_bytes,
-        num_slots=1 if config.deterministic else config.num_slots,
     )
 
 

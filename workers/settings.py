@@ -7,7 +7,7 @@ import os
 from typing import Annotated, Literal
 
 from broker import subjects
-from broker.declaring import Setting, flag
+from broker.declaring import Argument, Setting, flag
 from broker.errors import InvalidName, SettingsError
 from broker.settings import HealthPort, Level, ModelSettings, Node
 
@@ -28,20 +28,22 @@ def resident(file_bytes: int, resident_bytes: int | None) -> int:
     return file_bytes if resident_bytes is None else min(file_bytes, resident_bytes)
 
 
-class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
-    """`turnpike worker`."""
+ModelFile = Annotated[
+    str | None,
+    Setting("the GGUF file (default: the locked one of --model, else the model that Turnpike ships)", path="file"),
+]
+WorkerName = Annotated[str | None, Setting("its name (default: the node's and the process id)")]
+BoardFd = Annotated[int | None, Argument("the descriptor at which the board that started it listens")]
+
+
+class ComputeSettings(ModelSettings, frozen=True, kw_only=True):
+    """How models are computed: of a worker, and of each worker of a board."""
 
     log_level: Level = "INFO"
-    model_file: Annotated[
-        str | None,
-        Setting("the GGUF file (default: the locked one of --model, else the model that Turnpike ships)", path="file"),
-    ] = None
-    model: Annotated[str | None, Setting("the model's name in subjects (default: from the file's name)")] = None
     allow_other_file: Annotated[
         bool,
         Setting("serve though other workers have another file under this name: while it is changed, worker by worker"),
     ] = False
-    worker_name: Annotated[str | None, Setting("its name (default: the node's and the process id)")] = None
     node: Node = None
     num_ctx: Annotated[int, Setting("KV cells, shared by all slots")] = 8192
     num_slots: Annotated[int, Setting("turns at once")] = 8
@@ -148,8 +150,17 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
         """Whether decode steps may compute guesses at what follows."""
         return self.speculation == "auto" and not self.deterministic
 
+    def named(self) -> list[tuple[str, str]]:
+        """What has to be a token of a subject: each setting's name, with what it says."""
+        return [] if self.node is None else [("node", self.node)]
+
     def check(self) -> None:
         """Raises SettingsError with every problem."""
+        if found := self.problems():
+            raise SettingsError(found)
+
+    def problems(self) -> list[str]:
+        """All that is wrong with them, which no single field's type tells."""
         problems = [
             f"--{name.replace('_', '-')}: must be at least {least}"
             for name, value, least in (
@@ -169,12 +180,11 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
             if threads is not None and threads > num_cores:
                 why = "more threads only wait for each other"
                 problems.append(f"{which}: this machine has {num_cores} cores, and {why}")
-        for what, name in (("model", self.model), ("worker", self.worker_name), ("node", self.node)):
-            if name is not None:
-                try:
-                    subjects.token(name, what)
-                except InvalidName as error:
-                    problems.append(f"{flag('worker_name' if what == 'worker' else what)}: {error}")
+        for name, value in self.named():
+            try:
+                subjects.token(value, name.removesuffix("_name"))
+            except InvalidName as error:
+                problems.append(f"{flag(name)}: {error}")
         if self.chat_template is not None:
             from workers.prompts.chat_template import asked_for  # not at the start of every command
 
@@ -200,5 +210,18 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
             problems.append("--kv-type: the deterministic mode has no flash attention, which q8_0 wants")
         if self.coalesce_seconds < 0:
             problems.append("--coalesce-seconds: must not be negative")
-        if problems:
-            raise SettingsError(problems)
+        return problems
+
+
+class WorkerSettings(ComputeSettings, frozen=True, kw_only=True):
+    """One model's worker."""
+
+    model_file: ModelFile = None
+    model: Annotated[str | None, Setting("the model's name in subjects (default: from the file's name)")] = None
+    worker_name: WorkerName = None
+    board_fd: BoardFd = None
+
+    def named(self) -> list[tuple[str, str]]:
+        """The worker's and its model's, too."""
+        own = (("model", self.model), ("worker_name", self.worker_name), ("node", self.node))
+        return [(name, value) for name, value in own if value is not None]

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 import nats.errors
 from nats.aio.client import Client as NatsConnection
 
-from broker import topology
+from broker import discovery, topology
 from broker.delivery import Delivery
+from broker.messages.boards import LOADING
 from broker.priorities import PRIORITIES
+from workers.boards.line import FromWorker
 from workers.engine_runner import EngineRunner
 from workers.health import Watch, WorkerLost
 from workers.kv.peers import Peers
@@ -129,3 +131,15 @@ class Worker:
         if not self.is_serving.is_set():
             return "not serving"
         return None if self.nc.is_connected else "not connected to NATS"
+
+    def told(self) -> FromWorker:
+        """How it is, for the board that started it."""
+        load, recent = self.load.load(), self.load.recent
+        return FromWorker(
+            state=LOADING if load.state == discovery.STARTING else load.state,
+            num_slots=load.num_slots,
+            num_in_hand=load.num_active,
+            num_settled=recent.num_settled,
+            turn_seconds=recent.mean_seconds if recent.num_settled else None,
+            trouble=self.stuck_reason(),
+        )

@@ -32,6 +32,7 @@ def written(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[
     [
         ("broker", "--model", "llama-3-2-1b", "--model", "demo"),
         ("worker", "--model", "llama-3-2-1b", "--credentials", "/etc/turnpike/worker.credentials"),
+        ("board", "--model", "llama-3-2-1b", "--model", "demo", "--credentials", "/etc/turnpike/board.credentials"),
         ("sidecar", "--influx-url", 'http://turnpike:a%b$c"d@pi:8086/turnpike'),
         ("mirror",),
         ("gateway", "--keys", "keys.toml", "--gateway-host", "0.0.0.0"),

@@ -19,6 +19,7 @@ from turnpike.cli.main import main
 from turnpike.cli.parsers import parser_of
 from turnpike.cli.reading import read
 from turnpike.cli.tree import TURNPIKE
+from workers.boards.settings import BoardSettings, WorkersSettings
 from workers.settings import WorkerSettings
 
 
@@ -209,7 +210,8 @@ def test_a_broken_file_is_named(tmp_path: Path, content: str | bytes) -> None:
 @pytest.mark.parametrize(
     ("command", "kind"),
     [
-        ("worker", WorkerSettings),
+        ("worker", WorkersSettings),
+        ("board", BoardSettings),
         ("gateway", GatewaySettings),
         ("ask", AskSettings),
         ("chat", AskSettings),

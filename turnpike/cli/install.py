@@ -17,6 +17,7 @@ from telemetry.settings import SidecarSettings
 from turnpike.cli import units
 from turnpike.cli.command import CONFIG, Command, Said, begin
 from turnpike.cli.units import Given
+from workers.boards.settings import BoardSettings
 from workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ INSTALL_SERVICE = Command(
     commands=(
         _service("broker", "the queue", "broker --model llama-3-2-1b", BrokerSettings, units.broker),
         _service("worker", "a worker of one model", "worker --model llama-3-2-1b", WorkerSettings, units.worker),
+        _service("board", "workers of many models", "board --model llama-3-2-1b", BoardSettings, units.board),
         _service(
             "sidecar",
             "this node's telemetry",

@@ -1,24 +1,38 @@
-"""`turnpike worker`, `sidecar`, `gateway` and `telemetry`: what runs beside the broker until a signal."""
+"""`turnpike worker`, `board`, `sidecar`, `gateway` and `telemetry`: what runs beside the broker until a signal."""
 
 from __future__ import annotations
 
 import os
+import sys
 
 from broker.settings import InfluxSettings
 from producers.settings import GatewaySettings
 from telemetry.settings import SidecarSettings
-from turnpike.cli.addresses import address, version
+from turnpike.cli.addresses import ENTRY, address, version
 from turnpike.cli.command import Command, command
-from workers.settings import WorkerSettings
+from workers.boards.settings import BoardSettings, WorkersSettings
 
 
-def run_worker(options: WorkerSettings) -> int:
-    """Computes turns, until a signal."""
+def run_worker(options: WorkersSettings) -> int:
+    """Computes turns, until a signal; of several models, each in a process of its own."""
+    if options.are_several:
+        return run_board(options.board())
     from broker import process
     from broker.accounts import WORKER
     from workers.main import serve
 
-    return process.run(lambda stop: serve(address(options, WORKER), options, version(), stop))
+    one = options.one()
+    return process.run(lambda stop: serve(address(one, WORKER), one, version(), stop))
+
+
+def run_board(options: BoardSettings) -> int:
+    """Has workers of many models, as they are wanted, until a signal."""
+    from broker import process
+    from broker.accounts import BOARD
+    from workers.boards.command import serve
+
+    worker = (sys.executable, ENTRY, "worker")
+    return process.run(lambda stop: serve(address(options, BOARD), options, stop, worker))
 
 
 def run_sidecar(options: SidecarSettings) -> int:
@@ -66,8 +80,15 @@ WORKER = command(
     "worker",
     "compute turns with llama.cpp",
     "turnpike worker --model-file tiny.gguf --model tiny",
-    WorkerSettings,
+    WorkersSettings,
     run_worker,
+)
+BOARD = command(
+    "board",
+    "this node's workers of many models: which are loaded, the queue decides",
+    "turnpike board --model llama-3-2-1b --model qwen3-0-6b",
+    BoardSettings,
+    run_board,
 )
 SIDECAR = command(
     "sidecar",

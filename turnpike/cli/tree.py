@@ -28,6 +28,7 @@ TURNPIKE = Command(
         broker.BROKER,
         broker.USER,
         services.WORKER,
+        services.BOARD,
         asking.ASK,
         asking.CHAT,
         *measuring.COMMANDS,

@@ -11,6 +11,7 @@ from broker.errors import SettingsError
 from broker.settings import BrokerSettings, MirrorSettings
 from producers.settings import GatewaySettings
 from telemetry.settings import SidecarSettings
+from workers.boards.settings import BoardSettings
 from workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -51,6 +52,14 @@ def worker(options: WorkerSettings, given: Given, texts: dict[str, str]) -> Serv
     parked = options.park_bytes if options.park_bytes is not None else max(0, available_bytes() - planned) // 4
     texts.pop(variable("model"), None)  # its command names it
     return services.worker(model, planned + parked, texts | {variable("park_bytes"): str(parked)})
+
+
+def board(options: BoardSettings, given: Given, texts: dict[str, str]) -> Service:
+    """A node's workers of many models. Its command names them; without a name they are all that are locked."""
+    from broker import services
+
+    texts.pop(variable("model"), None)
+    return services.board(options.model, texts)
 
 
 def sidecar(options: SidecarSettings, given: Given, texts: dict[str, str]) -> Service:

@@ -170,13 +170,27 @@ class StepThreads:
         self.decode = decode
         self.prefill = prefill
         self._min_prefill_tokens = min_prefill_tokens
+        self._most: int | None = None
+
+    def limit_to(self, num: int | None) -> None:
+        """From the next step on none takes more, whatever is best alone: other models of the board have the rest of its
+        cores. None: as many as are best. Not where they are fixed. Of any thread."""
+        self._most = num
 
     def of(self, step: Step) -> int:
         """Those that a step takes which is to come."""
-        return (self.decode if step.is_decode else self.prefill).next
+        return self._limited(self.decode if step.is_decode else self.prefill)
+
+    def _limited(self, threads: Threads | FixedThreads) -> int:
+        most = self._most
+        return threads.next if most is None or isinstance(threads, FixedThreads) else min(threads.next, most)
 
     def after(self, step: Step, seconds: float, now: float) -> None:
-        """Takes note of a step that took so long, if it says anything."""
+        """Takes note of a step that took so long, if it says anything: one with fewer threads than were chosen says
+        nothing of those."""
+        chosen = self.decode if step.is_decode else self.prefill
+        if self._limited(chosen) < chosen.next:
+            return
         if step.is_decode:
             self.decode.update(step.num_tokens, seconds, now)
         elif step.num_prefill_tokens >= self._min_prefill_tokens:

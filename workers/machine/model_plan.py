@@ -1,12 +1,12 @@
-"""The memory plan of a model of the catalogue, before any file of it is here: for systemd units, manifests and
-`turnpike models list`."""
+"""The memory plan of a model by settings; of one of the catalogue before any file of it is here: for systemd units,
+manifests and `turnpike models list`."""
 
 from __future__ import annotations
 
 from broker.catalogue import Entry
 from workers.engine.protocol import MAX_OUTPUTS
-from workers.machine.memory import KvShape, MemoryPlan, plan_memory
-from workers.settings import WorkerSettings, resident
+from workers.machine.memory import KvShape, MemoryPlan, check_memory, plan_memory
+from workers.settings import ComputeSettings, WorkerSettings, resident
 
 LIMIT_HEADROOM_BYTES = 256 * 1024**2
 """Between what a worker plans and where its process or its pod is killed."""
@@ -44,4 +44,20 @@ def plan(entry: Entry, num_ctx: int, resident_bytes: int | None = None) -> Memor
         num_ubatch=WorkerSettings().num_ubatch,
         max_outputs=MAX_OUTPUTS,
         flash_attention=True,
+    )
+
+
+def planned(config: ComputeSettings, shape: KvShape, weight_bytes: int, num_ctx: int, available: int) -> MemoryPlan:
+    """A worker's by its settings, of a model of that shape and so many bytes of weights, in `available` bytes. Raises
+    DoesNotFit."""
+    return check_memory(
+        shape.quantized(config.kv_type),
+        weight_bytes=resident(weight_bytes, config.resident_bytes),
+        num_ctx=num_ctx,
+        num_ubatch=config.num_ubatch,
+        max_outputs=max(MAX_OUTPUTS, config.num_slots),
+        flash_attention=not config.deterministic,
+        available=available,
+        offload_cache=config.park_bytes,
+        num_slots=1 if config.deterministic else config.num_slots,
     )

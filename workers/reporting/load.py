@@ -50,7 +50,8 @@ class LoadGauge:
     ) -> None:
         self._engine = engine
         self._occupancy = occupancy
-        self._recent = recent
+        self.recent = recent
+        """The turns that it is read from, too."""
         self._presence = presence
         self._node = node
 
@@ -67,8 +68,8 @@ class LoadGauge:
             state=self._presence.state,
             prefill_tokens_per_second=state.prefill_tokens_per_second,
             decode_tokens_per_second=state.decode_tokens_per_second,
-            cached_share=self._recent.cached_share,
-            num_failed=self._recent.num_failed,
+            cached_share=self.recent.cached_share,
+            num_failed=self.recent.num_failed,
             celsius=self._node.state.celsius,
             is_throttled=self._node.state.is_throttled,
         )
@@ -77,4 +78,4 @@ class LoadGauge:
         """Seconds until a turn that is queued now would be seated; AWAY_SECONDS of a worker that drains."""
         if self._presence.state == discovery.DRAINING:
             return AWAY_SECONDS
-        return self._occupancy.num_ahead(priority) * self._recent.mean_seconds / self._occupancy.num_slots
+        return self._occupancy.num_ahead(priority) * self.recent.mean_seconds / self._occupancy.num_slots

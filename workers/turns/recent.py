@@ -23,10 +23,13 @@ class RecentTurns:
     """Of a prompt's tokens."""
     num_failed: int = 0
     """Turns that ended as failed, since the start."""
+    num_settled: int = 0
+    """Deliveries, since the start."""
 
     def took(self, seconds: float) -> None:
         """A delivery was settled after so long."""
         self.mean_seconds = _smoothed(self.mean_seconds, seconds)
+        self.num_settled += 1
 
     def computed(self, num_tokens: int) -> None:
         """An answer was so long."""

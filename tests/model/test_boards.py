@@ -1,0 +1,199 @@
+"""`turnpike board` as it is started by hand: two models of which one fits at a time, a kill, a second one, a drain."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import select
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from broker.accounts import BOARD, LOCAL, OPERATOR, write_credentials
+from broker.catalogue import Locked, write_lock
+from broker.client import Client
+from broker.connection import close, connect
+from broker.messages import Sampling
+from broker.messages.boards import AVAILABLE, BROKEN, SERVING, BoardState
+from broker.placing import Placement, Watch
+from broker.process import EXIT_ERROR, spawn
+from broker.server import EmbeddedServer
+from broker.topology import Limits
+from tests.board_fakes import is_in, state_of, until
+from tests.support import TURNPIKE
+from workers.boards.offers import Offers
+from workers.boards.settings import BoardSettings
+from workers.models import DEMO
+
+SECONDS = 60.0
+SHORT = Sampling(max_tokens=8)
+MAX_RSS_KIB = 40 * 1024
+FLAGS = ("--num-ctx", "512", "--num-slots", "2", "--threads", "1", "--park-bytes", "0")
+EAGER = ("--max-wait-seconds", "0", "--min-stay-seconds", "0")
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    async with EmbeddedServer(tmp_path / "server") as server:
+        await server.ensure(["a", "b"], Limits(ack_wait_seconds=2.0))
+        write_credentials(tmp_path / "board.credentials", server.address(BOARD))
+        yield server
+
+
+@pytest.fixture
+async def watch(server: EmbeddedServer) -> AsyncIterator[Watch]:
+    nc = await connect(server.address(OPERATOR), name="operator")
+    async with Watch(nc) as watch:
+        yield watch
+    await close(nc)
+
+
+@pytest.fixture
+async def client(server: EmbeddedServer) -> AsyncIterator[Client]:
+    async with Client(server.address(LOCAL)) as client:
+        yield client
+
+
+def locked(folder: Path, *names: str) -> list[str]:
+    """The flags that name a lock file with copies of the shipped model."""
+    models = folder / "models"
+    models.mkdir()
+    one = Locked("o/r", "c" * 40, "m.gguf", DEMO.sha256, DEMO.path.stat().st_size)
+    for name in names:
+        shutil.copyfile(DEMO.path, one.path_in(models, name))
+    write_lock(folder / "lock", dict.fromkeys(names, one))
+    return ["--lock-file", str(folder / "lock"), "--models-dir", str(models)]
+
+
+@asynccontextmanager
+async def board(folder: Path, *words: str, name: str = "b1") -> AsyncIterator[asyncio.subprocess.Process]:
+    where = ("--credentials", str(folder / "board.credentials"), "--data-dir", str(folder / "data"), "--node", name)
+    with (folder / "board.log").open("ab") as log:
+        process = await spawn([*TURNPIKE, *words, *FLAGS, *where], stdout=log.fileno(), stderr=log.fileno())
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def log_of(folder: Path) -> str:
+    return (folder / "board.log").read_text()
+
+
+def one_fits(folder: Path) -> str:
+    """Bytes of memory for one of two models alike."""
+    settings = BoardSettings(
+        model=("a", "b"),
+        lock_file=str(folder / "lock"),
+        models_dir=str(folder / "models"),
+        num_ctx=512,
+        num_slots=2,
+        park_bytes=0,
+    )
+    return str(Offers(settings).look(1 << 40)["a"].planned_bytes * 3 // 2)
+
+
+async def answered(client: Client, model: str) -> str:
+    async with asyncio.timeout(SECONDS):
+        answer = client.ask(model, "Where is the ferry?", sampling=SHORT)
+        await answer
+        return answer.text
+
+
+async def ended(process: asyncio.subprocess.Process) -> int:
+    async with asyncio.timeout(SECONDS):
+        return await process.wait()
+
+
+async def test_a_board_serves_two_models_of_which_one_fits(
+    server: EmbeddedServer, watch: Watch, client: Client, tmp_path: Path
+) -> None:
+    files = locked(tmp_path, "a", "b")
+    several = ("worker", "--model", "a", "--model", "b", *files)
+    async with board(tmp_path, *several, *EAGER, "--memory-bytes", one_fits(tmp_path)) as process:
+        first = await answered(client, "a")
+        assert first == await answered(client, "b")
+        state = await until(watch, swapped)
+        assert {one.model: one.state for one in state.models} == {"a": AVAILABLE, "b": SERVING}
+        # A second one on this node says so and ends; the first goes on.
+        async with board(tmp_path, *several) as second:
+            assert await ended(second) == EXIT_ERROR
+        assert re.search(rf"the board b1 is in use by process {process.pid} .*another --node", log_of(tmp_path))
+        assert resident_kib(process.pid) < MAX_RSS_KIB
+        os.kill(process.pid, signal.SIGTERM)
+        assert await ended(process) == 0
+    assert re.search(r"^a \| .* serving model=a ", log_of(tmp_path), re.MULTILINE)
+    assert re.search(r"^b \| .* draining ", log_of(tmp_path), re.MULTILINE)
+    assert await until(watch, lambda found: not found.boards and not found.claims)
+
+
+async def test_a_board_that_is_killed_leaves_no_worker_and_the_next_one_goes_on(
+    server: EmbeddedServer, watch: Watch, client: Client, tmp_path: Path
+) -> None:
+    words = ("board", "--model", "a", "--pin", "a", *locked(tmp_path, "a"))
+    async with board(tmp_path, *words) as process:
+        await until(watch, is_in("a", SERVING))
+        (worker,) = children_of(process.pid)
+        gone = os.pidfd_open(worker)
+        answer = client.ask("a", "Tell me all of it.", sampling=Sampling(max_tokens=400, ignore_eos=True))
+        async for _ in answer:
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        await asyncio.to_thread(wait_for, gone)
+        await ended(process)
+    async with board(tmp_path, *words):
+        async with asyncio.timeout(SECONDS):
+            rest = [chunk async for chunk in answer]
+        assert rest
+        assert answer.done.usage.completion_tokens == 400
+
+
+async def test_a_file_that_was_changed_is_one_error_and_not_loaded_in_a_loop(
+    server: EmbeddedServer, watch: Watch, client: Client, tmp_path: Path
+) -> None:
+    words = ("board", "--model", "a", "--pin", "a", *locked(tmp_path, "a"))
+    (path,) = (tmp_path / "models").iterdir()
+    changed = bytearray(path.read_bytes())
+    changed[-1] ^= 1
+    path.write_bytes(changed)
+    async with board(tmp_path, *words) as process:
+        broken = await until(watch, is_in("a", BROKEN))
+        assert "has SHA-256" in broken.reason
+        os.kill(process.pid, signal.SIGTERM)
+        assert await ended(process) == 0
+    assert log_of(tmp_path).count("loading model=a") == 1
+
+
+async def test_a_board_without_any_model_says_why(server: EmbeddedServer, tmp_path: Path) -> None:
+    words = ("board", *locked(tmp_path, "a", "b"), "--memory-bytes", "1000000")
+    async with board(tmp_path, *words) as process:
+        assert await ended(process) == EXIT_ERROR
+    (line,) = log_of(tmp_path).splitlines()
+    assert line.startswith("turnpike: the board b1 has no model that it can load: a: takes ")
+
+
+def swapped(found: Placement) -> BoardState | None:
+    """The board once it has one model in place of the other."""
+    state = state_of(found)
+    is_so = state is not None and state.num_swaps == 1 and is_in("b", SERVING)(found) is not None
+    return state if is_so else None
+
+
+def resident_kib(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0])
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_for(pidfd: int) -> None:
+    assert select.select([pidfd], [], [], SECONDS)[0]
+    os.close(pidfd)

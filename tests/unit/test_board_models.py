@@ -1,0 +1,155 @@
+"""What becomes of one model of a board, and which orders it obeys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from broker.messages.boards import ALWAYS, AVAILABLE, BROKEN, DRAINING, LOADING, SERVING, Order
+from broker.placing import Placement
+from workers.boards.line import FromWorker
+from workers.boards.models import MAX_WAIT_SECONDS, ModelHere, to_unload
+from workers.boards.offers import Offer
+from workers.boards.orders import Orders
+from workers.machine.memory import MemoryPlan
+
+MIB = 2**20
+NOW = 1_000_000.0
+
+
+def offer(model: str, num_bytes: int) -> Offer:
+    plan = MemoryPlan(num_bytes, 0, 0, process=0)
+    return Offer(model, f"sha-{model}", ((model, num_bytes, 0),), num_bytes, plan)
+
+
+@dataclass
+class FakeProcess:
+    """A worker's process, as `Child` is one."""
+
+    told: FromWorker = field(default_factory=FromWorker)
+    is_leaving: bool = False
+    trouble: str | None = None
+    last_words: str = "model file m.gguf: is no model"
+
+    @property
+    def is_loading(self) -> bool:
+        return self.told.state == LOADING
+
+
+def here(name: str = "m", num_bytes: int = MIB) -> ModelHere:
+    found = ModelHere(offer(name, num_bytes), NOW)
+    found.offered(found.offer, NOW)
+    return found
+
+
+def test_a_model_goes_through_its_states() -> None:
+    model, process = here(), FakeProcess()
+    assert (model.state, model.can_load(NOW)) == (AVAILABLE, True)
+    model.began(process, NOW + 1)
+    process.told = FromWorker(read_bytes=512)
+    assert not model.heard(NOW + 2)
+    told = model.as_told(5.0, ALWAYS)
+    assert (told.state, told.read_bytes, told.file_bytes, told.since, told.pin) == (LOADING, 512, MIB, NOW + 1, ALWAYS)
+    process.told = FromWorker(SERVING, num_slots=4)
+    assert model.heard(NOW + 3)
+    assert not model.heard(NOW + 4)
+    process.told = FromWorker(SERVING, num_slots=4, num_in_hand=2, num_settled=1, turn_seconds=3.0)
+    model.heard(NOW + 5)
+    told = model.as_told(5.0, None)
+    assert (told.state, told.since, told.used_at) == (SERVING, NOW + 3, NOW + 5)
+    assert (told.num_in_hand, told.num_slots, told.turn_seconds) == (2, 4, 3.0)
+    process.is_leaving = True
+    model.heard(NOW + 6)
+    assert model.state == DRAINING
+    assert model.ended(0, NOW + 7) is None
+    told = model.as_told(5.0, None)
+    assert (told.state, told.num_in_hand, told.num_slots, told.turn_seconds) == (AVAILABLE, 0, 4, 3.0)
+    assert told.planned_bytes == MIB
+
+
+def test_a_broken_file_is_tried_again_later_and_later_until_it_is_another() -> None:
+    model, now, waits = here(), NOW, []
+    for _ in range(9):
+        model.began(FakeProcess(), now)
+        assert model.ended(1, now) == "model file m.gguf: is no model"
+        told = model.as_told(1.0, None)
+        assert (told.state, told.reason) == (BROKEN, "model file m.gguf: is no model")
+        assert not model.can_load(now)
+        waits.append(told.retry_at - now)
+        now = told.retry_at
+        assert model.can_load(now)
+    assert waits == sorted(waits)
+    assert waits[:3] == [10.0, 20.0, 40.0]
+    assert waits[-1] == MAX_WAIT_SECONDS
+    model.offered(model.offer, now + 1)
+    assert model.state == BROKEN
+    model.offered(replace(model.offer, stamp=(("m", 1, 2),)), now + 2)
+    assert (model.state, model.reason, model.can_load(now + 2)) == (AVAILABLE, "", True)
+
+
+def test_a_worker_that_dies_is_started_anew_soon_and_not_in_a_loop() -> None:
+    model, process = here(), FakeProcess(FromWorker(SERVING), last_words="Segmentation fault")
+    waits = []
+    for served in (5.0, 5.0, 5.0, 100.0):
+        model.began(process, NOW)
+        model.heard(NOW)
+        reason = model.ended(-9, NOW + served)
+        assert reason == "its worker was ended by SIGKILL: Segmentation fault"
+        waits.append(model.retry_at - NOW - served)
+    assert waits == [1.0, 2.0, 4.0, 1.0]
+
+
+def test_a_worker_that_is_stuck_is_told_with_its_trouble() -> None:
+    model, process = here(), FakeProcess(FromWorker(SERVING), trouble="a step has taken 301 s")
+    model.began(process, NOW)
+    model.heard(NOW)
+    assert model.ended(-9, NOW + 400) == "its worker was ended by SIGKILL: a step has taken 301 s"
+
+
+def test_a_worker_that_somebody_else_has_drained_is_not_broken() -> None:
+    model, process = here(), FakeProcess(FromWorker(SERVING))
+    model.began(process, NOW)
+    model.heard(NOW)
+    process.told = FromWorker(DRAINING)
+    model.heard(NOW + 1)
+    assert model.state == DRAINING
+    assert model.ended(0, NOW + 2) is None
+    assert model.state == AVAILABLE
+
+
+def test_a_model_whose_file_is_no_good_is_not_loaded_and_comes_back_with_another_file() -> None:
+    model = here()
+    model.offered(replace(model.offer, plan=None, reason="m.gguf not in models"), NOW)
+    assert (model.state, model.reason) == (BROKEN, "m.gguf not in models")
+    assert not model.can_load(NOW + 60)
+    model.offered(model.offer, NOW + 30)
+    assert model.retry_at > NOW + 60
+    model.offered(offer("m", 2 * MIB), NOW + 60)
+    assert (model.state, model.can_load(NOW + 60)) == (AVAILABLE, True)
+
+
+def test_an_operators_load_has_those_go_that_do_nothing_and_never_the_pinned() -> None:
+    idle, busy, pinned, wanted = here("idle", 100), here("busy", 100), here("pinned", 100), here("wanted", 200)
+    for one, in_hand in ((idle, 0), (busy, 2), (pinned, 0)):
+        one.began(FakeProcess(FromWorker(SERVING, num_in_hand=in_hand)), NOW)
+        one.heard(NOW)
+    there, pins = [idle, busy, pinned, wanted], {"pinned": ALWAYS}
+    assert to_unload(wanted, there, 500, pins) == ()
+    assert to_unload(wanted, there, 400, pins) == ("idle",)
+    assert to_unload(wanted, there, 300, pins) == ("idle", "busy")
+    assert to_unload(wanted, there, 200, pins) is None
+
+
+# --- Orders ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_order_is_obeyed_once_and_by_boards_that_were_there() -> None:
+    orders = Orders("b", NOW)
+    old = Order("m", load=True, sent_at=NOW - 1)
+    general, own = Order("m", load=True, sent_at=NOW + 1), Order("m", "b", load=False, sent_at=NOW + 2)
+    pin = Order("n", pin=ALWAYS, sent_at=NOW + 3)
+    assert orders.due(Placement(orders={("m", None): old}), ["m", "n"]) == []
+    placement = Placement(orders={("m", None): general, ("m", "b"): own, ("n", None): pin, ("x", None): general})
+    assert orders.due(placement, ["m", "n"]) == [general, own]
+    assert orders.due(placement, ["m", "n"]) == []
+    again = Order("m", load=True, sent_at=NOW + 4)
+    assert orders.due(Placement(orders={("m", None): again, ("m", "b"): own}), ["m"]) == [again]

@@ -1,0 +1,167 @@
+"""One worker of a board: a process of its own, from its start to its exit, whose log goes into the board's."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import logging
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from broker.messages.boards import DRAINING, LOADING
+from broker.process import signal_child, spawn, terminate
+from workers.boards.line import FromBoard, FromWorker, Line, pair
+
+SILENT_SECONDS = 120.0
+"""A worker that has said nothing for so long is stuck: it says something every second, also while it loads."""
+GRACE_SECONDS = 10.0
+"""After the second signal, for what is in hand to be handed back."""
+READ_BYTES = 16 * 1024
+MAX_LINE_CHARS = 4096
+"""Of a line of its log; a longer one is cut."""
+NUM_LAST = 5
+OURS = "turnpike: "
+"""With what the one line begins that says why a process of ours could not go on."""
+
+log = logging.getLogger(__name__)
+
+
+class Child:
+    """Told of what the worker says on its line, asked how it is. `start` makes one."""
+
+    def __init__(self, model: str, process: asyncio.subprocess.Process, heard: Callable[[], None]) -> None:
+        """`heard` is called whenever the worker says something new."""
+        self.model = model
+        self.pid = process.pid
+        self.started_at = time.time()
+        self.told = FromWorker()
+        """The worker's latest words."""
+        self.is_leaving = False
+        """It was told to go."""
+        self.is_killed = False
+        """By us."""
+        self._process = process
+        self._heard = heard
+        self._heard_at = time.monotonic()
+        self._line: Line[FromBoard, FromWorker] | None = None
+        self._max_threads: int | None = None
+        self._last = deque[str](maxlen=NUM_LAST)
+
+    @classmethod
+    async def start(
+        cls,
+        model: str,
+        command: Sequence[str | Path],
+        environment: Mapping[str, str | None],
+        heard: Callable[[], None],
+        kept: Sequence[int] = (),
+    ) -> Child:
+        """Starts `command`, to which its end of the line is added; `kept` are descriptors that it holds with us."""
+        own, theirs = pair()
+        with theirs:
+            words = [*command, "--board-fd", str(theirs.fileno())]
+            try:
+                process = await spawn(
+                    words,
+                    env=environment,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.STDOUT,
+                    pass_fds=(theirs.fileno(), *kept),
+                )
+            except BaseException:
+                own.close()
+                raise
+        child = cls(model, process, heard)
+        child._open(Line(own, FromWorker, child._take, lambda: None))
+        return child
+
+    def _open(self, line: Line[FromBoard, FromWorker]) -> None:
+        self._line = line
+        line.open()
+
+    @property
+    def state(self) -> str:
+        """LOADING, SERVING or DRAINING."""
+        if self.is_leaving:
+            return DRAINING
+        return self.told.state
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether it has not served yet."""
+        return self.told.state == LOADING
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it should be killed; None while it is well."""
+        silent = time.monotonic() - self._heard_at
+        return f"it has said nothing for {silent:.0f} s" if silent > SILENT_SECONDS else self.told.trouble
+
+    @property
+    def last_words(self) -> str:
+        """Why it ended, as it said last: the one line of ours, else the last line."""
+        found = [one for one in self._last if one.startswith(OURS)] or list(self._last)
+        return found[-1].removeprefix(OURS) if found else "it said nothing"
+
+    async def run(self) -> int:
+        """Passes its log on until it ends; its exit code, negative where a signal ended it."""
+        try:
+            await self._pass_on_log()
+            return await self._process.wait()
+        finally:
+            if self._line is not None:
+                self._line.close()
+
+    def drain(self) -> None:
+        """It takes no more turns, finishes those that it has, and goes; one that loads has none, and goes at once."""
+        if self.is_leaving:
+            return
+        self.is_leaving = True
+        if self.is_loading:
+            self.kill()
+        else:
+            signal_child(self._process, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends it now. What it has in hand is given to others by the server."""
+        self.is_killed = True
+        signal_child(self._process, signal.SIGKILL)
+
+    async def end(self) -> None:
+        """The second signal: what is in hand is handed back."""
+        self.is_leaving = True
+        await terminate(self._process, GRACE_SECONDS)
+
+    def limit_threads(self, num: int | None) -> None:
+        """A step of it takes no more threads than these."""
+        if num != self._max_threads and self._line is not None:
+            self._max_threads = num
+            self._line.send(FromBoard(num))
+
+    def _take(self, told: FromWorker) -> None:
+        self._heard_at = time.monotonic()
+        if told != self.told:
+            self.told = told
+            self._heard()
+
+    async def _pass_on_log(self) -> None:
+        stream, decoder, rest = self._process.stdout, codecs.getincrementaldecoder("utf-8")("replace"), ""
+        assert stream is not None
+        while data := await stream.read(READ_BYTES):
+            *lines, rest = (rest + decoder.decode(data)).split("\n")
+            for line in lines:
+                self._say(line)
+            rest = rest[:MAX_LINE_CHARS]
+        if rest:
+            self._say(rest)
+
+    def _say(self, line: str) -> None:
+        line = line[:MAX_LINE_CHARS].rstrip()
+        if line:
+            self._last.append(line)
+            sys.stderr.write(f"{self.model} | {line}\n")
+            sys.stderr.flush()

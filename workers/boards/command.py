@@ -1,0 +1,171 @@
+"""A board's process: what is its alone is locked, files are looked at, then it runs until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import nats.errors
+from nats.aio.client import Client as NatsConnection
+
+from broker import connection, jetstream, placing, subjects
+from broker.connection import Address, close, connect
+from broker.errors import NotReady, PublishError, ServerError, TurnpikeError
+from broker.health import either, serve_health
+from broker.locks import Lock
+from broker.process import ended_by_a_signal, keep_the_heap_small
+from broker.retrying import retried
+from broker.topology import RETRY_SECONDS
+from workers.boards.board import Board, Start
+from workers.boards.child import Child
+from workers.boards.load_times import LoadTimes
+from workers.boards.memory import board_bytes, memory_pressure
+from workers.boards.offers import Offer, Offers
+from workers.boards.settings import BoardSettings, as_environment, worker_settings
+from workers.boards.supervisor import Supervisor
+from workers.engine.power import Power
+from workers.reporting.node import NodeListener
+
+log = logging.getLogger(__name__)
+
+
+class NothingToLoad(TurnpikeError):
+    """No model that was asked for can be loaded on this board."""
+
+    def __init__(self, board: str, reasons: Mapping[str, str]) -> None:
+        self.board = board
+        self.reasons = reasons
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        nothing = "no locked model has its file here: turnpike models pull"
+        super().__init__(f"the board {board} has no model that it can load: {listed or nothing}")
+
+
+async def serve(address: Address, settings: BoardSettings, stop: asyncio.Event, worker: Sequence[str | Path]) -> int:
+    """Runs this node's board until `stop`. `worker` are the words that start a worker. Raises InUse where the node has
+    a board already, NothingToLoad, OtherBoard and what makes it impossible to begin."""
+    keep_the_heap_small()
+    name, folder = settings.board_name, Path(settings.data_dir).expanduser()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with await asyncio.to_thread(_lock, folder, name, settings.wait_seconds, stop) as lock:
+        memory_bytes = board_bytes((), settings.memory_bytes)
+        offers = Offers(settings)
+        found = await asyncio.to_thread(offers.look, memory_bytes)
+        _tell(name, memory_bytes, found)
+        nc = await connect(address, name=f"turnpike-board-{name}")
+        try:
+            await _require_bucket(nc, settings.wait_seconds)
+            await _require_rights(nc, name, address.user)
+            async with _machine(nc, name, settings) as machine:
+                board = Board(
+                    name=name,
+                    rules=settings.rules,
+                    pins=frozenset(settings.pin),
+                    machine=machine,
+                    look=lambda: offers.look(memory_bytes),
+                    start=_starter(settings, worker, lock),
+                    load_times=LoadTimes(folder / "loads.json"),
+                )
+                supervisor = Supervisor(nc, board, found)
+                async with _health(nc, supervisor, settings):
+                    await supervisor.run(stop)
+        finally:
+            await close(nc)
+    return 0
+
+
+def _lock(folder: Path, name: str, wait_seconds: float, stop: asyncio.Event) -> Lock:
+    """Held with the workers: nobody plans this node's memory anew while one of them is left. Blocks; raises InUse."""
+
+    def go_on() -> None:
+        if stop.is_set():
+            raise TurnpikeError(f"stopped before the board {name} was free")
+
+    what, advice = f"the board {name}", "end that one first, or give this one another --node"
+    path = folder / f"board-{name}.lock"
+    return Lock(path, what, advice=advice, wait_seconds=wait_seconds, while_waiting=go_on)
+
+
+def _tell(name: str, memory_bytes: int, found: Mapping[str, Offer]) -> None:
+    """What there is. Raises NothingToLoad."""
+    reasons = {model: offer.reason for model, offer in found.items() if offer.plan is None}
+    if len(reasons) == len(found):
+        raise NothingToLoad(name, reasons)
+    for model, reason in reasons.items():
+        log.error("! %s: %s", model, reason)
+    log.info("board=%s memory_bytes=%d models=%s", name, memory_bytes, ",".join(sorted(found.keys() - reasons.keys())))
+
+
+async def _require_bucket(nc: NatsConnection, wait: float) -> None:
+    """Raises NotReady, after `wait` seconds of looking again, and ServerError."""
+
+    async def look() -> None:
+        if await jetstream.stream(nc, subjects.KV_PLACEMENT) is None:
+            raise NotReady(f"stream {subjects.KV_PLACEMENT}")
+
+    with ended_by_a_signal():
+        await retried(look, after=ServerError, delay=RETRY_SECONDS, patience=wait)
+
+
+async def _require_rights(nc: NatsConnection, board: str, user: str) -> None:
+    """Forgets what a board of this name said in a life before; raises TurnpikeError where this user may not."""
+    try:
+        await placing.withdraw(nc, board)
+    except PublishError as error:
+        advice = "`turnpike user add NAME --role board` makes a user that may"
+        raise TurnpikeError(f"the user {user} cannot speak for the board {board}: {error}: {advice}") from None
+
+
+class _Node:
+    """What a board asks of its node: /proc and the control group, and what the node's sidecar tells."""
+
+    def __init__(self, listener: NodeListener, most: int | None) -> None:
+        self._listener = listener
+        self._most = most
+
+    def memory_bytes(self, pids: Sequence[int]) -> int:
+        return board_bytes(pids, self._most)
+
+    def memory_pressure(self) -> float:
+        return memory_pressure()
+
+    def is_throttled(self) -> bool:
+        self._listener.forget_old()
+        return bool(self._listener.state.is_throttled)
+
+
+@asynccontextmanager
+async def _machine(nc: NatsConnection, name: str, settings: BoardSettings) -> AsyncIterator[_Node]:
+    listener = NodeListener(nc, name, Power())
+    await listener.start()
+    try:
+        yield _Node(listener, settings.memory_bytes)
+    finally:
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            await listener.stop()
+
+
+def _starter(settings: BoardSettings, worker: Sequence[str | Path], lock: Lock) -> Start:
+    """Starts workers with the board's own settings, but for what is planned for all of them together."""
+
+    async def start(offer: Offer, heard: Callable[[], None]) -> Child:
+        assert offer.plan is not None
+        of_one = worker_settings(settings, offer.model, park_bytes=offer.plan.offload_cache, health_port=None)
+        return await Child.start(offer.model, worker, as_environment(of_one), heard, kept=(lock.fileno(),))
+
+    return start
+
+
+def _health(nc: NatsConnection, supervisor: Supervisor, settings: BoardSettings) -> AbstractAsyncContextManager[object]:
+    """Answers probes while the board runs, where a port was given: it lives while it comes round, whatever becomes of a
+    model."""
+    if settings.health_port is None:
+        return contextlib.nullcontext()
+    return serve_health(
+        settings.health_port,
+        live=either(lambda: connection.trouble(nc), supervisor.rounds.trouble),
+        ready=lambda: None if nc.is_connected else "not connected to NATS",
+    )

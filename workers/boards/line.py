@@ -1,0 +1,148 @@
+"""The line between a board and a worker that it has started: how the worker is goes up, how many threads it may take
+comes down. A pair of sockets that keep packets apart; it ends with either of the two, and who does not read it holds
+up nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from typing import Self
+
+import msgspec
+from msgspec import Struct
+
+from broker.messages.boards import LOADING
+from broker.messages.fields import Count, Seconds, Word
+
+MAX_PACKET_BYTES = 4096
+LOOK_SECONDS = 0.2
+"""How often a worker looks whether there is something to tell."""
+TELL_SECONDS = 1.0
+"""How often it tells all the same: who is silent for long is not well."""
+
+
+class FromWorker(Struct, frozen=True, omit_defaults=True):
+    """How a worker is."""
+
+    state: Word = LOADING
+    """LOADING, SERVING or DRAINING."""
+    read_bytes: Count = 0
+    """Of its model's files, before llama.cpp has them."""
+    num_slots: Count = 0
+    num_in_hand: Count = 0
+    """Turns."""
+    num_settled: Count = 0
+    """Turns that it had in hand before."""
+    turn_seconds: Seconds | None = None
+    """What one took lately; None before the first."""
+    trouble: str | None = None
+    """Why it should be started anew."""
+
+
+class FromBoard(Struct, frozen=True, omit_defaults=True):
+    """What a worker is told."""
+
+    max_threads: Count | None = None
+    """Those of a step at most; None: as many as it likes."""
+
+
+class Line[Sent: Struct, Heard: Struct]:
+    """One end. From `open` on what the other one says goes to `take`, and its end to `ended`; `close` closes it."""
+
+    def __init__(
+        self, own: socket.socket, kind: type[Heard], take: Callable[[Heard], None], ended: Callable[[], None]
+    ) -> None:
+        own.setblocking(False)
+        own.set_inheritable(False)
+        self._socket = own
+        self._decoder = msgspec.json.Decoder(kind)
+        self._take = take
+        self._ended = ended
+
+    def open(self) -> None:
+        """From now on the other end is heard."""
+        asyncio.get_running_loop().add_reader(self._socket, self._on_packet)
+
+    def close(self) -> None:
+        """Twice does no harm."""
+        if self._socket.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+
+    def send(self, value: Sent) -> None:
+        """Of any thread. Lost where the other end does not read, or is gone: the next one says the same."""
+        with contextlib.suppress(OSError):
+            self._socket.send(msgspec.json.encode(value))
+
+    def _on_packet(self) -> None:
+        try:
+            packet = self._socket.recv(MAX_PACKET_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if not packet:
+            self.close()
+            self._ended()
+            return
+        with contextlib.suppress(msgspec.DecodeError):
+            self._take(self._decoder.decode(packet))
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """The two ends of a line."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+class BoardLine:
+    """A worker's end. Enter it as soon as the process runs; without a descriptor nobody listens, and all of it is
+    nothing."""
+
+    def __init__(self, descriptor: int | None, stop: asyncio.Event) -> None:
+        """`stop` is set once the board has gone: nobody plans this worker's memory any more."""
+        self._line: Line[FromWorker, FromBoard] | None = None
+        if descriptor is not None:
+            self._line = Line(socket.socket(fileno=descriptor), FromBoard, self._on_board, stop.set)
+        self._loading = FromWorker()
+        self._look: Callable[[], FromWorker] = lambda: self._loading
+        self._limit: Callable[[int | None], None] = lambda _: None
+        self._max_threads: int | None = None
+        self._told: FromWorker | None = None
+        self._told_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        if self._line is not None:
+            self._line.open()
+            self._tick()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._line is not None:
+            self._line.close()
+
+    def read(self, num_bytes: int) -> None:
+        """So much more of the model's files was read. Of any thread."""
+        self._loading = FromWorker(read_bytes=self._loading.read_bytes + num_bytes)
+
+    def serving(self, look: Callable[[], FromWorker], limit_threads: Callable[[int | None], None]) -> None:
+        """From now on what `look` finds is told, and `limit_threads` hears what the board says."""
+        self._look, self._limit = look, limit_threads
+        self._limit(self._max_threads)
+
+    def _on_board(self, said: FromBoard) -> None:
+        self._max_threads = said.max_threads
+        self._limit(said.max_threads)
+
+    def _tick(self) -> None:
+        assert self._line is not None
+        found, now = self._look(), time.monotonic()
+        if found != self._told or now - self._told_at >= TELL_SECONDS:
+            self._line.send(found)
+            self._told, self._told_at = found, now
+        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._tick)

@@ -1,0 +1,205 @@
+"""The models of a board: what each of them is just now, and what becomes of it. No process is started here."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from broker.messages.boards import ALWAYS, AVAILABLE, BROKEN, DRAINING, LOADING, SERVING, ModelOnBoard
+from workers.boards.line import FromWorker
+from workers.boards.offers import Offer
+
+FIRST_WAIT_SECONDS = {True: 10.0, False: 1.0}
+"""Before a model is tried again that could not be loaded, and one whose worker died while it served; doubled each
+time."""
+MAX_WAIT_SECONDS = 600.0
+STEADY_SECONDS = 60.0
+"""A worker that has served for so long begins anew."""
+UNLOADABLE_SECONDS = 3600.0
+"""For a model that cannot be loaded as its file is: said again at each look, until the file is another."""
+MAX_REASON = 512
+
+
+class Process(Protocol):
+    """`Child`."""
+
+    @property
+    def told(self) -> FromWorker:
+        """The worker's latest words."""
+        ...
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it was told to go."""
+        ...
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it should be killed."""
+        ...
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether it has not served yet."""
+        ...
+
+    @property
+    def last_words(self) -> str:
+        """Why it ended."""
+        ...
+
+
+@dataclass
+class ModelHere:
+    """One model that this board may load."""
+
+    offer: Offer
+    since: float
+    """When it came into its state, in seconds since the epoch."""
+    state: str = AVAILABLE
+    process: Process | None = None
+    planned_bytes: int = 0
+    """Of the worker that there is."""
+    used_at: float = 0.0
+    reason: str = ""
+    retry_at: float = 0.0
+    num_failures: int = 0
+    num_slots: int = 0
+    turn_seconds: float | None = None
+    latest: FromWorker = field(default_factory=FromWorker)
+    """What its worker said last."""
+    served_at: float = 0.0
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+        return self.offer.model
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether it takes memory."""
+        return self.process is not None
+
+    def can_load(self, now: float) -> bool:
+        """Whether it may be tried."""
+        return self.process is None and self.offer.plan is not None and self.retry_at <= now
+
+    def offered(self, offer: Offer, now: float) -> None:
+        """As its file is found to be. Another file than before may be tried at once."""
+        is_other = (offer.digest, offer.stamp) != (self.offer.digest, self.offer.stamp)
+        self.offer = offer
+        if offer.plan is None:
+            self.retry_at = now + UNLOADABLE_SECONDS
+            if self.process is None:
+                self.reason = offer.reason[:MAX_REASON]
+                self._become(BROKEN, now)
+        elif self.process is None and (is_other or not self.reason or self.retry_at > now + MAX_WAIT_SECONDS):
+            self.reason, self.retry_at, self.num_failures = "", 0.0, 0
+            self._become(AVAILABLE, now)
+
+    def refused(self, reason: str, now: float, seconds: float) -> None:
+        """It was not started, and why; its file is as it was. To be tried again after so long."""
+        self.reason, self.retry_at = reason[:MAX_REASON], now + seconds
+        self._become(BROKEN, now)
+
+    def allowed(self) -> None:
+        """It may be tried at once, whatever became of it before: an operator says so."""
+        if self.offer.plan is not None:
+            self.retry_at = 0.0
+
+    def began(self, process: Process, now: float) -> None:
+        """Its worker was started."""
+        self.process, self.latest = process, FromWorker()
+        self.planned_bytes, self.reason = self.offer.planned_bytes, ""
+        self._become(LOADING, now)
+
+    def heard(self, now: float) -> bool:
+        """Takes note of what its worker says; whether it has just begun to serve."""
+        if self.process is None:
+            return False
+        told, before = self.process.told, self.latest
+        if told.num_in_hand or told.num_settled != before.num_settled:
+            self.used_at = now
+        self.latest = told
+        self.num_slots = told.num_slots or self.num_slots
+        self.turn_seconds = self.turn_seconds if told.turn_seconds is None else told.turn_seconds
+        begins = self.state == LOADING and told.state == SERVING and not self.process.is_leaving
+        if begins:
+            self.served_at = now
+        if self.process.is_leaving or told.state == DRAINING:
+            self._become(DRAINING, now)
+        elif told.state == SERVING:
+            self._become(SERVING, now)
+        return begins
+
+    def ended(self, code: int, now: float) -> str | None:
+        """Its worker is gone; why, where that was not asked for."""
+        process, self.process, self.planned_bytes, self.latest = self.process, None, 0, FromWorker()
+        assert process is not None
+        if process.is_leaving or code == 0:  # told to go, by us or by somebody else
+            self._become(AVAILABLE, now)
+            return None
+        if not process.is_loading and now - self.served_at >= STEADY_SECONDS:
+            self.num_failures = 0
+        wait = FIRST_WAIT_SECONDS[process.is_loading] * 2**self.num_failures
+        self.num_failures = min(self.num_failures + 1, 16)
+        self.retry_at = now + min(wait, MAX_WAIT_SECONDS)
+        words = process.trouble or process.last_words
+        self.reason = (words if code == 1 and process.is_loading else f"{how_it_ended(code)}: {words}")[:MAX_REASON]
+        self._become(BROKEN, now)
+        return self.reason
+
+    def _become(self, state: str, now: float) -> None:
+        if state != self.state:
+            self.state, self.since = state, now
+
+    def as_told(self, load_seconds: float, pin: str | None) -> ModelOnBoard:
+        """For the others."""
+        told = self.latest
+        is_loading = self.state == LOADING
+        return ModelOnBoard(
+            self.model,
+            self.state,
+            self.planned_bytes if self.is_resident else self.offer.planned_bytes,
+            load_seconds,
+            file_bytes=self.offer.file_bytes,
+            read_bytes=min(told.read_bytes, self.offer.file_bytes) if is_loading else 0,
+            since=self.since,
+            used_at=self.used_at,
+            num_in_hand=told.num_in_hand,
+            pin=pin,
+            turn_seconds=self.turn_seconds,
+            num_slots=self.num_slots,
+            reason=self.reason,
+            retry_at=self.retry_at if self.state == BROKEN else 0.0,
+        )
+
+
+def how_it_ended(code: int) -> str:
+    """A process, by its exit code."""
+    if code >= 0:
+        return f"its worker ended with code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"its worker was ended by {name}"
+
+
+def to_unload(
+    model: ModelHere, there: Iterable[ModelHere], memory_bytes: int, pins: Mapping[str, str | None]
+) -> tuple[str, ...] | None:
+    """Which models go for one that an operator wants here, those that do nothing and were used least lately first; None
+    where those that may go are not enough."""
+    resident = [one for one in there if one.is_resident and one.model != model.model]
+    missing = model.offer.planned_bytes + sum(one.planned_bytes for one in resident) - memory_bytes
+    gone = []
+    for one in sorted(resident, key=lambda one: (one.latest.num_in_hand > 0, one.used_at)):
+        if missing <= 0:
+            break
+        if pins.get(one.model) != ALWAYS:
+            gone.append(one.model)
+            missing -= one.planned_bytes
+    return None if missing > 0 else tuple(gone)

@@ -1,0 +1,373 @@
+"""A board's life: it looks at what waits, decides what it has loaded, and starts, watches and ends the workers.
+
+Every board decides for itself, by what all of them see (`placement`); claims keep two from loading what one should.
+Nothing is computed here: a board costs next to nothing beside the workers that it has started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+
+from nats.aio.client import Client as NatsConnection
+
+from broker import connection, placing
+from broker.errors import PublishError, ServerError, TurnpikeError
+from broker.health import Rounds
+from broker.messages.boards import ALWAYS, DRAINING, LOADING, SERVING, BoardState, Order
+from broker.placing import RENEW_SECONDS, SAY_SECONDS, Placement, Watch
+from workers.boards.board import Board, OtherBoard
+from workers.boards.child import Child
+from workers.boards.claims import Claims
+from workers.boards.cores import shared_cores
+from workers.boards.models import ModelHere, to_unload
+from workers.boards.offers import Offer
+from workers.boards.orders import Orders
+from workers.boards.placement import next_step
+from workers.boards.queues import Queues
+from workers.boards.view import Step, View
+from workers.machine.cores import num_cores
+
+ROUND_SECONDS = 0.5
+"""How often it looks at the queues, at least."""
+PROGRESS_SECONDS = 0.5
+"""How often it says how far a load is."""
+OFFERS_SECONDS = 30.0
+"""How often it looks at the files."""
+ROUNDS_PATIENCE = 120.0
+REFUSED_SECONDS = 10.0
+"""Before it is tried again to load what there was no room for."""
+QUEUES_SECONDS = 3.0
+"""For the server to say what waits."""
+
+log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Runs a board on one connection."""
+
+    def __init__(self, nc: NatsConnection, board: Board, offers: Mapping[str, Offer]) -> None:
+        """`offers` are those of a first look."""
+        self._nc = nc
+        self._board = board
+        self._began_at = time.time()
+        self._here: dict[str, ModelHere] = {}
+        self._offered(offers, self._began_at)
+        self._children: dict[str, Child] = {}
+        self._num_cores = num_cores()
+        self._claims = Claims(nc, board.name)
+        self._queues = Queues(nc)
+        self._orders = Orders(board.name, self._began_at)
+        self._watch = Watch(nc)
+        self._news = asyncio.Event()
+        self._pending: Step | None = None
+        """Claimed, and begun once what it unloads has gone."""
+        self._decided_at = float("-inf")
+        self._is_changed = False
+        """A model has come or gone: what to do next is another question."""
+        self._memory_bytes = 0
+        self._num_swaps = 0
+        self._loading_seconds = 0.0
+        self._announced: tuple[object, ...] = ()
+        self._announced_at = float("-inf")
+        self._group = asyncio.TaskGroup()
+        self.rounds = Rounds()
+        """Where it says that it comes round."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`; then every worker drains. Cancelling it hands back at once what they have in hand. Raises
+        OtherBoard, ConnectionLost."""
+        async with self._watch, self._group:
+            beats = [
+                self._group.create_task(work)
+                for work in (connection.watch(self._nc), self._renew(), self._look(), self._hear(), self._wake(stop))
+            ]
+            try:
+                while not stop.is_set():
+                    await self._round()
+                    await self._sleep(ROUND_SECONDS)
+                await self._drain()
+            finally:
+                await asyncio.gather(*(child.end() for child in self._children.values()))
+                await self._leave()
+                self.rounds.end("a board's round")
+            for task in beats:
+                task.cancel()
+
+    # --- Rounds ------------------------------------------------------------------------------------------------------
+
+    async def _round(self) -> None:
+        self.rounds.begin("a board's round", ROUNDS_PATIENCE)
+        now, placement = time.time(), self._watch.placement()
+        self._check_alone(placement)
+        self._look_at_children(now)
+        is_due = time.monotonic() - self._decided_at >= ROUND_SECONDS or self._is_changed
+        if is_due:
+            self._decided_at, self._is_changed = time.monotonic(), False
+            self._memory_bytes = self._board.machine.memory_bytes([child.pid for child in self._children.values()])
+        try:
+            await self._decide(placement, is_due=is_due)
+        except (ServerError, TimeoutError) as error:
+            log.warning("not decided error=%s", str(error) or "the server does not answer")
+        self._share_cores()
+        await self._announce()
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until there is news, or for so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+        self._news.clear()
+
+    def _check_alone(self, placement: Placement) -> None:
+        """Raises OtherBoard where one that began before this one still says that it is this board."""
+        for state in placement.boards:
+            is_other = state.board == self._board.name and state.started_at != self._began_at
+            if is_other and state.started_at < self._began_at < state.sent_at:
+                raise OtherBoard(self._board.name)
+
+    def _look_at_children(self, now: float) -> None:
+        for name, child in list(self._children.items()):
+            self._heard(name, now)
+            if child.trouble is not None and not child.is_killed:
+                log.error("! worker stuck model=%s pid=%d: %s", name, child.pid, child.trouble)
+                child.kill()
+
+    def _heard(self, name: str, now: float) -> None:
+        here, child = self._here[name], self._children[name]
+        if here.heard(now):
+            seconds = now - child.started_at
+            self._is_changed = True
+            self._loading_seconds += seconds
+            self._board.load_times.note(here.offer.digest, here.offer.file_bytes, seconds)
+            log.info("serving model=%s pid=%d load_seconds=%.1f", name, child.pid, seconds)
+
+    def _share_cores(self) -> None:
+        turns = {name: child.told.num_in_hand for name, child in self._children.items()}
+        for name, num in shared_cores(self._num_cores, turns).items():
+            self._children[name].limit_threads(num)
+
+    # --- Decisions ---------------------------------------------------------------------------------------------------
+
+    async def _decide(self, placement: Placement, *, is_due: bool) -> None:
+        """Asks the server and itself where that is due: workers have news with each turn."""
+        pins = self._pins(placement)
+        for order in self._orders.due(placement, self._here):
+            await self._obey(order, placement, pins)
+        if self._pending is not None:
+            await self._go_on(self._pending)
+            return
+        is_changing = any(child.is_leaving or child.is_loading for child in self._children.values())
+        if is_changing or not is_due:
+            return
+        boards = (*(one for one in placement.boards if one.board != self._board.name), self._state(pins))
+        served = {one.model for board in boards for one in board.models if one.state in (SERVING, DRAINING)}
+        models = {one.model for board in boards for one in board.models}
+        async with asyncio.timeout(QUEUES_SECONDS):
+            waiting = await self._queues.look(models, served)
+        view = View(time.time(), boards, waiting, placement.claims)
+        await self._begin(next_step(view, self._board.name, self._board.rules))
+
+    def _pins(self, placement: Placement) -> dict[str, str | None]:
+        """By model: as operators say, else as the settings do."""
+        return {
+            name: placement.pin(name, self._board.name) or (ALWAYS if name in self._board.pins else None)
+            for name in self._here
+        }
+
+    async def _begin(self, step: Step) -> None:
+        """Claims what is to be loaded, then has what is in its way go."""
+        if step.load is not None and not await self._may_load(step.load, step.copy):
+            return
+        for name in step.unload:
+            if (child := self._children.get(name)) is not None:
+                log.info("unloading model=%s why=%s for=%s", name, step.why, step.load)
+                child.drain()
+                self._num_swaps += step.load is not None
+        if step.load is not None:
+            self._pending = step
+            await self._go_on(step)
+
+    async def _may_load(self, model: str, copy: int) -> bool:
+        here = self._here.get(model)
+        return here is not None and here.can_load(time.time()) and await self._claims.take(model, copy)
+
+    async def _go_on(self, step: Step) -> None:
+        """Loads what was claimed, once there is room."""
+        assert step.load is not None
+        if any(name in self._children for name in step.unload):
+            return
+        self._pending = None
+        here, now = self._here.get(step.load), time.time()
+        if here is None or not here.can_load(now):
+            await self._claims.let_go(step.load)
+            return
+        planned = here.offer.planned_bytes + sum(one.planned_bytes for one in self._here.values())
+        if planned > self._memory_bytes:
+            await self._refuse(here, f"no room: {planned:,} bytes are planned, of {self._memory_bytes:,}")
+            return
+        await self._load(here, step)
+
+    async def _load(self, here: ModelHere, step: Step) -> None:
+        planned = here.offer.planned_bytes
+        log.info("loading model=%s copy=%d why=%s planned_bytes=%d", here.model, step.copy, step.why, planned)
+        try:
+            child = await self._board.start(here.offer, self._news.set)
+        except OSError as error:  # no memory for a process, no descriptors
+            await self._refuse(here, f"its worker cannot be started: {error.strerror or error}")
+            return
+        self._children[here.model] = child
+        here.began(child, time.time())
+        self._group.create_task(self._live(here, child))
+
+    async def _refuse(self, here: ModelHere, reason: str) -> None:
+        here.refused(reason, time.time(), REFUSED_SECONDS)
+        log.warning("not loaded model=%s reason=%s", here.model, reason)
+        await self._claims.let_go(here.model)
+
+    async def _live(self, here: ModelHere, child: Child) -> None:
+        """From a worker's start to its end."""
+        code = await child.run()
+        await self._claims.let_go(here.model)
+        now = time.time()
+        self._heard(here.model, now)
+        del self._children[here.model]
+        if child.is_loading:
+            self._loading_seconds += now - child.started_at
+        reason = here.ended(code, now)
+        if reason is None:
+            log.info("unloaded model=%s pid=%d", here.model, child.pid)
+        else:
+            log.error("! %s: %s; tried again in %.0f s", here.model, reason, here.retry_at - now)
+        self._is_changed = True
+        self._news.set()
+
+    async def _obey(self, order: Order, placement: Placement, pins: Mapping[str, str | None]) -> None:
+        """Once. What cannot be done now is said, and not tried later."""
+        here = self._here[order.model]
+        log.info("order model=%s load=%s board=%s", order.model, order.load, order.board)
+        if not order.load:
+            await self._begin(Step(unload=(order.model,), why="ordered"))
+            return
+        taken = {copy for model, copy in placement.claims if model == order.model}
+        if here.is_resident or (order.board is None and taken) or self._pending is not None:
+            return
+        unload = to_unload(here, self._here.values(), self._memory_bytes, pins)
+        here.allowed()
+        if unload is None or not here.can_load(time.time()):
+            reason = here.reason or "no room beside what is pinned"
+            log.warning("order not obeyed model=%s reason=%s", order.model, reason)
+            return
+        copy = next(number for number in range(len(taken) + 1) if number not in taken)
+        await self._begin(Step(order.model, copy, unload, "ordered"))
+
+    # --- What it says ------------------------------------------------------------------------------------------------
+
+    def _state(self, pins: Mapping[str, str | None]) -> BoardState:
+        times, machine = self._board.load_times, self._board.machine
+        return BoardState(
+            self._board.name,
+            self._memory_bytes,
+            self._num_cores,
+            tuple(
+                here.as_told(times.seconds(here.offer.digest, here.offer.file_bytes), pins.get(name))
+                for name, here in sorted(self._here.items())
+            ),
+            sent_at=time.time(),
+            started_at=self._began_at,
+            is_throttled=machine.is_throttled(),
+            memory_pressure=machine.memory_pressure(),
+            num_swaps=self._num_swaps,
+            loading_seconds=self._loading_seconds,
+        )
+
+    async def _announce(self) -> None:
+        """Now and then, and when something has become other than it was said."""
+        state = self._state(self._pins(self._watch.placement()))
+        is_loading = any(one.state == LOADING for one in state.models)
+        news = tuple((one.model, one.state, one.num_in_hand > 0, one.pin, one.reason) for one in state.models)
+        age = state.sent_at - self._announced_at
+        if news == self._announced and age < (PROGRESS_SECONDS if is_loading else SAY_SECONDS):
+            return
+        self._announced, self._announced_at = news, state.sent_at
+        try:
+            await placing.announce(self._nc, state)
+        except PublishError as error:
+            self._announced = ()
+            log.warning("not announced error=%s", error)
+
+    # --- Beside the rounds -------------------------------------------------------------------------------------------
+
+    async def _wake(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._news.set()
+
+    async def _hear(self) -> None:
+        """What operators say is news; what other boards say has time until the next round."""
+        known: object = None
+        while True:
+            await self._watch.changed(ROUNDS_PATIENCE)
+            orders = dict(self._watch.placement().orders)
+            if orders != known:
+                known = orders
+                self._news.set()
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            await self._claims.renew()
+            try:
+                await self._watch.refresh()
+            except ServerError as error:
+                log.warning("placement not read error=%s", error)
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(OFFERS_SECONDS)
+            try:
+                found = await asyncio.to_thread(self._board.look)
+            except (TurnpikeError, OSError) as error:
+                log.warning("files not looked at error=%s", error)
+                continue
+            self._offered(found, time.time())
+
+    def _offered(self, found: Mapping[str, Offer], now: float) -> None:
+        for name, offer in found.items():
+            if name not in self._here:
+                log.info("offered model=%s", name)
+                self._here[name] = ModelHere(offer, now)
+            self._here[name].offered(offer, now)
+        for name, here in list(self._here.items()):
+            # What has just failed is told for a while, also where its file was removed for that.
+            if name not in found and not here.is_resident and here.retry_at <= now:
+                del self._here[name]
+
+    # --- The end -----------------------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        if self._pending is not None and self._pending.load is not None:
+            await self._claims.let_go(self._pending.load)
+            self._pending = None
+        log.info("draining models=%s", ",".join(self._children) or "none")
+        for child in self._children.values():
+            child.drain()
+        while self._children:
+            self.rounds.begin("a board's round", ROUNDS_PATIENCE)
+            self._look_at_children(time.time())
+            await self._announce()
+            await self._sleep(SAY_SECONDS)
+
+    async def _leave(self) -> None:
+        """Takes back what it said, unless another board says it now."""
+        await self._claims.let_all_go()
+        for state in self._watch.placement().boards:
+            if state.board == self._board.name and state.started_at != self._began_at:
+                return
+        try:
+            await placing.withdraw(self._nc, self._board.name)
+        except PublishError as error:
+            log.info("not withdrawn error=%s: what it said expires", error)
