@@ -15,6 +15,7 @@ from benchmarks.harness import ROOT, machine, model
 QUESTIONS = (
     "latency",
     "footprint",
+    "boards",
     "attention",
     "small_prefill",
     "single_stream",

@@ -17,7 +17,7 @@ from broker.process import signal_child, spawn, terminate
 from workers.boards.line import FromBoard, FromWorker, Line, pair
 
 SILENT_SECONDS = 120.0
-"""A worker that has said nothing for so long is stuck: it says something every second, also while it loads."""
+"""A worker that has said nothing for so long is stuck: it says something every few seconds, also while it loads."""
 GRACE_SECONDS = 10.0
 """After the second signal, for what is in hand to be handed back."""
 READ_BYTES = 16 * 1024

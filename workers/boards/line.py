@@ -20,7 +20,7 @@ from broker.messages.fields import Count, Seconds, Word
 MAX_PACKET_BYTES = 4096
 LOOK_SECONDS = 0.2
 """How often a worker looks whether there is something to tell."""
-TELL_SECONDS = 1.0
+TELL_SECONDS = 5.0
 """How often it tells all the same: who is silent for long is not well."""
 
 

@@ -36,6 +36,8 @@ PROGRESS_SECONDS = 0.5
 """How often it says how far a load is."""
 OFFERS_SECONDS = 30.0
 """How often it looks at the files."""
+REFRESH_RENEWALS = 3
+"""After so many renewals of its claims it reads again what all boards say: what it may have missed."""
 ROUNDS_PATIENCE = 120.0
 REFUSED_SECONDS = 10.0
 """Before it is tried again to load what there was no room for."""
@@ -67,7 +69,10 @@ class Supervisor:
         self._decided_at = float("-inf")
         self._is_changed = False
         """A model has come or gone: what to do next is another question."""
+        self._measured_at = float("-inf")
         self._memory_bytes = 0
+        self._memory_pressure = 0.0
+        self._is_throttled = False
         self._num_swaps = 0
         self._loading_seconds = 0.0
         self._announced: tuple[object, ...] = ()
@@ -104,15 +109,22 @@ class Supervisor:
         self._check_alone(placement)
         self._look_at_children(now)
         is_due = time.monotonic() - self._decided_at >= ROUND_SECONDS or self._is_changed
+        if self._is_changed or time.monotonic() - self._measured_at >= SAY_SECONDS:
+            self._measure()
         if is_due:
             self._decided_at, self._is_changed = time.monotonic(), False
-            self._memory_bytes = self._board.machine.memory_bytes([child.pid for child in self._children.values()])
         try:
             await self._decide(placement, is_due=is_due)
         except (ServerError, TimeoutError) as error:
             log.warning("not decided error=%s", str(error) or "the server does not answer")
         self._share_cores()
         await self._announce()
+
+    def _measure(self) -> None:
+        machine = self._board.machine
+        self._memory_bytes = machine.memory_bytes([child.pid for child in self._children.values()])
+        self._memory_pressure, self._is_throttled = machine.memory_pressure(), machine.is_throttled()
+        self._measured_at = time.monotonic()
 
     async def _sleep(self, seconds: float) -> None:
         """Until there is news, or for so long."""
@@ -268,7 +280,7 @@ class Supervisor:
     # --- What it says ------------------------------------------------------------------------------------------------
 
     def _state(self, pins: Mapping[str, str | None]) -> BoardState:
-        times, machine = self._board.load_times, self._board.machine
+        times = self._board.load_times
         return BoardState(
             self._board.name,
             self._memory_bytes,
@@ -279,8 +291,8 @@ class Supervisor:
             ),
             sent_at=time.time(),
             started_at=self._began_at,
-            is_throttled=machine.is_throttled(),
-            memory_pressure=machine.memory_pressure(),
+            is_throttled=self._is_throttled,
+            memory_pressure=self._memory_pressure,
             num_swaps=self._num_swaps,
             loading_seconds=self._loading_seconds,
         )
@@ -318,8 +330,9 @@ class Supervisor:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(RENEW_SECONDS)
-            await self._claims.renew()
+            for _ in range(REFRESH_RENEWALS):
+                await asyncio.sleep(RENEW_SECONDS)
+                await self._claims.renew()
             try:
                 await self._watch.refresh()
             except ServerError as error:
