@@ -1,7 +1,8 @@
 """Whether a model is served, and by whom: asked before a turn is queued, as a queue takes turns that nobody takes too.
 
 A worker is there while it answers discovery. One on a busy board answers late, so that silence counts at once only
-where the model's consumers have nothing in work and nobody pulls from them.
+where the model's consumers have nothing in work and nobody pulls from them. A model without a worker may be one that
+a board will load for the turn: then its queue is worth waiting in.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Iterable
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
 
-from broker import discovery, jetstream, subjects
+from broker import discovery, jetstream, model_status, placing, subjects
 from broker.discovery import SERVING, WorkerInfo
-from broker.errors import NotServed, UnservedModel
+from broker.errors import NotLoaded, NotReady, NotServed, UnservedModel
+from broker.messages.boards import BoardState
+from broker.model_status import ModelStatus
 from broker.priorities import DEFAULT_PRIORITY, PRIORITIES
 from broker.retrying import retried
 
@@ -24,6 +28,8 @@ QUICK_SECONDS = 0.25
 PATIENT_SECONDS = 2.0
 """Within which one on a busy board does."""
 LOOK_SECONDS = 0.5
+QUEUE_SECONDS = 5.0
+"""Within which a model that a board has just announced has its queue."""
 NAMES_SECONDS = 1.0
 """A server that does not let us ask does not answer."""
 
@@ -58,15 +64,47 @@ async def served_by(nc: NatsConnection, model: str) -> list[WorkerInfo]:
     return []
 
 
-async def until_served(nc: NatsConnection, model: str, seconds: float = 0.0) -> None:
-    """Comes back once a worker serves the model; raises NotServed where none does after so many seconds, UnservedModel
-    at once where no stream takes its turns, ServerError."""
+async def until_served(nc: NatsConnection, model: str, seconds: float = 0.0) -> ModelStatus | None:
+    """Comes back once a turn for the model would be answered: by a worker that serves it, None, or by one that a board
+    will load, with what is known of that.
 
-    async def look() -> None:
-        if not await is_served(nc, model):
-            raise NotServed(model) if await has_queue(nc, model) else UnservedModel(model)
+    Raises NotServed where there is neither after so many seconds, NotLoaded where boards have it and cannot load it,
+    UnservedModel at once where no stream takes its turns; ServerError.
+    """
 
-    await retried(look, after=NotServed, delay=LOOK_SECONDS, patience=seconds)
+    async def look() -> ModelStatus | None:
+        if await is_served(nc, model):
+            return None
+        boards = await placing.boards(nc)
+        status = model_status.status_of(model, boards)
+        if status is not None and not status.is_servable:
+            raise unserved(model, status)
+        if await has_queue(nc, model):
+            if status is None:
+                raise NotServed(model, await choices(nc, boards) if boards else ())
+            return status
+        if status is None:
+            raise UnservedModel(model, await choices(nc, boards))
+        raise NotReady(f"stream {subjects.turns_stream(model)}")
+
+    def patience(error: Exception) -> float:
+        return max(seconds, QUEUE_SECONDS) if isinstance(error, NotReady) else seconds
+
+    return await retried(look, after=(NotServed, NotReady), delay=LOOK_SECONDS, patience=patience)
+
+
+def unserved(model: str, status: ModelStatus | None = None) -> NotServed:
+    """Why nobody would answer a turn: boards have its model and cannot load it, or there is nobody at all."""
+    if status is None or status.is_servable:
+        return NotServed(model)
+    return NotLoaded(model, status.reason, status.seconds)
+
+
+async def choices(nc: NatsConnection, boards: Iterable[BoardState]) -> list[str]:
+    """The models that a turn can be for: those with a worker that takes turns, and those that a board may load."""
+    served = {one.model for one in await discovery.find_workers(nc, QUICK_SECONDS) if one.is_serving}
+    known = model_status.statuses(boards).values()
+    return sorted(served | {status.model for status in known if status.is_servable})
 
 
 async def has_queue(nc: NatsConnection, model: str) -> bool:

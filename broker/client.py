@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 import nats.errors
 from nats.aio.client import Client as NatsConnection
 
-from broker import availability, codec, discovery, jetstream, publishing, replies, subjects
+from broker import availability, codec, discovery, jetstream, model_status, placing, publishing, replies, subjects
 from broker.answer import Answer, Followed
 from broker.connection import Address, close, connect
 from broker.errors import (
@@ -45,6 +45,8 @@ from broker.messages import (
     Turn,
     new_id,
 )
+from broker.messages.boards import BoardState
+from broker.model_status import ModelStatus
 from broker.place_in_line import Line
 from broker.priorities import DEFAULT_PRIORITY, Priority
 from broker.rounds import DEFAULT_MAX_ROUNDS, Offered, OnToolCall, Rounds, RoundsAnswer, offered
@@ -236,10 +238,23 @@ class Client:
         """The model's workers that answer, with their load; none where nobody serves it. Raises ServerError."""
         return await availability.served_by(self.nc, model)
 
-    async def until_served(self, model: str, seconds: float = 0.0) -> None:
-        """Comes back once a worker serves the model, at once where one does; raises NotServed after so many seconds,
-        UnservedModel where no stream takes its turns, ServerError."""
-        await availability.until_served(self.nc, model, seconds)
+    async def status(self, model: str) -> ModelStatus | None:
+        """What boards do about a model: loaded, loading and how far, or not yet; None where none of them may serve it,
+        also where there are none, or nobody tells."""
+        return model_status.status_of(model, await self.boards())
+
+    async def boards(self) -> tuple[BoardState, ...]:
+        """What the boards have, and could have; none where nobody tells."""
+        return await placing.boards(self.nc)
+
+    async def until_served(self, model: str, seconds: float = 0.0) -> ModelStatus | None:
+        """Comes back once a turn for the model would be answered, at once where a worker serves it: then with None.
+        Else with what a board that will load it does about it.
+
+        Raises NotServed after so many seconds, NotLoaded where boards cannot load it, UnservedModel where no stream
+        takes its turns, ServerError.
+        """
+        return await availability.until_served(self.nc, model, seconds)
 
     async def publish(self, turn: Turn, model: str, priority: Priority = DEFAULT_PRIORITY) -> int:
         """Queues a turn; returns its stream sequence once the server has it on disk. Raises PublishError."""

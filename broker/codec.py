@@ -100,6 +100,26 @@ def place_of(payload: bytes, headers: Mapping[str, str] | None = None) -> tuple[
     return place.index, place.attempt
 
 
+def decode_rows[T](
+    payload: bytes, kind: type[T], rows: str, row: type, headers: Mapping[str, str] | None = None
+) -> tuple[T, list[str]]:
+    """As `decode`, but that what is not understood in the list `rows` is left out; and why, of each. Raises
+    InvalidMessage for the rest."""
+    found = _fields(payload, headers)
+    listed = found.get(rows)
+    kept: list[Any] = []
+    reasons: list[str] = []
+    for one in listed if isinstance(listed, list) else ():
+        try:
+            _convert(one, row)
+        except InvalidMessage as error:
+            reasons.append(str(error))
+        else:
+            kept.append(one)
+    whole: T = _convert(found | {rows: kept} if reasons else found, kind)
+    return whole, reasons
+
+
 def is_known_reply(kind: str) -> bool:
     """Whether messages of a reply of this `type` are this release's."""
     return kind in _REPLIES

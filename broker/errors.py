@@ -15,7 +15,7 @@
     │   └── NotReady              streams or consumers are missing: `turnpike broker ensure`
     ├── PublishError              the message was not stored; a turn will not be answered
     │   ├── NoStream              no stream takes its subject; UnservedModel: no queue has this model's turns
-    │   ├── NotServed             a queue would take them, but no worker answers for it
+    │   ├── NotServed             a queue would take them, but no worker answers; NotLoaded: no board can load it
     │   ├── NotStored             the server did not take it, `.code` says why; QueueFull: the queue is at its bound
     │   ├── PayloadTooLarge       over the server's max_payload, headers counted
     │   ├── Duplicate             its id was used before; DuplicateTurn: a turn's id
@@ -36,6 +36,8 @@
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class TurnpikeError(Exception):
@@ -158,11 +160,13 @@ class NoStream(PublishError):
 
 
 class UnservedModel(PublishError):
-    """The model has no queue here: no worker could ever answer."""
+    """The model has no queue here: no worker could ever answer. `choices` are models that have one, as far as known."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, choices: Sequence[str] = ()) -> None:
         self.model = model
-        super().__init__(f"model {model!r} is not served here: no stream takes its turns (see `turnpike top`)")
+        self.choices = tuple(choices)
+        others = f"; these are: {', '.join(choices)}" if choices else " (see `turnpike top`)"
+        super().__init__(f"model {model!r} is not served here: no stream takes its turns{others}")
 
 
 class NotStored(PublishError):
@@ -176,13 +180,29 @@ class NotStored(PublishError):
 
 
 class NotServed(PublishError):
-    """The model has a queue, and no worker that answers just now."""
+    """The model has a queue, and no worker that answers just now, nor a board that could load it. `choices` are models
+    that have either, where they are known."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, choices: Sequence[str] = ()) -> None:
         self.model = model
+        self.choices = tuple(choices)
+        others = f". These are served: {', '.join(choices)}" if choices else ""
         super().__init__(
             f"nobody serves model {model!r} just now: no worker of it answers. Start one with "
-            f"`turnpike worker --model {model}`, or wait for one with --wait-seconds"
+            f"`turnpike worker --model {model}`, or wait for one with --wait-seconds{others}"
+        )
+
+
+class NotLoaded(NotServed):
+    """No board that has the model can load it, for `reason`; one tries again in `seconds`."""
+
+    def __init__(self, model: str, reason: str, seconds: float) -> None:
+        self.model = model
+        self.choices = ()
+        self.reason = reason
+        self.seconds = seconds
+        PublishError.__init__(
+            self, f"model {model!r} cannot be loaded: {reason}; a board tries again in {seconds:.0f} s"
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -23,7 +24,7 @@ from nats.aio.subscription import Subscription
 
 from broker import codec, jetstream, publishing, subjects
 from broker.errors import InvalidMessage, NotReady, NotStored, ServerError
-from broker.messages.boards import BoardState, Claim, Order
+from broker.messages.boards import BoardState, Claim, ModelOnBoard, Order
 
 SAY_SECONDS = 2.0
 """How often a board says how it is, at the least."""
@@ -111,6 +112,15 @@ async def read(nc: NatsConnection) -> Placement:
         return Placement()
 
 
+async def boards(nc: NatsConnection) -> tuple[BoardState, ...]:
+    """The boards that are there; none where nobody tells, as on a server of an older release."""
+    try:
+        return (await read(nc)).boards
+    except (ServerError, nats.errors.Error) as error:
+        log.debug("boards not read error=%s", error)
+        return ()
+
+
 @dataclass(frozen=True)
 class _Entry:
     sequence: int
@@ -120,8 +130,13 @@ class _Entry:
     """By the monotonic clock."""
 
     def holds(self, now: float) -> bool:
-        seconds = {BoardState: BOARD_SECONDS, Claim: CLAIM_SECONDS}.get(type(self.value))
-        return seconds is None or now - self.heard_at < seconds
+        """Whether it is not older than it may be, by the monotonic clock."""
+        match self.value:
+            case BoardState():
+                return now - self.heard_at < BOARD_SECONDS
+            case Claim():
+                return now - self.heard_at < CLAIM_SECONDS
+        return True
 
 
 class Watch:
@@ -231,14 +246,30 @@ def _value(subject: str, payload: bytes, headers: Mapping[str, str]) -> Value | 
     if not payload or kind is None:
         return None
     try:
-        value = codec.decode(payload, kind, headers)
+        value = _decode(payload, kind, headers)
     except InvalidMessage as error:
-        log.warning("placement not understood subject=%r error=%s", subject[:200], error)
+        _leave_out(subject, str(error))
         return None
     if _subject(value) != subject:
-        log.warning("placement of another subject=%r", subject[:200])
+        _leave_out(subject, f"it is of {_subject(value)}")
         return None
     return value
+
+
+@functools.lru_cache(maxsize=1024)
+def _leave_out(subject: str, reason: str) -> None:
+    """Says so, once: boards say the same again and again."""
+    log.warning("left out subject=%r placement not understood: %s", subject[:200], reason[:500])
+
+
+def _decode(payload: bytes, kind: type[Value], headers: Mapping[str, str]) -> Value:
+    """A model of a board's that is not understood costs itself. Raises InvalidMessage."""
+    if kind is not BoardState:
+        return codec.decode(payload, kind, headers)
+    state, reasons = codec.decode_rows(payload, BoardState, "models", ModelOnBoard, headers)
+    for reason in reasons:
+        _leave_out(subjects.placed_board(state.board), reason)
+    return state
 
 
 def _subject(value: Value) -> str:

@@ -8,8 +8,12 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import jetstream, subjects
 from broker.messages import Cancel, Done, End, Failed, Timings, Turn, Usage
+from broker.model_status import ModelStatus
 from broker.replies import write_end
 from broker.subjects import CancelAddress, TurnAddress
+
+NOT_LOADED = "not_loaded"
+MAX_DETAIL = 1000
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,17 @@ def concerns(address: CancelAddress, client: str, turn: Turn) -> bool:
 def past_deadline(worker: str) -> Failed:
     """The end of a turn whose deadline passed before anybody began it; `worker` is who says so."""
     return Failed("deadline", "the deadline passed while the turn was queued", worker=worker)
+
+
+def not_loaded(status: ModelStatus, worker: str) -> Failed:
+    """The end of a turn whose model boards have and none of them can load."""
+    detail = f"model {status.model!r} {status.words()}"
+    return Failed(NOT_LOADED, detail[:MAX_DETAIL], worker=worker, retryable=True, retry_after=status.seconds)
+
+
+def is_not_loaded(end: End) -> bool:
+    """Whether it is such an end."""
+    return isinstance(end, Failed) and end.code == NOT_LOADED
 
 
 def stopped(cancel: Cancel, queue_wait: float, worker: str) -> End:

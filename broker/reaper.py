@@ -1,4 +1,5 @@
-"""Ends queued turns of models that nobody serves: those whose deadline has passed, and those that a cancel concerns.
+"""Ends queued turns of models that nobody serves: those whose deadline has passed, those that a cancel concerns, and
+those of a model that boards have and cannot load.
 
 A worker does that for its own model, and better: it knows what it has in hand. This is for queues without one. It reads
 what is queued once, a bounded piece at a time, and forgets it as soon as a worker answers. Any number of reapers may
@@ -19,21 +20,20 @@ import nats.errors
 from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 
-from broker import availability, codec, jetstream, subjects, topology
-from broker.connection import Address, check, close, connect, watch
+from broker import availability, codec, jetstream, model_status, placing, subjects, topology
+from broker.connection import Address, check
 from broker.discovery import SERVING
-from broker.errors import ConnectionLost, InvalidMessage, InvalidName, NotReady, ServerError, TurnpikeError
+from broker.errors import ConnectionLost, InvalidMessage, InvalidName, NotReady, ServerError
 from broker.jetstream import StoredMessage
+from broker.keeping import connected, kept
 from broker.messages import Cancel, End, Turn
-from broker.queued_ends import end_queued, past_deadline, stopped
-from broker.retrying import retried
+from broker.model_status import ModelStatus
+from broker.queued_ends import end_queued, is_not_loaded, not_loaded, past_deadline, stopped
 from broker.subjects import CancelAddress, TurnAddress
 
 NAME = "reaper"
 """In the place of the worker's in the ends that it writes."""
 LOOK_SECONDS = 1.0
-AGAIN_SECONDS = 1.0
-"""Until one that lost its connection begins anew."""
 REST_SECONDS = 0.1
 """Between two looks, also while cancels come in a storm."""
 SERVED_SECONDS = 3.0
@@ -46,9 +46,6 @@ MAX_KNOWN = 100_000
 """Turns of a queue that are kept in mind; those behind them are read when these are gone."""
 CANCEL_SECONDS = 3600.0
 """How long the server keeps a cancel, and we do."""
-
-_PASSING = (TurnpikeError, nats.errors.Error)
-"""What a reaper that is begun anew may not meet again."""
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +100,14 @@ class _Queue:
             _, sequence = heapq.heappop(self.deadlines)
             if sequence in self.turns:
                 self.due.setdefault(sequence, past_deadline(NAME))
+
+    def heed(self, status: ModelStatus | None) -> None:
+        """Has all turns ended where boards have the model and none can load it; none for that where one may by now."""
+        if status is None or status.is_servable:
+            self.due = {one: end for one, end in self.due.items() if not is_not_loaded(end)}
+            return
+        for sequence in self.turns:
+            self.due.setdefault(sequence, not_loaded(status, NAME))
 
     def endable(self) -> list[int]:
         """The turns to end now. Those that a worker has begun wait until they would be anybody's: it may only be cut
@@ -173,11 +178,13 @@ class Reaper:
         if not unserved:
             return False
         has_more = await self._read_cancels()
+        statuses = model_status.statuses(await placing.boards(self._nc))
         for model in unserved:
             queue = self._queues[model]
             try:
                 has_more |= await self._read_turns(model, queue)
                 queue.pass_deadlines(time.time())
+                queue.heed(statuses.get(model))
                 has_more |= await self._end(queue)
             except ConnectionLost:
                 raise
@@ -314,36 +321,9 @@ def _queued(stored: StoredMessage) -> _Queued | None:
 
 async def reap(address: Address, stop: asyncio.Event) -> None:
     """A reaper on a connection of its own, until `stop`. Raises ServerError."""
-    nc = await connect(address, name="turnpike-reaper")
-    try:
-        async with asyncio.TaskGroup() as group:
-            watching = group.create_task(watch(nc))
-            await Reaper(nc).run(stop)
-            watching.cancel()
-    finally:
-        await close(nc)
+    await connected(address, NAME, lambda nc: Reaper(nc).run(stop))
 
 
 async def keep_reaping(address: Address, stop: asyncio.Event) -> None:
     """As `reap`, and begun anew where that ends before `stop`: beside a server whose clients live on without it."""
-
-    async def attempt() -> None:
-        if stop.is_set():
-            return
-        try:
-            await reap(address, stop)
-        except ExceptionGroup as group:
-            expected, others = group.split(_PASSING)
-            raise others or (expected or group).exceptions[0] from None
-
-    async def until_stop(seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), seconds)
-
-    await retried(
-        attempt,
-        after=_PASSING,
-        delay=AGAIN_SECONDS,
-        tell=lambda error: log.warning("the reaper begins anew error=%s", error),
-        pause=until_stop,
-    )
+    await kept(address, NAME, lambda nc: Reaper(nc).run(stop), stop)

@@ -132,7 +132,7 @@ def _directory(limits: Limits) -> dict[str, Any]:
 
 
 def _placement() -> dict[str, Any]:
-    """A bucket too. Its entries last as long as whoever writes them says (`Nats-TTL`), orders until others are given."""
+    """A bucket too. Entries last as long as whoever writes them says (`Nats-TTL`), orders until others are given."""
     return _stream(
         subjects.KV_PLACEMENT,
         subjects.ALL_PLACEMENT,
@@ -208,9 +208,20 @@ async def ensure(nc: NatsConnection, models: Iterable[str], limits: Limits = Lim
     changed = [await _ensure_stream(nc, config) for config in streams(models, limits)]
     changed.append(await _ensure_consumer(nc, subjects.TELEMETRY, telemetry_consumer()))
     for model in models:
-        stream = subjects.turns_stream(model)
-        changed += [await _ensure_consumer(nc, stream, config) for config in consumers(model, limits)]
+        changed += await _ensure_consumers(nc, model, limits)
     return [line for line in changed if line]
+
+
+async def ensure_queue(nc: NatsConnection, model: str, limits: Limits = Limits()) -> list[str]:
+    """Creates or updates one model's stream and consumers; returns a line for each one that changed."""
+    changed = [await _ensure_stream(nc, _turns(subjects.token(model, "model"), limits))]
+    changed += await _ensure_consumers(nc, model, limits)
+    return [line for line in changed if line]
+
+
+async def _ensure_consumers(nc: NatsConnection, model: str, limits: Limits) -> list[str | None]:
+    stream = subjects.turns_stream(model)
+    return [await _ensure_consumer(nc, stream, config) for config in consumers(model, limits)]
 
 
 async def _ensure_stream(nc: NatsConnection, config: dict[str, Any]) -> str | None:

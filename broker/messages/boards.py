@@ -40,6 +40,10 @@ class ModelOnBoard(Struct, frozen=True, omit_defaults=True):
     reason: Annotated[str, Meta(max_length=512)] = ""
     """Of BROKEN: what was wrong, in one line."""
     retry_at: Seconds = 0.0
+    num_ctx: Count = 0
+    """Of the context that its worker has, or would have; 0 where the board does not tell."""
+    can: tuple[Word, ...] | None = None
+    """What its worker can (`broker.discovery`), as far as the file tells; None where the board does not."""
 
 
 class BoardState(Struct, frozen=True, omit_defaults=True):

@@ -1,4 +1,5 @@
-"""`turnpike top`: who serves what and what waits, by discovery and the consumers' info, refreshed in place."""
+"""`turnpike top`: who serves what and what waits, by discovery and the consumers' info, and what boards have loaded;
+refreshed in place."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ from broker.client import Client
 from broker.connection import Address
 from broker.discovery import WorkerInfo
 from broker.errors import ServerError
+from broker.messages.boards import BoardState
+from broker.model_status import ModelStatus, statuses
 from broker.priorities import BATCH, INTERACTIVE, PRIORITIES
+from producers.terminal.boards import boards_table
 from producers.terminal.tables import FoldingTable
 
 REFRESH_SECONDS = 1.0
@@ -37,11 +41,12 @@ class Picture(Struct, frozen=True):
 
     workers: list[WorkerInfo]
     queues: list[Queued]
+    boards: tuple[BoardState, ...] = ()
 
 
 async def look(client: Client) -> Picture:
     """What there is just now, queues that nobody serves among it."""
-    workers = await client.workers()
+    workers, boards = await asyncio.gather(client.workers(), client.boards())
     queues = []
     for model in sorted({worker.model for worker in workers} | await _queued(client)):
         pending: dict[str, int] = {}
@@ -51,7 +56,7 @@ async def look(client: Client) -> Picture:
             if info is not None:
                 pending[priority], in_work[priority] = info.num_pending, info.num_ack_pending
         queues.append(Queued(model, pending, in_work))
-    return Picture(workers, queues)
+    return Picture(workers, queues, boards)
 
 
 async def _queued(client: Client) -> set[str]:
@@ -63,7 +68,7 @@ async def _queued(client: Client) -> set[str]:
 
 
 async def top(address: Address, stop: asyncio.Event, *, once: bool, as_json: bool) -> int:
-    """Shows it until `stop`, or once. Exit code 1 when no worker answers."""
+    """Shows it until `stop`, or once. Exit code 1 when no worker answers, and no board has anything to load."""
     console = Console()
     async with Client(address) as client:
         picture = await look(client)
@@ -80,7 +85,7 @@ async def top(address: Address, stop: asyncio.Event, *, once: bool, as_json: boo
                         await asyncio.wait_for(stop.wait(), REFRESH_SECONDS)
                     except TimeoutError:
                         continue
-    return 0 if picture.workers else 1
+    return 0 if picture.workers or statuses(picture.boards) else 1
 
 
 def _num_workers(workers: list[WorkerInfo]) -> str:
@@ -98,30 +103,36 @@ def _state(worker: WorkerInfo) -> str:
     return "" if worker.is_serving else f" [yellow]{escape(worker.load.state)}[/yellow]"
 
 
-def _wait(workers: list[WorkerInfo]) -> str:
+def _wait(workers: list[WorkerInfo], status: ModelStatus | None) -> str:
     waits = [worker.load.expected_wait_seconds for worker in workers if worker.is_serving]
+    if not waits and status is not None and status.is_servable:
+        waits = [status.seconds]
     return f"{min(waits):.1f}" if waits else "–"
 
 
 def _shown(picture: Picture) -> RenderableType:
-    if not picture.workers and not picture.queues:
+    if not picture.workers and not picture.queues and not picture.boards:
         return "no worker answers"
     kind = FoldingTable if picture.workers else Table
     queues = kind("model", "workers", "slots", "queued", "batch queued", "in work", "wait s", title="queues")
+    known = statuses(picture.boards)
     for queue in picture.queues:
         workers = [worker for worker in picture.workers if worker.model == queue.model]
+        status = known.get(queue.model)
+        is_served = any(worker.is_serving for worker in workers)
         queues.add_row(
             queue.model,
-            _num_workers(workers) if workers else "none",
+            _num_workers(workers) if workers else escape(status.words()) if status is not None else "none",
             str(sum(worker.load.num_slots for worker in workers if worker.is_serving)),
             str(queue.num_pending.get(INTERACTIVE, 0)),
             str(queue.num_pending.get(BATCH, 0)),
             str(sum(queue.num_in_work.values())),
-            _wait(workers),
-            style=None if any(worker.is_serving for worker in workers) else "red",
+            _wait(workers, status),
+            style=None if is_served or (status is not None and status.is_servable) else "red",
         )
+    boards = [boards_table(picture.boards)] if picture.boards else []
     if not picture.workers:
-        return Group(queues, "no worker answers")
+        return Group(queues, *boards, "no worker answers")
     heads = ("worker, node", "model", "busy", "prefill/s", "decode/s", "cached", "failed", "°C")
     table = FoldingTable(*heads, title="workers")
     for worker in picture.workers:
@@ -137,4 +148,4 @@ def _shown(picture: Picture) -> RenderableType:
             str(load.num_failed),
             f"[red]{heat} throttled[/red]" if load.is_throttled else heat,
         )
-    return Group(queues, table)
+    return Group(queues, *boards, table)

@@ -16,6 +16,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Send
 
+from broker import placing
 from broker.connection import check, trouble
 from broker.discovery import WorkerInfo, departures, find_workers
 from broker.errors import ServerError
@@ -116,14 +117,21 @@ class Gateway:
             while True:
                 check(self._nc)
                 self._rounds.begin("the look at the workers", LOOK_SECONDS)
-                found: list[WorkerInfo] = []
-                asked_at = time.monotonic()
-                with contextlib.suppress(nats.errors.Error, ServerError):
-                    found = await find_workers(self._nc)
-                self._seen.note(found, asked_at)
+                await asyncio.gather(self._look_at_workers(), self._look_at_boards())
                 self._dialect.note(self.workers)
                 await self._recorder.flush()
                 await asyncio.sleep(REFRESH_SECONDS)
+
+    async def _look_at_workers(self) -> None:
+        found: list[WorkerInfo] = []
+        asked_at = time.monotonic()
+        with contextlib.suppress(nats.errors.Error, ServerError):
+            found = await find_workers(self._nc)
+        self._seen.note(found, asked_at)
+
+    async def _look_at_boards(self) -> None:
+        with contextlib.suppress(nats.errors.Error, ServerError):
+            self._seen.note_boards((await placing.read(self._nc)).boards)
 
     @property
     def workers(self) -> list[WorkerInfo]:
@@ -169,11 +177,11 @@ class Gateway:
             await self._models(request, receive, send)
             return
         if (found := self._listed().get(name)) is None:
-            raise no_such_model(name)
+            raise no_such_model(name, self._seen.choices())
         await json_response(found)(request.scope, receive, send)
 
     def _listed(self) -> dict[str, dict[str, Any]]:
-        return self._dialect.models(self.workers, (AUTO, *self._routes.policies))
+        return self._dialect.models(self.workers, self._seen.boards, (AUTO, *self._routes.policies))
 
     # --- The rest ---
 

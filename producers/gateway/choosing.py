@@ -12,7 +12,7 @@ from broker import availability, points
 from broker.discovery import TOOLS
 from broker.errors import UnservedModel
 from broker.recorder import Recorder
-from producers.gateway.errors import ApiError, no_such_model, no_tools, no_worker
+from producers.gateway.errors import ApiError, no_queue_yet, no_such_model, no_tools, no_worker, not_loaded
 from producers.gateway.seen import STALE_SECONDS, Seen
 from producers.routing.policies import Decision, Needs, NoneAble, Routes, choose
 
@@ -21,7 +21,7 @@ UNSERVED_SECONDS = 1.0
 
 
 class Chooser:
-    """Chooses by the workers that were seen lately, and records what a policy chose."""
+    """Chooses by the workers that were seen lately and by what boards could load, and records what a policy chose."""
 
     def __init__(self, nc: NatsConnection, routes: Routes, seen: Seen, recorder: Recorder, node: str) -> None:
         self._nc = nc
@@ -54,28 +54,38 @@ class Chooser:
         if TOOLS not in needs.can:
             return False
         try:
-            choose(self._routes, name, self._seen.workers, dataclasses.replace(needs, can=needs.can - {TOOLS}))
+            self._choose(name, dataclasses.replace(needs, can=needs.can - {TOOLS}))
         except UnservedModel:
             return False
         return True
 
     def again(self, wanted: str, needs: Needs, without: Collection[str] = ()) -> Decision:
         """Raises UnservedModel where there is no other than those in `without`."""
-        decision = choose(self._routes, wanted, self._seen.workers, needs, without=without)
+        decision = self._choose(wanted, needs, without)
         if decision.policy is not None:
             fields: dict[str, float | int | bool | str | None] = {"reason": decision.reason}
             tags = {"node": self._node, "policy": decision.policy, "model": decision.model}
             self._recorder.record(points.ROUTE.point(self._recorder.unique(time.time_ns()), tags, fields))
         return decision
 
+    def _choose(self, wanted: str, needs: Needs, without: Collection[str] = ()) -> Decision:
+        seen = self._seen
+        return choose(self._routes, wanted, seen.workers, needs, boards=seen.boards, without=without)
+
     async def check_served(self, model: str) -> None:
-        """Raises ApiError where the model's queue would take a turn that nobody takes from it."""
+        """Raises ApiError where the model's queue would take a turn that nobody takes from it, now or once a board has
+        loaded it."""
         if self._seen.num_serving(model):
             return
+        status = self._seen.boards.get(model)
         if not await availability.has_queue(self._nc, model):
-            raise no_such_model(model)
+            raise no_such_model(model, self._seen.choices()) if status is None else no_queue_yet(model)
+        if status is not None and status.is_servable:
+            return
         if time.monotonic() - self._unserved_at.get(model, -STALE_SECONDS) > UNSERVED_SECONDS:
             if await availability.is_served(self._nc, model):
                 return
             self._unserved_at[model] = time.monotonic()
-        raise no_worker(model)
+        if status is not None:
+            raise not_loaded(status)
+        raise no_worker(model, self._seen.choices() if self._seen.boards else ())

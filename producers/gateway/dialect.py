@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from broker.discovery import WorkerInfo
 from broker.messages import Chunk, Done, Failed, Message, Sampling, TokenLogprob, Tool, ToolChoice
+from broker.model_status import ModelStatus
 from producers.gateway.errors import ApiError
 
 
@@ -124,8 +125,10 @@ class Dialect(Protocol):
     def note(self, workers: Iterable[WorkerInfo]) -> None:
         """Takes note of the workers that are there as of now."""
 
-    def models(self, workers: Iterable[WorkerInfo], policies: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """What is served just now, by its name; the policies where anything is."""
+    def models(
+        self, workers: Iterable[WorkerInfo], boards: Mapping[str, ModelStatus], policies: Iterable[str]
+    ) -> dict[str, dict[str, Any]]:
+        """What is served just now, and what boards would load, by its name; the policies where there is anything."""
 
     def model_list(self, models: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         """All of them in one object."""

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from broker.model_status import ModelStatus
+
+MAX_NAMED = 50
+"""Models of a refusal."""
+
 
 class ApiError(Exception):
     """An HTTP status, and what a dialect makes its error object of: `kind` whose fault it is, `param` which field's."""
@@ -36,17 +43,39 @@ def unavailable(error: Exception) -> ApiError:
     return ApiError(503, str(error) or type(error).__name__, kind="server_error", code="unavailable", retry_after=2.0)
 
 
-def no_worker(name: str) -> ApiError:
+def no_worker(name: str, choices: Sequence[str] = ()) -> ApiError:
     """The model, or what a policy may choose, has a queue and nobody who takes from it."""
     message = (
         f"no worker for {name[:100]!r} just now: start one, or wait for one with the header Turnpike-Deadline-Seconds"
     )
-    return ApiError(503, message, kind="server_error", code="no_worker", retry_after=5.0)
+    return ApiError(503, message + _these(choices), kind="server_error", code="no_worker", retry_after=5.0)
 
 
-def no_such_model(name: str) -> ApiError:
-    """There is no queue for it."""
-    return ApiError(404, f"the model {name[:100]!r} is not served here", param="model", code="model_not_found")
+def no_such_model(name: str, choices: Sequence[str] = ()) -> ApiError:
+    """There is no queue for it. `choices` are models that there are."""
+    message = f"the model {name[:100]!r} is not served here{_these(choices)}"
+    return ApiError(404, message, param="model", code="model_not_found")
+
+
+def no_queue_yet(name: str) -> ApiError:
+    """A board has the model, and its queue is about to be made."""
+    message = f"the model {name[:100]!r} is new here, and has no queue yet: ask again"
+    return ApiError(503, message, kind="server_error", code="unavailable", retry_after=2.0)
+
+
+def not_loaded(status: ModelStatus) -> ApiError:
+    """Boards have the model, and none of them can load it."""
+    message = f"the model {status.model!r} {status.words()}"
+    retry_after = max(1.0, status.seconds)
+    return ApiError(503, message, kind="server_error", code="model_not_loaded", retry_after=retry_after)
+
+
+def _these(choices: Sequence[str]) -> str:
+    """A list that stays short enough to be read."""
+    if not choices:
+        return ""
+    more = f" and {len(choices) - MAX_NAMED} more" if len(choices) > MAX_NAMED else ""
+    return f"; these are: {', '.join(choices[:MAX_NAMED])}{more}"
 
 
 def no_tools(name: str) -> ApiError:

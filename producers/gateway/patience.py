@@ -1,5 +1,5 @@
 """How long an answer is waited for: to its deadline, kept also where no worker keeps it, and not for ever where nobody
-serves its model any more."""
+serves its model any more, nor can load it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 from broker.answer import Answer
-from producers.gateway.errors import ApiError
+from broker.model_status import ModelStatus
+from producers.gateway.errors import ApiError, not_loaded
 
 GRACE_SECONDS = 1.0
 """For a worker to end a turn at its deadline by itself, with what it knows."""
@@ -19,11 +20,17 @@ then."""
 
 
 class Patience:
-    """With one answer. `num_workers` says how many may answer it as of now."""
+    """With one answer. `num_workers` says how many may answer it as of now, `status` what boards do about its model."""
 
-    def __init__(self, answer: Answer, num_workers: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        num_workers: Callable[[], int],
+        status: Callable[[], ModelStatus | None] = lambda: None,
+    ) -> None:
         self._answer = answer
         self._num_workers = num_workers
+        self._status = status
 
     async def until_hopeless(self) -> ApiError:
         """Comes back when it is not worth waiting any longer, with what to tell."""
@@ -42,6 +49,8 @@ class Patience:
                 num_tokens = self._answer.num_tokens
                 alone_since = None if not is_alone else alone_since if alone_since is not None else now
                 if alone_since is not None and now - alone_since > NOBODY_SECONDS:
+                    if (status := self._status()) is not None and not status.is_servable:
+                        return not_loaded(status)
                     message = f"no worker serves {self._answer.model!r} any more"
                     return ApiError(503, message, kind="server_error", code="no_worker", retry_after=5.0)
             await asyncio.sleep(min(left, LOOK_SECONDS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,12 +56,12 @@ async def beside_client[T](work: Awaitable[T], receive: Receive) -> T:
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-async def published(answer: Answer) -> None:
-    """Raises ApiError where the queue does not take the turn."""
+async def published(answer: Answer, choices: Callable[[], Sequence[str]] = tuple) -> None:
+    """Raises ApiError where the queue does not take the turn; `choices` tells the models that would."""
     try:
         await answer.publish()
     except UnservedModel as error:
-        raise no_such_model(error.model) from None
+        raise no_such_model(error.model, choices()) from None
     except QueueFull as error:
         raise ApiError(429, str(error), kind="requests", code="queue_full", retry_after=5.0) from None
     except PayloadTooLarge as error:

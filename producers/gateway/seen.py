@@ -1,4 +1,4 @@
-"""The workers that a gateway has seen lately, and which of them have left."""
+"""The workers that a gateway has seen lately, which of them have left, and what boards do about models."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import msgspec
 
 from broker.answer import Answer
 from broker.discovery import DRAINING, WorkerInfo
+from broker.messages.boards import BoardState
+from broker.model_status import ModelStatus, statuses
 
 STALE_SECONDS = 10.0
 """A worker that has not answered for so long is not there; a busy board's answers come late."""
@@ -22,12 +24,28 @@ class Seen:
     def __init__(self) -> None:
         self._found: dict[str, tuple[WorkerInfo, float]] = {}
         self._left: dict[str, float] = {}
+        self._boards: dict[str, ModelStatus] = {}
+        self._boards_at = -STALE_SECONDS
         self._has_looked = asyncio.Event()
 
     @property
     def workers(self) -> list[WorkerInfo]:
         """Those that are there as of now."""
         return [one for one, _ in self._found.values()]
+
+    @property
+    def boards(self) -> dict[str, ModelStatus]:
+        """What boards do about each model that one of them may serve, as far as is known."""
+        return self._boards if time.monotonic() - self._boards_at < STALE_SECONDS else {}
+
+    def note_boards(self, boards: Iterable[BoardState]) -> None:
+        """What all boards have said as of now."""
+        self._boards, self._boards_at = statuses(boards), time.monotonic()
+
+    def choices(self) -> list[str]:
+        """The models that a turn can be for: those that are served, and those that a board may load."""
+        served = {one.model for one in self.workers if one.is_serving}
+        return sorted(served | {one.model for one in self.boards.values() if one.is_servable})
 
     async def once(self) -> None:
         """Comes back when it was looked for workers at least once."""
@@ -58,7 +76,10 @@ class Seen:
             self._found[name] = (msgspec.structs.replace(found[0], load=load), found[1])
 
     def can_all(self, model: str, what: str) -> bool:
-        """Whether all who serve the model can that, as far as they tell: any of them may take a turn."""
+        """Whether all who serve the model can that, as far as they tell: any of them may take a turn. Where nobody
+        does, whether the worker could that a board would start."""
+        if not self.num_serving(model) and (status := self.boards.get(model)) is not None:
+            return status.can is None or what in status.can
         return all(one.does(what) for one in self.workers if one.model == model and one.is_serving)
 
     def num_serving(self, model: str) -> int:
@@ -66,9 +87,11 @@ class Seen:
         return sum(one.model == model and one.is_serving for one in self.workers)
 
     def num_able(self, model: str, *, has_begun: bool) -> int:
-        """How many may answer a turn: those that serve its model; once it was begun also those that finish what they
-        have."""
-        return sum(one.model == model and (has_begun or one.is_serving) for one in self.workers)
+        """How many may answer a turn: those that serve its model, and one that a board would load; once it was begun
+        also those that finish what they have."""
+        status = self.boards.get(model)
+        num_coming = int(status is not None and status.is_servable)
+        return max(num_coming, sum(one.model == model and (has_begun or one.is_serving) for one in self.workers))
 
     def details(self, answer: Answer) -> dict[str, Any]:
         """What the page shows of who answered."""

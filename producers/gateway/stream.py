@@ -15,6 +15,7 @@ import nats.errors
 from broker.answer import Answer
 from broker.errors import TurnpikeError
 from broker.messages import Chunk
+from broker.model_status import ModelStatus
 from producers.gateway.dialect import AnswerWriter
 from producers.gateway.errors import ApiError
 from producers.gateway.patience import Patience
@@ -40,6 +41,8 @@ class Comments:
     """Who answers, and how. Whoever asks for them reads comments."""
     num_workers: Callable[[], int] | None = None
     """Of a turn that waits: how many serve its model."""
+    status: Callable[[], ModelStatus | None] | None = None
+    """And where nobody does, what boards do about it."""
 
 
 class Stream:
@@ -204,13 +207,22 @@ class Stream:
     def _comment(self, value: dict[str, Any]) -> bytes:
         return self._writer.comment(f"turnpike {msgspec.json.encode(value).decode()}")
 
+    def _model(self) -> dict[str, Any]:
+        """How many serve the turn's model; where nobody does, what boards do about it."""
+        if self._comments.num_workers is None:
+            return {}
+        found: dict[str, Any] = {"workers": self._comments.num_workers()}
+        status = self._comments.status() if self._comments.status is not None else None
+        if found["workers"] or status is None:
+            return found
+        return found | {"state": status.state, "share": status.share, "load_seconds": status.seconds}
+
     async def _place(self) -> dict[str, Any] | None:
         # No place is no reason to end an answer.
         with contextlib.suppress(TurnpikeError, nats.errors.Error, LookupError, TypeError):
             if (place := await self._answer.place()) is not None:
                 found = {"turns_ahead": place.turns_ahead, "seconds": place.seconds}
-                num_workers = self._comments.num_workers
-                return found | ({"workers": num_workers()} if num_workers is not None else {})
+                return found | self._model()
         return None
 
     async def _send(self, send: Send, body: bytes, *, last: bool = False) -> None:

@@ -91,7 +91,7 @@ class Turns:
         account.begin(time.monotonic())
         try:
             async with cancelled_unless_ended(asked.answer, is_detached=is_detached) as reading:
-                await published(asked.answer)
+                await published(asked.answer, self._seen.choices)
                 if wanted.is_streamed:
                     if await self._stream(asked, request, receive, send):
                         reading.detach()
@@ -147,6 +147,7 @@ class Turns:
         comments = Comments(
             details=self._seen.details if is_said(request.headers, "turnpike-details") else None,
             num_workers=lambda: self._seen.num_serving(answer.model),
+            status=lambda: self._seen.boards.get(answer.model),
         )
         stream = Stream(answer, asked.writer(), comments, asked.headers, self._patience(answer))
         await stream.run(receive, send)
@@ -162,4 +163,7 @@ class Turns:
         await json_response(writer.whole(done, logprobs), asked.headers())(request.scope, receive, send)
 
     def _patience(self, answer: Answer) -> Patience:
-        return Patience(answer, lambda: self._seen.num_able(answer.model, has_begun=answer.started is not None))
+        def num_able() -> int:
+            return self._seen.num_able(answer.model, has_begun=answer.started is not None)
+
+        return Patience(answer, num_able, lambda: self._seen.boards.get(answer.model))

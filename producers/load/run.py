@@ -8,6 +8,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -166,6 +167,7 @@ async def run_recorded(
             stack.enter_context(recording)
         stack.enter_context(showing(console, lambda: progress_table(progress)))
         conversations = selection.conversations
-        async with telling(client, [model for model, _ in options.weights(options.model)], console.print):
+        say = partial(console.print, markup=False)  # why a board cannot load a model is text
+        async with telling(client, [model for model, _ in options.weights(options.model)], say):
             await run_load(client, options, conversations, stop=stop, progress=progress, recording=recording, **again)
     return progress

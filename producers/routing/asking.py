@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any
 
@@ -9,14 +10,17 @@ import msgspec
 
 from broker.answer import Answer, TurnFailed
 from broker.client import Client
-from broker.discovery import CHAT
+from broker.discovery import CHAT, WorkerInfo
 from broker.errors import QueueFull, UnservedModel
 from broker.messages import Chunk, Message, new_id
+from broker.model_status import ModelStatus, statuses
 from broker.priorities import DEFAULT_PRIORITY, Priority
 from producers.routing.policies import Decision, Needs, Routes, choose
 
-MODELS_OWN = frozenset({"invalid_template", "prompt_too_long", "empty_prompt", "unsupported", "overloaded"})
-"""Failures that another model need not have: its template, its context, its speed."""
+MODELS_OWN = frozenset(
+    {"invalid_template", "prompt_too_long", "empty_prompt", "unsupported", "overloaded", "not_loaded"}
+)
+"""Failures that another model need not have: its template, its context, its speed, its file."""
 PATIENT_SECONDS = 2.0
 NO_ROUTES = Routes()
 CHATS = Needs(can=frozenset({CHAT}))
@@ -73,8 +77,16 @@ async def resolve(client: Client, model: str, routes: Routes = NO_ROUTES, needs:
     """The model that `auto` or a policy stands for; any other name is a model's. Raises UnservedModel."""
     if routes.policy(model) is None:
         return model
-    # On a busy board the answers come late: only who is silent for longer is not there.
-    return choose(routes, model, await client.workers() or await client.workers(PATIENT_SECONDS), needs).model
+    workers, boards = await offers(client)
+    return choose(routes, model, workers, needs, boards=boards).model
+
+
+async def offers(client: Client, patience: float = PATIENT_SECONDS) -> tuple[list[WorkerInfo], dict[str, ModelStatus]]:
+    """What there is to choose from: the workers, and what boards have and could load. Where nobody answers at once,
+    workers are waited for as long as `patience` says: on a busy board the answers come late."""
+    workers, boards = await asyncio.gather(client.workers(), client.boards())
+    found = statuses(boards)
+    return workers or ([] if found else await client.workers(patience)), found
 
 
 async def ask_routed(
@@ -94,8 +106,11 @@ async def ask_routed(
     raw, kind = options.get("raw", False), options.get("kind", "generate")
     tools = options.get("tools", ())
     needs = Needs.of(messages, raw=raw, kind=kind, tools=tools, priority=priority, conversation=conversation)
-    # On a busy board the answers come late: only who is silent for longer is not there.
-    workers = await client.workers() or await client.workers(PATIENT_SECONDS)
-    decision = choose(routes, wanted, workers, needs)
+    workers, boards = await offers(client)
+    decision = choose(routes, wanted, workers, needs, boards=boards)
     answer = client.ask(decision.model, messages, priority=priority, conversation=conversation, **options)
-    return FallbackAnswer(answer, decision, lambda tried: choose(routes, wanted, workers, needs, without=tried))
+
+    def again(tried: Collection[str]) -> Decision:
+        return choose(routes, wanted, workers, needs, boards=boards, without=tried)
+
+    return FallbackAnswer(answer, decision, again)

@@ -18,13 +18,14 @@ is, `gpt-3.5-turbo` or `org/name`, so that clients with a name built in find one
 `auto` is the served model with the shortest expected wait, unless the file says otherwise. Only such models are taken
 as can answer the turn: with a chat template for a chat, with a context that holds it. Of equals the largest is taken
 (half its bytes is as large), of those the least busy, then the fastest; what is equal even so shares the conversations.
+A model that a board would have to load first is one of them, and what that takes is its wait.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -35,6 +36,7 @@ from msgspec import Struct
 from broker.discovery import CHAT, RAW, SCORE, TOOLS, WorkerInfo
 from broker.errors import PublishError, TurnpikeError, UnservedModel
 from broker.messages import Message, Tool, new_id
+from broker.model_status import ModelStatus
 from broker.priorities import BATCH, DEFAULT_PRIORITY, Priority
 from broker.toml_files import read_toml
 
@@ -177,6 +179,7 @@ class Needs:
 
 
 NO_NEEDS = Needs()
+NO_BOARDS: Mapping[str, ModelStatus] = {}
 
 
 @dataclass(frozen=True)
@@ -193,12 +196,21 @@ class _Served:
     """Of what is needed."""
 
 
-def _served(workers: Iterable[WorkerInfo], needs: Needs) -> list[_Served]:
+def _served(workers: Iterable[WorkerInfo], boards: Mapping[str, ModelStatus], needs: Needs) -> list[_Served]:
     by_model: dict[str, list[WorkerInfo]] = {}
     for worker in workers:
         if worker.is_serving:
             by_model.setdefault(worker.model, []).append(worker)
-    return [_offered(model, found, needs) for model, found in sorted(by_model.items())]
+    found = [_offered(model, found, needs) for model, found in by_model.items()]
+    found += [_loadable(one, needs) for one in boards.values() if one.is_servable and one.model not in by_model]
+    return sorted(found, key=lambda one: one.model)
+
+
+def _loadable(status: ModelStatus, needs: Needs) -> _Served:
+    """A model that a board would load first. What it does not tell of it is taken to be as is needed."""
+    lacks = needs.can - set(status.can) if status.can is not None else frozenset[str]()
+    num_ctx = status.num_ctx or needs.num_tokens + 1
+    return _Served(status.model, status.seconds, status.file_bytes, num_ctx, 0.0, 0.0, lacks)
 
 
 def _offered(model: str, workers: list[WorkerInfo], needs: Needs) -> _Served:
@@ -224,18 +236,20 @@ def choose(
     workers: Iterable[WorkerInfo],
     needs: Needs = NO_NEEDS,
     *,
+    boards: Mapping[str, ModelStatus] = NO_BOARDS,
     without: Collection[str] = (),
 ) -> Decision:
     """Where a turn for `wanted` goes. A name that is no policy is a model's, its token or as people write it; whether
     that has a worker is not asked, its queue waits. Raises UnservedModel where a policy finds none.
 
-    Where no context holds the turn, the largest is taken: its worker tells both numbers. `without` are models that were
+    What `boards` could load is served too, and is waited for as long as that takes. Where no context holds the turn,
+    the largest is taken: its worker tells both numbers. `without` are models that were
     tried and could not.
     """
     found = list(workers)
     if routes.policy(wanted) is None:
         return Decision(next((one.model for one in found if one.model_name == wanted), wanted))
-    served = [one for one in _served(found, needs) if one.model not in without]
+    served = [one for one in _served(found, boards, needs) if one.model not in without]
     able = [one for one in served if not one.lacks]
     large = [one for one in able if one.num_ctx > needs.num_tokens]
     if (decision := _by_policies(routes, wanted, large, needs)) is not None:

@@ -6,23 +6,33 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import nats.errors
 
 from broker.client import Client
 from broker.errors import ServerError
+from broker.model_status import ModelStatus
+from producers.routing.asking import offers
 from producers.routing.policies import Needs, NoneAble, NoneServed, Routes, choose
 
 LOOK_SECONDS = 2.0
+SERVED, UNSERVED = "served", "unserved"
 
 
-async def ready(client: Client, model: str, wait_seconds: float, say: Callable[[str], object]) -> None:
-    """Comes back when the model is served; waits for a worker as long as it is told to, and says so. Raises NotServed,
-    UnservedModel, ServerError."""
-    if wait_seconds and not await client.is_served(model):
+async def ready(client: Client, model: str, wait_seconds: float, say: Callable[[str], object]) -> ModelStatus | None:
+    """Comes back when a turn for the model would be answered; waits for a worker as long as it is told to, and says so.
+    With what a board does that will load it, which it says too. Raises NotServed, UnservedModel, ServerError."""
+    if wait_seconds and not await client.is_served(model) and not is_coming(await client.status(model)):
         say(f"nobody serves {model} yet: waiting up to {wait_seconds:g} s for a worker; ^C ends")
-    await client.until_served(model, wait_seconds)
+    if (status := await client.until_served(model, wait_seconds)) is not None:
+        say(f"{model}: {status.words()}")
+    return status
+
+
+def is_coming(status: ModelStatus | None) -> TypeGuard[ModelStatus]:
+    """Whether a board has the model, or will load it for a turn."""
+    return status is not None and status.is_servable
 
 
 async def choosable(
@@ -33,7 +43,8 @@ async def choosable(
     until, has_told = time.monotonic() + wait_seconds, False
     while routes.policy(wanted) is not None and time.monotonic() < until:
         try:
-            choose(routes, wanted, await client.workers() or await client.workers(LOOK_SECONDS), needs)
+            workers, boards = await offers(client, LOOK_SECONDS)
+            choose(routes, wanted, workers, needs, boards=boards)
             return
         except NoneServed:
             if not has_told:
@@ -43,7 +54,7 @@ async def choosable(
             return
 
 
-async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
     """Awaits the work; False as soon as `stop` is set before it is done, which cancels it."""
     working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     try:
@@ -65,21 +76,27 @@ async def is_served(client: Client, model: str) -> bool:
         return True
 
 
+async def state_of(client: Client, model: str) -> tuple[str, str]:
+    """What a model's turns wait for: SERVED, UNSERVED or a board's word, and the same for people."""
+    if await is_served(client, model):
+        return SERVED, f"{model} is served again"
+    if (status := await client.status(model)) is not None:
+        return status.state, f"{model}: {status.words()}"
+    return UNSERVED, f"nobody serves {model} just now: its turns wait for a worker"
+
+
 @asynccontextmanager
 async def telling(client: Client, models: Iterable[str], say: Callable[[str], object]) -> AsyncIterator[None]:
-    """While entered, says it when a model has lost its last worker, and when there is one again."""
+    """While entered, says it when a model has lost its last worker, what boards do then, and when it has one again."""
 
     async def watch(model: str) -> None:
-        was_served = True
+        told = SERVED
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if (now := await is_served(client, model)) != was_served:
-                say(
-                    f"{model} is served again"
-                    if now
-                    else f"nobody serves {model} just now: its turns wait for a worker"
-                )
-                was_served = now
+            now, words = await state_of(client, model)
+            if now != told:
+                say(words)
+                told = now
 
     tasks = [asyncio.ensure_future(watch(model)) for model in models]
     try:

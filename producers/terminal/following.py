@@ -13,11 +13,13 @@ import msgspec
 import nats.errors
 
 from broker.answer import Answer
+from broker.availability import unserved
 from broker.client import Client
-from broker.errors import NotServed, PublishError, QueueFull
+from broker.errors import PublishError, QueueFull
 from broker.messages import Chunk, Sampling
+from broker.model_status import ModelStatus
 from broker.retrying import retried
-from producers.routing.waiting import LOOK_SECONDS, is_served, ready
+from producers.routing.waiting import LOOK_SECONDS, is_coming, is_served, ready
 from producers.terminal.printing import counted
 
 QUIET_SECONDS = 5.0
@@ -54,6 +56,7 @@ class Following:
     stop_seconds: float = STOP_SECONDS
     was_stopped: bool = False
     _heard_at: float = field(default_factory=time.perf_counter)
+    _told_state: str = ""
 
     async def until(self, stop: asyncio.Event) -> None:
         """Streams it; `stop` cancels it and comes back at once, whether or not its end has come.
@@ -79,7 +82,8 @@ class Following:
             reading.result()
 
     async def _read(self) -> None:
-        await ready(self.client, self.answer.model, self.wait_seconds, self.say)
+        status = await ready(self.client, self.answer.model, self.wait_seconds, self.say)
+        self._told_state = status.state if status is not None else ""
         await self._publish()
         async for chunk in self.answer:
             self._heard_at = time.perf_counter()
@@ -109,16 +113,35 @@ class Following:
             elif await is_served(self.client, self.answer.model):
                 unserved_since = None
                 await self._tell_place()
+            elif is_coming(status := await self.client.status(self.answer.model)):
+                unserved_since = None
+                await self._tell_status(status)
             elif unserved_since is None:
                 unserved_since = time.perf_counter()
-                self.say(f"nobody serves {self.answer.model} just now: the turn waits for a worker; ^C stops it")
+                model = self.answer.model
+                why = f"nobody serves {model} just now" if status is None else f"{model} {status.words()}"
+                self.say(f"{why}: the turn waits for a worker; ^C stops it")
             elif time.perf_counter() - unserved_since > max(GIVE_UP_SECONDS, self.wait_seconds):
-                raise NotServed(self.answer.model)
+                raise unserved(self.answer.model, status)
 
     async def _tell_place(self) -> None:
-        if self.tells_place and (place := await self.answer.place()) is not None:
-            when = "" if place.seconds is None else f", about {place.seconds:.0f} s"
-            self.say(f"{counted(place.turns_ahead, 'turn')} ahead{when}")
+        if self.tells_place and (place := await self._place()):
+            self.say(place)
+
+    async def _place(self) -> str:
+        """For people; empty while nobody tells."""
+        if (place := await self.answer.place()) is None:
+            return ""
+        when = "" if place.seconds is None else f", about {place.seconds:.0f} s"
+        return f"{counted(place.turns_ahead, 'turn')} ahead{when}"
+
+    async def _tell_status(self, status: ModelStatus) -> None:
+        """What a board does about the model: each time to who is told of the line too, to others where it changes."""
+        if not self.tells_place and status.state == self._told_state:
+            return
+        self._told_state = status.state
+        place = await self._place() if self.tells_place else ""
+        self.say(f"{self.answer.model}: {status.words()}" + (f"; {place}" if place else ""))
 
     async def _cancel(self, reading: asyncio.Future[None]) -> None:
         """Stops the turn and waits a moment for its end; what is not there by then ends without a reader."""

@@ -59,6 +59,7 @@ class Doors:
             "kv": (self._kv, 70),
             "directory": (self._directory, 70),
             "node state": (self._node_state, 60),
+            "placement": (self._placement, 40),
             "telemetry": (self._telemetry, 70),
             "beacons": (self._beacon, 40),
             "runs": (self._run, 30),
@@ -137,6 +138,17 @@ class Doors:
 
     async def _node_state(self) -> None:
         await self._publish("sidecar", subjects.node(self._node), "node")
+
+    async def _placement(self) -> None:
+        """What boards and operators say of a model that has no worker."""
+        subject, kind = self._rng.choice(
+            (
+                (subjects.placed_board("pi"), "board"),
+                (subjects.placed_claim("x", 0), "claim"),
+                (subjects.placed_order("x", "pi"), "order"),
+            )
+        )
+        await self._publish("operator", subject, kind)
 
     async def _telemetry(self) -> None:
         await self._publish("sidecar", subjects.telemetry(self._node), "points")

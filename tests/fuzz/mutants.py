@@ -43,6 +43,7 @@ from broker.messages import (
     Turn,
     Usage,
 )
+from broker.messages.boards import BoardState, Claim, ModelOnBoard, Order
 
 Headers = dict[str, str]
 
@@ -50,6 +51,7 @@ ANSWERS = Opened | StatePart | FetchRefused
 KINDS = (
     *(Turn, Cancel, ReplayRequest, Replay, DeadLetter, Reply, End),
     *(Beacon, Holding, FetchRequest, ANSWERS, NodeState, Points, RunEvent),
+    *(BoardState, Claim, Order),
 )
 _NUMBERS = (-1, 0, 2**63, 2**64 - 1, 1e308, float("nan"), float("inf"))
 _WEIRD = (None, True, *_NUMBERS, "", "x" * 300, "\x00", b"", b"\xff" * 9)
@@ -65,6 +67,12 @@ def turn(rng: random.Random) -> Turn:
     messages = tuple(Message(roles[at % 2], rng.choice(_WORDS) * 3) for at in range(rng.choice((1, 3))))  # type: ignore[arg-type]
     sampling = Sampling(max_tokens=rng.randrange(1, 9), stop=("end",), seed=rng.randrange(2**32))
     return Turn(TURN_ID, "c", messages, sampling)
+
+
+def board(rng: random.Random) -> BoardState:
+    """A valid one."""
+    model = ModelOnBoard("x", "loading", 10**8, 9.0, file_bytes=99, read_bytes=rng.randrange(99), can=("chat",))
+    return BoardState("pi", 10**9, 4, (model,), sent_at=rng.random())
 
 
 def _usage(rng: random.Random) -> Usage:
@@ -94,6 +102,9 @@ SAMPLES: Mapping[str, Callable[[random.Random], msgspec.Struct]] = {
     "refused": lambda rng: FetchRefused("busy"),
     "node": lambda rng: NodeState(rng.random() * 9, True, 40.0 + rng.randrange(50), False),
     "points": lambda rng: Points((Point("turn", {"node": "n"}, {"tokens": rng.randrange(9), "ok": True}, 10**18),)),
+    "board": board,
+    "claim": lambda rng: Claim("pi", "x", rng.randrange(2)),
+    "order": lambda rng: Order("x", "pi", "never", sent_at=rng.random()),
     "run": lambda rng: RunEvent("run", "run began", rng.randrange(10**18), "text"),
 }
 """A valid message of each kind."""

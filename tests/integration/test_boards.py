@@ -1,232 +1,309 @@
-"""Boards on a real server: what waits is loaded, what is in its way drains, what dies or is broken is told."""
+"""Turns for models that no worker has yet, and boards may load: queued, told what they wait for, or refused."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import time
 from collections.abc import AsyncIterator
-from pathlib import Path
+from contextlib import asynccontextmanager
+from typing import Any
 
+import httpx2
+import openai
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import placing, subjects
-from broker.accounts import BOARD, LOCAL, OPERATOR, WORKER
+from broker import jetstream, placing, subjects
+from broker.accounts import BOARD, OPERATOR, REAPER
 from broker.client import Client
 from broker.connection import close, connect
-from broker.delivery import Puller
-from broker.messages.boards import (
-    ALWAYS,
-    AVAILABLE,
-    BROKEN,
-    DRAINING,
-    LOADING,
-    NEVER,
-    SERVING,
-    Claim,
-    Order,
-)
-from broker.placing import Watch
-from broker.priorities import BATCH, INTERACTIVE
+from broker.errors import NotLoaded, NotServed, UnservedModel
+from broker.messages import Failed
+from broker.messages.boards import ALWAYS, BROKEN, NEVER, SERVING, BoardState, Order
+from broker.queues import Queues, keep_queues
+from broker.reaper import reap
 from broker.server import EmbeddedServer
-from tests.board_fakes import DONE, MIB, READY, SECONDS, is_in, model_of, running_board, state_of, until
-from workers.boards.board import OtherBoard
-from workers.boards.queues import Queues
+from broker.topology import Limits
+from producers.commands import top
+from producers.routing.policies import Policy, Routes
+from tests.boards import NOW, board, loading, on_board
+from tests.gateway import USER, StartGateway, events, talk, text_of
+from tests.integration.conftest import StartWorker
+from tests.terminal import Bench, output
+
+
+class Boards:
+    """What boards say, again and again, as supervisors do."""
+
+    def __init__(self, nc: NatsConnection) -> None:
+        self._nc = nc
+        self._states: tuple[BoardState, ...] = ()
+
+    async def say(self, *states: BoardState) -> None:
+        self._states = states
+        for state in states:
+            await placing.announce(self._nc, state)
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(placing.SAY_SECONDS)
+            await self.say(*self._states)
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
-    async with EmbeddedServer(tmp_path / "server") as server:
-        await server.ensure(["a", "b"])
-        yield server
-
-
-@pytest.fixture
-async def operator(server: EmbeddedServer) -> AsyncIterator[NatsConnection]:
-    nc = await connect(server.address(OPERATOR), name="operator")
-    yield nc
+async def boards(nats_server: EmbeddedServer) -> AsyncIterator[Boards]:
+    nc = await connect(nats_server.address(BOARD), name="boards")
+    found = Boards(nc)
+    running = asyncio.create_task(found.run())
+    yield found
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
     await close(nc)
 
 
-@pytest.fixture
-async def watch(operator: NatsConnection) -> AsyncIterator[Watch]:
-    async with Watch(operator) as watch:
-        yield watch
-
-
-@pytest.fixture
-async def client(server: EmbeddedServer) -> AsyncIterator[Client]:
-    async with Client(server.address(LOCAL)) as client:
-        yield client
-
-
-async def test_a_turn_has_its_model_loaded_and_what_is_in_its_way_drains(
-    server: EmbeddedServer, client: Client, operator: NatsConnection, watch: Watch, tmp_path: Path
-) -> None:
-    async with running_board(server, tmp_path, {"a": "busy", "b": "slow"}) as board:
-        idle = await until(watch, lambda found: model_of(found, "a"))
-        assert (idle.state, idle.planned_bytes) == (AVAILABLE, 100 * MIB)
-        assert board.started == []
-        await placing.order(operator, Order("a", load=True, sent_at=time.time()))
-        serving = await until(watch, is_in("a", SERVING))
-        assert (serving.num_slots, serving.num_in_hand) == (2, 1)
-        assert watch.placement().claims == {("a", 0): Claim("b1", "a", 0)}
-        await client.ask("b", "hello").publish()
-        await until(watch, is_in("a", DRAINING))
-        claims = await until(watch, lambda found: found.claims if ("b", 0) in found.claims else None)
-        assert set(claims) == {("a", 0), ("b", 0)}
-        assert board.models() == ["a"]  # not before the other one has gone
-        board.signal(DONE)
-        loading = await until(watch, is_in("b", LOADING))
-        assert loading.file_bytes == 100 * MIB
-        assert board.models() == ["a", "b"]
-        read = await until(watch, lambda found: one if (one := model_of(found, "b")) and one.read_bytes else None)
-        assert read.read_bytes == 1024
-        board.signal(READY)
-        await until(watch, is_in("b", SERVING))
-        state = state_of(watch.placement())
-        assert state is not None
-        assert (state.num_swaps, state.loading_seconds > 0) == (1, True)
-        assert await until(watch, lambda found: ("a", 0) not in found.claims)
-        await board.end()
-        assert await until(watch, lambda found: not found.boards and not found.claims)
-
-
-async def test_a_broken_model_is_tried_once_and_told(
-    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    async with running_board(server, tmp_path, {"a": "broken", "b": "serves"}) as board:
-        await client.ask("a", "hello").publish()
-        broken = await until(watch, is_in("a", BROKEN))
-        assert broken.reason == "model file m.gguf: is no model"
-        assert 5 < broken.retry_at - time.time() < 11
-        # The board goes on with what is not broken, and does not come back to this one meanwhile.
-        await client.ask("b", "hello").publish()
-        await until(watch, is_in("b", SERVING))
-        assert board.models() == ["a", "b"]
-        assert ("a", 0) not in watch.placement().claims
-        await board.end()
-    said = capfd.readouterr().err.splitlines()
-    assert "a | starting a" in said
-    assert "a | turnpike: model file m.gguf: is no model" in said
-    assert "b | drained" in said
-
-
-async def test_a_worker_that_is_killed_is_started_again(
-    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
-) -> None:
-    async with running_board(server, tmp_path, {"a": "serves"}) as board:
-        await client.ask("a", "hello").publish()
-        await until(watch, is_in("a", SERVING))
-        board.signal(signal.SIGKILL)
-        broken = await until(watch, is_in("a", BROKEN))
-        assert broken.reason.startswith("its worker was ended by SIGKILL")
-        await until(watch, is_in("a", SERVING))
-        assert board.models() == ["a", "a"]
-        await board.end()
-
-
-async def test_of_two_boards_one_loads_what_waits(
-    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
-) -> None:
-    manners = {"a": "serves"}
-    async with (
-        running_board(server, tmp_path, manners, name="b1") as first,
-        running_board(server, tmp_path, manners, name="b2") as second,
-    ):
-        await until(watch, lambda found: len(found.boards) == 2)
-        await client.ask("a", "hello").publish()
-        await until(watch, lambda found: is_in("a", SERVING)(found) or is_in("a", SERVING, "b2")(found))
-        assert len(first.started) + len(second.started) == 1
-        assert list(watch.placement().claims) == [("a", 0)]
-        await first.end()
-        await second.end()
-
-
-async def test_pins_are_obeyed_and_settings_pin_what_nobody_ordered(
-    server: EmbeddedServer, operator: NatsConnection, watch: Watch, tmp_path: Path
-) -> None:
-    manners = {"a": "serves", "b": "serves"}
-    async with running_board(server, tmp_path, manners, pins=frozenset({"a"})) as board:
-        pinned = await until(watch, is_in("a", SERVING))
-        assert pinned.pin == ALWAYS
-        await placing.order(operator, Order("a", pin=NEVER, sent_at=time.time()))
-        refused = await until(watch, is_in("a", AVAILABLE))
-        assert refused.pin == NEVER
-        await placing.order(operator, Order("b", "b1", load=True, sent_at=time.time()))
-        await until(watch, is_in("b", SERVING))
-        await placing.order(operator, Order("b", "b1", load=False, sent_at=time.time()))
-        await until(watch, is_in("b", AVAILABLE))
-        assert board.models() == ["a", "b"]
-        await board.end()
-
-
-async def test_the_second_signal_has_workers_hand_back_what_they_have(
-    server: EmbeddedServer, watch: Watch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    async with running_board(server, tmp_path, {"a": "busy"}, pins=frozenset({"a"})) as board:
-        await until(watch, is_in("a", SERVING))
-        board.stop.set()
-        draining = await until(watch, is_in("a", DRAINING))
-        assert draining.num_in_hand == 1
-        board.task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await board.task
-        assert await until(watch, lambda found: not found.boards and not found.claims)
-    assert "a | handed back" in capfd.readouterr().err.splitlines()
-
-
-async def test_a_model_that_loads_when_the_board_ends_goes_at_once(
-    server: EmbeddedServer, watch: Watch, tmp_path: Path
-) -> None:
-    async with running_board(server, tmp_path, {"a": "slow"}, pins=frozenset({"a"})) as board:
-        await until(watch, is_in("a", LOADING))
-        await board.end()
-        with pytest.raises(ProcessLookupError):
-            os.kill(board.started[0].pid, 0)
-
-
-async def test_of_two_that_say_they_are_one_board_the_later_one_ends(
-    server: EmbeddedServer, watch: Watch, tmp_path: Path
-) -> None:
-    async with running_board(server, tmp_path, {"a": "serves"}) as first:
-        began = await until(watch, state_of)
-        async with running_board(server, tmp_path, {"a": "serves"}) as second:
-            with pytest.raises(ExceptionGroup) as caught:
-                async with asyncio.timeout(SECONDS):
-                    await second.task
-            assert caught.group_contains(OtherBoard)
-        await until(watch, lambda found: ((one := state_of(found)) and one.sent_at > began.sent_at) or None)
-        assert not first.task.done()
-        await first.end()
-
-
-async def test_what_a_dead_worker_had_waits_again_and_what_another_has_does_not(
-    server: EmbeddedServer, client: Client
-) -> None:
-    nc, worker = await connect(server.address(BOARD), name="b"), await connect(server.address(WORKER), name="w")
+@asynccontextmanager
+async def beside(work: Any, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Work of the broker's that goes on until `stop`."""
+    task = asyncio.ensure_future(work)
     try:
-        queues = Queues(nc)
-        assert await queues.look({"a", "b"}, set()) == {}
-        before = time.time()
-        await client.ask("a", "one").publish()
-        await client.ask("a", "two", priority=BATCH).publish()
-        await client.ask("b", "of no board").publish()
-        found = await queues.look({"a"}, set())
-        assert set(found) == {"a"}
-        assert (found["a"].num_interactive, found["a"].num_batch) == (1, 1)
-        assert 0 <= found["a"].oldest_interactive_seconds <= time.time() - before + 1
-        puller = Puller(worker, subjects.turns_stream("a"), INTERACTIVE)
-        await puller.start()
-        assert await puller.pull(0) is not None
-        assert (await queues.look({"a"}, {"a"}))["a"].num_interactive == 0
-        left = (await queues.look({"a"}, set()))["a"]
-        assert left.num_interactive == 1
-        assert left.oldest_interactive_seconds > 0
-        await client.ask("a", "three").publish()
-        assert (await queues.look({"a"}, {"a"}))["a"].num_interactive == 1
+        yield
     finally:
-        await close(nc)
-        await close(worker)
+        stop.set()
+        await asyncio.wait_for(task, 10)
+
+
+BAD = board("pi-1", on_board("m", BROKEN, reason="the file is cut off", retry_at=NOW + 30))
+
+
+# --- Queues ---
+
+
+async def test_a_model_has_its_queue_as_soon_as_a_board_announces_it(
+    nats_server: EmbeddedServer, client: Client, operator: NatsConnection, boards: Boards
+) -> None:
+    stop = asyncio.Event()
+    async with beside(keep_queues(nats_server.address(OPERATOR), Limits(max_queued_turns=7), stop), stop):
+        with pytest.raises(UnservedModel):
+            await client.until_served("new")
+        await boards.say(board("pi-1", on_board("new"), on_board("m"), on_board("away", pin=NEVER)))
+        async with asyncio.timeout(10):
+            status = await client.until_served("new")
+        assert status is not None
+        assert status.words() == "not loaded yet, about 12 s"
+        await client.ask("new", "hello").publish()
+        sizes = {one.name: one.config["max_msgs"] for one in await jetstream.streams(operator, subjects.ALL_TURNS)}
+        assert sizes == {"TURNS-new": 7, "TURNS-m": 10_000}, "a queue that is there stays as it is"
+
+
+async def test_boards_cannot_have_any_number_of_queues_made(
+    operator: NatsConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.queues.MAX_QUEUES", 2)
+    many = board("pi-1", *(on_board(f"model-{number}") for number in range(5)))
+    await Queues(operator, Limits()).look(placing.Placement((many,)))
+    names = {one.name for one in await jetstream.streams(operator, subjects.ALL_TURNS)}
+    assert names == {"TURNS-m", "TURNS-model-0", "TURNS-model-1"}
+
+
+# --- Whoever asks ---
+
+
+async def test_a_turn_waits_for_a_load_and_is_told_how_far_it_is(
+    bench: Bench, boards: Boards, start_worker: StartWorker
+) -> None:
+    await boards.say(board("pi-1", on_board("m", load_seconds=20.0)))
+    async with bench.command("ask", "m", "hello") as asked:
+        await asked.until_it_says("[m: not loaded yet, about 20 s]")
+        await boards.say(board("pi-1", loading("m", 0.4, 8.0)))
+        await asked.until_it_says("[m: loading 40 %, about 12 s]")
+        async with start_worker():
+            assert await asked.ends() == 0
+    assert "echo hello" in asked.said
+    assert "nobody serves" not in asked.said
+
+
+async def test_a_terminal_is_told_of_the_load_of_the_line_and_why_it_ends(bench: Bench, boards: Boards) -> None:
+    await boards.say(board("pi-1", loading("m", 0.25, 3.0)))
+    async with bench.terminal("ask", "m", "hello") as asked:
+        await asked.until_it_says("m: loading 25 %, about 9 s; 0 turns ahead")
+        stop = asyncio.Event()
+        async with beside(reap(bench.server.address(REAPER), stop), stop):
+            await boards.say(BAD)
+            assert await asked.ends() == 1
+        assert "not_loaded: model 'm' cannot be loaded: the file is cut off" in asked.said
+
+
+async def test_a_policy_asks_the_next_model_where_the_first_cannot_be_loaded(
+    bench: Bench, nats_server: EmbeddedServer, boards: Boards, start_worker: StartWorker
+) -> None:
+    await nats_server.ensure(["m", "other"])
+    await boards.say(board("pi-1", on_board("m"), on_board("other", load_seconds=60.0)))
+    stop = asyncio.Event()
+    async with bench.command("ask", "auto", "hello") as asked:
+        await asked.until_it_says("[m: not loaded yet, about 12 s]")
+        async with beside(reap(nats_server.address(REAPER), stop), stop), start_worker(model="other"):
+            broken = on_board("m", BROKEN, reason="the file is cut off")
+            await boards.say(board("pi-1", broken, on_board("other", SERVING)))
+            assert await asked.ends() == 0
+    assert "echo hello" in asked.said
+
+
+async def test_a_policy_takes_what_a_board_would_load(bench: Bench, boards: Boards, start_worker: StartWorker) -> None:
+    await boards.say(board("pi-1", on_board("m")))
+    async with bench.command("ask", "auto", "hello") as asked:
+        await asked.until_it_says("[m: not loaded yet, about 12 s]")
+        async with start_worker():
+            assert await asked.ends() == 0
+
+
+async def test_what_nobody_may_serve_is_refused_with_what_there_is(
+    client: Client, boards: Boards, start_worker: StartWorker
+) -> None:
+    await boards.say(board("pi-1", on_board("cold"), on_board("bad", BROKEN), on_board("m", pin=NEVER)))
+    with pytest.raises(NotServed) as unserved:
+        await client.until_served("m")
+    assert unserved.value.choices == ("cold",)
+    with pytest.raises(UnservedModel, match=r"not served here.*; these are: cold") as refused:
+        await client.until_served("other")
+    assert refused.value.choices == ("cold",)
+    async with start_worker():
+        with pytest.raises(UnservedModel, match="these are: cold, m"):
+            await client.until_served("other")
+
+
+# --- What cannot be loaded ---
+
+
+async def test_a_model_that_boards_cannot_load_is_refused_with_the_reason(client: Client, boards: Boards) -> None:
+    await boards.say(BAD)
+    with pytest.raises(NotLoaded, match="'m' cannot be loaded: the file is cut off; a board tries again in 30 s"):
+        await client.until_served("m")
+    await boards.say(BAD, board("pi-2", on_board("m")))
+    assert (await client.until_served("m")) is not None, "another board may"
+
+
+async def test_turns_that_wait_for_what_cannot_be_loaded_end_with_one_error(
+    nats_server: EmbeddedServer, client: Client, boards: Boards
+) -> None:
+    await boards.say(board("pi-1", on_board("m")))
+    answers = [client.ask("m", str(number)) for number in range(3)]
+    for answer in answers:
+        await answer.publish()
+    stop = asyncio.Event()
+    async with beside(reap(nats_server.address(REAPER), stop), stop):
+        await boards.say(BAD)
+        for answer in answers:
+            async with asyncio.timeout(10):
+                while (end := await client.read(answer.turn.id)) is None:
+                    pass
+            detail = "model 'm' cannot be loaded: the file is cut off"
+            assert end == Failed("not_loaded", detail, retryable=True, worker="reaper", retry_after=30.0)
+
+
+# --- The gateway ---
+
+
+async def test_all_models_are_listed_with_what_boards_do_about_them(
+    nats_server: EmbeddedServer, boards: Boards, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    state = board(
+        "pi-1",
+        on_board("m", SERVING),
+        on_board("cold", num_ctx=4096, can=("chat", "thinking")),
+        loading("warm", 0.4, 8.0),
+        on_board("bad", BROKEN, reason="cut off", retry_at=NOW + 7),
+    )
+    await boards.say(state)
+    async with start_worker(), start_gateway() as url, httpx2.AsyncClient(base_url=url) as http:
+        listed = {one["id"]: one for one in (await http.get("/v1/models")).json()["data"]}
+        assert {name: one.get("state") for name, one in listed.items()} == {
+            "m": "loaded",
+            "cold": "available",
+            "warm": "loading",
+            "auto": None,
+        }
+        cold = listed["cold"]
+        assert (cold["context_length"], cold["thinking"], cold["workers"]) == (4096, True, 0)
+        assert (listed["warm"]["loaded_share"], listed["warm"]["expected_wait_seconds"]) == (0.4, pytest.approx(12))
+        assert (await http.get("/v1/models/warm")).json()["state"] == "loading"
+        missing = (await http.get("/v1/models/none")).json()["error"]
+        assert missing["message"] == "the model 'none' is not served here; these are: cold, m, warm"
+        async with talk(url) as api:
+            with pytest.raises(openai.NotFoundError, match="these are: cold, m, warm"):
+                await api.chat.completions.create(model="none", messages=USER)
+            await nats_server.ensure(["bad"])
+            with pytest.raises(openai.InternalServerError, match="'bad' cannot be loaded: cut off") as refused:
+                await api.chat.completions.create(model="bad", messages=USER)
+            assert refused.value.status_code == 503
+            assert refused.value.code == "model_not_loaded"
+            assert refused.value.response.headers["retry-after"] == "7"
+
+
+async def test_a_stream_says_how_far_its_model_is_and_answers_when_it_is_loaded(
+    boards: Boards, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    await boards.say(board("pi-1", loading("m", 0.4, 8.0)))
+    routes = Routes(policies={"quick": Policy(by="smallest")})
+    async with start_gateway(routes=routes) as url, httpx2.AsyncClient(base_url=url, timeout=30) as http:
+        body = {"model": "quick", "messages": USER, "stream": True}
+        async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            assert answer.status_code == 200
+            said = events(answer)
+            first = await anext(said)
+            assert first["comment"] == {
+                "turns_ahead": 0,
+                "seconds": None,
+                "workers": 0,
+                "state": "loading",
+                "share": 0.4,
+                "load_seconds": pytest.approx(12),
+            }
+            async with start_worker():
+                text = "".join([text_of(event) async for event in said])
+        assert text == "echo hello there"
+
+
+# --- The operator ---
+
+
+async def test_an_operator_loads_unloads_and_pins(bench: Bench, boards: Boards, operator: NatsConnection) -> None:
+    async def orders(*arguments: str) -> tuple[int, str, dict[tuple[str, str | None], Order]]:
+        code, out, said = await output(bench, "models", *arguments, user=OPERATOR)
+        return code, out + said, dict((await placing.read(operator)).orders)
+
+    assert (await orders("load", "m"))[:2] == (
+        1,
+        "turnpike: no board has announced itself: they are started by `turnpike board`\n",
+    )
+    slow, quick = board("slow", on_board("m", load_seconds=40.0)), board("quick", on_board("m"), on_board("x", SERVING))
+    await boards.say(slow, quick)
+    code, said, found = await orders("load", "m")
+    assert (code, said) == (0, "quick: m is to be loaded, about 12 s\n")
+    assert found["m", "quick"].load is True
+    code, said, found = await orders("pin", "m", "--board", "quick")
+    assert (code, said, found["m", "quick"].pin) == (0, "quick: m is always loaded\n", ALWAYS)
+    assert found["m", "quick"].load is None, "an order to load is not given once more"
+    code, said, found = await orders("load", "m", "--board", "quick")
+    assert (found["m", "quick"].pin, found["m", "quick"].load) == (ALWAYS, True), "what was said of a pin stands"
+    code, said, found = await orders("unload", "x")
+    assert (code, said, found["x", None].load) == (0, "quick: x is to be unloaded\n", False)
+
+
+async def test_an_order_that_nobody_could_follow_is_refused(
+    boards: Boards, client: Client, bench: Bench, operator: NatsConnection
+) -> None:
+    await boards.say(
+        board("pi-1", on_board("m", SERVING, pin=ALWAYS), on_board("bad", BROKEN, reason="cut off")),
+        board("pi-2", on_board("other", pin=NEVER)),
+    )
+    for arguments, words in (
+        (("load", "nobody"), "no board has model 'nobody'; there are: bad, m, other"),
+        (("load", "m", "--board", "pi-3"), "there is no board 'pi-3'; these are: pi-1, pi-2"),
+        (("pin", "m", "--board", "pi-2"), "board 'pi-2' does not have model 'm'; there are: other"),
+        (("load", "bad"), "no board can load 'bad': pi-1: cannot be loaded: cut off"),
+        (("unload", "m"), "'m' is pinned on pi-1: `turnpike models pin m none` lets go of it"),
+    ):
+        code, _, said = await output(bench, "models", *arguments, user=OPERATOR)
+        assert (code, said) == (1, f"turnpike: {words}\n")
+    assert (await placing.read(operator)).orders == {}
+    assert (await output(bench, "models", "load", "m", user=OPERATOR))[1] == "pi-1: m loaded\n"
+    assert [one.board for one in (await top.look(client)).boards] == ["pi-1", "pi-2"]

@@ -6,7 +6,9 @@ import pytest
 from broker.discovery import CHAT, DRAINING, RAW, SCORE, SERVING, STARTING, TOOLS, Load, WorkerInfo
 from broker.errors import UnservedModel
 from broker.messages import Message, Tool, ToolCall
+from broker.model_status import statuses
 from producers.routing.policies import Decision, ModelTags, Needs, Policy, Routes, choose
+from tests.boards import board, loading, on_board
 
 
 def worker(model: str, wait: float, size: int = 1, name: str = "w") -> WorkerInfo:
@@ -180,3 +182,44 @@ def test_odd_facts_are_as_absent() -> None:
         worker = msgspec.structs.replace(offer("a"), facts={"file_bytes": odd})
         assert worker.file_bytes is None
         assert choose(Routes(), "auto", [worker]).model == "a"
+
+
+# --- What boards would load ---
+
+
+def test_a_model_that_a_board_would_load_is_one_of_them_and_its_load_is_its_wait() -> None:
+    boards = statuses([board("pi", on_board("cold"), loading("warm", 0.5, 3.0))])
+    assert choose(Routes(), "auto", [], boards=boards) == Decision("warm", "auto", "expected_wait of 2")
+    assert choose(Routes(), "auto", [offer("busy", wait=2.0)], boards=boards).model == "busy"
+    assert choose(Routes(), "auto", [offer("busy", wait=5.0)], boards=boards).model == "warm"
+    assert choose(Routes(), "auto", [], boards=boards, without=["warm"]).model == "cold"
+    routes = Routes(policies={"p": Policy(models=("cold", "busy"), max_wait_seconds=10)})
+    assert choose(routes, "p", [offer("busy", wait=9.0)], boards=boards).model == "busy"
+    with pytest.raises(UnservedModel):
+        choose(routes, "p", [], boards=boards)
+
+
+def test_a_model_whose_worker_answers_is_as_its_worker_says() -> None:
+    boards = statuses([board("pi", on_board("m", "serving"), on_board("cold", load_seconds=1.0))])
+    assert choose(Routes(), "auto", [offer("m", wait=5.0)], boards=boards).model == "cold"
+    assert choose(Routes(), "auto", [offer("m", wait=0.5)], boards=boards).model == "m"
+
+
+def test_what_a_board_cannot_load_or_what_lacks_what_is_needed_is_not_chosen() -> None:
+    boards = statuses(
+        [
+            board(
+                "pi",
+                on_board("base", can=("raw", "score"), load_seconds=1.0),
+                on_board("broken", "broken", reason="cut off", load_seconds=1.0),
+                on_board("never", pin="never", load_seconds=1.0),
+                on_board("short", can=("chat",), num_ctx=512, load_seconds=2.0),
+                on_board("long", can=("chat",), num_ctx=65536, load_seconds=3.0),
+            )
+        ]
+    )
+    assert choose(Routes(), "auto", [], Needs.of(QUESTION), boards=boards).model == "short"
+    assert choose(Routes(), "auto", [], Needs.of(LONG), boards=boards).model == "long"
+    assert choose(Routes(), "auto", [], Needs.of(QUESTION, raw=True), boards=boards).model == "base"
+    with pytest.raises(UnservedModel, match="lack chat, score"):
+        choose(Routes(), "auto", [], Needs.of(QUESTION, kind="score"), boards=boards)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from broker.discovery import AWAY_SECONDS, DRAINING, SERVING, Load, WorkerInfo
 from producers.commands import top
+from tests.boards import NOW, board, loading, on_board
 
 
 def worker(name: str, state: str = SERVING, wait: float = 0.0) -> WorkerInfo:
@@ -49,3 +50,68 @@ def test_what_a_worker_says_of_itself_is_no_markup() -> None:
     text = drawn([odd], 160)
     assert "a, [/x]" in text
     assert "[bold]Q4[/red]" in text
+
+
+# --- Boards ---
+
+
+BOARDS = (
+    board(
+        "pi-1",
+        on_board("llama", "serving", num_in_hand=1, num_slots=4, used_at=NOW - 30, pin="always"),
+        loading("qwen", 0.4, 8.0),
+        on_board("gemma"),
+        on_board("phi"),
+        num_swaps=3,
+        loading_seconds=250.0,
+    ),
+    board(
+        "pi-2",
+        on_board("bad", "broken", reason="[/x] is cut off", retry_at=NOW + 45),
+        on_board("qwen", pin="never"),
+        is_throttled=True,
+        memory_pressure=0.25,
+    ),
+)
+
+
+def shown(picture: top.Picture, width: int = 160) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width).print(top._shown(picture))
+    return out.getvalue()
+
+
+def test_boards_are_shown_with_their_models() -> None:
+    lines = [" ".join(line.split()) for line in shown(top.Picture([], [], BOARDS)).splitlines()]
+    for line in (
+        "pi-1 2.0/4.0 3, 4 min",
+        "llama serving 1.0 1/4 30 s ago always",
+        "qwen loading 40 %, about 12 s 1.0",
+        "gemma, phi available",
+        "pi-2 throttled, memory pressure 25 % 0.0/4.0 0, 0 s",
+        "bad broken: [/x] is cut off; again in 45 s",
+        "qwen available never",
+    ):
+        assert line in lines, line
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_boards_fit_a_narrow_terminal(width: int) -> None:
+    text = shown(top.Picture([], [], BOARDS), width)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_a_queue_whose_model_a_board_loads_says_so() -> None:
+    queues = [top.Queued(model, {"interactive": 2}, {}) for model in ("qwen", "gemma", "bad", "nobody")]
+
+    def lines_of(picture: top.Picture) -> dict[str, str]:
+        found = [" ".join(line.replace("│", " ").split()) for line in shown(picture).splitlines() if line.strip()]
+        return {line.split()[0]: line for line in reversed(found)}
+
+    assert lines_of(top.Picture([], queues))["qwen"] == "qwen none 0 2 0 0 –", "without boards as ever"
+    lines = lines_of(top.Picture([], queues, BOARDS))
+    assert lines["nobody"] == "nobody none 0 2 0 0 –"
+    assert "loading 40 %, about 12 s 0 2 0 0 12.0" in lines["qwen"]
+    assert "not loaded yet, about 12 s" in lines["gemma"]
+    assert "cannot be loaded: [/x] is cut off" in lines["bad"]

@@ -23,6 +23,14 @@ class ReapSettings(CommonSettings, frozen=True, kw_only=True):
     log_level: Level = "INFO"
 
 
+class EnsureOptions(QueueSettings, frozen=True, kw_only=True):
+    """`turnpike broker ensure`."""
+
+    follow: Annotated[bool, Argument("go on, and make the queues of models that boards announce, until a signal")] = (
+        False
+    )
+
+
 class SecretOptions(CommonSettings, frozen=True, kw_only=True):
     """`turnpike broker secret`."""
 
@@ -49,8 +57,9 @@ def run_broker(options: BrokerSettings) -> int:
 async def _serve(options: BrokerSettings, stop: asyncio.Event) -> int:
     import asyncio
 
-    from broker.accounts import DEFAULTS, REAPER, write_credentials
+    from broker.accounts import DEFAULTS, OPERATOR, REAPER, write_credentials
     from broker.errors import ServerError
+    from broker.queues import keep_queues
     from broker.reaper import keep_reaping
     from broker.server import EmbeddedServer
 
@@ -63,12 +72,16 @@ async def _serve(options: BrokerSettings, stop: asyncio.Event) -> int:
             print(line)
         print(f"nats-server at {server.url}; credentials in {folder}", flush=True)
         ended = asyncio.ensure_future(server.wait())
-        reaping = asyncio.ensure_future(keep_reaping(server.address(REAPER), stop))
-        await asyncio.wait((ended, reaping), return_when=asyncio.FIRST_COMPLETED)
+        beside = [
+            asyncio.ensure_future(keep_reaping(server.address(REAPER), stop)),
+            asyncio.ensure_future(keep_queues(server.address(OPERATOR), _stream_limits(options), stop)),
+        ]
+        await asyncio.wait((ended, *beside), return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
-            reaping.cancel()
+            for task in beside:
+                task.cancel()
             raise ServerError(f"nats-server ended with code {ended.result()}")
-        await reaping
+        await asyncio.gather(*beside)
     return 0
 
 
@@ -87,22 +100,27 @@ def _stream_limits(options: QueueSettings) -> Limits:
     return Limits(max_queued_turns=options.max_queued_turns, ack_wait_seconds=options.ack_wait_seconds)
 
 
-def run_ensure(options: QueueSettings) -> int:
+def run_ensure(options: EnsureOptions) -> int:
     """Streams and consumers as they should be, on any server."""
     from broker import process, topology
     from broker.accounts import OPERATOR
     from broker.connection import connect
+    from broker.queues import keep_queues
+
+    there = address(options, OPERATOR)
 
     async def ensure(stop: asyncio.Event) -> int:
-        nc = await connect(address(options, OPERATOR), name="turnpike-ensure")
+        nc = await connect(there, name="turnpike-ensure")
         try:
             lines = await topology.ensure(nc, list(options.model), _stream_limits(options))
         finally:
             await nc.close()
-        print("\n".join(lines) or "nothing to change")
+        print("\n".join(lines) or "nothing to change", flush=True)
+        if options.follow:
+            await keep_queues(there, _stream_limits(options), stop)
         return 0
 
-    return process.run(ensure, patience=process.PATIENCE_SECONDS)
+    return process.run(ensure, patience=None if options.follow else process.PATIENCE_SECONDS)
 
 
 def run_reap(options: ReapSettings) -> int:
@@ -170,7 +188,7 @@ BROKER = command(
         "ensure",
         "create or update streams and consumers on any server, as the operator",
         "turnpike broker ensure --model tiny --url nats://operator:secret@pi:4222",
-        QueueSettings,
+        EnsureOptions,
         run_ensure,
     ),
     command(

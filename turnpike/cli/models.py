@@ -12,6 +12,7 @@ from broker.settings import MirrorSettings, ModelSettings, PullSettings
 from turnpike.cli.adding import AddOptions, run_add
 from turnpike.cli.addresses import address, data_dir, is_named, version
 from turnpike.cli.command import Command, command
+from turnpike.cli.placing import ORDERS
 from turnpike.cli.showing import ShowOptions, run_show
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ SERVE = command(
 )  # fmt: skip
 MODELS = Command(
     "models",
-    "the models by name, and their files",
+    "the models by name, their files, and where they are loaded",
     "turnpike models list",
     commands=(
         command(
@@ -195,5 +196,6 @@ MODELS = Command(
             run_verify,
         ),
         SERVE,
+        *ORDERS,
     ),
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from broker.discovery import WorkerInfo
+from broker.model_status import ModelStatus
 from producers.gateway.dialect import ReadBody
 from producers.gateway.errors import ApiError
 from producers.gateway.openai import openapi
@@ -38,9 +39,11 @@ class OpenAi:
         """Takes note of the workers that are there as of now."""
         self._listing.note(workers)
 
-    def models(self, workers: Iterable[WorkerInfo], policies: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """What is served just now, by its name; the policies where anything is."""
-        return self._listing.of(workers, policies)
+    def models(
+        self, workers: Iterable[WorkerInfo], boards: Mapping[str, ModelStatus], policies: Iterable[str]
+    ) -> dict[str, dict[str, Any]]:
+        """What is served just now, and what boards would load, by its name; the policies where there is anything."""
+        return self._listing.of(workers, boards, policies)
 
     def model_list(self, models: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         """All of them in one object."""

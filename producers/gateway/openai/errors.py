@@ -17,6 +17,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     "answer_too_large": (400, "answer_too_large"),
     "deadline": (408, "deadline"),
     "overloaded": (503, "overloaded"),
+    "not_loaded": (503, "model_not_loaded"),
 }
 """Of docs/protocol.md's codes. What is the client's own doing is a 400: its library asks again after a 500."""
 

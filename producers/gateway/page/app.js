@@ -217,10 +217,17 @@ async function read(conversation, request) {
   }
 }
 
-function place({ turns_ahead, seconds, workers }) {
+function place({ turns_ahead, seconds, workers, state, share, load_seconds }) {
+  if (state) return loading(state, share, load_seconds);
   if (workers === 0) return "no worker serves the model just now: the turn waits";
   const turns = `${turns_ahead} ${turns_ahead === 1 ? "turn" : "turns"} ahead`;
   return seconds ? `${turns}, about ${Math.round(seconds)} s` : turns;
+}
+
+function loading(state, share, seconds) {
+  if (state === "broken") return "the model cannot be loaded just now: the turn waits";
+  const part = state === "loading" && share != null ? `loading ${Math.round(100 * share)} %` : state === "loading" ? "loading" : "not loaded yet";
+  return state === "loaded" ? "" : `${part}, about ${Math.round(seconds)} s`;
 }
 
 function rate(number, since) { return (1000 * (number - 1) / Math.max(1, performance.now() - since)).toFixed(1); }

@@ -1,0 +1,127 @@
+"""What boards do about a model, as whoever asks it is told: it is loaded, or being loaded, or could be, or why not.
+Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from broker.messages.boards import (
+    ALWAYS,
+    AVAILABLE,
+    BROKEN,
+    DRAINING,
+    LOADING,
+    NEVER,
+    SERVING,
+    BoardState,
+    ModelOnBoard,
+)
+
+LOADED = "loaded"
+MAX_SECONDS = 24 * 3600.0
+"""What a board says is not taken for longer."""
+_RANKS = (LOADED, LOADING, AVAILABLE, BROKEN)
+_IN_MEMORY = (LOADING, SERVING, DRAINING)
+
+
+class ModelStatus(Struct, frozen=True):
+    """A model that boards may serve: the best that one of them has to offer."""
+
+    model: str
+    state: str
+    """LOADED, LOADING, AVAILABLE or BROKEN."""
+    seconds: float = 0.0
+    """About, until its worker takes turns; of BROKEN, until it is tried again."""
+    share: float | None = None
+    """Of LOADING: how much of its file has been read, 0 to 1; None where that is not known."""
+    reason: str = ""
+    """Of BROKEN."""
+    file_bytes: int = 0
+    num_ctx: int = 0
+    """0 where its board does not tell."""
+    can: tuple[str, ...] | None = None
+    """As a worker tells it (`broker.discovery`); None where its board does not."""
+
+    @property
+    def is_servable(self) -> bool:
+        """Whether its queue's turns will be taken."""
+        return self.state != BROKEN
+
+    def words(self) -> str:
+        """For people: `loading 40 %, about 12 s`."""
+        about = f"about {self.seconds:.0f} s"
+        if self.state == LOADING:
+            return f"loading, {about}" if self.share is None else f"loading {100 * self.share:.0f} %, {about}"
+        if self.state == AVAILABLE:
+            return f"not loaded yet, {about}"
+        return f"cannot be loaded: {self.reason}" if self.state == BROKEN else self.state
+
+
+def statuses(boards: Iterable[BoardState]) -> dict[str, ModelStatus]:
+    """Of every model that some board may serve, by the model; what no board may load is not among them."""
+    found: dict[str, ModelStatus] = {}
+    for board in boards:
+        for one in board.models:
+            if (status := _on_board(one, board)) is None:
+                continue
+            known = found.get(one.model)
+            if known is None or _order(status) < _order(known):
+                found[one.model] = status
+    return dict(sorted(found.items()))
+
+
+def status_of(model: str, boards: Iterable[BoardState]) -> ModelStatus | None:
+    """Of one model; None where no board may serve it."""
+    return statuses(boards).get(model)
+
+
+def _order(status: ModelStatus) -> tuple[int, float]:
+    return _RANKS.index(status.state), status.seconds
+
+
+def _on_board(one: ModelOnBoard, board: BoardState) -> ModelStatus | None:
+    """None where the board will not serve it, or says what only a later release understands."""
+    share, reason = None, ""
+    if one.state == SERVING:
+        state, seconds = LOADED, 0.0
+    elif one.state == LOADING:
+        state, (share, seconds) = LOADING, progress(one, board)
+    elif one.pin == NEVER:
+        return None
+    elif one.state in (AVAILABLE, DRAINING):
+        state, seconds = AVAILABLE, one.load_seconds + _until_room(one, board)
+    elif one.state == BROKEN:
+        state, seconds, reason = BROKEN, one.retry_at - board.sent_at, one.reason
+    else:
+        return None
+    return ModelStatus(one.model, state, _bounded(seconds), share, reason, one.file_bytes, one.num_ctx, one.can)
+
+
+def progress(one: ModelOnBoard, board: BoardState) -> tuple[float | None, float]:
+    """How much of a model that a board loads has been read, 0 to 1, and the seconds until it serves: while its file is
+    read by the rate at which it was read so far, before and behind by what a load took here. Both stamps are the
+    board's, so its clock may be wrong."""
+    elapsed = _bounded(board.sent_at - one.since)
+    left = _bounded(one.load_seconds - elapsed)
+    if not one.file_bytes:
+        return None, left
+    share = min(1.0, one.read_bytes / one.file_bytes)
+    return share, elapsed * (1 - share) / share if 0 < share < 1 and elapsed else left
+
+
+def _bounded(seconds: float) -> float:
+    """Also of what is no number: then nothing."""
+    return min(max(0.0, seconds), MAX_SECONDS)
+
+
+def _until_room(wanted: ModelOnBoard, board: BoardState) -> float:
+    """Seconds until the board has the memory for a model: a turn of those that are loaded, where none is idle."""
+    others = [one for one in board.models if one.state in _IN_MEMORY and one.model != wanted.model]
+    free = board.memory_bytes - sum(one.planned_bytes for one in others)
+    movable = [one for one in others if one.pin != ALWAYS]
+    idle = sum(one.planned_bytes for one in movable if one.state == SERVING and not one.num_in_hand)
+    if wanted.planned_bytes <= free + idle:
+        return 0.0
+    return max((one.turn_seconds or 0.0 for one in movable if one.num_in_hand), default=0.0)

@@ -1,0 +1,72 @@
+"""Boards and their models as a table for a terminal: what is loaded where, what is coming, and what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.markup import escape
+from rich.table import Table
+
+from broker.messages.boards import AVAILABLE, BROKEN, DRAINING, LOADING, SERVING, BoardState, ModelOnBoard
+from broker.model_status import progress
+from producers.terminal.tables import FoldingTable
+
+GB = 1e9
+MIN_PRESSURE = 0.01
+"""Memory pressure that is worth a word."""
+_IN_MEMORY = (LOADING, SERVING, DRAINING)
+
+
+def boards_table(boards: Iterable[BoardState]) -> Table:
+    """A line a board, and below it one for each of its models; those that only could be loaded share a line."""
+    table = FoldingTable("board, model", "state", "GB", "turns", "used", "pin", "swaps, loading", title="boards")
+    for board in boards:
+        table.add_row(board.board, _health(board), _memory(board), "", "", "", _swaps(board), style="bold")
+        idle = [one.model for one in board.models if one.state == AVAILABLE and one.pin is None]
+        for one in sorted(board.models, key=lambda one: (one.state == AVAILABLE, one.model)):
+            if one.model not in idle:
+                table.add_row(f"  {one.model}", *_cells(one, board))
+        if idle:
+            table.add_row(f"  {', '.join(sorted(idle))}", AVAILABLE)
+    return table
+
+
+def _cells(one: ModelOnBoard, board: BoardState) -> tuple[str, ...]:
+    in_hand = f"{one.num_in_hand}/{one.num_slots}" if one.state in (SERVING, DRAINING) else ""
+    used = f"{_age(board.sent_at - one.used_at)} ago" if one.used_at else ""
+    size = f"{one.planned_bytes / GB:.1f}" if one.state in _IN_MEMORY else ""
+    return _state(one, board), size, in_hand, used, escape(one.pin or "")
+
+
+def _state(one: ModelOnBoard, board: BoardState) -> str:
+    if one.state == LOADING:
+        share, seconds = progress(one, board)
+        part = "" if share is None else f" {100 * share:.0f} %"
+        return f"[yellow]loading{part}, about {seconds:.0f} s[/yellow]"
+    if one.state == BROKEN:
+        return f"[red]broken: {escape(one.reason)}; again in {_age(one.retry_at - board.sent_at)}[/red]"
+    return escape(one.state)
+
+
+def _health(board: BoardState) -> str:
+    words = ["[red]throttled[/red]"] if board.is_throttled else []
+    if board.memory_pressure >= MIN_PRESSURE:
+        words.append(f"[red]memory pressure {100 * board.memory_pressure:.0f} %[/red]")
+    return ", ".join(words)
+
+
+def _memory(board: BoardState) -> str:
+    taken = sum(one.planned_bytes for one in board.models if one.state in _IN_MEMORY)
+    return f"{taken / GB:.1f}/{board.memory_bytes / GB:.1f}"
+
+
+def _swaps(board: BoardState) -> str:
+    return f"{board.num_swaps}, {_age(board.loading_seconds)}"
+
+
+def _age(seconds: float) -> str:
+    """`12 s`, `3 min`, `5 h`."""
+    seconds = max(0.0, seconds)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.0f} h"

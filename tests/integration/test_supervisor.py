@@ -1,0 +1,232 @@
+"""Boards on a real server: what waits is loaded, what is in its way drains, what dies or is broken is told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client as NatsConnection
+
+from broker import placing, subjects
+from broker.accounts import BOARD, LOCAL, OPERATOR, WORKER
+from broker.client import Client
+from broker.connection import close, connect
+from broker.delivery import Puller
+from broker.messages.boards import (
+    ALWAYS,
+    AVAILABLE,
+    BROKEN,
+    DRAINING,
+    LOADING,
+    NEVER,
+    SERVING,
+    Claim,
+    Order,
+)
+from broker.placing import Watch
+from broker.priorities import BATCH, INTERACTIVE
+from broker.server import EmbeddedServer
+from tests.board_fakes import DONE, MIB, READY, SECONDS, is_in, model_of, running_board, state_of, until
+from workers.boards.board import OtherBoard
+from workers.boards.queues import Queues
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    async with EmbeddedServer(tmp_path / "server") as server:
+        await server.ensure(["a", "b"])
+        yield server
+
+
+@pytest.fixture
+async def operator(server: EmbeddedServer) -> AsyncIterator[NatsConnection]:
+    nc = await connect(server.address(OPERATOR), name="operator")
+    yield nc
+    await close(nc)
+
+
+@pytest.fixture
+async def watch(operator: NatsConnection) -> AsyncIterator[Watch]:
+    async with Watch(operator) as watch:
+        yield watch
+
+
+@pytest.fixture
+async def client(server: EmbeddedServer) -> AsyncIterator[Client]:
+    async with Client(server.address(LOCAL)) as client:
+        yield client
+
+
+async def test_a_turn_has_its_model_loaded_and_what_is_in_its_way_drains(
+    server: EmbeddedServer, client: Client, operator: NatsConnection, watch: Watch, tmp_path: Path
+) -> None:
+    async with running_board(server, tmp_path, {"a": "busy", "b": "slow"}) as board:
+        idle = await until(watch, lambda found: model_of(found, "a"))
+        assert (idle.state, idle.planned_bytes) == (AVAILABLE, 100 * MIB)
+        assert board.started == []
+        await placing.order(operator, Order("a", load=True, sent_at=time.time()))
+        serving = await until(watch, is_in("a", SERVING))
+        assert (serving.num_slots, serving.num_in_hand) == (2, 1)
+        assert watch.placement().claims == {("a", 0): Claim("b1", "a", 0)}
+        await client.ask("b", "hello").publish()
+        await until(watch, is_in("a", DRAINING))
+        claims = await until(watch, lambda found: found.claims if ("b", 0) in found.claims else None)
+        assert set(claims) == {("a", 0), ("b", 0)}
+        assert board.models() == ["a"]  # not before the other one has gone
+        board.signal(DONE)
+        loading = await until(watch, is_in("b", LOADING))
+        assert loading.file_bytes == 100 * MIB
+        assert board.models() == ["a", "b"]
+        read = await until(watch, lambda found: one if (one := model_of(found, "b")) and one.read_bytes else None)
+        assert read.read_bytes == 1024
+        board.signal(READY)
+        await until(watch, is_in("b", SERVING))
+        state = state_of(watch.placement())
+        assert state is not None
+        assert (state.num_swaps, state.loading_seconds > 0) == (1, True)
+        assert await until(watch, lambda found: ("a", 0) not in found.claims)
+        await board.end()
+        assert await until(watch, lambda found: not found.boards and not found.claims)
+
+
+async def test_a_broken_model_is_tried_once_and_told(
+    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with running_board(server, tmp_path, {"a": "broken", "b": "serves"}) as board:
+        await client.ask("a", "hello").publish()
+        broken = await until(watch, is_in("a", BROKEN))
+        assert broken.reason == "model file m.gguf: is no model"
+        assert 5 < broken.retry_at - time.time() < 11
+        # The board goes on with what is not broken, and does not come back to this one meanwhile.
+        await client.ask("b", "hello").publish()
+        await until(watch, is_in("b", SERVING))
+        assert board.models() == ["a", "b"]
+        assert ("a", 0) not in watch.placement().claims
+        await board.end()
+    said = capfd.readouterr().err.splitlines()
+    assert "a | starting a" in said
+    assert "a | turnpike: model file m.gguf: is no model" in said
+    assert "b | drained" in said
+
+
+async def test_a_worker_that_is_killed_is_started_again(
+    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
+) -> None:
+    async with running_board(server, tmp_path, {"a": "serves"}) as board:
+        await client.ask("a", "hello").publish()
+        await until(watch, is_in("a", SERVING))
+        board.signal(signal.SIGKILL)
+        broken = await until(watch, is_in("a", BROKEN))
+        assert broken.reason.startswith("its worker was ended by SIGKILL")
+        await until(watch, is_in("a", SERVING))
+        assert board.models() == ["a", "a"]
+        await board.end()
+
+
+async def test_of_two_boards_one_loads_what_waits(
+    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
+) -> None:
+    manners = {"a": "serves"}
+    async with (
+        running_board(server, tmp_path, manners, name="b1") as first,
+        running_board(server, tmp_path, manners, name="b2") as second,
+    ):
+        await until(watch, lambda found: len(found.boards) == 2)
+        await client.ask("a", "hello").publish()
+        await until(watch, lambda found: is_in("a", SERVING)(found) or is_in("a", SERVING, "b2")(found))
+        assert len(first.started) + len(second.started) == 1
+        assert list(watch.placement().claims) == [("a", 0)]
+        await first.end()
+        await second.end()
+
+
+async def test_pins_are_obeyed_and_settings_pin_what_nobody_ordered(
+    server: EmbeddedServer, operator: NatsConnection, watch: Watch, tmp_path: Path
+) -> None:
+    manners = {"a": "serves", "b": "serves"}
+    async with running_board(server, tmp_path, manners, pins=frozenset({"a"})) as board:
+        pinned = await until(watch, is_in("a", SERVING))
+        assert pinned.pin == ALWAYS
+        await placing.order(operator, Order("a", pin=NEVER, sent_at=time.time()))
+        refused = await until(watch, is_in("a", AVAILABLE))
+        assert refused.pin == NEVER
+        await placing.order(operator, Order("b", "b1", load=True, sent_at=time.time()))
+        await until(watch, is_in("b", SERVING))
+        await placing.order(operator, Order("b", "b1", load=False, sent_at=time.time()))
+        await until(watch, is_in("b", AVAILABLE))
+        assert board.models() == ["a", "b"]
+        await board.end()
+
+
+async def test_the_second_signal_has_workers_hand_back_what_they_have(
+    server: EmbeddedServer, watch: Watch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with running_board(server, tmp_path, {"a": "busy"}, pins=frozenset({"a"})) as board:
+        await until(watch, is_in("a", SERVING))
+        board.stop.set()
+        draining = await until(watch, is_in("a", DRAINING))
+        assert draining.num_in_hand == 1
+        board.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await board.task
+        assert await until(watch, lambda found: not found.boards and not found.claims)
+    assert "a | handed back" in capfd.readouterr().err.splitlines()
+
+
+async def test_a_model_that_loads_when_the_board_ends_goes_at_once(
+    server: EmbeddedServer, watch: Watch, tmp_path: Path
+) -> None:
+    async with running_board(server, tmp_path, {"a": "slow"}, pins=frozenset({"a"})) as board:
+        await until(watch, is_in("a", LOADING))
+        await board.end()
+        with pytest.raises(ProcessLookupError):
+            os.kill(board.started[0].pid, 0)
+
+
+async def test_of_two_that_say_they_are_one_board_the_later_one_ends(
+    server: EmbeddedServer, watch: Watch, tmp_path: Path
+) -> None:
+    async with running_board(server, tmp_path, {"a": "serves"}) as first:
+        began = await until(watch, state_of)
+        async with running_board(server, tmp_path, {"a": "serves"}) as second:
+            with pytest.raises(ExceptionGroup) as caught:
+                async with asyncio.timeout(SECONDS):
+                    await second.task
+            assert caught.group_contains(OtherBoard)
+        await until(watch, lambda found: ((one := state_of(found)) and one.sent_at > began.sent_at) or None)
+        assert not first.task.done()
+        await first.end()
+
+
+async def test_what_a_dead_worker_had_waits_again_and_what_another_has_does_not(
+    server: EmbeddedServer, client: Client
+) -> None:
+    nc, worker = await connect(server.address(BOARD), name="b"), await connect(server.address(WORKER), name="w")
+    try:
+        queues = Queues(nc)
+        assert await queues.look({"a", "b"}, set()) == {}
+        before = time.time()
+        await client.ask("a", "one").publish()
+        await client.ask("a", "two", priority=BATCH).publish()
+        await client.ask("b", "of no board").publish()
+        found = await queues.look({"a"}, set())
+        assert set(found) == {"a"}
+        assert (found["a"].num_interactive, found["a"].num_batch) == (1, 1)
+        assert 0 <= found["a"].oldest_interactive_seconds <= time.time() - before + 1
+        puller = Puller(worker, subjects.turns_stream("a"), INTERACTIVE)
+        await puller.start()
+        assert await puller.pull(0) is not None
+        assert (await queues.look({"a"}, {"a"}))["a"].num_interactive == 0
+        left = (await queues.look({"a"}, set()))["a"]
+        assert left.num_interactive == 1
+        assert left.oldest_interactive_seconds > 0
+        await client.ask("a", "three").publish()
+        assert (await queues.look({"a"}, {"a"}))["a"].num_interactive == 1
+    finally:
+        await close(nc)
+        await close(worker)
