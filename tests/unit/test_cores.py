@@ -104,6 +104,20 @@ def test_a_measurement_beside_a_busy_neighbour_is_made_again_at_the_next_start(t
     assert len(measured) == 2
 
 
+def test_where_somebody_waits_nothing_is_measured_beside_a_busy_neighbour(tmp_path: Path) -> None:
+    path, usual = tmp_path / "threads.json", {4: 0.0}
+
+    def start(others: float) -> Measured[dict[int, float]]:
+        look = [Usage(10.0, 5.0, 1.0), Usage(10.2, 5.0 + 0.2 * others, 1.0)]
+        usages = iter([*look, look[-1], Usage(12.2, 7.0 + 0.2 * others, 3.0)])
+        return measured_alone(lambda: {1: 0.5}, dict[int, float], path, "key", lambda: next(usages), usual)
+
+    assert start(0.8) == Measured(usual, "at no start yet, as others have 0.8 cores now", is_alone=False)
+    assert not path.exists()
+    assert start(0.0) == Measured({1: 0.5}, "now")
+    assert start(0.8) == Measured({1: 0.5}, "at an earlier start")
+
+
 def test_a_file_of_measurements_that_cannot_be_read_is_written_anew(tmp_path: Path) -> None:
     path = tmp_path / "threads.json"
     for damaged in ('{"x": "y"}', "{", '{"key": {}}'):

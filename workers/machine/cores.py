@@ -23,6 +23,8 @@ PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
 BUSY_CORES = 0.15
 """What others may take of the cores while something is measured there; the kernel's clock ticks 100 times a second."""
+LOOK_SECONDS = 0.2
+"""How long it is looked whether others have the cores."""
 _IDLE = (3, 4)
 """Of the columns of a processor's line in /proc/stat, those in which it waits."""
 _NUM_COLUMNS = 8
@@ -116,14 +118,26 @@ class Measured[T]:
 
 
 def measured_alone[T](
-    measure: Callable[[], T], kind: type[T], path: Path, key: str, usage: Callable[[], Usage] = Usage.now
+    measure: Callable[[], T],
+    kind: type[T],
+    path: Path,
+    key: str,
+    usage: Callable[[], Usage] = Usage.now,
+    instead: T | None = None,
 ) -> Measured[T]:
     """What `measure` finds now, or found at an earlier start, kept as a `kind` under `key` in the file `path`. Only
-    what was found while nobody else had the cores is kept."""
+    what was found while nobody else had the cores is kept. With `instead`, somebody waits: where others have the cores
+    it is taken, and nothing is measured."""
     with contextlib.suppress(msgspec.ValidationError):
         if known := msgspec.convert(_kept(path).get(key), kind, strict=False):
             return Measured(known, "at an earlier start")
     before = usage()
+    if instead is not None:
+        time.sleep(LOOK_SECONDS)
+        others = usage().others_since(before)
+        if others is not None and others > BUSY_CORES:
+            return Measured(instead, f"at no start yet, as others have {others:.1f} cores now", False)
+        before = usage()
     found = measure()
     others = usage().others_since(before)
     if others is not None and others > BUSY_CORES:

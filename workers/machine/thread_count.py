@@ -73,7 +73,13 @@ def _chosen(
         log.info("%s=%d (fixed)", name, fixed)
         return FixedThreads(fixed)
     num = num_cores()
-    measured = measured_alone(lambda: measure(engine, candidates(num)), dict[int, float], kept_file(config), key)
+    measured = measured_alone(
+        lambda: measure(engine, candidates(num)),
+        dict[int, float],
+        kept_file(config),
+        key,
+        instead={num: 0.0} if config.board_fd is not None else None,  # a board loads what somebody waits for
+    )
     chosen = best(measured.found)
     times = " ".join(f"{num}:{each * 1000:.1f}ms" for num, each in sorted(measured.found.items()))
     log.info("%s=%d a %s by threads %s (measured %s)", name, chosen, what, times, measured.when)
@@ -98,7 +104,13 @@ def choose_polling(
         return
     engine.num_threads = threads.decode.next
     key = f"{machine_key(config, fingerprint)} poll {engine.num_threads}"
-    measured = measured_alone(lambda: measure_polling(engine), dict[str, PollCost], kept_file(config), key)
+    measured = measured_alone(
+        lambda: measure_polling(engine),
+        dict[str, PollCost],
+        kept_file(config),
+        key,
+        instead={} if config.board_fd is not None else None,
+    )
     # Beside a neighbour threads that look for work take its cores, and what was measured holds for that hour only.
     engine.poll = quietest(measured.found) if measured.is_alone else None
     times = " ".join(
