@@ -1,11 +1,13 @@
-"""The memory plan of a model by settings; of one of the catalogue before any file of it is here: for systemd units,
-manifests and `turnpike models list`."""
+"""The memory plan of a model by settings, and what a draft model adds to it; of one of the catalogue before any file of
+it is here: for systemd units, manifests and `turnpike models list`."""
 
 from __future__ import annotations
 
 from broker.catalogue import Entry
 from workers.engine.protocol import MAX_OUTPUTS
-from workers.machine.memory import KvShape, MemoryPlan, check_memory, plan_memory
+from workers.machine.memory import DraftSize, KvShape, MemoryPlan, check_memory, plan_memory
+from workers.machine.model_shape import shape_of
+from workers.model_file import answering_parts, header
 from workers.settings import ComputeSettings, WorkerSettings, resident
 
 LIMIT_HEADROOM_BYTES = 256 * 1024**2
@@ -35,7 +37,7 @@ def kv_shape(entry: Entry) -> KvShape:
     )
 
 
-def plan(entry: Entry, num_ctx: int, resident_bytes: int | None = None) -> MemoryPlan:
+def plan(entry: Entry, num_ctx: int, resident_bytes: int | None = None, draft: DraftSize | None = None) -> MemoryPlan:
     """A worker's with default settings and a context of `num_ctx` tokens; of weights `resident_bytes` at most."""
     return plan_memory(
         kv_shape(entry),
@@ -44,12 +46,13 @@ def plan(entry: Entry, num_ctx: int, resident_bytes: int | None = None) -> Memor
         num_ubatch=WorkerSettings().num_ubatch,
         max_outputs=MAX_OUTPUTS,
         flash_attention=True,
+        draft=draft,
     )
 
 
 def planned(config: ComputeSettings, shape: KvShape, weight_bytes: int, num_ctx: int, available: int) -> MemoryPlan:
     """A worker's by its settings, of a model of that shape and so many bytes of weights, in `available` bytes. Raises
-    DoesNotFit."""
+    DoesNotFit, and ModelFileError for what is no draft model."""
     return check_memory(
         shape.quantized(config.kv_type),
         weight_bytes=resident(weight_bytes, config.resident_bytes),
@@ -60,4 +63,14 @@ def planned(config: ComputeSettings, shape: KvShape, weight_bytes: int, num_ctx:
         available=available,
         offload_cache=config.park_bytes,
         num_slots=1 if config.deterministic else config.num_slots,
+        draft=draft_size(config),
     )
+
+
+def draft_size(config: ComputeSettings) -> DraftSize | None:
+    """Of the draft model of the settings, by its header; None without one. Raises ModelFileError."""
+    if config.draft_file is None:
+        return None
+    parts = answering_parts(config.draft_file)
+    weights = sum(tensor.num_bytes for part in parts for tensor in header(part).tensors)
+    return DraftSize(shape_of(header(parts[0])).quantized(config.kv_type), weights)
