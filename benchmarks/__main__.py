@@ -43,6 +43,7 @@ QUESTIONS = (
     "conversations",
     "gateway",
     "queue",
+    "placement",
 )
 
 
