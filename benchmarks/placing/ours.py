@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from msgspec.structs import replace
+
 from benchmarks.placing.room import Board, Room
 from benchmarks.placing.traces import NUM_SLOTS, Model, Turn, models
 from broker.messages.boards import AVAILABLE, DRAINING, LOADING, SERVING, BoardState, Claim, ModelOnBoard
@@ -160,8 +162,8 @@ class Turnpike:
         """As its supervisor would say it; made anew only where something has changed."""
         if board.name not in self._states:
             entries = tuple(self._entry(board, one) for one in models())
-            self._states[board.name] = BoardState(board.name, board.memory_bytes, 4, entries, sent_at=float("inf"))
-        return self._states[board.name]
+            self._states[board.name] = BoardState(board.name, board.memory_bytes, 4, entries, sent_at=self._room.now)
+        return replace(self._states[board.name], sent_at=self._room.now)
 
     def _entry(self, board: Board, model: Model) -> ModelOnBoard:
         loaded = board.loaded.get(model.name)

@@ -159,7 +159,7 @@ PATIENCE = "turns would have to wait up to their bound for others of their model
 BUSY = "boards are busy with turns all the time: that much waiting is not the placement's"
 MISSED = {
     "Poisson: wait": "a load for one turn in three, whoever places it",
-    "bursts: wait": "close to it; other seeds come to 0.54 to 0.67",
+    "bursts: wait": "close to it; other seeds come to 0.57 to 0.65",
     "all at once: wait": BUSY,
     "all at once: bound": "eight models want four boards: what was loaded answers one round of turns, of up to 37 s",
     **{f"{name}: swaps": PATIENCE for name in ("Poisson", "bursts", "day and night", "all at once")},

@@ -62,9 +62,10 @@ class _Placing:
     """One view's decision."""
 
     def __init__(self, view: View, rules: Rules, own: str | None) -> None:
-        self._now, self._rules, self._waiting = view.now, rules, view.waiting
-        fresh = [one for one in view.boards if one.board == own or view.now - one.sent_at <= rules.stale_seconds]
-        self._boards = {one.board: one for one in sorted(fresh, key=lambda one: one.board)}
+        self._rules, self._waiting = rules, view.waiting
+        self._boards = {one.board: one for one in sorted(view.boards, key=lambda one: one.board)}
+        self._clocks = {name: state.sent_at or view.now for name, state in self._boards.items()}
+        """Each board's own, as of what it said: none has to be right, and all boards reckon alike."""
         self._on = {name: {one.model: one for one in state.models} for name, state in self._boards.items()}
         self._copies: dict[str, set[str]] = {}
         """Where each model serves, loads or is about to: not where it is leaving."""
@@ -135,12 +136,14 @@ class _Placing:
 
     def _late_seconds(self, model: str, waiting: Waiting) -> float:
         """By its oldest turn; while the model was there, its turns waited for each other."""
-        left = [
-            one.since
-            for models in self._on.values()
-            if (one := models.get(model)) is not None and one.used_at > 0 and one.state in (AVAILABLE, DRAINING)
-        ]
-        gone = self._now - max(left, default=float("-inf"))
+        gone = min(
+            (
+                self._clocks[name] - one.since
+                for name, models in self._on.items()
+                if (one := models.get(model)) is not None and one.used_at > 0 and one.state in (AVAILABLE, DRAINING)
+            ),
+            default=float("inf"),
+        )
         late = float("-inf")
         if waiting.num_interactive:
             late = min(waiting.oldest_interactive_seconds, gone) - self._rules.interactive_seconds
@@ -228,7 +231,7 @@ class _Placing:
     def _place_on(self, name: str, need: _Need) -> _Place | None:
         """None where it cannot go there, or what is there has to stay."""
         state, entry = self._boards[name], self._on[name].get(need.model)
-        if name in self._busy or entry is None or not self._is_loadable(entry):
+        if name in self._busy or entry is None or not self._is_loadable(name, entry):
             return None
         if state.memory_pressure > self._rules.max_memory_pressure:
             return None
@@ -240,15 +243,15 @@ class _Placing:
         kind = max((self._kind_of(one) for one in victims), default=-1)
         in_hand = sum(one.num_in_hand for one in victims)
         if kind < 2:  # the longest unused one goes, of those with something in hand the one that is done first
-            order: tuple[float, ...] = (in_hand, max((self._used_at(one) for one in victims), default=0.0))
+            order: tuple[float, ...] = (in_hand, -min((self._idle_seconds(name, one) for one in victims), default=0.0))
         else:
-            order = (max(map(self._worth_keeping, victims)), max(one.since for one in victims))
+            order = (max(map(self._worth_keeping, victims)), max(one.since for one in victims) - self._clocks[name])
         return _Place(name, victims, (state.is_throttled, kind, *order, entry.load_seconds))
 
-    def _is_loadable(self, one: ModelOnBoard) -> bool:
+    def _is_loadable(self, name: str, one: ModelOnBoard) -> bool:
         if one.pin == NEVER:
             return False
-        return one.state == AVAILABLE or (one.state == BROKEN and one.retry_at <= self._now)
+        return one.state == AVAILABLE or (one.state == BROKEN and one.retry_at <= self._clocks[name])
 
     def _resident(self, name: str) -> list[ModelOnBoard]:
         return [one for one in self._on[name].values() if one.state in (LOADING, SERVING, DRAINING)]
@@ -259,8 +262,8 @@ class _Placing:
         missing = entry.planned_bytes + sum(one.planned_bytes for one in resident) - self._boards[name].memory_bytes
         if missing <= 0:
             return ()
-        may_go = [one for one in resident if self._may_go(one, need)]
-        may_go.sort(key=lambda one: (self._kind_of(one), self._worth_keeping(one), self._used_at(one)))
+        may_go = [one for one in resident if self._may_go(name, one, need)]
+        may_go.sort(key=lambda one: (self._kind_of(one), self._worth_keeping(one), -self._idle_seconds(name, one)))
         chosen: list[ModelOnBoard] = []
         for one in may_go:
             if missing <= 0:
@@ -275,18 +278,18 @@ class _Placing:
                 missing += one.planned_bytes
         return tuple(chosen)
 
-    def _may_go(self, one: ModelOnBoard, need: _Need) -> bool:
+    def _may_go(self, name: str, one: ModelOnBoard, need: _Need) -> bool:
         if one.state != SERVING or one.pin == ALWAYS:
             return False
         drain = self._drain_seconds(one)
         is_due = need.late_seconds + drain >= 0
         stays = max(self._rules.residency_seconds, self._rules.residency_loads * one.load_seconds)
-        if self._now + drain * is_due - one.since < stays:
+        if self._clocks[name] + drain * is_due - one.since < stays:
             return False
         if self._kind_of(one) == 0:
             if need.num_copies or not need.is_demanded:  # a sole copy that was used lately will be again
                 is_wanted = one.model in self._rules.preloads and len(self._copies.get(one.model, ())) < 2
-                return not is_wanted and self._now - self._used_at(one) >= stays
+                return not is_wanted and self._idle_seconds(name, one) >= stays
             return need.late_seconds >= 0 or need.waited_seconds >= self._rules.patience_loads * self._load_seconds(
                 need.model
             )
@@ -303,8 +306,8 @@ class _Placing:
             return 2
         return 1 if one.num_in_hand else 0
 
-    def _used_at(self, one: ModelOnBoard) -> float:
-        return max(one.used_at, one.since)
+    def _idle_seconds(self, name: str, one: ModelOnBoard) -> float:
+        return self._clocks[name] - max(one.used_at, one.since)
 
     # --- Pins and rest -----------------------------------------------------------------------------------------------
 
@@ -320,12 +323,12 @@ class _Placing:
             return
         state = self._boards[name]
         for entry in state.models:
-            if entry.pin != ALWAYS or not self._is_loadable(entry):
+            if entry.pin != ALWAYS or not self._is_loadable(name, entry):
                 continue
             resident = self._resident(name)
             missing = entry.planned_bytes + sum(one.planned_bytes for one in resident) - state.memory_bytes
             unload = []
-            for one in sorted(resident, key=lambda one: (self._kind_of(one), self._used_at(one))):
+            for one in sorted(resident, key=lambda one: (self._kind_of(one), -self._idle_seconds(name, one))):
                 if missing > 0 and one.pin != ALWAYS:
                     unload.append(one.model)
                     missing -= one.planned_bytes
@@ -340,7 +343,7 @@ class _Placing:
         is_pressed = self._boards[name].memory_pressure > self._rules.max_memory_pressure
         idle = [one for one in self._resident(name) if self._kind_of(one) == 0 and one.pin != ALWAYS]
         if is_pressed and idle:
-            longest = min(idle, key=lambda one: (self._used_at(one), one.model))
+            longest = min(idle, key=lambda one: (-self._idle_seconds(name, one), one.model))
             self._steps[name] = Step(unload=(longest.model,), why="memory pressure")
             return
         alive = self._rules.keep_alive_seconds
@@ -349,7 +352,7 @@ class _Placing:
         resting = tuple(
             one.model
             for one in idle
-            if self._now - self._used_at(one) >= alive and one.model not in self._rules.preloads
+            if self._idle_seconds(name, one) >= alive and one.model not in self._rules.preloads
         )
         if resting:
             self._steps[name] = Step(unload=resting, why="idle")

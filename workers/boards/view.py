@@ -29,9 +29,9 @@ class View:
     """What a board sees of the cluster."""
 
     now: float
-    """Seconds since the epoch, by this board's clock."""
+    """Seconds since the epoch, by this board's clock; what a board said is reckoned by that board's own."""
     boards: tuple[BoardState, ...]
-    """Of all, this one's too."""
+    """Of all that are there, this one's too."""
     waiting: Mapping[str, Waiting]
     """By model."""
     claims: Mapping[tuple[str, int], Claim]
@@ -69,7 +69,7 @@ class Rules:
     patience_loads: float = 0.0
     """A model with nothing to do goes only for turns that have waited for so many load times, all together: more saves
     swaps, and turns wait longer (docs/placement.md)."""
-    copy_loads: float = 2.0
+    copy_loads: float = 3.0
     """Another copy is loaded where a copy's backlog takes this many load times."""
     batch_weight: float = 0.1
     """What a batch turn is worth, where an interactive one is worth 1."""
@@ -81,8 +81,6 @@ class Rules:
     """Models to have somewhere before anybody asks, where nothing has to go for it that was used lately."""
     max_memory_pressure: float = 0.2
     """A board above it loads nothing, and gives up what has nothing to do."""
-    stale_seconds: float = 10.0
-    """Boards that have said nothing for so long are not there."""
     turn_seconds: float = 20.0
     """What a turn takes, where no board has had one of that model yet."""
     drain_turns: float = 1.7
