@@ -44,6 +44,7 @@ QUESTIONS = (
     "conversations",
     "gateway",
     "queue",
+    "placement",
 )
 
 

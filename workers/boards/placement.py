@@ -34,15 +34,18 @@ class _Need:
     model: str
     num_copies: int
     """There are, or are coming."""
-    num_turns: float
-    """Each by its weight, that wait for this copy."""
+    num_interactive: float
+    num_batch: float
+    """Turns that wait for this copy: of those that wait for the model its share."""
     late_seconds: float
     """Since its load should have begun; negative before."""
+    waited_seconds: float
+    """By all that wait for it together, by weight."""
     why: str
 
     @property
     def is_demanded(self) -> bool:
-        return self.num_turns > 0
+        return self.num_interactive + self.num_batch > 0
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,10 @@ class _Placing:
     """One view's decision."""
 
     def __init__(self, view: View, rules: Rules, own: str | None) -> None:
-        self._now, self._rules, self._waiting = view.now, rules, view.waiting
-        fresh = [one for one in view.boards if one.board == own or view.now - one.sent_at <= rules.stale_seconds]
-        self._boards = {one.board: one for one in sorted(fresh, key=lambda one: one.board)}
+        self._rules, self._waiting = rules, view.waiting
+        self._boards = {one.board: one for one in sorted(view.boards, key=lambda one: one.board)}
+        self._clocks = {name: state.sent_at or view.now for name, state in self._boards.items()}
+        """Each board's own, as of what it said: none has to be right, and all boards reckon alike."""
         self._on = {name: {one.model: one for one in state.models} for name, state in self._boards.items()}
         self._copies: dict[str, set[str]] = {}
         """Where each model serves, loads or is about to: not where it is leaving."""
@@ -115,28 +119,31 @@ class _Placing:
         found.sort(key=urgency)
         there = {model for model, boards in self._copies.items() if boards}
         wanted = there | {need.model for need in found}
-        preloads = [_Need(one, 0, 0.0, float("-inf"), "preload") for one in self._rules.preloads if one not in wanted]
-        return found + preloads
+        missing = [one for one in self._rules.preloads if one not in wanted]
+        return found + [_Need(one, 0, 0.0, 0.0, float("-inf"), 0.0, "preload") for one in missing]
 
     def _needs_of(self, model: str, waiting: Waiting) -> list[_Need]:
         """The first copy, or one more where the backlog of those that are there is long."""
         num_copies = len(self._copies.get(model, ()))
-        weighted = waiting.num_interactive + self._rules.batch_weight * waiting.num_batch
         if num_copies == 0:
-            return [_Need(model, 0, weighted, self._late_seconds(model, waiting), "waiting")]
+            late, waited = self._late_seconds(model, waiting), self._waited_seconds(waiting)
+            return [_Need(model, 0, waiting.num_interactive, waiting.num_batch, late, waited, "waiting")]
         backlog = waiting.num_turns * self._turn_seconds(model) / (self._num_slots(model) * num_copies)
         if backlog <= self._rules.copy_loads * self._load_seconds(model):
             return []
-        return [_Need(model, num_copies, weighted / (num_copies + 1), float("-inf"), "copy")]
+        shares = waiting.num_interactive / (num_copies + 1), waiting.num_batch / (num_copies + 1)
+        return [_Need(model, num_copies, *shares, float("-inf"), 0.0, "copy")]
 
     def _late_seconds(self, model: str, waiting: Waiting) -> float:
         """By its oldest turn; while the model was there, its turns waited for each other."""
-        left = [
-            one.since
-            for models in self._on.values()
-            if (one := models.get(model)) is not None and one.used_at > 0 and one.state in (AVAILABLE, DRAINING)
-        ]
-        gone = self._now - max(left, default=float("-inf"))
+        gone = min(
+            (
+                self._clocks[name] - one.since
+                for name, models in self._on.items()
+                if (one := models.get(model)) is not None and one.used_at > 0 and one.state in (AVAILABLE, DRAINING)
+            ),
+            default=float("inf"),
+        )
         late = float("-inf")
         if waiting.num_interactive:
             late = min(waiting.oldest_interactive_seconds, gone) - self._rules.interactive_seconds
@@ -144,22 +151,40 @@ class _Placing:
             late = max(late, min(waiting.oldest_batch_seconds, gone) - self._rules.batch_seconds)
         return late
 
+    def _waited_seconds(self, waiting: Waiting) -> float:
+        """As if they had come at even distances; what is known is the oldest one's age."""
+        interactive = waiting.oldest_interactive_seconds * (waiting.num_interactive + 1) / 2
+        batch = waiting.oldest_batch_seconds * (waiting.num_batch + 1) / 2
+        return interactive + self._rules.batch_weight * batch
+
     # --- What things are worth ---------------------------------------------------------------------------------------
 
     def _worth_loading(self, need: _Need, drain_seconds: float = 0.0) -> float:
         """Turns, by weight, that it would answer in a second from now on: load and drain count as much as answers."""
-        return self._worth(need.model, need.num_turns, self._load_seconds(need.model) + drain_seconds)
+        first_seconds = self._load_seconds(need.model) + drain_seconds
+        return self._worth(need.model, need.num_interactive, need.num_batch, first_seconds)
 
     def _worth_keeping(self, one: ModelOnBoard) -> float:
-        """The same of a model that is there: it answers at once."""
+        """The same of a model that is there: it answers at once. Turns in hand are like those that wait."""
         waiting = self._waiting.get(one.model, Waiting())
-        weighted = waiting.num_interactive + self._rules.batch_weight * waiting.num_batch
+        num_copies = max(1, len(self._copies.get(one.model, ())))
+        interactive, batch = waiting.num_interactive / num_copies, waiting.num_batch / num_copies
         in_hand = self._rules.hand_weight * one.num_in_hand
-        return self._worth(one.model, weighted / max(1, len(self._copies.get(one.model, ()))) + in_hand, 0.0)
+        if batch and not interactive:
+            batch += in_hand
+        else:
+            interactive += in_hand
+        return self._worth(one.model, interactive, batch, 0.0)
 
-    def _worth(self, model: str, num_turns: float, first_seconds: float) -> float:
-        rounds = max(1.0, num_turns / self._num_slots(model))
-        return num_turns / (first_seconds + rounds * self._turn_seconds(model))
+    def _worth(self, model: str, interactive: float, batch: float, first_seconds: float) -> float:
+        """Interactive ones come first, so that batch turns behind them take nothing from their worth."""
+        seconds, num_slots = self._turn_seconds(model), self._num_slots(model)
+
+        def rate(weighted: float, count: float) -> float:
+            return weighted / (first_seconds + seconds * max(1.0, count / num_slots))
+
+        both = interactive + self._rules.batch_weight * batch
+        return max(rate(interactive, interactive), rate(both, interactive + batch))
 
     def _entries(self, model: str) -> list[ModelOnBoard]:
         return [one for models in self._on.values() if (one := models.get(model)) is not None]
@@ -176,11 +201,11 @@ class _Placing:
         return max([1, *(one.num_slots for one in self._entries(model))])
 
     def _drain_seconds(self, one: ModelOnBoard) -> float:
-        """Until it has gone, at about most; never more than half of what an interactive turn may wait."""
+        """Until it has gone, at about most; never more than two thirds of what an interactive turn may wait."""
         if not one.num_in_hand:
             return 0.0
         seconds = self._rules.drain_turns * self._turn_seconds(one.model)
-        return min(seconds, self._rules.interactive_seconds / 2)
+        return min(seconds, 2 / 3 * self._rules.interactive_seconds)
 
     # --- Where it goes -----------------------------------------------------------------------------------------------
 
@@ -206,7 +231,7 @@ class _Placing:
     def _place_on(self, name: str, need: _Need) -> _Place | None:
         """None where it cannot go there, or what is there has to stay."""
         state, entry = self._boards[name], self._on[name].get(need.model)
-        if name in self._busy or entry is None or not self._is_loadable(entry):
+        if name in self._busy or entry is None or not self._is_loadable(name, entry):
             return None
         if state.memory_pressure > self._rules.max_memory_pressure:
             return None
@@ -218,15 +243,15 @@ class _Placing:
         kind = max((self._kind_of(one) for one in victims), default=-1)
         in_hand = sum(one.num_in_hand for one in victims)
         if kind < 2:  # the longest unused one goes, of those with something in hand the one that is done first
-            order: tuple[float, ...] = (in_hand, max((self._used_at(one) for one in victims), default=0.0))
+            order: tuple[float, ...] = (in_hand, -min((self._idle_seconds(name, one) for one in victims), default=0.0))
         else:
-            order = (max(map(self._worth_keeping, victims)), max(one.since for one in victims))
+            order = (max(map(self._worth_keeping, victims)), max(one.since for one in victims) - self._clocks[name])
         return _Place(name, victims, (state.is_throttled, kind, *order, entry.load_seconds))
 
-    def _is_loadable(self, one: ModelOnBoard) -> bool:
+    def _is_loadable(self, name: str, one: ModelOnBoard) -> bool:
         if one.pin == NEVER:
             return False
-        return one.state == AVAILABLE or (one.state == BROKEN and one.retry_at <= self._now)
+        return one.state == AVAILABLE or (one.state == BROKEN and one.retry_at <= self._clocks[name])
 
     def _resident(self, name: str) -> list[ModelOnBoard]:
         return [one for one in self._on[name].values() if one.state in (LOADING, SERVING, DRAINING)]
@@ -237,8 +262,8 @@ class _Placing:
         missing = entry.planned_bytes + sum(one.planned_bytes for one in resident) - self._boards[name].memory_bytes
         if missing <= 0:
             return ()
-        may_go = [one for one in resident if self._may_go(one, need)]
-        may_go.sort(key=lambda one: (self._kind_of(one), self._worth_keeping(one), self._used_at(one)))
+        may_go = [one for one in resident if self._may_go(name, one, need)]
+        may_go.sort(key=lambda one: (self._kind_of(one), self._worth_keeping(one), -self._idle_seconds(name, one)))
         chosen: list[ModelOnBoard] = []
         for one in may_go:
             if missing <= 0:
@@ -253,23 +278,24 @@ class _Placing:
                 missing += one.planned_bytes
         return tuple(chosen)
 
-    def _may_go(self, one: ModelOnBoard, need: _Need) -> bool:
+    def _may_go(self, name: str, one: ModelOnBoard, need: _Need) -> bool:
         if one.state != SERVING or one.pin == ALWAYS:
             return False
+        drain = self._drain_seconds(one)
+        is_due = need.late_seconds + drain >= 0
         stays = max(self._rules.residency_seconds, self._rules.residency_loads * one.load_seconds)
-        if self._now - one.since < stays:
+        if self._clocks[name] + drain * is_due - one.since < stays:
             return False
         if self._kind_of(one) == 0:
             if need.num_copies or not need.is_demanded:  # a sole copy that was used lately will be again
                 is_wanted = one.model in self._rules.preloads and len(self._copies.get(one.model, ())) < 2
-                return not is_wanted and self._now - self._used_at(one) >= stays
-            return True
+                return not is_wanted and self._idle_seconds(name, one) >= stays
+            return need.late_seconds >= 0 or need.waited_seconds >= self._rules.patience_loads * self._load_seconds(
+                need.model
+            )
         if not need.is_demanded:
             return False
-        drain = self._drain_seconds(one)
-        if need.late_seconds + drain >= 0:
-            return True
-        return self._worth_loading(need, drain) > self._rules.hysteresis * self._worth_keeping(one)
+        return is_due or self._worth_loading(need, drain) > self._rules.hysteresis * self._worth_keeping(one)
 
     def _kind_of(self, one: ModelOnBoard) -> int:
         """0 it does nothing, 1 it has turns in hand, 2 batch turns wait for it, 3 interactive ones."""
@@ -280,8 +306,8 @@ class _Placing:
             return 2
         return 1 if one.num_in_hand else 0
 
-    def _used_at(self, one: ModelOnBoard) -> float:
-        return max(one.used_at, one.since)
+    def _idle_seconds(self, name: str, one: ModelOnBoard) -> float:
+        return self._clocks[name] - max(one.used_at, one.since)
 
     # --- Pins and rest -----------------------------------------------------------------------------------------------
 
@@ -297,12 +323,12 @@ class _Placing:
             return
         state = self._boards[name]
         for entry in state.models:
-            if entry.pin != ALWAYS or not self._is_loadable(entry):
+            if entry.pin != ALWAYS or not self._is_loadable(name, entry):
                 continue
             resident = self._resident(name)
             missing = entry.planned_bytes + sum(one.planned_bytes for one in resident) - state.memory_bytes
             unload = []
-            for one in sorted(resident, key=lambda one: (self._kind_of(one), self._used_at(one))):
+            for one in sorted(resident, key=lambda one: (self._kind_of(one), -self._idle_seconds(name, one))):
                 if missing > 0 and one.pin != ALWAYS:
                     unload.append(one.model)
                     missing -= one.planned_bytes
@@ -317,7 +343,7 @@ class _Placing:
         is_pressed = self._boards[name].memory_pressure > self._rules.max_memory_pressure
         idle = [one for one in self._resident(name) if self._kind_of(one) == 0 and one.pin != ALWAYS]
         if is_pressed and idle:
-            longest = min(idle, key=lambda one: (self._used_at(one), one.model))
+            longest = min(idle, key=lambda one: (-self._idle_seconds(name, one), one.model))
             self._steps[name] = Step(unload=(longest.model,), why="memory pressure")
             return
         alive = self._rules.keep_alive_seconds
@@ -326,7 +352,7 @@ class _Placing:
         resting = tuple(
             one.model
             for one in idle
-            if self._now - self._used_at(one) >= alive and one.model not in self._rules.preloads
+            if self._idle_seconds(name, one) >= alive and one.model not in self._rules.preloads
         )
         if resting:
             self._steps[name] = Step(unload=resting, why="idle")

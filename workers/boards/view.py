@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from broker.messages.boards import BoardState, Claim
 
+
 @dataclass(frozen=True)
 class Waiting:
     """Of one model, what the queue holds: turns that no worker has taken."""
@@ -28,9 +29,9 @@ class View:
     """What a board sees of the cluster."""
 
     now: float
-    """Seconds since the epoch, by this board's clock."""
+    """Seconds since the epoch, by this board's clock; what a board said is reckoned by that board's own."""
     boards: tuple[BoardState, ...]
-    """Of all, this one's too."""
+    """Of all that are there, this one's too."""
     waiting: Mapping[str, Waiting]
     """By model."""
     claims: Mapping[tuple[str, int], Claim]
@@ -55,21 +56,24 @@ class Rules:
     """How placement is decided. Seconds are of waiting unless they say otherwise."""
 
     interactive_seconds: float = 60.0
-    """An interactive turn's model begins to load this long after the turn came at the latest, whatever other models have
-    queued, unless every board is within its residency or is finishing a turn that takes longer than its like."""
+    """An interactive turn's model begins to load this long after the turn came at the latest, whatever other models
+    have queued, unless every board is within its residency or is finishing a turn that takes longer than its like."""
     batch_seconds: float = 900.0
     """The same for batch turns."""
     residency_seconds: float = 10.0
     residency_loads: float = 1.0
-    """A model that was loaded stays for so many of its load times, and for `residency_seconds`, whoever waits: a board
-    never spends more time on loading than on answers."""
+    """A model that was loaded stays for so many of its load times, and for `residency_seconds`, whoever waits. Where
+    somebody would wait too long, what it takes to finish counts as well: boards load no longer than they answer."""
     hysteresis: float = 2.0
     """What waits for another model must be worth so many times what waits for this one."""
+    patience_loads: float = 0.0
+    """A model with nothing to do goes only for turns that have waited for so many load times, all together: more saves
+    swaps, and turns wait longer (docs/placement.md)."""
     copy_loads: float = 3.0
     """Another copy is loaded where a copy's backlog takes this many load times."""
     batch_weight: float = 0.1
     """What a batch turn is worth, where an interactive one is worth 1."""
-    hand_weight: float = 0.5
+    hand_weight: float = 0.25
     """What a turn in hand is worth as a sign of more to come."""
     keep_alive_seconds: float | None = None
     """A model that has had nothing to do for so long is unloaded even if nobody wants its memory; None: it stays."""
@@ -77,9 +81,7 @@ class Rules:
     """Models to have somewhere before anybody asks, where nothing has to go for it that was used lately."""
     max_memory_pressure: float = 0.2
     """A board above it loads nothing, and gives up what has nothing to do."""
-    stale_seconds: float = 10.0
-    """Boards that have said nothing for so long are not there."""
     turn_seconds: float = 20.0
     """What a turn takes, where no board has had one of that model yet."""
-    drain_turns: float = 1.5
+    drain_turns: float = 1.7
     """How many times a usual turn the last one in hand may take: a model gives way so much earlier."""

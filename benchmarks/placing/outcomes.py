@@ -1,0 +1,145 @@
+"""What came of each trace under each server's rules, and what had to be."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from benchmarks.placing.optimum import Waits, fewest_loads
+from benchmarks.placing.ours import Turnpike
+from benchmarks.placing.rivals import (
+    Front,
+    Instance,
+    LlamaSwap,
+    Ollama,
+    Router,
+    Several,
+    by_model,
+    informed,
+    least_busy,
+)
+from benchmarks.placing.room import Board, Room, Seated
+from benchmarks.placing.traces import Trace, most_at_once
+from workers.boards.placement import DEFAULT_RULES, Rules
+
+RIVALS: dict[str, Callable[[Room, Board], Instance]] = {
+    "Ollama": Ollama,
+    "llama-swap": LlamaSwap,
+    "llama-server's router": Router,
+}
+FRONTS: dict[str, Front] = {"least connections": least_busy, "a board for each model": by_model}
+OURS = "Turnpike"
+MAX_SWAPS, MAX_WAIT = 1.5, 0.5
+"""Targets: swaps ÷ the fewest there can be, mean wait ÷ the best other server's."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trace under one server's rules. Seconds are from a turn's arrival to its slot."""
+
+    name: str
+    room: Room
+
+    @property
+    def num_swaps(self) -> int:
+        """Models that were unloaded for another."""
+        return self.room.num_swaps
+
+    @property
+    def loading_seconds(self) -> float:
+        """Of all boards together."""
+        return self.room.loading_seconds
+
+    @cached_property
+    def total_wait(self) -> float:
+        """Of all turns together."""
+        return sum(one.wait for one in self.room.seated)
+
+    @cached_property
+    def mean_wait(self) -> float:
+        """Of all turns."""
+        return statistics.fmean(one.wait for one in self.room.seated)
+
+    @cached_property
+    def interactive_waits(self) -> list[float]:
+        """Of interactive turns, in order."""
+        return sorted(one.wait for one in self.room.seated if one.turn.is_interactive)
+
+    @cached_property
+    def longest_away(self) -> float:
+        """The longest at a stretch that an interactive turn waited while its model was on no board, beyond its load."""
+        return max(0.0, *(away_of(one, self.room) for one in self.room.seated if one.turn.is_interactive))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A trace under everybody's rules."""
+
+    trace: Trace
+    ours: Outcome
+    rivals: tuple[Outcome, ...]
+    """Each with what suits it best before it."""
+    informed: tuple[Outcome, ...]
+    """The same behind a proxy that knows what is loaded where."""
+    fewest_swaps: int
+    """No schedule that keeps the bounds of waiting has less."""
+
+    @property
+    def best_rival(self) -> Outcome:
+        """By mean wait."""
+        return min(self.rivals, key=lambda one: one.mean_wait)
+
+    @property
+    def wait_ratio(self) -> float:
+        """Ours ÷ the best rival's."""
+        return self.ours.mean_wait / self.best_rival.mean_wait
+
+    @property
+    def swap_ratio(self) -> float:
+        """Ours ÷ the fewest."""
+        return self.ours.num_swaps / max(1, self.fewest_swaps)
+
+
+def away_of(one: Seated, room: Room) -> float:
+    """The longest at a stretch that no board had the turn's model ready while it waited, beyond the model's load."""
+    begin, end = one.turn.at, one.turn.at + one.wait
+    absences = room.absences[one.turn.model.name]
+    return max((min(to, end) - max(since, begin) for since, to in absences), default=0.0) - one.turn.model.load_seconds
+
+
+def with_ours(trace: Trace, rules: Rules = DEFAULT_RULES) -> Outcome:
+    """Under ours."""
+    room = Room()
+    room.run(trace, Turnpike(room, rules))
+    return Outcome(OURS, room)
+
+
+def with_rival(trace: Trace, name: str, front: Front) -> Outcome:
+    """Under another's, behind that proxy."""
+    room = Room()
+    room.run(trace, Several(room, RIVALS[name], front))
+    return Outcome(name, room)
+
+
+def best_of(trace: Trace, name: str) -> Outcome:
+    """With the proxy behind which turns wait least."""
+    found = {told: with_rival(trace, name, front) for told, front in FRONTS.items()}
+    front, best = min(found.items(), key=lambda one: one[1].mean_wait)
+    return Outcome(f"{name}, {front}", best.room)
+
+
+def compare(trace: Trace, rules: Rules = DEFAULT_RULES) -> Comparison:
+    """Everybody, and the bounds."""
+    ours = with_ours(trace, rules)
+    waits = Waits(rules.interactive_seconds, rules.batch_seconds)
+    loads = ours.room.num_loads
+    fewest = fewest_loads(trace, waits, loads, most_at_once())
+    return Comparison(
+        trace,
+        ours,
+        tuple(best_of(trace, name) for name in RIVALS),
+        tuple(with_rival(trace, name, informed) for name in RIVALS),
+        fewest - most_at_once(),
+    )

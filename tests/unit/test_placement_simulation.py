@@ -1,0 +1,197 @@
+"""Placement over whole traces: docs/placement.md says what comes out, and the bound of the fewest swaps is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from benchmarks.placing import page
+from benchmarks.placing.optimum import Waits, fewest_loads
+from benchmarks.placing.ours import Turnpike
+from benchmarks.placing.outcomes import MAX_SWAPS, MAX_WAIT, Comparison, away_of, compare
+from benchmarks.placing.rivals import Instance, LlamaSwap, Ollama, Router, Several, by_model
+from benchmarks.placing.room import Board, Room, Server
+from benchmarks.placing.traces import TRACES, Trace, Turn, board_bytes, bursts, models, most_at_once
+from tests.support import ROOT
+from workers.boards.placement import DEFAULT_RULES
+
+# In the order of how long they take to load.
+B, A, C = sorted(models()[:3], key=lambda one: one.load_seconds)
+NAMES = {"A": A, "B": B, "C": C}
+
+
+def trace_of(*turns: tuple[str, float, float]) -> Trace:
+    """Interactive turns: which model's, when, and how long."""
+    made = [Turn(number, at, NAMES[name], True, seconds) for number, (name, at, seconds) in enumerate(turns)]
+    return Trace("by hand", "", tuple(made))
+
+
+def order(room: Room) -> str:
+    """Whose turns were seated, in order."""
+    letters = {model.name: letter for letter, model in NAMES.items()}
+    return "".join(letters[one.turn.model.name] for one in room.seated)
+
+
+def on_one_board(trace: Trace, make: Callable[[Room], Server]) -> Room:
+    room = Room(("only",))
+    room.run(trace, make(room))
+    return room
+
+
+def behind(make: Callable[[Room, Board], Instance]) -> Callable[[Room], Server]:
+    """A proxy with one server behind it."""
+    return lambda room: Several(room, make, by_model)
+
+
+MIXED = trace_of(*((name, 0.1 * place, 20.0) for place, name in enumerate("ABAAC")))
+
+
+# --- Ours ------------------------------------------------------------------------------------------------------------
+
+
+def test_turns_of_one_model_are_answered_before_another_is_loaded() -> None:
+    room = on_one_board(MIXED, Turnpike)
+    assert order(room) == "AAABC"
+    assert room.num_swaps == 2
+
+
+def test_two_models_that_are_asked_in_turn_do_not_thrash() -> None:
+    asked = trace_of(*(("AB"[place % 2], 4.0 * place, 3.0) for place in range(150)))
+    room = on_one_board(asked, Turnpike)
+    assert room.loading_seconds <= 600 / 2
+    assert max(away_of(one, room) for one in room.seated) <= DEFAULT_RULES.interactive_seconds
+    assert room.num_swaps <= 600 / 24  # a load and as long a stay, each time
+
+
+def test_a_backlog_lets_nobody_wait_beyond_the_bound() -> None:
+    backlog = [("A", 0.0, 25.0)] * 100
+    room = on_one_board(trace_of(*backlog, ("B", 30.0, 5.0), ("C", 31.0, 5.0)), Turnpike)
+    aways = {one.turn.model.name: away_of(one, room) for one in room.seated if one.turn.at}
+    assert 0 < aways[B.name] <= 60.0
+    # On one board C comes behind B, which stays for its residency.
+    assert aways[C.name] <= 60.0 + B.load_seconds + DEFAULT_RULES.residency_seconds + 10.0
+
+
+def test_boards_that_hear_late_of_each_other_load_nothing_twice_that_claims_hold() -> None:
+    trace = bursts(seconds=600.0)
+    room = Room()
+    server = Turnpike(room, say_seconds=4.0)
+    room.run(trace, server)
+    assert server.num_refused > 0
+    assert len(room.seated) == len(trace.turns)
+    on_time = Room()
+    on_time.run(trace, Turnpike(on_time))
+    assert room.num_loads <= 1.5 * on_time.num_loads
+
+
+# --- Other servers', as their code has it ----------------------------------------------------------------------------
+
+
+def test_llama_swap_and_the_router_answer_together_what_came_meanwhile() -> None:
+    for make in (LlamaSwap, Router):
+        room = on_one_board(MIXED, behind(make))
+        assert order(room) == "AAABC", make
+        assert room.num_swaps == 2
+
+
+def test_with_llama_swap_and_the_router_others_wait_for_as_long_as_turns_come() -> None:
+    hot = [("A", 2.0 * place, 5.0) for place in range(100)]
+    for make in (LlamaSwap, Router):
+        asked = sorted([*hot, ("B", 30.5, 5.0)], key=lambda one: one[1])
+        room = on_one_board(trace_of(*asked), behind(make))
+        assert order(room)[-1] == "B", make
+        assert room.seated[-1].wait > 150
+
+
+def test_with_ollama_turns_of_a_loaded_model_wait_behind_anothers() -> None:
+    asked = trace_of(("A", 0.0, 30.0), ("B", 15.0, 5.0), ("A", 16.0, 5.0))
+    room = on_one_board(asked, behind(Ollama))
+    assert order(room) == "ABA"
+    assert room.num_swaps == 2
+
+
+def test_ollama_unloads_what_was_idle_for_five_minutes() -> None:
+    room = on_one_board(trace_of(("A", 0.0, 5.0), ("A", 200.0, 5.0), ("A", 600.0, 5.0)), behind(Ollama))
+    assert (room.num_loads, room.num_swaps) == (2, 0)
+
+
+# --- The bound -------------------------------------------------------------------------------------------------------
+
+WAITS = Waits(60.0, 900.0)
+
+
+@pytest.mark.parametrize(
+    ("turns", "at_once", "bound"),
+    [
+        ([("A", 0.0), ("B", 1.0), ("C", 2.0)], 3, 3),
+        ([("A", 0.0), ("B", 1.0), ("A", 2.0), ("B", 3.0)], 1, 2),  # within the bound of waiting each is loaded once
+        (
+            [("A", 0.0), ("B", 300.0), ("A", 600.0), ("B", 900.0)],
+            1,
+            3,
+        ),  # too far apart for that: 4, of which the bound sees 3
+        ([("A", 0.0), ("B", 300.0), ("A", 600.0), ("B", 900.0)], 2, 2),
+        ([("A", 0.0), ("B", 300.0), ("C", 330.0), ("A", 600.0)], 2, 3),  # B goes for C, and A stays
+    ],
+)
+def test_the_bound_is_the_fewest_loads_where_they_are_known_or_below(
+    turns: Sequence[tuple[str, float]], at_once: int, bound: int
+) -> None:
+    trace = trace_of(*((name, at, 5.0) for name, at in turns))
+    assert fewest_loads(trace, WAITS, len(turns), at_once) == bound
+
+
+# --- The page --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Comparison]:
+    return [compare(make()) for make in TRACES]
+
+
+def test_a_board_holds_one_of_the_papers_models() -> None:
+    assert most_at_once() == 4
+    assert max(one.planned_bytes for one in models()) <= board_bytes()
+
+
+PATIENCE = "turns would have to wait up to their bound for others of their model: less swaps, longer waits"
+BUSY = "boards are busy with turns all the time: that much waiting is not the placement's"
+MISSED = {
+    "Poisson: wait": "a load for one turn in three, whoever places it",
+    "bursts: wait": "close to it; other seeds come to 0.57 to 0.65",
+    "all at once: wait": BUSY,
+    "all at once: bound": "eight models want four boards: what was loaded answers one round of turns, of up to 37 s",
+    **{f"{name}: swaps": PATIENCE for name in ("Poisson", "bursts", "day and night", "all at once")},
+}
+"""Trace and target → why it is not met."""
+
+
+def test_the_targets_are_met_but_for_those_that_are_told(found: Sequence[Comparison]) -> None:
+    missed = set()
+    for one in found:
+        values = {
+            "wait": one.wait_ratio <= MAX_WAIT,
+            "swaps": one.swap_ratio <= MAX_SWAPS,
+            "bound": one.ours.longest_away <= DEFAULT_RULES.interactive_seconds,
+        }
+        missed |= {f"{one.trace.name}: {name}" for name, is_met in values.items() if not is_met}
+    assert missed == set(MISSED)
+
+
+def test_no_schedule_is_below_the_bound(found: Sequence[Comparison]) -> None:
+    for one in found:
+        assert 0 < one.fewest_swaps <= one.ours.num_swaps
+
+
+def test_everybody_answers_every_turn(found: Sequence[Comparison]) -> None:
+    for one in found:
+        numbers = [turn.number for turn in one.trace.turns]
+        for outcome in (one.ours, *one.rivals, *one.informed):
+            assert sorted(seated.turn.number for seated in outcome.room.seated) == numbers
+
+
+def test_the_page_has_what_was_found(found: Sequence[Comparison]) -> None:
+    text = (ROOT / page.PAGE).read_text()
+    assert page.renewed(text, found) == text, "renew it: python -m benchmarks.placement --write"
+    assert page.picture(found) == (ROOT / page.PICTURE).read_text(), "renew it: python -m benchmarks.placement --write"
