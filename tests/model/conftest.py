@@ -16,6 +16,8 @@ from workers.engine.scheduler import Scheduler, Step
 from workers.engine.slots import Slots
 from workers.grammars.checker import GrammarChecker
 from workers.grammars.remote_matcher import MatcherProcess
+from workers.kv.board_folder import BoardFolder
+from workers.kv.board_store import BoardStore
 from workers.kv.cache import OffloadCache
 from workers.kv.disk import Disk
 from workers.llama.context import ContextOptions, KvType, LlamaEngine, LlamaModel
@@ -39,6 +41,7 @@ class Bench:
         park_bytes: int = 0,
         kv_type: KvType = "f16",
         disk_folder: Path | None = None,
+        board_folder: Path | None = None,
         checkpoint_bytes: int = 1 << 24,
         drafting: Drafting | None = None,
     ) -> None:
@@ -62,7 +65,15 @@ class Bench:
         if disk_folder is not None:
             self.disk = Disk(disk_folder, 1 << 30, calibrate(self.engine).layout("fingerprint"))
             self.disk.open()
-        self.cache = OffloadCache(park_bytes, self.disk, can_remove_part=can_remove, canonical_chunk=chunk)
+        self.board = None
+        if board_folder is not None:
+            folder = BoardFolder(board_folder)
+            folder.bound(1 << 30)
+            self.board = BoardStore(folder, "m", calibrate(self.engine).layout("fingerprint"))
+            self.board.open()
+        self.cache = OffloadCache(
+            park_bytes, self.disk, board=self.board, can_remove_part=can_remove, canonical_chunk=chunk
+        )
         self.num_computed = 0
         """Tokens that went through the model."""
         self.loop = EngineLoop(
@@ -72,8 +83,9 @@ class Bench:
 
     def close(self) -> None:
         self.cache.close()
-        if self.disk is not None:
-            self.disk.close()
+        for files in (self.board, self.disk):
+            if files is not None:
+                files.close()
         self.engine.close()
 
     def _count(self, step: Step, seconds: float) -> None:
