@@ -33,6 +33,7 @@ QUESTIONS = (
     "mirror",
     "card_writes",
     "parking",
+    "swap",
     "checkpoints",
     "tool_calls",
     "static_tools",

@@ -64,7 +64,7 @@ class Roomy:
     def __init__(self, memory_bytes: int) -> None:
         self._memory_bytes = memory_bytes
 
-    def memory_bytes(self, pids: Sequence[int]) -> int:
+    def memory_bytes(self, pids: Sequence[int], kept: int) -> int:
         return self._memory_bytes
 
     def memory_pressure(self) -> float:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
+from collections.abc import Mapping
 
 from workers.engine.events import Event
 from workers.engine.loop import EngineLoop
 from workers.kv.cache import OffloadCache
+from workers.kv.engine_port import num_tokens_here
+from workers.kv.index import Key
 from workers.turns.in_hand import TurnsInHand
 
 log = logging.getLogger(__name__)
 
 
 class EngineRunner:
-    """Runs one engine for the turns in hand. `park_seconds` is how long what is in memory may take to disk."""
+    """Runs one engine for the turns in hand. `park_seconds` is how long what is in memory may take to files."""
 
     def __init__(self, loop: EngineLoop, cache: OffloadCache, in_hand: TurnsInHand, park_seconds: float) -> None:
         self._loop = loop
         self._cache = cache
         self._in_hand = in_hand
         self._park_seconds = park_seconds
+        self._stopping = threading.Lock()
 
     @property
     def num_slots(self) -> int:
@@ -52,10 +57,15 @@ class EngineRunner:
     def on_round(self, events: list[Event]) -> None:
         """Called in the engine's thread with what a round told. For whoever measures by a class of his own."""
 
-    def stop(self, is_drained: bool) -> None:
-        """Ends the thread. What is in memory goes to disk, where there is one and nobody is in a hurry. Blocks."""
-        self._loop.stop()
-        if self.lost_reason is None and is_drained and self._cache.has_disk:
-            self._loop.offload_all()
-            if num_kept := self._cache.flush(self._park_seconds):
-                log.info("on disk conversations=%d", num_kept)
+    def stop(self, is_drained: bool) -> Mapping[Key, int]:
+        """Ends the thread. What is in memory goes to files, where there are any and nobody is in a hurry. How many
+        tokens there were of each conversation then, in memory or in files. Blocks."""
+        with self._stopping:  # who is in a hurry waits for who copies states out of the context
+            self._loop.stop()
+            if self.lost_reason is not None or not is_drained or not self._cache.has_files:
+                return {}
+            keys = {*self._loop.snapshot.resident, *self._cache.keys()}
+            held = {key: num_tokens_here(self._loop, self._cache, key) for key in keys}
+            num_kept = self._cache.flush(self._park_seconds, self._loop.idle_states())
+            log.info("kept conversations=%d of=%d", num_kept, len(held))
+            return held

@@ -76,7 +76,7 @@ class Watch:
             group.create_task(connection.watch(self._nc))
             while True:
                 await asyncio.sleep(LOOK_SECONDS)
-                if not self._engine.has_ended:
+                if self._is_over or not self._engine.has_ended:
                     continue
                 self._ended_at = self._ended_at or time.monotonic()
                 if time.monotonic() - self._ended_at > ENDING_SECONDS:

@@ -21,7 +21,6 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import subjects
 from broker.connection import Address, close, connect
-from broker.errors import TurnpikeError
 from broker.health import serve_health
 from broker.process import keep_the_heap_small
 from workers.answer_syntax import answer_readers
@@ -41,7 +40,7 @@ from workers.engine.slots import Slots
 from workers.engine.threads import StepThreads
 from workers.grammars.checker import GrammarChecker
 from workers.kv.cache import OffloadCache
-from workers.kv.disk import Disk
+from workers.kv.opening import open_cache
 from workers.machine.bandwidth import ReadBandwidth, buffer_bytes, read_bandwidth
 from workers.machine.cores import num_cores
 from workers.machine.facts import machine_facts
@@ -221,36 +220,18 @@ def _canonical_chunk(config: WorkerSettings) -> int:
 async def _open_cache(
     loaded: LoadedModel, config: WorkerSettings, history: History, stop: asyncio.Event, cleanup: ExitStack
 ) -> OffloadCache:
-    """RAM's share of the plan, and the disk where it is wanted, with what an earlier process left there."""
-    disk = None
-    if config.disk_bytes:
-        disk = Disk(
-            Path(config.kv_dir or f"{config.data_dir}/kv").expanduser() / loaded.name,
-            config.disk_bytes,
-            loaded.calibration.layout(loaded.layout),
-            lambda key: history.recall(key.client, key.conversation),
-        )
-        cleanup.callback(disk.close)
-        await asyncio.to_thread(
-            disk.open,
-            lambda key, told: history.adopt(key.client, key.conversation, told),
-            wait_seconds=config.wait_seconds,
-            while_waiting=lambda: _go_on_waiting(stop),
-        )
-    cache = OffloadCache(
+    """RAM's share of the plan, and what an earlier process left."""
+    return await open_cache(
         loaded.plan.offload_cache - _checkpoint_bytes(loaded),
-        disk,
-        share_across_clients=config.share_prefixes,
+        loaded.calibration.layout(loaded.layout),
+        loaded.name,
+        config,
+        history,
+        stop,
+        cleanup,
         can_remove_part=loaded.engine.can_remove_part,
         canonical_chunk=_canonical_chunk(config),
     )
-    cleanup.callback(cache.close)
-    return cache
-
-
-def _go_on_waiting(stop: asyncio.Event) -> None:
-    if stop.is_set():
-        raise TurnpikeError("stopped before its folder of parked conversations was free")
 
 
 def _engine_loop(

@@ -103,11 +103,19 @@ class ComputeSettings(ModelSettings, frozen=True, kw_only=True):
     kv_dir: Annotated[
         str | None, Setting("where their files lie (default: kv in the data directory)", path="folder")
     ] = None
+    board_dir: Annotated[
+        str | None,
+        Setting(
+            "its board's folder of conversations, in memory: what is there is found, and what is left at the end is "
+            "kept there while another model is loaded (default: none)",
+            path="folder",
+        ),
+    ] = None
     # Half of gigabit Ethernet.
     fetch_bytes_per_second: Annotated[
         int, Setting("of conversations' states given to other workers; 0 gives and fetches none")
     ] = 50_000_000
-    park_seconds: Annotated[float, Setting("how long a worker that stops may write what it has in memory to disk")] = (
+    park_seconds: Annotated[float, Setting("how long a worker that stops may write what it has in memory to files")] = (
         60.0
     )
     overflow: Annotated[

@@ -75,7 +75,7 @@ class Worker:
                 self.reporter.event("worker started")
                 await self.peers.start(beats)
                 await self._serve(stop)
-                await self.peers.stop()
+                await self._leave()
                 is_drained = True
                 for task in beating:
                     task.cancel()
@@ -111,8 +111,14 @@ class Worker:
         finally:
             self.puller.free(delivery)
 
+    async def _leave(self) -> None:
+        """Stops the engine and keeps what there is of conversations; peers are given of it meanwhile."""
+        self.watch.end()
+        await self.peers.tell_swapped(await asyncio.to_thread(self.engine.stop, True))
+        await self.peers.stop()
+
     async def _end(self, is_drained: bool) -> None:
-        """Takes itself out, hears and tells nothing more, stops the engine."""
+        """Takes itself out, hears and tells nothing more, stops the engine where it runs."""
         await self.presence.stop()
         self.watch.end()
         with contextlib.suppress(nats.errors.Error, TimeoutError):
@@ -120,7 +126,8 @@ class Worker:
             await self.node.stop()
             self.reporter.event("worker stopped")
             await self.reporter.close()
-        await asyncio.to_thread(self.engine.stop, is_drained)
+        if not is_drained:
+            await asyncio.to_thread(self.engine.stop, False)
 
     def stuck_reason(self) -> str | None:
         """Why the process should be started anew; None for a worker that is merely busy, or cut off from its server."""

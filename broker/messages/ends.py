@@ -12,11 +12,12 @@ from broker.messages.tools import ToolCall
 FinishReason = Literal["stop", "length", "cancelled"]
 """Why the engine stopped. An answer's is besides `tool_calls`, where it ended with calls."""
 
-CachedIn = Literal["context", "ram", "disk", "peer"]
-"""Where a worker found a conversation's state."""
-RecomputedFor = Literal["evicted", "killed", "fingerprint", "overflow", "cheaper"]
-"""Why a state was not to be had: the caps had no room for it, its worker is gone, it is another model file's or another
-layout's, older turns were left out before it, or computing it was quicker than fetching it."""
+CachedIn = Literal["context", "ram", "board", "disk", "peer"]
+"""Where a worker found a conversation's state; `board`: its board kept it while another model was loaded."""
+RecomputedFor = Literal["evicted", "killed", "swapped", "fingerprint", "overflow", "cheaper"]
+"""Why a state was not to be had: the caps had no room for it, its worker is gone, its worker made room for another
+model, it is another model file's or another layout's, older turns were left out before it, or computing it was quicker
+than fetching it."""
 
 
 class Usage(Struct, frozen=True, omit_defaults=True):

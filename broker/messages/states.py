@@ -25,6 +25,8 @@ class Holding(Struct, frozen=True, omit_defaults=True):
     num_bytes: Count
     conversation: Token | None = None
     """Whose state it is, where the entry is not a conversation's own but one of what conversations begin with."""
+    is_swapped: bool = False
+    """Its worker made room for another model: what is not to be had of it any more is missing because of that."""
 
 
 class FetchOpen(Struct, frozen=True, tag_field="type", tag="open"):

@@ -29,10 +29,12 @@ TURN = Measurement(
         "accepted_tokens": count("tokens", "of the guesses, those that the completion has: they cost no step"),
         "cached_in_context_tokens": count("tokens", "of the cached ones, those that the context still held"),
         "cached_in_ram_tokens": count("tokens", "those of a state parked in RAM"),
+        "cached_in_board_tokens": count("tokens", "those of a state that the board kept over a swap of models"),
         "cached_in_disk_tokens": count("tokens", "those of a state parked on disk"),
         "cached_in_peer_tokens": count("tokens", "those of a state that another worker gave"),
         "recomputed_evicted_tokens": count("tokens", "computed again: the caps had no room for their state"),
         "recomputed_killed_tokens": count("tokens", "computed again: the worker that had them is gone"),
+        "recomputed_swapped_tokens": count("tokens", "computed again: their worker made room for another model"),
         "recomputed_fingerprint_tokens": count(
             "tokens", "computed again: their state was another model file's or layout's"
         ),

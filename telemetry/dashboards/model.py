@@ -115,6 +115,7 @@ MODEL = Page(
                         for tier, name in (
                             ("context", "context"),
                             ("ram", "RAM"),
+                            ("board", "board"),
                             ("disk", "disk"),
                             ("peer", "another worker"),
                         )

@@ -21,6 +21,8 @@ from workers.engine.scheduler import Scheduler, Step
 from workers.engine.slots import Slots
 from workers.grammars.checker import GrammarChecker
 from workers.grammars.remote_matcher import MatcherProcess
+from workers.kv.board_folder import BoardFolder
+from workers.kv.board_store import BoardStore
 from workers.kv.cache import OffloadCache
 from workers.kv.disk import Disk
 from workers.llama.context import ContextOptions, KvType, LlamaEngine, LlamaModel
@@ -55,6 +57,7 @@ class Bench:
         park_bytes: int = 0,
         kv_type: KvType = "f16",
         disk_folder: Path | None = None,
+        board_folder: Path | None = None,
         checkpoint_bytes: int = 1 << 24,
         drafting: Drafting | None = None,
         draft: LlamaModel | None = None,
@@ -85,11 +88,11 @@ class Bench:
             canonical_chunk=chunk,
             checkpoint_bytes=checkpoint_bytes,
         )
-        self.disk = None
-        if disk_folder is not None:
-            self.disk = Disk(disk_folder, 1 << 30, calibrate(self.engine).layout("fingerprint"))
-            self.disk.open()
-        self.cache = OffloadCache(park_bytes, self.disk, can_remove_part=can_remove, canonical_chunk=chunk)
+        self.disk = self._disk(disk_folder)
+        self.board = self._board(board_folder)
+        self.cache = OffloadCache(
+            park_bytes, self.disk, board=self.board, can_remove_part=can_remove, canonical_chunk=chunk
+        )
         self.num_computed = 0
         """Tokens that went through the model."""
         self.loop = EngineLoop(
@@ -97,10 +100,27 @@ class Bench:
         )
         self.events: dict[str, list[Event]] = {}
 
+    def _disk(self, folder: Path | None) -> Disk | None:
+        if folder is None:
+            return None
+        disk = Disk(folder, 1 << 30, calibrate(self.engine).layout("fingerprint"))
+        disk.open()
+        return disk
+
+    def _board(self, folder: Path | None) -> BoardStore | None:
+        if folder is None:
+            return None
+        shared = BoardFolder(folder)
+        shared.bound(1 << 30)
+        board = BoardStore(shared, "m", calibrate(self.engine).layout("fingerprint"))
+        board.open()
+        return board
+
     def close(self) -> None:
         self.cache.close()
-        if self.disk is not None:
-            self.disk.close()
+        for files in (self.board, self.disk):
+            if files is not None:
+                files.close()
         if self.draft is not None:
             self.draft.close()
         self.engine.close()

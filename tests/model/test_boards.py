@@ -18,7 +18,7 @@ from broker.accounts import BOARD, LOCAL, OPERATOR, write_credentials
 from broker.catalogue import Locked, write_lock
 from broker.client import Client
 from broker.connection import close, connect
-from broker.messages import Sampling
+from broker.messages import Message, Sampling
 from broker.messages.boards import AVAILABLE, BROKEN, SERVING, BoardState
 from broker.placing import Placement, Watch
 from broker.process import EXIT_ERROR, spawn
@@ -32,8 +32,10 @@ from workers.models import DEMO
 
 SECONDS = 60.0
 SHORT = Sampling(max_tokens=8)
+QUESTION = "Where is the ferry? " * 12
+"""Long enough to be kept."""
 MAX_RSS_KIB = 40 * 1024
-FLAGS = ("--num-ctx", "512", "--num-slots", "2", "--threads", "1", "--park-bytes", "0")
+FLAGS = ("--num-ctx", "512", "--num-slots", "2", "--threads", "1", "--park-bytes", "16000000")
 EAGER = ("--max-wait-seconds", "0", "--min-stay-seconds", "0")
 
 
@@ -72,7 +74,8 @@ def locked(folder: Path, *names: str) -> list[str]:
 
 @asynccontextmanager
 async def board(folder: Path, *words: str, name: str = "b1") -> AsyncIterator[asyncio.subprocess.Process]:
-    where = ("--credentials", str(folder / "board.credentials"), "--data-dir", str(folder / "data"), "--node", name)
+    where = ["--credentials", str(folder / "board.credentials"), "--data-dir", str(folder / "data"), "--node", name]
+    where += ["--board-dir", str(folder / "kept")]
     with (folder / "board.log").open("ab") as log:
         process = await spawn([*TURNPIKE, *words, *FLAGS, *where], stdout=log.fileno(), stderr=log.fileno())
     try:
@@ -95,14 +98,14 @@ def one_fits(folder: Path) -> str:
         models_dir=str(folder / "models"),
         num_ctx=512,
         num_slots=2,
-        park_bytes=0,
+        park_bytes=16_000_000,
     )
     return str(Offers(settings).look(1 << 40)["a"].planned_bytes * 3 // 2)
 
 
 async def answered(client: Client, model: str) -> str:
     async with asyncio.timeout(SECONDS):
-        answer = client.ask(model, "Where is the ferry?", sampling=SHORT)
+        answer = client.ask(model, QUESTION, sampling=SHORT)
         await answer
         return answer.text
 
@@ -118,10 +121,17 @@ async def test_a_board_serves_two_models_of_which_one_fits(
     files = locked(tmp_path, "a", "b")
     several = ("worker", "--model", "a", "--model", "b", *files)
     async with board(tmp_path, *several, *EAGER, "--memory-bytes", one_fits(tmp_path)) as process:
-        first = await answered(client, "a")
+        talk = client.ask("a", QUESTION, sampling=SHORT, conversation="talk")
+        await talk
+        first = talk.text
         assert first == await answered(client, "b")
         state = await until(watch, swapped)
         assert {one.model: one.state for one in state.models} == {"a": AVAILABLE, "b": SERVING}
+        # A conversation of the model that went is found again when it comes back.
+        history = [Message("user", QUESTION), Message("assistant", first), Message("user", "And then?")]
+        again = client.ask("a", history, sampling=SHORT, conversation="talk")
+        async with asyncio.timeout(SECONDS):
+            assert (await again).usage.cached_tokens >= talk.done.usage.prompt_tokens
         # A second one on this node says so and ends; the first goes on.
         async with board(tmp_path, *several) as second:
             assert await ended(second) == EXIT_ERROR

@@ -1,8 +1,9 @@
-"""Of every kind of memory: what has left the context, for RAM, a disk or another worker, is gone on from, asked again
-and edited at the price of a checkpoint's distance, and answers as from a cold start."""
+"""Of every kind of memory: what has left the context, for RAM, its board, a disk or another worker, is gone on from,
+asked again and edited at the price of a checkpoint's distance, and answers as from a cold start."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,16 +42,16 @@ def given(one: Bench) -> tuple[KvEntry, bytes]:
     return found[0], bytes(found[1])
 
 
-@pytest.mark.parametrize("tier", ["peer", "disk"])
+@pytest.mark.parametrize("tier", ["peer", "disk", "board"])
 def test_a_conversation_that_was_moved_goes_on_is_asked_again_and_edited(
     bench: Start, model: LlamaModel, tier: str, tmp_path: Path
 ) -> None:
-    folder = tmp_path if tier == "disk" else None
-    one = bench(model, num_slots=2, park_bytes=1 << 30, disk_folder=folder)
+    has_files = tier != "peer"
+    left = {f"{tier}_folder": tmp_path / "left"} if has_files else {}
+    one = bench(model, num_slots=2, park_bytes=1 << 30, **left)
     first, asked, answered = two_turns(one)
     entry, state = given(one)
-    one.loop.offload_all()
-    one.cache.flush(60.0)
+    one.cache.flush(60.0, one.loop.idle_states())
     one.close()
     edited = [*first, *prompt(50, 2)[1:]]
     next_one = [*answered, *prompt(30, 3)[1:]]
@@ -59,7 +60,8 @@ def test_a_conversation_that_was_moved_goes_on_is_asked_again_and_edited(
         ("again", asked, BEFORE_END),
         ("edited", edited, len(edited) - len(first) + 1),
     ):
-        other = bench(model, num_slots=2, park_bytes=1 << 30, disk_folder=folder)
+        copied = {f"{tier}_folder": shutil.copytree(tmp_path / "left", tmp_path / name)} if has_files else {}
+        other = bench(model, num_slots=2, park_bytes=1 << 30, **copied)
         if tier == "peer":
             other.cache.offload(entry, state, "peer")
         else:

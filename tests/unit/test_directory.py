@@ -11,12 +11,13 @@ from nats.aio.msg import Msg
 
 from broker import codec, jetstream, subjects
 from broker.errors import ServerError
-from broker.messages import Holding, Message, Tool, Turn
+from broker.messages import Holding, Message, Remembered, Tool, Turn
 from tests.kv_fakes import FINGERPRINT, KEY, LAYOUT, state_bytes, state_of
-from workers.kv.beginnings import MAX_KNOWN, Beginnings, beginning_of
+from workers.kv.beginnings import MAX_KNOWN, Beginnings, beginning_in, beginning_of
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
 from workers.kv.directory import Directory
 from workers.kv.index import Key
+from workers.prompts.besides import given_besides
 
 SUBJECT = subjects.held("m", KEY.client, KEY.conversation)
 
@@ -56,8 +57,15 @@ class FakeBucket:
         self.stored[SUBJECT] = codec.encode(Holding("other", FINGERPRINT, num_tokens, state_bytes(num_tokens)))
 
 
-def directory_of(bucket: FakeBucket, *, is_on: bool = True) -> Directory:
-    return Directory(bucket, LAYOUT, model="m", worker="me", is_on=is_on)  # type: ignore[arg-type]
+def directory_of(bucket: FakeBucket, *, is_on: bool = True, worker: str = "me", is_swapped: bool = False) -> Directory:
+    return Directory(
+        bucket,  # type: ignore[arg-type]
+        LAYOUT,
+        model="m",
+        worker=worker,
+        is_on=is_on,
+        is_swapped=is_swapped,
+    )
 
 
 async def test_what_is_announced_is_found_with_all_that_a_peer_weighs() -> None:
@@ -112,6 +120,70 @@ async def test_at_the_start_a_worker_announces_what_it_has_unless_another_has_mo
     found = bucket.holding()
     assert found is not None
     assert found.worker == worker
+
+
+async def test_a_board_says_that_it_has_what_a_worker_had_which_made_room() -> None:
+    bucket = FakeBucket()
+    bucket.hold(100)
+    cache = OffloadCache(1_000_000)
+    cache.offload(*state_of(list(range(100))))
+    await directory_of(bucket, is_swapped=True).announce_cached(cache)
+    assert bucket.holding() == Holding("me", FINGERPRINT, 100, state_bytes(100), is_swapped=True)
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+@pytest.mark.parametrize(
+    ("known", "num_tokens", "is_told"),
+    [("me", 100, True), (None, 100, True), ("other", 100, False), ("me", MIN_OFFLOADED_TOKENS - 1, False)],
+    ids=["as it was", "nobody", "another worker has it by now", "not worth a word"],
+)
+async def test_a_worker_that_makes_room_says_what_its_board_has_kept_and_what_nobody_has(
+    known: str | None, num_tokens: int, is_told: bool, is_kept: bool
+) -> None:
+    bucket = FakeBucket()
+    if known is not None:
+        bucket.stored[SUBJECT] = codec.encode(Holding(known, FINGERPRINT, 100, state_bytes(100)))
+    before = bucket.holding()
+    await directory_of(bucket).tell_swapped({KEY: num_tokens}, {KEY} if is_kept else (), "board")
+    worker = "board" if is_kept else "me"
+    told = Holding(worker, FINGERPRINT, num_tokens, state_bytes(num_tokens), is_swapped=True)
+    assert bucket.holding() == (told if is_told else before)
+
+
+async def test_a_worker_that_makes_room_waits_for_no_directory_that_is_away() -> None:
+    bucket = FakeBucket()
+    bucket.is_away = True
+    await directory_of(bucket).tell_swapped({KEY: 100, Key("alice", "d"): 100}, (), "board")
+    assert bucket.stored == {}
+
+
+@pytest.mark.parametrize("begins", [KEY.conversation, "another", None])
+async def test_what_conversations_begin_with_is_told_anew_where_it_was_known_by_one_that_is_kept(
+    begins: str | None,
+) -> None:
+    bucket = FakeBucket()
+    messages = (Message("system", "x" * 1024), Message("user", "?"), Message("assistant", "!"))
+    name = beginning_of(Turn("t", "c", messages[:2]))
+    assert name is not None
+    if begins is not None:
+        other = directory_of(bucket, worker="other")
+        await other.announce_beginning(KEY.client, name, begins, 90)
+    cache = OffloadCache(1_000_000)
+    cache.offload(*state_of(list(range(100))))
+    remembered = Remembered(messages, "", b"")
+    await directory_of(bucket).announce_cached(cache, lambda client, conversation: remembered)
+    found = await directory_of(bucket).look_up(Key(KEY.client, name))
+    expected = {KEY.conversation: "me", "another": "other"}.get(begins or "")
+    assert (found.worker if found is not None else None) == expected
+
+
+def test_a_beginning_is_known_by_the_same_name_from_what_is_remembered() -> None:
+    system, user, told = Message("system", "x" * 1024), Message("user", "?"), Message("assistant", "!")
+    for fields in ({}, {"chat_template_kwargs": {"a": 1}}, {"tools": (Tool("lamp", "y" * 1024),)}):
+        turn = Turn("t", "c", (system, user), **fields)
+        remembered = Remembered((system, user, told), "", b"", given_besides(turn))
+        assert beginning_in(remembered) == beginning_of(turn) is not None
+    assert beginning_in(Remembered((Message("system", "Be brief."), user, told), "", b"")) is None
 
 
 async def test_a_directory_that_is_away_at_the_start_costs_the_entries_and_nothing_else() -> None:

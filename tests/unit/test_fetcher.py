@@ -257,6 +257,38 @@ async def test_a_state_that_is_not_as_ours_are_is_not_fetched(
     assert bench.peers.asked == ["open peer"]
 
 
+SWAPPED = msgspec.structs.replace(HOLDING, is_swapped=True)
+
+
+@pytest.mark.parametrize(
+    ("holding", "opened", "speed", "cause"),
+    [
+        (SWAPPED, TransferFailed("the peer does not answer"), SLOW, "swapped"),
+        (SWAPPED, TransferFailed("gone", "evicted"), SLOW, "swapped"),
+        (SWAPPED, OPENED, FAST, "swapped"),
+        (SWAPPED, msgspec.structs.replace(OPENED, fingerprint="other"), SLOW, "fingerprint"),
+        (msgspec.structs.replace(SWAPPED, worker="me"), OPENED, SLOW, "swapped"),
+    ],
+    ids=["its board is gone", "let go of since", "computed sooner", "another model", "an earlier process of this name"],
+)
+async def test_what_is_missing_since_its_worker_made_room_for_another_model_is_counted_so(
+    holding: Holding, opened: Opened | TransferFailed, speed: float, cause: RecomputedFor
+) -> None:
+    engine = FakeEnginePort(tokens_per_second=speed)
+    bench = Bench(directory=FakeDirectory(holding), peers=FakePeers(opened), engine=engine)
+    offer = await bench.found()
+    assert (offer.opened, offer.cause) == (None, cause)
+
+
+async def test_what_a_board_keeps_is_fetched_as_from_a_worker_and_counted_as_swapped_where_that_fails() -> None:
+    bench = Bench(directory=FakeDirectory(SWAPPED))
+    assert await bench.fetch(await bench.found()) is not None
+    another = Bench(directory=FakeDirectory(SWAPPED), peers=FakePeers(give=gone))
+    offer = await another.found()
+    assert await another.fetch(offer) is None
+    assert offer.cause == "swapped"
+
+
 # --- Fetching ---
 
 

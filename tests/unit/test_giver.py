@@ -9,6 +9,7 @@ import pytest
 
 from broker.messages import CutPoint, FetchOpen, FetchPart, FetchRefused, Message, Opened, Remembered, StatePart
 from tests.kv_fakes import FINGERPRINT, KEY, LAYOUT, FakeEnginePort, state_of
+from workers.engine.protocol import State
 from workers.kv.cache import OffloadCache
 from workers.kv.checks import checksum, cuts_checksum
 from workers.kv.giver import IDLE_SECONDS, MAX_TRANSFERS, Giver, Throttle
@@ -36,12 +37,14 @@ def giver_of(
     *,
     resident: list[int] | None = None,
     offloaded: list[int] | None = None,
+    kept: tuple[KvEntry, State] | None = None,
     max_bytes: int = 1_000_000,
     clock: Clock | None = None,
 ) -> Giver:
     cache = OffloadCache(max_bytes)
-    if offloaded is not None:
-        cache.offload(*state_of(offloaded))
+    kept = state_of(offloaded) if offloaded is not None else kept
+    if kept is not None:
+        cache.offload(*kept)
     engine = FakeEnginePort({KEY: resident} if resident is not None else {})
     return Giver(engine, cache, LAYOUT, recall, max_bytes_per_second=0, clock=clock or Clock())
 
@@ -138,8 +141,7 @@ def cuttable() -> tuple[KvEntry, bytes]:
 
 async def test_checkpoints_come_behind_the_state_for_who_asks_for_them() -> None:
     entry, content = cuttable()
-    giver = giver_of()
-    giver._cache.offload(entry, content)
+    giver = giver_of(kept=(entry, content))
     found = await opened(giver)
     state = content[:-24]
     assert (found.num_bytes, found.sha256) == (len(state), checksum(entry.tokens, state))
@@ -150,8 +152,7 @@ async def test_checkpoints_come_behind_the_state_for_who_asks_for_them() -> None
 
 async def test_where_there_is_room_for_little_a_state_is_given_without_its_checkpoints() -> None:
     entry, content = cuttable()
-    giver = giver_of(max_bytes=4 * len(content) - 40)
-    giver._cache.offload(entry, content)
+    giver = giver_of(kept=(entry, content), max_bytes=4 * len(content) - 40)
     first, second = await opened(giver), await opened(giver)
     assert (first.cuts, second.cuts) == (CUTS, ())
     assert await giver.part(FetchPart(second.transfer, second.num_bytes, 24)) == StatePart(second.num_bytes, b"")
@@ -159,8 +160,7 @@ async def test_where_there_is_room_for_little_a_state_is_given_without_its_check
 
 async def test_states_that_are_opened_together_take_no_room_from_each_other_for_checkpoints() -> None:
     entry, content = cuttable()
-    giver = giver_of(max_bytes=4 * (len(content) - 24))
-    giver._cache.offload(entry, content)
+    giver = giver_of(kept=(entry, content), max_bytes=4 * (len(content) - 24))
     answers = await asyncio.gather(giver.open(OPEN), giver.open(OPEN))
     assert [one.cuts for one in answers if isinstance(one, Opened)] == [(), ()]
     assert giver._num_held <= 2 * (len(content) - 24)

@@ -10,6 +10,7 @@ from broker.errors import TurnpikeError
 from workers.boards.child import Child
 from workers.boards.load_times import LoadTimes
 from workers.boards.offers import Offer
+from workers.boards.parked import Parked
 from workers.boards.view import Rules
 
 Start = Callable[[Offer, Callable[[], None]], Awaitable[Child]]
@@ -19,8 +20,8 @@ Start = Callable[[Offer, Callable[[], None]], Awaitable[Child]]
 class Machine(Protocol):
     """What a board asks of its node."""
 
-    def memory_bytes(self, pids: Sequence[int]) -> int:
-        """For all models together, while these workers run."""
+    def memory_bytes(self, pids: Sequence[int], kept: int) -> int:
+        """For all models together, while these workers run and so many bytes are kept for others."""
         ...
 
     def memory_pressure(self) -> float:
@@ -55,3 +56,6 @@ class Board:
     """At the files. Blocks."""
     start: Start
     load_times: LoadTimes
+    parked: Parked | None = None
+    """Conversations of models that are not loaded."""
+    max_parked_bytes: int = 0

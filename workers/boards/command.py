@@ -24,7 +24,8 @@ from workers.boards.board import Board, Start
 from workers.boards.child import Child
 from workers.boards.load_times import LoadTimes
 from workers.boards.memory import board_bytes, memory_pressure
-from workers.boards.offers import Offer, Offers
+from workers.boards.offers import PARKED_SHARE, Offer, Offers
+from workers.boards.parked import Parked, default_folder
 from workers.boards.settings import BoardSettings, as_environment, worker_settings
 from workers.boards.supervisor import Supervisor
 from workers.engine.power import Power
@@ -60,14 +61,18 @@ async def serve(address: Address, settings: BoardSettings, stop: asyncio.Event, 
             await _require_bucket(nc, settings.wait_seconds)
             await _require_rights(nc, name, address.user)
             async with _machine(nc, name, settings) as machine:
+                most = memory_bytes // PARKED_SHARE
+                parked = _parked(nc, name, settings.board_dir, most)
                 board = Board(
                     name=name,
                     rules=settings.rules,
                     pins=frozenset(settings.pin),
                     machine=machine,
                     look=lambda: offers.look(memory_bytes),
-                    start=_starter(settings, worker, lock),
+                    start=_starter(settings, (*worker, *(parked.worker_flags if parked is not None else ())), lock),
                     load_times=LoadTimes(folder / "loads.json"),
+                    parked=parked,
+                    max_parked_bytes=most,
                 )
                 supervisor = Supervisor(nc, board, found)
                 async with _health(nc, supervisor, settings):
@@ -119,6 +124,18 @@ async def _require_rights(nc: NatsConnection, board: str, user: str) -> None:
         raise TurnpikeError(f"the user {user} cannot speak for the board {board}: {error}: {advice}") from None
 
 
+def _parked(nc: NatsConnection, board: str, named: str | None, max_bytes: int) -> Parked | None:
+    """Conversations of models that are not loaded; None where nothing can be kept, which is told."""
+    folder = default_folder(board) if named is None else Path(named).expanduser()
+    if folder is None:
+        return None
+    try:
+        return Parked(nc, board, folder, max_bytes)
+    except TurnpikeError as error:
+        log.warning("no conversations are kept over swaps: %s", error)
+        return None
+
+
 class _Node:
     """What a board asks of its node: /proc and the control group, and what the node's sidecar tells."""
 
@@ -126,8 +143,8 @@ class _Node:
         self._listener = listener
         self._most = most
 
-    def memory_bytes(self, pids: Sequence[int]) -> int:
-        return board_bytes(pids, self._most)
+    def memory_bytes(self, pids: Sequence[int], kept: int) -> int:
+        return board_bytes(pids, self._most, kept)
 
     def memory_pressure(self) -> float:
         return memory_pressure()

@@ -25,6 +25,7 @@ from workers.boards.cores import shared_cores
 from workers.boards.models import ModelHere, to_unload
 from workers.boards.offers import Offer
 from workers.boards.orders import Orders
+from workers.boards.parking import Parking
 from workers.boards.placement import next_step
 from workers.boards.queues import Queues
 from workers.boards.view import Step, View
@@ -78,6 +79,7 @@ class Supervisor:
         self._announced: tuple[object, ...] = ()
         self._announced_at = float("-inf")
         self._group = asyncio.TaskGroup()
+        self._parking = Parking(board.parked, board.max_parked_bytes, self._group)
         self.rounds = Rounds()
         """Where it says that it comes round."""
 
@@ -89,6 +91,7 @@ class Supervisor:
                 self._group.create_task(work)
                 for work in (connection.watch(self._nc), self._renew(), self._look(), self._hear(), self._wake(stop))
             ]
+            self._parking.began()
             try:
                 while not stop.is_set():
                     await self._round()
@@ -117,12 +120,14 @@ class Supervisor:
             await self._decide(placement, is_due=is_due)
         except (ServerError, TimeoutError) as error:
             log.warning("not decided error=%s", str(error) or "the server does not answer")
+        await self._parking.fit(self._memory_bytes - self._planned_bytes)
         self._share_cores()
         await self._announce()
 
     def _measure(self) -> None:
         machine = self._board.machine
-        self._memory_bytes = machine.memory_bytes([child.pid for child in self._children.values()])
+        pids = [child.pid for child in self._children.values()]
+        self._memory_bytes = machine.memory_bytes(pids, self._parking.num_bytes)
         self._memory_pressure, self._is_throttled = machine.memory_pressure(), machine.is_throttled()
         self._measured_at = time.monotonic()
 
@@ -157,6 +162,7 @@ class Supervisor:
             self._loading_seconds += seconds
             self._board.load_times.note(here.offer.digest, here.offer.file_bytes, seconds)
             log.info("serving model=%s pid=%d load_seconds=%.1f", name, child.pid, seconds)
+            self._parking.serving(name)
 
     def _share_cores(self) -> None:
         turns = {name: child.told.num_in_hand for name, child in self._children.items()}
@@ -204,6 +210,10 @@ class Supervisor:
             self._pending = step
             await self._go_on(step)
 
+    @property
+    def _planned_bytes(self) -> int:
+        return sum(one.planned_bytes for one in self._here.values())
+
     async def _may_load(self, model: str, copy: int) -> bool:
         here = self._here.get(model)
         return here is not None and here.can_load(time.time()) and await self._claims.take(model, copy)
@@ -218,10 +228,11 @@ class Supervisor:
         if here is None or not here.can_load(now):
             await self._claims.let_go(step.load)
             return
-        planned = here.offer.planned_bytes + sum(one.planned_bytes for one in self._here.values())
+        planned = here.offer.planned_bytes + self._planned_bytes
         if planned > self._memory_bytes:
             await self._refuse(here, f"no room: {planned:,} bytes are planned, of {self._memory_bytes:,}")
             return
+        await self._parking.fit(self._memory_bytes - planned)
         await self._load(here, step)
 
     async def _load(self, here: ModelHere, step: Step) -> None:
@@ -255,6 +266,7 @@ class Supervisor:
             log.info("unloaded model=%s pid=%d", here.model, child.pid)
         else:
             log.error("! %s: %s; tried again in %.0f s", here.model, reason, here.retry_at - now)
+            self._parking.lost(here.model)
         self._is_changed = True
         self._news.set()
 
@@ -376,6 +388,7 @@ class Supervisor:
 
     async def _leave(self) -> None:
         """Takes back what it said, unless another board says it now."""
+        await self._parking.close()
         await self._claims.let_all_go()
         for state in self._watch.placement().boards:
             if state.board == self._board.name and state.started_at != self._began_at:

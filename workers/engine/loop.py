@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -23,13 +23,13 @@ from workers.engine.inbox import Inbox
 from workers.engine.offloading import Export
 from workers.engine.outputs import Ending, Outputs
 from workers.engine.power import Power
-from workers.engine.protocol import Engine, EngineLost, KvCacheFull, TokenSampler
+from workers.engine.protocol import Engine, EngineLost, KvCacheFull, State, TokenSampler
 from workers.engine.scheduler import Scheduler, Step
 from workers.engine.seating import Seating
 from workers.engine.slots import Slots
 from workers.engine.threads import StepThreads
 from workers.kv.cache import OffloadCache
-from workers.kv.index import Key
+from workers.kv.index import Key, KvEntry
 
 LATE_SECONDS = 0.002
 """Between two looks at a grammar that is late, where there is nothing else to do."""
@@ -123,6 +123,11 @@ class EngineLoop:
         """Copies what is left in the context into the cache, the latest used last. Only while no thread runs."""
         assert not self._thread.is_alive()
         self._seating.offload_all()
+
+    def idle_states(self) -> Iterator[tuple[KvEntry, State]]:
+        """What is left in the context, the latest used first, each copied as it is wanted. Only without a thread."""
+        assert not self._thread.is_alive()
+        return self._seating.idle_states()
 
     # --- The thread, or a test that has started none ---
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 
 from broker.messages import CachedIn, CutPoint
 from workers.engine.checkpoints import Checkpoint
@@ -153,6 +154,13 @@ class Offloading:
         for slot in self._slots.idle():
             self.offload(slot.index)
 
+    def idle_states(self) -> Iterator[tuple[KvEntry, State]]:
+        """What lies idle in the context, the latest used first, each copied as it is wanted."""
+        if self._cache.is_on:
+            for slot in reversed(self._slots.idle()):
+                if (copied := self._copied(slot.index)) is not None:
+                    yield copied
+
     def export(self, key: Key) -> Export:
         """The longest state of a conversation that lies idle in the context."""
         slots = (slot for slot in self._slots.idle() if Key(slot.client, slot.conversation) == key)
@@ -177,4 +185,5 @@ class Offloading:
         cuts = tuple(CutPoint(one.num_tokens, len(one.state)) for one in checkpoints)
         key = Key(slot.client, slot.conversation)
         self.copy_seconds += self._clock() - started
-        return KvEntry(key, packed(slot.tokens), len(state), slot.num_canonical, cuts), state
+        used_at = time.time() - (self._clock() - slot.used_at)
+        return KvEntry(key, packed(slot.tokens), len(state), slot.num_canonical, cuts, used_at), state

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from workers.engine.active import ActiveJob, Place
@@ -17,10 +17,10 @@ from workers.engine.costs import CostModel
 from workers.engine.events import LoopSnapshot
 from workers.engine.offloading import Export, Offloading
 from workers.engine.preemption import next_up, victim_of
-from workers.engine.protocol import Engine
+from workers.engine.protocol import Engine, State
 from workers.engine.slots import Seat, Slots
 from workers.kv.cache import OffloadCache
-from workers.kv.index import Key
+from workers.kv.index import Key, KvEntry
 
 log = logging.getLogger(__name__)
 
@@ -218,6 +218,10 @@ class Seating:
     def offload_all(self) -> None:
         """Copies what lies idle in the context into the cache, the latest used last."""
         self._offloading.offload_all()
+
+    def idle_states(self) -> Iterator[tuple[KvEntry, State]]:
+        """What lies idle in the context, the latest used first, each copied as it is wanted."""
+        return self._offloading.idle_states()
 
     def snapshot(self, num_active: int, costs: CostModel) -> LoopSnapshot:
         """How the loop stands, which has so many jobs running and learnt these costs."""

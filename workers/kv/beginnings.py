@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from itertools import takewhile
 
 import msgspec
 
-from broker.messages import Turn
+from broker.messages import Message, Remembered, Turn
 from workers.prompts.besides import given_besides, offered
 
 MIN_CHARACTERS = 1024
@@ -21,10 +22,26 @@ def beginning_of(turn: Turn) -> str | None:
     the conversation is known by its own name then, and for what is too short to be worth a transfer."""
     if turn.raw or turn.continuations or any(one.role == "assistant" for one in turn.messages):
         return None
-    system = [one.content for one in takewhile(lambda one: one.role == "system", turn.messages)]
+    system = _system(turn.messages)
     if len(msgspec.json.encode((system, offered(turn)))) < MIN_CHARACTERS:
         return None
-    told = msgspec.json.encode((system, given_besides(turn)))
+    return _name(system, given_besides(turn))
+
+
+def beginning_in(remembered: Remembered) -> str | None:
+    """The name of what a conversation that is remembered begins with, if it is long enough: of its tools nobody knows
+    that any more. None for one that begins with nothing of the kind."""
+    system = _system(remembered.messages)
+    is_short = len(msgspec.json.encode(system)) < MIN_CHARACTERS and not remembered.given_besides
+    return None if is_short else _name(system, remembered.given_besides)
+
+
+def _system(messages: Iterable[Message]) -> list[str]:
+    return [one.content for one in takewhile(lambda one: one.role == "system", messages)]
+
+
+def _name(system: list[str], given_besides: str) -> str:
+    told = msgspec.json.encode((system, given_besides))
     return f"begins-{hashlib.sha256(told).hexdigest()[:32]}"
 
 

@@ -1,21 +1,26 @@
-"""The KV cache's tiers below the context: RAM, and disk where there is one. From the engine's thread and asyncio's.
+"""The KV cache's tiers below the context: RAM, and files where there are any. From the engine's thread and asyncio's.
 
 The engine loop offloads what it evicts and restores what a turn continues, both by a copy in memory. What RAM has no
 room for goes to disk, written by a thread of its own; what a turn continues from disk is read before the engine hears
-of the turn. So no step waits for a disk.
+of the turn. So no step waits for a disk. The board's memory is written to when the worker stops, and read as a disk is.
 """
 
 from __future__ import annotations
 
+import contextlib
+import heapq
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from broker.errors import TurnpikeError
 from broker.messages import CachedIn, CutPoint
 from workers.engine.protocol import State
+from workers.kv.board_store import BoardStore
 from workers.kv.disk import Disk
 from workers.kv.index import TOKEN_BYTES, Key, KvEntry, PrefixMatch, Tier, common_tokens, find, num_usable, split
 
@@ -37,23 +42,32 @@ class CacheStats:
     """States that were dropped since the start: for the caps, or as they could not be written or read."""
 
 
+def _used_at(entry: KvEntry) -> float:
+    return time.time() if entry.used_at is None else entry.used_at
+
+
 class OffloadCache:
-    """Both tiers. A conversation may be in several places; what is longest counts."""
+    """All tiers. A conversation may be in several places; what is longest counts."""
 
     def __init__(
         self,
         max_bytes: int,
         disk: Disk | None = None,
         *,
+        board: BoardStore | None = None,
         share_across_clients: bool = False,
         can_remove_part: bool = True,
         canonical_chunk: int = 0,
     ) -> None:
-        """`max_bytes` of RAM; with 0 nothing is offloaded. The last three are as workers.kv.index.find has them."""
+        """`max_bytes` of RAM; with 0 nothing is offloaded. What RAM has no room for goes to `disk`; what is left at the
+        end to the `board`, which has it before a disk does. The last three are as workers.kv.index.find has them."""
         self._lock = threading.Lock()
         self._ram = Tier(max_bytes)
         self._states: dict[Key, State] = {}
         self._disk = disk
+        self._files: tuple[Disk, ...] = tuple(one for one in (board, disk) if one is not None)
+        self.board = board
+        """What keeps what is left at the end; None without a board."""
         self._writing: dict[Key, tuple[KvEntry, State]] = {}
         self._writer = ThreadPoolExecutor(1, "offload") if disk is not None else None
         self._share = share_across_clients
@@ -68,9 +82,9 @@ class OffloadCache:
         return self._ram.max_bytes > 0
 
     @property
-    def has_disk(self) -> bool:
+    def has_files(self) -> bool:
         """Whether there is a tier below RAM."""
-        return self._disk is not None
+        return bool(self._files)
 
     @property
     def max_bytes(self) -> int:
@@ -95,6 +109,7 @@ class OffloadCache:
         stays in its place: an older state of a conversation may leave the context after a newer one has come."""
         if self._disk is None:
             entry, state = self._with_room(entry, state)
+        entry = replace(entry, used_at=_used_at(entry))
         with self._lock:
             if entry.key in self._ram and self._ram[entry.key].goes_on_from(entry):
                 self._ram.use(entry.key)
@@ -138,7 +153,7 @@ class OffloadCache:
     def _move_to_disk(self, evicted: KvEntry, state: State) -> None:
         """What has left RAM; dropped where there is no disk, or too much waits for it."""
         self._origins.pop(evicted.key, None)
-        if self._is_on_disk(evicted):
+        if self._is_in_files(evicted):
             return
         if self._writer is None or not self._writer_has_room(evicted):
             self._num_evicted += 1
@@ -146,16 +161,14 @@ class OffloadCache:
         self._writing[evicted.key] = (evicted, state)
         self._writer.submit(self._write, evicted, state)
 
-    def _is_on_disk(self, entry: KvEntry) -> bool:
+    def _is_in_files(self, entry: KvEntry) -> bool:
         """Whether a state that goes on from it is there, or on its way there."""
-        return any(one.goes_on_from(entry) for one in self._on_disk(entry.key))
+        return any(one.goes_on_from(entry) for one in self._in_files(entry.key))
 
-    def _on_disk(self, key: Key) -> list[KvEntry]:
-        """What of a conversation is on disk or on its way there."""
+    def _in_files(self, key: Key) -> list[KvEntry]:
+        """What of a conversation is in files or on its way there."""
         found = [self._writing[key][0]] if key in self._writing else []
-        if self._disk is not None and key in self._disk.tier:
-            found.append(self._disk.tier[key])
-        return found
+        return found + [one.tier[key] for one in self._files if key in one.tier]
 
     def _writer_has_room(self, entry: KvEntry) -> bool:
         """What waits to be written is in memory too: no more of it than a quarter of what RAM may hold."""
@@ -220,27 +233,28 @@ class OffloadCache:
             return entry, self._states.pop(key), self._origins.pop(key)
 
     def find_on_disk(self, tokens: bytes, client: str, better_than: int) -> PrefixMatch | None:
-        """The best on disk, or on its way there, where it has more of the prompt than `better_than` tokens."""
-        if self._disk is None:
+        """The best in files, or on its way there, where it has more of the prompt than `better_than` tokens."""
+        if not self._files:
             return None
         with self._lock:
-            entries = [*self._disk.tier, *(entry for entry, _ in self._writing.values())]
+            written = itertools.chain.from_iterable(one.tier for one in self._files)
+            entries = [*written, *(entry for entry, _ in self._writing.values())]
             in_ram = self._find(self._ram, tokens, client)
             found = self._find(entries, tokens, client)
         best = max(better_than, in_ram.num_tokens if in_ram else 0)
         return found if found is not None and found.num_tokens > best else None
 
     def entry_of(self, key: Key) -> KvEntry | None:
-        """What of a conversation is here, in RAM, on disk or on its way there: the longest."""
+        """What of a conversation is here, in RAM, in files or on its way there: the longest."""
         with self._lock:
             entries = [self._ram[key]] if key in self._ram else []
-            entries += self._on_disk(key)
+            entries += self._in_files(key)
         return max(entries, key=lambda one: one.num_tokens, default=None)
 
     def keys(self) -> list[Key]:
         """Of all conversations here, the longest unused first."""
         with self._lock:
-            entries = [*(self._disk.tier if self._disk is not None else ()), *self._ram]
+            entries = [*itertools.chain.from_iterable(one.tier for one in self._files), *self._ram]
         return [*dict.fromkeys(one.key for one in entries)]
 
     def copy_of(self, key: Key) -> tuple[KvEntry, State] | None:
@@ -253,46 +267,90 @@ class OffloadCache:
                 return entry, self._states[key]
             if key in self._writing and self._writing[key][0] is entry:
                 return self._writing[key]
-        state = self._disk.read(entry) if self._disk is not None else None
+        files = self._files_of(entry)
+        state = files.read(entry) if files is not None else None
         return (replace(entry, num_bytes=len(state)), state) if state is not None else None
 
     def load(self, found: PrefixMatch) -> bool:
-        """Reads what was found on disk into RAM; whether it could be. Blocks for the disk."""
-        assert self._disk is not None
+        """Reads what was found in files into RAM; whether it could be. Blocks for the disk."""
         with self._lock:
             entry, waiting = self._writing.get(found.entry.key, (found.entry, None))
-        state = waiting if waiting is not None else self._disk.read(entry)
-        if state is None:
-            with self._lock:
-                self._num_evicted += self._disk.forget(entry)
+            files = self._files_of(entry)
+        if waiting is not None:
+            self.offload(entry, waiting, "disk")
+            return True
+        if files is None:
             return False
-        self.offload(replace(entry, num_bytes=len(state)), state, "disk")
+        if (state := files.read(entry)) is None:
+            with self._lock:
+                self._num_evicted += files.forget(entry)
+            return False
+        self.offload(replace(entry, num_bytes=len(state)), state, files.origin)
+        with self._lock:
+            if not files.stays_when_loaded and entry.key in self._ram:
+                files.forget(entry)
         return True
+
+    def _files_of(self, entry: KvEntry) -> Disk | None:
+        """Where that very entry is."""
+        return next((one for one in self._files if entry.key in one.tier and one.tier[entry.key] is entry), None)
 
     # --- The end ---
 
-    def flush(self, seconds: float) -> int:
-        """Writes what is in RAM to disk, the latest used first, for so long; how many are there then."""
-        if self._writer is None or self._disk is None:
+    def flush(self, seconds: float, resident: Iterable[tuple[KvEntry, State]] = ()) -> int:
+        """Writes what is `resident` in the context, the latest used first and each as it is copied, and what is in RAM
+        to files, for so long; how many conversations are there then. What the board's memory has is gone from RAM."""
+        if not self._files:
             return 0
         until = time.monotonic() + seconds
-        with self._lock:
-            latest = [entry for entry in reversed([*self._ram]) if not self._is_on_disk(entry)]
-            waiting = [(entry, self._states[entry.key]) for entry in latest]
-        pending: list[Future[None]] = []
-        for entry, state in waiting:
-            with self._lock:
-                self._writing[entry.key] = (entry, state)
-            pending.append(self._writer.submit(self._write, entry, state))
-        for one in pending:
-            try:
-                one.result(timeout=max(0.0, until - time.monotonic()))
-            except TimeoutError:
+        latest: dict[Key, KvEntry] = {}
+        for entry, state in heapq.merge(resident, self._latest_first(), key=lambda one: -_used_at(one[0])):
+            if time.monotonic() >= until:
                 break
-        for one in pending:
-            one.cancel()
+            if entry.key in latest and not entry.goes_on_from(latest[entry.key]):
+                continue  # what the conversation was before it took another way
+            latest[entry.key] = entry
+            with self._lock:
+                is_written = self._is_in_files(entry)
+            if not is_written:
+                self._keep(entry, state)
+        if self._writer is not None:  # which has what RAM had no room for
+            with contextlib.suppress(TimeoutError):
+                self._writer.submit(int).result(timeout=max(0.0, until - time.monotonic()))
         with self._lock:
-            return len(self._disk.tier)
+            return sum(len(one.tier) for one in self._files)
+
+    def _latest_first(self) -> Iterator[tuple[KvEntry, State]]:
+        """What is in RAM, each as it is wanted."""
+        with self._lock:
+            keys = [entry.key for entry in sorted(self._ram, key=lambda one: -_used_at(one))]
+        for key in keys:
+            with self._lock:
+                found = (self._ram[key], self._states[key]) if key in self._ram else None
+            if found is not None:
+                yield found
+
+    def _keep(self, entry: KvEntry, state: State) -> None:
+        """Writes a state where there is room for it: with the board, else on the disk."""
+        for files in self._files:
+            try:
+                path = files.write(entry, state)
+            except (OSError, TurnpikeError) as error:
+                log.info("not kept where=%s bytes=%d error=%s", files.origin, entry.num_bytes, error)
+                continue
+            with self._lock:
+                self._num_evicted += files.keep(entry, path)
+                if not files.stays_when_loaded and self._is_in_ram(entry):
+                    self._ram.remove(entry.key)
+                    del self._states[entry.key], self._origins[entry.key]
+            return
+        with self._lock:
+            self._num_evicted += 1
+
+    def num_in_files(self, key: Key) -> int:
+        """How many tokens of a conversation are in files that are there: others may have removed some of a board's."""
+        with self._lock:
+            return max((one.tier[key].num_tokens for one in self._files if one.has_file(key)), default=0)
 
     def close(self) -> None:
         """Ends the writer after the file at hand; what had not been begun is given up."""

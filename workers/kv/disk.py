@@ -7,11 +7,13 @@ changed or is another model's reaches llama.cpp.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import struct
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Unpack
@@ -22,7 +24,7 @@ from msgspec import Struct
 from broker import codec
 from broker.errors import InvalidMessage, TurnpikeError
 from broker.locks import Lock, Waiting
-from broker.messages import CutPoint, Remembered
+from broker.messages import CachedIn, CutPoint, Remembered
 from workers.engine.protocol import State
 from workers.kv.checks import StateLayout, checksum, cuts_checksum
 from workers.kv.index import TOKEN_BYTES, Key, KvEntry, Tier, split
@@ -32,6 +34,8 @@ OLDER_MAGIC = b"TPKV2\0\0\0"
 """Of files without checkpoints, which are read too."""
 MAX_HEADER_BYTES = 4096
 SUFFIX = ".kv"
+PART = ".kv.part"
+"""Of what is being written, or was when its process ended."""
 
 log = logging.getLogger(__name__)
 
@@ -58,23 +62,40 @@ class Header(Struct, frozen=True):
         return self.num_bytes + sum(one.num_bytes for one in self.cuts)
 
 
-def _nothing(key: Key) -> Remembered | None:
+def nothing(key: Key) -> Remembered | None:
+    """Of who keeps no memory of conversations."""
     return None
 
 
-def _to_nobody(key: Key, remembered: Remembered) -> None:
-    pass
+def to_nobody(key: Key, remembered: Remembered) -> None:
+    """The same, the other way."""
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Those of conversations, the longest unused first."""
+    found = []
+    for path in folder.glob(f"*{SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(found)]
 
 
 class Disk:
     """The files of one model's worker, within a cap of bytes."""
+
+    origin: CachedIn = "disk"
+    """Where a turn that finds its state here is told to have found it."""
+    stays_when_loaded = True
+    """Whether a file stays that was read into RAM."""
+    advice = "give this worker another --kv-dir"
+    """For a worker that finds the folder in use."""
 
     def __init__(
         self,
         folder: Path,
         max_bytes: int,
         layout: StateLayout,
-        recall: Callable[[Key], Remembered | None] = _nothing,
+        recall: Callable[[Key], Remembered | None] = nothing,
     ) -> None:
         """`layout` is what this worker's states are like, `recall` says what is remembered of a conversation. Raises
         TurnpikeError."""
@@ -90,35 +111,42 @@ class Disk:
         except OSError as error:
             raise TurnpikeError(f"no conversations can be kept in {folder}: {error.strerror or error}") from None
 
-    def open(self, adopt: Callable[[Key, Remembered], None] = _to_nobody, **waiting: Unpack[Waiting]) -> None:
-        """Reads back what an earlier process left, the oldest first; what is of no use is removed, with a line each.
-        What was remembered of a conversation goes to `adopt`.
+    def open(self, adopt: Callable[[Key, Remembered], None] = to_nobody, **waiting: Unpack[Waiting]) -> None:
+        """Reads back what an earlier process left, the longest unused first; what is of no use is removed, with a line
+        each. What was remembered of a conversation goes to `adopt`.
 
         From here on the folder is this worker's alone, until `close`; one that still stops may be waited for. Raises
         InUse, CannotLock."""
         if self._lock is None:
-            advice = "give this worker another --kv-dir"
-            self._lock = Lock.of(self._folder, "the folder of parked conversations", advice=advice, **waiting)
-        for left in self._folder.glob(f"*{SUFFIX}.part"):
-            left.unlink()
-        for path in sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda one: one.stat().st_mtime):
+            self._lock = Lock.of(self._folder, "the folder of parked conversations", advice=self.advice, **waiting)
+        for left in self._folder.glob(f"*{PART}"):
+            left.unlink(missing_ok=True)
+        for path in files_in(self._folder):
             try:
-                header, tokens, end = self._head(path)
-                remembered = self._remembered(path, header, end - len(tokens))
+                entry, remembered = self._indexed(path)
             except (OSError, ValueError) as error:
                 log.warning("discarded file=%s reason=%s", path.name, error)
                 path.unlink(missing_ok=True)
                 continue
-            key = Key(header.client, header.conversation)
             if remembered is not None:
-                adopt(key, remembered)
-            self.keep(KvEntry(key, tokens, path.stat().st_size, header.num_canonical, header.cuts), path)
+                adopt(entry.key, remembered)
+            self.keep(entry, path)
 
     def close(self) -> None:
         """Lets go of the folder; the files stay."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def _indexed(self, path: Path) -> tuple[KvEntry, Remembered | None]:
+        """What a file holds, and what is remembered with it. Raises OSError, and ValueError where anything does not
+        agree."""
+        header, tokens, end = self._head(path)
+        remembered = self._remembered(path, header, end - len(tokens))
+        status = path.stat()
+        key = Key(header.client, header.conversation)
+        entry = KvEntry(key, tokens, status.st_size, header.num_canonical, header.cuts, status.st_mtime)
+        return entry, remembered
 
     def _head(self, path: Path) -> tuple[Header, bytes, int]:
         """Header, tokens, and where the state begins. Raises ValueError where anything does not agree."""
@@ -165,7 +193,36 @@ class Disk:
         return header
 
     def write(self, entry: KvEntry, state: State) -> Path:
-        """Writes a state, whole or not at all; its file. Blocks; raises OSError."""
+        """Writes a state, whole or not at all; its file, which is as old as the state's last use. Blocks; raises
+        OSError, and TurnpikeError where the folder is shared and cannot be had."""
+        path = self._path(entry.key)
+        used_at = time.time() if entry.used_at is None else entry.used_at
+        parts = self._parts(entry, state)
+        with self._room(path, sum(len(part) for part in parts), used_at):
+            descriptor, temporary = tempfile.mkstemp(dir=self._folder, suffix=PART)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.writelines(parts)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.utime(temporary, (used_at, used_at))
+                os.replace(temporary, path)
+                folder = os.open(self._folder, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+        return path
+
+    def _path(self, key: Key) -> Path:
+        name = hashlib.sha256(f"{key.client}/{key.conversation}".encode()).hexdigest()[:32]
+        return self._folder / f"{name}{SUFFIX}"
+
+    def _parts(self, entry: KvEntry, state: State) -> tuple[State, ...]:
+        """What its file has, in order."""
         remembered = self._recall(entry.key)
         content = codec.encode(remembered) if remembered is not None else b""
         whole, checkpoints = split(state, entry.cuts)
@@ -183,25 +240,11 @@ class Disk:
             cuts_checksum(checkpoints),
         )
         text = msgspec.json.encode(header)
-        name = hashlib.sha256(f"{entry.key.client}/{entry.key.conversation}".encode()).hexdigest()[:32]
-        path = self._folder / f"{name}{SUFFIX}"
-        descriptor, temporary = tempfile.mkstemp(dir=self._folder, suffix=f"{SUFFIX}.part")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                for part in (MAGIC, struct.pack("<I", len(text)), text, content, entry.tokens, state):
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        return path
+        return MAGIC, struct.pack("<I", len(text)), text, content, entry.tokens, state
+
+    def _room(self, path: Path, num_bytes: int, used_at: float) -> contextlib.AbstractContextManager[None]:
+        """Entered while a file of so many bytes is written. Here a cap is kept by `keep`, once it is."""
+        return contextlib.nullcontext()
 
     def keep(self, entry: KvEntry, path: Path) -> int:
         """Adds a written file to the index; how many others were removed for it."""
@@ -211,17 +254,20 @@ class Disk:
             self._paths.pop(one.key).unlink(missing_ok=True)
         return len(gone)
 
-    def read(self, entry: KvEntry) -> bytes | None:
+    def has_file(self, key: Key) -> bool:
+        """Whether a conversation's file was written, and is still there."""
+        return key in self._paths and self._paths[key].exists()
+
+    def read(self, entry: KvEntry) -> State | None:
         """A state with its checkpoints, where its bytes are those that were written; None, with a log line, where not.
         Blocks."""
         path = self._paths.get(entry.key)
-        if path is None:
-            return None
+        return self._read(path, entry) if path is not None else None
+
+    def _read(self, path: Path, entry: KvEntry) -> State | None:
         try:
             header, tokens, begin = self._head(path)
-            with path.open("rb") as file:
-                file.seek(begin)
-                state = file.read()
+            state = self._content(path, begin)
             if (tokens, header.cuts) != (entry.tokens, entry.cuts):
                 raise ValueError("its tokens or checkpoints are others")
             self._layout.check_content(tokens, state, header.sha256, header.cuts, header.cuts_sha256)
@@ -229,6 +275,11 @@ class Disk:
             log.warning("discarded file=%s reason=%s", path.name, error)
             return None
         return state
+
+    def _content(self, path: Path, begin: int) -> State:
+        with path.open("rb") as file:
+            file.seek(begin)
+            return file.read()
 
     def forget(self, entry: KvEntry) -> int:
         """Removes a file, unless it was written anew; how many were."""

@@ -111,6 +111,11 @@ class _Wanted:
     cuts: tuple[CutPoint, ...]
 
 
+def _cause(holding: Holding, cause: RecomputedFor) -> RecomputedFor:
+    """What computing is counted as: of a worker that made room for another model it was that, but for another file."""
+    return "swapped" if holding.is_swapped and cause != "fingerprint" else cause
+
+
 class Fetcher:
     """Finds what peers offer for a turn, and fetches it into the cache."""
 
@@ -150,7 +155,8 @@ class Fetcher:
         if holding is None:
             return await self._beginning(client, turn)
         if holding.worker == self._worker:
-            return None
+            # An earlier process of this name made room for another model, and nobody has kept it.
+            return Offer(holding, cause="swapped") if holding.is_swapped else None
         offer = await self._opened(key, holding)
         if offer.opened is not None and offer.opened.remembered is not None:
             self._history.adopt(client, turn.conversation, offer.opened.remembered)
@@ -176,7 +182,7 @@ class Fetcher:
 
     async def _opened(self, key: Key, holding: Holding) -> Offer:
         """What the peer has, opened where it is of use and worth fetching."""
-        offer = Offer(holding)
+        offer = Offer(holding, cause=_cause(holding, "cheaper"))
         num_saved = holding.num_tokens - num_tokens_here(self._engine, self._cache, key)
         try:
             self._layout.check_announced(holding)
@@ -187,7 +193,7 @@ class Fetcher:
             self._layout.check_opened(opened, self._cache.max_bytes)
         except (TransferFailed, WrongState) as error:
             log.info("nothing fetched peer=%s reason=%s", holding.worker, error)
-            offer.cause = error.cause
+            offer.cause = _cause(holding, error.cause)
         else:
             offer.opened = opened
         return offer
@@ -221,7 +227,7 @@ class Fetcher:
             self._rate.learn(opened.num_bytes, 2 * (time.perf_counter() - started))
             return None
         except (TransferFailed, WrongState) as error:
-            offer.cause = error.cause
+            offer.cause = _cause(offer.holding, error.cause)
             log.info("fetching failed peer=%s reason=%s", offer.holding.worker, error)
             return None
         finally:

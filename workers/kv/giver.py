@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from broker.messages import FetchOpen, FetchPart, FetchRefused, Opened, Remembered, StatePart, new_id
 from workers.engine.protocol import State
-from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
+from workers.kv.cache import MIN_OFFLOADED_TOKENS
 from workers.kv.checks import StateLayout, checksum, cuts_checksum
-from workers.kv.engine_port import EnginePort, num_tokens_here
+from workers.kv.engine_port import EnginePort, States, num_tokens_here
 from workers.kv.index import Key, split
 
 IDLE_SECONDS = 15.0
@@ -49,7 +49,7 @@ class Giver:
     def __init__(
         self,
         engine: EnginePort,
-        cache: OffloadCache,
+        cache: States,
         layout: StateLayout,
         recall: Callable[[str, str], Remembered | None],
         *,

@@ -57,6 +57,8 @@ class KvEntry:
     """Of the tokens, those that were computed in the deterministic mode's fixed chunks."""
     cuts: tuple[CutPoint, ...] = ()
     """In order of position, each before the last token."""
+    used_at: float | None = field(default=None, compare=False)
+    """When its conversation had its last turn, in seconds since the epoch; None where that is not known."""
 
     @property
     def num_tokens(self) -> int:

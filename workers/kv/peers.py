@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
+from collections.abc import Mapping
 
-import msgspec
 import nats.errors
 from nats.aio.client import Client as NatsConnection
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from broker import codec, subjects
 from broker.errors import InvalidMessage
 from broker.messages import FetchClose, FetchOpen, FetchPart, FetchRefused, FetchRequest, Opened, StatePart
 from workers.health import guarded
+from workers.kv.answering import Answering
 from workers.kv.cache import OffloadCache
 from workers.kv.checks import StateLayout
 from workers.kv.directory import Directory
@@ -28,8 +25,6 @@ from workers.prompts.history import History
 OPEN_SECONDS = 5.0
 """For a peer to answer: its engine's step may have to end first."""
 PART_SECONDS = 5.0
-
-log = logging.getLogger(__name__)
 
 
 class NatsPeerClient:
@@ -81,14 +76,12 @@ class Peers:
         max_bytes_per_second: float,
     ) -> None:
         """`layout` is what this worker's states are like. 0 bytes a second: nothing is given or fetched."""
-        self._nc = nc
-        self._worker = worker
         self._cache = cache
+        self._history = history
         self._is_on = max_bytes_per_second > 0 and cache.is_on
-        self._subscription: Subscription | None = None
-        self._group: asyncio.TaskGroup | None = None
         self.directory = Directory(nc, layout, model=model, worker=worker, is_on=self._is_on)
         self.giver = Giver(engine, cache, layout, history.recall, max_bytes_per_second=max_bytes_per_second)
+        self._answering = Answering(nc, worker, self.giver)
         self.fetcher = Fetcher(
             worker,
             self.directory,
@@ -103,46 +96,20 @@ class Peers:
     async def start(self, group: asyncio.TaskGroup) -> None:
         """Answers peers from now on, each request in a task of `group`, and tells the directory what is here."""
         if self._is_on:
-            self._group = group
-            self._subscription = await self._nc.subscribe(subjects.kv(self._worker), cb=self._on_request)
-            group.create_task(guarded("the directory", self.directory.announce_cached(self._cache)))
+            await self._answering.start(group)
+            told = self.directory.announce_cached(self._cache, self._history.recall)
+            group.create_task(guarded("the directory", told))
 
     async def stop(self) -> None:
         """Gives nothing more; who reads just now computes instead."""
-        if self._subscription is not None:
-            with contextlib.suppress(nats.errors.Error):
-                await self._subscription.unsubscribe()
-        self._group = None
-        self.giver.close_all()
+        await self._answering.stop()
 
-    async def _on_request(self, message: Msg) -> None:
-        try:
-            request = codec.decode(message.data, FetchRequest, message.headers)
-        except InvalidMessage as error:
-            log.warning("fetch request not understood error=%s", error)
-            with contextlib.suppress(nats.errors.Error):  # so that nobody waits for it
-                await message.respond(codec.encode(FetchRefused("not_understood")))
+    async def tell_swapped(self, held: Mapping[Key, int]) -> None:
+        """Of a worker with a board: tells the directory that its conversations, of so many tokens each, are with the
+        board now, or with nobody where that has not kept them."""
+        board = self._cache.board
+        if not self._is_on or board is None or (giver := board.giver) is None:
             return
-        if self._group is None:
-            return
-        match request:
-            case FetchOpen():
-                self._group.create_task(guarded("giving a state", self._answer_open(message, request)))
-            case FetchPart():
-                self._group.create_task(guarded("giving a state", self._answer_part(message, request)))
-            case FetchClose():
-                self.giver.close(request.transfer)
-
-    async def _answer_open(self, message: Msg, request: FetchOpen) -> None:
-        answer = await self.giver.open(request)
-        payload = codec.encode(answer)
-        if len(payload) > self._nc.max_payload and isinstance(answer, Opened):
-            # Megabytes of text: the prompt is then made from the text that the turn has anyway.
-            payload = codec.encode(msgspec.structs.replace(answer, remembered=None))
-        with contextlib.suppress(nats.errors.Error):
-            await message.respond(payload)
-
-    async def _answer_part(self, message: Msg, request: FetchPart) -> None:
-        answer = await self.giver.part(request)
-        with contextlib.suppress(nats.errors.Error):
-            await message.respond(codec.encode(answer))
+        kept = {key for key, num_tokens in held.items() if self._cache.num_in_files(key) >= num_tokens}
+        told = self.directory.tell_swapped(held, kept, giver, self._history.recall)
+        await guarded("the directory", told)

@@ -22,7 +22,7 @@ class Prefetch:
 
     async def bring(self, work: Work, job: Job, offer: Offer | None) -> None:
         """Comes back when nothing more is to come, or the turn is cancelled; notes the seconds of a transfer."""
-        if not self._cache.has_disk and offer is None:
+        if not self._cache.has_files and offer is None:
             return
         key = Key(job.client, job.conversation)
         tokens = packed([*job.prompt, *job.resumed])
