@@ -174,6 +174,8 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     draft = None
     if (draft_file := config.draft_file) is not None:
         draft = await asyncio.to_thread(open_draft, draft_file, model, engine, options, cleanup)
+    elif config.draft_model is not None:
+        log.info("draft model left out: nothing is guessed in the deterministic mode, or with --speculation off")
     return LoadedModel(
         name=name,
         model=model,

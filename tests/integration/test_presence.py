@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import itertools
 import logging
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -16,7 +18,19 @@ from broker import discovery
 from broker.accounts import GATEWAY, WORKER
 from broker.client import Client
 from broker.connection import close, connect
-from broker.discovery import CHAT, DRAINING, RAW, SCORE, SERVING, THINKING, TOOLS, Load, WorkerInfo, departures
+from broker.discovery import (
+    CHAT,
+    DRAINING,
+    RAW,
+    SCORE,
+    SERVING,
+    STARTING,
+    THINKING,
+    TOOLS,
+    Load,
+    WorkerInfo,
+    departures,
+)
 from broker.errors import OtherFile, TurnRejected, UnservedModel
 from broker.messages import Message, Tool
 from broker.server import EmbeddedServer
@@ -227,6 +241,22 @@ async def test_of_two_that_start_at_once_with_two_files_one_stays(
         stays = await asyncio.gather(start("w1", stack), start("w2", stack))
         assert sorted(stays) == [False, True]
         assert (await client.ask("m", "hello")).text == "echo hello"
+
+
+async def test_one_that_came_later_and_had_not_seen_it_stays(
+    nats_server: EmbeddedServer, start_worker: StartWorker
+) -> None:
+    nc = await connect(nats_server.address(WORKER), name="later")
+    metadata = {"worker": "w9", "model": "m", "model_name": "M", "quantization": "q", "num_ctx": "10", "node": "n"}
+    metadata |= {"fingerprint": "other", "since": repr(time.time() + 60)}
+    states = itertools.chain([STARTING] * 2, itertools.repeat(SERVING))  # it had looked, and then begins to serve
+    await discovery.announce(
+        nc, version="0.1.0", metadata=metadata, load=lambda: Load(1, 0, 0, 0.0, state=next(states))
+    )
+    with pytest.raises(OtherFile):
+        async with start_worker(fingerprint="f"):
+            pass
+    await close(nc)
 
 
 async def test_a_worker_of_an_earlier_release_is_compared_by_its_files_bytes(

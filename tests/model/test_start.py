@@ -183,11 +183,13 @@ async def started(folder: Path, *flags: str, model_file: Path = DEMO.path) -> As
 
 
 async def test_a_worker_with_the_smallest_context_starts_and_answers(tmp_path: Path) -> None:
-    async with started(tmp_path, "--num-ctx", "256") as found:
+    flags = ("--num-ctx", "256", "--draft-model", str(DEMO.path), "--speculation", "off")
+    async with started(tmp_path, *flags) as found:
         done = await found.client.ask("m", [Message("user", "Hello")], sampling=Sampling(max_tokens=4))
         log = (tmp_path / "worker.log").read_text()
     assert done.usage.completion_tokens > 0
     assert "Traceback" not in log
+    assert "draft model left out" in log
     assert re.search(r"threads=\d a decode step by threads 1:\S+ms.* \(measured now", log)
     assert re.search(r"threads_batch=\d a prompt's token by threads 1:\S+ms.* \(measured now", log)
     assert re.search(r"poll=(none|0|50) ", log)

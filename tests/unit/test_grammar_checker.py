@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from broker.messages import Sampling
 from tests.follow import TABLE
 from tests.support import ROOT, freeze
 from workers.grammars.checker import GrammarChecker
-from workers.grammars.frames import LIST, TAKE, TRY, framed, length_of, token_of, with_token
+from workers.grammars.frames import ANSWER, ERROR, LIST, TAKE, TRY, framed, length_of, token_of, with_token
 from workers.grammars.matcher import Matcher
 from workers.grammars.remote_matcher import MatcherProcess, RemoteMatcher
 
@@ -290,3 +291,31 @@ def test_a_guess_that_cannot_be_followed_leaves_the_text_as_it_was() -> None:
     assert matcher.num_allowed(b"yab!") == 0, "it is asked about no more guesses"
     assert all(matcher.take(byte) for byte in b"yabc")
     assert not matcher.take(ord("!"))
+
+
+class Peer(MatcherProcess):
+    """A matcher's side that a test plays."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.theirs: socket.socket | None = None
+
+    def connect(self) -> socket.socket:
+        ours, self.theirs = socket.socketpair()
+        return ours
+
+
+def test_a_matcher_that_fails_at_a_guess_says_so_at_the_next_question() -> None:
+    peer = Peer()
+    matcher = RemoteMatcher(peer, 'root ::= "a"', "sampling.grammar")
+    assert peer.theirs is not None
+    peer.theirs.sendall(framed(ANSWER + b"\0"))
+    assert answer(matcher) == b""
+    matcher.foretell(b"aa")
+    peer.theirs.sendall(framed(ERROR + b"it takes too much memory"))
+    assert matcher.num_allowed(b"aa") == 2
+    matcher.ask(with_token(TRY, ord("a")))
+    with pytest.raises(TurnRejected, match="it takes too much memory"):
+        answer(matcher)
+    matcher.close()
+    peer.theirs.close()

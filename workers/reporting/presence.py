@@ -24,6 +24,8 @@ from workers.worker_options import WorkerOptions
 
 PLAIN_ABILITIES = (RAW, SCORE)
 """Of a worker whose model has no chat template."""
+MAX_LOOKS = 20
+"""At the start, while one with another file that came later has neither gone nor begun to serve."""
 STOP_SECONDS = 1.0
 """How long a worker that stops waits for a server that does not answer."""
 
@@ -82,26 +84,36 @@ class Presence:
         another file, unless that is allowed: then it is told."""
         self._service = await discovery.announce(self._nc, version=version, metadata=self._metadata, load=load)
         # Announced first: of two that start at once each sees the other, and one of them goes.
-        found = await discovery.find_workers(self._nc, self._look_seconds)
-        for other in found:
-            if not self._is_in_the_way(other):
-                continue
-            error = OtherFile(self._metadata["model"], other.worker, other.node)
-            if not may_differ:
-                await self.stop()
-                raise error
-            log.warning("! %s", error)
+        for _ in range(MAX_LOOKS):
+            found = [one for one in await discovery.find_workers(self._nc, self._look_seconds) if self._differs(one)]
+            for other in found:
+                if self._goes_before(other):
+                    await self._give_way(other, may_differ=may_differ)
+            # One that came later goes, if it has seen this one: it may have looked before this one could be seen.
+            if may_differ or all(self._goes_before(other) for other in found):
+                return
 
-    def _is_in_the_way(self, other: WorkerInfo) -> bool:
+    async def _give_way(self, other: WorkerInfo, *, may_differ: bool) -> None:
+        error = OtherFile(self._metadata["model"], other.worker, other.node)
+        if not may_differ:
+            await self.stop()
+            raise error
+        log.warning("! %s", error)
+
+    def _differs(self, other: WorkerInfo) -> bool:
+        """Whether it is a worker of the model with another file, and one that stays."""
         mine = self._metadata
         if other.model != mine["model"] or other.load.state == discovery.DRAINING:
             return False
-        if other.load.state == discovery.STARTING and (other.since, other.worker) >= (self._since, mine["worker"]):
-            return False  # ourselves, or one that came later and goes
         if other.fingerprint and mine["fingerprint"]:
             return other.fingerprint != mine["fingerprint"]
         size = mine["file_bytes"]
         return bool(size) and other.file_bytes is not None and str(other.file_bytes) != size  # an earlier release
+
+    def _goes_before(self, other: WorkerInfo) -> bool:
+        """Whether this one has to go: the other serves, or came earlier."""
+        is_starting = other.load.state == discovery.STARTING
+        return not is_starting or (other.since, other.worker) < (self._since, self._metadata["worker"])
 
     def serve(self) -> None:
         """From now on it takes turns, and others may choose it."""
