@@ -67,6 +67,7 @@ async def board() -> AsyncIterator[Running]:
             write_credentials(folder / "credentials", server.address(BOARD))
             command = [sys.executable, str(ROOT / "turnpike"), "board", "--credentials", str(folder / "credentials")]
             command += ["--lock-file", str(folder / "lock"), "--models-dir", str(folder / "models")]
+            command += ["--board-dir", str(folder / "kept")]
             command += ["--num-ctx", "2048", "--log-level", "WARNING", *(f"--pin={one}" for one in LOADED)]
             process = await spawn(command, env={"PYTHONPATH": str(ROOT)})
             try:
