@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,23 +66,43 @@ def real_models() -> dict[str, Path]:
 
 
 def resident(pid: int) -> tuple[int, int]:
-    """Bytes that a process and its children have in memory: of model files, by RSS, and of all else, by PSS.
+    """Bytes that a process and its children have in memory: of model files, by RSS, and of all else.
 
-    A file that several processes have mapped is there once, and each of them needs it.
+    Of files that are mapped, libraries for the most part, each page counts once, whoever else has it mapped: PSS would
+    tell less of a worker for every other process that runs Python. What is no file's is told by PSS, as children share
+    it with their parent.
     """
     root = psutil.Process(pid)
-    file = rest = 0
+    model = rest = 0
+    files: dict[str, int] = {}
     for process in (root, *root.children(recursive=True)):
-        is_model = False
-        for line in Path(f"/proc/{process.pid}/smaps").read_text().splitlines():
-            name = line.split()[0]
-            if "-" in name:
-                is_model = line.endswith(".gguf")
-            elif (is_model and name == "Rss:") or (not is_model and name == "Pss:"):
-                size = int(line.split()[1]) * 1024
-                file += size if is_model else 0
-                rest += 0 if is_model else size
-    return file, rest
+        shared: dict[str, int] = {}
+        for name, sizes in _mappings(process.pid):
+            if name.endswith(".gguf"):
+                model += sizes["Rss"]
+            elif name.startswith("/"):
+                shared[name] = shared.get(name, 0) + sizes["Rss"] - sizes["Anonymous"]
+                rest += sizes["Anonymous"]
+            else:
+                rest += sizes["Pss"]
+        for name, size in shared.items():
+            files[name] = max(files.get(name, 0), size)
+    return model, rest + sum(files.values())
+
+
+def _mappings(pid: int) -> Iterator[tuple[str, dict[str, int]]]:
+    """A process's, by /proc/PID/smaps: the file, empty where there is none, and bytes by field."""
+    name, sizes = "", dict[str, int]()
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        field, *words = line.split()
+        if not field.endswith(":"):
+            if sizes:
+                yield name, sizes
+            name, sizes = words[4] if len(words) > 4 else "", {}
+        elif words[-1] == "kB":
+            sizes[field[:-1]] = int(words[0]) * 1024
+    if sizes:
+        yield name, sizes
 
 
 def planned(path: Path, *, num_ctx: int, num_slots: int, park_bytes: int) -> MemoryPlan:
