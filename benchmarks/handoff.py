@@ -21,7 +21,7 @@ from broker.process import spawn, terminate
 
 NUM_CONVERSATIONS = 4
 GIVEN_BYTES_PER_SECOND = 20_000_000
-WINDOW_SECONDS = 10
+WINDOW_SECONDS = 5
 NUM_WINDOWS = 6
 
 
@@ -64,7 +64,8 @@ async def moved(
 async def fetched(weights: Weights) -> Row:
     computed, _ = await moved(0, weights.file)
     taken, fetching = await moved(1_000_000_000, weights.file)
-    print(f"fetched {len(taken)}, computed {len(computed)} times; fetching took {statistics.median(fetching):.3f} s")
+    each = [" ".join(f"{one * 1000:.0f}" for one in times) for times in (taken, computed, fetching)]
+    print(f"ms, fetched {each[0]}, computed {each[1]}; fetching took {each[2]}")
     ours, without = statistics.median(taken), statistics.median(computed)
     name = f"TTFT of the next turn on another worker, {CONTEXT_TOKENS} tokens: computed ÷ fetched"
     return Row(weights.of(name), f"{ours * 1000:.0f} ms", f"{without * 1000:.0f} ms", without / ours, 30)
@@ -73,8 +74,9 @@ async def fetched(weights: Weights) -> Row:
 async def given(weights: Weights) -> Row:
     """Decode of four streams, in turn with and without a peer that fetches an idle conversation again and again: each
     time it is copied out of the context, as parking does, and sent."""
-    flags = ("--threads", CORES, "--num-slots", 8, "--fetch-bytes-per-second", GIVEN_BYTES_PER_SECOND)
-    async with system(*flags, "--num-ctx", 8192, model_file=weights.file) as here:
+    # Guesses would make the answers' speed another from window to window.
+    flags = ("--threads", CORES, "--num-slots", 8, "--num-ctx", 8192, "--speculation", "off")
+    async with system(*flags, "--fetch-bytes-per-second", GIVEN_BYTES_PER_SECOND, model_file=weights.file) as here:
         await Conversation(here, "idle").next(text_of(CONTEXT_TOKENS), max_tokens=2)
         (worker,) = await here.client.workers()
         peer = await connect(here.server.address(WORKER), name="peer")

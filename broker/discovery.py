@@ -241,13 +241,20 @@ def _lenient[T: Struct](fields: object, kind: type[T]) -> T:
     if not isinstance(fields, dict):
         raise ValueError(f"a {type(fields).__name__} instead of a map")
     kept = dict(fields)
-    for field in msgspec.structs.fields(kind):
-        if field.name in kept and not field.required:
+    for name, type_of_field in _optional_fields(kind):
+        if name in kept:
             try:
-                msgspec.convert(kept[field.name], field.type)
+                msgspec.convert(kept[name], type_of_field)
             except msgspec.ValidationError:
-                del kept[field.name]
+                del kept[name]
     return msgspec.convert(kept, kind)
+
+
+@functools.cache
+def _optional_fields(kind: type[Struct]) -> tuple[tuple[str, Any], ...]:
+    """Name and type of each field that may be absent. Once: msgspec evaluates all of a struct's annotations anew at
+    each call, and gateways hear of each worker each second."""
+    return tuple((one.name, one.type) for one in msgspec.structs.fields(kind) if not one.required)
 
 
 def _state(answer: Mapping[str, Any]) -> object:

@@ -15,7 +15,7 @@ from broker import codec, subjects
 from broker.answer import Answer
 from broker.errors import InvalidMessage, ServerError
 from broker.jetstream import last_stored
-from broker.messages import Chunk, Done, End, Failed, Reply
+from broker.messages import Chunk, Done, End, Failed
 from broker.replies import read_end
 from producers.gateway.keys import Account
 
@@ -68,7 +68,7 @@ class Places:
         async def on_reply(message: Msg) -> None:
             nonlocal num_tokens
             with contextlib.suppress(InvalidMessage):
-                arrived = codec.decode(message.data, Reply | End, message.headers)
+                arrived = codec.decode_reply(message.data, message.headers)
                 if isinstance(arrived, Chunk):
                     num_tokens += len(arrived.tokens)
                 elif isinstance(arrived, Done | Failed):
