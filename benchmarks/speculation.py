@@ -3,7 +3,8 @@ the same?
 
 Two workers of one model, one with `--speculation off`, asked one after the other in mirrored order (off, auto, auto,
 off): tasks whose answers repeat text of the prompt, chats, and random text, by as many streams at once as asked for.
-The rates are of decoding, from a turn's first token to its last.
+The rates are of decoding, from a turn's first token to its last. With `--draft-model FILE` the second worker has that
+draft model; with `--beside off|auto` it is held against a worker with guesses by n-grams alone, or with none.
 """
 
 from __future__ import annotations
@@ -92,13 +93,16 @@ async def measured(running: System, turns: Iterable[tuple[str | list[Message], S
     )
 
 
-async def rows(weights: Weights, streams: Iterable[int], num_turns: int, num_rounds: int) -> list[Row]:
+async def rows(
+    weights: Weights, streams: Iterable[int], num_turns: int, num_rounds: int, draft: Path | None, beside: str
+) -> list[Row]:
     """One for each kind of turn and number of streams; each round's ratios on the terminal."""
     flags = ("--threads", CORES, "--num-slots", max(streams), "--speculation")
+    more = ("--draft-model", draft) if draft is not None else ()
     found = []
     async with (
-        system(*flags, "off", model_file=weights.file) as off,
-        system(*flags, "auto", model_file=weights.file) as auto,
+        system(*flags, beside, model_file=weights.file) as off,
+        system(*flags, "auto", *map(str, more), model_file=weights.file) as auto,
     ):
         for kind in kinds(num_turns):
             for num_streams in streams:
@@ -106,16 +110,17 @@ async def rows(weights: Weights, streams: Iterable[int], num_turns: int, num_rou
                 for which in ORDER * num_rounds:
                     running = auto if which == "auto" else off
                     rounds[which].append(await measured(running, kind.turns, num_streams))
-                found.append(row_of(weights, kind, num_streams, rounds))
+                found.append(row_of(weights, kind, num_streams, rounds, draft))
     return found
 
 
-def row_of(weights: Weights, kind: Asked, num_streams: int, rounds: dict[str, list[Round]]) -> Row:
+def row_of(weights: Weights, kind: Asked, num_streams: int, rounds: dict[str, list[Round]], draft: Path | None) -> Row:
     """The median of the rounds' ratios; what was guessed and which answers differ is told besides."""
     ratios = [with_.rate / without.rate for with_, without in zip(rounds["auto"], rounds["off"], strict=True)]
     with_, without = rounds["auto"][-1], rounds["off"][-1]
     num_same = sum(a == b for a, b in zip(with_.texts, without.texts, strict=True))
-    name = weights.of(f"decode with guesses, {kind.name}, {num_streams} at once")
+    by = f" by {draft.stem}" if draft is not None else ""
+    name = weights.of(f"decode with guesses{by}, {kind.name}, {num_streams} at once")
     each = " ".join(f"{ratio:.3f}" for ratio in ratios)
     guessed = f"{with_.num_accepted} of {with_.num_drafted} guesses right"
     print(f"{name}: {each}; {guessed}; {num_same} of {len(with_.texts)} answers the same")
@@ -129,11 +134,13 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, choices=STREAMS)
     parser.add_argument("--turns", type=int, default=30, help="of the tasks")
     parser.add_argument("--rounds", type=int, default=1, help="of two pairs each")
+    parser.add_argument("--draft-model", type=Path, help="of the worker with guesses")
+    parser.add_argument("--beside", choices=("off", "auto"), default="off", help="the other worker's --speculation")
     said = parser.parse_args()
     weights = [Weights(said.model_file, said.model_file.stem)] if said.model_file else all_weights()
     found = []
     for one in weights:
-        found += asyncio.run(rows(one, said.streams, said.turns, said.rounds))
+        found += asyncio.run(rows(one, said.streams, said.turns, said.rounds, said.draft_model, said.beside))
     show("guesses against none", found)
 
 

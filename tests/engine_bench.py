@@ -10,7 +10,7 @@ from tests.fakes import FIRST, FakeEngine, FakeSampler
 from workers.engine.costs import CostModel
 from workers.engine.events import Event, Finished, Generated, Job, Lost, Rejected
 from workers.engine.loop import EngineLoop
-from workers.engine.protocol import PENDING, Span, TokenSampler
+from workers.engine.protocol import PENDING, Foresee, Span, TokenSampler
 from workers.engine.scheduler import Scheduler, Step
 from workers.engine.slots import Slots
 from workers.grammars.held_calls import CallFollower
@@ -71,7 +71,13 @@ class Observed(FakeEngine):
         self.noted.append("decode")
         return super().decode(spans)
 
-    def sampler(self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None) -> TokenSampler:
+    def sampler(
+        self,
+        sampling: Sampling,
+        prompt: list[int],
+        grammar: HeldText | CallFollower | None,
+        foresee: Foresee | None = None,
+    ) -> TokenSampler:
         self.num_samplers += 1
         return Watched(self, grammar)
 

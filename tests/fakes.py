@@ -7,7 +7,7 @@ import hashlib
 import threading
 import time
 from array import array
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 from nats.aio.client import Client as NatsConnection
@@ -17,7 +17,7 @@ from workers.assembly import Assembly, Parts, assemble
 from workers.engine.calibration import UNMEASURED, Calibration
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
-from workers.engine.protocol import Engine, Span, State, TokenSampler
+from workers.engine.protocol import Engine, Foresee, Span, State, TokenSampler
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.grammars.held_calls import CallFollower
@@ -74,6 +74,11 @@ class FakeSampler:
 
     def poll(self) -> int:
         raise AssertionError("never pending")
+
+    def foretell(self, guess: Sequence[int]) -> None: ...
+
+    def num_allowed(self, guess: Sequence[int]) -> int:
+        return len(guess)
 
     def logprob(self, token: int, num_top: int) -> TokenLogprob:
         raise AssertionError("never pending")
@@ -171,7 +176,13 @@ class FakeEngine:
             answer = self._answer
         return ord(answer[index]) + self._begin if index < len(answer) else END
 
-    def sampler(self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None) -> TokenSampler:
+    def sampler(
+        self,
+        sampling: Sampling,
+        prompt: list[int],
+        grammar: HeldText | CallFollower | None,
+        foresee: Foresee | None = None,
+    ) -> TokenSampler:
         self.num_samplers += 1
         return FakeSampler(self)
 

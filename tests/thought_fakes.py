@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker.messages import Sampling
 from tests.fakes import END, FIRST, FakeEngine, FakeSampler
-from workers.engine.protocol import TokenSampler
+from workers.engine.protocol import Foresee, TokenSampler
 from workers.grammars.held_calls import CallFollower
 from workers.grammars.held_text import HeldText
 
@@ -60,8 +60,14 @@ class Thinker(FakeEngine):
             next_one = THOUGHT[len(thought) % len(THOUGHT)]
         return ord(next_one) + FIRST if next_one else END
 
-    def sampler(self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None) -> TokenSampler:
+    def sampler(
+        self,
+        sampling: Sampling,
+        prompt: list[int],
+        grammar: HeldText | CallFollower | None,
+        foresee: Foresee | None = None,
+    ) -> TokenSampler:
         if not isinstance(grammar, HeldText):
-            return super().sampler(sampling, prompt, grammar)
+            return super().sampler(sampling, prompt, grammar, foresee)
         self.num_samplers += 1
         return Grammatical(self, grammar)

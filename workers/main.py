@@ -30,10 +30,11 @@ from workers.calls import syntax_of
 from workers.calls.writing import writer
 from workers.chosen_file import known_sha256, model_path, model_token
 from workers.engine.calibration import Calibration, calibrate
+from workers.engine.draft_context import DraftContext
 from workers.engine.drafting import Drafting
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
-from workers.engine.protocol import MAX_OUTPUTS, EngineError
+from workers.engine.protocol import EngineError
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.engine.threads import StepThreads
@@ -42,8 +43,9 @@ from workers.kv.cache import OffloadCache
 from workers.kv.disk import Disk
 from workers.machine.bandwidth import ReadBandwidth, buffer_bytes, read_bandwidth
 from workers.machine.cores import num_cores
-from workers.machine.facts import cpu_flags, machine_facts
-from workers.machine.memory import MemoryPlan, available_bytes, check_memory
+from workers.machine.facts import machine_facts
+from workers.machine.memory import MemoryPlan, available_bytes
+from workers.machine.model_plan import draft_size
 from workers.machine.thread_count import check_threads, choose_polling, step_threads
 from workers.model_facts import bytes_for_a_token
 from workers.model_file import ModelFileError
@@ -53,12 +55,12 @@ from workers.prompts.renderer import TemplateRenderer
 from workers.reporting.facts import memory_facts, setting_facts, thread_facts
 from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.reporting.presence import PLAIN_ABILITIES, abilities
-from workers.settings import WorkerSettings, resident
+from workers.settings import WorkerSettings
 from workers.worker import Worker
 from workers.worker_options import WorkerOptions
 
 if typing.TYPE_CHECKING:
-    from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel
+    from workers.llama.context import LlamaEngine, LlamaModel
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,8 @@ class LoadedModel:
     """What must be equal for a KV state to be used: the model file, the library's version, how cells are laid out."""
     active_bytes: int
     """Of its weights, what a token is computed with."""
+    draft: DraftContext | None = None
+    """Of the model that proposes what may follow."""
 
 
 async def serve(
@@ -102,6 +106,7 @@ async def serve(
     check_threads(config)
     keep_the_heap_small()
     path = await asyncio.to_thread(model_path, config)
+    await asyncio.to_thread(draft_size, config)  # whether it is a model at all is said before anything is loaded
     explain_aborts(f"model file {path}")
     name = subjects.token(config.model, "model") if config.model else model_token(path)
     nc = await connect(address, name=f"turnpike-worker-{name}")
@@ -140,8 +145,10 @@ async def serve(
 
 async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStack) -> LoadedModel:
     """The model in a context that fits into memory, its threads and rates measured."""
-    from workers.llama.backend import has_openmp, missing_features, system_info
+    from workers.llama.backend import has_openmp
     from workers.llama.context import LlamaEngine, LlamaModel
+    from workers.llama.draft import open_draft
+    from workers.llama.sizing import context_options, planned, report
 
     # Before the model is there, which needs the memory.
     bandwidth = await asyncio.to_thread(read_bandwidth, num_cores(), buffer_bytes(available_bytes()))
@@ -153,14 +160,18 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
     )
     cleanup.callback(model.close)
     num_ctx = min(config.num_ctx, model.num_ctx_train) if config.deterministic else config.num_ctx
-    plan = _planned(model, config, num_ctx)
-    engine = LlamaEngine(model, _context_options(config, num_ctx))
+    plan = planned(model, config, num_ctx)
+    options = context_options(config, num_ctx)
+    engine = LlamaEngine(model, options)
     cleanup.callback(engine.close)
-    _report(system_info(), missing_features(cpu_flags(), system_info()), plan, engine.buffers)
+    report(plan, engine.buffers)
     with computing(path):
         threads = await asyncio.to_thread(step_threads, engine, config, model.fingerprint)
         await asyncio.to_thread(choose_polling, engine, config, model.fingerprint, threads, has_openmp=has_openmp())
         calibration = await asyncio.to_thread(calibrate, engine, threads=threads, guesses=config.guesses)
+    draft = None
+    if (draft_file := config.draft_file) is not None:
+        draft = await asyncio.to_thread(open_draft, draft_file, model, engine, options, cleanup)
     return LoadedModel(
         name=name,
         model=model,
@@ -172,36 +183,7 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
         layout=_layout(config, model.fingerprint),
         bandwidth=bandwidth,
         active_bytes=bytes_for_a_token(model.parts),
-    )
-
-
-def _planned(model: LlamaModel, config: WorkerSettings, num_ctx: int) -> MemoryPlan:
-    """Raises DoesNotFit."""
-    return check_memory(
-        model.kv_shape.quantized(config.kv_type),
-        weight_bytes=resident(model.weight_bytes, config.resident_bytes),
-        num_ctx=num_ctx,
-        num_ubatch=config.num_ubatch,
-        max_outputs=max(MAX_OUTPUTS, config.num_slots),
-        flash_attention=not config.deterministic,
-        # The file is mapped by now, and counted in the plan; mapped pages count as available.
-        available=available_bytes(),
-        offload_cache=config.park_bytes,
-        num_slots=1 if config.deterministic else config.num_slots,
-    )
-
-
-def _context_options(config: WorkerSettings, num_ctx: int) -> ContextOptions:
-    from workers.llama.context import ContextOptions
-
-    return ContextOptions(
-        num_ctx=num_ctx,
-        # One sequence at a time, in cells that no other's history has shifted.
-        num_slots=1 if config.deterministic else config.num_slots,
-        num_threads=num_cores(),
-        num_ubatch=config.num_ubatch,
-        flash_attention=not config.deterministic,
-        kv_type=config.kv_type,
+        draft=draft,
     )
 
 
@@ -219,15 +201,6 @@ def _layout(config: WorkerSettings, fingerprint: str) -> str:
     """What must be equal for a KV state to be used: the model file, the library's version, how cells are laid out."""
     kind = "canonical" if config.deterministic else "flash"
     return f"{fingerprint}-{importlib.metadata.version('llama-cpp-python')}-{config.kv_type}-{kind}"
-
-
-def _report(info: str, missing: list[str], plan: MemoryPlan, buffers: dict[str, float]) -> None:
-    log.info("llama.cpp %s", info.strip())
-    if missing:
-        log.warning("llama.cpp was built without what this CPU has: %s", ", ".join(missing))
-    log.info("memory %s", plan.describe())
-    sizes = " ".join(f"{name.replace(' ', '_')}={size / 2**20:.0f}MiB" for name, size in buffers.items())
-    log.info("memory llama.cpp has %s", sizes)
 
 
 # --- The engine loop and what is kept of conversations ---
@@ -306,7 +279,7 @@ def _engine_loop(
         on_step=metrics.on_step,
         power=power,
         calibration=loaded.calibration,
-        drafting=Drafting.of(engine, costs.rows, is_wanted=config.guesses),
+        drafting=Drafting.of(engine, costs.rows, is_wanted=config.guesses, draft=loaded.draft),
     )
 
 
@@ -390,6 +363,7 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "num_ctx": str(loaded.num_ctx),
         "flash_attention": str(not config.deterministic).lower(),
         "chat_template": loaded.model.template.origin,
+        "draft_model": config.draft_file.name if config.draft_file is not None else "",
     }
     found |= setting_facts(config)
     return {name: value for name, value in found.items() if value}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from pathlib import Path
 from typing import Annotated, Literal
 
 from broker import subjects
@@ -80,6 +81,14 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
             "what steps take say that it pays; never in the deterministic mode"
         ),
     ] = "auto"
+    draft_model: Annotated[
+        str | None,
+        Setting(
+            "a GGUF file of a small model of the same vocabulary: it proposes tokens for decode steps to compute, "
+            "where that pays; never in the deterministic mode (default: none)",
+            path="file",
+        ),
+    ] = None
     deterministic: Annotated[bool, Setting("one turn at a time, repeatable to the bit")] = False
     share_prefixes: Annotated[bool, Setting("share KV prefixes across clients too, not only within one")] = False
     park_bytes: Annotated[
@@ -147,6 +156,11 @@ class WorkerSettings(ModelSettings, frozen=True, kw_only=True):
     def guesses(self) -> bool:
         """Whether decode steps may compute guesses at what follows."""
         return self.speculation == "auto" and not self.deterministic
+
+    @property
+    def draft_file(self) -> Path | None:
+        """The draft model's, where guesses may be made."""
+        return Path(self.draft_model).expanduser() if self.draft_model is not None and self.guesses else None
 
     def check(self) -> None:
         """Raises SettingsError with every problem."""

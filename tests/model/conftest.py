@@ -9,9 +9,14 @@ import pytest
 
 from broker.messages import Sampling
 from workers.engine.calibration import calibrate
+from workers.engine.costs import CostModel
+from workers.engine.draft_context import DraftContext
 from workers.engine.drafting import Drafting
 from workers.engine.events import Event, Finished, Generated, Job, Rejected
 from workers.engine.loop import EngineLoop
+from workers.engine.proposing import Proposer
+from workers.engine.protocol import Span
+from workers.engine.row_costs import RowCosts
 from workers.engine.scheduler import Scheduler, Step
 from workers.engine.slots import Slots
 from workers.grammars.checker import GrammarChecker
@@ -19,10 +24,21 @@ from workers.grammars.remote_matcher import MatcherProcess
 from workers.kv.cache import OffloadCache
 from workers.kv.disk import Disk
 from workers.llama.context import ContextOptions, KvType, LlamaEngine, LlamaModel
+from workers.llama.draft import LlamaDraft
 from workers.llama.random_model import write_model
 from workers.prompts.renderer import TemplateRenderer
 
 CHUNK = 64
+
+
+class CountedDraft(LlamaDraft):
+    """Counts its steps."""
+
+    num_steps = 0
+
+    def decode(self, spans: list[Span]) -> list[list[int]]:
+        self.num_steps += 1
+        return super().decode(spans)
 
 
 class Bench:
@@ -41,13 +57,24 @@ class Bench:
         disk_folder: Path | None = None,
         checkpoint_bytes: int = 1 << 24,
         drafting: Drafting | None = None,
+        draft: LlamaModel | None = None,
+        rows: dict[int, float] | None = None,
     ) -> None:
+        """With a `draft` model, steps are taken to cost by their `rows`, in seconds, and its own next to nothing."""
         self.model = model
         num_slots = 1 if deterministic else num_slots
         options = ContextOptions(
             num_ctx=num_ctx, num_slots=num_slots, num_threads=1, flash_attention=not deterministic, kv_type=kv_type
         )
         self.engine = LlamaEngine(model, options)
+        self.draft: CountedDraft | None = None
+        self.guesses: list[tuple[int, tuple[int, ...]]] = []
+        """Of each decode step with one sequence: behind so many tokens these were guessed."""
+        if draft is not None:
+            self.draft = CountedDraft(draft, options, self.engine)
+            self.followed = DraftContext(self.draft, CostModel(1e-6, RowCosts({1: 1e-6})), lambda: 0.0)
+            proposer = Proposer(self.followed)
+            drafting = Drafting(RowCosts(rows or {1: 1.0, 32: 1.0}), 32, proposer, self.engine.vocabulary.is_end)
         chunk = CHUNK if deterministic else 0
         self.scheduler = Scheduler(budget=budget, max_batch_tokens=2048, max_batch_outputs=32, canonical_chunk=chunk)
         can_remove = self.engine.can_remove_part
@@ -74,10 +101,14 @@ class Bench:
         self.cache.close()
         if self.disk is not None:
             self.disk.close()
+        if self.draft is not None:
+            self.draft.close()
         self.engine.close()
 
     def _count(self, step: Step, seconds: float) -> None:
         self.num_computed += step.num_tokens
+        if step.is_decode and len(step.spans) == 1:
+            self.guesses.append((step.spans[0].start + 1, step.spans[0].tokens[1:]))
 
     def _take(self, events: list[Event]) -> None:
         for event in events:

@@ -14,7 +14,9 @@ from workers.engine.calibration import MORE_ROWS, measure_rows
 from workers.engine.drafting import Drafting
 from workers.engine.protocol import Span
 from workers.engine.row_costs import RowCosts
+from workers.grammars.remote_matcher import RemoteMatcher
 from workers.llama.context import ContextOptions, LlamaEngine, LlamaModel
+from workers.llama.sampler import LlamaSampler
 
 PROMPT = [1, *(40 + index * 7 % 60 for index in range(90))]
 
@@ -70,3 +72,38 @@ def test_what_is_chosen_is_what_would_be_chosen_without_guesses(bench: Callable[
         # Of a random model's tokens some are as likely as the likeliest.
         assert logits[token] > logits.max() - 2 * LOGITS_TOLERANCE
         ((row,),) = engine.decode([Span(0, position, (token,), position)])
+
+
+def settle(one: Bench) -> None:
+    """Waits until all that was asked of grammars' processes is told."""
+    for active in one.loop._running.values():
+        matcher = active.sampler.matcher if isinstance(active.sampler, LlamaSampler) else None
+        while matcher is not None and matcher._awaited:
+            matcher.num_allowed(())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_the_grammar_forbids_is_not_computed(
+    bench: Callable[..., Bench], tiny: LlamaModel, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Digits, a token each, in an order in which they hardly ever follow each other in the prompt.
+    digits = "3141592653589793238462643383279502884197169399375105820974944592"
+    known, text = tiny.vocabulary.tokenize(digits * 3, template_spans=[], add_bos=True), digits[::-1]
+    num_forbidden = []
+    for is_told in (True, False):
+        if not is_told:
+            monkeypatch.setattr(RemoteMatcher, "num_allowed", lambda matcher, guess: len(guess))
+        one = bench(drafting=Drafting(RowCosts({1: 1.0, 32: 1.0}), 32))
+        one.submit("a", known, Sampling(max_tokens=200, temperature=temperature), gbnf=f'root ::= "{text}"')
+        while not one.has_ended("a"):
+            one.step()
+            if is_told:
+                settle(one)
+        assert one.text("a") == text
+        said = [
+            (b"".join(map(tiny.vocabulary.piece, guess)).decode(), text[begin - len(known) :])
+            for begin, guess in one.guesses
+        ]
+        num_forbidden.append(sum(not rest.startswith(guess) for guess, rest in said))
+    assert num_forbidden[0] == 0
+    assert num_forbidden[1] > 0, "nothing was to be forbidden"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import gguf
 import numpy as np
 import pytest
 
+from broker.accounts import WORKER, write_credentials
 from broker.messages import Message, Sampling
+from broker.server import EmbeddedServer
 from producers.local_system import LocalSystem, local_system
 from tests.real import GEMMA, real_model
 from tests.split_file import finish, split
@@ -203,3 +206,37 @@ async def test_a_worker_given_a_later_part_plans_and_serves_the_whole_model(tmp_
         assert done.usage.completion_tokens > 0
         planned += re.findall(r"planned=(\d+)MiB", log)
     assert planned[0] == planned[1]
+
+
+async def test_a_worker_with_a_draft_model_plans_measures_and_tells_it(tmp_path: Path) -> None:
+    async with started(tmp_path, "--threads", "1", "--num-ctx", "512", "--draft-model", str(DEMO.path)) as found:
+        done = await found.client.ask("m", [Message("user", "Hello")], sampling=Sampling(max_tokens=4))
+        log = (tmp_path / "worker.log").read_text()
+    assert done.usage.completion_tokens > 0
+    assert re.search(r"memory planned=\d+MiB \(weights=4MiB .* draft=\d+MiB\), kept free", log)
+    assert re.search(r"draft model=demo\.gguf a token=\d+\.\dms a prompt's token=\d+\.\d\dms, llama\.cpp has CPU", log)
+
+
+def test_a_draft_model_that_is_no_model_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    path = tmp_path / "draft.gguf"
+    command = [*TURNPIKE, "worker", "--draft-model", str(path), "--url", "nats://127.0.0.1:1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"turnpike: model file {path}: ")
+
+
+async def test_a_draft_model_of_another_vocabulary_is_one_line_and_exit_code_1(
+    nats_server: EmbeddedServer, tiny_path: Path, tmp_path: Path
+) -> None:
+    credentials = tmp_path / "worker.credentials"
+    write_credentials(credentials, nats_server.address(WORKER))
+    command = [*TURNPIKE, "worker", "--draft-model", str(tiny_path), "--credentials", str(credentials)]
+    command += ["--threads", "1", "--log-level", "ERROR"]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line == (
+        f"turnpike: model file {tiny_path}: cannot draft for demo.gguf:"
+        " it has another vocabulary: 1,024 tokens, not 1,536"
+    )

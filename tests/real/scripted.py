@@ -9,7 +9,7 @@ import numpy as np
 from broker.messages import Sampling, TokenLogprob
 from tests.engine_bench import Bench, Observed
 from workers.engine.events import Finished, Generated, Job
-from workers.engine.protocol import TokenSampler
+from workers.engine.protocol import Foresee, TokenSampler
 from workers.grammars.held_calls import CallFollower
 from workers.grammars.held_text import HeldText
 from workers.llama.sampler import LlamaSampler, Logits, logprob_of
@@ -34,8 +34,14 @@ class Scripted(Observed):
             logits[token] = 200.0 - 50 * rank
         return logits
 
-    def sampler(self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None) -> TokenSampler:
-        return LlamaSampler(self._real, self._logits, sampling, prompt, grammar)
+    def sampler(
+        self,
+        sampling: Sampling,
+        prompt: list[int],
+        grammar: HeldText | CallFollower | None,
+        foresee: Foresee | None = None,
+    ) -> TokenSampler:
+        return LlamaSampler(self._real, self._logits, sampling, prompt, grammar, foresee)
 
     def logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:
         return logprob_of(self._logits(row), token, num_top)

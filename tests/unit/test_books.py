@@ -15,7 +15,7 @@ from tests.fakes import FakeEngine, FakeSampler
 from workers.engine.drafting import Drafting
 from workers.engine.events import Event, Finished, Generated, Job, Rejected
 from workers.engine.loop import EngineLoop
-from workers.engine.protocol import PENDING, TokenSampler
+from workers.engine.protocol import PENDING, Foresee, TokenSampler
 from workers.engine.row_costs import RowCosts
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
@@ -67,11 +67,17 @@ class Late(FakeSampler):
 class RefusingEngine(FakeEngine):
     """A turn's grammar says how its sampler goes wrong, and at which token."""
 
-    def sampler(self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None) -> TokenSampler:
+    def sampler(
+        self,
+        sampling: Sampling,
+        prompt: list[int],
+        grammar: HeldText | CallFollower | None,
+        foresee: Foresee | None = None,
+    ) -> TokenSampler:
         kind, _, at = (grammar.gbnf if isinstance(grammar, HeldText) else "").partition(" ")
         if kind == "unseated":
             raise MemoryError
-        plain = super().sampler(sampling, prompt, grammar)
+        plain = super().sampler(sampling, prompt, grammar, foresee)
         if not kind:
             return plain
         if kind.startswith("late"):

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.messages import Sampling
+from tests.draft_fakes import FakeDraft
 from tests.engine_bench import Bench, Observed, job, tokens_of
+from tests.fakes import FIRST
+from workers.engine.costs import CostModel
+from workers.engine.draft_context import DraftContext
 from workers.engine.drafting import MAX_DRAFT, Drafting
 from workers.engine.events import Finished, Generated
 from workers.engine.ngrams import MAX_CHAIN, MAX_MATCH, Match, Ngrams, following
-from workers.engine.protocol import KvCacheFull, Span
+from workers.engine.proposing import Proposer
+from workers.engine.protocol import KvCacheFull, Span, TokenSampler
 from workers.engine.row_costs import RowCosts
 from workers.engine.scheduler import Step
 from workers.engine.sequence import Sequence
@@ -78,8 +84,16 @@ def test_what_runs_beyond_the_known_tokens_repeats_itself() -> None:
 class Writer:
     """Sequences whose next tokens a test knows, and steps as the engine loop would take them."""
 
-    def __init__(self, costs: dict[int, float], *, num_prompt: int = 12, max_tokens: int = 1 << 20, max_rows: int = 32):
-        self.drafting = Drafting(RowCosts(costs), max_rows)
+    def __init__(
+        self,
+        costs: dict[int, float],
+        *,
+        num_prompt: int = 12,
+        max_tokens: int = 1 << 20,
+        max_rows: int = 32,
+        proposer: Proposer | None = None,
+    ) -> None:
+        self.drafting = Drafting(RowCosts(costs), max_rows, proposer)
         self.num_prompt = num_prompt
         self.max_tokens = max_tokens
         self.sequences: list[Sequence] = []
@@ -93,14 +107,14 @@ class Writer:
         )
         self.texts.append(text)
 
-    def step(self, seconds: float = 1.0) -> list[int]:
-        """How many tokens are guessed of each."""
+    def step(self, seconds: float = 1.0, sampler: TokenSampler | None = None) -> list[int]:
+        """How many tokens are guessed of each; `sampler` is what all of them are held by."""
         spans = tuple(
             Span(slot, one.num_computed, tuple(one.tokens[one.num_computed :]), one.first_output)
             for slot, one in enumerate(self.sequences)
         )
         plain = Step(tuple(self.sequences), spans, len(spans))
-        step = self.drafting.fill(plain, seconds)
+        step = self.drafting.fill(plain, seconds, lambda name: sampler)
         for one, span, text in zip(step.sequences, step.spans, self.texts, strict=True):
             right = 0
             while right < len(span.tokens) and span.tokens[right] == text[span.start + right]:
@@ -281,10 +295,23 @@ WAYS: dict[str, dict[str, object]] = {
 }
 
 
+def drafted() -> Drafting:
+    """By a draft model that is right three times in four."""
+
+    def rule(tokens: list[int]) -> tuple[int, float]:
+        said = "".join(chr(token - FIRST) for token in tokens).rpartition("!")[2]
+        is_right = len(tokens) % 4 and len(said) < len(TEXT)
+        return (ord(TEXT[len(said)]) + FIRST, 0.9) if is_right else (ord("?") + FIRST, 0.4)
+
+    context = DraftContext(FakeDraft(rule), CostModel(1e-6, RowCosts({1: 1e-6})), lambda: 0.0)
+    return Drafting(RowCosts(FREE), 32, Proposer(context))
+
+
+@pytest.mark.parametrize("make", [guessing, drafted])
 @pytest.mark.parametrize("way", WAYS)
-def test_the_answer_is_the_same_in_fewer_steps(way: str) -> None:
+def test_the_answer_is_the_same_in_fewer_steps(way: str, make: Callable[[], Drafting]) -> None:
     more: dict[str, object] = {"max_tokens": 200} | WAYS[way]
-    plain, quick = Stepping(Observed(answer=TEXT)), Stepping(Observed(answer=TEXT), drafting=guessing())
+    plain, quick = Stepping(Observed(answer=TEXT)), Stepping(Observed(answer=TEXT), drafting=make())
     for bench in (plain, quick):
         bench.loop.submit(job("1", f"say: {TEXT[10:]}!", **more))  # type: ignore[arg-type]
         bench.run()

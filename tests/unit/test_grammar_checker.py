@@ -17,9 +17,11 @@ import pytest
 
 from broker.errors import TurnRejected
 from broker.messages import Sampling
+from tests.follow import TABLE
 from tests.support import ROOT, freeze
 from workers.grammars.checker import GrammarChecker
 from workers.grammars.frames import LIST, TAKE, TRY, framed, length_of, token_of, with_token
+from workers.grammars.matcher import Matcher
 from workers.grammars.remote_matcher import MatcherProcess, RemoteMatcher
 
 SLOW = "root ::= s\ns ::= " + " | ".join(f"r{n}" for n in range(200)) + "\n"
@@ -223,3 +225,68 @@ def test_a_frame_says_its_length_and_a_question_its_token() -> None:
     assert token_of(frame[4:]) == 262_143
     with pytest.raises(ValueError, match="a frame of 4,294,967,295 bytes"):
         length_of(b"\xff" * 4)
+
+
+# --- Guesses ---
+
+
+def told_of(matcher: RemoteMatcher, guess: bytes) -> int:
+    """How many of the guess it allows, once it has said so."""
+    while matcher._awaited:
+        matcher.num_allowed(guess)
+    return matcher.num_allowed(guess)
+
+
+def test_how_much_of_a_guess_is_allowed_comes_behind_the_answer(process: MatcherProcess) -> None:
+    matcher = RemoteMatcher(process, 'root ::= "a" [bc]+ "d" "e"?', "sampling.grammar")
+    assert answer(matcher) == b""
+    matcher.ask(with_token(TRY, ord("a")), b"bcbx")
+    assert answer(matcher) == b""
+    assert told_of(matcher, b"bcbx") == 3
+    assert matcher.num_allowed(b"bcb") == 3
+    assert matcher.num_allowed(b"bcbxxx") == 3
+    assert matcher.num_allowed(b"bbbbbb") == 6, "nothing is known of it"
+    matcher.ask(with_token(TRY, ord("x")), b"bc")
+    assert bytes_in(answer(matcher)) == "bc"
+    assert not matcher._awaited, "it follows a token that was not taken"
+    assert matcher.num_allowed(b"bcbx") == 3, "the text stands where it stood"
+    matcher.ask(with_token(TAKE, ord("c")), b"dez")
+    assert answer(matcher) == b""
+    assert matcher.num_allowed(b"bcbx") in (3, 4)
+    assert told_of(matcher, b"dez") == 2
+    assert matcher.num_allowed(b"bcbx") == 4
+    matcher.foretell(b"bd")
+    matcher.foretell(b"be")
+    assert told_of(matcher, b"bd") == 2
+    assert matcher.num_allowed(b"be") == 1
+    for token in b"de":
+        matcher.ask(with_token(TRY, token), b"a")
+        assert answer(matcher) == b""
+        assert told_of(matcher, b"a") == 0
+    assert matcher.is_done
+    matcher.close()
+
+
+def test_who_is_asked_before_guesses_are_told_of_answers_in_order(process: MatcherProcess) -> None:
+    matcher = RemoteMatcher(process, 'root ::= "ab"*', "sampling.grammar")
+    assert answer(matcher) == b""
+    for _ in range(200):
+        for token, guess in zip(b"ab", (b"bab", b"aaa"), strict=True):
+            matcher.foretell(bytes([token]))
+            matcher.ask(with_token(TRY, token), guess)
+            assert answer(matcher) == b""
+    assert told_of(matcher, b"aaa") == 1
+    matcher.close()
+
+
+def test_a_guess_that_cannot_be_followed_leaves_the_text_as_it_was() -> None:
+    # Behind an x each letter may be of hundreds of rules, behind a y of none of them.
+    many = "".join(f'r{n} ::= [a-z ] s | ""\n' for n in range(200))
+    gbnf = 'root ::= "a" ("x" s | "y" [a-z]*)\ns ::= ' + " | ".join(f"r{n}" for n in range(200)) + "\n" + many
+    matcher = Matcher(TABLE, gbnf)
+    assert matcher.take(ord("a"))
+    assert matcher.num_allowed(b"yab!") == 3
+    matcher.num_allowed(b"xabcdefgh")
+    assert matcher.num_allowed(b"yab!") == 0, "it is asked about no more guesses"
+    assert all(matcher.take(byte) for byte in b"yabc")
+    assert not matcher.take(ord("!"))

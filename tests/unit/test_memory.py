@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from tests.trees import plant
-from workers.machine.memory import RESERVE_BYTES, DoesNotFit, KvShape, available_bytes, check_memory, plan_memory
+from workers.machine.memory import (
+    RESERVE_BYTES,
+    DoesNotFit,
+    DraftSize,
+    KvShape,
+    available_bytes,
+    check_memory,
+    plan_memory,
+)
 
 TINYLLAMA = KvShape(22, 22528, 2048, 32000, 32, 5632)
 GIB, MIB = 2**30, 2**20
@@ -77,6 +85,23 @@ def test_what_is_kept_free_is_no_part_of_what_is_predicted() -> None:
     assert check(plan.needed) == total
     with pytest.raises(DoesNotFit, match="kept free 64"):
         check(plan.needed - 1)
+
+
+def test_a_draft_model_is_planned_told_and_refused_with_what_it_takes() -> None:
+    draft = DraftSize(KvShape(24, 12288, 896, 151_936, 14, 4864, num_merges=151_387), 400 * MIB)
+    options = {"weight_bytes": 986 * MIB, "num_ubatch": 256, "max_outputs": 32, "flash_attention": True}
+    alone = plan_memory(TINYLLAMA, num_ctx=8192, **options)  # type: ignore[arg-type]
+    both = plan_memory(TINYLLAMA, num_ctx=8192, draft=draft, **options)  # type: ignore[arg-type]
+    # Weights, 8,192 cells of 12 KiB, 46 MiB of vocabulary, logits.
+    assert both.draft == pytest.approx((400 + 96 + 46 + 37) * MIB, rel=0.05)
+    assert both.total == alone.total + both.draft
+    assert f" draft={round(both.draft / MIB)}MiB), kept free" in both.describe()
+    assert "draft" not in alone.describe()
+    with pytest.raises(DoesNotFit, match=r"draft model \d+, parking") as caught:
+        check_memory(TINYLLAMA, num_ctx=8192, draft=draft, available=both.needed - 1, **options)  # type: ignore[arg-type]
+    largest = caught.value.max_ctx
+    assert 4096 < largest < 8192
+    check_memory(TINYLLAMA, num_ctx=largest, draft=draft, available=both.needed - 1, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from broker.errors import TurnRejected
@@ -10,7 +12,7 @@ from tests.fakes import END, FIRST, FakeEngine
 from workers.engine.active import ActiveJob, Place
 from workers.engine.events import Event, Generated, Job, Rejected
 from workers.engine.outputs import Ending, Outputs
-from workers.engine.protocol import PENDING, EngineLost, Span, TokenSampler
+from workers.engine.protocol import PENDING, EngineLost, Foresee, Span, TokenSampler
 from workers.grammars.held_calls import CallFollower
 from workers.grammars.held_text import HeldText
 
@@ -37,6 +39,11 @@ class Scripted:
 
     def poll(self) -> int:
         return self.sample(-1, 0)
+
+    def foretell(self, guess: Sequence[int]) -> None: ...
+
+    def num_allowed(self, guess: Sequence[int]) -> int:
+        return len(guess)
 
     def logprob(self, token: int, num_top: int) -> TokenLogprob:
         return TokenLogprob(token, -7.0, ())
@@ -174,7 +181,11 @@ def test_a_lost_engine_is_nothing_that_a_turn_could_be_rejected_for() -> None:
 def test_a_sampler_that_cannot_be_made_rejects_its_turn() -> None:
     class Refusing(FakeEngine):
         def sampler(
-            self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None
+            self,
+            sampling: Sampling,
+            prompt: list[int],
+            grammar: HeldText | CallFollower | None,
+            foresee: Foresee | None = None,
         ) -> TokenSampler:
             assert isinstance(grammar, HeldText)
             raise TurnRejected("invalid_grammar", f"not {grammar.gbnf}")

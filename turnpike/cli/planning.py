@@ -21,7 +21,8 @@ def planned_bytes(model: str, options: WorkerSettings) -> int:
     if model == DEMO.token:
         return 2 * model_plan.LIMIT_HEADROOM_BYTES
     entry = entry_of(model, known_models(Path(options.catalogue)), CATALOGUE.name)
-    return model_plan.plan(entry, options.num_ctx, options.resident_bytes).total + model_plan.LIMIT_HEADROOM_BYTES
+    plan = model_plan.plan(entry, options.num_ctx, options.resident_bytes, model_plan.draft_size(options))
+    return plan.total + model_plan.LIMIT_HEADROOM_BYTES
 
 
 def _file_plan(path: Path, options: WorkerSettings) -> int:
@@ -29,6 +30,7 @@ def _file_plan(path: Path, options: WorkerSettings) -> int:
     from workers.engine.protocol import MAX_OUTPUTS
     from workers.llama.context import LlamaModel
     from workers.machine.memory import plan_memory
+    from workers.machine.model_plan import draft_size
 
     model = LlamaModel(path)
     try:
@@ -40,6 +42,7 @@ def _file_plan(path: Path, options: WorkerSettings) -> int:
             max_outputs=max(MAX_OUTPUTS, options.num_slots),
             flash_attention=True,
             num_slots=options.num_slots,
+            draft=draft_size(options),
         )
     finally:
         model.close()

@@ -31,14 +31,14 @@ class Accounts:
         if self._threads is not None and (num_threads := self._threads.of(step)) != self._engine.num_threads:
             self._engine.num_threads = num_threads
 
-    def note(self, step: Step, seconds: float, now: float, jobs: Mapping[str, ActiveJob]) -> None:
-        """Shares the step's seconds, and what the node drew meanwhile, among its jobs by their tokens; learns from it
-        how many threads the next of its kind takes."""
+    def note(self, step: Step, seconds: float, now: float, jobs: Mapping[str, ActiveJob], computing: float) -> None:
+        """Shares the step's seconds, and what the node drew meanwhile, among its jobs by their tokens; learns from what
+        it took itself, `computing`, how many threads the next of its kind takes."""
         num_tokens, watts = step.num_tokens, self._power.watts
         for index, (sequence, span) in enumerate(zip(step.sequences, step.spans, strict=True)):
             is_prefill = index >= step.num_decoding
             jobs[sequence.id].charge(seconds * len(span.tokens) / num_tokens, watts, is_prefill=is_prefill)
         if self._threads is not None:
-            self._threads.after(step, seconds, now)
+            self._threads.after(step, computing, now)
         if self._on_step is not None:
             self._on_step(step, seconds)

@@ -23,7 +23,7 @@ from workers.engine.inbox import Inbox
 from workers.engine.offloading import Export
 from workers.engine.outputs import Ending, Outputs
 from workers.engine.power import Power
-from workers.engine.protocol import Engine, EngineLost, KvCacheFull
+from workers.engine.protocol import Engine, EngineLost, KvCacheFull, TokenSampler
 from workers.engine.scheduler import Scheduler, Step
 from workers.engine.seating import Seating
 from workers.engine.slots import Slots
@@ -66,7 +66,9 @@ class EngineLoop:
         self._seating = Seating(engine, slots, cache, clock)
         self._events: list[Event] = []
         take_back = self._seating.take_back
-        self._outputs = Outputs(engine, self._events.append, take_back, slots.canonical_chunk, clock)
+        self._outputs = Outputs(
+            engine, self._events.append, take_back, slots.canonical_chunk, clock, self._drafting.foresee
+        )
         self._accounts = Accounts(engine, threads, on_step, power)
         self._running: dict[str, ActiveJob] = {}
         """Jobs that have a slot, or had to give theirs away for a while."""
@@ -238,7 +240,8 @@ class EngineLoop:
         self._accounts.prepare(step)
         started = self._clock()
         try:
-            step, rows = self._decode(step, self._drafting.fill(step, self._scheduler.step_bound()))
+            filled = self._drafting.fill(step, self._scheduler.step_bound(), self._sampler_of)
+            step, rows = self._decode(step, filled)
         except KvCacheFull:
             # Although they were counted: an idle slot goes, or else the youngest job.
             if not self._seating.evict_oldest():
@@ -255,10 +258,15 @@ class EngineLoop:
                 endings.append((active, ending))
         self._drafting.note(step)
         now = self._clock()
-        self._scheduler.observe(step, now - started)
-        self._accounts.note(step, now - started, now, self._running)
+        # Another model's steps say nothing of what this one's take.
+        computing = now - started - self._drafting.proposing_seconds
+        self._scheduler.observe(step, computing)
+        self._accounts.note(step, now - started, now, self._running, computing)
         for active, ending in endings:
             self._end(active, ending)
+
+    def _sampler_of(self, name: str) -> TokenSampler | None:
+        return self._running[name].sampler
 
     def _decode(self, step: Step, filled: Step) -> tuple[Step, list[list[int]]]:
         """Computes the step, with its guesses if there are cells for them. Raises KvCacheFull, EngineLost."""

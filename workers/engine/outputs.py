@@ -5,6 +5,7 @@ It tells what was generated, and says of a turn that it is finished or rejected;
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from broker.messages import FinishReason, Score, TokenLogprob
 from workers.engine.active import ActiveJob
 from workers.engine.events import Event, Generated, Rejected
 from workers.engine.protocol import PENDING, Engine, EngineLost, Span, TokenSampler
+from workers.engine.sequence import Sequence
 from workers.engine.slots import common_prefix
 from workers.engine.thoughts import Thought
 from workers.grammars.held_calls import CallFollower
@@ -22,6 +24,10 @@ log = logging.getLogger(__name__)
 
 Ending = FinishReason | Rejected
 """Why a turn is over."""
+
+
+def _nothing(sequence: Sequence, token: int) -> tuple[int, ...]:
+    return ()
 
 
 class Outputs:
@@ -38,8 +44,11 @@ class Outputs:
         take_back: Callable[[ActiveJob, int], int],
         canonical_chunk: int,
         clock: Callable[[], float],
+        foresee: Callable[[Sequence, int], tuple[int, ...]] = _nothing,
     ) -> None:
+        """`foresee` says what will be guessed to follow a sequence, if that token is its next."""
         self._engine = engine
+        self._foresee = foresee
         self._take_back = take_back
         self._deliver = emit
         self._canonical_chunk = canonical_chunk
@@ -119,7 +128,8 @@ class Outputs:
             grammar.replay(answer)
         elif job.gbnf is not None and not (thought is not None and thought.awaits_grammar):
             grammar = HeldText(job.gbnf, answer[thought.num_before_grammar if thought is not None else 0 :])
-        active.sampler = self._engine.sampler(job.sampling, tokens, grammar)
+        foresee = functools.partial(self._foresee, active.sequence)
+        active.sampler = self._engine.sampler(job.sampling, tokens, grammar, foresee)
 
     def _next(self, active: ActiveJob, row: int) -> int:
         """The token that comes next: forced, or as it is sampled; PENDING where that is not known yet."""

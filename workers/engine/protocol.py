@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +16,9 @@ PENDING = -2
 
 State = bytes | bytearray | memoryview
 """A sequence's KV state outside of the context: bytes that mean something to the engine and nobody else."""
+
+Foresee = Callable[[int], Sequence[int]]
+"""What will be guessed to follow, if that token is chosen now; none where nothing will be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,15 @@ class TokenSampler(Protocol):
         """After PENDING: the token from the same logits, or PENDING again."""
         ...
 
+    def foretell(self, guess: Sequence[int]) -> None:
+        """Asks a grammar, if there is one, how many of these tokens it would allow next; `num_allowed` tells, later."""
+        ...
+
+    def num_allowed(self, guess: Sequence[int]) -> int:
+        """How many of the tokens that are guessed to come next may: all that no grammar is known to forbid. Never waits
+        for one."""
+        ...
+
     def logprob(self, token: int, num_top: int) -> TokenLogprob:
         """As the engine's, for a token that `poll` chose: the step's logits are gone by then."""
         ...
@@ -133,10 +146,16 @@ class Engine(Protocol):
         """Computes a step; returns for each span the rows of its logits, in order of position. Raises EngineError."""
         ...
 
-    def sampler(self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None) -> TokenSampler:
+    def sampler(
+        self,
+        sampling: Sampling,
+        prompt: list[int],
+        grammar: HeldText | CallFollower | None,
+        foresee: Foresee | None = None,
+    ) -> TokenSampler:
         """What chooses the tokens of one answer to `prompt`, within a grammar if there is one: GBNF from the
-        first token on, or what follows calls, from where it says; it has read what there is of the answer. Raises
-        TurnRejected."""
+        first token on, or what follows calls, from where it says; it has read what there is of the answer. A grammar
+        that is asked about a token hears what `foresee` says of it too. Raises TurnRejected."""
         ...
 
     def logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:
@@ -194,4 +213,28 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Frees the context; nothing may be called any more."""
+        ...
+
+
+class DraftModel(Protocol):
+    """A small model of the same vocabulary, in a context of its own. Belongs to the engine's thread."""
+
+    num_slots: int
+    num_ctx: int
+    """KV cells, shared by all slots."""
+    max_sequence_tokens: int
+    max_batch_tokens: int
+    num_tokens: int
+    """Tokens are the numbers below it: no other may be computed, and none is proposed."""
+
+    def decode(self, spans: list[Span]) -> list[list[int]]:
+        """Computes tokens; returns for each span the rows of its logits, in order of position. Raises EngineError."""
+        ...
+
+    def likeliest(self, row: int) -> tuple[int, float]:
+        """The likeliest token in a row of the last step's logits, and its probability."""
+        ...
+
+    def truncate(self, slot: int, num_tokens: int) -> bool:
+        """Forgets a slot's tokens from position `num_tokens` on."""
         ...

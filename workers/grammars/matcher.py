@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import json
 import random
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -27,6 +28,8 @@ MAX_STATES = 50_000
 MAX_ITEMS = 500_000
 MAX_GRAMMAR_BYTES = 1024 * 1024
 """Of one that a schema becomes."""
+FORESIGHT_SECONDS = 0.05
+"""Of computing, that looking at a guess may take: a grammar that is harder to follow is asked about none any more."""
 _LIMITS = LLParserLimits(
     max_items_in_row=4_000,
     step_max_items=MAX_ITEMS,
@@ -102,9 +105,16 @@ class Matcher:
     def __init__(self, table: TokenTable, gbnf: str, *, has_tokens: bool = False) -> None:
         """`has_tokens`: see lark_of_gbnf. Raises GrammarRefused, MatchFailed."""
         self._num_bytes = (table.num_tokens + 31) // 32 * 4
-        lark = lark_of_gbnf(gbnf, has_tokens=has_tokens)
-        self._matcher = LLMatcher(table.tokenizer, lark, log_level=0, limits=_LIMITS)
+        self._table = table
+        self._lark = lark_of_gbnf(gbnf, has_tokens=has_tokens)
+        self._taken: list[int] = []
+        self._is_hard = False
+        """Guesses cannot be looked at, or not quickly."""
+        self._matcher = self._made()
         self._check()
+
+    def _made(self) -> LLMatcher:
+        return LLMatcher(self._table.tokenizer, self._lark, log_level=0, limits=_LIMITS)
 
     def _check(self) -> None:
         if self._matcher.is_error():
@@ -124,7 +134,25 @@ class Matcher:
             return False
         self._matcher.consume_token(token)
         self._check()
+        self._taken.append(token)
         return True
+
+    def num_allowed(self, guess: Sequence[int]) -> int:
+        """How many of the tokens may come next, one after the other; none is taken. None of them where that is hard to
+        say: the text itself, which may be another, is followed as if nothing had been asked."""
+        if self._is_hard or self._matcher.is_stopped():
+            return 0
+        began = time.process_time()
+        num = self._matcher.validate_tokens(list(guess))
+        self._is_hard = time.process_time() - began > FORESIGHT_SECONDS
+        if not self._matcher.is_error():
+            return num
+        # llguidance never leaves an error: what the guess ran into, the text may never come to.
+        self._is_hard = True
+        self._matcher = self._made()
+        self._matcher.consume_tokens(self._taken)
+        self._check()
+        return 0
 
     def mask(self) -> bytes:
         """A bit for each token of the vocabulary, set where it may come next; the first token's is the lowest."""

@@ -13,9 +13,24 @@ import resource
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from workers.grammars.frames import ANSWER, ERROR, HEAD_BYTES, LIST, READY, TAKE, TRY, framed, length_of, token_of
+from workers.grammars.frames import (
+    ANSWER,
+    ERROR,
+    FORETOLD,
+    GUESS,
+    HEAD_BYTES,
+    LIST,
+    READY,
+    TAKE,
+    TRY,
+    framed,
+    guess_of,
+    length_of,
+    token_of,
+)
 from workers.grammars.gbnf import GrammarRefused
 from workers.grammars.matcher import Matcher, MatchFailed, TokenTable, TokenTexts, try_grammar
 from workers.sandbox import be_first_to_go
@@ -63,16 +78,18 @@ class _Allowance:
 
     def __init__(self, seconds: float) -> None:
         self._most = self._seconds = seconds
-        self._began = 0.0
 
-    def __enter__(self) -> None:
-        self._began = time.process_time()
+    @contextlib.contextmanager
+    def spent(self, earned: float = TOKEN_SECONDS) -> Iterator[None]:
+        """What is computed within is taken from it, and `earned` is added."""
+        began = time.process_time()
         signal.setitimer(signal.ITIMER_PROF, max(self._seconds, TOKEN_SECONDS))
-
-    def __exit__(self, *_: object) -> None:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        used = time.process_time() - self._began
-        self._seconds = min(self._most, self._seconds - used + TOKEN_SECONDS)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            used = time.process_time() - began
+            self._seconds = min(self._most, self._seconds - used + earned)
 
 
 def _attend(table: TokenTable, connection: socket.socket, max_seconds: float) -> None:
@@ -83,7 +100,7 @@ def _attend(table: TokenTable, connection: socket.socket, max_seconds: float) ->
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     request = json.loads(_received(connection) or b"{}")
     if request.get("operation") == "try":
-        with _Allowance(TRIAL_SECONDS):
+        with _Allowance(TRIAL_SECONDS).spent():
             answer = try_grammar(table, request)
         connection.sendall(framed(json.dumps(answer).encode()))
     elif request.get("operation") == "match":
@@ -93,30 +110,45 @@ def _attend(table: TokenTable, connection: socket.socket, max_seconds: float) ->
 def _match(table: TokenTable, request: dict[str, Any], connection: socket.socket, max_seconds: float) -> None:
     allowance = _Allowance(max_seconds)
     try:
-        with allowance:
+        with allowance.spent():
             matcher = Matcher(table, request["gbnf"], has_tokens=request.get("has_tokens", False))
             answer = ANSWER + bytes([matcher.flags])
-        while True:
-            connection.sendall(framed(answer))
-            if (question := _received(connection)) is None:
-                return
-            with allowance:
-                answer = _answer(matcher, question)
+        connection.sendall(framed(answer))
+        while (question := _received(connection)) is not None:
+            if question[:1] != GUESS:
+                with allowance.spent():
+                    answer, is_taken = _answer(matcher, question)
+                connection.sendall(framed(answer))
+                if not is_taken:
+                    continue
+            if guess := guess_of(question):
+                _foretell(matcher, guess, connection, allowance)
     except (GrammarRefused, MatchFailed, MemoryError) as error:
         connection.sendall(framed(ERROR + (str(error) or "it takes too much memory").encode()))
 
 
-def _answer(matcher: Matcher, question: bytes) -> bytes:
+def _foretell(matcher: Matcher, guess: list[int], connection: socket.socket, allowance: _Allowance) -> None:
+    """Behind the answer, so that nobody waits for it. Where it goes wrong, the next question finds nobody."""
+    try:
+        with allowance.spent(earned=0.0):
+            num_allowed = matcher.num_allowed(guess)
+    except (MatchFailed, MemoryError) as error:
+        raise OSError from error
+    connection.sendall(framed(FORETOLD + bytes([num_allowed])))
+
+
+def _answer(matcher: Matcher, question: bytes) -> tuple[bytes, bool]:
+    """And whether a token was taken."""
     match question[:1]:
         case kind if kind in (TRY, TAKE):
             if matcher.take(token_of(question)):
-                return ANSWER + bytes([matcher.flags])
+                return ANSWER + bytes([matcher.flags]), True
             if kind == TAKE:
                 raise MatchFailed("a token that it allowed is not taken")
         case kind:
             assert kind == LIST
     mask = matcher.mask()
-    return ANSWER + bytes([matcher.flags]) + mask
+    return ANSWER + bytes([matcher.flags]) + mask, False
 
 
 def _received(connection: socket.socket) -> bytes | None:

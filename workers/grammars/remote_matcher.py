@@ -2,11 +2,13 @@
 
 `MatcherProcess` is the process that all of them are forked from: it has the vocabulary, once. `RemoteMatcher` is one
 grammar's: asked about a token, it answers yes, or with all that are allowed. It is never waited for longer than a few
-milliseconds: who has no answer yet asks again after the next step.
+milliseconds: who has no answer yet asks again after the next step. With a token goes what is guessed to follow it, if
+anything is: how much of that is allowed is said behind the answer, and not waited for at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import select
@@ -14,10 +16,22 @@ import socket
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 
 from broker.errors import TurnRejected
-from workers.grammars.frames import ERROR, HEAD_BYTES, IS_ACCEPTING, IS_DONE, READY, framed, length_of
+from workers.grammars.frames import (
+    ERROR,
+    FORETOLD,
+    GUESS,
+    HEAD_BYTES,
+    IS_ACCEPTING,
+    IS_DONE,
+    READY,
+    framed,
+    length_of,
+    with_guess,
+)
 
 START_SECONDS = 120.0
 """A vocabulary of 262,144 tokens takes three seconds here, on a busy board many times that."""
@@ -124,6 +138,12 @@ class RemoteMatcher:
         self._buffer = bytearray()
         self._patience = PATIENCE_SECONDS
         self._asked_at: float | None = None
+        self._asked_of: Sequence[int] = ()
+        """The guess that went with the question."""
+        self._awaited: deque[Sequence[int]] = deque()
+        """Guesses that will be told of, in order."""
+        self._foretold: tuple[Sequence[int], int] = (), 0
+        """The guess that was told of last, from where the text stands, and how many of it are allowed."""
         self.waited_seconds = 0.0
         self.longest_wait = 0.0
         """Of the engine for this grammar, in all and at once."""
@@ -142,12 +162,33 @@ class RemoteMatcher:
         """A question has no answer yet."""
         return self._asked_at is not None
 
-    def ask(self, question: bytes) -> None:
-        """Sends a question of workers.grammars.frames; the one before it must have been answered."""
+    def ask(self, question: bytes, guess: Sequence[int] = ()) -> None:
+        """Sends a question of workers.grammars.frames; the one before it must have been answered. `guess` is what will
+        be guessed to follow the token that the question is about."""
         assert not self.is_asked
         self._asked_at = time.perf_counter()
-        self._outgoing += framed(question)
+        self._asked_of = guess
+        self._outgoing += framed(with_guess(question, guess))
         self._send()
+
+    def foretell(self, guess: Sequence[int]) -> None:
+        """Asks how many of these tokens would be allowed next, where nothing else is asked."""
+        if self.is_asked:
+            return
+        self._outgoing += framed(with_guess(GUESS, guess))
+        self._awaited.append(guess)
+        with contextlib.suppress(TurnRejected):
+            self._send()
+
+    def num_allowed(self, guess: Sequence[int]) -> int:
+        """How many of the tokens may come next, as far as was told by now: all of them, where it was not."""
+        if self._awaited and not self.is_asked:
+            with contextlib.suppress(TurnRejected):  # the next question will tell
+                frame = self._read(0.0)
+                assert frame is None, "an answer without a question"
+        told, num = self._foretold
+        is_forbidden = num < len(told) and tuple(guess[: num + 1]) == tuple(told[: num + 1])
+        return num if is_forbidden else len(guess)
 
     def _send(self) -> None:
         """What the other side has room for: a large grammar may have to wait until it is read."""
@@ -180,9 +221,20 @@ class RemoteMatcher:
         if answer[:1] == ERROR:
             raise TurnRejected("invalid_grammar", f"{self.field}: {answer[1:].decode('utf-8', 'replace')}")
         self.is_accepting, self.is_done = bool(answer[1] & IS_ACCEPTING), bool(answer[1] & IS_DONE)
-        return answer[2:]
+        mask = answer[2:]
+        if not mask:
+            self._foretold = (), 0
+            if self._asked_of:
+                self._awaited.append(self._asked_of)
+        return mask
 
     def _read(self, until: float) -> bytes | None:
+        """The next answer; what is told of guesses before it is noted."""
+        while (frame := self._frame(until)) is not None and frame[:1] == FORETOLD:
+            self._foretold = self._awaited.popleft(), frame[1]
+        return frame
+
+    def _frame(self, until: float) -> bytes | None:
         wanted = HEAD_BYTES
         while True:
             if len(self._buffer) >= HEAD_BYTES:

@@ -12,7 +12,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from broker.messages import Sampling, TokenLogprob
-from workers.engine.protocol import MAX_OUTPUTS, EngineLost, KvCacheFull, Span, State
+from workers.engine.protocol import MAX_OUTPUTS, EngineLost, Foresee, KvCacheFull, Span, State
 from workers.engine.scheduler import MIN_PREFILL_TOKENS
 from workers.grammars.held_calls import CallFollower
 from workers.grammars.held_text import HeldText
@@ -175,7 +175,7 @@ class LlamaModel:
 class LlamaEngine(PooledThreads):
     """Implements workers.engine.protocol.Engine."""
 
-    def __init__(self, model: LlamaModel, options: ContextOptions) -> None:
+    def __init__(self, model: LlamaModel, options: ContextOptions, pools_of: PooledThreads | None = None) -> None:
         self._model = model
         self.vocabulary = model.vocabulary
         found = messages()
@@ -205,7 +205,7 @@ class LlamaEngine(PooledThreads):
                 model.path,
                 f"llama.cpp cannot make a context of {options.num_ctx} tokens for it: {_reason(why)}",
             )
-        super().__init__(context, options.num_threads)
+        super().__init__(context, options.num_threads, pools_of)
         self.buffers = model.buffers | found.buffers
         self._memory = lib.llama_get_memory(self._context)
         self.num_slots = options.num_slots
@@ -280,9 +280,15 @@ class LlamaEngine(PooledThreads):
             raise EngineLost(row)
         return np.ctypeslib.as_array(pointer, shape=(self.vocabulary.num_tokens,))
 
-    def sampler(self, sampling: Sampling, prompt: list[int], grammar: HeldText | CallFollower | None) -> LlamaSampler:
+    def sampler(
+        self,
+        sampling: Sampling,
+        prompt: list[int],
+        grammar: HeldText | CallFollower | None,
+        foresee: Foresee | None = None,
+    ) -> LlamaSampler:
         """What chooses the tokens of one answer. Raises TurnRejected."""
-        return LlamaSampler(self.vocabulary, self.logits, sampling, prompt, grammar)
+        return LlamaSampler(self.vocabulary, self.logits, sampling, prompt, grammar, foresee)
 
     def logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:
         """The token's log-probability in a row of the last step's logits, and the likeliest tokens'."""

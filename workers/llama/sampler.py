@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from broker.errors import TurnRejected
 from broker.messages import Sampling, TokenLogprob
-from workers.engine.protocol import PENDING
+from workers.engine.protocol import PENDING, Foresee
 from workers.grammars.frames import LIST, TAKE, TRY, with_token
 from workers.grammars.held_calls import CallFollower
 from workers.grammars.held_text import HeldText
@@ -50,8 +50,10 @@ class LlamaSampler:
         sampling: Sampling,
         prompt: list[int],
         grammar: HeldText | CallFollower | None,
+        foresee: Foresee | None = None,
     ) -> None:
         self._vocabulary = vocabulary
+        self._foresee = foresee
         self._logits = logits
         self._sampling = sampling
         self._masked = np.array(sorted(vocabulary.end_tokens), dtype=np.int64) if sampling.ignore_eos else None
@@ -139,7 +141,7 @@ class LlamaSampler:
             self._grammar.ask(LIST)
         else:
             self._offered = (token, index)
-            self._grammar.ask(with_token(TRY, token))
+            self._ask(TRY, token)
         return self._polled()
 
     def _let_go(self, error: TurnRejected) -> None:
@@ -208,8 +210,22 @@ class LlamaSampler:
         if token < 0 or self._vocabulary.is_end(token):
             return token
         self._offered = (token, index)
-        self._grammar.ask(with_token(TAKE, token))
+        self._ask(TAKE, token)
         return self._polled()
+
+    def _ask(self, question: bytes, token: int) -> None:
+        """About a token, and what will be guessed to follow it."""
+        assert self._grammar is not None
+        self._grammar.ask(with_token(question, token), self._foresee(token) if self._foresee is not None else ())
+
+    def foretell(self, guess: Sequence[int]) -> None:
+        """Asks the grammar, if there is one, how many of these tokens it would allow next."""
+        if self._grammar is not None:
+            self._grammar.foretell(guess)
+
+    def num_allowed(self, guess: Sequence[int]) -> int:
+        """How many of the tokens that are guessed to come next no grammar is known to forbid."""
+        return len(guess) if self._grammar is None else self._grammar.num_allowed(guess)
 
     @property
     def _may_end(self) -> bool:

@@ -51,13 +51,16 @@ class PooledThreads:
     larger than the steps that it computes: threads of a pool that have no part in a step poll like the others.
     """
 
-    def __init__(self, context: Any, num_threads: int) -> None:
+    def __init__(self, context: Any, num_threads: int, pools_of: PooledThreads | None = None) -> None:
+        """With `pools_of` it computes with another context's pools: the two never compute at once, and threads of pools
+        of its own would look for work while the other one does. That one has to end after it."""
         self._context = context
+        self._has_own_pools = pools_of is None
         # A build with a library for each generation of CPUs has no other way to the one that it loaded.
         cpu = _registry(_device(_CPU))
         self._new_pool = _NEW(_procedure(cpu, b"ggml_threadpool_new"))
         self._free_pool = _FREE(_procedure(cpu, b"ggml_threadpool_free"))
-        self._pools: dict[tuple[int, int], int] = {}
+        self._pools: dict[tuple[int, int], int] = pools_of._pools if pools_of is not None else {}
         self._poll: int | None = None
         self.num_threads = num_threads
 
@@ -103,6 +106,7 @@ class PooledThreads:
 
     def _end_threads(self) -> None:
         """Of the context, which must be gone."""
-        for pool in self._pools.values():
-            self._free_pool(pool)
-        self._pools.clear()
+        if self._has_own_pools:
+            for pool in self._pools.values():
+                self._free_pool(pool)
+            self._pools.clear()

@@ -110,6 +110,27 @@ class KvShape:
 
 
 @dataclass(frozen=True)
+class DraftSize:
+    """A draft model that runs beside another one, in a context as large, with flash attention."""
+
+    shape: KvShape
+    weights: int
+    """Bytes."""
+
+    def num_bytes(self, num_ctx: int, num_slots: int, num_ubatch: int, max_outputs: int) -> int:
+        """Of its weights, its cache, what it computes in and its vocabulary."""
+        shape = self.shape
+        return (
+            self.weights
+            + shape.cache_bytes(num_ctx, num_slots, num_ubatch)
+            + shape.compute_bytes(num_ctx, num_slots, num_ubatch, max_outputs, flash_attention=True)
+            + 4 * max_outputs * shape.num_vocab
+            + shape.process_bytes
+            - PROCESS_BYTES
+        )
+
+
+@dataclass(frozen=True)
 class MemoryPlan:
     """Bytes by purpose."""
 
@@ -125,13 +146,15 @@ class MemoryPlan:
     checkpoint: int = 0
     """One checkpoint of one long sequence; 0 where a cache can be cut anywhere."""
     num_slots: int = DEFAULT_SLOTS
+    draft: int = 0
+    """Of a draft model: its weights, its context and what it computes in."""
     reserve: int = RESERVE_BYTES
     """Kept free, and no part of what is predicted."""
 
     @property
     def total(self) -> int:
         """What is predicted: all purposes together, but for grammars, which most workers see none of."""
-        return self.weights + self.kv + self.compute + self.process + self.offload_cache
+        return self.weights + self.kv + self.compute + self.process + self.draft + self.offload_cache
 
     @property
     def needed(self) -> int:
@@ -147,10 +170,12 @@ class MemoryPlan:
     def describe(self) -> str:
         """What it takes to run, by purpose, and what may come on top: by the first turn with a grammar, and by
         conversations at rest, little by little."""
+        draft = f" draft={_mib(self.draft)}MiB" if self.draft else ""
         checkpoints = f", {_mib(self.checkpoints)}MiB of it for checkpoints" if self.checkpoints else ""
         return (
             f"planned={_mib(self.total - self.offload_cache)}MiB (weights={_mib(self.weights)}MiB kv={_mib(self.kv)}MiB"
-            f" computing={_mib(self.compute)}MiB process={_mib(self.process)}MiB), kept free {_mib(self.reserve)}MiB,"
+            f" computing={_mib(self.compute)}MiB process={_mib(self.process)}MiB{draft}),"
+            f" kept free {_mib(self.reserve)}MiB,"
             f" grammars {_mib(self.grammars)}MiB more once there is one,"
             f" parked conversations up to {_mib(self.offload_cache)}MiB more{checkpoints}"
         )
@@ -163,12 +188,13 @@ class DoesNotFit(TurnpikeError):
         self.plan = plan
         self.available = available
         self.max_ctx = max_ctx
+        draft = f"draft model {_mib(plan.draft)}, " if plan.draft else ""
         remedy = f"the largest context that fits is {max_ctx}: --num-ctx {max_ctx}" if max_ctx else "no context fits"
         super().__init__(
             f"a context of {num_ctx} tokens does not fit: it takes {_mib(plan.needed)} MiB "
             f"(weights {_mib(plan.weights)}, KV cache {_mib(plan.kv)}, computing {_mib(plan.compute)}, "
-            f"process {_mib(plan.process)}, parking {_mib(plan.offload_cache)}, kept free {_mib(plan.reserve)}) of "
-            f"{_mib(available)} MiB available; {remedy}"
+            f"process {_mib(plan.process)}, {draft}parking {_mib(plan.offload_cache)}, kept free {_mib(plan.reserve)})"
+            f" of {_mib(available)} MiB available; {remedy}"
         )
 
 
@@ -182,6 +208,7 @@ def plan_memory(
     flash_attention: bool,
     offload_cache: int = 0,
     num_slots: int = DEFAULT_SLOTS,
+    draft: DraftSize | None = None,
 ) -> MemoryPlan:
     """What it takes with every slot filled, a full batch computed, and as many logits as a step may have.
 
@@ -199,6 +226,7 @@ def plan_memory(
         GRAMMARS_BYTES + GRAMMARS_BYTES_PER_TOKEN * shape.num_vocab,
         shape.checkpoint_bytes,
         num_slots,
+        draft.num_bytes(num_ctx, num_slots, num_ubatch, max_outputs) if draft is not None else 0,
     )
 
 
@@ -213,6 +241,7 @@ def check_memory(
     available: int,
     offload_cache: int | None = 0,
     num_slots: int = DEFAULT_SLOTS,
+    draft: DraftSize | None = None,
 ) -> MemoryPlan:
     """The plan where it fits into `available` bytes; raises DoesNotFit, which names the largest context that would.
 
@@ -229,6 +258,7 @@ def check_memory(
             flash_attention=flash_attention,
             offload_cache=offload_cache or 0,
             num_slots=num_slots,
+            draft=draft,
         )
 
     wanted = plan(num_ctx)

@@ -1,11 +1,13 @@
 """The memory plan of a model of the catalogue, before any file of it is here: for systemd units, manifests and
-`turnpike models list`."""
+`turnpike models list`; and what a draft model adds to a plan."""
 
 from __future__ import annotations
 
 from broker.catalogue import Entry
 from workers.engine.protocol import MAX_OUTPUTS
-from workers.machine.memory import KvShape, MemoryPlan, plan_memory
+from workers.machine.memory import DraftSize, KvShape, MemoryPlan, plan_memory
+from workers.machine.model_shape import shape_of
+from workers.model_file import answering_parts, header
 from workers.settings import WorkerSettings, resident
 
 LIMIT_HEADROOM_BYTES = 256 * 1024**2
@@ -35,7 +37,7 @@ def kv_shape(entry: Entry) -> KvShape:
     )
 
 
-def plan(entry: Entry, num_ctx: int, resident_bytes: int | None = None) -> MemoryPlan:
+def plan(entry: Entry, num_ctx: int, resident_bytes: int | None = None, draft: DraftSize | None = None) -> MemoryPlan:
     """A worker's with default settings and a context of `num_ctx` tokens; of weights `resident_bytes` at most."""
     return plan_memory(
         kv_shape(entry),
@@ -44,4 +46,14 @@ def plan(entry: Entry, num_ctx: int, resident_bytes: int | None = None) -> Memor
         num_ubatch=WorkerSettings().num_ubatch,
         max_outputs=MAX_OUTPUTS,
         flash_attention=True,
+        draft=draft,
     )
+
+
+def draft_size(config: WorkerSettings) -> DraftSize | None:
+    """Of the draft model of the settings, by its header; None without one. Raises ModelFileError."""
+    if config.draft_file is None:
+        return None
+    parts = answering_parts(config.draft_file)
+    weights = sum(tensor.num_bytes for part in parts for tensor in header(part).tensors)
+    return DraftSize(shape_of(header(parts[0])).quantized(config.kv_type), weights)
