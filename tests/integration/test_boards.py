@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -12,10 +13,10 @@ import openai
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import jetstream, placing, subjects
-from broker.accounts import BOARD, OPERATOR, REAPER
+from broker import availability, jetstream, placing, subjects
+from broker.accounts import BOARD, OPERATOR, REAPER, read_credentials
 from broker.client import Client
-from broker.connection import close, connect
+from broker.connection import Address, close, connect
 from broker.errors import NotLoaded, NotServed, UnservedModel
 from broker.messages import Failed
 from broker.messages.boards import ALWAYS, BROKEN, NEVER, SERVING, BoardState, Order
@@ -28,7 +29,7 @@ from producers.routing.policies import Policy, Routes
 from tests.boards import NOW, board, loading, on_board
 from tests.gateway import USER, StartGateway, events, talk, text_of
 from tests.integration.conftest import StartWorker
-from tests.terminal import Bench, output
+from tests.terminal import Bench, output, started
 
 
 class Boards:
@@ -92,6 +93,31 @@ async def test_a_model_has_its_queue_as_soon_as_a_board_announces_it(
         await client.ask("new", "hello").publish()
         sizes = {one.name: one.config["max_msgs"] for one in await jetstream.streams(operator, subjects.ALL_TURNS)}
         assert sizes == {"TURNS-new": 7, "TURNS-m": 10_000}, "a queue that is there stays as it is"
+
+
+async def until_it_has_a_queue(there: Address, model: str) -> None:
+    """A board announces the model, and somebody makes its queue."""
+    nc = await connect(there, name="pi-1")
+    await placing.announce(nc, board("pi-1", on_board(model)))
+    async with asyncio.timeout(10):
+        while not await availability.has_queue(nc, model):
+            pass
+    await close(nc)
+
+
+async def test_a_broker_makes_the_queues_that_boards_want(tmp_path: Path) -> None:
+    arguments = ["broker", "--data-dir", str(tmp_path), "--port", "0", "--model", "m"]
+    async with started(arguments, tmp_path) as broker:
+        await broker.until_it_says("nats-server at")
+        await until_it_has_a_queue(read_credentials(tmp_path / "board.credentials"), "new")
+        assert await broker.interrupted() == 0
+
+
+async def test_an_operator_makes_the_queues_that_boards_want_on_any_server(bench: Bench) -> None:
+    async with bench.command("broker", "ensure", "--model", "m", "--follow", user=OPERATOR) as ensuring:
+        await ensuring.until_it_says("nothing to change")
+        await until_it_has_a_queue(bench.server.address(BOARD), "new")
+        assert await ensuring.interrupted() == 0
 
 
 async def test_boards_cannot_have_any_number_of_queues_made(
