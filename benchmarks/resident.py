@@ -1,16 +1,15 @@
 """What a worker's processes have in memory, beside its plan.
 
 Measured is what the system cannot take from them without reading or computing it again: of the model's file the pages
-that are in memory, less those of tensors of which llama.cpp made a copy in another layout; of all else PSS, children
-too. At work means: every slot's share of the context filled, the offload cache filled to its cap, and a step computed
-that has as many rows of logits as a step may have.
+that are in memory, less those of tensors of which llama.cpp made a copy in another layout; of all else the pages of
+libraries, each once, and PSS, children too. At work means: every slot's share of the context filled, the offload cache
+filled to its cap, and a step computed that has as many rows of logits as a step may have.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from tools.real_models import pinned
 from workers.engine.protocol import MAX_OUTPUTS
 from workers.machine.memory import MemoryPlan, plan_memory
 from workers.machine.model_shape import shape_of
-from workers.model_file import answering_parts, header
+from workers.model_file import answering_parts, header, weight_bytes
 from workers.settings import WorkerSettings
 
 WORDS = ("radio", "node", "alarm", "power", "mast", "antenna", "battery", "link", "signal", "cable")
@@ -77,32 +76,17 @@ def resident(pid: int) -> tuple[int, int]:
     files: dict[str, int] = {}
     for process in (root, *root.children(recursive=True)):
         shared: dict[str, int] = {}
-        for name, sizes in _mappings(process.pid):
-            if name.endswith(".gguf"):
-                model += sizes["Rss"]
-            elif name.startswith("/"):
-                shared[name] = shared.get(name, 0) + sizes["Rss"] - sizes["Anonymous"]
-                rest += sizes["Anonymous"]
+        for one in process.memory_maps(grouped=False):
+            if one.path.endswith(".gguf"):
+                model += one.rss
+            elif one.path.startswith("/"):
+                shared[one.path] = shared.get(one.path, 0) + one.rss - one.anonymous
+                rest += one.anonymous
             else:
-                rest += sizes["Pss"]
+                rest += one.pss
         for name, size in shared.items():
             files[name] = max(files.get(name, 0), size)
     return model, rest + sum(files.values())
-
-
-def _mappings(pid: int) -> Iterator[tuple[str, dict[str, int]]]:
-    """A process's, by /proc/PID/smaps: the file, empty where there is none, and bytes by field."""
-    name, sizes = "", dict[str, int]()
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        field, *words = line.split()
-        if not field.endswith(":"):
-            if sizes:
-                yield name, sizes
-            name, sizes = words[4] if len(words) > 4 else "", {}
-        elif words[-1] == "kB":
-            sizes[field[:-1]] = int(words[0]) * 1024
-    if sizes:
-        yield name, sizes
 
 
 def planned(path: Path, *, num_ctx: int, num_slots: int, park_bytes: int) -> MemoryPlan:
@@ -110,7 +94,7 @@ def planned(path: Path, *, num_ctx: int, num_slots: int, park_bytes: int) -> Mem
     parts = answering_parts(path)
     return plan_memory(
         shape_of(header(parts[0])),
-        weight_bytes=sum(tensor.num_bytes for part in parts for tensor in header(part).tensors),
+        weight_bytes=weight_bytes(parts),
         num_ctx=num_ctx,
         num_ubatch=WorkerSettings().num_ubatch,
         max_outputs=max(MAX_OUTPUTS, num_slots),

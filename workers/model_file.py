@@ -115,6 +115,12 @@ def answering_parts(path: Path, known: Container[str] | None = None) -> list[Pat
     return parts
 
 
+def weight_bytes(parts: Iterable[Path]) -> int:
+    """Of the tensors in a model's files: the rest of a file is read at the start and not kept as it is. Raises
+    ModelFileError."""
+    return sum(tensor.num_bytes for part in parts for tensor in header(part).tensors)
+
+
 def why_not(found: dict[str, Value], tensors: Sequence[str] = (), known: Container[str] | None = None) -> str | None:
     """What a file is instead of a model that answers; None for one that may be.
 

@@ -179,17 +179,20 @@ class Drafting:
             return step
         num_rows = len(step.spans)
         most = self._most_rows(self._costs, num_rows, seconds)
-        drafters = [self._looked(sequence, most - num_rows, sampler_of) for sequence in step.sequences]
+        rooms = [self._room(sequence) for sequence in step.sequences]
+        drafters = [
+            self._looked(sequence, min(most - num_rows, room), sampler_of)
+            for sequence, room in zip(step.sequences, rooms, strict=True)
+        ]
         proposer, costs = self._proposer, self._costs
         before = proposer.seconds if proposer is not None else 0.0
         if proposer is not None:
-            self._propose(proposer, step.sequences, drafters, most - num_rows, seconds, sampler_of)
+            self._propose(proposer, step.sequences, rooms, drafters, most - num_rows, seconds, sampler_of)
             self.proposing_seconds = proposer.seconds - before
         gains = gains_of([drafter.likelihoods(drafter.guess) for drafter in drafters])[: most - num_rows]
         taken = [costs.seconds(num_rows + number) + self.proposing_seconds for number in range(len(gains) + 1)]
         num_chosen, _ = chosen(gains, num_rows, taken, seconds)
         if proposer is not None:
-            rooms = [self._room(sequence) for sequence in step.sequences]
             proposer.catch_up(step.sequences, rooms, costs, seconds - taken[num_chosen])
             self.proposing_seconds = proposer.seconds - before
         return self._with_guesses(step, drafters, Counter(place for _, place in gains[:num_chosen]))
@@ -214,10 +217,12 @@ class Drafting:
         chosen, and never computed."""
         return max(0, min(MAX_DRAFT, sequence.max_tokens - sequence.num_generated - num_more - 1))
 
-    def _looked(self, sequence: Sequence, num_rows: int, sampler_of: Callable[[str], TokenSampler | None]) -> _Drafter:
+    def _looked(
+        self, sequence: Sequence, num_tokens: int, sampler_of: Callable[[str], TokenSampler | None]
+    ) -> _Drafter:
         drafter = self._drafters.setdefault(sequence.id, _Drafter())
         drafter.clear()
-        guess = drafter.repeats(sequence.tokens, min(num_rows, self._room(sequence)))
+        guess = drafter.repeats(sequence.tokens, num_tokens)
         drafter.repeated = guess.cut(self._num_allowed(guess.tokens, sampler_of(sequence.id)))
         return drafter
 
@@ -244,6 +249,7 @@ class Drafting:
         self,
         proposer: Proposer,
         sequences: tuple[Sequence, ...],
+        rooms: list[int],
         drafters: list[_Drafter],
         num_rows: int,
         seconds: float,
@@ -252,8 +258,7 @@ class Drafting:
         """Has a draft model guess for those streams where that pays."""
         assert self._costs is not None
         guessed = [drafter.likelihoods(drafter.repeated) for drafter in drafters]
-        most = [self._room(sequence) for sequence in sequences]
-        plan = proposer.plan(sequences, guessed, most, self._costs, num_rows, seconds)
+        plan = proposer.plan(sequences, guessed, rooms, self._costs, num_rows, seconds)
         asked, places = [], []
         for place, num_tokens in enumerate(plan.num_tokens):
             if num_tokens:

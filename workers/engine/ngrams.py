@@ -38,7 +38,7 @@ class Ngrams:
 
     def find(self, tokens: list[int]) -> Match | None:
         """The best place where the last tokens of `tokens` stood before, at least two of them; None where there is
-        none. `tokens` may only have grown since the last call."""
+        none. `tokens` may only have grown since the last call, but for the last of them, which may be another."""
         self._add(tokens)
         last = len(tokens) - 1
         best, longest = _NONE, 1

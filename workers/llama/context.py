@@ -24,7 +24,7 @@ from workers.llama.tiles import FLASH_TILE, padding_of
 from workers.llama.vocabulary import LlamaVocabulary, tokens_of
 from workers.machine.memory import KvShape
 from workers.machine.model_shape import shape_of
-from workers.model_file import ModelFileError, answering_parts, header
+from workers.model_file import ModelFileError, answering_parts, header, weight_bytes
 from workers.prompts.chat_template import ChatTemplate, of_model
 
 KvType = Literal["f16", "q8_0"]
@@ -111,8 +111,8 @@ class LlamaModel:
 
     @property
     def weight_bytes(self) -> int:
-        """Of its tensors: the rest of a file is read at the start and not kept as it is."""
-        return sum(tensor.num_bytes for part in self.parts for tensor in header(part).tensors)
+        """Of the tensors in all its files."""
+        return weight_bytes(self.parts)
 
     @property
     def fingerprint(self) -> str:
