@@ -36,6 +36,8 @@ class ModelOnBoard(Struct, frozen=True, omit_defaults=True):
     pin: Word | None = None
     turn_seconds: Seconds | None = None
     """What a turn took lately, a slot's time; None before the first."""
+    longest_turn_seconds: Seconds | None = None
+    """What the longest one took lately."""
     num_slots: Count = 0
     reason: Annotated[str, Meta(max_length=512)] = ""
     """Of BROKEN: what was wrong, in one line."""

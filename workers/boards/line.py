@@ -38,6 +38,8 @@ class FromWorker(Struct, frozen=True, omit_defaults=True):
     """Turns that it had in hand before."""
     turn_seconds: Seconds | None = None
     """What one took lately; None before the first."""
+    longest_turn_seconds: Seconds | None = None
+    """What the longest one took lately."""
     trouble: str | None = None
     """Why it should be started anew."""
 

@@ -68,6 +68,7 @@ class ModelHere:
     num_failures: int = 0
     num_slots: int = 0
     turn_seconds: float | None = None
+    longest_turn_seconds: float | None = None
     latest: FromWorker = field(default_factory=FromWorker)
     """What its worker said last."""
     served_at: float = 0.0
@@ -124,7 +125,8 @@ class ModelHere:
             self.used_at = now
         self.latest = told
         self.num_slots = told.num_slots or self.num_slots
-        self.turn_seconds = self.turn_seconds if told.turn_seconds is None else told.turn_seconds
+        if told.turn_seconds is not None:
+            self.turn_seconds, self.longest_turn_seconds = told.turn_seconds, told.longest_turn_seconds
         begins = self.state == LOADING and told.state == SERVING and not self.process.is_leaving
         if begins:
             self.served_at = now
@@ -171,6 +173,7 @@ class ModelHere:
             num_in_hand=told.num_in_hand,
             pin=pin,
             turn_seconds=self.turn_seconds,
+            longest_turn_seconds=self.longest_turn_seconds,
             num_slots=self.num_slots,
             reason=self.reason,
             retry_at=self.retry_at if self.state == BROKEN else 0.0,
