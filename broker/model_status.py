@@ -92,6 +92,8 @@ def _on_board(one: ModelOnBoard, board: BoardState) -> ModelStatus | None:
         return None
     elif one.state in (AVAILABLE, DRAINING):
         state, seconds = AVAILABLE, one.load_seconds + _until_room(one, board)
+    elif one.state == BROKEN and one.is_passing:
+        state, seconds = AVAILABLE, one.load_seconds + max(0.0, one.retry_at - board.sent_at)
     elif one.state == BROKEN:
         state, seconds, reason = BROKEN, one.retry_at - board.sent_at, one.reason
     else:

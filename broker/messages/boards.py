@@ -40,6 +40,8 @@ class ModelOnBoard(Struct, frozen=True, omit_defaults=True):
     reason: Annotated[str, Meta(max_length=512)] = ""
     """Of BROKEN: what was wrong, in one line."""
     retry_at: Seconds = 0.0
+    is_passing: bool = False
+    """Of BROKEN: its worker died, or there was no room just then; its turns wait until it is tried again."""
     num_ctx: Count = 0
     """Of the context that its worker has, or would have; 0 where the board does not tell."""
     can: tuple[Word, ...] | None = None

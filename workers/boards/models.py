@@ -17,6 +17,8 @@ time."""
 MAX_WAIT_SECONDS = 600.0
 STEADY_SECONDS = 60.0
 """A worker that has served for so long begins anew."""
+MAX_PASSING = 3
+"""So often in a row a worker may die, or find no room, before its model's turns are told that it cannot be loaded."""
 UNLOADABLE_SECONDS = 3600.0
 """For a model that cannot be loaded as its file is: said again at each look, until the file is another."""
 MAX_REASON = 512
@@ -66,6 +68,9 @@ class ModelHere:
     reason: str = ""
     retry_at: float = 0.0
     num_failures: int = 0
+    """In a row."""
+    is_passing: bool = False
+    """What was wrong last may not be the next time: its turns wait for that."""
     num_slots: int = 0
     turn_seconds: float | None = None
     latest: FromWorker = field(default_factory=FromWorker)
@@ -92,6 +97,7 @@ class ModelHere:
         self.offer = offer
         if offer.plan is None:
             self.retry_at = now + UNLOADABLE_SECONDS
+            self.is_passing = False
             if self.process is None:
                 self.reason = offer.reason[:MAX_REASON]
                 self._become(BROKEN, now)
@@ -101,6 +107,7 @@ class ModelHere:
 
     def refused(self, reason: str, now: float, seconds: float) -> None:
         """It was not started, and why; its file is as it was. To be tried again after so long."""
+        self._failed(is_passing=True)
         self.reason, self.retry_at = reason[:MAX_REASON], now + seconds
         self._become(BROKEN, now)
 
@@ -134,22 +141,30 @@ class ModelHere:
             self._become(SERVING, now)
         return begins
 
-    def ended(self, code: int, now: float) -> str | None:
-        """Its worker is gone; why, where that was not asked for."""
+    def ended(self, code: int, now: float, *, was_cut_off: bool = False) -> str | None:
+        """Its worker is gone; why, where that was not asked for. What it says at its start is its file's fault, unless
+        the server was away meanwhile."""
         process, self.process, self.planned_bytes, self.latest = self.process, None, 0, FromWorker()
         assert process is not None
         if process.is_leaving or code == 0:  # told to go, by us or by somebody else
+            if not process.is_loading:  # it has served, and went in peace
+                self.num_failures = 0
             self._become(AVAILABLE, now)
             return None
         if not process.is_loading and now - self.served_at >= STEADY_SECONDS:
             self.num_failures = 0
         wait = FIRST_WAIT_SECONDS[process.is_loading] * 2**self.num_failures
-        self.num_failures = min(self.num_failures + 1, 16)
+        says_why = code == 1 and process.is_loading
+        self._failed(is_passing=was_cut_off or not says_why)
         self.retry_at = now + min(wait, MAX_WAIT_SECONDS)
         words = process.trouble or process.last_words
-        self.reason = (words if code == 1 and process.is_loading else f"{how_it_ended(code)}: {words}")[:MAX_REASON]
+        self.reason = (words if says_why else f"{how_it_ended(code)}: {words}")[:MAX_REASON]
         self._become(BROKEN, now)
         return self.reason
+
+    def _failed(self, *, is_passing: bool) -> None:
+        self.num_failures = min(self.num_failures + 1, 16)
+        self.is_passing = is_passing and self.num_failures <= MAX_PASSING
 
     def _become(self, state: str, now: float) -> None:
         if state != self.state:
@@ -174,6 +189,7 @@ class ModelHere:
             num_slots=self.num_slots,
             reason=self.reason,
             retry_at=self.retry_at if self.state == BROKEN else 0.0,
+            is_passing=self.state == BROKEN and self.is_passing,
         )
 
 

@@ -42,12 +42,12 @@ class Queues:
             is_taken = is_served or info.num_waiting > 0  # also by a worker that is no board's
             num_turns[priority] = info.num_pending + (0 if is_taken else info.num_ack_pending)
             if num_turns[priority]:
-                seconds[priority] = await self._age(model, stream, priority, _behind(info, is_taken=is_taken))
+                seconds[priority] = await self._age(model, stream, priority, info, is_taken=is_taken)
         return Waiting(num_turns[INTERACTIVE], num_turns[BATCH], seconds[INTERACTIVE], seconds[BATCH])
 
-    async def _age(self, model: str, stream: str, priority: Priority, behind: int) -> float:
-        """Of the oldest turn behind a sequence; 0 where it has gone meanwhile."""
-        key = model, priority
+    async def _age(self, model: str, stream: str, priority: Priority, info: ConsumerInfo, *, is_taken: bool) -> float:
+        """Of the oldest turn that waits, by the server's clock alone; 0 where it has gone meanwhile."""
+        key, behind = (model, priority), _behind(info, is_taken=is_taken)
         known = self._oldest.get(key)
         if known is None or not known[0] <= behind < known[1]:
             self._oldest.pop(key, None)
@@ -56,7 +56,7 @@ class Queues:
             if not stored:
                 return 0.0
             known = self._oldest[key] = behind, stored[0].sequence, stored[0].stored_at
-        return max(0.0, time.time() - known[2])
+        return max(0.0, (time.time() if info.told_at is None else info.told_at) - known[2])
 
 
 def _behind(info: ConsumerInfo, *, is_taken: bool) -> int:
