@@ -96,9 +96,14 @@ class Child:
         return self.told.state == LOADING
 
     @property
+    def silent_seconds(self) -> float:
+        """Since it said something."""
+        return time.monotonic() - self._heard_at
+
+    @property
     def trouble(self) -> str | None:
         """Why it should be killed; None while it is well."""
-        silent = time.monotonic() - self._heard_at
+        silent = self.silent_seconds
         return f"it has said nothing for {silent:.0f} s" if silent > SILENT_SECONDS else self.told.trouble
 
     @property

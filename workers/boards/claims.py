@@ -22,6 +22,8 @@ class Claims:
         self._nc = nc
         self._board = board
         self._held: dict[str, Claim] = {}
+        self.num_lost = 0
+        """Copies that another board had when this one wanted or renewed them."""
 
     async def take(self, model: str, copy: int) -> bool:
         """Whether this board has that copy now."""
@@ -33,6 +35,8 @@ class Claims:
             return False
         if is_taken:
             self._held[model] = wanted
+        else:
+            self.num_lost += 1
         return is_taken
 
     async def let_go(self, model: str) -> None:
@@ -57,6 +61,7 @@ class Claims:
             try:
                 if await placing.claim(self._nc, held):
                     continue
+                self.num_lost += 1
                 for copy in range(MAX_COPIES):
                     other = Claim(self._board, model, copy)
                     # Let go of meanwhile: nothing is claimed for it.

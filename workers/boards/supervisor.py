@@ -13,28 +13,29 @@ from collections.abc import Mapping
 
 from nats.aio.client import Client as NatsConnection
 
-from broker import connection, placing
-from broker.errors import PublishError, ServerError, TurnpikeError
-from broker.health import Rounds
-from broker.messages.boards import ALWAYS, DRAINING, LOADING, SERVING, BoardState, Order
+from broker import connection
+from broker.errors import ServerError, TurnpikeError
+from broker.health import Report, Rounds
+from broker.messages.boards import ALWAYS, DRAINING, SERVING, BoardState, Order
 from broker.placing import RENEW_SECONDS, SAY_SECONDS, Placement, Watch
+from workers.boards.announcing import Announcer
 from workers.boards.board import Board, OtherBoard
 from workers.boards.child import Child
 from workers.boards.claims import Claims
 from workers.boards.cores import shared_cores
+from workers.boards.health import report
 from workers.boards.models import ModelHere, to_unload
 from workers.boards.offers import Offer
 from workers.boards.orders import Orders
 from workers.boards.parking import Parking
 from workers.boards.placement import next_step
 from workers.boards.queues import Queues
+from workers.boards.reporter import TELL_SECONDS, BoardReporter
 from workers.boards.view import Step, View
 from workers.machine.cores import num_cores
 
 ROUND_SECONDS = 0.5
 """How often it looks at the queues, at least."""
-PROGRESS_SECONDS = 0.5
-"""How often it says how far a load is."""
 OFFERS_SECONDS = 30.0
 """How often it looks at the files."""
 REFRESH_RENEWALS = 3
@@ -74,10 +75,9 @@ class Supervisor:
         self._memory_bytes = 0
         self._memory_pressure = 0.0
         self._is_throttled = False
-        self._num_swaps = 0
-        self._loading_seconds = 0.0
-        self._announced: tuple[object, ...] = ()
-        self._announced_at = float("-inf")
+        self._kept_bytes = 0
+        self._reporter = BoardReporter(nc, board.name)
+        self._announcer = Announcer(nc)
         self._group = asyncio.TaskGroup()
         self._parking = Parking(board.parked, board.max_parked_bytes, self._group)
         self.rounds = Rounds()
@@ -87,10 +87,8 @@ class Supervisor:
         """Until `stop`; then every worker drains. Cancelling it hands back at once what they have in hand. Raises
         OtherBoard, ConnectionLost."""
         async with self._watch, self._group:
-            beats = [
-                self._group.create_task(work)
-                for work in (connection.watch(self._nc), self._renew(), self._look(), self._hear(), self._wake(stop))
-            ]
+            looks = (self._renew(), self._look(), self._hear(), self._tell(), self._wake(stop))
+            beats = [self._group.create_task(work) for work in (connection.watch(self._nc), *looks)]
             self._parking.began()
             try:
                 while not stop.is_set():
@@ -103,6 +101,10 @@ class Supervisor:
                 self.rounds.end("a board's round")
             for task in beats:
                 task.cancel()
+
+    def health(self, trouble: str | None) -> Report:
+        """How it and its workers are; `trouble` is what is wrong with the board itself."""
+        return report(self._board.name, trouble, self._here.values(), self._children)
 
     # --- Rounds ------------------------------------------------------------------------------------------------------
 
@@ -122,12 +124,13 @@ class Supervisor:
             log.warning("not decided error=%s", str(error) or "the server does not answer")
         await self._parking.fit(self._memory_bytes - self._planned_bytes)
         self._share_cores()
-        await self._announce()
+        await self._announcer.announce(self._told())
 
     def _measure(self) -> None:
         machine = self._board.machine
         pids = [child.pid for child in self._children.values()]
-        self._memory_bytes = machine.memory_bytes(pids, self._parking.num_bytes)
+        self._kept_bytes = self._parking.num_bytes
+        self._memory_bytes = machine.memory_bytes(pids, self._kept_bytes)
         self._memory_pressure, self._is_throttled = machine.memory_pressure(), machine.is_throttled()
         self._measured_at = time.monotonic()
 
@@ -156,10 +159,11 @@ class Supervisor:
 
     def _heard(self, name: str, now: float) -> None:
         here, child = self._here[name], self._children[name]
-        if here.heard(now):
-            seconds = now - child.started_at
+        begins = here.heard(now)
+        self._reporter.heard(here)
+        if begins:
+            seconds = self._reporter.serves(here)
             self._is_changed = True
-            self._loading_seconds += seconds
             self._board.load_times.note(here.offer.digest, here.offer.file_bytes, seconds)
             log.info("serving model=%s pid=%d load_seconds=%.1f", name, child.pid, seconds)
             self._parking.serving(name)
@@ -204,8 +208,8 @@ class Supervisor:
         for name in step.unload:
             if (child := self._children.get(name)) is not None:
                 log.info("unloading model=%s why=%s for=%s", name, step.why, step.load)
+                self._reporter.leaves(name, step)
                 child.drain()
-                self._num_swaps += step.load is not None
         if step.load is not None:
             self._pending = step
             await self._go_on(step)
@@ -230,7 +234,7 @@ class Supervisor:
             return
         planned = here.offer.planned_bytes + self._planned_bytes
         if planned > self._memory_bytes:
-            await self._refuse(here, f"no room: {planned:,} bytes are planned, of {self._memory_bytes:,}")
+            await self._refuse(here, step, f"no room: {planned:,} bytes are planned, of {self._memory_bytes:,}")
             return
         await self._parking.fit(self._memory_bytes - planned)
         await self._load(here, step)
@@ -241,15 +245,17 @@ class Supervisor:
         try:
             child = await self._board.start(here.offer, self._news.set)
         except OSError as error:  # no memory for a process, no descriptors
-            await self._refuse(here, f"its worker cannot be started: {error.strerror or error}")
+            await self._refuse(here, step, f"its worker cannot be started: {error.strerror or error}")
             return
         self._children[here.model] = child
         here.began(child, time.time())
+        self._reporter.began(here.model, step)
         self._group.create_task(self._live(here, child))
 
-    async def _refuse(self, here: ModelHere, reason: str) -> None:
+    async def _refuse(self, here: ModelHere, step: Step, reason: str) -> None:
         here.refused(reason, time.time(), REFUSED_SECONDS)
         log.warning("not loaded model=%s reason=%s", here.model, reason)
+        self._reporter.refused(here, step, reason)
         await self._claims.let_go(here.model)
 
     async def _live(self, here: ModelHere, child: Child) -> None:
@@ -259,9 +265,8 @@ class Supervisor:
         now = time.time()
         self._heard(here.model, now)
         del self._children[here.model]
-        if child.is_loading:
-            self._loading_seconds += now - child.started_at
         reason = here.ended(code, now)
+        self._reporter.ended(here, reason)
         if reason is None:
             log.info("unloaded model=%s pid=%d", here.model, child.pid)
         else:
@@ -292,7 +297,7 @@ class Supervisor:
     # --- What it says ------------------------------------------------------------------------------------------------
 
     def _state(self, pins: Mapping[str, str | None]) -> BoardState:
-        times = self._board.load_times
+        times, counts = self._board.load_times, self._reporter.counts
         return BoardState(
             self._board.name,
             self._memory_bytes,
@@ -305,24 +310,16 @@ class Supervisor:
             started_at=self._began_at,
             is_throttled=self._is_throttled,
             memory_pressure=self._memory_pressure,
-            num_swaps=self._num_swaps,
-            loading_seconds=self._loading_seconds,
+            num_swaps=counts.num_swaps,
+            loading_seconds=counts.loading_seconds,
+            num_failed_loads=counts.num_failed_loads,
+            num_waited=counts.num_waited,
+            waited_seconds=counts.waited_seconds,
+            kept_bytes=self._kept_bytes,
         )
 
-    async def _announce(self) -> None:
-        """Now and then, and when something has become other than it was said."""
-        state = self._state(self._pins(self._watch.placement()))
-        is_loading = any(one.state == LOADING for one in state.models)
-        news = tuple((one.model, one.state, one.num_in_hand > 0, one.pin, one.reason) for one in state.models)
-        age = state.sent_at - self._announced_at
-        if news == self._announced and age < (PROGRESS_SECONDS if is_loading else SAY_SECONDS):
-            return
-        self._announced, self._announced_at = news, state.sent_at
-        try:
-            await placing.announce(self._nc, state)
-        except PublishError as error:
-            self._announced = ()
-            log.warning("not announced error=%s", error)
+    def _told(self) -> BoardState:
+        return self._state(self._pins(self._watch.placement()))
 
     # --- Beside the rounds -------------------------------------------------------------------------------------------
 
@@ -349,6 +346,12 @@ class Supervisor:
                 await self._watch.refresh()
             except ServerError as error:
                 log.warning("placement not read error=%s", error)
+
+    async def _tell(self) -> None:
+        while True:
+            await asyncio.sleep(TELL_SECONDS)
+            pids = [child.pid for child in self._children.values()]
+            await self._reporter.tell(self._told(), pids, self._claims.num_lost)
 
     async def _look(self) -> None:
         while True:
@@ -378,22 +381,18 @@ class Supervisor:
             await self._claims.let_go(self._pending.load)
             self._pending = None
         log.info("draining models=%s", ",".join(self._children) or "none")
-        for child in self._children.values():
+        for name, child in self._children.items():
+            self._reporter.leaves(name, None)
             child.drain()
         while self._children:
             self.rounds.begin("a board's round", ROUNDS_PATIENCE)
             self._look_at_children(time.time())
-            await self._announce()
+            await self._announcer.announce(self._told())
             await self._sleep(SAY_SECONDS)
 
     async def _leave(self) -> None:
-        """Takes back what it said, unless another board says it now."""
+        """Keeps what there is, and takes back what it said."""
         await self._parking.close()
         await self._claims.let_all_go()
-        for state in self._watch.placement().boards:
-            if state.board == self._board.name and state.started_at != self._began_at:
-                return
-        try:
-            await placing.withdraw(self._nc, self._board.name)
-        except PublishError as error:
-            log.info("not withdrawn error=%s: what it said expires", error)
+        await self._announcer.withdraw(self._board.name, self._began_at, self._watch.placement().boards)
+        await self._reporter.close(self._told(), self._claims.num_lost)
