@@ -65,6 +65,14 @@ class BoardState(Struct, frozen=True, omit_defaults=True):
     """Models unloaded for another since the board's start."""
     loading_seconds: Seconds = 0.0
     """Spent on loading since its start."""
+    num_failed_loads: Count = 0
+    """Models that could not be loaded, since its start."""
+    num_waited: Count = 0
+    """Turns that had waited for their model to be loaded here, since its start."""
+    waited_seconds: Seconds = 0.0
+    """All of them together."""
+    kept_bytes: Count = 0
+    """Of memory, by conversations of models that are not loaded."""
 
 
 class Claim(Struct, frozen=True):

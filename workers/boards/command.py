@@ -15,13 +15,14 @@ from nats.aio.client import Client as NatsConnection
 from broker import connection, jetstream, placing, subjects
 from broker.connection import Address, close, connect
 from broker.errors import NotReady, PublishError, ServerError, TurnpikeError
-from broker.health import either, serve_health
+from broker.health import either, serve_health, told
 from broker.locks import Lock
 from broker.process import ended_by_a_signal, keep_the_heap_small
 from broker.retrying import retried
 from broker.topology import RETRY_SECONDS
 from workers.boards.board import Board, Start
 from workers.boards.child import Child
+from workers.boards.health import PATH
 from workers.boards.load_times import LoadTimes
 from workers.boards.memory import board_bytes, memory_pressure
 from workers.boards.offers import PARKED_SHARE, Offer, Offers
@@ -183,11 +184,13 @@ def _starter(settings: BoardSettings, worker: Sequence[str | Path], lock: Lock) 
 
 def _health(nc: NatsConnection, supervisor: Supervisor, settings: BoardSettings) -> AbstractAsyncContextManager[object]:
     """Answers probes while the board runs, where a port was given: it lives while it comes round, whatever becomes of a
-    model."""
+    model; what becomes of each it tells besides."""
     if settings.health_port is None:
         return contextlib.nullcontext()
+    live = either(lambda: connection.trouble(nc), supervisor.rounds.trouble)
     return serve_health(
         settings.health_port,
-        live=either(lambda: connection.trouble(nc), supervisor.rounds.trouble),
+        live=live,
         ready=lambda: None if nc.is_connected else "not connected to NATS",
+        reports={PATH: lambda: supervisor.health(told(live))},
     )
