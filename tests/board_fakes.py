@@ -42,6 +42,8 @@ print("starting", model, flush=True)
 if manner == "broken":
     print("turnpike: model file m.gguf: is no model", file=sys.stderr)
     sys.exit(1)
+if manner == "crashes":
+    os.kill(os.getpid(), signal.SIGSEGV)
 say(read_bytes=1024)
 if manner == "slow":
     signal.sigwait({READY})
@@ -55,7 +57,8 @@ if busy:
         sys.exit(130)
 print("drained", flush=True)
 """
-"""As `turnpike worker` on its line: by its manner it serves, is broken, loads until READY, or is busy until DONE."""
+"""As `turnpike worker` on its line: by its manner it serves, is broken, crashes, loads until READY, is busy until
+DONE."""
 
 
 class Roomy:

@@ -148,5 +148,6 @@ class Worker:
             num_in_hand=load.num_active,
             num_settled=recent.num_settled,
             turn_seconds=recent.mean_seconds if recent.num_settled else None,
+            can=self.options.can,
             trouble=self.stuck_reason(),
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from broker.messages.boards import ALWAYS, AVAILABLE, BROKEN, DRAINING, LOADING, SERVING, Order
 from broker.placing import Placement
 from workers.boards.line import FromWorker
-from workers.boards.models import MAX_WAIT_SECONDS, ModelHere, to_unload
+from workers.boards.models import MAX_WAIT_SECONDS, ModelHere, take_offers, to_unload
 from workers.boards.offers import Offer
 from workers.boards.orders import Orders
 from workers.machine.memory import MemoryPlan
@@ -87,6 +87,7 @@ def test_a_broken_file_is_tried_again_later_and_later_until_it_is_another() -> N
 
 
 def test_a_worker_that_dies_is_started_anew_soon_and_not_in_a_loop() -> None:
+    """Its turns wait meanwhile: what has served is not broken."""
     model, process = here(), FakeProcess(FromWorker(SERVING), last_words="Segmentation fault")
     waits = []
     for served in (5.0, 5.0, 5.0, 100.0):
@@ -95,6 +96,9 @@ def test_a_worker_that_dies_is_started_anew_soon_and_not_in_a_loop() -> None:
         reason = model.ended(-9, NOW + served)
         assert reason == "its worker was ended by SIGKILL: Segmentation fault"
         waits.append(model.retry_at - NOW - served)
+        told = model.as_told(1.0, None)
+        assert (told.state, told.reason, told.retry_at) == (AVAILABLE, reason, model.retry_at)
+        assert not model.can_load(NOW + served)
     assert waits == [1.0, 2.0, 4.0, 1.0]
 
 
@@ -137,6 +141,54 @@ def test_an_operators_load_has_those_go_that_do_nothing_and_never_the_pinned() -
     assert to_unload(wanted, there, 400, pins) == ("idle",)
     assert to_unload(wanted, there, 300, pins) == ("idle", "busy")
     assert to_unload(wanted, there, 200, pins) is None
+
+
+def test_a_model_that_there_was_no_room_for_is_not_broken() -> None:
+    model = here()
+    model.refused("no room: 2 bytes are planned, of 1", NOW, 10.0)
+    told = model.as_told(1.0, None)
+    assert (told.state, told.reason, told.retry_at) == (AVAILABLE, "no room: 2 bytes are planned, of 1", NOW + 10)
+    assert [model.can_load(at) for at in (NOW + 9, NOW + 10)] == [False, True]
+    model.began(FakeProcess(), NOW + 11)
+    told = model.as_told(1.0, None)
+    assert (told.reason, told.retry_at) == ("", 0.0)
+
+
+def test_why_a_file_was_removed_is_told_for_a_while_and_it_is_not_tried_without_one() -> None:
+    models, wrong = {"m": here()}, "m: has SHA-256 1, the lock file says 2: removed"
+    models["m"].began(FakeProcess(last_words=wrong), NOW)
+    models["m"].ended(1, NOW)
+    for seconds in (1, 11, 59):
+        take_offers(models, {}, NOW + seconds)
+        told = models["m"].as_told(1.0, None)
+        assert (told.state, told.reason, told.retry_at > NOW + seconds) == (BROKEN, wrong, True)
+        assert not models["m"].can_load(told.retry_at)
+    take_offers(models, {}, NOW + 62)
+    assert models == {}
+
+
+def test_why_the_file_of_a_model_that_was_named_was_removed_is_told_until_there_is_another() -> None:
+    models, wrong = {"m": here()}, "m: has SHA-256 1, the lock file says 2: removed"
+    missing = replace(offer("m", MIB), stamp=(), plan=None, reason="m.gguf not in models")
+    take_offers(models, {"m": missing}, NOW)
+    assert models["m"].reason == "m.gguf not in models"
+    take_offers(models, {"m": offer("m", MIB)}, NOW)
+    models["m"].began(FakeProcess(last_words=wrong), NOW)
+    models["m"].ended(1, NOW)
+    take_offers(models, {"m": missing}, NOW + 1)
+    assert (models["m"].reason, models["m"].can_load(NOW + 500)) == (wrong, False)
+    take_offers(models, {"m": offer("m", 2 * MIB)}, NOW + 2)
+    assert (models["m"].state, models["m"].reason, models["m"].num_failures) == (AVAILABLE, "", 0)
+
+
+def test_a_model_whose_file_has_gone_is_forgotten_once_its_worker_has_ended() -> None:
+    models = {"m": here()}
+    models["m"].began(FakeProcess(FromWorker(SERVING)), NOW)
+    take_offers(models, {}, NOW + 30)
+    assert list(models) == ["m"]
+    models["m"].ended(0, NOW + 31)
+    take_offers(models, {}, NOW + 60)
+    assert models == {}
 
 
 # --- Orders ----------------------------------------------------------------------------------------------------------

@@ -38,6 +38,8 @@ class FromWorker(Struct, frozen=True, omit_defaults=True):
     """Turns that it had in hand before."""
     turn_seconds: Seconds | None = None
     """What one took lately; None before the first."""
+    can: tuple[Word, ...] | None = None
+    """What it can (`broker.discovery`); None before it serves."""
     trouble: str | None = None
     """Why it should be started anew."""
 
