@@ -112,7 +112,7 @@ def _on_board(one: ModelOnBoard, board: BoardState) -> ModelStatus | None:
         state, (share, seconds) = LOADING, progress(one, board)
     elif one.pin == NEVER:
         return None
-    elif one.state in (AVAILABLE, DRAINING) or (one.state == BROKEN and is_due):
+    elif one.state in (AVAILABLE, DRAINING) or (one.state == BROKEN and (one.is_passing or is_due)):
         # A turn that waits has it tried: whoever were refused then would never have it loaded.
         seconds = max(_until_room(one, board), _bounded(one.retry_at - board.sent_at)) + one.load_seconds
         state, reason = AVAILABLE, _hindrance(one, board)

@@ -1,4 +1,10 @@
-"""A board on a real server whose workers are processes without a model, which do as they are told."""
+"""A board on a real server whose workers are processes without a model, which do as they are told.
+
+    python -m tests.board_fakes CREDENTIALS FOLDER NAME EXPIRES MODEL=MANNER ...
+
+is one in a process of its own, for tests that kill it: with memory for one of its models, and what it says and claims
+expires after so many seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +12,23 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
-from broker.accounts import BOARD
-from broker.connection import close, connect
+from broker import placing
+from broker.accounts import BOARD, read_credentials, write_credentials
+from broker.connection import Address, close, connect
 from broker.messages.boards import BoardState, ModelOnBoard
 from broker.placing import Placement, Watch
+from broker.process import run, spawn
 from broker.server import EmbeddedServer
+from tests.support import ROOT
+from workers.boards import presence
 from workers.boards.board import Board
-from workers.boards.child import Child
+from workers.boards.child import SILENT_SECONDS, Child
 from workers.boards.load_times import LoadTimes
 from workers.boards.offers import Offer
 from workers.boards.supervisor import Supervisor
@@ -26,8 +37,8 @@ from workers.machine.memory import MemoryPlan
 
 MIB = 2**20
 SECONDS = 20.0
-EAGER = Rules(interactive_seconds=0.0, residency_seconds=0.0, residency_loads=0.0)
-"""What waits is loaded at once, whoever has to go."""
+EAGER = Rules(interactive_seconds=0.0, residency_seconds=0.0, residency_loads=0.0, copy_loads=1e9)
+"""What waits is loaded at once, whoever has to go, and nothing twice."""
 READY, DONE = signal.SIGUSR1, signal.SIGUSR2
 """Tell a worker that loads, or that drains, to go on."""
 
@@ -47,18 +58,19 @@ if manner == "crashes":
 say(read_bytes=1024)
 if manner == "slow":
     signal.sigwait({READY})
-busy = manner == "busy"
+busy = manner in ("busy", "steady")
 say(state="serving", num_slots=2, num_in_hand=int(busy))
-signal.sigwait({TERM})
-if busy:
+while not signal.sigtimedwait({TERM}, 0.1 if manner == "steady" else 600):
+    say(state="serving", num_slots=2, num_in_hand=1)
+if manner == "busy":
     say(state="draining", num_slots=2, num_in_hand=1)
     if signal.sigwait({TERM, DONE}) == TERM:
         print("handed back", flush=True)
         sys.exit(130)
 print("drained", flush=True)
 """
-"""As `turnpike worker` on its line: by its manner it serves, is broken, crashes, loads until READY, is busy until
-DONE."""
+"""As `turnpike worker` on its line: by its manner it serves, is broken, crashes, loads until READY, or is busy until
+DONE; one that is steady has a turn that does not end, and says so again and again."""
 
 
 class Roomy:
@@ -107,7 +119,7 @@ class RunningBoard:
 
 @asynccontextmanager
 async def running_board(
-    server: EmbeddedServer,
+    where: EmbeddedServer | Address,
     folder: Path,
     manners: dict[str, str],
     *,
@@ -116,14 +128,15 @@ async def running_board(
     rules: Rules = EAGER,
     pins: frozenset[str] = frozenset(),
     look: Callable[[], dict[str, Offer]] | None = None,
+    silent_seconds: float = SILENT_SECONDS,
 ) -> AsyncIterator[RunningBoard]:
     """Of these models of 100 MiB, each with its worker's manner."""
-    nc = await connect(server.address(BOARD), name=name)
+    nc = await connect(where if isinstance(where, Address) else where.address(BOARD), name=name)
     started: list[Child] = []
 
     async def start(one: Offer, heard: Callable[[], None]) -> Child:
         command = [sys.executable, "-c", WORKER, one.model, manners[one.model]]
-        started.append(await Child.start(one.model, command, {}, heard))
+        started.append(await Child.start(one.model, command, {}, heard, silent_seconds=silent_seconds))
         return started[-1]
 
     def all_of_them() -> dict[str, Offer]:
@@ -139,6 +152,52 @@ async def running_board(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await close(nc)
+
+
+@contextmanager
+def soon_forgotten(seconds: int) -> Iterator[None]:
+    """What boards say and claim expires after so many whole seconds, and is said again as much more often."""
+    share = seconds / placing.CLAIM_SECONDS
+    with (
+        mock.patch.object(placing, "BOARD_SECONDS", seconds),
+        mock.patch.object(placing, "CLAIM_SECONDS", seconds),
+        mock.patch.object(placing, "SAY_SECONDS", share * placing.SAY_SECONDS),
+        mock.patch.object(placing, "RENEW_SECONDS", share * placing.RENEW_SECONDS),
+        mock.patch.object(presence, "SETTLE_SECONDS", share * presence.SETTLE_SECONDS),
+    ):
+        yield
+
+
+@asynccontextmanager
+async def board_process(
+    server: EmbeddedServer, folder: Path, manners: dict[str, str], *, name: str = "b1", expires: int = 10
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """As `running_board`, in a process of its own, whose log is NAME.log."""
+    write_credentials(folder / f"{name}.credentials", server.address(BOARD))
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "tests.board_fakes",
+        folder / f"{name}.credentials",
+        folder,
+        name,
+        str(expires),
+    ]
+    command += [f"{model}={manner}" for model, manner in manners.items()]
+    with (folder / f"{name}.log").open("ab") as log:
+        process = await spawn(
+            command, stdout=log.fileno(), stderr=log.fileno(), env={"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def until[T](watch: Watch, look: Callable[[Placement], T | None]) -> T:
@@ -167,3 +226,19 @@ def is_in(model: str, state: str, board: str = "b1") -> Callable[[Placement], Mo
         return found if found is not None and found.state == state else None
 
     return look
+
+
+async def main(credentials: Path, folder: Path, name: str, manners: dict[str, str], stop: asyncio.Event) -> int:
+    async with running_board(read_credentials(credentials), folder, manners, name=name) as board:
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({stopping, board.task}, return_when=asyncio.FIRST_COMPLETED)
+        board.stop.set()
+        await board.task
+    return 0
+
+
+if __name__ == "__main__":
+    _, where, into, own_name, num_seconds, *models = sys.argv
+    told = dict(one.split("=", 1) for one in models)
+    with soon_forgotten(int(num_seconds)):
+        sys.exit(run(lambda stop: main(Path(where), Path(into), own_name, told, stop)))

@@ -10,8 +10,7 @@ from broker.messages.fields import Count, Seconds, Token, Word
 
 AVAILABLE, LOADING, SERVING, DRAINING, BROKEN = "available", "loading", "serving", "draining", "broken"
 """What a model is on a board: its file is there and it would fit; its worker starts; its worker takes turns; it
-finishes what it has; it could not be loaded, and will not be tried before `retry_at`. What was loaded and has died is
-AVAILABLE, from `retry_at` on."""
+finishes what it has; it could not be loaded, and will not be tried before `retry_at`."""
 ALWAYS, NEVER = "always", "never"
 """Pins: loaded and never evicted; never loaded."""
 SHORT_OF_MEMORY = 0.2
@@ -53,6 +52,8 @@ class ModelOnBoard(Struct, frozen=True, omit_defaults=True):
     """Before that it is not tried again."""
     num_failures: Count = 0
     """How often it has failed, one after the other."""
+    is_passing: bool = False
+    """Of BROKEN: its worker died, or there was no room just then; its turns wait until it is tried again."""
     num_ctx: Count = 0
     """Of the context that its worker has, or would have; 0 where the board does not tell."""
     can: tuple[Word, ...] | None = None

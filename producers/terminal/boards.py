@@ -49,7 +49,7 @@ def _state(one: ModelOnBoard, board: BoardState) -> str:
         part = "" if share is None else f" {100 * share:.0f} %"
         return f"[yellow]loading{part}, about {seconds:.0f} s[/yellow]"
     if one.state == BROKEN or one.retry_at > board.sent_at:
-        state = "broken" if one.state == BROKEN else "not loaded"
+        state = "broken" if one.state == BROKEN and not one.is_passing else "not loaded"
         tried = f", failed {one.num_failures} times" if one.num_failures > 1 else ""
         again = _age(one.retry_at - board.sent_at)
         return f"[red]{state}: {escape(one.reason)}{tried}; again in {again}[/red]"

@@ -59,6 +59,8 @@ def test_of_several_boards_the_best_is_told() -> None:
 
     assert best(broken) == "cannot be loaded: no such file"
     assert best(broken, available) == "not loaded yet, about 20 s"
+    passing = board("f", on_board("m", BROKEN, reason="killed", retry_at=NOW + 3, is_passing=True, load_seconds=9.0))
+    assert best(broken, passing) == "not loaded yet, about 12 s: killed", "its turns wait until it is tried again"
     assert best(available, broken, quicker) == "not loaded yet, about 5 s"
     assert best(quicker, comes, available) == "loading 50 %, about 60 s", "a load that was begun is not begun elsewhere"
     assert best(comes, served) == "loaded"

@@ -31,6 +31,9 @@ from workers.boards.supervisor import Supervisor
 from workers.engine.power import Power
 from workers.reporting.node import NodeListener
 
+SERVER_SECONDS = 60.0
+"""A worker that starts while the server is away waits so long for it: its board lives on, and others' turns wait."""
+
 log = logging.getLogger(__name__)
 
 
@@ -172,7 +175,9 @@ def _starter(settings: BoardSettings, worker: Sequence[str | Path], lock: Lock) 
 
     async def start(offer: Offer, heard: Callable[[], None]) -> Child:
         assert offer.plan is not None
-        of_one = worker_settings(settings, offer.model, park_bytes=offer.plan.offload_cache, health_port=None)
+        wait = max(settings.wait_seconds, SERVER_SECONDS)
+        park = offer.plan.offload_cache
+        of_one = worker_settings(settings, offer.model, park_bytes=park, health_port=None, wait_seconds=wait)
         return await Child.start(offer.model, worker, as_environment(of_one), heard, kept=(lock.fileno(),))
 
     return start

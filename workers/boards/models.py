@@ -19,6 +19,10 @@ time."""
 MAX_WAIT_SECONDS = 600.0
 STEADY_SECONDS = 60.0
 """A worker that has served for so long begins anew."""
+CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+"""By which a process ends through its own doing: of one that loads its file's, others kill by other signals."""
+MAX_PASSING = 3
+"""So often in a row a worker may die, or find no room, before its model's turns are told that it cannot be loaded."""
 UNLOADABLE_SECONDS = 3600.0
 """For a model that cannot be loaded as its file is: said again at each look, until the file is another."""
 GONE_SECONDS = 60.0
@@ -72,6 +76,9 @@ class ModelHere:
     reason: str = ""
     retry_at: float = 0.0
     num_failures: int = 0
+    """In a row."""
+    is_passing: bool = False
+    """What was wrong last may not be the next time: its turns wait for that."""
     num_slots: int = 0
     turn_seconds: float | None = None
     latest: FromWorker = field(default_factory=FromWorker)
@@ -102,6 +109,7 @@ class ModelHere:
         self.offer, self.can = offer, None if is_other else self.can
         if offer.plan is None:
             self.retry_at = now + UNLOADABLE_SECONDS
+            self.is_passing = False
             if self.process is None:
                 # A file that was removed for what was wrong with it: that says more than that it is not here.
                 if offer.stamp or self.state != BROKEN or not self.num_failures:
@@ -124,8 +132,9 @@ class ModelHere:
 
     def refused(self, reason: str, now: float, seconds: float) -> None:
         """It was not started, and why; nothing is wrong with its file. To be tried again after so long."""
+        self._failed(is_passing=True)
         self.reason, self.retry_at = reason[:MAX_REASON], now + seconds
-        self._become(AVAILABLE, now)
+        self._become(BROKEN, now)
 
     def allowed(self) -> None:
         """It may be tried at once, whatever became of it before: an operator says so."""
@@ -158,23 +167,30 @@ class ModelHere:
             self._become(SERVING, now)
         return begins
 
-    def ended(self, code: int, now: float) -> str | None:
-        """Its worker is gone; why, where that was not asked for."""
+    def ended(self, code: int, now: float, *, was_cut_off: bool = False) -> str | None:
+        """Its worker is gone; why, where that was not asked for. What it says at its start is its file's fault, unless
+        the server was away meanwhile."""
         process, self.process, self.planned_bytes, self.latest = self.process, None, 0, FromWorker()
         assert process is not None
         if process.is_leaving or code == 0:  # told to go, by us or by somebody else
+            if not process.is_loading:  # it has served, and went in peace
+                self.num_failures = 0
             self._become(AVAILABLE, now)
             return None
         if not process.is_loading and now - self.served_at >= STEADY_SECONDS:
             self.num_failures = 0
         wait = FIRST_WAIT_SECONDS[process.is_loading] * 2**self.num_failures
-        self.num_failures = min(self.num_failures + 1, 16)
+        is_files_fault = process.is_loading and (code == 1 or -code in CRASHES)
+        self._failed(is_passing=was_cut_off or not is_files_fault)
         self.retry_at = now + min(wait, MAX_WAIT_SECONDS)
         words = process.trouble or process.last_words
         self.reason = (words if code == 1 and process.is_loading else f"{how_it_ended(code)}: {words}")[:MAX_REASON]
-        # What has served is good: its turns go on waiting for it.
-        self._become(BROKEN if process.is_loading else AVAILABLE, now)
+        self._become(BROKEN, now)
         return self.reason
+
+    def _failed(self, *, is_passing: bool) -> None:
+        self.num_failures = min(self.num_failures + 1, 16)
+        self.is_passing = is_passing and self.num_failures <= MAX_PASSING
 
     def _become(self, state: str, now: float) -> None:
         if state != self.state:
@@ -200,8 +216,9 @@ class ModelHere:
             num_waiting=self.waiting.num_interactive,
             num_waiting_batch=self.waiting.num_batch,
             reason=self.reason,
-            retry_at=self.retry_at if not self.is_resident else 0.0,
+            retry_at=self.retry_at if self.state == BROKEN else 0.0,
             num_failures=self.num_failures,
+            is_passing=self.state == BROKEN and self.is_passing,
             num_ctx=self.offer.num_ctx,
             can=self.offer.can if self.can is None else self.can,
         )

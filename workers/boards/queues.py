@@ -64,15 +64,17 @@ class Queues:
             num_turns[priority] = info.num_pending + (0 if is_taken else info.num_ack_pending)
             if not num_turns[priority] and missing <= 0:
                 continue
-            age = await self._age(model, queue, priority, _behind(info, is_taken=is_taken))
+            age = await self._age(model, queue, priority, info, is_taken=is_taken)
             if not num_turns[priority] and age is not None:
                 num_turns[priority], missing = missing, 0
             seconds[priority] = age or 0.0
         return Waiting(num_turns[INTERACTIVE], num_turns[BATCH], seconds[INTERACTIVE], seconds[BATCH])
 
-    async def _age(self, model: str, queue: StreamInfo, priority: Priority, behind: int) -> float | None:
-        """Of the oldest turn behind a sequence; None where there is none, or it has gone meanwhile."""
-        key, now = (model, priority), time.monotonic()
+    async def _age(
+        self, model: str, queue: StreamInfo, priority: Priority, info: ConsumerInfo, *, is_taken: bool
+    ) -> float | None:
+        """Of the oldest turn that waits, by the server's clock alone; None where there is none, or it has gone."""
+        key, behind, now = (model, priority), _behind(info, is_taken=is_taken), time.monotonic()
         known = self._oldest.get(key)
         if known is None or not known.holds(behind, queue.state.first_sequence, now):
             self._oldest.pop(key, None)
@@ -81,7 +83,7 @@ class Queues:
             if not stored:
                 return None
             known = self._oldest[key] = _Oldest(behind, stored[0].sequence, stored[0].stored_at, now)
-        return max(0.0, time.time() - known.stored_at)
+        return max(0.0, (time.time() if info.told_at is None else info.told_at) - known.stored_at)
 
 
 def _behind(info: ConsumerInfo, *, is_taken: bool) -> int:

@@ -14,32 +14,28 @@ from collections.abc import Mapping
 
 from nats.aio.client import Client as NatsConnection
 
-from broker import connection, placing
-from broker.errors import PublishError, ServerError, TurnpikeError
+from broker import connection
+from broker.errors import ServerError, TurnpikeError
 from broker.health import Rounds
-from broker.messages.boards import ALWAYS, DRAINING, LOADING, SERVING, BoardState, Order
-from broker.placing import RENEW_SECONDS, SAY_SECONDS, Placement, Watch
+from broker.messages.boards import ALWAYS, DRAINING, SERVING, BoardState, Order
+from broker.placing import SAY_SECONDS, Placement
 from workers.boards.board import Board, OtherBoard
 from workers.boards.child import Child
-from workers.boards.claims import Claims
 from workers.boards.cores import shared_cores
 from workers.boards.models import ModelHere, take_offers, to_unload
 from workers.boards.offers import Offer
 from workers.boards.orders import Orders
 from workers.boards.parking import Parking
 from workers.boards.placement import next_step
+from workers.boards.presence import Presence
 from workers.boards.queues import Queues
 from workers.boards.view import Step, View, Waiting
 from workers.machine.cores import num_cores
 
 ROUND_SECONDS = 0.5
 """How often it looks at the queues, at least."""
-PROGRESS_SECONDS = 0.5
-"""How often it says how far a load is."""
 OFFERS_SECONDS = 5.0
 """How often it looks at the files."""
-REFRESH_RENEWALS = 3
-"""After so many renewals of its claims it reads again what all boards say: what it may have missed."""
 ROUNDS_PATIENCE = 120.0
 REFUSED_SECONDS = 10.0
 """Before it is tried again to load what there was no room for."""
@@ -56,15 +52,16 @@ class Supervisor:
         """`offers` are those of a first look."""
         self._nc = nc
         self._board = board
-        self._began_at = time.time()
+        self._epoch = time.time() - time.monotonic()
+        self._began_at = self._now()
         self._here: dict[str, ModelHere] = {}
         take_offers(self._here, offers, self._began_at)
         self._children: dict[str, Child] = {}
         self._num_cores = num_cores()
-        self._claims = Claims(nc, board.name)
+        self._presence = Presence(nc, board.name, self._began_at)
+        self._claims = self._presence.claims
         self._queues = Queues(nc)
         self._orders = Orders(board.name, self._began_at)
-        self._watch = Watch(nc)
         self._news = asyncio.Event()
         self._doubt = asyncio.Event()
         """A model has failed: its file may be another one than was thought."""
@@ -79,8 +76,6 @@ class Supervisor:
         self._is_throttled = False
         self._num_swaps = 0
         self._loading_seconds = 0.0
-        self._announced: tuple[object, ...] = ()
-        self._announced_at = float("-inf")
         self._group = asyncio.TaskGroup()
         self._parking = Parking(board.parked, board.max_parked_bytes, self._group)
         self.rounds = Rounds()
@@ -89,10 +84,10 @@ class Supervisor:
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; then every worker drains. Cancelling it hands back at once what they have in hand. Raises
         OtherBoard, ConnectionLost."""
-        async with self._watch, self._group:
+        async with self._presence, self._group:
             beats = [
                 self._group.create_task(work)
-                for work in (connection.watch(self._nc), self._renew(), self._look(), self._hear(), self._wake(stop))
+                for work in (connection.watch(self._nc), self._keep_up(), self._look(), self._hear(), self._wake(stop))
             ]
             self._parking.began()
             try:
@@ -102,16 +97,21 @@ class Supervisor:
                 await self._drain()
             finally:
                 await asyncio.gather(*(child.end() for child in self._children.values()))
-                await self._leave()
+                await self._parking.close()
+                await self._presence.leave()
                 self.rounds.end("a board's round")
             for task in beats:
                 task.cancel()
+
+    def _now(self) -> float:
+        """Seconds since the epoch by the clock as it was at the start: nobody's setting it makes a wait longer."""
+        return self._epoch + time.monotonic()
 
     # --- Rounds ------------------------------------------------------------------------------------------------------
 
     async def _round(self) -> None:
         self.rounds.begin("a board's round", ROUNDS_PATIENCE)
-        now, placement = time.time(), self._watch.placement()
+        now, placement = self._now(), self._presence.placement()
         self._check_alone(placement)
         self._look_at_children(now)
         is_due = time.monotonic() - self._decided_at >= ROUND_SECONDS or self._is_changed
@@ -160,7 +160,7 @@ class Supervisor:
     def _heard(self, name: str, now: float) -> None:
         here, child = self._here[name], self._children[name]
         if here.heard(now):
-            seconds = now - child.started_at
+            seconds = child.seconds
             self._is_changed = True
             self._loading_seconds += seconds
             self._board.load_times.note(here.offer.digest, here.offer.file_bytes, seconds)
@@ -179,6 +179,8 @@ class Supervisor:
         pins = self._pins(placement)
         for order in self._orders.due(placement, self._here):
             await self._obey(order, placement, pins)
+        if not self._presence.is_settled:
+            return
         if self._pending is not None:
             await self._go_on(self._pending)
             return
@@ -193,7 +195,7 @@ class Supervisor:
             here.queued(waiting.get(name, Waiting()))
         if any(child.is_leaving or child.is_loading for child in self._children.values()):
             return
-        view = View(time.time(), boards, waiting, placement.claims)
+        view = View(self._now(), boards, waiting, placement.claims)
         await self._begin(next_step(view, self._board.name, self._board.rules))
 
     def _pins(self, placement: Placement) -> dict[str, str | None]:
@@ -222,7 +224,7 @@ class Supervisor:
 
     async def _may_load(self, model: str, copy: int) -> bool:
         here = self._here.get(model)
-        return here is not None and here.can_load(time.time()) and await self._claims.take(model, copy)
+        return here is not None and here.can_load(self._now()) and await self._claims.take(model, copy)
 
     async def _go_on(self, step: Step) -> None:
         """Loads what was claimed, once there is room."""
@@ -230,7 +232,7 @@ class Supervisor:
         if any(name in self._children for name in step.unload):
             return
         self._pending = None
-        here, now = self._here.get(step.load), time.time()
+        here, now = self._here.get(step.load), self._now()
         if here is None or not here.can_load(now):
             await self._claims.let_go(step.load)
             return
@@ -250,11 +252,11 @@ class Supervisor:
             await self._refuse(here, f"its worker cannot be started: {error.strerror or error}")
             return
         self._here[here.model], self._children[here.model] = here, child  # its file may have gone meanwhile
-        here.began(child, time.time())
+        here.began(child, self._now())
         self._group.create_task(self._live(here, child))
 
     async def _refuse(self, here: ModelHere, reason: str) -> None:
-        here.refused(reason, time.time(), REFUSED_SECONDS)
+        here.refused(reason, self._now(), REFUSED_SECONDS)
         log.warning("not loaded model=%s reason=%s", here.model, reason)
         await self._claims.let_go(here.model)
 
@@ -262,12 +264,12 @@ class Supervisor:
         """From a worker's start to its end."""
         code = await child.run()
         await self._claims.let_go(here.model)
-        now = time.time()
+        now = self._now()
         self._heard(here.model, now)
         del self._children[here.model]
         if child.is_loading:
-            self._loading_seconds += now - child.started_at
-        reason = here.ended(code, now)
+            self._loading_seconds += child.seconds
+        reason = here.ended(code, now, was_cut_off=connection.connected_seconds(self._nc) < child.seconds)
         if reason is None:
             log.info("unloaded model=%s pid=%d", here.model, child.pid)
         else:
@@ -289,7 +291,7 @@ class Supervisor:
             return
         unload = to_unload(here, self._here.values(), self._memory_bytes, pins)
         here.allowed()
-        if unload is None or not here.can_load(time.time()):
+        if unload is None or not here.can_load(self._now()):
             reason = here.reason or "no room beside what is pinned"
             log.warning("order not obeyed model=%s reason=%s", order.model, reason)
             return
@@ -308,7 +310,7 @@ class Supervisor:
                 here.as_told(times.seconds(here.offer.digest, here.offer.file_bytes), pins.get(name))
                 for name, here in sorted(self._here.items())
             ),
-            sent_at=time.time(),
+            sent_at=self._now(),
             started_at=self._began_at,
             is_throttled=self._is_throttled,
             memory_pressure=self._memory_pressure,
@@ -317,19 +319,7 @@ class Supervisor:
         )
 
     async def _announce(self) -> None:
-        """Now and then, and when something has become other than it was said."""
-        state = self._state(self._pins(self._watch.placement()))
-        is_loading = any(one.state == LOADING for one in state.models)
-        news = tuple((one.model, one.state, one.num_in_hand > 0, one.pin, one.reason) for one in state.models)
-        age = state.sent_at - self._announced_at
-        if news == self._announced and age < (PROGRESS_SECONDS if is_loading else SAY_SECONDS):
-            return
-        self._announced, self._announced_at = news, state.sent_at
-        try:
-            await placing.announce(self._nc, state)
-        except PublishError as error:
-            self._announced = ()
-            log.warning("not announced error=%s", error)
+        await self._presence.announce(self._state(self._pins(self._presence.placement())))
 
     # --- Beside the rounds -------------------------------------------------------------------------------------------
 
@@ -341,21 +331,27 @@ class Supervisor:
         """What operators say is news; what other boards say has time until the next round."""
         known: object = None
         while True:
-            await self._watch.changed(ROUNDS_PATIENCE)
-            orders = dict(self._watch.placement().orders)
+            await self._presence.changed(ROUNDS_PATIENCE)
+            orders = dict(self._presence.placement().orders)
             if orders != known:
                 known = orders
                 self._news.set()
 
-    async def _renew(self) -> None:
-        while True:
-            for _ in range(REFRESH_RENEWALS):
-                await asyncio.sleep(RENEW_SECONDS)
-                await self._claims.renew()
-            try:
-                await self._watch.refresh()
-            except ServerError as error:
-                log.warning("placement not read error=%s", error)
+    async def _keep_up(self) -> None:
+        await self._presence.keep_up(self._lost)
+
+    async def _lost(self, model: str) -> None:
+        """Another board has taken its copy, while this one was away: who serves it is one more, who does not stops."""
+        child = self._children.get(model)
+        if child is not None and not child.is_loading:
+            await self._claims.move(model)
+            return
+        log.warning("another board loads it now model=%s", model)
+        await self._claims.let_go(model)
+        if self._pending is not None and self._pending.load == model:
+            self._pending = None
+        if child is not None:
+            child.drain()
 
     async def _look(self) -> None:
         while True:
@@ -367,7 +363,7 @@ class Supervisor:
             except (TurnpikeError, OSError) as error:
                 log.warning("files not looked at error=%s", error)
                 continue
-            take_offers(self._here, found, time.time())
+            take_offers(self._here, found, self._now())
 
     # --- The end -----------------------------------------------------------------------------------------------------
 
@@ -380,18 +376,6 @@ class Supervisor:
             child.drain()
         while self._children:
             self.rounds.begin("a board's round", ROUNDS_PATIENCE)
-            self._look_at_children(time.time())
+            self._look_at_children(self._now())
             await self._announce()
             await self._sleep(SAY_SECONDS)
-
-    async def _leave(self) -> None:
-        """Takes back what it said, unless another board says it now."""
-        await self._parking.close()
-        await self._claims.let_all_go()
-        for state in self._watch.placement().boards:
-            if state.board == self._board.name and state.started_at != self._began_at:
-                return
-        try:
-            await placing.withdraw(self._nc, self._board.name)
-        except PublishError as error:
-            log.info("not withdrawn error=%s: what it said expires", error)
