@@ -58,6 +58,8 @@ print("starting", model, flush=True)
 if manner == "broken":
     print("turnpike: model file m.gguf: is no model", file=sys.stderr)
     sys.exit(1)
+if manner == "crashes":
+    os.kill(os.getpid(), signal.SIGSEGV)
 say(read_bytes=1024)
 if manner == "slow":
     signal.sigwait({READY})
@@ -73,9 +75,9 @@ if manner == "busy":
         sys.exit(130)
 print("drained", flush=True)
 """
-"""As `turnpike worker` on its line: by its manner it serves, is broken, loads until READY, or is busy until DONE,
-and had a turn that had waited for the load; one that is steady has a turn that does not end, and says so again and
-again."""
+"""As `turnpike worker` on its line: by its manner it serves, is broken, crashes, loads until READY, or is busy until
+DONE, and had a turn that had waited for the load; one that is steady has a turn that does not end, and says so again
+and again."""
 
 
 class Roomy:

@@ -7,6 +7,7 @@ Nothing is computed here: a board costs next to nothing beside the workers that 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from workers.boards.board import Board, OtherBoard
 from workers.boards.child import Child
 from workers.boards.cores import shared_cores
 from workers.boards.health import report
-from workers.boards.models import ModelHere, to_unload
+from workers.boards.models import ModelHere, take_offers, to_unload
 from workers.boards.offers import Offer
 from workers.boards.orders import Orders
 from workers.boards.parking import Parking
@@ -30,12 +31,12 @@ from workers.boards.placement import next_step
 from workers.boards.presence import Presence
 from workers.boards.queues import Queues
 from workers.boards.reporter import TELL_SECONDS, BoardReporter
-from workers.boards.view import Step, View
+from workers.boards.view import Step, View, Waiting
 from workers.machine.cores import num_cores
 
 ROUND_SECONDS = 0.5
 """How often it looks at the queues, at least."""
-OFFERS_SECONDS = 30.0
+OFFERS_SECONDS = 5.0
 """How often it looks at the files."""
 ROUNDS_PATIENCE = 120.0
 REFUSED_SECONDS = 10.0
@@ -56,7 +57,7 @@ class Supervisor:
         self._epoch = time.time() - time.monotonic()
         self._began_at = self._now()
         self._here: dict[str, ModelHere] = {}
-        self._offered(offers, self._began_at)
+        take_offers(self._here, offers, self._began_at)
         self._children: dict[str, Child] = {}
         self._num_cores = num_cores()
         self._presence = Presence(nc, board.name, self._began_at)
@@ -64,6 +65,8 @@ class Supervisor:
         self._queues = Queues(nc)
         self._orders = Orders(board.name, self._began_at)
         self._news = asyncio.Event()
+        self._doubt = asyncio.Event()
+        """A model has failed: its file may be another one than was thought."""
         self._pending: Step | None = None
         """Claimed, and begun once what it unloads has gone."""
         self._decided_at = float("-inf")
@@ -188,14 +191,17 @@ class Supervisor:
         if self._pending is not None:
             await self._go_on(self._pending)
             return
-        is_changing = any(child.is_leaving or child.is_loading for child in self._children.values())
-        if is_changing or not is_due:
+        if not is_due:
             return
         boards = (*(one for one in placement.boards if one.board != self._board.name), self._state(pins))
         served = {one.model for board in boards for one in board.models if one.state in (SERVING, DRAINING)}
         models = {one.model for board in boards for one in board.models}
         async with asyncio.timeout(QUEUES_SECONDS):
             waiting = await self._queues.look(models, served)
+        for name, here in self._here.items():
+            here.queued(waiting.get(name, Waiting()))
+        if any(child.is_leaving or child.is_loading for child in self._children.values()):
+            return
         view = View(self._now(), boards, waiting, placement.claims)
         await self._begin(next_step(view, self._board.name, self._board.rules))
 
@@ -252,7 +258,7 @@ class Supervisor:
         except OSError as error:  # no memory for a process, no descriptors
             await self._refuse(here, step, f"its worker cannot be started: {error.strerror or error}")
             return
-        self._children[here.model] = child
+        self._here[here.model], self._children[here.model] = here, child  # its file may have gone meanwhile
         here.began(child, self._now())
         self._reporter.began(here.model, step)
         self._group.create_task(self._live(here, child))
@@ -277,6 +283,7 @@ class Supervisor:
         else:
             log.error("! %s: %s; tried again in %.0f s", here.model, reason, here.retry_at - now)
             self._parking.lost(here.model)
+            self._doubt.set()
         self._is_changed = True
         self._news.set()
 
@@ -363,24 +370,15 @@ class Supervisor:
 
     async def _look(self) -> None:
         while True:
-            await asyncio.sleep(OFFERS_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._doubt.wait(), OFFERS_SECONDS)
+            self._doubt.clear()
             try:
                 found = await asyncio.to_thread(self._board.look)
             except (TurnpikeError, OSError) as error:
                 log.warning("files not looked at error=%s", error)
                 continue
-            self._offered(found, self._now())
-
-    def _offered(self, found: Mapping[str, Offer], now: float) -> None:
-        for name, offer in found.items():
-            if name not in self._here:
-                log.info("offered model=%s", name)
-                self._here[name] = ModelHere(offer, now)
-            self._here[name].offered(offer, now)
-        for name, here in list(self._here.items()):
-            # What has just failed is told for a while, also where its file was removed for that.
-            if name not in found and not here.is_resident and here.retry_at <= now:
-                del self._here[name]
+            take_offers(self._here, found, self._now())
 
     # --- The end -----------------------------------------------------------------------------------------------------
 
