@@ -38,6 +38,7 @@ class Child:
         self.model = model
         self.pid = process.pid
         self.started_at = time.time()
+        """When it was to load its model."""
         self.told = FromWorker()
         """The worker's latest words."""
         self.is_leaving = False
@@ -78,6 +79,19 @@ class Child:
         child = cls(model, process, heard)
         child._open(Line(own, FromWorker, child._take, lambda: None))
         return child
+
+    def give(self, model: str, park_bytes: int) -> None:
+        """Its model, where it was started without one: now it loads it, and may keep so much of conversations at
+        rest."""
+        self.model = model
+        self.started_at = time.time()
+        assert self._line is not None
+        self._line.send(FromBoard(self._max_threads, model, park_bytes))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process is gone."""
+        return self._process.returncode is not None
 
     def _open(self, line: Line[FromBoard, FromWorker]) -> None:
         self._line = line
@@ -163,5 +177,5 @@ class Child:
         line = line[:MAX_LINE_CHARS].rstrip()
         if line:
             self._last.append(line)
-            sys.stderr.write(f"{self.model} | {line}\n")
+            sys.stderr.write(f"{self.model or 'spare'} | {line}\n")
             sys.stderr.flush()

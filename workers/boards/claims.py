@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from nats.aio.client import Client as NatsConnection
@@ -9,8 +10,11 @@ from nats.aio.client import Client as NatsConnection
 from broker import placing
 from broker.errors import PublishError, ServerError
 from broker.messages.boards import Claim
+from broker.placing import RENEW_SECONDS, Watch
 
 MAX_COPIES = 64
+REFRESH_RENEWALS = 3
+"""After so many renewals it is read again what all boards say: what may have been missed."""
 
 log = logging.getLogger(__name__)
 
@@ -68,3 +72,14 @@ class Claims:
                         break
             except (ServerError, PublishError) as error:
                 log.warning("not renewed model=%s copy=%d error=%s", model, held.copy, error)
+
+    async def keep(self, watch: Watch) -> None:
+        """Renews them, and reads now and then what there is, until it is cancelled."""
+        while True:
+            for _ in range(REFRESH_RENEWALS):
+                await asyncio.sleep(RENEW_SECONDS)
+                await self.renew()
+            try:
+                await watch.refresh()
+            except ServerError as error:
+                log.warning("placement not read error=%s", error)

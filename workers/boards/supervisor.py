@@ -13,11 +13,12 @@ from collections.abc import Mapping
 
 from nats.aio.client import Client as NatsConnection
 
-from broker import connection, placing
-from broker.errors import PublishError, ServerError, TurnpikeError
+from broker import connection
+from broker.errors import ServerError, TurnpikeError
 from broker.health import Rounds
 from broker.messages.boards import ALWAYS, DRAINING, LOADING, SERVING, BoardState, Order
-from broker.placing import RENEW_SECONDS, SAY_SECONDS, Placement, Watch
+from broker.placing import SAY_SECONDS, Placement, Watch
+from workers.boards.announcing import Announcements
 from workers.boards.board import Board, OtherBoard
 from workers.boards.child import Child
 from workers.boards.claims import Claims
@@ -28,17 +29,16 @@ from workers.boards.orders import Orders
 from workers.boards.parking import Parking
 from workers.boards.placement import next_step
 from workers.boards.queues import Queues
+from workers.boards.spare import Spare
 from workers.boards.view import Step, View
 from workers.machine.cores import num_cores
 
 ROUND_SECONDS = 0.5
 """How often it looks at the queues, at least."""
-PROGRESS_SECONDS = 0.5
-"""How often it says how far a load is."""
 OFFERS_SECONDS = 30.0
 """How often it looks at the files."""
-REFRESH_RENEWALS = 3
-"""After so many renewals of its claims it reads again what all boards say: what it may have missed."""
+NEWS_SECONDS = 0.1
+"""How often turns that come have it look, at most."""
 ROUNDS_PATIENCE = 120.0
 REFUSED_SECONDS = 10.0
 """Before it is tried again to load what there was no room for."""
@@ -76,10 +76,12 @@ class Supervisor:
         self._is_throttled = False
         self._num_swaps = 0
         self._loading_seconds = 0.0
-        self._announced: tuple[object, ...] = ()
-        self._announced_at = float("-inf")
+        self._announcements = Announcements(nc)
         self._group = asyncio.TaskGroup()
         self._parking = Parking(board.parked, board.max_parked_bytes, self._group)
+        self._spare = Spare(board, self._news.set)
+        self._served: set[str] = set()
+        """Models that some board has, or loads."""
         self.rounds = Rounds()
         """Where it says that it comes round."""
 
@@ -87,9 +89,16 @@ class Supervisor:
         """Until `stop`; then every worker drains. Cancelling it hands back at once what they have in hand. Raises
         OtherBoard, ConnectionLost."""
         async with self._watch, self._group:
+            await self._queues.listen(self._queued)
             beats = [
                 self._group.create_task(work)
-                for work in (connection.watch(self._nc), self._renew(), self._look(), self._hear(), self._wake(stop))
+                for work in (
+                    connection.watch(self._nc),
+                    self._claims.keep(self._watch),
+                    self._look(),
+                    self._hear(),
+                    self._wake(stop),
+                )
             ]
             self._parking.began()
             try:
@@ -98,7 +107,7 @@ class Supervisor:
                     await self._sleep(ROUND_SECONDS)
                 await self._drain()
             finally:
-                await asyncio.gather(*(child.end() for child in self._children.values()))
+                await asyncio.gather(self._spare.end(), *(child.end() for child in self._children.values()))
                 await self._leave()
                 self.rounds.end("a board's round")
             for task in beats:
@@ -114,6 +123,7 @@ class Supervisor:
         is_due = time.monotonic() - self._decided_at >= ROUND_SECONDS or self._is_changed
         if self._is_changed or time.monotonic() - self._measured_at >= SAY_SECONDS:
             self._measure()
+            await self._spare.keep()
         if is_due:
             self._decided_at, self._is_changed = time.monotonic(), False
         try:
@@ -126,8 +136,9 @@ class Supervisor:
 
     def _measure(self) -> None:
         machine = self._board.machine
-        pids = [child.pid for child in self._children.values()]
-        self._memory_bytes = machine.memory_bytes(pids, self._parking.num_bytes)
+        pids = [*self._spare.pids, *(child.pid for child in self._children.values())]
+        found = machine.memory_bytes(pids, self._parking.num_bytes)
+        self._memory_bytes = max(0, found - self._spare.reserved_bytes)
         self._memory_pressure, self._is_throttled = machine.memory_pressure(), machine.is_throttled()
         self._measured_at = time.monotonic()
 
@@ -156,11 +167,14 @@ class Supervisor:
 
     def _heard(self, name: str, now: float) -> None:
         here, child = self._here[name], self._children[name]
-        if here.heard(now):
+        was_busy = here.latest.num_in_hand > 0
+        begins = here.heard(now)
+        self._is_changed |= was_busy and not here.latest.num_in_hand  # who waits for its room need not wait longer
+        if begins:
             seconds = now - child.started_at
             self._is_changed = True
             self._loading_seconds += seconds
-            self._board.load_times.note(here.offer.digest, here.offer.file_bytes, seconds)
+            self._board.load_times.note(here.offer.digest, here.offer.file_bytes, seconds, here.latest.took)
             log.info("serving model=%s pid=%d load_seconds=%.1f", name, child.pid, seconds)
             self._parking.serving(name)
 
@@ -185,6 +199,7 @@ class Supervisor:
         boards = (*(one for one in placement.boards if one.board != self._board.name), self._state(pins))
         served = {one.model for board in boards for one in board.models if one.state in (SERVING, DRAINING)}
         models = {one.model for board in boards for one in board.models}
+        self._served = served | {one.model for board in boards for one in board.models if one.state == LOADING}
         async with asyncio.timeout(QUEUES_SECONDS):
             waiting = await self._queues.look(models, served)
         view = View(time.time(), boards, waiting, placement.claims)
@@ -208,6 +223,8 @@ class Supervisor:
                 self._num_swaps += step.load is not None
         if step.load is not None:
             self._pending = step
+            if step.unload:
+                await self._spare.begin(self._memory_bytes - self._planned_bytes)
             await self._go_on(step)
 
     @property
@@ -239,12 +256,12 @@ class Supervisor:
         planned = here.offer.planned_bytes
         log.info("loading model=%s copy=%d why=%s planned_bytes=%d", here.model, step.copy, step.why, planned)
         try:
-            child = await self._board.start(here.offer, self._news.set)
+            child = await self._spare.start(here.offer)
         except OSError as error:  # no memory for a process, no descriptors
             await self._refuse(here, f"its worker cannot be started: {error.strerror or error}")
             return
         self._children[here.model] = child
-        here.began(child, time.time())
+        here.began(child, time.time(), self._board.load_times.phases(here.offer.digest, here.offer.file_bytes))
         self._group.create_task(self._live(here, child))
 
     async def _refuse(self, here: ModelHere, reason: str) -> None:
@@ -310,19 +327,7 @@ class Supervisor:
         )
 
     async def _announce(self) -> None:
-        """Now and then, and when something has become other than it was said."""
-        state = self._state(self._pins(self._watch.placement()))
-        is_loading = any(one.state == LOADING for one in state.models)
-        news = tuple((one.model, one.state, one.num_in_hand > 0, one.pin, one.reason) for one in state.models)
-        age = state.sent_at - self._announced_at
-        if news == self._announced and age < (PROGRESS_SECONDS if is_loading else SAY_SECONDS):
-            return
-        self._announced, self._announced_at = news, state.sent_at
-        try:
-            await placing.announce(self._nc, state)
-        except PublishError as error:
-            self._announced = ()
-            log.warning("not announced error=%s", error)
+        await self._announcements.say(self._state(self._pins(self._watch.placement())))
 
     # --- Beside the rounds -------------------------------------------------------------------------------------------
 
@@ -340,15 +345,12 @@ class Supervisor:
                 known = orders
                 self._news.set()
 
-    async def _renew(self) -> None:
-        while True:
-            for _ in range(REFRESH_RENEWALS):
-                await asyncio.sleep(RENEW_SECONDS)
-                await self._claims.renew()
-            try:
-                await self._watch.refresh()
-            except ServerError as error:
-                log.warning("placement not read error=%s", error)
+    def _queued(self, model: str) -> None:
+        """A turn has come: for a model that nobody has, that is news."""
+        is_new = time.monotonic() - self._decided_at >= NEWS_SECONDS
+        if is_new and model in self._here and model not in self._served:
+            self._is_changed = True
+            self._news.set()
 
     async def _look(self) -> None:
         while True:
@@ -393,7 +395,4 @@ class Supervisor:
         for state in self._watch.placement().boards:
             if state.board == self._board.name and state.started_at != self._began_at:
                 return
-        try:
-            await placing.withdraw(self._nc, self._board.name)
-        except PublishError as error:
-            log.info("not withdrawn error=%s: what it said expires", error)
+        await self._announcements.withdraw(self._board.name)
