@@ -113,9 +113,14 @@ class Child:
         return time.monotonic() - self._started_at
 
     @property
+    def silent_seconds(self) -> float:
+        """Since it said something."""
+        return time.monotonic() - self._heard_at
+
+    @property
     def trouble(self) -> str | None:
         """Why it should be killed; None while it is well."""
-        silent = time.monotonic() - self._heard_at
+        silent = self.silent_seconds
         patience = SILENT_START_SECONDS if self.is_loading else self._silent_seconds
         return f"it has said nothing for {silent:.0f} s" if silent > patience else self.told.trouble
 

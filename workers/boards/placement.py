@@ -251,7 +251,7 @@ class _Placing:
     def _is_loadable(self, name: str, one: ModelOnBoard) -> bool:
         if one.pin == NEVER:
             return False
-        return one.state == AVAILABLE or (one.state == BROKEN and one.retry_at <= self._clocks[name])
+        return one.state in (AVAILABLE, BROKEN) and one.retry_at <= self._clocks[name]
 
     def _resident(self, name: str) -> list[ModelOnBoard]:
         return [one for one in self._on[name].values() if one.state in (LOADING, SERVING, DRAINING)]

@@ -7,6 +7,7 @@ Nothing is computed here: a board costs next to nothing beside the workers that 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -15,25 +16,27 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import connection
 from broker.errors import ServerError, TurnpikeError
-from broker.health import Rounds
+from broker.health import Report, Rounds
 from broker.messages.boards import ALWAYS, DRAINING, SERVING, BoardState, Order
 from broker.placing import SAY_SECONDS, Placement
 from workers.boards.board import Board, OtherBoard
 from workers.boards.child import Child
 from workers.boards.cores import shared_cores
-from workers.boards.models import ModelHere, to_unload
+from workers.boards.health import report
+from workers.boards.models import ModelHere, take_offers, to_unload
 from workers.boards.offers import Offer
 from workers.boards.orders import Orders
 from workers.boards.parking import Parking
 from workers.boards.placement import next_step
 from workers.boards.presence import Presence
 from workers.boards.queues import Queues
-from workers.boards.view import Step, View
+from workers.boards.reporter import TELL_SECONDS, BoardReporter
+from workers.boards.view import Step, View, Waiting
 from workers.machine.cores import num_cores
 
 ROUND_SECONDS = 0.5
 """How often it looks at the queues, at least."""
-OFFERS_SECONDS = 30.0
+OFFERS_SECONDS = 5.0
 """How often it looks at the files."""
 ROUNDS_PATIENCE = 120.0
 REFUSED_SECONDS = 10.0
@@ -54,7 +57,7 @@ class Supervisor:
         self._epoch = time.time() - time.monotonic()
         self._began_at = self._now()
         self._here: dict[str, ModelHere] = {}
-        self._offered(offers, self._began_at)
+        take_offers(self._here, offers, self._began_at)
         self._children: dict[str, Child] = {}
         self._num_cores = num_cores()
         self._presence = Presence(nc, board.name, self._began_at)
@@ -62,6 +65,8 @@ class Supervisor:
         self._queues = Queues(nc)
         self._orders = Orders(board.name, self._began_at)
         self._news = asyncio.Event()
+        self._doubt = asyncio.Event()
+        """A model has failed: its file may be another one than was thought."""
         self._pending: Step | None = None
         """Claimed, and begun once what it unloads has gone."""
         self._decided_at = float("-inf")
@@ -71,8 +76,8 @@ class Supervisor:
         self._memory_bytes = 0
         self._memory_pressure = 0.0
         self._is_throttled = False
-        self._num_swaps = 0
-        self._loading_seconds = 0.0
+        self._kept_bytes = 0
+        self._reporter = BoardReporter(nc, board.name)
         self._group = asyncio.TaskGroup()
         self._parking = Parking(board.parked, board.max_parked_bytes, self._group)
         self.rounds = Rounds()
@@ -82,10 +87,8 @@ class Supervisor:
         """Until `stop`; then every worker drains. Cancelling it hands back at once what they have in hand. Raises
         OtherBoard, ConnectionLost."""
         async with self._presence, self._group:
-            beats = [
-                self._group.create_task(work)
-                for work in (connection.watch(self._nc), self._keep_up(), self._look(), self._hear(), self._wake(stop))
-            ]
+            looks = (self._presence.keep_up(self._lost), self._look(), self._hear(), self._tell(), self._wake(stop))
+            beats = [self._group.create_task(work) for work in (connection.watch(self._nc), *looks)]
             self._parking.began()
             try:
                 while not stop.is_set():
@@ -96,9 +99,14 @@ class Supervisor:
                 await asyncio.gather(*(child.end() for child in self._children.values()))
                 await self._parking.close()
                 await self._presence.leave()
+                await self._reporter.close(self._told(), self._claims.num_lost)
                 self.rounds.end("a board's round")
             for task in beats:
                 task.cancel()
+
+    def health(self, trouble: str | None) -> Report:
+        """How it and its workers are; `trouble` is what is wrong with the board itself."""
+        return report(self._board.name, trouble, self._here.values(), self._children, self._now())
 
     def _now(self) -> float:
         """Seconds since the epoch by the clock as it was at the start: nobody's setting it makes a wait longer."""
@@ -122,12 +130,13 @@ class Supervisor:
             log.warning("not decided error=%s", str(error) or "the server does not answer")
         await self._parking.fit(self._memory_bytes - self._planned_bytes)
         self._share_cores()
-        await self._announce()
+        await self._presence.announce(self._told())
 
     def _measure(self) -> None:
         machine = self._board.machine
         pids = [child.pid for child in self._children.values()]
-        self._memory_bytes = machine.memory_bytes(pids, self._parking.num_bytes)
+        self._kept_bytes = self._parking.num_bytes
+        self._memory_bytes = machine.memory_bytes(pids, self._kept_bytes)
         self._memory_pressure, self._is_throttled = machine.memory_pressure(), machine.is_throttled()
         self._measured_at = time.monotonic()
 
@@ -156,10 +165,11 @@ class Supervisor:
 
     def _heard(self, name: str, now: float) -> None:
         here, child = self._here[name], self._children[name]
-        if here.heard(now):
-            seconds = child.seconds
+        begins = here.heard(now)
+        self._reporter.heard(here)
+        if begins:
+            seconds = self._reporter.serves(here)
             self._is_changed = True
-            self._loading_seconds += seconds
             self._board.load_times.note(here.offer.digest, here.offer.file_bytes, seconds)
             log.info("serving model=%s pid=%d load_seconds=%.1f", name, child.pid, seconds)
             self._parking.serving(name)
@@ -181,14 +191,17 @@ class Supervisor:
         if self._pending is not None:
             await self._go_on(self._pending)
             return
-        is_changing = any(child.is_leaving or child.is_loading for child in self._children.values())
-        if is_changing or not is_due:
+        if not is_due:
             return
         boards = (*(one for one in placement.boards if one.board != self._board.name), self._state(pins))
         served = {one.model for board in boards for one in board.models if one.state in (SERVING, DRAINING)}
         models = {one.model for board in boards for one in board.models}
         async with asyncio.timeout(QUEUES_SECONDS):
             waiting = await self._queues.look(models, served)
+        for name, here in self._here.items():
+            here.queued(waiting.get(name, Waiting()))
+        if any(child.is_leaving or child.is_loading for child in self._children.values()):
+            return
         view = View(self._now(), boards, waiting, placement.claims)
         await self._begin(next_step(view, self._board.name, self._board.rules))
 
@@ -206,8 +219,8 @@ class Supervisor:
         for name in step.unload:
             if (child := self._children.get(name)) is not None:
                 log.info("unloading model=%s why=%s for=%s", name, step.why, step.load)
+                self._reporter.leaves(name, step)
                 child.drain()
-                self._num_swaps += step.load is not None
         if step.load is not None:
             self._pending = step
             await self._go_on(step)
@@ -232,7 +245,7 @@ class Supervisor:
             return
         planned = here.offer.planned_bytes + self._planned_bytes
         if planned > self._memory_bytes:
-            await self._refuse(here, f"no room: {planned:,} bytes are planned, of {self._memory_bytes:,}")
+            await self._refuse(here, step, f"no room: {planned:,} bytes are planned, of {self._memory_bytes:,}")
             return
         await self._parking.fit(self._memory_bytes - planned)
         await self._load(here, step)
@@ -243,15 +256,17 @@ class Supervisor:
         try:
             child = await self._board.start(here.offer, self._news.set)
         except OSError as error:  # no memory for a process, no descriptors
-            await self._refuse(here, f"its worker cannot be started: {error.strerror or error}")
+            await self._refuse(here, step, f"its worker cannot be started: {error.strerror or error}")
             return
-        self._children[here.model] = child
+        self._here[here.model], self._children[here.model] = here, child  # its file may have gone meanwhile
         here.began(child, self._now())
+        self._reporter.began(here.model, step)
         self._group.create_task(self._live(here, child))
 
-    async def _refuse(self, here: ModelHere, reason: str) -> None:
+    async def _refuse(self, here: ModelHere, step: Step, reason: str) -> None:
         here.refused(reason, self._now(), REFUSED_SECONDS)
         log.warning("not loaded model=%s reason=%s", here.model, reason)
+        self._reporter.refused(here, step, reason)
         await self._claims.let_go(here.model)
 
     async def _live(self, here: ModelHere, child: Child) -> None:
@@ -261,14 +276,14 @@ class Supervisor:
         now = self._now()
         self._heard(here.model, now)
         del self._children[here.model]
-        if child.is_loading:
-            self._loading_seconds += child.seconds
         reason = here.ended(code, now, was_cut_off=connection.connected_seconds(self._nc) < child.seconds)
+        self._reporter.ended(here, reason)
         if reason is None:
             log.info("unloaded model=%s pid=%d", here.model, child.pid)
         else:
             log.error("! %s: %s; tried again in %.0f s", here.model, reason, here.retry_at - now)
             self._parking.lost(here.model)
+            self._doubt.set()
         self._is_changed = True
         self._news.set()
 
@@ -294,7 +309,7 @@ class Supervisor:
     # --- What it says ------------------------------------------------------------------------------------------------
 
     def _state(self, pins: Mapping[str, str | None]) -> BoardState:
-        times = self._board.load_times
+        times, counts = self._board.load_times, self._reporter.counts
         return BoardState(
             self._board.name,
             self._memory_bytes,
@@ -307,12 +322,16 @@ class Supervisor:
             started_at=self._began_at,
             is_throttled=self._is_throttled,
             memory_pressure=self._memory_pressure,
-            num_swaps=self._num_swaps,
-            loading_seconds=self._loading_seconds,
+            num_swaps=counts.num_swaps,
+            loading_seconds=counts.loading_seconds,
+            num_failed_loads=counts.num_failed_loads,
+            num_waited=counts.num_waited,
+            waited_seconds=counts.waited_seconds,
+            kept_bytes=self._kept_bytes,
         )
 
-    async def _announce(self) -> None:
-        await self._presence.announce(self._state(self._pins(self._presence.placement())))
+    def _told(self) -> BoardState:
+        return self._state(self._pins(self._presence.placement()))
 
     # --- Beside the rounds -------------------------------------------------------------------------------------------
 
@@ -330,9 +349,6 @@ class Supervisor:
                 known = orders
                 self._news.set()
 
-    async def _keep_up(self) -> None:
-        await self._presence.keep_up(self._lost)
-
     async def _lost(self, model: str) -> None:
         """Another board has taken its copy, while this one was away: who serves it is one more, who does not stops."""
         child = self._children.get(model)
@@ -346,26 +362,23 @@ class Supervisor:
         if child is not None:
             child.drain()
 
+    async def _tell(self) -> None:
+        while True:
+            await asyncio.sleep(TELL_SECONDS)
+            pids = [child.pid for child in self._children.values()]
+            await self._reporter.tell(self._told(), pids, self._claims.num_lost)
+
     async def _look(self) -> None:
         while True:
-            await asyncio.sleep(OFFERS_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._doubt.wait(), OFFERS_SECONDS)
+            self._doubt.clear()
             try:
                 found = await asyncio.to_thread(self._board.look)
             except (TurnpikeError, OSError) as error:
                 log.warning("files not looked at error=%s", error)
                 continue
-            self._offered(found, self._now())
-
-    def _offered(self, found: Mapping[str, Offer], now: float) -> None:
-        for name, offer in found.items():
-            if name not in self._here:
-                log.info("offered model=%s", name)
-                self._here[name] = ModelHere(offer, now)
-            self._here[name].offered(offer, now)
-        for name, here in list(self._here.items()):
-            # What has just failed is told for a while, also where its file was removed for that.
-            if name not in found and not here.is_resident and here.retry_at <= now:
-                del self._here[name]
+            take_offers(self._here, found, self._now())
 
     # --- The end -----------------------------------------------------------------------------------------------------
 
@@ -374,10 +387,11 @@ class Supervisor:
             await self._claims.let_go(self._pending.load)
             self._pending = None
         log.info("draining models=%s", ",".join(self._children) or "none")
-        for child in self._children.values():
+        for name, child in self._children.items():
+            self._reporter.leaves(name, None)
             child.drain()
         while self._children:
             self.rounds.begin("a board's round", ROUNDS_PATIENCE)
             self._look_at_children(self._now())
-            await self._announce()
+            await self._presence.announce(self._told())
             await self._sleep(SAY_SECONDS)
