@@ -23,7 +23,7 @@ from broker.catalogue import Locked, read_lock, write_lock
 from broker.client import Client
 from broker.connection import close, connect
 from broker.messages import Message, Sampling
-from broker.messages.boards import AVAILABLE, BROKEN, LOADING, SERVING, BoardState
+from broker.messages.boards import AVAILABLE, BROKEN, DRAINING, LOADING, SERVING, BoardState
 from broker.placing import Placement, Watch
 from broker.process import EXIT_ERROR, spawn
 from broker.reaper import reap
@@ -152,7 +152,7 @@ async def test_a_board_serves_two_models_of_which_one_fits(
     assert await until(watch, lambda found: not found.boards and not found.claims)
 
 
-async def test_a_board_that_is_killed_leaves_no_worker_and_the_next_one_goes_on(
+async def test_a_board_that_is_killed_while_it_drains_leaves_no_worker_and_the_next_one_goes_on(
     server: EmbeddedServer, watch: Watch, client: Client, tmp_path: Path
 ) -> None:
     words = ("board", "--model", "a", "--pin", "a", *locked(tmp_path, "a"))
@@ -163,6 +163,8 @@ async def test_a_board_that_is_killed_leaves_no_worker_and_the_next_one_goes_on(
         answer = client.ask("a", "Tell me all of it.", sampling=Sampling(max_tokens=400, ignore_eos=True))
         async for _ in answer:
             break
+        process.terminate()
+        await until(watch, is_in("a", DRAINING))
         os.kill(process.pid, signal.SIGKILL)
         await asyncio.to_thread(wait_for, gone)
         await ended(process)
