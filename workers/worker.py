@@ -151,5 +151,6 @@ class Worker:
             num_waited=waits.num_turns,
             waited_seconds=waits.seconds,
             turn_seconds=recent.mean_seconds if recent.num_settled else None,
+            can=self.options.can,
             trouble=self.stuck_reason(),
         )

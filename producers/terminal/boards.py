@@ -28,7 +28,7 @@ def boards_table(boards: Iterable[BoardState]) -> Table:
         table.add_row(
             board.board, _health(board), _memory(board), "", "", "", _swaps(board), _waited(board), style="bold"
         )
-        idle = [one for one in board.models if one.state == AVAILABLE and one.pin is None]
+        idle = [one for one in board.models if _is_idle(one, board)]
         for one in sorted(board.models, key=lambda one: (one.state == AVAILABLE, one.model)):
             if one not in idle:
                 table.add_row(f"  {one.model}", *_cells(one, board))
@@ -36,6 +36,11 @@ def boards_table(boards: Iterable[BoardState]) -> Table:
             names = ", ".join(sorted(f"{one.model}{_last(one, board)}" for one in idle))
             table.add_row(f"  {names}", AVAILABLE)
     return table
+
+
+def _is_idle(one: ModelOnBoard, board: BoardState) -> bool:
+    """Whether there is nothing to say of it but that it could be loaded."""
+    return one.state == AVAILABLE and one.pin is None and one.retry_at <= board.sent_at
 
 
 def _cells(one: ModelOnBoard, board: BoardState) -> tuple[str, ...]:
@@ -54,8 +59,11 @@ def _state(one: ModelOnBoard, board: BoardState) -> str:
         share, seconds = progress(one, board)
         part = "" if share is None else f" {100 * share:.0f} %"
         return f"[yellow]loading{part}, about {seconds:.0f} s[/yellow]"
-    if one.state == BROKEN:
-        return f"[red]broken: {escape(one.reason)}; again in {_age(one.retry_at - board.sent_at)}[/red]"
+    if one.state == BROKEN or one.retry_at > board.sent_at:
+        state = "broken" if one.state == BROKEN and not one.is_passing else "not loaded"
+        tried = f", failed {one.num_failures} times" if one.num_failures > 1 else ""
+        again = _age(one.retry_at - board.sent_at)
+        return f"[red]{state}: {escape(one.reason)}{tried}; again in {again}[/red]"
     return escape(one.state)
 
 

@@ -120,6 +120,23 @@ async def test_a_turn_has_its_model_loaded_and_what_is_in_its_way_drains(
     assert str(unloaded.fields["text"]).endswith(", for b")
 
 
+async def test_what_waits_is_told_also_while_its_model_loads(
+    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
+) -> None:
+    async with running_board(server, tmp_path, {"a": "slow"}) as board:
+        for priority in (INTERACTIVE, BATCH):
+            await client.ask("a", "hello", priority=priority).publish()
+        await until(watch, is_in("a", LOADING))
+        await client.ask("a", "hello").publish()
+        waiting = await until(
+            watch, lambda found: one if (one := model_of(found, "a")) and one.num_waiting > 1 else None
+        )
+        assert (waiting.state, waiting.num_waiting, waiting.num_waiting_batch) == (LOADING, 2, 1)
+        board.signal(READY)
+        await until(watch, is_in("a", SERVING))
+        await board.end()
+
+
 async def test_a_broken_model_is_tried_once_and_told(
     server: EmbeddedServer,
     client: Client,
@@ -169,8 +186,9 @@ async def test_a_worker_that_is_killed_is_started_again(
         await client.ask("a", "hello").publish()
         await until(watch, is_in("a", SERVING))
         board.signal(signal.SIGKILL)
-        broken = await until(watch, is_in("a", BROKEN))
-        assert broken.reason.startswith("its worker was ended by SIGKILL")
+        died = await until(watch, lambda found: one if (one := model_of(found, "a")) and one.reason else None)
+        assert died.reason.startswith("its worker was ended by SIGKILL")
+        assert died.is_passing, "its turns wait for it"
         await until(watch, is_in("a", SERVING))
         assert board.models() == ["a", "a"]
         await board.end()
@@ -217,8 +235,8 @@ async def test_the_second_signal_has_workers_hand_back_what_they_have(
     async with running_board(server, tmp_path, {"a": "busy"}, pins=frozenset({"a"})) as board:
         await until(watch, is_in("a", SERVING))
         board.stop.set()
-        draining = await until(watch, is_in("a", DRAINING))
-        assert draining.num_in_hand == 1
+        draining = is_in("a", DRAINING)
+        await until(watch, lambda found: (one := draining(found)) is not None and one.num_in_hand == 2)
         board.task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await board.task

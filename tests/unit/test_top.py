@@ -71,6 +71,7 @@ BOARDS = (
     board(
         "pi-2",
         on_board("bad", "broken", reason="[/x] is cut off", retry_at=NOW + 45),
+        on_board("dead", "broken", reason="its worker was killed", retry_at=NOW + 4, num_failures=3, is_passing=True),
         on_board("qwen", pin="never"),
         is_throttled=True,
         memory_pressure=0.25,
@@ -93,6 +94,7 @@ def test_boards_are_shown_with_their_models() -> None:
         "gemma, phi (10 min ago) available",
         "pi-2 throttled, memory pressure 25 % 0.0/4.0 0, 0 s",
         "bad broken: [/x] is cut off; again in 45 s",
+        "dead not loaded: its worker was killed, failed 3 times; again in 4 s",
         "qwen available never",
     ):
         assert line in lines, line

@@ -32,18 +32,20 @@ from workers.boards.supervisor import Supervisor
 from workers.engine.power import Power
 from workers.reporting.node import NodeListener
 
+SERVER_SECONDS = 60.0
+"""A worker that starts while the server is away waits so long for it: its board lives on, and others' turns wait."""
+
 log = logging.getLogger(__name__)
 
 
 class NothingToLoad(TurnpikeError):
-    """No model that was asked for can be loaded on this board."""
+    """Nothing that is locked is on this board; `left_out` says what is locked, and which files are missing."""
 
-    def __init__(self, board: str, reasons: Mapping[str, str]) -> None:
+    def __init__(self, board: str, left_out: Mapping[str, str]) -> None:
         self.board = board
-        self.reasons = reasons
-        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        nothing = "no locked model has its file here: turnpike models pull"
-        super().__init__(f"the board {board} has no model that it can load: {listed or nothing}")
+        self.left_out = left_out
+        listed = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        super().__init__(f"the board {board} has no model: {listed or 'the lock file has none: turnpike models lock'}")
 
 
 async def serve(address: Address, settings: BoardSettings, stop: asyncio.Event, worker: Sequence[str | Path]) -> int:
@@ -56,7 +58,7 @@ async def serve(address: Address, settings: BoardSettings, stop: asyncio.Event, 
         memory_bytes = board_bytes((), settings.memory_bytes)
         offers = Offers(settings)
         found = await asyncio.to_thread(offers.look, memory_bytes)
-        _tell(name, memory_bytes, found)
+        _tell(name, memory_bytes, found, offers.left_out)
         nc = await connect(address, name=f"turnpike-board-{name}")
         try:
             await _require_bucket(nc, settings.wait_seconds)
@@ -95,13 +97,16 @@ def _lock(folder: Path, name: str, wait_seconds: float, stop: asyncio.Event) -> 
     return Lock(path, what, advice=advice, wait_seconds=wait_seconds, while_waiting=go_on)
 
 
-def _tell(name: str, memory_bytes: int, found: Mapping[str, Offer]) -> None:
-    """What there is. Raises NothingToLoad."""
+def _tell(name: str, memory_bytes: int, found: Mapping[str, Offer], left_out: Mapping[str, str]) -> None:
+    """What there is, and what is left out and why. What cannot be loaded is told to all who ask for it, too, while the
+    board runs: another file may come. Raises NothingToLoad."""
+    if not found:
+        raise NothingToLoad(name, left_out)
     reasons = {model: offer.reason for model, offer in found.items() if offer.plan is None}
-    if len(reasons) == len(found):
-        raise NothingToLoad(name, reasons)
     for model, reason in reasons.items():
         log.error("! %s: %s", model, reason)
+    for model, reason in left_out.items():
+        log.info("left out model=%s: %s", model, reason)
     log.info("board=%s memory_bytes=%d models=%s", name, memory_bytes, ",".join(sorted(found.keys() - reasons.keys())))
 
 
@@ -171,7 +176,9 @@ def _starter(settings: BoardSettings, worker: Sequence[str | Path], lock: Lock) 
 
     async def start(offer: Offer, heard: Callable[[], None]) -> Child:
         assert offer.plan is not None
-        of_one = worker_settings(settings, offer.model, park_bytes=offer.plan.offload_cache, health_port=None)
+        wait = max(settings.wait_seconds, SERVER_SECONDS)
+        park = offer.plan.offload_cache
+        of_one = worker_settings(settings, offer.model, park_bytes=park, health_port=None, wait_seconds=wait)
         return await Child.start(offer.model, worker, as_environment(of_one), heard, kept=(lock.fileno(),))
 
     return start

@@ -7,6 +7,7 @@ Nothing is computed here: a board costs next to nothing beside the workers that 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -17,29 +18,26 @@ from broker import connection
 from broker.errors import ServerError, TurnpikeError
 from broker.health import Report, Rounds
 from broker.messages.boards import ALWAYS, DRAINING, SERVING, BoardState, Order
-from broker.placing import RENEW_SECONDS, SAY_SECONDS, Placement, Watch
-from workers.boards.announcing import Announcer
+from broker.placing import SAY_SECONDS, Placement
 from workers.boards.board import Board, OtherBoard
 from workers.boards.child import Child
-from workers.boards.claims import Claims
 from workers.boards.cores import shared_cores
 from workers.boards.health import report
-from workers.boards.models import ModelHere, to_unload
+from workers.boards.models import ModelHere, take_offers, to_unload
 from workers.boards.offers import Offer
 from workers.boards.orders import Orders
 from workers.boards.parking import Parking
 from workers.boards.placement import next_step
+from workers.boards.presence import Presence
 from workers.boards.queues import Queues
 from workers.boards.reporter import TELL_SECONDS, BoardReporter
-from workers.boards.view import Step, View
+from workers.boards.view import Step, View, Waiting
 from workers.machine.cores import num_cores
 
 ROUND_SECONDS = 0.5
 """How often it looks at the queues, at least."""
-OFFERS_SECONDS = 30.0
+OFFERS_SECONDS = 5.0
 """How often it looks at the files."""
-REFRESH_RENEWALS = 3
-"""After so many renewals of its claims it reads again what all boards say: what it may have missed."""
 ROUNDS_PATIENCE = 120.0
 REFUSED_SECONDS = 10.0
 """Before it is tried again to load what there was no room for."""
@@ -56,16 +54,19 @@ class Supervisor:
         """`offers` are those of a first look."""
         self._nc = nc
         self._board = board
-        self._began_at = time.time()
+        self._epoch = time.time() - time.monotonic()
+        self._began_at = self._now()
         self._here: dict[str, ModelHere] = {}
-        self._offered(offers, self._began_at)
+        take_offers(self._here, offers, self._began_at)
         self._children: dict[str, Child] = {}
         self._num_cores = num_cores()
-        self._claims = Claims(nc, board.name)
+        self._presence = Presence(nc, board.name, self._began_at)
+        self._claims = self._presence.claims
         self._queues = Queues(nc)
         self._orders = Orders(board.name, self._began_at)
-        self._watch = Watch(nc)
         self._news = asyncio.Event()
+        self._doubt = asyncio.Event()
+        """A model has failed: its file may be another one than was thought."""
         self._pending: Step | None = None
         """Claimed, and begun once what it unloads has gone."""
         self._decided_at = float("-inf")
@@ -77,7 +78,6 @@ class Supervisor:
         self._is_throttled = False
         self._kept_bytes = 0
         self._reporter = BoardReporter(nc, board.name)
-        self._announcer = Announcer(nc)
         self._group = asyncio.TaskGroup()
         self._parking = Parking(board.parked, board.max_parked_bytes, self._group)
         self.rounds = Rounds()
@@ -86,8 +86,8 @@ class Supervisor:
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; then every worker drains. Cancelling it hands back at once what they have in hand. Raises
         OtherBoard, ConnectionLost."""
-        async with self._watch, self._group:
-            looks = (self._renew(), self._look(), self._hear(), self._tell(), self._wake(stop))
+        async with self._presence, self._group:
+            looks = (self._presence.keep_up(self._lost), self._look(), self._hear(), self._tell(), self._wake(stop))
             beats = [self._group.create_task(work) for work in (connection.watch(self._nc), *looks)]
             self._parking.began()
             try:
@@ -97,20 +97,26 @@ class Supervisor:
                 await self._drain()
             finally:
                 await asyncio.gather(*(child.end() for child in self._children.values()))
-                await self._leave()
+                await self._parking.close()
+                await self._presence.leave()
+                await self._reporter.close(self._told(), self._claims.num_lost)
                 self.rounds.end("a board's round")
             for task in beats:
                 task.cancel()
 
     def health(self, trouble: str | None) -> Report:
         """How it and its workers are; `trouble` is what is wrong with the board itself."""
-        return report(self._board.name, trouble, self._here.values(), self._children)
+        return report(self._board.name, trouble, self._here.values(), self._children, self._now())
+
+    def _now(self) -> float:
+        """Seconds since the epoch by the clock as it was at the start: nobody's setting it makes a wait longer."""
+        return self._epoch + time.monotonic()
 
     # --- Rounds ------------------------------------------------------------------------------------------------------
 
     async def _round(self) -> None:
         self.rounds.begin("a board's round", ROUNDS_PATIENCE)
-        now, placement = time.time(), self._watch.placement()
+        now, placement = self._now(), self._presence.placement()
         self._check_alone(placement)
         self._look_at_children(now)
         is_due = time.monotonic() - self._decided_at >= ROUND_SECONDS or self._is_changed
@@ -124,7 +130,7 @@ class Supervisor:
             log.warning("not decided error=%s", str(error) or "the server does not answer")
         await self._parking.fit(self._memory_bytes - self._planned_bytes)
         self._share_cores()
-        await self._announcer.announce(self._told())
+        await self._presence.announce(self._told())
 
     def _measure(self) -> None:
         machine = self._board.machine
@@ -180,18 +186,23 @@ class Supervisor:
         pins = self._pins(placement)
         for order in self._orders.due(placement, self._here):
             await self._obey(order, placement, pins)
+        if not self._presence.is_settled:
+            return
         if self._pending is not None:
             await self._go_on(self._pending)
             return
-        is_changing = any(child.is_leaving or child.is_loading for child in self._children.values())
-        if is_changing or not is_due:
+        if not is_due:
             return
         boards = (*(one for one in placement.boards if one.board != self._board.name), self._state(pins))
         served = {one.model for board in boards for one in board.models if one.state in (SERVING, DRAINING)}
         models = {one.model for board in boards for one in board.models}
         async with asyncio.timeout(QUEUES_SECONDS):
             waiting = await self._queues.look(models, served)
-        view = View(time.time(), boards, waiting, placement.claims)
+        for name, here in self._here.items():
+            here.queued(waiting.get(name, Waiting()))
+        if any(child.is_leaving or child.is_loading for child in self._children.values()):
+            return
+        view = View(self._now(), boards, waiting, placement.claims)
         await self._begin(next_step(view, self._board.name, self._board.rules))
 
     def _pins(self, placement: Placement) -> dict[str, str | None]:
@@ -220,7 +231,7 @@ class Supervisor:
 
     async def _may_load(self, model: str, copy: int) -> bool:
         here = self._here.get(model)
-        return here is not None and here.can_load(time.time()) and await self._claims.take(model, copy)
+        return here is not None and here.can_load(self._now()) and await self._claims.take(model, copy)
 
     async def _go_on(self, step: Step) -> None:
         """Loads what was claimed, once there is room."""
@@ -228,7 +239,7 @@ class Supervisor:
         if any(name in self._children for name in step.unload):
             return
         self._pending = None
-        here, now = self._here.get(step.load), time.time()
+        here, now = self._here.get(step.load), self._now()
         if here is None or not here.can_load(now):
             await self._claims.let_go(step.load)
             return
@@ -247,13 +258,13 @@ class Supervisor:
         except OSError as error:  # no memory for a process, no descriptors
             await self._refuse(here, step, f"its worker cannot be started: {error.strerror or error}")
             return
-        self._children[here.model] = child
-        here.began(child, time.time())
+        self._here[here.model], self._children[here.model] = here, child  # its file may have gone meanwhile
+        here.began(child, self._now())
         self._reporter.began(here.model, step)
         self._group.create_task(self._live(here, child))
 
     async def _refuse(self, here: ModelHere, step: Step, reason: str) -> None:
-        here.refused(reason, time.time(), REFUSED_SECONDS)
+        here.refused(reason, self._now(), REFUSED_SECONDS)
         log.warning("not loaded model=%s reason=%s", here.model, reason)
         self._reporter.refused(here, step, reason)
         await self._claims.let_go(here.model)
@@ -262,16 +273,17 @@ class Supervisor:
         """From a worker's start to its end."""
         code = await child.run()
         await self._claims.let_go(here.model)
-        now = time.time()
+        now = self._now()
         self._heard(here.model, now)
         del self._children[here.model]
-        reason = here.ended(code, now)
+        reason = here.ended(code, now, was_cut_off=connection.connected_seconds(self._nc) < child.seconds)
         self._reporter.ended(here, reason)
         if reason is None:
             log.info("unloaded model=%s pid=%d", here.model, child.pid)
         else:
             log.error("! %s: %s; tried again in %.0f s", here.model, reason, here.retry_at - now)
             self._parking.lost(here.model)
+            self._doubt.set()
         self._is_changed = True
         self._news.set()
 
@@ -287,7 +299,7 @@ class Supervisor:
             return
         unload = to_unload(here, self._here.values(), self._memory_bytes, pins)
         here.allowed()
-        if unload is None or not here.can_load(time.time()):
+        if unload is None or not here.can_load(self._now()):
             reason = here.reason or "no room beside what is pinned"
             log.warning("order not obeyed model=%s reason=%s", order.model, reason)
             return
@@ -306,7 +318,7 @@ class Supervisor:
                 here.as_told(times.seconds(here.offer.digest, here.offer.file_bytes), pins.get(name))
                 for name, here in sorted(self._here.items())
             ),
-            sent_at=time.time(),
+            sent_at=self._now(),
             started_at=self._began_at,
             is_throttled=self._is_throttled,
             memory_pressure=self._memory_pressure,
@@ -319,7 +331,7 @@ class Supervisor:
         )
 
     def _told(self) -> BoardState:
-        return self._state(self._pins(self._watch.placement()))
+        return self._state(self._pins(self._presence.placement()))
 
     # --- Beside the rounds -------------------------------------------------------------------------------------------
 
@@ -331,21 +343,24 @@ class Supervisor:
         """What operators say is news; what other boards say has time until the next round."""
         known: object = None
         while True:
-            await self._watch.changed(ROUNDS_PATIENCE)
-            orders = dict(self._watch.placement().orders)
+            await self._presence.changed(ROUNDS_PATIENCE)
+            orders = dict(self._presence.placement().orders)
             if orders != known:
                 known = orders
                 self._news.set()
 
-    async def _renew(self) -> None:
-        while True:
-            for _ in range(REFRESH_RENEWALS):
-                await asyncio.sleep(RENEW_SECONDS)
-                await self._claims.renew()
-            try:
-                await self._watch.refresh()
-            except ServerError as error:
-                log.warning("placement not read error=%s", error)
+    async def _lost(self, model: str) -> None:
+        """Another board has taken its copy, while this one was away: who serves it is one more, who does not stops."""
+        child = self._children.get(model)
+        if child is not None and not child.is_loading:
+            await self._claims.move(model)
+            return
+        log.warning("another board loads it now model=%s", model)
+        await self._claims.let_go(model)
+        if self._pending is not None and self._pending.load == model:
+            self._pending = None
+        if child is not None:
+            child.drain()
 
     async def _tell(self) -> None:
         while True:
@@ -355,24 +370,15 @@ class Supervisor:
 
     async def _look(self) -> None:
         while True:
-            await asyncio.sleep(OFFERS_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._doubt.wait(), OFFERS_SECONDS)
+            self._doubt.clear()
             try:
                 found = await asyncio.to_thread(self._board.look)
             except (TurnpikeError, OSError) as error:
                 log.warning("files not looked at error=%s", error)
                 continue
-            self._offered(found, time.time())
-
-    def _offered(self, found: Mapping[str, Offer], now: float) -> None:
-        for name, offer in found.items():
-            if name not in self._here:
-                log.info("offered model=%s", name)
-                self._here[name] = ModelHere(offer, now)
-            self._here[name].offered(offer, now)
-        for name, here in list(self._here.items()):
-            # What has just failed is told for a while, also where its file was removed for that.
-            if name not in found and not here.is_resident and here.retry_at <= now:
-                del self._here[name]
+            take_offers(self._here, found, self._now())
 
     # --- The end -----------------------------------------------------------------------------------------------------
 
@@ -386,13 +392,6 @@ class Supervisor:
             child.drain()
         while self._children:
             self.rounds.begin("a board's round", ROUNDS_PATIENCE)
-            self._look_at_children(time.time())
-            await self._announcer.announce(self._told())
+            self._look_at_children(self._now())
+            await self._presence.announce(self._told())
             await self._sleep(SAY_SECONDS)
-
-    async def _leave(self) -> None:
-        """Keeps what there is, and takes back what it said."""
-        await self._parking.close()
-        await self._claims.let_all_go()
-        await self._announcer.withdraw(self._board.name, self._began_at, self._watch.placement().boards)
-        await self._reporter.close(self._told(), self._claims.num_lost)

@@ -6,8 +6,8 @@ from __future__ import annotations
 from broker.catalogue import Entry
 from workers.engine.protocol import MAX_OUTPUTS
 from workers.machine.memory import DraftSize, KvShape, MemoryPlan, check_memory, plan_memory
-from workers.machine.model_shape import shape_of
-from workers.model_file import answering_parts, header, weight_bytes
+from workers.machine.model_shape import shape_in
+from workers.model_file import answering_parts, weight_bytes
 from workers.settings import ComputeSettings, WorkerSettings, resident
 
 LIMIT_HEADROOM_BYTES = 256 * 1024**2
@@ -72,4 +72,4 @@ def draft_size(config: ComputeSettings) -> DraftSize | None:
     if config.draft_file is None:
         return None
     parts = answering_parts(config.draft_file)
-    return DraftSize(shape_of(header(parts[0])).quantized(config.kv_type), weight_bytes(parts))
+    return DraftSize(shape_in(parts[0]).quantized(config.kv_type), weight_bytes(parts))
