@@ -65,7 +65,7 @@ async def _boards(options: DemoOptions, stop: asyncio.Event) -> int:
     import asyncio
 
     from producers.commands.board_demo import NUM_CTX, run_board_demo
-    from workers.boards.offers import plan_of
+    from workers.boards.file_facts import facts_of_files
     from workers.boards.settings import BoardSettings
     from workers.chosen_file import model_token
     from workers.models import DEMO
@@ -74,11 +74,11 @@ async def _boards(options: DemoOptions, stop: asyncio.Event) -> int:
     other = Path(options.model_file).expanduser() if options.model_file else DEMO.path
     name = model_token(other) if options.model_file else f"{DEMO.token}-2"
     settings = BoardSettings(num_ctx=NUM_CTX)
-    plans = [await asyncio.to_thread(plan_of, [path], settings) for path in (DEMO.path, other)]
+    each = [await asyncio.to_thread(facts_of_files, [path], name, settings) for path in (DEMO.path, other)]
     return await run_board_demo(
         ENTRY,
         models={DEMO.token: None, name: other},
-        memory_bytes=max(plan.total for plan in plans),
+        memory_bytes=max(one.plan.total for one in each),
         max_tokens=options.max_tokens,
         stop=stop,
         as_json=options.json,
