@@ -147,7 +147,7 @@ class Worker:
             num_slots=load.num_slots,
             num_in_hand=load.num_active,
             num_settled=recent.num_settled,
-            turn_seconds=recent.mean_seconds if recent.num_settled else None,
+            turn_seconds=load.turn_seconds,
             can=self.options.can,
             trouble=self.stuck_reason(),
         )
