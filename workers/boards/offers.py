@@ -13,10 +13,9 @@ from broker.catalogue import Locked, locked_as, read_lock
 from broker.errors import TurnpikeError
 from workers.architectures import KNOWN
 from workers.boards.settings import BoardSettings
+from workers.machine import model_plan
 from workers.machine.memory import MemoryPlan
-from workers.machine.model_plan import planned
-from workers.machine.model_shape import shape_of
-from workers.model_file import answering_parts, header
+from workers.model_file import answering_parts
 from workers.models import DEMO
 
 PARKED_SHARE = 4
@@ -100,19 +99,9 @@ class Offers:
 
 def plan_of(paths: Sequence[Path], settings: BoardSettings) -> MemoryPlan:
     """What a worker of these files takes by its settings, without conversations at rest. Raises ModelFileError."""
-    heads = [header(part) for part in answering_parts(paths[0], KNOWN)]
-    first = heads[0].values
-    trained = first.get(f"{first.get('general.architecture')}.context_length")
-    num_ctx = settings.num_ctx
-    if settings.deterministic and isinstance(trained, int) and trained > 0:
-        num_ctx = min(num_ctx, trained)
-    return planned(
-        msgspec.structs.replace(settings, park_bytes=0),
-        shape_of(heads[0]),
-        sum(tensor.num_bytes for one in heads for tensor in one.tensors),
-        num_ctx,
-        UNBOUNDED,
-    )
+    parts = answering_parts(paths[0], KNOWN)
+    plan, _ = model_plan.plan_of(parts, msgspec.structs.replace(settings, park_bytes=0), UNBOUNDED)
+    return plan
 
 
 def shared_out(offers: Mapping[str, Offer], memory_bytes: int, park_bytes: int | None = None) -> dict[str, Offer]:

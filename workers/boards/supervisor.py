@@ -278,9 +278,10 @@ class Supervisor:
         del self._children[here.model]
         if child.is_loading:
             self._loading_seconds += now - child.started_at
+        drain_seconds = now - here.since
         reason = here.ended(code, now)
         if reason is None:
-            log.info("unloaded model=%s pid=%d", here.model, child.pid)
+            log.info("unloaded model=%s pid=%d drain_seconds=%.2f", here.model, child.pid, drain_seconds)
         else:
             log.error("! %s: %s; tried again in %.0f s", here.model, reason, here.retry_at - now)
             self._parking.lost(here.model)

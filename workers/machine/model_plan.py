@@ -3,6 +3,9 @@ it is here: for systemd units, manifests and `turnpike models list`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from broker.catalogue import Entry
 from workers.engine.protocol import MAX_OUTPUTS
 from workers.machine.memory import DraftSize, KvShape, MemoryPlan, check_memory, plan_memory
@@ -65,6 +68,19 @@ def planned(config: ComputeSettings, shape: KvShape, weight_bytes: int, num_ctx:
         num_slots=1 if config.deterministic else config.num_slots,
         draft=draft_size(config),
     )
+
+
+def plan_of(parts: Sequence[Path], config: ComputeSettings, available: int) -> tuple[MemoryPlan, int]:
+    """A worker's of a model's files, by what they say of themselves, and the tokens of its context: before anything is
+    loaded, which takes memory that the plan counts, and is not there any more where weights are copied. Raises
+    DoesNotFit, ModelFileError."""
+    heads = [header(part) for part in parts]
+    trained = heads[0].values.get(f"{heads[0].values.get('general.architecture')}.context_length")
+    num_ctx = config.num_ctx
+    if config.deterministic and isinstance(trained, int) and trained > 0:
+        num_ctx = min(num_ctx, trained)
+    weights = sum(tensor.num_bytes for one in heads for tensor in one.tensors)
+    return planned(config, shape_of(heads[0]), weights, num_ctx, available), num_ctx
 
 
 def draft_size(config: ComputeSettings) -> DraftSize | None:
