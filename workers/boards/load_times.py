@@ -62,8 +62,8 @@ class LoadTimes:
         return of_bytes | {phase: share * start for phase, share in START_SHARES.items()}
 
     def note(self, digest: str, file_bytes: int, seconds: float, took: Mapping[str, float] | None = None) -> None:
-        """A load took so long, and its phases what they took; what was measured then is not measured the next time. Writes
-        the file, if it can be written."""
+        """A load took so long, and its phases what they took; what was measured then is not measured the next
+        time. Writes the file, if it can be written."""
         self._read()
         took = dict(took or {})
         seconds = max(0.0, seconds - took.pop(MEASURE, 0.0))
