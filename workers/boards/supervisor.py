@@ -285,10 +285,11 @@ class Supervisor:
         now = self._now()
         self._heard(here.model, now)
         del self._children[here.model]
+        drain_seconds = now - here.since
         reason = here.ended(code, now, was_cut_off=connection.connected_seconds(self._nc) < child.seconds)
         self._reporter.ended(here, reason)
         if reason is None:
-            log.info("unloaded model=%s pid=%d", here.model, child.pid)
+            log.info("unloaded model=%s pid=%d drain_seconds=%.2f", here.model, child.pid, drain_seconds)
         else:
             log.error("! %s: %s; tried again in %.0f s", here.model, reason, here.retry_at - now)
             self._parking.lost(here.model)
