@@ -72,12 +72,13 @@ class Missing(FileError):
 
 
 class WrongHash(FileError):
-    """Bytes that are not those of the lock file; they were removed."""
+    """Bytes that are not those of the lock file; they were removed, unless `kept` says why they could not be."""
 
-    def __init__(self, what: str, expected: str, found: str) -> None:
+    def __init__(self, what: str, expected: str, found: str, kept: str = "") -> None:
         self.expected = expected
         self.found = found
-        super().__init__(what, f"has SHA-256 {found}, the lock file says {expected}: removed")
+        became = f"not removed ({kept})" if kept else "removed"
+        super().__init__(what, f"has SHA-256 {found}, the lock file says {expected}: {became}")
 
 
 class Entry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -298,13 +299,16 @@ def verify_file(
     heard: Callable[[int], None] = _by_nobody,
     sha256: Callable[[Path, Callable[[int], None]], str] | None = None,
 ) -> Path:
-    """One file's path where its bytes are those of the lock file; raises WrongHash having removed it."""
+    """One file's path where its bytes are those of the lock file; raises WrongHash, having removed it where it may."""
     found = (sha256 or sha256_of)(path, heard)
     if found != wanted.sha256:
-        path.unlink()
-        raise WrongHash(
-            token if path.stem.endswith(wanted.sha256[:12]) else f"{token}: {path.name}", wanted.sha256, found
-        )
+        kept = ""
+        try:
+            path.unlink()
+        except OSError as error:  # a folder that others look after
+            kept = error.strerror or str(error)
+        what = token if path.stem.endswith(wanted.sha256[:12]) else f"{token}: {path.name}"
+        raise WrongHash(what, wanted.sha256, found, kept)
     return path
 
 

@@ -158,11 +158,24 @@ class ConsumerInfo(Struct, frozen=True):
     num_redelivered: int
     num_waiting: int
     """Pulls that are open."""
+    told_at_text: str = field(name="ts", default="")
+
+    @property
+    def told_at(self) -> float | None:
+        """When the server said so, in seconds since the epoch by its clock; None where it does not tell."""
+        return _instant(self.told_at_text) if self.told_at_text else None
 
     @property
     def ack_wait_seconds(self) -> float:
         """After which a delivery that nobody settles is made again."""
         return float(self.config["ack_wait"] / NANOSECONDS)
+
+
+def _instant(text: str) -> float:
+    """Of the server's words for one, in UTC: seconds since the epoch."""
+    # Nanoseconds, of which Python's parser takes six digits.
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}.{fraction[:6] or 0}+00:00").timestamp()
 
 
 class AccountLimits(Struct, frozen=True):
@@ -300,9 +313,7 @@ class StoredMessage(Struct, frozen=True):
     @property
     def stored_at(self) -> float:
         """Seconds since the epoch, by the server's clock."""
-        # Nanoseconds, of which Python's parser takes six digits.
-        whole, _, fraction = self.headers[STORED_AT].rstrip("Z").partition(".")
-        return datetime.fromisoformat(f"{whole}.{fraction[:6] or 0}+00:00").timestamp()
+        return _instant(self.headers[STORED_AT])
 
 
 async def last_stored(nc: Wire, stream: str, subject: str) -> StoredMessage | None:

@@ -138,7 +138,7 @@ def _placement() -> dict[str, Any]:
     return _stream(
         subjects.KV_PLACEMENT,
         subjects.ALL_PLACEMENT,
-        16 * 1024 * 1024,
+        4 * 1024 * 1024,
         # A full one must not forget an order; what boards say makes room within seconds, as it expires.
         discard="new",
         max_msgs_per_subject=1,

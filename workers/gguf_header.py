@@ -15,6 +15,8 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _LENGTH = struct.Struct("<Q")
 MAX_KEY_VALUES = MAX_TENSORS = 1 << 16
+MAX_ELEMENTS = 1 << 22
+"""Of arrays that are walked through: texts, and arrays in arrays. The largest vocabularies have a tenth of it."""
 MAX_KEPT = 1024
 """Numbers of an array that is kept: one for each layer, not one for each token."""
 MAX_DIMENSIONS = 4
@@ -77,6 +79,7 @@ class _Reader:
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
+        self._num_left = MAX_ELEMENTS
         self.at = 4
 
     def number(self, form: str) -> int | float | bool:
@@ -120,11 +123,18 @@ class _Reader:
                 return tuple(self.number(_SCALARS[inner]) for _ in range(count))
             self.at += struct.calcsize(_SCALARS[inner]) * count
         elif inner == _STRING:
+            self._walk(count)
             self._pass_texts(count)
         else:
+            self._walk(count)
             for _ in range(count):
                 self.value(inner)
         return None
+
+    def _walk(self, count: int) -> None:
+        self._num_left -= count
+        if self._num_left < 0:
+            raise HeaderError("is damaged: its header tells of too many values")
 
     def length_ahead(self, kind: int) -> int | None:
         """Of the array that comes next; None where a scalar does."""

@@ -128,11 +128,14 @@ class Following:
         if self.tells_place and (place := await self._place()):
             self.say(place)
 
-    async def _place(self) -> str:
-        """For people; empty while nobody tells."""
+    async def _place(self, status: ModelStatus | None = None) -> str:
+        """For people; empty while nobody tells. Until turns are seen to move, what its board tells says when."""
         if (place := await self.answer.place()) is None:
             return ""
-        when = "" if place.seconds is None else f", about {place.seconds:.0f} s"
+        seconds = place.seconds
+        if seconds is None and status is not None and place.turns_ahead:
+            seconds = status.wait_seconds(place.turns_ahead)
+        when = "" if seconds is None else f", about {seconds:.0f} s"
         return f"{counted(place.turns_ahead, 'turn')} ahead{when}"
 
     async def _tell_status(self, status: ModelStatus) -> None:
@@ -140,7 +143,7 @@ class Following:
         if not self.tells_place and status.state == self._told_state:
             return
         self._told_state = status.state
-        place = await self._place() if self.tells_place else ""
+        place = await self._place(status) if self.tells_place else ""
         self.say(f"{self.answer.model}: {status.words()}" + (f"; {place}" if place else ""))
 
     async def _cancel(self, reading: asyncio.Future[None]) -> None:

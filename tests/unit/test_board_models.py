@@ -10,7 +10,7 @@ from broker.messages.boards import ALWAYS, AVAILABLE, BROKEN, DRAINING, LOADING,
 from broker.placing import Placement
 from workers.boards.line import FromWorker
 from workers.boards.loading import MEASURE, READ, READY, START, WEIGHTS, Loading
-from workers.boards.models import MAX_WAIT_SECONDS, ModelHere, to_unload
+from workers.boards.models import MAX_PASSING, MAX_WAIT_SECONDS, ModelHere, take_offers, to_unload
 from workers.boards.offers import Offer
 from workers.boards.orders import Orders
 from workers.machine.memory import MemoryPlan
@@ -98,7 +98,42 @@ def test_a_worker_that_dies_is_started_anew_soon_and_not_in_a_loop() -> None:
         reason = model.ended(-9, NOW + served)
         assert reason == "its worker was ended by SIGKILL: Segmentation fault"
         waits.append(model.retry_at - NOW - served)
+        told = model.as_told(1.0, None)
+        assert (told.state, told.reason, told.retry_at) == (BROKEN, reason, model.retry_at)
+        assert not model.can_load(NOW + served)
     assert waits == [1.0, 2.0, 4.0, 1.0]
+
+
+def test_deaths_count_in_a_row_and_what_has_served_and_gone_in_peace_begins_anew() -> None:
+    model = here()
+    for _ in range(3):
+        model.began(FakeProcess(FromWorker(SERVING)), NOW)
+        model.heard(NOW)
+        model.ended(-9, NOW + 5)
+    model.began(FakeProcess(FromWorker(SERVING), is_leaving=True), NOW + 20)
+    assert model.ended(0, NOW + 30) is None
+    model.began(FakeProcess(FromWorker(SERVING)), NOW + 40)
+    model.heard(NOW + 40)
+    model.ended(-9, NOW + 45)
+    assert model.retry_at - NOW == 46
+
+
+def test_what_may_not_happen_again_is_no_verdict_on_a_model() -> None:
+    killed, file, crashes, cut_off, crowded = (here() for _ in range(5))
+    for _ in range(4):
+        killed.began(FakeProcess(), NOW)
+        killed.ended(-9, NOW)
+        file.began(FakeProcess(), NOW)
+        file.ended(1, NOW)
+        crashes.began(FakeProcess(), NOW)
+        crashes.ended(-11, NOW)
+        cut_off.began(FakeProcess(last_words="no server"), NOW)
+        cut_off.ended(1, NOW, was_cut_off=True)
+        crowded.refused("no room", NOW, 10.0)
+        seen = [one.as_told(1.0, None).is_passing for one in (killed, file, crashes, cut_off, crowded)]
+        if killed.num_failures <= MAX_PASSING:
+            assert seen == [True, False, False, True, True]
+    assert seen == [False] * 5, "four times in a row is no accident"
 
 
 def test_a_worker_that_is_stuck_is_told_with_its_trouble() -> None:
@@ -140,6 +175,54 @@ def test_an_operators_load_has_those_go_that_do_nothing_and_never_the_pinned() -
     assert to_unload(wanted, there, 400, pins) == ("idle",)
     assert to_unload(wanted, there, 300, pins) == ("idle", "busy")
     assert to_unload(wanted, there, 200, pins) is None
+
+
+def test_a_model_that_there_was_no_room_for_has_a_good_file() -> None:
+    model = here()
+    model.refused("no room: 2 bytes are planned, of 1", NOW, 10.0)
+    told = model.as_told(1.0, None)
+    assert (told.reason, told.retry_at, told.is_passing) == ("no room: 2 bytes are planned, of 1", NOW + 10, True)
+    assert [model.can_load(at) for at in (NOW + 9, NOW + 10)] == [False, True]
+    model.began(FakeProcess(), NOW + 11)
+    told = model.as_told(1.0, None)
+    assert (told.reason, told.retry_at) == ("", 0.0)
+
+
+def test_why_a_file_was_removed_is_told_for_a_while_and_it_is_not_tried_without_one() -> None:
+    models, wrong = {"m": here()}, "m: has SHA-256 1, the lock file says 2: removed"
+    models["m"].began(FakeProcess(last_words=wrong), NOW)
+    models["m"].ended(1, NOW)
+    for seconds in (1, 11, 59):
+        take_offers(models, {}, NOW + seconds)
+        told = models["m"].as_told(1.0, None)
+        assert (told.state, told.reason, told.retry_at > NOW + seconds) == (BROKEN, wrong, True)
+        assert not models["m"].can_load(told.retry_at)
+    take_offers(models, {}, NOW + 62)
+    assert models == {}
+
+
+def test_why_the_file_of_a_model_that_was_named_was_removed_is_told_until_there_is_another() -> None:
+    models, wrong = {"m": here()}, "m: has SHA-256 1, the lock file says 2: removed"
+    missing = replace(offer("m", MIB), stamp=(), plan=None, reason="m.gguf not in models")
+    take_offers(models, {"m": missing}, NOW)
+    assert models["m"].reason == "m.gguf not in models"
+    take_offers(models, {"m": offer("m", MIB)}, NOW)
+    models["m"].began(FakeProcess(last_words=wrong), NOW)
+    models["m"].ended(1, NOW)
+    take_offers(models, {"m": missing}, NOW + 1)
+    assert (models["m"].reason, models["m"].can_load(NOW + 500)) == (wrong, False)
+    take_offers(models, {"m": offer("m", 2 * MIB)}, NOW + 2)
+    assert (models["m"].state, models["m"].reason, models["m"].num_failures) == (AVAILABLE, "", 0)
+
+
+def test_a_model_whose_file_has_gone_is_forgotten_once_its_worker_has_ended() -> None:
+    models = {"m": here()}
+    models["m"].began(FakeProcess(FromWorker(SERVING)), NOW)
+    take_offers(models, {}, NOW + 30)
+    assert list(models) == ["m"]
+    models["m"].ended(0, NOW + 31)
+    take_offers(models, {}, NOW + 60)
+    assert models == {}
 
 
 # --- Orders ----------------------------------------------------------------------------------------------------------

@@ -43,8 +43,14 @@ class FromWorker(Struct, frozen=True, omit_defaults=True):
     """Turns."""
     num_settled: Count = 0
     """Turns that it had in hand before."""
+    num_waited: Count = 0
+    """Of those, that had waited for the model to be loaded."""
+    waited_seconds: Seconds = 0.0
+    """All of them together."""
     turn_seconds: Seconds | None = None
     """What one took lately; None before the first."""
+    can: tuple[Word, ...] | None = None
+    """What it can (`broker.discovery`); None before it serves."""
     trouble: str | None = None
     """Why it should be started anew."""
 

@@ -25,8 +25,8 @@ from workers.llama.thread_pools import PooledThreads
 from workers.llama.tiles import FLASH_TILE, padding_of
 from workers.llama.vocabulary import LlamaVocabulary, tokens_of
 from workers.machine.memory import KvShape
-from workers.machine.model_shape import shape_of
-from workers.model_file import ModelFileError, answering_parts, header, weight_bytes
+from workers.machine.model_shape import shape_in
+from workers.model_file import ModelFileError, answering_parts, weight_bytes
 from workers.prompts.chat_template import ChatTemplate, of_model
 
 KvType = Literal["f16", "q8_0"]
@@ -162,7 +162,7 @@ class LlamaModel:
     @property
     def kv_shape(self) -> KvShape:
         """What a token of context costs, and a sequence."""
-        return shape_of(header(self.path))
+        return shape_in(self.path)
 
     def _metadata(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(1024)

@@ -9,7 +9,7 @@ from pathlib import Path
 from broker.catalogue import Entry
 from workers.engine.protocol import MAX_OUTPUTS
 from workers.machine.memory import DraftSize, KvShape, MemoryPlan, check_memory, plan_memory
-from workers.machine.model_shape import shape_of
+from workers.machine.model_shape import shape_in
 from workers.model_file import answering_parts, header, weight_bytes
 from workers.settings import ComputeSettings, WorkerSettings, resident
 
@@ -80,7 +80,7 @@ def plan_of(parts: Sequence[Path], config: ComputeSettings, available: int) -> t
     if config.deterministic and isinstance(trained, int) and trained > 0:
         num_ctx = min(num_ctx, trained)
     weights = sum(tensor.num_bytes for one in heads for tensor in one.tensors)
-    return planned(config, shape_of(heads[0]), weights, num_ctx, available), num_ctx
+    return planned(config, shape_in(parts[0], heads[0]), weights, num_ctx, available), num_ctx
 
 
 def draft_size(config: ComputeSettings) -> DraftSize | None:
@@ -88,4 +88,4 @@ def draft_size(config: ComputeSettings) -> DraftSize | None:
     if config.draft_file is None:
         return None
     parts = answering_parts(config.draft_file)
-    return DraftSize(shape_of(header(parts[0])).quantized(config.kv_type), weight_bytes(parts))
+    return DraftSize(shape_in(parts[0]).quantized(config.kv_type), weight_bytes(parts))
