@@ -47,7 +47,7 @@ from workers.machine.cores import num_cores
 from workers.machine.facts import machine_facts
 from workers.machine.memory import MemoryPlan, available_bytes
 from workers.machine.model_plan import draft_size
-from workers.machine.thread_count import check_threads, choose_polling, step_threads
+from workers.machine.thread_count import choose_polling, step_threads
 from workers.model_facts import bytes_for_a_token
 from workers.model_file import ModelFileError
 from workers.prompts.chat_template import catalogued
@@ -104,7 +104,6 @@ async def serve(
     from workers.llama.aborts import explain_aborts
 
     config.check()
-    check_threads(config)
     keep_the_heap_small()
     with ExitStack() as cleanup:
         line = cleanup.enter_context(BoardLine(config.board_fd, stop))
