@@ -74,6 +74,8 @@ def _turns(model: str, limits: Limits) -> dict[str, Any]:
         max_msgs=limits.max_queued_turns,
         max_consumers=len(PRIORITIES),
         duplicate_window=_seconds(120),
+        # Who has to load the model for it hears of a turn at once, as stored: no turn's text goes round for that.
+        republish={"src": subjects.turns(model), "dest": subjects.queued(model), "headers_only": True},
     )
 
 

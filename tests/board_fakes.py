@@ -18,11 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
-from broker import placing
+from nats.aio.client import Client as NatsConnection
+from nats.aio.msg import Msg
+
+from broker import codec, placing, subjects
 from broker.accounts import BOARD, read_credentials, write_credentials
 from broker.connection import Address, close, connect
+from broker.messages import Point
 from broker.messages.boards import BoardState, ModelOnBoard
 from broker.placing import Placement, Watch
+from broker.points import Measurement
 from broker.process import run, spawn
 from broker.server import EmbeddedServer
 from tests.support import ROOT
@@ -59,18 +64,20 @@ say(read_bytes=1024)
 if manner == "slow":
     signal.sigwait({READY})
 busy = manner in ("busy", "steady")
-say(state="serving", num_slots=2, num_in_hand=int(busy))
+taken = dict(num_slots=2, num_in_hand=1, num_settled=1, num_waited=1, waited_seconds=1.5) if busy else dict(num_slots=2)
+say(state="serving", **taken)
 while not signal.sigtimedwait({TERM}, 0.1 if manner == "steady" else 600):
-    say(state="serving", num_slots=2, num_in_hand=1)
+    say(state="serving", **taken)
 if manner == "busy":
-    say(state="draining", num_slots=2, num_in_hand=1)
+    say(state="draining", **taken | dict(num_in_hand=2))  # a second signal before this would be one with the first
     if signal.sigwait({TERM, DONE}) == TERM:
         print("handed back", flush=True)
         sys.exit(130)
 print("drained", flush=True)
 """
 """As `turnpike worker` on its line: by its manner it serves, is broken, crashes, loads until READY, or is busy until
-DONE; one that is steady has a turn that does not end, and says so again and again."""
+DONE, and had a turn that had waited for the load; one that is steady has a turn that does not end, and says so again
+and again."""
 
 
 class Roomy:
@@ -100,6 +107,7 @@ class RunningBoard:
 
     task: asyncio.Task[None]
     stop: asyncio.Event
+    supervisor: Supervisor
     started: list[Child] = field(default_factory=list)
     """Every worker that it has started, in order."""
 
@@ -147,7 +155,7 @@ async def running_board(
     supervisor, stop = Supervisor(nc, board, look()), asyncio.Event()
     task = asyncio.create_task(supervisor.run(stop))
     try:
-        yield RunningBoard(task, stop, started)
+        yield RunningBoard(task, stop, supervisor, started)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -198,6 +206,32 @@ async def board_process(
 
 def children_of(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+class Heard:
+    """What a board tells telemetry, from `hear` on."""
+
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+        self._news = asyncio.Event()
+
+    async def hear(self, nc: NatsConnection, board: str = "b1") -> None:
+        await nc.subscribe(subjects.telemetry(board), cb=self._on_points)
+        await nc.flush()
+
+    async def first(self, measurement: Measurement, **has: object) -> Point:
+        """The first point whose tags and fields are so, once it is there."""
+        async with asyncio.timeout(SECONDS):
+            while True:
+                for point in self.points:
+                    if point.measurement == measurement.name and has.items() <= (point.tags | point.fields).items():
+                        return point
+                self._news.clear()
+                await self._news.wait()
+
+    async def _on_points(self, message: Msg) -> None:
+        self.points += codec.decode_points(message.data, message.headers)[0]
+        self._news.set()
 
 
 async def until[T](watch: Watch, look: Callable[[Placement], T | None]) -> T:

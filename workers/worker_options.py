@@ -25,7 +25,7 @@ class WorkerOptions:
     coalesce_seconds: float = 0.05
     """Chunks gather what comes within so long of the one before; 0 sends each token."""
     pull_seconds: float = 2.0
-    """How long a pull stays open: also how long a drain waits for the open one, which must not be cancelled."""
+    """How long a pull stays open."""
     overflow: Overflow = "error"
     """Of a conversation longer than the context."""
     state_fingerprint: str = ""
@@ -45,4 +45,4 @@ class WorkerOptions:
     """How long the model's other workers have to answer at the start."""
     leave_seconds: float = 0.5
     """How long an idle worker that stops takes turns of those who chose it before they heard: asking around takes a
-    quarter of a second."""
+    quarter of a second. A board's takes none: its model comes back for them, and another is waited for."""

@@ -56,6 +56,9 @@ class ModelOnBoard(Struct, frozen=True, omit_defaults=True):
     """Of BROKEN: its worker died, or there was no room just then; its turns wait until it is tried again."""
     num_ctx: Count = 0
     """Of the context that its worker has, or would have; 0 where the board does not tell."""
+    loaded: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Of LOADING: how much of the whole load is done, by what its parts took before; None where its board does not
+    tell."""
     can: tuple[Word, ...] | None = None
     """What its worker can (`broker.discovery`), as far as the file tells; None where the board does not."""
 
@@ -77,6 +80,14 @@ class BoardState(Struct, frozen=True, omit_defaults=True):
     """Models unloaded for another since the board's start."""
     loading_seconds: Seconds = 0.0
     """Spent on loading since its start."""
+    num_failed_loads: Count = 0
+    """Models that could not be loaded, since its start."""
+    num_waited: Count = 0
+    """Turns that had waited for their model to be loaded here, since its start."""
+    waited_seconds: Seconds = 0.0
+    """All of them together."""
+    kept_bytes: Count = 0
+    """Of memory, by conversations of models that are not loaded."""
 
 
 class Claim(Struct, frozen=True):

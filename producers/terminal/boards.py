@@ -18,16 +18,23 @@ _IN_MEMORY = (LOADING, SERVING, DRAINING)
 
 
 def boards_table(boards: Iterable[BoardState]) -> Table:
-    """A line a board, and below it one for each of its models; those that only could be loaded share a line."""
-    table = FoldingTable("board, model", "state", "GB", "turns", "used", "pin", "swaps, loading", title="boards")
+    """A line a board, and below it one for each of its models; those that only could be loaded share a line. Of a
+    board: models that it unloaded for another and the time lost to loading, turns that waited for that and how long
+    they did."""
+    table = FoldingTable(
+        "board, model", "state", "GB", "turns", "used", "pin", "swaps, loading", "waited", title="boards"
+    )
     for board in boards:
-        table.add_row(board.board, _health(board), _memory(board), "", "", "", _swaps(board), style="bold")
-        idle = [one.model for one in board.models if _is_idle(one, board)]
+        table.add_row(
+            board.board, _health(board), _memory(board), "", "", "", _swaps(board), _waited(board), style="bold"
+        )
+        idle = [one for one in board.models if _is_idle(one, board)]
         for one in sorted(board.models, key=lambda one: (one.state == AVAILABLE, one.model)):
-            if one.model not in idle:
+            if one not in idle:
                 table.add_row(f"  {one.model}", *_cells(one, board))
         if idle:
-            table.add_row(f"  {', '.join(sorted(idle))}", AVAILABLE)
+            names = ", ".join(sorted(f"{one.model}{_last(one, board)}" for one in idle))
+            table.add_row(f"  {names}", AVAILABLE)
     return table
 
 
@@ -41,6 +48,10 @@ def _cells(one: ModelOnBoard, board: BoardState) -> tuple[str, ...]:
     used = f"{_age(board.sent_at - one.used_at)} ago" if one.used_at else ""
     size = f"{one.planned_bytes / GB:.1f}" if one.state in _IN_MEMORY else ""
     return _state(one, board), size, in_hand, used, escape(one.pin or "")
+
+
+def _last(one: ModelOnBoard, board: BoardState) -> str:
+    return f" ({_age(board.sent_at - one.used_at)} ago)" if one.used_at else ""
 
 
 def _state(one: ModelOnBoard, board: BoardState) -> str:
@@ -69,7 +80,12 @@ def _memory(board: BoardState) -> str:
 
 
 def _swaps(board: BoardState) -> str:
-    return f"{board.num_swaps}, {_age(board.loading_seconds)}"
+    failed = f", {board.num_failed_loads} failed" if board.num_failed_loads else ""
+    return f"{board.num_swaps}, {_age(board.loading_seconds)}{failed}"
+
+
+def _waited(board: BoardState) -> str:
+    return f"{board.num_waited}, {_age(board.waited_seconds)}" if board.num_waited else ""
 
 
 def _age(seconds: float) -> str:

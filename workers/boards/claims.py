@@ -25,14 +25,17 @@ class Claims:
         self._nc = nc
         self._board = board
         self._held: dict[str, Claim] = {}
+        self.num_lost = 0
+        """Copies that another board had when this one wanted or renewed them."""
 
     async def take(self, model: str, copy: int) -> bool:
         """Whether this board has that copy now."""
         wanted = Claim(self._board, model, copy)
-        is_taken = await self._claim(wanted) or False
+        is_taken = await self._claim(wanted)
         if is_taken:
             self._held[model] = wanted
-        return is_taken
+        self.num_lost += is_taken is False
+        return is_taken or False
 
     async def let_go(self, model: str) -> None:
         """It has no copy of the model any more; nothing where it had none."""
@@ -60,6 +63,7 @@ class Claims:
                 if is_held:
                     await self._release(one)
             elif is_held is False:
+                self.num_lost += 1
                 lost.append(one.model)
         return lost
 
