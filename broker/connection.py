@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import ssl
 import time
@@ -115,6 +116,8 @@ class Connection(SafeClient):
         self._is_given_up = False
         """Closed by ourselves."""
         self._failing_since: float | None = None
+        self._back_at: float | None = float("-inf")
+        """When it came back last, by the monotonic clock; None while it is away."""
 
     async def close(self) -> None:
         """Closes it for good: from now on nothing is wrong with it."""
@@ -127,6 +130,19 @@ class Connection(SafeClient):
     async def on_closed(self) -> None:
         """Takes nats-py's word that it is closed."""
         self._lost.set()
+
+    async def on_disconnected(self) -> None:
+        """Takes nats-py's word that the server is away."""
+        self._back_at = None
+
+    async def on_reconnected(self) -> None:
+        """Takes nats-py's word that it is back."""
+        self._back_at = time.monotonic()
+
+    @property
+    def connected_seconds(self) -> float:
+        """How long it has been there since it was away last: 0 while it is, infinite where it never was."""
+        return time.monotonic() - self._back_at if self.is_connected and self._back_at is not None else 0.0
 
     def trouble(self) -> str | None:
         """Why nothing more will come of it; None while it works or is being made again."""
@@ -158,6 +174,11 @@ def trouble(nc: NatsConnection) -> str | None:
     if isinstance(nc, Connection):
         return nc.trouble()
     return "the connection to NATS is closed" if nc.is_closed else None
+
+
+def connected_seconds(nc: NatsConnection) -> float:
+    """As `Connection` tells it."""
+    return nc.connected_seconds if isinstance(nc, Connection) else math.inf
 
 
 def check(nc: NatsConnection) -> None:
@@ -268,10 +289,12 @@ async def _begin(nc: Connection, address: Address, name: str, troubles: _Trouble
     """Connects as all of our processes do."""
 
     async def on_disconnect() -> None:
+        await nc.on_disconnected()
         if nc.is_reconnecting:  # and not our own close
             log.warning("nats disconnected url=%s", address.url)
 
     async def on_reconnect() -> None:
+        await nc.on_reconnected()
         log.warning("nats reconnected url=%s", address.url)
 
     await nc.connect(

@@ -1,4 +1,5 @@
-"""Whether a process lives and is ready, by HTTP, for Kubernetes' probes: GET /live and GET /ready, 200 or 503.
+"""Whether a process lives and is ready, by HTTP, for Kubernetes' probes: GET /live and GET /ready, 200 or 503. It
+may have more to tell at other paths.
 
 A probe by `exec` would start a process on the board every few seconds; a file's age wants a shell in the image.
 """
@@ -8,18 +9,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from broker.errors import TurnpikeError
 
 MAX_REQUEST_BYTES = 4096
 REQUEST_SECONDS = 5.0
+PLAIN = "text/plain; charset=utf-8"
 
 log = logging.getLogger(__name__)
 
 Check = Callable[[], str | None]
 """None when all is well, else what is not, in a few words."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a path of a process's own tells."""
+
+    is_well: bool
+    """Answered with 200, else with 503."""
+    body: bytes
+    media_type: str = "application/json"
 
 
 class Rounds:
@@ -60,24 +73,40 @@ def told(check: Check) -> str | None:
         return f"the check failed: {type(error).__name__}"
 
 
+def _checked(check: Check) -> Callable[[], Report]:
+    def report() -> Report:
+        problem = told(check)
+        return Report(problem is None, f"{problem or 'ok'}\n".encode(), PLAIN)
+
+    return report
+
+
 @asynccontextmanager
-async def serve_health(port: int, *, live: Check, ready: Check, host: str = "0.0.0.0") -> AsyncIterator[int]:
-    """Answers while it is entered; yields the port, a free one for port 0. Raises TurnpikeError where it is taken."""
-    checks = {"/live": live, "/ready": ready}
+async def serve_health(
+    port: int,
+    *,
+    live: Check,
+    ready: Check,
+    reports: Mapping[str, Callable[[], Report]] | None = None,
+    host: str = "0.0.0.0",
+) -> AsyncIterator[int]:
+    """Answers while it is entered; yields the port, a free one for port 0. `reports` are asked at their paths. Raises
+    TurnpikeError where the port is taken."""
+    paths = {"/live": _checked(live), "/ready": _checked(ready), **(reports or {})}
+    unknown = f"unknown path: {', '.join(list(paths)[:-1])} or {list(paths)[-1]}\n".encode()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 request = await reader.readuntil(b"\r\n\r\n")
                 method, path, *_ = request.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
-                check = checks.get(path) if method == "GET" else None
-                problem = told(check) if check else "unknown path: /live or /ready"
-                status = "200 OK" if problem is None else "503 Service Unavailable" if check else "404 Not Found"
-                body = (problem or "ok").encode() + b"\n"
+                report = paths.get(path) if method == "GET" else None
+                found = report() if report is not None else Report(False, unknown, PLAIN)
+                status = "200 OK" if found.is_well else "503 Service Unavailable" if report else "404 Not Found"
                 writer.write(
-                    f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\n"
-                    f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
-                    + body
+                    f"HTTP/1.1 {status}\r\nContent-Type: {found.media_type}\r\n"
+                    f"Content-Length: {len(found.body)}\r\nConnection: close\r\n\r\n".encode()
+                    + found.body
                 )
                 await writer.drain()
         except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):

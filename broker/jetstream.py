@@ -15,7 +15,7 @@ import msgspec
 import nats.errors
 from msgspec import Struct, field
 
-from broker.errors import NotReady, ServerError
+from broker.errors import NoRoom, NotReady, ServerError
 from broker.wire import Messages, Wire
 
 NANOSECONDS = 1_000_000_000
@@ -31,6 +31,8 @@ WRONG_LAST_SEQUENCE = (10071, 10164)
 NOT_TAKEN = 10077
 """The stream is full, or has one of this subject and takes no second."""
 TOO_LARGE = (10054, 10097)
+NO_ROOM = (10002, 10023, 10028, 10047)
+"""What streams may hold together is more than the account, the server or its disk has: insufficient resources."""
 NO_RESPONDERS = 503
 """The status where nobody takes a request: no stream of that name answers."""
 NOT_FOUND = 404
@@ -158,11 +160,24 @@ class ConsumerInfo(Struct, frozen=True):
     num_redelivered: int
     num_waiting: int
     """Pulls that are open."""
+    told_at_text: str = field(name="ts", default="")
+
+    @property
+    def told_at(self) -> float | None:
+        """When the server said so, in seconds since the epoch by its clock; None where it does not tell."""
+        return _instant(self.told_at_text) if self.told_at_text else None
 
     @property
     def ack_wait_seconds(self) -> float:
         """After which a delivery that nobody settles is made again."""
         return float(self.config["ack_wait"] / NANOSECONDS)
+
+
+def _instant(text: str) -> float:
+    """Of the server's words for one, in UTC: seconds since the epoch."""
+    # Nanoseconds, of which Python's parser takes six digits.
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}.{fraction[:6] or 0}+00:00").timestamp()
 
 
 class AccountLimits(Struct, frozen=True):
@@ -197,6 +212,8 @@ async def api(
     if failure := answer.get("error"):
         if failure.get("code") == NOT_FOUND:
             return None
+        if failure.get("err_code") in NO_ROOM:
+            raise NoRoom(subject, str(failure.get("description")))
         raise ServerError(f"{subject}: {failure.get('description')} (code {failure.get('err_code')})")
     return answer
 
@@ -300,9 +317,7 @@ class StoredMessage(Struct, frozen=True):
     @property
     def stored_at(self) -> float:
         """Seconds since the epoch, by the server's clock."""
-        # Nanoseconds, of which Python's parser takes six digits.
-        whole, _, fraction = self.headers[STORED_AT].rstrip("Z").partition(".")
-        return datetime.fromisoformat(f"{whole}.{fraction[:6] or 0}+00:00").timestamp()
+        return _instant(self.headers[STORED_AT])
 
 
 async def last_stored(nc: Wire, stream: str, subject: str) -> StoredMessage | None:

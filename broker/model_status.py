@@ -15,11 +15,15 @@ from broker.messages.boards import (
     LOADING,
     NEVER,
     SERVING,
+    SHORT_OF_MEMORY,
+    TURN_SECONDS,
     BoardState,
     ModelOnBoard,
 )
+from broker.priorities import BATCH, Priority
 
 LOADED = "loaded"
+MIB = 1024**2
 MAX_SECONDS = 24 * 3600.0
 """What a board says is not taken for longer."""
 _RANKS = (LOADED, LOADING, AVAILABLE, BROKEN)
@@ -35,19 +39,36 @@ class ModelStatus(Struct, frozen=True):
     seconds: float = 0.0
     """About, until its worker takes turns; of BROKEN, until it is tried again."""
     share: float | None = None
-    """Of LOADING: how much of its file has been read, 0 to 1; None where that is not known."""
+    """Of LOADING: how much of it is done, 0 to 1; None where that is not known."""
     reason: str = ""
-    """Of BROKEN."""
+    """Of BROKEN, and why AVAILABLE is not loaded just now."""
     file_bytes: int = 0
     num_ctx: int = 0
     """0 where its board does not tell."""
     can: tuple[str, ...] | None = None
     """As a worker tells it (`broker.discovery`); None where its board does not."""
+    num_slots: int = 0
+    """Turns at once; 0 where its board does not tell."""
+    turn_seconds: float = TURN_SECONDS
+    """What one takes, about."""
+    num_waiting: int = 0
+    """Interactive turns that are queued, as its board saw it last, …"""
+    num_waiting_batch: int = 0
+    """… and batch turns."""
 
     @property
     def is_servable(self) -> bool:
         """Whether its queue's turns will be taken."""
         return self.state != BROKEN
+
+    def wait_seconds(self, num_ahead: int) -> float:
+        """About, until a turn behind so many others would be seated: what they take once its worker is there, too."""
+        num_slots = max(1, self.num_slots)
+        return _bounded(self.seconds + max(0, num_ahead + 1 - num_slots) * self.turn_seconds / num_slots)
+
+    def expected_wait(self, priority: Priority) -> float:
+        """About, of a turn that is queued now: batch waits for all of them, interactive not for batch."""
+        return self.wait_seconds(self.num_waiting + (self.num_waiting_batch if priority == BATCH else 0))
 
     def words(self) -> str:
         """For people: `loading 40 %, about 12 s`."""
@@ -55,7 +76,7 @@ class ModelStatus(Struct, frozen=True):
         if self.state == LOADING:
             return f"loading, {about}" if self.share is None else f"loading {100 * self.share:.0f} %, {about}"
         if self.state == AVAILABLE:
-            return f"not loaded yet, {about}"
+            return f"not loaded yet, {about}" + (f": {self.reason}" if self.reason else "")
         return f"cannot be loaded: {self.reason}" if self.state == BROKEN else self.state
 
 
@@ -77,33 +98,61 @@ def status_of(model: str, boards: Iterable[BoardState]) -> ModelStatus | None:
     return statuses(boards).get(model)
 
 
-def _order(status: ModelStatus) -> tuple[int, float]:
-    return _RANKS.index(status.state), status.seconds
+def _order(status: ModelStatus) -> tuple[int, bool, float]:
+    return _RANKS.index(status.state), bool(status.reason), status.seconds
 
 
 def _on_board(one: ModelOnBoard, board: BoardState) -> ModelStatus | None:
     """None where the board will not serve it, or says what only a later release understands."""
     share, reason = None, ""
+    is_due = 0 < one.retry_at <= board.sent_at
     if one.state == SERVING:
         state, seconds = LOADED, 0.0
     elif one.state == LOADING:
         state, (share, seconds) = LOADING, progress(one, board)
     elif one.pin == NEVER:
         return None
-    elif one.state in (AVAILABLE, DRAINING):
-        state, seconds = AVAILABLE, one.load_seconds + _until_room(one, board)
+    elif one.state in (AVAILABLE, DRAINING) or (one.state == BROKEN and (one.is_passing or is_due)):
+        # A turn that waits has it tried: whoever were refused then would never have it loaded.
+        seconds = max(_until_room(one, board), _bounded(one.retry_at - board.sent_at)) + one.load_seconds
+        state, reason = AVAILABLE, _hindrance(one, board)
     elif one.state == BROKEN:
         state, seconds, reason = BROKEN, one.retry_at - board.sent_at, one.reason
     else:
         return None
-    return ModelStatus(one.model, state, _bounded(seconds), share, reason, one.file_bytes, one.num_ctx, one.can)
+    return ModelStatus(
+        one.model,
+        state,
+        _bounded(seconds),
+        share,
+        reason,
+        one.file_bytes,
+        one.num_ctx,
+        one.can,
+        one.num_slots,
+        TURN_SECONDS if one.turn_seconds is None else _bounded(one.turn_seconds),
+        one.num_waiting,
+        one.num_waiting_batch,
+    )
+
+
+def _hindrance(one: ModelOnBoard, board: BoardState) -> str:
+    """Why a board does not load a model just now that it could load; empty where nothing is in the way."""
+    if one.planned_bytes > board.memory_bytes:
+        takes, has = one.planned_bytes // MIB, board.memory_bytes // MIB
+        return f"it takes {takes} MiB, and {board.board} has {has} MiB just now"
+    if board.memory_pressure > SHORT_OF_MEMORY and one.state != DRAINING:
+        return f"{board.board} is short of memory"
+    return one.reason if one.retry_at > board.sent_at else ""
 
 
 def progress(one: ModelOnBoard, board: BoardState) -> tuple[float | None, float]:
-    """How much of a model that a board loads has been read, 0 to 1, and the seconds until it serves: while its file is
-    read by the rate at which it was read so far, before and behind by what a load took here. Both stamps are the
-    board's, so its clock may be wrong."""
+    """How much of a load is done, 0 to 1, and the seconds until it serves: by what a load took here, and the more of it
+    is done, by how quick this one is. Of a board that tells only how much of the file was read: while it is read by the
+    rate so far. Both stamps are the board's, so its clock may be wrong."""
     elapsed = _bounded(board.sent_at - one.since)
+    if one.loaded is not None:
+        return one.loaded, (1 - one.loaded) * ((1 - one.loaded) * one.load_seconds + elapsed)
     left = _bounded(one.load_seconds - elapsed)
     if not one.file_bytes:
         return None, left

@@ -38,6 +38,8 @@ TELL_SECONDS = 2.0
 """For the server to take an entry."""
 READ_SECONDS = 1.0
 """To read all. A server that does not let us ask does not answer."""
+CLAIM_TRIES = 4
+"""To write a claim that somebody else writes at the same time."""
 
 Value = BoardState | Claim | Order
 _KINDS: dict[str, type[Value]] = {"board": BoardState, "claim": Claim, "order": Order}
@@ -79,22 +81,29 @@ async def withdraw(nc: NatsConnection, board: str) -> None:
 async def claim(nc: NatsConnection, wanted: Claim) -> bool:
     """Takes a copy of a model for a board, or renews what the board has of it, for the next CLAIM_SECONDS; False where
     another board has it. Of boards that try at once one gets it. Raises ServerError and PublishError."""
-    subject = subjects.placed_claim(wanted.model, wanted.copy)
-    stored = await jetstream.last_stored(nc, subjects.KV_PLACEMENT, subject)
-    if stored is not None and stored.payload:
-        known = _value(subject, stored.payload, stored.headers)
-        if not isinstance(known, Claim) or known.board != wanted.board:
-            return False  # what is not understood is a later release's claim
-    last = 0 if stored is None else stored.sequence
-    return await _put(nc, subject, codec.encode(wanted), seconds=CLAIM_SECONDS, last=last)
+    subject, payload = subjects.placed_claim(wanted.model, wanted.copy), codec.encode(wanted)
+    for _ in range(CLAIM_TRIES):
+        stored = await _stored(nc, subject)
+        if stored is not None and stored.payload:
+            known = _value(subject, stored.payload, stored.headers)
+            if not isinstance(known, Claim) or known.board != wanted.board:
+                return False  # what is not understood is a later release's claim
+        last = 0 if stored is None else stored.sequence
+        if await _put(nc, subject, payload, seconds=CLAIM_SECONDS, last=last):
+            return True
+        # Somebody wrote meanwhile, and that may have been this board.
+    raise ServerError(f"{subject} was written by others {CLAIM_TRIES} times while it was claimed")
 
 
 async def release(nc: NatsConnection, held: Claim) -> None:
     """Lets go of a copy, if the board still has it. Raises ServerError and PublishError."""
     subject = subjects.placed_claim(held.model, held.copy)
-    stored = await jetstream.last_stored(nc, subjects.KV_PLACEMENT, subject)
-    if stored is not None and _value(subject, stored.payload, stored.headers) == held:
-        await _put(nc, subject, b"", seconds=CLAIM_SECONDS, last=stored.sequence)
+    for _ in range(CLAIM_TRIES):
+        stored = await _stored(nc, subject)
+        if stored is None or _value(subject, stored.payload, stored.headers) != held:
+            return
+        if await _put(nc, subject, b"", seconds=CLAIM_SECONDS, last=stored.sequence):
+            return
 
 
 async def order(nc: NatsConnection, given: Order) -> None:
@@ -229,6 +238,15 @@ async def _put(
             raise
         return False
     return True
+
+
+async def _stored(nc: NatsConnection, subject: str) -> jetstream.StoredMessage | None:
+    """The last word on a subject. Raises ServerError: who keeps a claim up cannot wait for one answer for long."""
+    try:
+        async with asyncio.timeout(TELL_SECONDS):
+            return await jetstream.last_stored(nc, subjects.KV_PLACEMENT, subject)
+    except TimeoutError:
+        raise ServerError(f"{subject}: not read within {TELL_SECONDS:g} s") from None
 
 
 async def _read(nc: NatsConnection) -> list[tuple[jetstream.StoredMessage, Value | None]]:

@@ -14,6 +14,29 @@ EVERYWHERE = "0.0.0.0"
 WORKER_STOP_SECONDS = 1800
 """A drain may take so long: the answers that run are finished first."""
 
+CONFINED = (
+    "NoNewPrivileges=yes",
+    "ProtectSystem=strict",
+    "ProtectHome=read-only",
+    "PrivateTmp=yes",
+    "ProtectKernelTunables=yes",
+    "ProtectKernelModules=yes",
+    "ProtectKernelLogs=yes",
+    "ProtectControlGroups=yes",
+    "ProtectClock=yes",
+    "ProtectHostname=yes",
+    "RestrictNamespaces=yes",
+    "RestrictSUIDSGID=yes",
+    "RestrictRealtime=yes",
+    "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
+    "LockPersonality=yes",
+    "CapabilityBoundingSet=",
+    "SystemCallArchitectures=native",
+    "SystemCallFilter=@system-service",
+    "UMask=0077",
+)
+"""What no service of ours needs."""
+
 
 @dataclass(frozen=True)
 class Service:
@@ -67,30 +90,12 @@ class Service:
             # A worker's first SIGTERM is a drain; the templates' child ends with its parent.
             "KillMode=mixed",
             f"TimeoutStopSec={self.stop_seconds}",
+            # What the kernel ends for its memory, a board's worker or what makes a grammar, ends alone.
+            "OOMPolicy=continue",
         ]
         if self.memory_bytes is not None:
             lines += [f"MemoryMax={self.memory_bytes}", "MemorySwapMax=0"]
-        lines += [
-            "NoNewPrivileges=yes",
-            "ProtectSystem=strict",
-            "ProtectHome=read-only",
-            "PrivateTmp=yes",
-            "ProtectKernelTunables=yes",
-            "ProtectKernelModules=yes",
-            "ProtectKernelLogs=yes",
-            "ProtectControlGroups=yes",
-            "ProtectClock=yes",
-            "ProtectHostname=yes",
-            "RestrictNamespaces=yes",
-            "RestrictSUIDSGID=yes",
-            "RestrictRealtime=yes",
-            "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
-            "LockPersonality=yes",
-            "CapabilityBoundingSet=",
-            "SystemCallArchitectures=native",
-            "SystemCallFilter=@system-service",
-            "UMask=0077",
-        ]
+        lines += CONFINED
         # One that is not there yet is no reason not to start.
         lines += [f"ReadWritePaths={_quoted('-' + folder)}" for folder in self.writes]
         if self.has_devices:

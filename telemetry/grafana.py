@@ -161,7 +161,7 @@ def alert_rules() -> dict[str, Any]:
 
 
 def _rule(alert: Alert) -> dict[str, Any]:
-    bound = {"type": "lt" if alert.is_below else "gt", "params": [alert.above]}
+    bound = {"type": "gt", "params": [alert.above]}
     expression = {"type": "__expr__", "uid": "__expr__"}
     query = InfluxQuery(alert.query.text("")).to_json() | {"datasource": {"type": "influxdb", "uid": DATASOURCE}}
     data = [

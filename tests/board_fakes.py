@@ -1,4 +1,10 @@
-"""A board on a real server whose workers are processes without a model, which do as they are told."""
+"""A board on a real server whose workers are processes without a model, which do as they are told.
+
+    python -m tests.board_fakes CREDENTIALS FOLDER NAME EXPIRES MODEL=MANNER ...
+
+is one in a process of its own, for tests that kill it: with memory for one of its models, and what it says and claims
+expires after so many seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +12,28 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
-from broker.accounts import BOARD
-from broker.connection import close, connect
+from nats.aio.client import Client as NatsConnection
+from nats.aio.msg import Msg
+
+from broker import codec, placing, subjects
+from broker.accounts import BOARD, read_credentials, write_credentials
+from broker.connection import Address, close, connect
+from broker.messages import Point
 from broker.messages.boards import BoardState, ModelOnBoard
 from broker.placing import Placement, Watch
+from broker.points import Measurement
+from broker.process import run, spawn
 from broker.server import EmbeddedServer
+from tests.support import ROOT
+from workers.boards import presence
 from workers.boards.board import Board
-from workers.boards.child import Child
+from workers.boards.child import SILENT_SECONDS, Child
 from workers.boards.load_times import LoadTimes
 from workers.boards.offers import Offer
 from workers.boards.supervisor import Supervisor
@@ -26,8 +42,8 @@ from workers.machine.memory import MemoryPlan
 
 MIB = 2**20
 SECONDS = 20.0
-EAGER = Rules(interactive_seconds=0.0, residency_seconds=0.0, residency_loads=0.0)
-"""What waits is loaded at once, whoever has to go."""
+EAGER = Rules(interactive_seconds=0.0, residency_seconds=0.0, residency_loads=0.0, copy_loads=1e9)
+"""What waits is loaded at once, whoever has to go, and nothing twice."""
 READY, DONE = signal.SIGUSR1, signal.SIGUSR2
 """Tell a worker that loads, or that drains, to go on."""
 
@@ -42,20 +58,26 @@ print("starting", model, flush=True)
 if manner == "broken":
     print("turnpike: model file m.gguf: is no model", file=sys.stderr)
     sys.exit(1)
+if manner == "crashes":
+    os.kill(os.getpid(), signal.SIGSEGV)
 say(read_bytes=1024)
 if manner == "slow":
     signal.sigwait({READY})
-busy = manner == "busy"
-say(state="serving", num_slots=2, num_in_hand=int(busy))
-signal.sigwait({TERM})
-if busy:
-    say(state="draining", num_slots=2, num_in_hand=1)
+busy = manner in ("busy", "steady")
+taken = dict(num_slots=2, num_in_hand=1, num_settled=1, num_waited=1, waited_seconds=1.5) if busy else dict(num_slots=2)
+say(state="serving", **taken)
+while not signal.sigtimedwait({TERM}, 0.1 if manner == "steady" else 600):
+    say(state="serving", **taken)
+if manner == "busy":
+    say(state="draining", **taken | dict(num_in_hand=2))  # a second signal before this would be one with the first
     if signal.sigwait({TERM, DONE}) == TERM:
         print("handed back", flush=True)
         sys.exit(130)
 print("drained", flush=True)
 """
-"""As `turnpike worker` on its line: by its manner it serves, is broken, loads until READY, or is busy until DONE."""
+"""As `turnpike worker` on its line: by its manner it serves, is broken, crashes, loads until READY, or is busy until
+DONE, and had a turn that had waited for the load; one that is steady has a turn that does not end, and says so again
+and again."""
 
 
 class Roomy:
@@ -85,6 +107,7 @@ class RunningBoard:
 
     task: asyncio.Task[None]
     stop: asyncio.Event
+    supervisor: Supervisor
     started: list[Child] = field(default_factory=list)
     """Every worker that it has started, in order."""
 
@@ -104,7 +127,7 @@ class RunningBoard:
 
 @asynccontextmanager
 async def running_board(
-    server: EmbeddedServer,
+    where: EmbeddedServer | Address,
     folder: Path,
     manners: dict[str, str],
     *,
@@ -113,14 +136,15 @@ async def running_board(
     rules: Rules = EAGER,
     pins: frozenset[str] = frozenset(),
     look: Callable[[], dict[str, Offer]] | None = None,
+    silent_seconds: float = SILENT_SECONDS,
 ) -> AsyncIterator[RunningBoard]:
     """Of these models of 100 MiB, each with its worker's manner."""
-    nc = await connect(server.address(BOARD), name=name)
+    nc = await connect(where if isinstance(where, Address) else where.address(BOARD), name=name)
     started: list[Child] = []
 
     async def start(one: Offer, heard: Callable[[], None]) -> Child:
         command = [sys.executable, "-c", WORKER, one.model, manners[one.model]]
-        started.append(await Child.start(one.model, command, {}, heard))
+        started.append(await Child.start(one.model, command, {}, heard, silent_seconds=silent_seconds))
         return started[-1]
 
     def all_of_them() -> dict[str, Offer]:
@@ -131,11 +155,83 @@ async def running_board(
     supervisor, stop = Supervisor(nc, board, look()), asyncio.Event()
     task = asyncio.create_task(supervisor.run(stop))
     try:
-        yield RunningBoard(task, stop, started)
+        yield RunningBoard(task, stop, supervisor, started)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await close(nc)
+
+
+@contextmanager
+def soon_forgotten(seconds: int) -> Iterator[None]:
+    """What boards say and claim expires after so many whole seconds, and is said again as much more often."""
+    share = seconds / placing.CLAIM_SECONDS
+    with (
+        mock.patch.object(placing, "BOARD_SECONDS", seconds),
+        mock.patch.object(placing, "CLAIM_SECONDS", seconds),
+        mock.patch.object(placing, "SAY_SECONDS", share * placing.SAY_SECONDS),
+        mock.patch.object(placing, "RENEW_SECONDS", share * placing.RENEW_SECONDS),
+        mock.patch.object(presence, "SETTLE_SECONDS", share * presence.SETTLE_SECONDS),
+    ):
+        yield
+
+
+@asynccontextmanager
+async def board_process(
+    server: EmbeddedServer, folder: Path, manners: dict[str, str], *, name: str = "b1", expires: int = 10
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """As `running_board`, in a process of its own, whose log is NAME.log."""
+    write_credentials(folder / f"{name}.credentials", server.address(BOARD))
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "tests.board_fakes",
+        folder / f"{name}.credentials",
+        folder,
+        name,
+        str(expires),
+    ]
+    command += [f"{model}={manner}" for model, manner in manners.items()]
+    with (folder / f"{name}.log").open("ab") as log:
+        process = await spawn(
+            command, stdout=log.fileno(), stderr=log.fileno(), env={"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+class Heard:
+    """What a board tells telemetry, from `hear` on."""
+
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+        self._news = asyncio.Event()
+
+    async def hear(self, nc: NatsConnection, board: str = "b1") -> None:
+        await nc.subscribe(subjects.telemetry(board), cb=self._on_points)
+        await nc.flush()
+
+    async def first(self, measurement: Measurement, **has: object) -> Point:
+        """The first point whose tags and fields are so, once it is there."""
+        async with asyncio.timeout(SECONDS):
+            while True:
+                for point in self.points:
+                    if point.measurement == measurement.name and has.items() <= (point.tags | point.fields).items():
+                        return point
+                self._news.clear()
+                await self._news.wait()
+
+    async def _on_points(self, message: Msg) -> None:
+        self.points += codec.decode_points(message.data, message.headers)[0]
+        self._news.set()
 
 
 async def until[T](watch: Watch, look: Callable[[Placement], T | None]) -> T:
@@ -164,3 +260,19 @@ def is_in(model: str, state: str, board: str = "b1") -> Callable[[Placement], Mo
         return found if found is not None and found.state == state else None
 
     return look
+
+
+async def main(credentials: Path, folder: Path, name: str, manners: dict[str, str], stop: asyncio.Event) -> int:
+    async with running_board(read_credentials(credentials), folder, manners, name=name) as board:
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({stopping, board.task}, return_when=asyncio.FIRST_COMPLETED)
+        board.stop.set()
+        await board.task
+    return 0
+
+
+if __name__ == "__main__":
+    _, where, into, own_name, num_seconds, *models = sys.argv
+    told = dict(one.split("=", 1) for one in models)
+    with soon_forgotten(int(num_seconds)):
+        sys.exit(run(lambda stop: main(Path(where), Path(into), own_name, told, stop)))

@@ -19,9 +19,22 @@ class Line:
         assert parts.port is not None
         self._there = parts.hostname, parts.port
         self._clients: set[asyncio.StreamWriter] = set()
+        self._open_tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._port = 0
         self.url = ""
 
+    async def open(self) -> None:
+        """Whoever comes is led to the server."""
+        self._server = await asyncio.start_server(self._open, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+        self.url = f"nats://127.0.0.1:{self._port}"
+
     async def _open(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._open_tasks.add(task)
+        task.add_done_callback(self._open_tasks.discard)
         there_reader, there_writer = await asyncio.open_connection(*self._there)
         self._clients.add(writer)
         try:
@@ -32,6 +45,14 @@ class Line:
             self._clients.discard(writer)
             writer.close()
             there_writer.close()
+
+    async def cut(self) -> None:
+        """Nobody comes through any more, until it is opened again, and who is there is hung up on."""
+        assert self._server is not None
+        self._server.close()
+        for writer in self._clients:
+            writer.close()
+        await asyncio.gather(*self._open_tasks, return_exceptions=True)
 
     async def refuse(self, words: str) -> None:
         """What a server says before it hangs up, to all who are there. They hang up: were we first, with something of
@@ -53,11 +74,8 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 @contextlib.asynccontextmanager
 async def line_to(url: str) -> AsyncIterator[Line]:
     line = Line(url)
-    server = await asyncio.start_server(line._open, "127.0.0.1", 0)
-    line.url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    await line.open()
     try:
         yield line
     finally:
-        server.close()
-        for writer in list(line._clients):
-            writer.close()
+        await line.cut()

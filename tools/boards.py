@@ -1,7 +1,7 @@
 """What a model does on a Raspberry Pi: whether it fits, how many conversations it keeps, about how fast it can be.
 
 Made of the catalogue and of the worker's own memory plan. `python -m tools.boards` writes the table of docs/boards.md
-and the models of k3s/models from it.
+and, from it, the models of k3s/models and the boards of k3s/boards.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from broker.catalogue import Entry, read_catalogue
+from workers.boards.offers import PARKED_SHARE
 from workers.machine.memory import MemoryPlan, largest_ctx
 from workers.machine.model_plan import LIMIT_HEADROOM_BYTES, PI5_BANDWIDTH_BYTES, plan
 
@@ -24,6 +25,8 @@ OTHERS_BYTES = 900 * MIB
 """For Raspberry Pi OS without a desktop, K3s' agent, the sidecar, and room to breathe."""
 CONVERSATION_TOKENS = 1000
 MAX_CTX = 8192
+SERVICES_BYTES = 1024 * MIB
+"""What NATS, the database, Grafana and the gateways ask for together: they run beside boards."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,55 @@ patches:
 """
 
 
+def models_bytes(board_gib: int) -> int:
+    """What a board's pod has for its models together: the rest of its limit is the board's own, and what workers
+    take beyond their plans."""
+    return available_bytes(board_gib) - LIMIT_HEADROOM_BYTES
+
+
+def board_kustomization(board_gib: int) -> str:
+    """Boards on nodes with so much memory."""
+    limit = available_bytes(board_gib)
+    return f"""# A board on each node, of {board_gib} GB. Made by `python -m tools.boards`.
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources:
+  - ../../board
+patches:
+  - target:
+      kind: DaemonSet
+      name: board
+    patch: |-
+      apiVersion: apps/v1
+      kind: DaemonSet
+      metadata:
+        name: board
+      spec:
+        template:
+          spec:
+            containers:
+              - name: board
+                env:
+                  - name: TURNPIKE_MEMORY_BYTES
+                    value: "{models_bytes(board_gib)}"
+                resources:
+                  requests:
+                    memory: {(limit - SERVICES_BYTES) // MIB}Mi
+                  limits:
+                    memory: {limit // MIB}Mi
+            volumes:
+              - name: memory
+                emptyDir:
+                  medium: Memory
+                  sizeLimit: {models_bytes(board_gib) // PARKED_SHARE // MIB}Mi
+"""
+
+
+def board_sizes() -> dict[str, str]:
+    """A name as `8gb` → the text of k3s/boards/NAME/kustomization.yaml."""
+    return {f"{gib}gb": board_kustomization(gib) for gib in BOARDS_GIB}
+
+
 def models() -> dict[str, str]:
     """Token → the text of k3s/models/TOKEN/kustomization.yaml."""
     found = {token: kustomization(token, entry) for token, entry in read_catalogue().items()}
@@ -194,19 +246,21 @@ PLANS_MARK = "<!-- and this -->\n"
 
 
 def renew(root: Path) -> None:
-    """Writes both."""
+    """Writes all of it."""
     page = root / "docs" / "boards.md"
     head, _, rest = page.read_text().partition(MARK)
     rest = rest[rest.find("\n\n") + 1 :]
     between, _, rest = rest.partition(PLANS_MARK)
     page.write_text(head + MARK + reference() + between + PLANS_MARK + plans() + rest[rest.find("\n\n") + 1 :])
-    for token, text in models().items():
-        folder = root / "k3s" / "models" / token
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "kustomization.yaml").write_text(text)
+    for kind, made in (("models", models()), ("boards", board_sizes())):
+        for name, text in made.items():
+            folder = root / "k3s" / kind / name
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "kustomization.yaml").write_text(text)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m tools.boards", description="Renews docs/boards.md and k3s/models.")
+    what = "Renews docs/boards.md, k3s/models and k3s/boards."
+    parser = argparse.ArgumentParser(prog="python -m tools.boards", description=what)
     parser.add_argument("root", type=Path, nargs="?", default=Path(), help="the checkout (default: this folder)")
     renew(parser.parse_args().root)

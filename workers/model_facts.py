@@ -13,7 +13,7 @@ from workers.engine.protocol import MAX_OUTPUTS
 from workers.gguf_header import Header, Tensor, Value
 from workers.machine.memory import ROUND_CTX, MemoryPlan, largest_ctx, plan_memory
 from workers.machine.model_plan import PI5_BANDWIDTH_BYTES
-from workers.machine.model_shape import active_bytes, active_parameters, num_parameters, shape_of
+from workers.machine.model_shape import active_bytes, active_parameters, num_parameters, shape_in
 from workers.model_file import answering_parts, header
 from workers.settings import WorkerSettings
 
@@ -78,7 +78,7 @@ def facts_of(path: Path, available: int) -> ModelFacts:
     parts = answering_parts(path, KNOWN)
     headers = [header(part) for part in parts]
     first, tensors = headers[0], [tensor for one in headers for tensor in one.tensors]
-    values, shape = first.values, shape_of(first)
+    values, shape = first.values, shape_in(parts[0], first)
     template = str(values.get(TEMPLATE_KEY, ""))
     file_bytes = sum(one.file_bytes for one in headers)
     context = _number(values, "context_length")
@@ -146,7 +146,7 @@ def _parts(plan: MemoryPlan) -> dict[str, int]:
 
 def entry_of_files(path: Path, facts: ModelFacts, locked: Locked) -> Entry:
     """What a catalogue says of a model of which the first file is given."""
-    shape = shape_of(header(path))
+    shape = shape_in(path)
     template = "in the file" if facts.has_template else "none in the file"
     return Entry(
         name=facts.name,

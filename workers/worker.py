@@ -94,6 +94,7 @@ class Worker:
 
             pulls = [group.create_task(self.puller.run(priority, stop, take, closing)) for priority in PRIORITIES]
             self.presence.serve()
+            self.reporter.load_waits.serves()
             self.is_serving.set()
             await stop.wait()
             log.info("draining running=%d", len(self.turns.in_hand))
@@ -141,13 +142,16 @@ class Worker:
 
     def told(self) -> FromWorker:
         """How it is, for the board that started it."""
-        load, recent = self.load.load(), self.load.recent
+        load, recent, waits = self.load.load(), self.load.recent, self.reporter.load_waits
         return FromWorker(
             state=LOADING if load.state == discovery.STARTING else load.state,
             num_slots=load.num_slots,
             num_in_hand=load.num_active,
             num_settled=recent.num_settled,
-            turn_seconds=recent.mean_seconds if recent.num_settled else None,
+            num_waited=waits.num_turns,
+            waited_seconds=waits.seconds,
+            turn_seconds=load.turn_seconds,
             longest_turn_seconds=recent.longest_expected_seconds,
+            can=self.options.can,
             trouble=self.stuck_reason(),
         )

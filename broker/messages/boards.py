@@ -13,6 +13,10 @@ AVAILABLE, LOADING, SERVING, DRAINING, BROKEN = "available", "loading", "serving
 finishes what it has; it could not be loaded, and will not be tried before `retry_at`."""
 ALWAYS, NEVER = "always", "never"
 """Pins: loaded and never evicted; never loaded."""
+SHORT_OF_MEMORY = 0.2
+"""A board with more `memory_pressure` loads nothing."""
+TURN_SECONDS = 20.0
+"""What a turn takes, where no board has had one of its model yet."""
 
 
 class ModelOnBoard(Struct, frozen=True, omit_defaults=True):
@@ -39,11 +43,24 @@ class ModelOnBoard(Struct, frozen=True, omit_defaults=True):
     longest_turn_seconds: Seconds | None = None
     """What the longest one took lately."""
     num_slots: Count = 0
+    """Turns at once that its worker takes, or would take; 0 where the board does not tell."""
+    num_waiting: Count = 0
+    """Interactive turns in its queue that no worker has taken, as the board saw it last, …"""
+    num_waiting_batch: Count = 0
+    """… and batch turns."""
     reason: Annotated[str, Meta(max_length=512)] = ""
-    """Of BROKEN: what was wrong, in one line."""
+    """What was wrong when it was tried last, in one line."""
     retry_at: Seconds = 0.0
+    """Before that it is not tried again."""
+    num_failures: Count = 0
+    """How often it has failed, one after the other."""
+    is_passing: bool = False
+    """Of BROKEN: its worker died, or there was no room just then; its turns wait until it is tried again."""
     num_ctx: Count = 0
     """Of the context that its worker has, or would have; 0 where the board does not tell."""
+    loaded: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Of LOADING: how much of the whole load is done, by what its parts took before; None where its board does not
+    tell."""
     can: tuple[Word, ...] | None = None
     """What its worker can (`broker.discovery`), as far as the file tells; None where the board does not."""
 
@@ -65,6 +82,14 @@ class BoardState(Struct, frozen=True, omit_defaults=True):
     """Models unloaded for another since the board's start."""
     loading_seconds: Seconds = 0.0
     """Spent on loading since its start."""
+    num_failed_loads: Count = 0
+    """Models that could not be loaded, since its start."""
+    num_waited: Count = 0
+    """Turns that had waited for their model to be loaded here, since its start."""
+    waited_seconds: Seconds = 0.0
+    """All of them together."""
+    kept_bytes: Count = 0
+    """Of memory, by conversations of models that are not loaded."""
 
 
 class Claim(Struct, frozen=True):

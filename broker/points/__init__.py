@@ -7,6 +7,7 @@ makes, `MEASUREMENTS` is all of it, and docs/telemetry.md is made from that (`py
 
 from __future__ import annotations
 
+from broker.points.board import BOARD, BOARD_MODEL, MODEL_LOAD, MODEL_UNLOAD
 from broker.points.events import EVENT, event
 from broker.points.gateway import ROUTE
 from broker.points.measurement import NONE, Field, Measurement, UnknownField
@@ -54,11 +55,17 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     BROKER,
     TURN,
     ENGINE,
+    BOARD,
+    BOARD_MODEL,
+    MODEL_LOAD,
+    MODEL_UNLOAD,
     ROUTE,
     EVENT,
 )
 
 __all__ = [
+    "BOARD",
+    "BOARD_MODEL",
     "BROKER",
     "CGROUP",
     "CPU",
@@ -69,6 +76,8 @@ __all__ = [
     "FILESYSTEM",
     "MEASUREMENTS",
     "MEMORY",
+    "MODEL_LOAD",
+    "MODEL_UNLOAD",
     "NETWORK",
     "NONE",
     "POWER",

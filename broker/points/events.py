@@ -11,7 +11,8 @@ EVENT = Measurement(
     ("node", "kind", "worker", "run"),
     {
         "text": text(
-            "worker started, worker stopped, worker lost, throttling began, run began, run ended; and about what"
+            "worker started, worker stopped, worker lost, model loaded, model unloaded, model failed, "
+            "throttling began, run began, run ended; and about what"
         )
     },
 )

@@ -15,6 +15,9 @@ TURN = Measurement(
         "outcome": text("stop, tool_calls, length, cancelled, or the code of a failure"),
         "is_failed": flag("it ended as `failed`"),
         "queue_wait_seconds": number("s", "from its publish to its seat, by two wall clocks"),
+        "load_wait_seconds": number(
+            "s", "of that, until its worker had loaded its model; absent where that was before its publish"
+        ),
         "ttft_seconds": number("s", "from its publish to its first token's choice, by two wall clocks"),
         "tpot_seconds": number("s", "decode ÷ (tokens − 1)"),
         "prefill_seconds": number("s", "its share of the steps"),

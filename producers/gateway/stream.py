@@ -16,6 +16,7 @@ from broker.answer import Answer
 from broker.errors import TurnpikeError
 from broker.messages import Chunk
 from broker.model_status import ModelStatus
+from broker.place_in_line import PlaceInLine
 from producers.gateway.dialect import AnswerWriter
 from producers.gateway.errors import ApiError
 from producers.gateway.patience import Patience
@@ -207,22 +208,25 @@ class Stream:
     def _comment(self, value: dict[str, Any]) -> bytes:
         return self._writer.comment(f"turnpike {msgspec.json.encode(value).decode()}")
 
-    def _model(self) -> dict[str, Any]:
-        """How many serve the turn's model; where nobody does, what boards do about it."""
+    def _model(self, place: PlaceInLine) -> dict[str, Any]:
+        """Where a turn is in its line, how many serve its model and, where nobody does, what boards do about it: when
+        it may begin, too, as no turn is seen to move then."""
+        found: dict[str, Any] = {"turns_ahead": place.turns_ahead, "seconds": place.seconds}
         if self._comments.num_workers is None:
-            return {}
-        found: dict[str, Any] = {"workers": self._comments.num_workers()}
+            return found
+        found["workers"] = self._comments.num_workers()
         status = self._comments.status() if self._comments.status is not None else None
         if found["workers"] or status is None:
             return found
+        if place.seconds is None:
+            found["seconds"] = status.wait_seconds(place.turns_ahead)
         return found | {"state": status.state, "share": status.share, "load_seconds": status.seconds}
 
     async def _place(self) -> dict[str, Any] | None:
         # No place is no reason to end an answer.
         with contextlib.suppress(TurnpikeError, nats.errors.Error, LookupError, TypeError):
             if (place := await self._answer.place()) is not None:
-                found = {"turns_ahead": place.turns_ahead, "seconds": place.seconds}
-                return found | self._model()
+                return self._model(place)
         return None
 
     async def _send(self, send: Send, body: bytes, *, last: bool = False) -> None:

@@ -210,7 +210,8 @@ def _loadable(status: ModelStatus, needs: Needs) -> _Served:
     """A model that a board would load first. What it does not tell of it is taken to be as is needed."""
     lacks = needs.can - set(status.can) if status.can is not None else frozenset[str]()
     num_ctx = status.num_ctx or needs.num_tokens + 1
-    return _Served(status.model, status.seconds, status.file_bytes, num_ctx, 0.0, 0.0, lacks)
+    wait = status.expected_wait(needs.priority)
+    return _Served(status.model, wait, status.file_bytes, num_ctx, 0.0, 0.0, lacks)
 
 
 def _offered(model: str, workers: list[WorkerInfo], needs: Needs) -> _Served:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from telemetry.dashboards.alerts import ALERTS, ANNOTATIONS, Alert
+from telemetry.dashboards.boards import BOARDS
 from telemetry.dashboards.cluster import CLUSTER
 from telemetry.dashboards.experiment import EXPERIMENT
 from telemetry.dashboards.model import MODEL
@@ -11,4 +12,4 @@ from telemetry.dashboards.parts import Page, Panel, Query
 
 __all__ = ["ALERTS", "ANNOTATIONS", "PAGES", "Alert", "Page", "Panel", "Query"]
 
-PAGES = (CLUSTER, MODEL, NODE, EXPERIMENT)
+PAGES = (CLUSTER, BOARDS, MODEL, NODE, EXPERIMENT)

@@ -18,7 +18,6 @@ class Alert:
     above: float
     lasting: str
     summary: str
-    is_below: bool = False
     on_no_data: str = "OK"
 
 
@@ -41,12 +40,25 @@ ALERTS = (
     ),
     Alert(
         "turnpike-no-worker",
-        "A model without a worker",
-        Query(points.QUEUE, 'last("num_waiting_pulls") + last("num_in_work")', ("model",)),
-        1.0,
-        "2m",
-        "Nobody asks for the turns of {{ $labels.model }}, and nobody works on one.",
-        is_below=True,
+        "Turns without a worker",
+        Query(
+            points.QUEUE,
+            # A model that no board has loaded has no worker either, and no turns. A queue holds no more than 10,000.
+            'last("num_pending") / (last("num_waiting_pulls") + last("num_in_work") + 0.000001)',
+            ("model",),
+            where="\"priority\" = 'interactive'",
+        ),
+        100_000.0,
+        "5m",
+        "Turns wait for {{ $labels.model }}, and nobody has asked for one or worked on one for five minutes.",
+    ),
+    Alert(
+        "turnpike-broken-model",
+        "A model cannot be loaded",
+        Query(points.BOARD, 'last("num_broken")', ("node",)),
+        0.0,
+        "5m",
+        "The board {{ $labels.node }} has a model that it cannot load: `turnpike top` says which, and why.",
     ),
     Alert(
         "turnpike-store",
@@ -77,6 +89,8 @@ ALERTS = (
 ANNOTATIONS = (
     ("Workers start and stop", "worker s.*", "green"),
     ("Workers lost", "worker lost", "red"),
+    ("Models come and go", "model (loaded|unloaded)", "purple"),
+    ("Models that cannot be loaded", "model failed", "red"),
     ("Throttling", "throttling began", "orange"),
     ("Runs", "run .*", "blue"),
 )

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 from broker import points
-from broker.accounts import LOCAL, SIDECAR
+from broker.accounts import LOCAL, OPERATOR, SIDECAR
 from broker.client import Client
-from broker.connection import connect
+from broker.connection import close, connect
 from broker.errors import TurnpikeError
 from broker.influx_address import InfluxAddress
 from broker.messages import Message, Sampling
+from broker.messages.boards import BROKEN, SERVING
+from broker.placing import Watch
 from broker.recorder import Recorder
 from broker.server import EmbeddedServer
 from producers.data.datasets import Conversation
@@ -35,6 +37,7 @@ from telemetry.board import Board
 from telemetry.dashboards import PAGES
 from telemetry.grafana import DATASOURCE, alert_rules, build, files
 from telemetry.influx import FileSink, InfluxSink
+from tests.board_fakes import is_in, running_board, until
 from tests.fakes import FakeEngine
 from tests.influx_server import InfluxServer
 from tests.integration.conftest import StartWorker
@@ -66,9 +69,26 @@ def expanded(query: str, **chosen: str) -> str:
     return re.sub(r"/\^\$(\w+)\$/", lambda match: f"/^{chosen.get(match[1], '.*')}$/", query)
 
 
+async def swap(nats_server: EmbeddedServer, tmp_path: Path) -> None:
+    """A board whose model "m" cannot be loaded, then can, for a turn that waits, and then makes room for another."""
+    nc = await connect(nats_server.address(OPERATOR), name="watch")
+    async with Watch(nc) as watch, Client(nats_server.address(LOCAL)) as client:
+        await client.ask("m", "before anybody serves it", run="first").publish()
+        async with running_board(nats_server, tmp_path, {"m": "broken"}, name="unknown") as board:
+            await until(watch, is_in("m", BROKEN, "unknown"))
+            await board.end()
+        async with running_board(nats_server, tmp_path, {"m": "serves", "lonely": "serves"}, name="unknown") as board:
+            await until(watch, is_in("m", SERVING, "unknown"))
+            await client.ask("lonely", "hello").publish()
+            await until(watch, is_in("lonely", SERVING, "unknown"))
+            await board.end()
+    await close(nc)
+
+
 async def fill(nats_server: EmbeddedServer, influx: InfluxServer, start_worker: StartWorker, tmp_path: Path) -> None:
-    """Two runs, one turn that fails, one that waits, a Pi's sensors, and events of each kind."""
+    """Two runs, one turn that fails, one that waits, a Pi's sensors, a board's swap, and events of each kind."""
     await nats_server.ensure(["m", "lonely"])
+    await swap(nats_server, tmp_path)
     nc = await connect(nats_server.address(SIDECAR), name="pi")
     pi = Recorder(nc, "unknown")
     board = Board(
@@ -87,7 +107,6 @@ async def fill(nats_server: EmbeddedServer, influx: InfluxServer, start_worker: 
     ):
         side._board.watts = 5.0  # this machine has no source of them
         running.worker.reporter._metrics.shape = type(running.worker.reporter._metrics.shape)(10**9, 1000, 3e10)
-        await client.publish(client.ask("lonely", "hello").turn, "lonely")
         for run in ("first", "second"):
             options = LoadSettings(model="m", max_tokens=20, run=run)
             records = await run_load(client, options, conversations)
@@ -109,6 +128,7 @@ async def fill(nats_server: EmbeddedServer, influx: InfluxServer, start_worker: 
         await eventually(lambda: len(influx.query('SELECT "store_bytes" FROM broker')) >= 2)
         await eventually(lambda: influx.query("SELECT * FROM queue WHERE oldest_seconds > 0"))
         await eventually(lambda: influx.query("SELECT * FROM event WHERE kind = 'run ended'"))
+        await eventually(lambda: influx.query('SELECT "load_wait_seconds" FROM turn'))
     await nc.close()
 
 
@@ -195,7 +215,7 @@ async def test_every_query_of_every_dashboard_and_alert_finds_something(
             if all(value is None for value in values):
                 empty.append(f"{where}: {expanded(query, **chosen)}")
     assert empty == []
-    assert len(asked) > 80
+    assert len(asked) > 110
 
 
 def test_the_files_are_what_the_script_makes() -> None:
@@ -204,7 +224,7 @@ def test_the_files_are_what_the_script_makes() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["cluster", "model", "node", "experiment"])
+@pytest.mark.parametrize("name", ["cluster", "boards", "model", "node", "experiment"])
 def test_a_dashboard_is_well_built(name: str) -> None:
     page = json.loads((FOLDER / f"{name}.json").read_text())
     panels = page["panels"]

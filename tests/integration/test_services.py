@@ -43,6 +43,8 @@ def test_systemd_takes_the_unit_and_calls_it_safe(tmp_path: Path, arguments: tup
     found, (unit, environment) = written(tmp_path, *arguments)
     assert found.returncode == 0, found.stderr
     assert "systemctl enable --now " + unit.stem in found.stdout
+    # The kernel ends what makes a grammar, or a board's worker, before the service itself.
+    assert "OOMPolicy=continue\n" in unit.read_text()
     assert environment.stat().st_mode & 0o777 == 0o600
     said = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
     assert unit.name not in said.stderr, said.stderr

@@ -9,14 +9,16 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import placing, subjects
+from broker import placing, points, subjects
 from broker.accounts import BOARD, LOCAL, OPERATOR, WORKER
 from broker.client import Client
 from broker.connection import close, connect
 from broker.delivery import Puller
+from broker.health import serve_health
 from broker.messages.boards import (
     ALWAYS,
     AVAILABLE,
@@ -31,8 +33,10 @@ from broker.messages.boards import (
 from broker.placing import Watch
 from broker.priorities import BATCH, INTERACTIVE
 from broker.server import EmbeddedServer
-from tests.board_fakes import DONE, MIB, READY, SECONDS, is_in, model_of, running_board, state_of, until
+from tests.board_fakes import DONE, MIB, READY, SECONDS, Heard, is_in, model_of, running_board, state_of, until
+from tests.integration.test_health import probe
 from workers.boards.board import OtherBoard
+from workers.boards.health import PATH, BoardHealth
 from workers.boards.queues import Queues
 
 
@@ -57,13 +61,20 @@ async def watch(operator: NatsConnection) -> AsyncIterator[Watch]:
 
 
 @pytest.fixture
+async def heard(operator: NatsConnection) -> Heard:
+    heard = Heard()
+    await heard.hear(operator)
+    return heard
+
+
+@pytest.fixture
 async def client(server: EmbeddedServer) -> AsyncIterator[Client]:
     async with Client(server.address(LOCAL)) as client:
         yield client
 
 
 async def test_a_turn_has_its_model_loaded_and_what_is_in_its_way_drains(
-    server: EmbeddedServer, client: Client, operator: NatsConnection, watch: Watch, tmp_path: Path
+    server: EmbeddedServer, client: Client, operator: NatsConnection, watch: Watch, heard: Heard, tmp_path: Path
 ) -> None:
     async with running_board(server, tmp_path, {"a": "busy", "b": "slow"}) as board:
         idle = await until(watch, lambda found: model_of(found, "a"))
@@ -89,13 +100,50 @@ async def test_a_turn_has_its_model_loaded_and_what_is_in_its_way_drains(
         state = state_of(watch.placement())
         assert state is not None
         assert (state.num_swaps, state.loading_seconds > 0) == (1, True)
+        assert (state.num_waited, state.waited_seconds, state.num_failed_loads) == (1, 1.5, 0)
         assert await until(watch, lambda found: ("a", 0) not in found.claims)
         await board.end()
         assert await until(watch, lambda found: not found.boards and not found.claims)
+    first = await heard.first(points.MODEL_LOAD, model="a", outcome="served", why="ordered", num_unloaded=0)
+    second = await heard.first(points.MODEL_LOAD, model="b", outcome="served", num_unloaded=1)
+    assert (second.tags["node"], second.fields["file_bytes"]) == ("b1", 100 * MIB)
+    total = float(first.fields["load_seconds"]) + float(second.fields["load_seconds"])
+    gone = await heard.first(points.MODEL_UNLOAD, model="a", made_room_for="b", num_settled=1, num_waited=1)
+    assert 0 < float(gone.fields["drain_seconds"]) < float(gone.fields["stay_seconds"])
+    await heard.first(points.MODEL_UNLOAD, model="b", why="board stops", made_room_for="-")
+    last = await heard.first(points.BOARD, node="b1", num_swaps=1, num_loads=2, num_waited=1, num_loaded=0)
+    assert last.fields["loading_seconds"] == pytest.approx(total)
+    assert last.fields["memory_bytes"] == 150 * MIB
+    loaded = await heard.first(points.EVENT, kind="model loaded", node="b1")
+    assert str(loaded.fields["text"]).startswith("a on b1 in ")
+    unloaded = await heard.first(points.EVENT, kind="model unloaded", node="b1")
+    assert str(unloaded.fields["text"]).endswith(", for b")
+
+
+async def test_what_waits_is_told_also_while_its_model_loads(
+    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
+) -> None:
+    async with running_board(server, tmp_path, {"a": "slow"}) as board:
+        for priority in (INTERACTIVE, BATCH):
+            await client.ask("a", "hello", priority=priority).publish()
+        await until(watch, is_in("a", LOADING))
+        await client.ask("a", "hello").publish()
+        waiting = await until(
+            watch, lambda found: one if (one := model_of(found, "a")) and one.num_waiting > 1 else None
+        )
+        assert (waiting.state, waiting.num_waiting, waiting.num_waiting_batch) == (LOADING, 2, 1)
+        board.signal(READY)
+        await until(watch, is_in("a", SERVING))
+        await board.end()
 
 
 async def test_a_broken_model_is_tried_once_and_told(
-    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    server: EmbeddedServer,
+    client: Client,
+    watch: Watch,
+    heard: Heard,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     async with running_board(server, tmp_path, {"a": "broken", "b": "serves"}) as board:
         await client.ask("a", "hello").publish()
@@ -107,7 +155,24 @@ async def test_a_broken_model_is_tried_once_and_told(
         await until(watch, is_in("b", SERVING))
         assert board.models() == ["a", "b"]
         assert ("a", 0) not in watch.placement().claims
+        async with serve_health(
+            0,
+            live=lambda: None,
+            ready=lambda: None,
+            reports={PATH: lambda: board.supervisor.health(None)},
+            host="127.0.0.1",
+        ) as port:
+            status, body = await probe(port, PATH)
+            assert (await probe(port, "/else"))[1] == "unknown path: /live, /ready or /healthz"
+        told = {one.model: one for one in msgspec.json.decode(body, type=BoardHealth).models}
+        assert (status, told["a"].reason) == (200, "model file m.gguf: is no model")
+        assert (told["b"].state, told["b"].pid, told["b"].trouble) == (SERVING, board.started[1].pid, None)
         await board.end()
+    failed = await heard.first(points.MODEL_LOAD, model="a", outcome="failed")
+    assert failed.fields["reason"] == "model file m.gguf: is no model"
+    await heard.first(points.EVENT, kind="model failed", text="a on b1: model file m.gguf: is no model")
+    await heard.first(points.BOARD_MODEL, model="a", state="broken", loaded_ratio=0.0)
+    await heard.first(points.BOARD, num_failed_loads=1, num_broken=1, num_loads=1)
     said = capfd.readouterr().err.splitlines()
     assert "a | starting a" in said
     assert "a | turnpike: model file m.gguf: is no model" in said
@@ -121,8 +186,9 @@ async def test_a_worker_that_is_killed_is_started_again(
         await client.ask("a", "hello").publish()
         await until(watch, is_in("a", SERVING))
         board.signal(signal.SIGKILL)
-        broken = await until(watch, is_in("a", BROKEN))
-        assert broken.reason.startswith("its worker was ended by SIGKILL")
+        died = await until(watch, lambda found: one if (one := model_of(found, "a")) and one.reason else None)
+        assert died.reason.startswith("its worker was ended by SIGKILL")
+        assert died.is_passing, "its turns wait for it"
         await until(watch, is_in("a", SERVING))
         assert board.models() == ["a", "a"]
         await board.end()
@@ -169,8 +235,8 @@ async def test_the_second_signal_has_workers_hand_back_what_they_have(
     async with running_board(server, tmp_path, {"a": "busy"}, pins=frozenset({"a"})) as board:
         await until(watch, is_in("a", SERVING))
         board.stop.set()
-        draining = await until(watch, is_in("a", DRAINING))
-        assert draining.num_in_hand == 1
+        draining = is_in("a", DRAINING)
+        await until(watch, lambda found: (one := draining(found)) is not None and one.num_in_hand == 2)
         board.task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await board.task

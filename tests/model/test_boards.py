@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import re
 import select
 import shutil
 import signal
+import struct
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from broker.accounts import BOARD, LOCAL, OPERATOR, write_credentials
-from broker.catalogue import Locked, write_lock
+from broker.accounts import BOARD, LOCAL, OPERATOR, REAPER, write_credentials
+from broker.answer import TurnFailed
+from broker.catalogue import Locked, read_lock, write_lock
 from broker.client import Client
 from broker.connection import close, connect
 from broker.messages import Message, Sampling
-from broker.messages.boards import AVAILABLE, BROKEN, SERVING, BoardState
+from broker.messages.boards import AVAILABLE, BROKEN, DRAINING, LOADING, SERVING, BoardState
 from broker.placing import Placement, Watch
 from broker.process import EXIT_ERROR, spawn
+from broker.reaper import reap
 from broker.server import EmbeddedServer
 from broker.topology import Limits
-from tests.board_fakes import is_in, state_of, until
-from tests.support import TURNPIKE
+from tests.board_fakes import children_of, is_in, model_of, state_of, until
+from tests.support import TURNPIKE, eventually, free_port
 from workers.boards.offers import Offers
 from workers.boards.settings import BoardSettings
 from workers.models import DEMO
@@ -41,7 +46,7 @@ EAGER = ("--max-wait-seconds", "0", "--min-stay-seconds", "0")
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
-    async with EmbeddedServer(tmp_path / "server") as server:
+    async with EmbeddedServer(tmp_path / "server", port=free_port()) as server:
         await server.ensure(["a", "b"], Limits(ack_wait_seconds=2.0))
         write_credentials(tmp_path / "board.credentials", server.address(BOARD))
         yield server
@@ -121,9 +126,12 @@ async def test_a_board_serves_two_models_of_which_one_fits(
     files = locked(tmp_path, "a", "b")
     several = ("worker", "--model", "a", "--model", "b", *files)
     async with board(tmp_path, *several, *EAGER, "--memory-bytes", one_fits(tmp_path)) as process:
+        told = await until(watch, lambda found: model_of(found, "a"))
         talk = client.ask("a", QUESTION, sampling=SHORT, conversation="talk")
         await talk
         first = talk.text
+        (worker,) = await client.served("a")
+        assert (told.num_ctx, told.can, told.num_slots) == (worker.num_ctx, worker.can, worker.load.num_slots)
         assert first == await answered(client, "b")
         state = await until(watch, swapped)
         assert {one.model: one.state for one in state.models} == {"a": AVAILABLE, "b": SERVING}
@@ -144,7 +152,7 @@ async def test_a_board_serves_two_models_of_which_one_fits(
     assert await until(watch, lambda found: not found.boards and not found.claims)
 
 
-async def test_a_board_that_is_killed_leaves_no_worker_and_the_next_one_goes_on(
+async def test_a_board_that_is_killed_while_it_drains_leaves_no_worker_and_the_next_one_goes_on(
     server: EmbeddedServer, watch: Watch, client: Client, tmp_path: Path
 ) -> None:
     words = ("board", "--model", "a", "--pin", "a", *locked(tmp_path, "a"))
@@ -155,6 +163,8 @@ async def test_a_board_that_is_killed_leaves_no_worker_and_the_next_one_goes_on(
         answer = client.ask("a", "Tell me all of it.", sampling=Sampling(max_tokens=400, ignore_eos=True))
         async for _ in answer:
             break
+        process.terminate()
+        await until(watch, is_in("a", DRAINING))
         os.kill(process.pid, signal.SIGKILL)
         await asyncio.to_thread(wait_for, gone)
         await ended(process)
@@ -181,12 +191,112 @@ async def test_a_file_that_was_changed_is_one_error_and_not_loaded_in_a_loop(
     assert log_of(tmp_path).count("loading model=a") == 1
 
 
-async def test_a_board_without_any_model_says_why(server: EmbeddedServer, tmp_path: Path) -> None:
-    words = ("board", *locked(tmp_path, "a", "b"), "--memory-bytes", "1000000")
-    async with board(tmp_path, *words) as process:
+async def test_a_worker_that_starts_while_the_server_is_away_waits_for_it_and_answers(
+    server: EmbeddedServer, watch: Watch, client: Client, tmp_path: Path
+) -> None:
+    async with board(tmp_path, "board", *locked(tmp_path, "a")):
+        answer = client.ask("a", QUESTION, sampling=SHORT)
+        await answer.publish()
+        await until(watch, is_in("a", LOADING))
+        await server.kill()
+        await eventually(lambda: "a | " in log_of(tmp_path) and "waiting for the server" in log_of(tmp_path))
+        await server.start()
+        async with asyncio.timeout(SECONDS):
+            await answer
+    assert log_of(tmp_path).count("loading model=a") == 1
+
+
+def patched(key: str, value: int) -> bytes:
+    """The shipped model, whose header has another number there."""
+    content = bytearray(DEMO.path.read_bytes())
+    at = content.index(struct.pack("<Q", len(key)) + key.encode()) + 8 + len(key) + 4
+    struct.pack_into("<I", content, at, value)
+    return bytes(content)
+
+
+def bad_files(folder: Path) -> dict[str, str]:
+    """A lock file with a model of each kind that cannot be loaded; by name, why."""
+    whole = DEMO.path.read_bytes()
+    changed = whole[:-1] + bytes([whole[-1] ^ 1])
+    as_locked = {  # and what of it is there, where that is something else
+        "missing": (whole, None, "turnpike models pull missing"),
+        "cut": (whole, whole[:-100_000], "are locked"),
+        "changed": (whole, changed, "has SHA-256"),
+        "text": (b"x" * 5000, b"", "is not a GGUF file"),
+        "foreign": (whole.replace(b"llama", b"lhama"), b"", "of the architecture 'lhama'"),
+        "hostile": (patched("llama.block_count", 1 << 31), b"", "2,147,483,648 layers"),
+        "large": (patched("llama.embedding_length", 1 << 20), b"", "MiB, and this board has"),
+        "aborts": (patched("llama.block_count", 0), b"", "llama.cpp gave up"),
+        "refused": (patched("llama.block_count", 6), b"", "llama.cpp cannot load it"),
+    }
+    found = {}
+    for name, (content, there, _) in as_locked.items():
+        one = found[name] = Locked("o/r", "c" * 40, "m.gguf", hashlib.sha256(content).hexdigest(), len(content))
+        if there is not None:
+            one.path_in(folder / "models", name).write_bytes(there or content)
+    write_lock(folder / "lock", read_lock(folder / "lock") | found)
+    return {name: reason for name, (_, _, reason) in as_locked.items()}
+
+
+async def test_each_kind_of_bad_file_is_one_error_to_the_turn_that_waits_and_costs_its_own_model(
+    server: EmbeddedServer, watch: Watch, client: Client, tmp_path: Path
+) -> None:
+    files = locked(tmp_path, "a")
+    reasons = bad_files(tmp_path)
+    await server.ensure([*reasons], Limits(ack_wait_seconds=2.0))
+    waiting = {name: client.ask(name, QUESTION, sampling=SHORT) for name in reasons}
+    for answer in waiting.values():
+        await answer.publish()
+    names = [word for name in ("a", *reasons) for word in ("--model", name)]
+    stop = asyncio.Event()
+    reaping = asyncio.create_task(reap(server.address(REAPER), stop))
+    async with board(tmp_path, "board", *names, *files, *EAGER, "--memory-bytes", "600000000") as process:
+        for name, answer in waiting.items():
+            with pytest.raises(TurnFailed) as failed:
+                async with asyncio.timeout(SECONDS):
+                    await answer
+            assert failed.value.failed.code == "not_loaded"
+            assert reasons[name] in failed.value.failed.detail
+        assert await answered(client, "a")
+        # One whose file is put right is loaded for the next turn.
+        shutil.copyfile(DEMO.path, next((tmp_path / "models").glob("cut-*")))
+        async with asyncio.timeout(SECONDS):
+            await client.until_served("cut", SECONDS)
+        assert await answered(client, "cut")
+        os.kill(process.pid, signal.SIGTERM)
+        assert await ended(process) == 0
+    stop.set()
+    await reaping
+    loads = Counter(re.findall(r"loading model=(\w+)", log_of(tmp_path)))
+    assert loads == {"a": 1, "cut": 1, "changed": 1, "aborts": 1, "refused": 1}
+
+
+async def test_a_board_that_can_load_nothing_of_what_it_was_told_to_says_so_to_the_turns_that_wait(
+    server: EmbeddedServer, client: Client, tmp_path: Path
+) -> None:
+    answer = client.ask("a", QUESTION, sampling=SHORT)
+    await answer.publish()
+    stop = asyncio.Event()
+    reaping = asyncio.create_task(reap(server.address(REAPER), stop))
+    async with board(tmp_path, "board", *locked(tmp_path, "a", "b"), "--memory-bytes", "1000000") as process:
+        with pytest.raises(TurnFailed, match=r"takes .* MiB, and this board has 1 MiB for models: a smaller --num-ctx"):
+            async with asyncio.timeout(SECONDS):
+                await answer
+        os.kill(process.pid, signal.SIGTERM)
+        assert await ended(process) == 0
+    stop.set()
+    await reaping
+
+
+async def test_a_board_without_any_models_file_says_what_is_missing(server: EmbeddedServer, tmp_path: Path) -> None:
+    files = locked(tmp_path, "a", "b")
+    for path in (tmp_path / "models").iterdir():
+        path.unlink()
+    async with board(tmp_path, "board", *files) as process:
         assert await ended(process) == EXIT_ERROR
     (line,) = log_of(tmp_path).splitlines()
-    assert line.startswith("turnpike: the board b1 has no model that it can load: a: takes ")
+    assert line.startswith("turnpike: the board b1 has no model: a: a-")
+    assert "turnpike models pull b" in line
 
 
 def swapped(found: Placement) -> BoardState | None:
@@ -198,10 +308,6 @@ def swapped(found: Placement) -> BoardState | None:
 
 def resident_kib(pid: int) -> int:
     return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0])
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def wait_for(pidfd: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import TurnpikeError
+from broker.locks import InUse, Lock
 from workers.kv.board_folder import BoardFolder
 from workers.kv.checks import StateLayout
 from workers.kv.disk import PART, SUFFIX
@@ -159,3 +160,12 @@ def test_what_a_models_states_are_like_is_read_by_who_has_no_worker(tmp_path: Pa
     assert BoardFolder(tmp_path).layout("a") == layout
     (folder.of("a") / "layout.json").write_text("{")
     assert folder.layout("a") is None
+
+
+def test_a_board_does_not_wait_long_for_one_that_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.kv.board_folder.BOUND_SECONDS", 0.05)
+    folder = filled(tmp_path, 1000, a_1=10, a_2=20)
+    with Lock(tmp_path / ".lock", "a worker that was stopped while it writes"), pytest.raises(InUse):
+        folder.bound(100)
+    assert BoardFolder(tmp_path).max_bytes == 100, "from the next one's writing on"
+    assert folder.bound(100) == FILE_BYTES

@@ -1,27 +1,25 @@
-"""What a board plans without a server or a process: memory, cores, files, load times, settings."""
+"""What a board plans without a server or a process: memory, cores, load times, settings."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from broker.catalogue import Locked, sha256_of, write_lock
+from broker.catalogue import sha256_of
 from broker.errors import SettingsError
 from broker.settings import load
 from turnpike.cli.reading import read
 from turnpike.cli.tree import TURNPIKE
 from workers.boards.cores import shared_cores
 from workers.boards.load_times import BYTES_PER_SECOND, START_SECONDS, LoadTimes
+from workers.boards.loading import MEASURE, PHASES, READ, START, WEIGHTS
 from workers.boards.memory import GRAIN_BYTES, board_bytes, held_bytes, memory_pressure
-from workers.boards.offers import Offer, Offers, plan_of, shared_out
 from workers.boards.settings import BoardSettings, WorkersSettings, as_environment, worker_settings
 from workers.engine.threads import FixedThreads, StepThreads, Threads
-from workers.machine.memory import RESERVE_BYTES, MemoryPlan
-from workers.models import DEMO
+from workers.machine.memory import RESERVE_BYTES
 from workers.settings import WorkerSettings
 
 MIB = 2**20
@@ -143,111 +141,6 @@ def test_pressure_is_the_machines_or_the_groups(tmp_path: Path, files: dict[str,
     assert memory_pressure(*planted(tmp_path, files)) == expected
 
 
-# --- Files -----------------------------------------------------------------------------------------------------------
-
-
-def locked_copies(folder: Path, *names: str) -> BoardSettings:
-    """A lock file with copies of the shipped model under these names."""
-    models = folder / "models"
-    models.mkdir()
-    found = {}
-    for name in names:
-        locked = Locked("o/r", "c" * 40, "m.gguf", DEMO.sha256, DEMO.path.stat().st_size)
-        shutil.copyfile(DEMO.path, locked.path_in(models, name))
-        found[name] = locked
-    write_lock(folder / "lock", found)
-    return BoardSettings(lock_file=str(folder / "lock"), models_dir=str(models), num_ctx=1024)
-
-
-def file_of(settings: BoardSettings, name: str) -> Path:
-    (found,) = Path(settings.models_dir).glob(f"{name}-*")
-    return found
-
-
-def test_all_that_are_locked_and_here_are_offered_with_their_plan(tmp_path: Path) -> None:
-    settings = locked_copies(tmp_path, "a", "b", "gone")
-    file_of(settings, "gone").unlink()
-    found = Offers(settings).look(4096 * MIB)
-    assert sorted(found) == ["a", "b"]
-    plan = found["a"].plan
-    assert plan is not None
-    assert plan.weights < DEMO.path.stat().st_size < plan.weights + MIB
-    assert found["a"].planned_bytes == plan.total
-    # Both fit side by side, and what all may keep of conversations is a share of the whole.
-    assert sum(one.planned_bytes for one in found.values()) <= 4096 * MIB
-    assert plan.offload_cache == 4096 * MIB // 4 // 2
-
-
-def test_what_a_named_model_lacks_is_said(tmp_path: Path) -> None:
-    settings = locked_copies(tmp_path, "a", "missing", "cut", "wrong")
-    file_of(settings, "missing").unlink()
-    cut = file_of(settings, "cut")
-    cut.write_bytes(cut.read_bytes()[:-5])
-    wrong = file_of(settings, "wrong")
-    wrong.write_bytes(b"x" * wrong.stat().st_size)
-    named = BoardSettings(
-        model=("a", "missing", "cut", "wrong", "demo"),
-        lock_file=settings.lock_file,
-        models_dir=settings.models_dir,
-        num_ctx=1024,
-    )
-    found = Offers(named).look(4096 * MIB)
-    assert {name: one.plan is not None for name, one in found.items()} == {
-        "a": True,
-        "missing": False,
-        "cut": False,
-        "wrong": False,
-        "demo": True,
-    }
-    assert "turnpike models pull missing" in found["missing"].reason
-    assert "are locked" in found["cut"].reason
-    assert wrong.name in found["wrong"].reason
-
-
-def test_a_file_is_looked_into_again_only_when_it_is_another(tmp_path: Path) -> None:
-    settings = locked_copies(tmp_path, "a", "b")
-    looked: list[str] = []
-
-    def plan(paths: Any) -> MemoryPlan:
-        looked.append(paths[0].name[0])
-        return plan_of(paths, settings)
-
-    offers = Offers(settings, plan)
-    first = offers.look(1024 * MIB)
-    assert offers.look(1024 * MIB) == first
-    assert sorted(looked) == ["a", "b"]
-    path = file_of(settings, "b")
-    path.write_bytes(path.read_bytes())
-    second = offers.look(1024 * MIB)
-    assert sorted(looked) == ["a", "b", "b"]
-    assert second["a"] == first["a"]
-    assert second["b"].stamp != first["b"].stamp
-
-
-def offer(model: str, num_bytes: int) -> Offer:
-    plan = MemoryPlan(num_bytes, 0, 0, process=0)
-    return Offer(model, f"sha-{model}", ((model, num_bytes, 0),), num_bytes, plan)
-
-
-def test_what_is_too_large_for_the_board_says_so(tmp_path: Path) -> None:
-    found = shared_out({"small": offer("small", 100 * MIB), "large": offer("large", 900 * MIB)}, 500 * MIB)
-    assert found["small"].plan is not None
-    assert found["large"].plan is None
-    assert "takes 900 MiB, and this board has 500 MiB" in found["large"].reason
-
-
-def test_conversations_share_what_is_kept_for_them() -> None:
-    sizes = {name: offer(name, 100 * MIB) for name in "abcdefgh"}
-    found = shared_out(sizes, 800 * MIB)
-    # Six of eight fit beside a quarter for conversations, and those with their parts fill the board.
-    assert {one.plan.offload_cache for one in found.values() if one.plan} == {200 * MIB // 6}
-    assert 6 * found["a"].planned_bytes <= 800 * MIB
-    asked = shared_out(sizes, 800 * MIB, 5 * MIB)
-    assert {one.planned_bytes for one in asked.values()} == {105 * MIB}
-    tight = shared_out({"a": offer("a", 790 * MIB)}, 800 * MIB)
-    assert tight["a"].planned_bytes == 800 * MIB
-
-
 # --- Load times ------------------------------------------------------------------------------------------------------
 
 
@@ -263,6 +156,27 @@ def test_load_times_are_measured_ones_and_guesses_by_bytes_before(tmp_path: Path
     assert LoadTimes(path).seconds("y", 400_000_000) == START_SECONDS + 3.0
     path.write_text("no json")
     assert LoadTimes(path).seconds("y", 0) == START_SECONDS
+
+
+def test_a_small_models_load_says_nothing_of_a_large_ones(tmp_path: Path) -> None:
+    times = LoadTimes(tmp_path / "loads.json")
+    expected = times.seconds("large", 491_000_000)
+    times.note("tiny", 4_000_000, START_SECONDS + 0.44)
+    assert times.seconds("large", 491_000_000) == expected, "and not a minute"
+
+
+def test_so_are_those_of_its_phases(tmp_path: Path) -> None:
+    path = tmp_path / "loads.json"
+    times = LoadTimes(path)
+    guessed = times.phases("x", 800_000_000)
+    assert [*sorted(guessed)] == sorted(PHASES)
+    assert sum(guessed.values()) == pytest.approx(times.seconds("x", 800_000_000))
+    times.note("x", 800_000_000, 9.0, {START: 1.0, READ: 2.0, WEIGHTS: 1.0, MEASURE: 5.0})
+    assert times.seconds("x", 0) == 4.0  # it is not measured again
+    times.note("x", 800_000_000, 2.0, {START: 1.0, READ: 0.0, WEIGHTS: 1.0, "another release's": 9.0})
+    assert LoadTimes(path).phases("x", 0) == {START: 1.0, READ: 1.0, WEIGHTS: 1.0}
+    path.write_text('{"x": {"file_bytes": 5, "seconds": 3.0}}')  # of an earlier release
+    assert sum(LoadTimes(path).phases("x", 5).values()) == pytest.approx(3.0)
 
 
 # --- Settings --------------------------------------------------------------------------------------------------------

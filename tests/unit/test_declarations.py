@@ -98,7 +98,7 @@ def test_a_shared_setting_tells_each_commands_own_meaning() -> None:
     assert {one.commands: one.default for one in found["num_conversations"]} == {("load",): 50, ("demo",): 4}
     assert ("eval",) in {one.commands for one in found["model"]}
     (node,) = found["node"]
-    assert set(node.commands) == {"worker", "gateway", "sidecar", "models serve"}
+    assert set(node.commands) == {"worker", "board", "gateway", "sidecar", "models serve"}
 
 
 def test_the_documented_settings_are_the_declared_ones() -> None:

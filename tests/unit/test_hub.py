@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -213,3 +214,18 @@ def test_room_for_all_files_is_looked_for_before_the_first_byte(
     with pytest.raises(DiskFull):
         hub.pull("test", split, tmp_path / "models", endpoint=server.url)
     assert server.num_downloads == 0
+
+
+def test_a_wrong_file_that_may_not_be_removed_is_told_for_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = Locked("o/r", "c" * 40, "m.gguf", "0" * 64, 5)
+    path = wanted.path_in(tmp_path, "m")
+    path.write_bytes(b"wrong")
+
+    def refuse(_: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(WrongHash, match=r"^m: has SHA-256 .*: not removed \(Read-only file system\)$"):
+        verify("m", wanted, tmp_path)

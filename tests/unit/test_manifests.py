@@ -13,18 +13,31 @@ from typing import Any
 import pytest
 import yaml
 
+from broker import services
 from broker.accounts import DEFAULTS
 from broker.catalogue import read_catalogue
 from broker.declaring import PREFIX, setting_names
-from broker.settings import OTHER_NAMES
+from broker.settings import OTHER_NAMES, load
 from tests.support import ROOT
 from tools import boards
 from turnpike.cli.tree import TURNPIKE
+from workers.boards.offers import PARKED_SHARE
+from workers.boards.settings import BoardSettings
 from workers.machine import model_plan
+from workers.machine.model_plan import LIMIT_HEADROOM_BYTES
 
 KUBERNETES = "1.34"
 """Of K3s, as docs/deployment.md says."""
-FOLDERS = ("overlays/pi-cluster", "overlays/single-node", "load", "overlays/pi-cluster-mirrored")
+FOLDERS = (
+    "overlays/pi-cluster",
+    "overlays/single-node",
+    "load",
+    "overlays/pi-cluster-mirrored",
+    "overlays/pi-cluster-per-model",
+    "overlays/pi-cluster-per-model-mirrored",
+)
+BOARDS = ("overlays/pi-cluster", "overlays/pi-cluster-mirrored")
+WORKERS = tuple(folder for folder in FOLDERS if folder not in (*BOARDS, "load"))
 SETTINGS = setting_names(one.options for _, one in TURNPIKE.walk())
 FOREIGN = re.compile(r"INFLUX_(URL|HOST|USER|PASSWORD|DATABASE)|INFLUXDB_\w+|GF_\w+|HF_(HOME|TOKEN)|RUN")
 QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|Ki|Mi|Gi)?")
@@ -54,7 +67,7 @@ def objects(folder: str) -> list[dict[str, Any]]:
 def workloads(folder: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Name, workload and pod template of everything that runs."""
     for one in objects(folder):
-        if one["kind"] in ("Deployment", "StatefulSet", "Job"):
+        if one["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
             yield f"{one['kind']}/{one['metadata']['name']}", one, one["spec"]["template"]
 
 
@@ -65,6 +78,14 @@ def containers(template: dict[str, Any]) -> list[dict[str, Any]]:
 def named(folder: str, kind: str) -> dict[str, dict[str, Any]]:
     everywhere = [*objects(folder), *(objects("overlays/single-node") if folder == "load" else ())]
     return {one["metadata"]["name"]: one for one in everywhere if one["kind"] == kind}
+
+
+def settings_of(folder: str, scratch: Path) -> BoardSettings:
+    """What boards of an overlay are told by their file."""
+    (found,) = (one["data"] for one in named(folder, "ConfigMap").values() if "board.toml" in one.get("data", {}))
+    file = scratch / "board.toml"
+    file.write_text(found["board.toml"])
+    return load(BoardSettings, flags={}, environment={}, file=file)
 
 
 def has(labels: dict[str, str], selector: dict[str, Any]) -> bool:
@@ -163,7 +184,7 @@ def test_everything_that_is_referred_to_is_there(folder: str) -> None:
                         assert key["optional"], name
                     else:
                         assert key["key"] in FROM_GENERATOR[key["name"]], f"{name}: {key}"
-                elif key := source.get("configMapKeyRef"):
+                elif (key := source.get("configMapKeyRef")) and not (key.get("optional") and key["name"] not in maps):
                     assert key["key"] in maps[key["name"]], f"{name}: {key}"
         assert used == volumes, f"{name}: a volume that nobody mounts"
 
@@ -217,7 +238,7 @@ def test_no_secret_is_in_the_repository() -> None:
 def test_workers_are_given_what_their_plan_says() -> None:
     for token, text in boards.models().items():
         assert (ROOT / "k3s/models" / token / "kustomization.yaml").read_text() == text, "python -m tools.boards ."
-    for name, _, template in workloads("overlays/pi-cluster"):
+    for name, _, template in workloads("overlays/pi-cluster-per-model"):
         if "/worker-" not in name:
             continue
         (worker,) = template["spec"]["containers"]
@@ -231,10 +252,67 @@ def test_workers_are_given_what_their_plan_says() -> None:
         assert template["spec"]["nodeSelector"] == {"turnpike.io/model": variables["TURNPIKE_MODEL"]}
 
 
+def test_a_board_can_load_each_of_its_models_within_what_its_pod_has(tmp_path: Path) -> None:
+    for name, text in boards.board_sizes().items():
+        assert (ROOT / "k3s/boards" / name / "kustomization.yaml").read_text() == text, "python -m tools.boards ."
+    requests = [
+        int(one["resources"]["requests"]["memory"].removesuffix("Mi")) * workload["spec"].get("replicas", 1)
+        for name, workload, template in workloads("overlays/pi-cluster")
+        for one in template["spec"]["containers"]
+        if name != "DaemonSet/board"
+    ]
+    assert sum(requests) * boards.MIB <= boards.SERVICES_BYTES, "what runs beside boards asks for more"
+    (template,) = (found for name, _, found in workloads("overlays/pi-cluster") if name == "DaemonSet/board")
+    (board,) = template["spec"]["containers"]
+    variables = {variable["name"]: variable.get("value") for variable in board["env"]}
+    memory_bytes = int(variables["TURNPIKE_MEMORY_BYTES"] or 0)
+    limit = int(board["resources"]["limits"]["memory"].removesuffix("Mi")) * boards.MIB
+    assert memory_bytes + LIMIT_HEADROOM_BYTES <= limit
+    (memory,) = (one["emptyDir"] for one in template["spec"]["volumes"] if one["name"] == "memory")
+    assert memory["medium"] == "Memory"
+    assert int(memory["sizeLimit"].removesuffix("Mi")) * boards.MIB <= memory_bytes // PARKED_SHARE
+    for model in settings_of("overlays/pi-cluster", tmp_path).model:
+        needed = model_plan.plan(read_catalogue()[model], BoardSettings().num_ctx).needed
+        assert needed <= memory_bytes, f"{model} does not fit"
+
+
+@pytest.mark.parametrize("folder", BOARDS)
+def test_boards_have_their_models_their_account_and_their_node(folder: str, tmp_path: Path) -> None:
+    (template,) = (found for name, _, found in workloads(folder) if name == "DaemonSet/board")
+    (board,) = template["spec"]["containers"]
+    variables = {variable["name"]: variable for variable in board["env"]}
+    assert variables["TURNPIKE_NODE"]["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName"
+    mounts = {mount["mountPath"]: mount["name"] for mount in board["volumeMounts"]}
+    volumes = {one["name"]: one for one in template["spec"]["volumes"]}
+    config, lock = (Path(variables[f"TURNPIKE_{name}"]["value"]) for name in ("CONFIG", "LOCK_FILE"))
+    found = named(folder, "ConfigMap")[volumes[mounts[str(config.parent)]]["configMap"]["name"]]["data"]
+    assert {config.name, lock.name} <= set(found)
+    assert set(settings_of(folder, tmp_path).model) <= set(read_catalogue())
+    (key,) = (item["key"] for item in volumes["board-credentials"]["secret"]["items"])
+    assert dict(DEFAULTS)[key.removesuffix(".credentials")] == "board"
+    assert template["spec"]["terminationGracePeriodSeconds"] == services.WORKER_STOP_SECONDS
+    claim = named(folder, "PersistentVolumeClaim")["board"]["spec"]
+    volume = named(folder, "PersistentVolume")[claim["volumeName"]]["spec"]
+    assert claim["storageClassName"] == volume["storageClassName"]
+    assert volume["hostPath"]["type"] == "Directory", "made by somebody who makes it the pods' user's"
+    assert Path(variables["TURNPIKE_DATA_DIR"]["value"]).is_relative_to("/var/lib/turnpike")
+    # What it keeps of a board's own outlives the pod, and so does every file that was fetched.
+    assert mounts["/var/lib/turnpike"] == "board"
+    for one in containers(template):
+        if one["name"] in ("fetch-models", "mirror"):
+            said = {variable["name"]: variable.get("value") for variable in one["env"]}
+            assert said["TURNPIKE_MODELS_DIR"] == variables["TURNPIKE_MODELS_DIR"]["value"], one["name"]
+            assert said["TURNPIKE_LOCK_FILE"] == str(lock), one["name"]
+
+
+def test_a_change_of_a_boards_models_starts_boards_anew() -> None:
+    (template,) = (found for name, _, found in workloads("overlays/pi-cluster") if name == "DaemonSet/board")
+    (name,) = (one["configMap"]["name"] for one in template["spec"]["volumes"] if "configMap" in one)
+    assert re.fullmatch(r"boards-[a-z0-9]{10}", name), "named by what is in it"
+
+
 def test_streams_are_made_for_every_model_that_is_served() -> None:
-    for folder in FOLDERS:
-        if folder == "load":
-            continue
+    for folder in WORKERS:
         served = {
             variable["value"]
             for name, _, template in workloads(folder)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from workers.gguf_header import Header, Tensor
+from workers.gguf_header import Header, HeaderError, Tensor
 from workers.machine.memory import KvShape
 from workers.machine.model_shape import active_bytes, active_parameters, num_parameters, shape_of
 
@@ -90,3 +91,19 @@ def test_a_token_is_computed_with_the_experts_that_it_uses() -> None:
     assert active_bytes(found, tensors) == 2 * (80 + 10 + 100)
     tied = (*experts, others[0])
     assert active_bytes(found, tied) == 2 * (80 + 100 + 10)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"block_count": 1 << 40}, "its block_count is 1099511627776"),
+        ({"block_count": 513}, "it tells of 513 layers, and llama.cpp has 512 at most"),
+        ({"block_count": 4, "embedding_length": -64}, "its embedding_length is -64"),
+        ({"block_count": float("nan")}, "its block_count is nan"),
+        ({"block_count": 2, "attention__head_count_kv": (1, float("inf"))}, "its attention.head_count_kv is inf"),
+        ({"block_count": 2, "attention__head_count_kv": (4, -4)}, "its attention.head_count_kv is -4"),
+    ],
+)
+def test_numbers_that_no_model_has_are_told_and_not_reckoned_with(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(HeaderError, match=re.escape(reason)):
+        shape("llama", **values)

@@ -7,6 +7,7 @@ from broker.discovery import CHAT, DRAINING, RAW, SCORE, SERVING, STARTING, TOOL
 from broker.errors import UnservedModel
 from broker.messages import Message, Tool, ToolCall
 from broker.model_status import statuses
+from broker.priorities import BATCH
 from producers.routing.policies import Decision, ModelTags, Needs, Policy, Routes, choose
 from tests.boards import board, loading, on_board
 
@@ -197,6 +198,18 @@ def test_a_model_that_a_board_would_load_is_one_of_them_and_its_load_is_its_wait
     assert choose(routes, "p", [offer("busy", wait=9.0)], boards=boards).model == "busy"
     with pytest.raises(UnservedModel):
         choose(routes, "p", [], boards=boards)
+
+
+def test_the_turns_that_wait_for_a_model_already_count_as_wait_for_the_load_does() -> None:
+    """Of 13 with four slots ten are seated before one more: 10 × 6 s / 4 after the load."""
+    asked = on_board("asked", num_slots=4, turn_seconds=6.0, num_waiting=9, num_waiting_batch=4)
+    boards = statuses([board("pi", asked, on_board("quiet", load_seconds=20.0))])
+    assert choose(Routes(), "auto", [], boards=boards).model == "quiet"
+    assert boards["asked"].expected_wait(BATCH) == 27.0
+    assert choose(Routes(), "auto", [offer("busy", wait=20.5)], boards=boards, without=["quiet"]).model == "busy"
+    assert choose(Routes(), "auto", [offer("busy", wait=21.5)], boards=boards, without=["quiet"]).model == "asked"
+    batch = Needs(priority=BATCH)
+    assert choose(Routes(), "auto", [offer("busy", wait=26.5)], batch, boards=boards, without=["quiet"]).model == "busy"
 
 
 def test_a_model_whose_worker_answers_is_as_its_worker_says() -> None:

@@ -61,13 +61,17 @@ BOARDS = (
         on_board("llama", "serving", num_in_hand=1, num_slots=4, used_at=NOW - 30, pin="always"),
         loading("qwen", 0.4, 8.0),
         on_board("gemma"),
-        on_board("phi"),
+        on_board("phi", used_at=NOW - 600),
         num_swaps=3,
         loading_seconds=250.0,
+        num_waited=17,
+        waited_seconds=300.0,
+        num_failed_loads=1,
     ),
     board(
         "pi-2",
         on_board("bad", "broken", reason="[/x] is cut off", retry_at=NOW + 45),
+        on_board("dead", "broken", reason="its worker was killed", retry_at=NOW + 4, num_failures=3, is_passing=True),
         on_board("qwen", pin="never"),
         is_throttled=True,
         memory_pressure=0.25,
@@ -84,12 +88,13 @@ def shown(picture: top.Picture, width: int = 160) -> str:
 def test_boards_are_shown_with_their_models() -> None:
     lines = [" ".join(line.split()) for line in shown(top.Picture([], [], BOARDS)).splitlines()]
     for line in (
-        "pi-1 2.0/4.0 3, 4 min",
+        "pi-1 2.0/4.0 3, 4 min, 1 failed 17, 5 min",
         "llama serving 1.0 1/4 30 s ago always",
         "qwen loading 40 %, about 12 s 1.0",
-        "gemma, phi available",
+        "gemma, phi (10 min ago) available",
         "pi-2 throttled, memory pressure 25 % 0.0/4.0 0, 0 s",
         "bad broken: [/x] is cut off; again in 45 s",
+        "dead not loaded: its worker was killed, failed 3 times; again in 4 s",
         "qwen available never",
     ):
         assert line in lines, line

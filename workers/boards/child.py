@@ -16,8 +16,11 @@ from broker.messages.boards import DRAINING, LOADING
 from broker.process import signal_child, spawn, terminate
 from workers.boards.line import FromBoard, FromWorker, Line, pair
 
-SILENT_SECONDS = 120.0
-"""A worker that has said nothing for so long is stuck: it says something every few seconds, also while it loads."""
+SILENT_SECONDS = 30.0
+"""A worker that takes turns and has said nothing for so long is stuck: it says something every few seconds from the
+loop that tells the server of its turns too, which by then gives them to others. A step may take as long as it likes."""
+SILENT_START_SECONDS = 120.0
+"""The same until it takes turns: its libraries and its context are made in that loop."""
 GRACE_SECONDS = 10.0
 """After the second signal, for what is in hand to be handed back."""
 READ_BYTES = 16 * 1024
@@ -33,11 +36,16 @@ log = logging.getLogger(__name__)
 class Child:
     """Told of what the worker says on its line, asked how it is. `start` makes one."""
 
-    def __init__(self, model: str, process: asyncio.subprocess.Process, heard: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        model: str,
+        process: asyncio.subprocess.Process,
+        heard: Callable[[], None],
+        silent_seconds: float = SILENT_SECONDS,
+    ) -> None:
         """`heard` is called whenever the worker says something new."""
         self.model = model
         self.pid = process.pid
-        self.started_at = time.time()
         self.told = FromWorker()
         """The worker's latest words."""
         self.is_leaving = False
@@ -46,6 +54,8 @@ class Child:
         """By us."""
         self._process = process
         self._heard = heard
+        self._silent_seconds = silent_seconds
+        self._started_at = time.monotonic()
         self._heard_at = time.monotonic()
         self._line: Line[FromBoard, FromWorker] | None = None
         self._max_threads: int | None = None
@@ -59,8 +69,10 @@ class Child:
         environment: Mapping[str, str | None],
         heard: Callable[[], None],
         kept: Sequence[int] = (),
+        silent_seconds: float = SILENT_SECONDS,
     ) -> Child:
-        """Starts `command`, to which its end of the line is added; `kept` are descriptors that it holds with us."""
+        """Starts `command`, to which its end of the line is added; `kept` are descriptors that it holds with us.
+        One that takes turns and says nothing for `silent_seconds` is in trouble."""
         own, theirs = pair()
         with theirs:
             words = [*command, "--board-fd", str(theirs.fileno())]
@@ -75,9 +87,22 @@ class Child:
             except BaseException:
                 own.close()
                 raise
-        child = cls(model, process, heard)
+        child = cls(model, process, heard, silent_seconds)
         child._open(Line(own, FromWorker, child._take, lambda: None))
         return child
+
+    def give(self, model: str, park_bytes: int) -> None:
+        """Its model, where it was started without one: now it loads it, and may keep so much of conversations at
+        rest."""
+        self.model = model
+        self._started_at = time.monotonic()
+        assert self._line is not None
+        self._line.send(FromBoard(self._max_threads, model, park_bytes))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process is gone."""
+        return self._process.returncode is not None
 
     def _open(self, line: Line[FromBoard, FromWorker]) -> None:
         self._line = line
@@ -96,10 +121,21 @@ class Child:
         return self.told.state == LOADING
 
     @property
+    def seconds(self) -> float:
+        """Since it was to load its model."""
+        return time.monotonic() - self._started_at
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since it said something."""
+        return time.monotonic() - self._heard_at
+
+    @property
     def trouble(self) -> str | None:
         """Why it should be killed; None while it is well."""
-        silent = time.monotonic() - self._heard_at
-        return f"it has said nothing for {silent:.0f} s" if silent > SILENT_SECONDS else self.told.trouble
+        silent = self.silent_seconds
+        patience = SILENT_START_SECONDS if self.is_loading else self._silent_seconds
+        return f"it has said nothing for {silent:.0f} s" if silent > patience else self.told.trouble
 
     @property
     def last_words(self) -> str:
@@ -163,5 +199,5 @@ class Child:
         line = line[:MAX_LINE_CHARS].rstrip()
         if line:
             self._last.append(line)
-            sys.stderr.write(f"{self.model} | {line}\n")
+            sys.stderr.write(f"{self.model or 'spare'} | {line}\n")
             sys.stderr.flush()

@@ -15,34 +15,38 @@ from nats.aio.client import Client as NatsConnection
 from broker import connection, jetstream, placing, subjects
 from broker.connection import Address, close, connect
 from broker.errors import NotReady, PublishError, ServerError, TurnpikeError
-from broker.health import either, serve_health
+from broker.health import either, serve_health, told
 from broker.locks import Lock
 from broker.process import ended_by_a_signal, keep_the_heap_small
 from broker.retrying import retried
 from broker.topology import RETRY_SECONDS
-from workers.boards.board import Board, Start
+from workers.boards.board import Board, Start, StartSpare
 from workers.boards.child import Child
+from workers.boards.health import PATH
 from workers.boards.load_times import LoadTimes
 from workers.boards.memory import board_bytes, memory_pressure
 from workers.boards.offers import PARKED_SHARE, Offer, Offers
 from workers.boards.parked import Parked, default_folder
 from workers.boards.settings import BoardSettings, as_environment, worker_settings
+from workers.boards.spare import SPARE_BYTES
 from workers.boards.supervisor import Supervisor
 from workers.engine.power import Power
 from workers.reporting.node import NodeListener
+
+SERVER_SECONDS = 60.0
+"""A worker that starts while the server is away waits so long for it: its board lives on, and others' turns wait."""
 
 log = logging.getLogger(__name__)
 
 
 class NothingToLoad(TurnpikeError):
-    """No model that was asked for can be loaded on this board."""
+    """Nothing that is locked is on this board; `left_out` says what is locked, and which files are missing."""
 
-    def __init__(self, board: str, reasons: Mapping[str, str]) -> None:
+    def __init__(self, board: str, left_out: Mapping[str, str]) -> None:
         self.board = board
-        self.reasons = reasons
-        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        nothing = "no locked model has its file here: turnpike models pull"
-        super().__init__(f"the board {board} has no model that it can load: {listed or nothing}")
+        self.left_out = left_out
+        listed = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        super().__init__(f"the board {board} has no model: {listed or 'the lock file has none: turnpike models lock'}")
 
 
 async def serve(address: Address, settings: BoardSettings, stop: asyncio.Event, worker: Sequence[str | Path]) -> int:
@@ -52,27 +56,31 @@ async def serve(address: Address, settings: BoardSettings, stop: asyncio.Event, 
     name, folder = settings.board_name, Path(settings.data_dir).expanduser()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with await asyncio.to_thread(_lock, folder, name, settings.wait_seconds, stop) as lock:
-        memory_bytes = board_bytes((), settings.memory_bytes)
+        memory_bytes = board_bytes((), settings.memory_bytes) - (SPARE_BYTES if settings.spare else 0)
         offers = Offers(settings)
         found = await asyncio.to_thread(offers.look, memory_bytes)
-        _tell(name, memory_bytes, found)
+        _tell(name, memory_bytes, found, offers.left_out)
         nc = await connect(address, name=f"turnpike-board-{name}")
         try:
             await _require_bucket(nc, settings.wait_seconds)
             await _require_rights(nc, name, address.user)
+            await _let_go(nc, name)
             async with _machine(nc, name, settings) as machine:
                 most = memory_bytes // PARKED_SHARE
                 parked = _parked(nc, name, settings.board_dir, most)
+                command = (*worker, *(parked.worker_flags if parked is not None else ()))
                 board = Board(
                     name=name,
                     rules=settings.rules,
                     pins=frozenset(settings.pin),
                     machine=machine,
                     look=lambda: offers.look(memory_bytes),
-                    start=_starter(settings, (*worker, *(parked.worker_flags if parked is not None else ())), lock),
+                    start=_starter(settings, command, lock),
                     load_times=LoadTimes(folder / "loads.json"),
                     parked=parked,
                     max_parked_bytes=most,
+                    start_spare=_spare_starter(settings, command, lock),
+                    keeps_spare=settings.spare,
                 )
                 supervisor = Supervisor(nc, board, found)
                 async with _health(nc, supervisor, settings):
@@ -94,13 +102,16 @@ def _lock(folder: Path, name: str, wait_seconds: float, stop: asyncio.Event) -> 
     return Lock(path, what, advice=advice, wait_seconds=wait_seconds, while_waiting=go_on)
 
 
-def _tell(name: str, memory_bytes: int, found: Mapping[str, Offer]) -> None:
-    """What there is. Raises NothingToLoad."""
+def _tell(name: str, memory_bytes: int, found: Mapping[str, Offer], left_out: Mapping[str, str]) -> None:
+    """What there is, and what is left out and why. What cannot be loaded is told to all who ask for it, too, while the
+    board runs: another file may come. Raises NothingToLoad."""
+    if not found:
+        raise NothingToLoad(name, left_out)
     reasons = {model: offer.reason for model, offer in found.items() if offer.plan is None}
-    if len(reasons) == len(found):
-        raise NothingToLoad(name, reasons)
     for model, reason in reasons.items():
         log.error("! %s: %s", model, reason)
+    for model, reason in left_out.items():
+        log.info("left out model=%s: %s", model, reason)
     log.info("board=%s memory_bytes=%d models=%s", name, memory_bytes, ",".join(sorted(found.keys() - reasons.keys())))
 
 
@@ -122,6 +133,14 @@ async def _require_rights(nc: NatsConnection, board: str, user: str) -> None:
     except PublishError as error:
         advice = "`turnpike user add NAME --role board` makes a user that may"
         raise TurnpikeError(f"the user {user} cannot speak for the board {board}: {error}: {advice}") from None
+
+
+async def _let_go(nc: NatsConnection, board: str) -> None:
+    """Of what a board of this name had claimed in a life before, which no worker has outlived: it would expire."""
+    with contextlib.suppress(ServerError, PublishError):
+        for claim in (await placing.read(nc)).claims.values():
+            if claim.board == board:
+                await placing.release(nc, claim)
 
 
 def _parked(nc: NatsConnection, board: str, named: str | None, max_bytes: int) -> Parked | None:
@@ -170,19 +189,33 @@ def _starter(settings: BoardSettings, worker: Sequence[str | Path], lock: Lock) 
 
     async def start(offer: Offer, heard: Callable[[], None]) -> Child:
         assert offer.plan is not None
-        of_one = worker_settings(settings, offer.model, park_bytes=offer.plan.offload_cache, health_port=None)
+        wait = max(settings.wait_seconds, SERVER_SECONDS)
+        park = offer.plan.offload_cache
+        of_one = worker_settings(settings, offer.model, park_bytes=park, health_port=None, wait_seconds=wait)
         return await Child.start(offer.model, worker, as_environment(of_one), heard, kept=(lock.fileno(),))
+
+    return start
+
+
+def _spare_starter(settings: BoardSettings, worker: Sequence[str | Path], lock: Lock) -> StartSpare:
+    """Starts workers that are told their model later."""
+
+    async def start(heard: Callable[[], None]) -> Child:
+        environment = as_environment(worker_settings(settings, None, health_port=None))
+        return await Child.start("", worker, environment, heard, kept=(lock.fileno(),))
 
     return start
 
 
 def _health(nc: NatsConnection, supervisor: Supervisor, settings: BoardSettings) -> AbstractAsyncContextManager[object]:
     """Answers probes while the board runs, where a port was given: it lives while it comes round, whatever becomes of a
-    model."""
+    model; what becomes of each it tells besides."""
     if settings.health_port is None:
         return contextlib.nullcontext()
+    live = either(lambda: connection.trouble(nc), supervisor.rounds.trouble)
     return serve_health(
         settings.health_port,
-        live=either(lambda: connection.trouble(nc), supervisor.rounds.trouble),
+        live=live,
         ready=lambda: None if nc.is_connected else "not connected to NATS",
+        reports={PATH: lambda: supervisor.health(told(live))},
     )

@@ -3,25 +3,28 @@ files say of themselves; no byte of a tensor is read, and nothing is verified be
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
-
 from broker.catalogue import Locked, locked_as, read_lock
 from broker.errors import TurnpikeError
-from workers.architectures import KNOWN
+from workers.boards.file_facts import FileFacts, facts_of_files
 from workers.boards.settings import BoardSettings
 from workers.machine.memory import MemoryPlan
-from workers.machine.model_plan import planned
-from workers.machine.model_shape import shape_of
-from workers.model_file import answering_parts, header
 from workers.models import DEMO
 
 PARKED_SHARE = 4
 """One byte in so many of a board's is for conversations at rest, of all its models."""
-UNBOUNDED = 1 << 62
+
+AGAIN_SECONDS = 60.0
+"""A file that was no good is looked into again after so long, though it is the same: a draft model's may be another."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,12 @@ class Offer:
     """None where it cannot be loaded."""
     reason: str = ""
     """Why not."""
+    num_ctx: int = 0
+    """Of the context that a worker would have; 0 where that is not known, …"""
+    num_slots: int = 0
+    """… how many turns it would take at once, …"""
+    can: tuple[str, ...] | None = None
+    """… and what it could (`broker.discovery`), as far as the file tells."""
 
     @property
     def planned_bytes(self) -> int:
@@ -46,73 +55,96 @@ class Offer:
 
 
 class Offers:
-    """Looks at the files, again only where they are others than before."""
+    """Looks at the files, again only where they are others than before, or were no good."""
 
-    def __init__(self, settings: BoardSettings, plan: Callable[[Sequence[Path]], MemoryPlan] | None = None) -> None:
-        """`plan` says what a model of these files takes, without anything for conversations at rest."""
+    def __init__(
+        self,
+        settings: BoardSettings,
+        look_into: Callable[[Sequence[Path], str, BoardSettings], FileFacts] = facts_of_files,
+    ) -> None:
+        """`look_into` says what a worker of these files, and of a model of that name, takes and can."""
         self._settings = settings
-        self._plan = plan or (lambda parts: plan_of(parts, settings))
+        self._look_into = look_into
         self._known: dict[str, Offer] = {}
+        self._looked_at: dict[str, float] = {}
+        """By the monotonic clock, into a model's files."""
+        self._locked: Mapping[str, Locked | None] = {}
+        self._lock_stamp: tuple[int, int, int] | None = None
+        self.left_out: dict[str, str] = {}
+        """Of all that are locked, those whose files are not here as of the last look, and which files."""
 
     def look(self, memory_bytes: int) -> dict[str, Offer]:
         """What may be loaded where all models together have so much memory, by name. A model that was named and that
         is not here, or is no model, has its reason; of all that are locked those are left out that are not here.
-        Blocks. Raises CatalogueError."""
-        found = {}
+        Blocks. Raises CatalogueError, and UnknownModel for a name that is none."""
+        found, left_out = {}, {}
         for name, locked in self._wanted().items():
             offer = self._offer(name, locked)
-            if offer is not None:
+            num_files = 1 if locked is None else len(locked.each)
+            if self._settings.model or len(offer.stamp) == num_files:
                 found[name] = offer
-        self._known = found
+            else:
+                left_out[name] = offer.reason
+        self._known, self.left_out = found, left_out
         return shared_out(found, memory_bytes, self._settings.park_bytes)
 
     def _wanted(self) -> Mapping[str, Locked | None]:
-        """None for the model that is shipped."""
-        settings = self._settings
+        """None for the model that is shipped. The lock file is read again where it is another one."""
+        settings, stamp = self._settings, None
         path = Path(settings.lock_file)
-        if not settings.model:
-            return {name: one for name, one in read_lock(path).items() if one.kind == "model"}
-        return {name: None if name == DEMO.token else locked_as(name, path) for name in settings.model}
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            stamp = found.st_ino, found.st_size, found.st_mtime_ns
+        if stamp is None or stamp != self._lock_stamp:
+            if settings.model:
+                self._locked = {name: None if name == DEMO.token else locked_as(name, path) for name in settings.model}
+            else:
+                self._locked = {name: one for name, one in read_lock(path).items() if one.kind == "model"}
+            self._lock_stamp = stamp
+        return self._locked
 
-    def _offer(self, name: str, locked: Locked | None) -> Offer | None:
+    def _offer(self, name: str, locked: Locked | None) -> Offer:
         folder = Path(self._settings.models_dir).expanduser()
         paths = [DEMO.path] if locked is None else locked.paths_in(folder, name)
-        sizes = {path: path.stat() for path in paths if path.exists()}
+        sizes, reason = _sizes(paths)
         digest = DEMO.sha256 if locked is None else locked.digest
         stamp = tuple((path.name, one.st_size, one.st_mtime_ns) for path, one in sizes.items())
-        known = self._known.get(name)
-        if known is not None and (known.digest, known.stamp) == (digest, stamp):
+        known, now = self._known.get(name), time.monotonic()
+        is_same = known is not None and (known.digest, known.stamp) == (digest, stamp)
+        if known is not None and is_same and (known.plan or now - self._looked_at[name] < AGAIN_SECONDS):
             return known
+        self._looked_at[name] = now
         offer = Offer(name, digest, stamp, sum(one.st_size for one in sizes.values()))
         missing = [path.name for path in paths if path not in sizes]
-        if missing and not self._settings.model:
-            return None
-        if missing:
-            return replace(offer, reason=f"{', '.join(missing)} not in {folder}: turnpike models pull {name}")
+        if reason or missing:
+            advice = reason or f"{', '.join(missing)} not in {folder}: turnpike models pull {name}"
+            return replace(offer, reason=advice)
         if locked is not None and offer.file_bytes != locked.total_bytes:
             sizes_are = f"{offer.file_bytes:,} bytes, and {locked.total_bytes:,} are locked"
             return replace(offer, reason=f"its file is not the one that is locked: it has {sizes_are}")
         try:
-            return replace(offer, plan=self._plan(paths))
+            facts = self._look_into(paths, name, self._settings)
         except (TurnpikeError, OSError) as error:
             return replace(offer, reason=str(error))
+        except Exception as error:  # files are strangers': whatever one makes of us costs its own model
+            if known is None:
+                log.warning("not understood model=%s", name, exc_info=True)
+            return replace(offer, reason=f"{paths[0].name} is not understood: {type(error).__name__}: {error}")
+        return replace(offer, plan=facts.plan, num_ctx=facts.num_ctx, num_slots=facts.num_slots, can=facts.can)
 
 
-def plan_of(paths: Sequence[Path], settings: BoardSettings) -> MemoryPlan:
-    """What a worker of these files takes by its settings, without conversations at rest. Raises ModelFileError."""
-    heads = [header(part) for part in answering_parts(paths[0], KNOWN)]
-    first = heads[0].values
-    trained = first.get(f"{first.get('general.architecture')}.context_length")
-    num_ctx = settings.num_ctx
-    if settings.deterministic and isinstance(trained, int) and trained > 0:
-        num_ctx = min(num_ctx, trained)
-    return planned(
-        msgspec.structs.replace(settings, park_bytes=0),
-        shape_of(heads[0]),
-        sum(tensor.num_bytes for one in heads for tensor in one.tensors),
-        num_ctx,
-        UNBOUNDED,
-    )
+def _sizes(paths: Sequence[Path]) -> tuple[dict[Path, os.stat_result], str]:
+    """Of those that are there; and what is wrong with one that is and cannot be looked at."""
+    found: dict[Path, os.stat_result] = {}
+    reason = ""
+    for path in paths:
+        try:
+            found[path] = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            reason = f"{path} cannot be read: {error.strerror or error}"
+    return found, reason
 
 
 def shared_out(offers: Mapping[str, Offer], memory_bytes: int, park_bytes: int | None = None) -> dict[str, Offer]:

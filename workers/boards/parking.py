@@ -14,6 +14,8 @@ from workers.boards.parked import Parked
 
 GRAIN_BYTES = 16 * 1024 * 1024
 """A bound that is other by less is the same one."""
+CLOSE_SECONDS = 2.0
+"""For the server, which may be away, to hear that nothing is given any more."""
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +40,9 @@ class Parking:
         bound = max(0, min(self._most, left_bytes - left_bytes % GRAIN_BYTES))
         if self._parked is None or bound == self._bound:
             return
-        self._bound = bound
         try:
             await asyncio.to_thread(self._parked.bound, bound)
+            self._bound = bound
         except (TurnpikeError, OSError) as error:
             log.warning("parked conversations not bounded bytes=%d error=%s", bound, error)
 
@@ -63,7 +65,8 @@ class Parking:
         """Nothing is given any more; what is kept stays for the next start."""
         if self._parked is not None:
             try:
-                await self._parked.close()
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._parked.close()
             except (nats.errors.Error, TimeoutError) as error:
                 log.info("parked conversations not closed error=%s", error)
 

@@ -89,7 +89,7 @@ class _Placing:
         self._taken.setdefault(model, {})[copy] = board
         entry = self._on[board].get(model)
         # What this board itself has claimed and not begun is of its life before: it asks because it is doing nothing.
-        if entry is not None and entry.state == AVAILABLE and board != own:
+        if entry is not None and entry.state in (AVAILABLE, BROKEN) and board != own:
             self._copies.setdefault(model, set()).add(board)
             self._busy.add(board)
 
@@ -265,7 +265,7 @@ class _Placing:
     def _is_loadable(self, name: str, one: ModelOnBoard) -> bool:
         if one.pin == NEVER:
             return False
-        return one.state == AVAILABLE or (one.state == BROKEN and one.retry_at <= self._clocks[name])
+        return one.state in (AVAILABLE, BROKEN) and one.retry_at <= self._clocks[name]
 
     def _resident(self, name: str) -> list[ModelOnBoard]:
         return [one for one in self._on[name].values() if one.state in (LOADING, SERVING, DRAINING)]

@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from nats.aio.client import Client as NatsConnection
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from broker import jetstream, subjects
-from broker.jetstream import ConsumerInfo
+from broker.jetstream import ConsumerInfo, StreamInfo
 from broker.priorities import BATCH, INTERACTIVE, PRIORITIES, Priority
 from workers.boards.view import Waiting
+
+AGAIN_SECONDS = 5.0
+"""After which the oldest turn of a queue is looked for again."""
+
+
+@dataclass(frozen=True)
+class _Oldest:
+    """A turn that waits."""
+
+    behind: int
+    """The sequence that it was looked for behind."""
+    sequence: int
+    stored_at: float
+    read_at: float
+    """By the monotonic clock."""
+
+    def holds(self, behind: int, first: int, now: float) -> bool:
+        """Whether it is still the oldest one behind a sequence, in a stream that begins at `first`. One that was
+        cancelled has gone without having been taken: it is looked for again now and then."""
+        return self.behind <= behind < self.sequence and first <= self.sequence and now - self.read_at < AGAIN_SECONDS
 
 
 class Queues:
@@ -18,9 +41,17 @@ class Queues:
 
     def __init__(self, nc: NatsConnection) -> None:
         self._nc = nc
-        self._oldest: dict[tuple[str, Priority], tuple[int, int, float]] = {}
-        """The oldest waiting turn that was seen last: the sequence that it was looked for behind, its own, and when it
-        was stored."""
+        self._oldest: dict[tuple[str, Priority], _Oldest] = {}
+        """The oldest waiting turn that was seen last."""
+
+    async def listen(self, heard: Callable[[str], None]) -> Subscription:
+        """Calls `heard` with the model of each turn that is queued from now on. Servers that were set up by an earlier
+        release say nothing."""
+
+        async def on_queued(message: Msg) -> None:
+            heard(subjects.queued_model(message.subject))
+
+        return await self._nc.subscribe(subjects.ALL_QUEUED, cb=on_queued)
 
     async def look(self, models: Collection[str], served: Collection[str]) -> dict[str, Waiting]:
         """Of those models whose queues hold turns that no worker has. `served` are those that some worker takes turns
@@ -30,33 +61,40 @@ class Queues:
         for info in await jetstream.streams(self._nc, subjects.ALL_TURNS):
             model = info.name.removeprefix(subjects.TURNS_PREFIX)
             if model in models and info.state.num_messages:
-                found[model] = await self._waiting(model, info.name, is_served=model in served)
+                found[model] = await self._waiting(model, info, is_served=model in served)
         return found
 
-    async def _waiting(self, model: str, stream: str, *, is_served: bool) -> Waiting:
+    async def _waiting(self, model: str, queue: StreamInfo, *, is_served: bool) -> Waiting:
         num_turns, seconds = dict.fromkeys(PRIORITIES, 0), dict.fromkeys(PRIORITIES, 0.0)
-        for priority in PRIORITIES:
-            info = await jetstream.consumer(self._nc, stream, priority)
-            if info is None:
-                continue
+        found = {priority: await jetstream.consumer(self._nc, queue.name, priority) for priority in PRIORITIES}
+        infos = {priority: info for priority, info in found.items() if info is not None}
+        # Where turns were deleted before anybody took them, later ones may be missing in num_pending (nats-server 2.15)
+        missing = queue.state.num_messages - sum(one.num_pending + one.num_ack_pending for one in infos.values())
+        for priority, info in infos.items():
             is_taken = is_served or info.num_waiting > 0  # also by a worker that is no board's
             num_turns[priority] = info.num_pending + (0 if is_taken else info.num_ack_pending)
-            if num_turns[priority]:
-                seconds[priority] = await self._age(model, stream, priority, _behind(info, is_taken=is_taken))
+            if not num_turns[priority] and missing <= 0:
+                continue
+            age = await self._age(model, queue, priority, info, is_taken=is_taken)
+            if not num_turns[priority] and age is not None:
+                num_turns[priority], missing = missing, 0
+            seconds[priority] = age or 0.0
         return Waiting(num_turns[INTERACTIVE], num_turns[BATCH], seconds[INTERACTIVE], seconds[BATCH])
 
-    async def _age(self, model: str, stream: str, priority: Priority, behind: int) -> float:
-        """Of the oldest turn behind a sequence; 0 where it has gone meanwhile."""
-        key = model, priority
+    async def _age(
+        self, model: str, queue: StreamInfo, priority: Priority, info: ConsumerInfo, *, is_taken: bool
+    ) -> float | None:
+        """Of the oldest turn that waits, by the server's clock alone; None where there is none, or it has gone."""
+        key, behind, now = (model, priority), _behind(info, is_taken=is_taken), time.monotonic()
         known = self._oldest.get(key)
-        if known is None or not known[0] <= behind < known[1]:
+        if known is None or not known.holds(behind, queue.state.first_sequence, now):
             self._oldest.pop(key, None)
             subject = subjects.turns(model, priority)
-            stored = await jetstream.read_stored(self._nc, stream, subject, limit=1, first=behind + 1)
+            stored = await jetstream.read_stored(self._nc, queue.name, subject, limit=1, first=behind + 1)
             if not stored:
-                return 0.0
-            known = self._oldest[key] = behind, stored[0].sequence, stored[0].stored_at
-        return max(0.0, time.time() - known[2])
+                return None
+            known = self._oldest[key] = _Oldest(behind, stored[0].sequence, stored[0].stored_at, now)
+        return max(0.0, (time.time() if info.told_at is None else info.told_at) - known.stored_at)
 
 
 def _behind(info: ConsumerInfo, *, is_taken: bool) -> int:

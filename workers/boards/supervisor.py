@@ -7,38 +7,41 @@ Nothing is computed here: a board costs next to nothing beside the workers that 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
 
 from nats.aio.client import Client as NatsConnection
 
-from broker import connection, placing
-from broker.errors import PublishError, ServerError, TurnpikeError
-from broker.health import Rounds
+from broker import connection
+from broker.errors import ServerError, TurnpikeError
+from broker.health import Report, Rounds
 from broker.messages.boards import ALWAYS, DRAINING, LOADING, SERVING, BoardState, Order
-from broker.placing import RENEW_SECONDS, SAY_SECONDS, Placement, Watch
+from broker.placing import SAY_SECONDS, Placement
 from workers.boards.board import Board, OtherBoard
 from workers.boards.child import Child
-from workers.boards.claims import Claims
 from workers.boards.cores import shared_cores
-from workers.boards.models import ModelHere, to_unload
+from workers.boards.health import report
+from workers.boards.models import ModelHere, take_offers, to_unload
+from workers.boards.node import Node
 from workers.boards.offers import Offer
 from workers.boards.orders import Orders
 from workers.boards.parking import Parking
 from workers.boards.placement import next_step
+from workers.boards.plain_workers import PlainWorkers
+from workers.boards.presence import Presence
 from workers.boards.queues import Queues
-from workers.boards.view import Step, View
-from workers.machine.cores import num_cores
+from workers.boards.reporter import TELL_SECONDS, BoardReporter
+from workers.boards.spare import Spare
+from workers.boards.view import Step, View, Waiting
 
 ROUND_SECONDS = 0.5
 """How often it looks at the queues, at least."""
-PROGRESS_SECONDS = 0.5
-"""How often it says how far a load is."""
-OFFERS_SECONDS = 30.0
+OFFERS_SECONDS = 5.0
 """How often it looks at the files."""
-REFRESH_RENEWALS = 3
-"""After so many renewals of its claims it reads again what all boards say: what it may have missed."""
+NEWS_SECONDS = 0.1
+"""How often turns that come have it look, at most."""
 ROUNDS_PATIENCE = 120.0
 REFUSED_SECONDS = 10.0
 """Before it is tried again to load what there was no room for."""
@@ -55,42 +58,42 @@ class Supervisor:
         """`offers` are those of a first look."""
         self._nc = nc
         self._board = board
-        self._began_at = time.time()
+        self._epoch = time.time() - time.monotonic()
+        self._began_at = self._now()
         self._here: dict[str, ModelHere] = {}
-        self._offered(offers, self._began_at)
+        take_offers(self._here, offers, self._began_at)
         self._children: dict[str, Child] = {}
-        self._num_cores = num_cores()
-        self._claims = Claims(nc, board.name)
+        self._node = Node(board.machine)
+        self._presence = Presence(nc, board.name, self._began_at)
+        self._claims = self._presence.claims
         self._queues = Queues(nc)
+        self._plain_workers = PlainWorkers(nc)
         self._orders = Orders(board.name, self._began_at)
-        self._watch = Watch(nc)
         self._news = asyncio.Event()
+        self._doubt = asyncio.Event()
+        """A model has failed: its file may be another one than was thought."""
         self._pending: Step | None = None
         """Claimed, and begun once what it unloads has gone."""
         self._decided_at = float("-inf")
         self._is_changed = False
         """A model has come or gone: what to do next is another question."""
-        self._measured_at = float("-inf")
-        self._memory_bytes = 0
-        self._memory_pressure = 0.0
-        self._is_throttled = False
-        self._num_swaps = 0
-        self._loading_seconds = 0.0
-        self._announced: tuple[object, ...] = ()
-        self._announced_at = float("-inf")
+        self._reporter = BoardReporter(nc, board.name)
         self._group = asyncio.TaskGroup()
         self._parking = Parking(board.parked, board.max_parked_bytes, self._group)
+        self._spare = Spare(board, self._news.set)
+        self._served: set[str] = set()
+        """Models that some board has, or loads."""
         self.rounds = Rounds()
         """Where it says that it comes round."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; then every worker drains. Cancelling it hands back at once what they have in hand. Raises
         OtherBoard, ConnectionLost."""
-        async with self._watch, self._group:
-            beats = [
-                self._group.create_task(work)
-                for work in (connection.watch(self._nc), self._renew(), self._look(), self._hear(), self._wake(stop))
-            ]
+        async with self._presence, self._group:
+            await self._queues.listen(self._queued)
+            looks = (self._presence.keep_up(self._lost), self._look(), self._hear(), self._tell(), self._wake(stop))
+            watches = (connection.watch(self._nc), self._plain_workers.run())
+            beats = [self._group.create_task(work) for work in (*watches, *looks)]
             self._parking.began()
             try:
                 while not stop.is_set():
@@ -98,38 +101,46 @@ class Supervisor:
                     await self._sleep(ROUND_SECONDS)
                 await self._drain()
             finally:
-                await asyncio.gather(*(child.end() for child in self._children.values()))
-                await self._leave()
+                await asyncio.gather(self._spare.end(), *(child.end() for child in self._children.values()))
+                await self._parking.close()
+                await self._presence.leave()
+                await self._reporter.close(self._told(), self._claims.num_lost)
                 self.rounds.end("a board's round")
             for task in beats:
                 task.cancel()
+
+    def health(self, trouble: str | None) -> Report:
+        """How it and its workers are; `trouble` is what is wrong with the board itself."""
+        return report(self._board.name, trouble, self._here.values(), self._children, self._now())
+
+    def _now(self) -> float:
+        """Seconds since the epoch by the clock as it was at the start: nobody's setting it makes a wait longer."""
+        return self._epoch + time.monotonic()
 
     # --- Rounds ------------------------------------------------------------------------------------------------------
 
     async def _round(self) -> None:
         self.rounds.begin("a board's round", ROUNDS_PATIENCE)
-        now, placement = time.time(), self._watch.placement()
+        now, placement = self._now(), self._presence.placement()
         self._check_alone(placement)
         self._look_at_children(now)
         is_due = time.monotonic() - self._decided_at >= ROUND_SECONDS or self._is_changed
-        if self._is_changed or time.monotonic() - self._measured_at >= SAY_SECONDS:
+        if self._is_changed or self._node.measured_seconds >= SAY_SECONDS:
             self._measure()
+            await self._spare.keep()
         if is_due:
             self._decided_at, self._is_changed = time.monotonic(), False
         try:
             await self._decide(placement, is_due=is_due)
         except (ServerError, TimeoutError) as error:
             log.warning("not decided error=%s", str(error) or "the server does not answer")
-        await self._parking.fit(self._memory_bytes - self._planned_bytes)
+        await self._parking.fit(self._node.memory_bytes - self._planned_bytes)
         self._share_cores()
-        await self._announce()
+        await self._presence.announce(self._told())
 
     def _measure(self) -> None:
-        machine = self._board.machine
-        pids = [child.pid for child in self._children.values()]
-        self._memory_bytes = machine.memory_bytes(pids, self._parking.num_bytes)
-        self._memory_pressure, self._is_throttled = machine.memory_pressure(), machine.is_throttled()
-        self._measured_at = time.monotonic()
+        pids = [*self._spare.pids, *(child.pid for child in self._children.values())]
+        self._node.measure(pids, self._parking.num_bytes, self._spare.reserved_bytes)
 
     async def _sleep(self, seconds: float) -> None:
         """Until there is news, or for so long."""
@@ -156,17 +167,20 @@ class Supervisor:
 
     def _heard(self, name: str, now: float) -> None:
         here, child = self._here[name], self._children[name]
-        if here.heard(now):
-            seconds = now - child.started_at
+        was_busy = here.latest.num_in_hand > 0
+        begins = here.heard(now)
+        self._reporter.heard(here)
+        self._is_changed |= was_busy and not here.latest.num_in_hand  # who waits for its room need not wait longer
+        if begins:
+            seconds = self._reporter.serves(here)
             self._is_changed = True
-            self._loading_seconds += seconds
-            self._board.load_times.note(here.offer.digest, here.offer.file_bytes, seconds)
+            self._board.load_times.note(here.offer.digest, here.offer.file_bytes, seconds, here.latest.took)
             log.info("serving model=%s pid=%d load_seconds=%.1f", name, child.pid, seconds)
             self._parking.serving(name)
 
     def _share_cores(self) -> None:
         turns = {name: child.told.num_in_hand for name, child in self._children.items()}
-        for name, num in shared_cores(self._num_cores, turns).items():
+        for name, num in shared_cores(self._node.num_cores, turns).items():
             self._children[name].limit_threads(num)
 
     # --- Decisions ---------------------------------------------------------------------------------------------------
@@ -176,18 +190,26 @@ class Supervisor:
         pins = self._pins(placement)
         for order in self._orders.due(placement, self._here):
             await self._obey(order, placement, pins)
+        if not self._presence.is_settled:
+            return
         if self._pending is not None:
             await self._go_on(self._pending)
             return
-        is_changing = any(child.is_leaving or child.is_loading for child in self._children.values())
-        if is_changing or not is_due:
+        if not is_due:
             return
-        boards = (*(one for one in placement.boards if one.board != self._board.name), self._state(pins))
+        others = (one for one in placement.boards if one.board != self._board.name)
+        boards = (*others, *self._plain_workers.boards, self._state(pins))
         served = {one.model for board in boards for one in board.models if one.state in (SERVING, DRAINING)}
         models = {one.model for board in boards for one in board.models}
+        self._served = served | {one.model for board in boards for one in board.models if one.state == LOADING}
         async with asyncio.timeout(QUEUES_SECONDS):
             waiting = await self._queues.look(models, served)
-        view = View(time.time(), boards, waiting, placement.claims)
+        for name, here in self._here.items():
+            here.queued(waiting.get(name, Waiting()))
+        is_changing = any(child.is_leaving or child.is_loading for child in self._children.values())
+        if is_changing or not self._plain_workers.has_looked:
+            return
+        view = View(self._now(), boards, waiting, placement.claims)
         await self._begin(next_step(view, self._board.name, self._board.rules))
 
     def _pins(self, placement: Placement) -> dict[str, str | None]:
@@ -204,10 +226,12 @@ class Supervisor:
         for name in step.unload:
             if (child := self._children.get(name)) is not None:
                 log.info("unloading model=%s why=%s for=%s", name, step.why, step.load)
+                self._reporter.leaves(name, step)
                 child.drain()
-                self._num_swaps += step.load is not None
         if step.load is not None:
             self._pending = step
+            if step.unload:
+                await self._spare.begin(self._node.memory_bytes - self._planned_bytes)
             await self._go_on(step)
 
     @property
@@ -216,7 +240,7 @@ class Supervisor:
 
     async def _may_load(self, model: str, copy: int) -> bool:
         here = self._here.get(model)
-        return here is not None and here.can_load(time.time()) and await self._claims.take(model, copy)
+        return here is not None and here.can_load(self._now()) and await self._claims.take(model, copy)
 
     async def _go_on(self, step: Step) -> None:
         """Loads what was claimed, once there is room."""
@@ -224,49 +248,52 @@ class Supervisor:
         if any(name in self._children for name in step.unload):
             return
         self._pending = None
-        here, now = self._here.get(step.load), time.time()
+        here, now = self._here.get(step.load), self._now()
         if here is None or not here.can_load(now):
             await self._claims.let_go(step.load)
             return
         planned = here.offer.planned_bytes + self._planned_bytes
-        if planned > self._memory_bytes:
-            await self._refuse(here, f"no room: {planned:,} bytes are planned, of {self._memory_bytes:,}")
+        if planned > self._node.memory_bytes:
+            await self._refuse(here, step, f"no room: {planned:,} bytes are planned, of {self._node.memory_bytes:,}")
             return
-        await self._parking.fit(self._memory_bytes - planned)
+        await self._parking.fit(self._node.memory_bytes - planned)
         await self._load(here, step)
 
     async def _load(self, here: ModelHere, step: Step) -> None:
         planned = here.offer.planned_bytes
         log.info("loading model=%s copy=%d why=%s planned_bytes=%d", here.model, step.copy, step.why, planned)
         try:
-            child = await self._board.start(here.offer, self._news.set)
+            child = await self._spare.start(here.offer)
         except OSError as error:  # no memory for a process, no descriptors
-            await self._refuse(here, f"its worker cannot be started: {error.strerror or error}")
+            await self._refuse(here, step, f"its worker cannot be started: {error.strerror or error}")
             return
-        self._children[here.model] = child
-        here.began(child, time.time())
+        self._here[here.model], self._children[here.model] = here, child  # its file may have gone meanwhile
+        here.began(child, self._now(), self._board.load_times.phases(here.offer.digest, here.offer.file_bytes))
+        self._reporter.began(here.model, step)
         self._group.create_task(self._live(here, child))
 
-    async def _refuse(self, here: ModelHere, reason: str) -> None:
-        here.refused(reason, time.time(), REFUSED_SECONDS)
+    async def _refuse(self, here: ModelHere, step: Step, reason: str) -> None:
+        here.refused(reason, self._now(), REFUSED_SECONDS)
         log.warning("not loaded model=%s reason=%s", here.model, reason)
+        self._reporter.refused(here, step, reason)
         await self._claims.let_go(here.model)
 
     async def _live(self, here: ModelHere, child: Child) -> None:
         """From a worker's start to its end."""
         code = await child.run()
         await self._claims.let_go(here.model)
-        now = time.time()
+        now = self._now()
         self._heard(here.model, now)
         del self._children[here.model]
-        if child.is_loading:
-            self._loading_seconds += now - child.started_at
-        reason = here.ended(code, now)
+        drain_seconds = now - here.since
+        reason = here.ended(code, now, was_cut_off=connection.connected_seconds(self._nc) < child.seconds)
+        self._reporter.ended(here, reason)
         if reason is None:
-            log.info("unloaded model=%s pid=%d", here.model, child.pid)
+            log.info("unloaded model=%s pid=%d drain_seconds=%.2f", here.model, child.pid, drain_seconds)
         else:
             log.error("! %s: %s; tried again in %.0f s", here.model, reason, here.retry_at - now)
             self._parking.lost(here.model)
+            self._doubt.set()
         self._is_changed = True
         self._news.set()
 
@@ -280,9 +307,9 @@ class Supervisor:
         taken = {copy for model, copy in placement.claims if model == order.model}
         if here.is_resident or (order.board is None and taken) or self._pending is not None:
             return
-        unload = to_unload(here, self._here.values(), self._memory_bytes, pins)
+        unload = to_unload(here, self._here.values(), self._node.memory_bytes, pins)
         here.allowed()
-        if unload is None or not here.can_load(time.time()):
+        if unload is None or not here.can_load(self._now()):
             reason = here.reason or "no room beside what is pinned"
             log.warning("order not obeyed model=%s reason=%s", order.model, reason)
             return
@@ -293,36 +320,14 @@ class Supervisor:
 
     def _state(self, pins: Mapping[str, str | None]) -> BoardState:
         times = self._board.load_times
-        return BoardState(
-            self._board.name,
-            self._memory_bytes,
-            self._num_cores,
-            tuple(
-                here.as_told(times.seconds(here.offer.digest, here.offer.file_bytes), pins.get(name))
-                for name, here in sorted(self._here.items())
-            ),
-            sent_at=time.time(),
-            started_at=self._began_at,
-            is_throttled=self._is_throttled,
-            memory_pressure=self._memory_pressure,
-            num_swaps=self._num_swaps,
-            loading_seconds=self._loading_seconds,
+        models = tuple(
+            here.as_told(times.seconds(here.offer.digest, here.offer.file_bytes), pins.get(name))
+            for name, here in sorted(self._here.items())
         )
+        return self._node.state(self._board.name, models, self._reporter.counts, self._began_at, self._now())
 
-    async def _announce(self) -> None:
-        """Now and then, and when something has become other than it was said."""
-        state = self._state(self._pins(self._watch.placement()))
-        is_loading = any(one.state == LOADING for one in state.models)
-        news = tuple((one.model, one.state, one.num_in_hand > 0, one.pin, one.reason) for one in state.models)
-        age = state.sent_at - self._announced_at
-        if news == self._announced and age < (PROGRESS_SECONDS if is_loading else SAY_SECONDS):
-            return
-        self._announced, self._announced_at = news, state.sent_at
-        try:
-            await placing.announce(self._nc, state)
-        except PublishError as error:
-            self._announced = ()
-            log.warning("not announced error=%s", error)
+    def _told(self) -> BoardState:
+        return self._state(self._pins(self._presence.placement()))
 
     # --- Beside the rounds -------------------------------------------------------------------------------------------
 
@@ -334,42 +339,49 @@ class Supervisor:
         """What operators say is news; what other boards say has time until the next round."""
         known: object = None
         while True:
-            await self._watch.changed(ROUNDS_PATIENCE)
-            orders = dict(self._watch.placement().orders)
+            await self._presence.changed(ROUNDS_PATIENCE)
+            orders = dict(self._presence.placement().orders)
             if orders != known:
                 known = orders
                 self._news.set()
 
-    async def _renew(self) -> None:
+    async def _lost(self, model: str) -> None:
+        """Another board has taken its copy, while this one was away: who serves it is one more, who does not stops."""
+        child = self._children.get(model)
+        if child is not None and not child.is_loading:
+            await self._claims.move(model)
+            return
+        log.warning("another board loads it now model=%s", model)
+        await self._claims.let_go(model)
+        if self._pending is not None and self._pending.load == model:
+            self._pending = None
+        if child is not None:
+            child.drain()
+
+    async def _tell(self) -> None:
         while True:
-            for _ in range(REFRESH_RENEWALS):
-                await asyncio.sleep(RENEW_SECONDS)
-                await self._claims.renew()
-            try:
-                await self._watch.refresh()
-            except ServerError as error:
-                log.warning("placement not read error=%s", error)
+            await asyncio.sleep(TELL_SECONDS)
+            pids = [child.pid for child in self._children.values()]
+            await self._reporter.tell(self._told(), pids, self._claims.num_lost)
+
+    def _queued(self, model: str) -> None:
+        """A turn has come: for a model that nobody has, that is news."""
+        is_new = time.monotonic() - self._decided_at >= NEWS_SECONDS
+        if is_new and model in self._here and model not in self._served:
+            self._is_changed = True
+            self._news.set()
 
     async def _look(self) -> None:
         while True:
-            await asyncio.sleep(OFFERS_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._doubt.wait(), OFFERS_SECONDS)
+            self._doubt.clear()
             try:
                 found = await asyncio.to_thread(self._board.look)
             except (TurnpikeError, OSError) as error:
                 log.warning("files not looked at error=%s", error)
                 continue
-            self._offered(found, time.time())
-
-    def _offered(self, found: Mapping[str, Offer], now: float) -> None:
-        for name, offer in found.items():
-            if name not in self._here:
-                log.info("offered model=%s", name)
-                self._here[name] = ModelHere(offer, now)
-            self._here[name].offered(offer, now)
-        for name, here in list(self._here.items()):
-            # What has just failed is told for a while, also where its file was removed for that.
-            if name not in found and not here.is_resident and here.retry_at <= now:
-                del self._here[name]
+            take_offers(self._here, found, self._now())
 
     # --- The end -----------------------------------------------------------------------------------------------------
 
@@ -378,22 +390,11 @@ class Supervisor:
             await self._claims.let_go(self._pending.load)
             self._pending = None
         log.info("draining models=%s", ",".join(self._children) or "none")
-        for child in self._children.values():
+        for name, child in self._children.items():
+            self._reporter.leaves(name, None)
             child.drain()
         while self._children:
             self.rounds.begin("a board's round", ROUNDS_PATIENCE)
-            self._look_at_children(time.time())
-            await self._announce()
+            self._look_at_children(self._now())
+            await self._presence.announce(self._told())
             await self._sleep(SAY_SECONDS)
-
-    async def _leave(self) -> None:
-        """Takes back what it said, unless another board says it now."""
-        await self._parking.close()
-        await self._claims.let_all_go()
-        for state in self._watch.placement().boards:
-            if state.board == self._board.name and state.started_at != self._began_at:
-                return
-        try:
-            await placing.withdraw(self._nc, self._board.name)
-        except PublishError as error:
-            log.info("not withdrawn error=%s: what it said expires", error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from broker.messages.boards import BoardState, Claim
+from broker.messages.boards import SHORT_OF_MEMORY, TURN_SECONDS, BoardState, Claim
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class Rules:
     """A model that has had nothing to do for so long is unloaded even if nobody wants its memory; None: it stays."""
     preloads: tuple[str, ...] = ()
     """Models to have somewhere before anybody asks, where nothing has to go for it that was used lately."""
-    max_memory_pressure: float = 0.2
+    max_memory_pressure: float = SHORT_OF_MEMORY
     """A board above it loads nothing, and gives up what has nothing to do."""
-    turn_seconds: float = 20.0
+    turn_seconds: float = TURN_SECONDS
     """What a turn takes, where no board has had one of that model yet."""
     drain_turns: float = 1.7
     """How many times a usual turn the longest one may take, where no board tells."""

@@ -31,6 +31,8 @@ LAYOUT = "layout.json"
 """In a model's folder: what the states in it are like."""
 LOCK_SECONDS = 60.0
 """How long others are waited for; each writes one state at a time."""
+BOUND_SECONDS = 3.0
+"""How long a board waits for them, which has its workers to look after: whoever writes may be one that is stuck."""
 
 
 class BoardFolder:
@@ -90,7 +92,7 @@ class BoardFolder:
         more; how many are left. Raises TurnpikeError."""
         try:
             _write(self.path / BOUND, b"%d" % max_bytes)
-            with self._writing():
+            with self._writing(BOUND_SECONDS):
                 return self._shrink(max_bytes)
         except OSError as error:
             raise self._broken(error) from None
@@ -123,8 +125,8 @@ class BoardFolder:
         _write(self.of(model) / LAYOUT, msgspec.json.encode(layout))
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        with Lock(self.path / ".lock", f"the board's folder {self.path}", wait_seconds=LOCK_SECONDS):
+    def _writing(self, wait_seconds: float = LOCK_SECONDS) -> Iterator[None]:
+        with Lock(self.path / ".lock", f"the board's folder {self.path}", wait_seconds=wait_seconds):
             for left in self.path.glob(f"*/*{PART}"):  # whoever wrote it was killed
                 left.unlink(missing_ok=True)
             yield

@@ -4,11 +4,14 @@ which one state a sequence; and what is read for a token. As llama.cpp's src/mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from workers.architectures import HYBRID, RECURRENT
-from workers.gguf_header import Header, Tensor, Value
+from workers.gguf_header import Header, HeaderError, Tensor, Value
 from workers.machine.memory import KvShape
+from workers.model_file import ModelFileError, header
 
 PATTERNS = {
     "afmoe": (4, False), "cohere2": (4, False), "cohere2moe": (4, True), "exaone-moe": (4, False),
@@ -27,6 +30,10 @@ STATE_BYTES = 4
 """Of a value of a recurrent state, which is f32 always."""
 LOOKED_UP = ("token_embd.weight", "per_layer_token_embd.weight")
 """Of which a token reads one row."""
+MAX_LAYERS = 512
+"""llama.cpp's LLAMA_MAX_LAYERS."""
+MAX_NUMBER = 2**32 - 1
+"""llama.cpp reads these as uint32_t."""
 
 
 class _Keys:
@@ -37,24 +44,42 @@ class _Keys:
         self.architecture = str(values.get("general.architecture", ""))
 
     def number(self, key: str, default: int = 0) -> int:
-        """The largest one of an array."""
+        """The largest one of an array. Raises HeaderError."""
         found = self._values.get(f"{self.architecture}.{key}", default)
         if isinstance(found, tuple):
-            return int(max(found, default=default))
-        return int(found) if isinstance(found, int | float) else default
+            return max((_whole(key, one) for one in found), default=default)
+        return _whole(key, found) if isinstance(found, int | float) else default
 
     def each(self, key: str, count: int) -> Sequence[int] | None:
-        """By layer; a single number is that of each of them, None none."""
+        """By layer; a single number is that of each of them, None none. Raises HeaderError."""
         found = self._values.get(f"{self.architecture}.{key}")
         if isinstance(found, tuple):
-            return [int(one) for one in found][:count] if len(found) >= count else None
-        return [int(found)] * count if isinstance(found, int | float) else None
+            return [_whole(key, one) for one in found[:count]] if len(found) >= count else None
+        return [_whole(key, found)] * count if isinstance(found, int | float) else None
+
+
+def _whole(key: str, found: int | float) -> int:
+    """Raises HeaderError for what no model has: it would be reckoned with."""
+    if not math.isfinite(found) or not 0 <= found <= MAX_NUMBER:
+        raise HeaderError(f"is damaged: its {key} is {found}")
+    return int(found)
+
+
+def shape_in(path: Path, head: Header | None = None) -> KvShape:
+    """Of the model of which `path` is the first file; `head` is its header, where that was read. Raises
+    ModelFileError."""
+    try:
+        return shape_of(header(path) if head is None else head)
+    except HeaderError as error:
+        raise ModelFileError(path, str(error)) from None
 
 
 def shape_of(header: Header) -> KvShape:
-    """By the header of a model's first file."""
+    """By the header of a model's first file. Raises HeaderError for numbers that no model has."""
     keys = _Keys(header.values)
-    count = max(0, keys.number("block_count") - keys.number("nextn_predict_layers"))
+    if (num_blocks := keys.number("block_count")) > MAX_LAYERS:
+        raise HeaderError(f"is damaged: it tells of {num_blocks:,} layers, and llama.cpp has {MAX_LAYERS} at most")
+    count = max(0, num_blocks - keys.number("nextn_predict_layers"))
     num_heads, num_embd = keys.number("attention.head_count"), keys.number("embedding_length")
     kv_heads = keys.each("attention.head_count_kv", count) or [num_heads] * count
     head = num_embd // num_heads if num_heads else 0

@@ -152,30 +152,34 @@ class WorkerMetrics:
             },
         )
 
-    def turn(self, now: int, delivery: Delivery, turn: Turn | None, end: End, notes: TurnNotes) -> Point | None:
+    def turn(
+        self,
+        now: int,
+        delivery: Delivery,
+        turn: Turn | None,
+        end: End,
+        notes: TurnNotes,
+        load_wait: float | None = None,
+    ) -> Point | None:
         """A turn's point at `now`, nanoseconds since the epoch. `turn` is None where its bytes were not understood."""
         tags = self.tags | {"run": (turn.run if turn is not None else None) or points.NONE}
-        ttft, client = None, None
+        told: dict[str, float | int | bool | str | None] = {"attempt": end.attempt, "load_wait_seconds": load_wait}
         if notes.first_token_at is not None and not notes.num_resumed_tokens:
-            ttft = max(0.0, notes.first_token_at - delivery.stored_at)
+            told["ttft_seconds"] = max(0.0, notes.first_token_at - delivery.stored_at)
         with contextlib.suppress(InvalidName):  # a subject of nobody's
-            client = subjects.parse_turn(delivery.subject).client
+            told["client"] = subjects.parse_turn(delivery.subject).client
         if not isinstance(end, Done):
-            fields: dict[str, float | int | bool | str | None] = {"outcome": end.code, "is_failed": True}
-            return points.TURN.point(
-                now, tags, fields | {"client": client, "attempt": end.attempt, "ttft_seconds": ttft}
-            )
+            return points.TURN.point(now, tags, told | {"outcome": end.code, "is_failed": True})
         usage, timings = end.usage, end.timings
         num_new = usage.completion_tokens
         return points.TURN.point(
             now,
             tags,
-            {
-                "client": client,
+            told
+            | {
                 "outcome": end.finish_reason,
                 "is_failed": False,
                 "queue_wait_seconds": timings.queue_wait,
-                "ttft_seconds": ttft,
                 "tpot_seconds": formulas.tpot(0.0, timings.decode, num_new),
                 "prefill_seconds": timings.prefill,
                 "decode_seconds": timings.decode,
@@ -198,7 +202,6 @@ class WorkerMetrics:
                 "dropped_messages": usage.dropped_messages,
                 "num_calls": len(end.tool_calls),
                 **{f"broken_{why}_calls": notes.broken_calls.get(why, 0) for why in BROKEN},
-                "attempt": end.attempt,
                 "num_resumed_tokens": notes.num_resumed_tokens,
                 "joules": notes.joules,
             },

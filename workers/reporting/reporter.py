@@ -18,6 +18,7 @@ from broker.recorder import Recorder
 from workers.health import ROUND_SECONDS
 from workers.kv.cache import OffloadCache
 from workers.reporting.load import HasSnapshot
+from workers.reporting.load_waits import LoadWaits
 from workers.reporting.metrics import WorkerMetrics
 from workers.reporting.node import NodeListener
 from workers.turns.work import TurnNotes
@@ -52,6 +53,8 @@ class Reporter:
         self._rounds = rounds
         self._given_bytes = given_bytes
         self._recorder = Recorder(nc, options.node, max_buffered=MAX_POINTS)
+        self.load_waits = LoadWaits()
+        """What turns waited for the model to be loaded."""
 
     async def run(self) -> None:
         """Until it is cancelled. Raises ConnectionLost."""
@@ -76,7 +79,7 @@ class Reporter:
     def turn(self, delivery: Delivery, turn: Turn | None, end: End, notes: TurnNotes) -> None:
         """A turn has its end by this worker; `turn` is None where its bytes were not understood."""
         now = self._recorder.unique(time.time_ns())
-        self._recorder.record(self._metrics.turn(now, delivery, turn, end, notes))
+        self._recorder.record(self._metrics.turn(now, delivery, turn, end, notes, self.load_waits.ended(delivery)))
 
     async def close(self) -> None:
         """Sends what there is, to a server that takes it soon."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from broker.discovery import THINKING, WorkerInfo
 from broker.model_status import LOADED, ModelStatus
+from broker.priorities import INTERACTIVE
 
 
 class Listing:
@@ -57,7 +58,8 @@ class Listing:
     def _loadable(self, status: ModelStatus) -> dict[str, Any]:
         """A model that a board would load first: what a worker would tell, as far as its board does."""
         found = self._entry(status.model, self._seen_at.get(status.model, self._started_at))
-        found |= {"name": status.model, "expected_wait_seconds": status.seconds, "workers": 0, "state": status.state}
+        wait = status.expected_wait(INTERACTIVE)
+        found |= {"name": status.model, "expected_wait_seconds": wait, "workers": 0, "state": status.state}
         found["thinking"] = THINKING in (status.can or ())
         if status.num_ctx:
             found["context_length"] = status.num_ctx

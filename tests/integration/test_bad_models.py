@@ -1,0 +1,147 @@
+"""Models that cannot be loaded, and boards that may try: what becomes of the turns that wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client as NatsConnection
+
+from broker.accounts import BOARD, LOCAL, OPERATOR, REAPER
+from broker.answer import TurnFailed
+from broker.client import Client
+from broker.connection import close, connect
+from broker.errors import NotLoaded
+from broker.messages.boards import BROKEN, SERVING
+from broker.placing import Watch
+from broker.reaper import reap
+from broker.server import EmbeddedServer
+from tests.board_fakes import SECONDS, is_in, model_of, running_board, until
+from workers.boards import models
+from workers.boards.queues import Queues
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    async with EmbeddedServer(tmp_path / "server") as server:
+        await server.ensure(["a", "b"])
+        yield server
+
+
+@pytest.fixture
+async def operator(server: EmbeddedServer) -> AsyncIterator[NatsConnection]:
+    nc = await connect(server.address(OPERATOR), name="operator")
+    yield nc
+    await close(nc)
+
+
+@pytest.fixture
+async def watch(operator: NatsConnection) -> AsyncIterator[Watch]:
+    async with Watch(operator) as watch:
+        yield watch
+
+
+@pytest.fixture
+async def client(server: EmbeddedServer) -> AsyncIterator[Client]:
+    async with Client(server.address(LOCAL)) as client:
+        yield client
+
+
+@asynccontextmanager
+async def reaping(server: EmbeddedServer) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    task = asyncio.create_task(reap(server.address(REAPER), stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, SECONDS)
+
+
+async def test_what_crashes_one_board_is_loaded_by_another_and_no_turn_ends_for_it(
+    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
+) -> None:
+    async with (
+        reaping(server),
+        running_board(server, tmp_path, {"a": "crashes"}, name="b1") as first,
+        running_board(server, tmp_path, {"a": "serves"}, name="b2") as second,
+    ):
+        await until(watch, lambda found: len(found.boards) == 2)
+        answer = client.ask("a", "hello")
+        await answer.publish()
+        broken = await until(watch, is_in("a", BROKEN))
+        assert broken.reason == "its worker was ended by SIGSEGV: starting a"
+        await until(watch, is_in("a", SERVING, "b2"))
+        assert (first.models(), second.models()) == (["a"], ["a"])
+        assert await client.read(answer.turn.id) is None
+        await answer.close()
+        await first.end()
+        await second.end()
+
+
+async def test_what_no_board_can_load_ends_its_turns_with_one_error_and_is_tried_again_for_a_later_turn(
+    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the earliest when its time has come: until then a turn is refused at once, with the reason."""
+    monkeypatch.setitem(models.FIRST_WAIT_SECONDS, True, 2.0)
+    async with reaping(server), running_board(server, tmp_path, {"a": "broken", "b": "serves"}) as board:
+        await until(watch, lambda found: model_of(found, "a"))
+        answers = [client.ask("a", str(number)) for number in range(3)]
+        for answer in answers:
+            await answer.publish()
+        why = "model 'a' cannot be loaded: model file m.gguf: is no model"
+        for answer in answers:
+            with pytest.raises(TurnFailed, match=f"^not_loaded: {why}$") as ended:
+                await asyncio.wait_for(_end_of(answer), SECONDS)
+            assert ended.value.failed.retryable
+            assert 0 <= (ended.value.failed.retry_after or 0) <= 2.0
+        with pytest.raises(NotLoaded, match=r"is no model; a board tries again in [0-2] s"):
+            await client.until_served("a")
+        broken = await until(watch, is_in("a", BROKEN))
+        assert broken.num_failures == 1
+        async with asyncio.timeout(SECONDS):
+            status = await client.until_served("a", SECONDS)
+        assert status is not None
+        assert status.words().startswith("not loaded yet, about ")
+        assert time.time() >= broken.retry_at
+        assert board.models() == ["a"], "nothing is tried that nobody waits for"
+        again = client.ask("a", "again")
+        await again.publish()
+        with pytest.raises(TurnFailed, match="is no model"):
+            await asyncio.wait_for(_end_of(again), SECONDS)
+        broken = await until(
+            watch, lambda found: one if (one := model_of(found, "a")) and one.num_failures > 1 else None
+        )
+        assert 3 < broken.retry_at - broken.since < 5
+        assert board.models() == ["a", "a"]
+        await board.end()
+
+
+async def _end_of(answer: object) -> None:
+    async for _ in answer:  # type: ignore[attr-defined]
+        pass
+
+
+async def test_a_turn_behind_those_that_were_cancelled_in_the_queue_is_waiting_and_not_older_than_it_is(
+    server: EmbeddedServer, client: Client, operator: NatsConnection
+) -> None:
+    """The server may not count it then: its word on what is pending is not all."""
+    nc = await connect(server.address(BOARD), name="b")
+    queues = Queues(nc)
+    for number in range(3):
+        await client.ask("a", str(number)).publish()
+    assert (await queues.look({"a"}, set()))["a"].num_interactive == 3
+    await client.cancel()
+    async with reaping(server), asyncio.timeout(SECONDS):
+        while await queues.look({"a"}, set()):
+            pass
+    await asyncio.sleep(1.0)  # of age, which is what is measured
+    await client.ask("a", "later").publish()
+    found = (await queues.look({"a"}, set()))["a"]
+    assert (found.num_interactive, found.num_batch) == (1, 0)
+    assert found.oldest_interactive_seconds < 0.9
+    await close(nc)

@@ -1,0 +1,274 @@
+"""Boards that are killed, cut off, stopped or left alone by their server, at the moments where that could cost a turn
+its model: nobody loads what another one does, and what was claimed by the dead is another's soon."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client as NatsConnection
+
+from broker import model_status, placing
+from broker.accounts import BOARD, LOCAL, OPERATOR
+from broker.client import Client
+from broker.connection import close, connect
+from broker.messages.boards import AVAILABLE, BROKEN, DRAINING, LOADING, SERVING, Claim, Order
+from broker.placing import Placement, Watch
+from broker.process import EXIT_INTERRUPTED
+from broker.server import EmbeddedServer
+from tests.board_fakes import (
+    MIB,
+    READY,
+    SECONDS,
+    board_process,
+    children_of,
+    is_in,
+    model_of,
+    running_board,
+    soon_forgotten,
+    state_of,
+    until,
+)
+from tests.cut_line import line_to
+from tests.support import free_port
+from workers.boards.claims import Claims
+
+EXPIRES = 2
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    async with EmbeddedServer(tmp_path / "server", port=free_port()) as server:
+        await server.ensure(["a", "b"])
+        yield server
+
+
+@pytest.fixture
+async def operator(server: EmbeddedServer) -> AsyncIterator[NatsConnection]:
+    nc = await connect(server.address(OPERATOR), name="operator")
+    yield nc
+    await close(nc)
+
+
+@pytest.fixture
+async def watch(operator: NatsConnection) -> AsyncIterator[Watch]:
+    with soon_forgotten(EXPIRES):
+        async with Watch(operator) as watch:
+            yield watch
+
+
+@pytest.fixture
+async def client(server: EmbeddedServer) -> AsyncIterator[Client]:
+    async with Client(server.address(LOCAL)) as client:
+        yield client
+
+
+def claims_of(placement: Placement) -> dict[tuple[str, int], str]:
+    return {key: claim.board for key, claim in placement.claims.items()}
+
+
+async def killed(process: asyncio.subprocess.Process) -> None:
+    """With SIGKILL, and all its workers with it."""
+    workers = [os.pidfd_open(pid) for pid in children_of(process.pid)]
+    assert workers
+    os.kill(process.pid, signal.SIGKILL)
+    for worker in workers:
+        assert (await asyncio.to_thread(select.select, [worker], [], [], SECONDS))[0]
+        os.close(worker)
+    await process.wait()
+
+
+async def test_a_board_that_is_killed_while_it_loads_leaves_the_model_to_another(
+    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
+) -> None:
+    async with board_process(server, tmp_path, {"a": "slow"}, expires=EXPIRES) as first:
+        await client.ask("a", "hello").publish()
+        await until(watch, is_in("a", LOADING))
+        async with running_board(server, tmp_path, {"a": "serves"}, name="b2") as second:
+            await until(watch, lambda found: state_of(found, "b2"))
+            await killed(first)
+            began = time.monotonic()
+            await until(watch, is_in("a", SERVING, "b2"))
+            assert time.monotonic() - began < EXPIRES + 5
+            assert second.models() == ["a"]
+            assert claims_of(await until(watch, taken_over)) == {("a", 0): "b2"}
+            await second.end()
+
+
+def taken_over(found: Placement) -> Placement | None:
+    return found if set(claims_of(found).values()) == {"b2"} else None
+
+
+async def test_a_board_that_is_killed_between_a_claim_and_its_load_leaves_what_it_drains_and_what_it_claimed(
+    server: EmbeddedServer, client: Client, operator: NatsConnection, watch: Watch, tmp_path: Path
+) -> None:
+    async with board_process(server, tmp_path, {"a": "busy", "b": "serves"}, expires=EXPIRES) as first:
+        await client.ask("a", "hello").publish()
+        await until(watch, is_in("a", SERVING))
+        await client.ask("b", "hello").publish()
+        await until(watch, is_in("a", DRAINING))
+        claimed = await until(watch, lambda found: found if ("b", 0) in found.claims else None)
+        assert model_of(claimed, "b") is None or model_of(claimed, "b").state == AVAILABLE  # type: ignore[union-attr]
+        async with running_board(server, tmp_path, {"b": "serves"}, name="b2") as second:
+            await until(watch, lambda found: state_of(found, "b2"))
+            assert second.models() == [], "it is claimed"
+            await killed(first)
+            await until(watch, is_in("b", SERVING, "b2"))
+            assert second.models() == ["b"]
+            assert claims_of(watch.placement())["b", 0] == "b2"
+            await second.end()
+        async with running_board(server, tmp_path, {"a": "serves"}, name="b3") as third:
+            await until(watch, is_in("a", SERVING, "b3"))
+            await third.end()
+
+
+async def test_a_board_in_place_of_one_that_was_killed_goes_on_with_what_that_one_had_claimed(
+    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
+) -> None:
+    async with board_process(server, tmp_path, {"a": "slow"}, expires=60) as first:
+        await client.ask("a", "hello").publish()
+        await until(watch, lambda found: found.claims)
+        await until(watch, is_in("a", LOADING))
+        await killed(first)
+    async with running_board(server, tmp_path, {"a": "serves"}) as again:
+        await until(watch, is_in("a", SERVING))
+        assert again.models() == ["a"]
+        await again.end()
+
+
+@pytest.mark.parametrize("manner", ["slow", "serves"])
+async def test_a_board_that_was_cut_off_sees_who_has_taken_over_and_they_do_not_fight(
+    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, manner: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        line = await stack.enter_async_context(line_to(server.url))
+        far = replace(server.address(BOARD), url=line.url)
+        first = await stack.enter_async_context(running_board(far, tmp_path, {"a": manner}))
+        await client.ask("a", "hello").publish()
+        await until(watch, is_in("a", LOADING if manner == "slow" else SERVING))
+        second = await stack.enter_async_context(running_board(server, tmp_path, {"a": "slow"}, name="b2"))
+        await until(watch, lambda found: state_of(found, "b2"))
+        await line.cut()
+        await until(watch, is_in("a", LOADING, "b2"))
+        assert claims_of(watch.placement()) == {("a", 0): "b2"}
+        await line.open()
+        if manner == "slow":  # it has not begun to serve: who has the claim loads
+            await until(watch, is_in("a", AVAILABLE))
+            assert claims_of(watch.placement()) == {("a", 0): "b2"}
+        else:  # it serves: it is one more
+            await until(watch, lambda found: claims_of(found) == {("a", 0): "b2", ("a", 1): "b1"})
+            assert is_in("a", SERVING)(await until(watch, lambda found: found if state_of(found) else None))
+        second.signal(READY)
+        await until(watch, is_in("a", SERVING, "b2"))
+        assert (first.models(), second.models()) == (["a"], ["a"])
+        await first.end()
+        await second.end()
+
+
+async def test_boards_whose_server_was_away_do_not_load_what_another_one_has(
+    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
+) -> None:
+    first_has, second_has = {"a": "serves"}, {"a": "serves", "b": "serves"}
+    async with running_board(server, tmp_path, first_has) as first:
+        await client.ask("a", "hello").publish()
+        await until(watch, is_in("a", SERVING))
+        async with running_board(server, tmp_path, second_has, name="b2", memory_bytes=250 * MIB) as second:
+            await until(watch, lambda found: state_of(found, "b2"))
+            await server.kill()
+            await until(watch, lambda found: not found.boards and not found.claims)
+            await server.start()
+            await client.ask("b", "hello").publish()
+            await until(watch, is_in("b", SERVING, "b2"))  # it decides again
+            assert (first.models(), second.models()) == (["a"], ["b"])
+            assert claims_of(watch.placement()) == {("a", 0): "b1", ("b", 0): "b2"}
+            await first.end()
+            await second.end()
+
+
+async def test_a_worker_that_hangs_is_replaced_and_one_that_is_only_slow_is_not(
+    server: EmbeddedServer, operator: NatsConnection, watch: Watch, tmp_path: Path
+) -> None:
+    pins, manners = frozenset({"a", "b"}), {"a": "steady", "b": "steady"}
+    async with running_board(server, tmp_path, manners, pins=pins, memory_bytes=250 * MIB, silent_seconds=1.5) as board:
+        for model in manners:
+            await until(watch, is_in(model, SERVING))
+        hung = next(child for child in board.started if child.model == "a")
+        os.kill(hung.pid, signal.SIGSTOP)
+        broken = await until(watch, is_in("a", BROKEN))
+        assert "it has said nothing for" in broken.reason
+        await until(watch, is_in("a", SERVING))
+        assert sorted(board.models()) == ["a", "a", "b"]
+        board.task.cancel()
+
+
+async def test_a_model_whose_worker_is_killed_is_waited_for_until_that_is_no_accident(
+    server: EmbeddedServer, watch: Watch, tmp_path: Path
+) -> None:
+    async with running_board(server, tmp_path, {"a": "slow"}, pins=frozenset({"a"})) as board:
+        await until(watch, is_in("a", LOADING))
+        board.signal(signal.SIGKILL)
+        broken = await until(watch, is_in("a", BROKEN))
+        assert broken.is_passing
+        status = model_status.status_of("a", watch.placement().boards)
+        assert status is not None
+        assert status.is_servable
+
+
+async def test_the_second_signal_ends_a_board_soon_also_while_the_server_is_away(
+    server: EmbeddedServer, operator: NatsConnection, watch: Watch, tmp_path: Path
+) -> None:
+    async with board_process(server, tmp_path, {"a": "busy"}) as process:
+        await until(watch, state_of)
+        await placing.order(operator, Order("a", load=True, sent_at=time.time()))
+        await until(watch, is_in("a", SERVING))
+        process.terminate()
+        await until(watch, is_in("a", DRAINING))
+        await server.kill()
+        began = time.monotonic()
+        process.terminate()
+        async with asyncio.timeout(SECONDS):
+            assert await process.wait() == EXIT_INTERRUPTED
+        assert time.monotonic() - began < 8
+    assert "a | handed back" in (tmp_path / "b1.log").read_text()
+
+
+async def test_a_clock_that_is_set_back_holds_no_model_where_it_is(
+    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_board(server, tmp_path, {"a": "serves", "b": "serves"}) as board:
+        await client.ask("a", "hello").publish()
+        await until(watch, is_in("a", SERVING))
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() - 86400)
+        await client.ask("b", "hello").publish()
+        await until(watch, is_in("b", SERVING))
+        assert board.models()[:2] == ["a", "b"]
+        board.task.cancel()
+
+
+async def test_what_a_board_lets_go_of_while_it_is_renewed_is_nobodys(
+    server: EmbeddedServer, operator: NatsConnection
+) -> None:
+    nc, other = await connect(server.address(BOARD), name="b1"), await connect(server.address(BOARD), name="b2")
+    try:
+        for num_yields in range(0, 60, 4):
+            claims = Claims(nc, "b1")
+            assert await claims.take("a", 1)
+            assert await placing.claim(other, Claim("b2", "a", 0))
+            renewing, moving = asyncio.create_task(claims.renew()), asyncio.create_task(claims.move("a"))
+            for _ in range(num_yields):
+                await asyncio.sleep(0)
+            await claims.let_go("a")
+            await asyncio.gather(renewing, moving)
+            assert claims_of(await placing.read(operator)) == {("a", 0): "b2"}, num_yields
+    finally:
+        await close(nc)
+        await close(other)

@@ -1,0 +1,55 @@
+"""What a worker of a model's files would take and could do, by their headers and the settings: without llama.cpp, and
+before anything was loaded. What the worker tells once it is there counts more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from broker.discovery import CHAT, RAW, SCORE, THINKING, TOOLS
+from workers.architectures import KNOWN
+from workers.boards.settings import BoardSettings
+from workers.calls import syntax_of
+from workers.gguf_header import Header
+from workers.machine.memory import MemoryPlan
+from workers.machine.model_plan import plan_of
+from workers.model_facts import TEMPLATE_KEY
+from workers.model_file import answering_parts, header
+from workers.prompts.chat_template import catalogued, of_model
+
+UNBOUNDED = 1 << 62
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """Of one model."""
+
+    plan: MemoryPlan
+    """Without anything for conversations at rest."""
+    num_ctx: int = 0
+    """Of the context; 0 where that is not known, …"""
+    num_slots: int = 0
+    """… and so many turns at once."""
+    can: tuple[str, ...] | None = None
+    """As discovery has it; None where the file does not tell whether its model chats."""
+
+
+def facts_of_files(paths: Sequence[Path], model: str, settings: BoardSettings) -> FileFacts:
+    """Of the model of that name, of which `paths` are the files. Raises ModelFileError."""
+    parts = answering_parts(paths[0], KNOWN)
+    heads = [header(part) for part in parts]
+    plan, num_ctx = plan_of(parts, msgspec.structs.replace(settings, park_bytes=0), UNBOUNDED, heads)
+    return FileFacts(plan, num_ctx, plan.num_slots, _abilities(heads[0], model, settings))
+
+
+def _abilities(head: Header, model: str, settings: BoardSettings) -> tuple[str, ...] | None:
+    """By the template that its worker would take. A header does not tell whether the vocabulary has ChatML's tokens."""
+    of_file = str(head.values.get(TEMPLATE_KEY, ""))
+    template = of_model(settings.chat_template, of_file, "" if of_file else catalogued(model), lambda _: False)
+    if template.is_plain:
+        return None
+    has_thoughts = syntax_of(template.text, settings.tool_syntax or "").thoughts is not None
+    return (CHAT, RAW, SCORE, TOOLS, *((THINKING,) if has_thoughts else ()))
