@@ -169,6 +169,7 @@ def soon_forgotten(seconds: int) -> Iterator[None]:
     with (
         mock.patch.object(placing, "BOARD_SECONDS", seconds),
         mock.patch.object(placing, "CLAIM_SECONDS", seconds),
+        mock.patch.object(placing, "TELL_SECONDS", share * placing.TELL_SECONDS),
         mock.patch.object(placing, "SAY_SECONDS", share * placing.SAY_SECONDS),
         mock.patch.object(placing, "RENEW_SECONDS", share * placing.RENEW_SECONDS),
         mock.patch.object(presence, "SETTLE_SECONDS", share * presence.SETTLE_SECONDS),
