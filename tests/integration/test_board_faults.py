@@ -174,7 +174,7 @@ async def test_a_board_that_was_cut_off_sees_who_has_taken_over_and_they_do_not_
         await second.end()
 
 
-@pytest.mark.parametrize("how", ["killed"])
+@pytest.mark.parametrize("how", ["killed", "frozen"])
 async def test_a_board_whose_server_was_away_does_not_load_what_one_has_that_comes_back_later(
     server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
