@@ -46,6 +46,7 @@ QUESTIONS = (
     "gateway",
     "queue",
     "placement",
+    "router",
 )
 
 

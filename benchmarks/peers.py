@@ -88,8 +88,9 @@ class Turnpike:
 class OverHttp:
     """A server by the OpenAI dialect, the same requests and the same reading for all of them."""
 
-    def __init__(self, client: httpx2.AsyncClient) -> None:
+    def __init__(self, client: httpx2.AsyncClient, model: str = "m") -> None:
         self._client = client
+        self._model = model
         self.url = str(client.base_url)
 
     async def ask(
@@ -102,7 +103,7 @@ class OverHttp:
         ignore_eos: bool = True,
     ) -> Asked:
         body = {
-            "model": "m",
+            "model": self._model,
             "messages": [{"role": one.role, "content": one.content} for one in messages],
             "max_tokens": num_tokens,
             "temperature": 0,

@@ -270,10 +270,17 @@ def _toml(value: str | int | list[int]) -> str:
     return str(value) if isinstance(value, int) else msgspec.json.encode(value).decode()
 
 
-def verify(token: str, wanted: Locked, folder: Path, heard: Callable[[int], None] = _by_nobody) -> Path:
+def verify(
+    token: str,
+    wanted: Locked,
+    folder: Path,
+    heard: Callable[[int], None] = _by_nobody,
+    sha256: Callable[[Path, Callable[[int], None]], str] | None = None,
+) -> Path:
     """The path of the file, or of the first of several, where all their bytes are those of the lock file.
 
-    `heard` is told of bytes as they are read. Raises Missing, and WrongHash having removed the file that is wrong.
+    `heard` is told of bytes as they are read; `sha256` says what is known of a file, instead of reading it. Raises
+    Missing, and WrongHash having removed the file that is wrong.
     """
     paths = wanted.paths_in(folder, token)
     missing = [path.name for path in paths if not path.exists()]
@@ -281,13 +288,19 @@ def verify(token: str, wanted: Locked, folder: Path, heard: Callable[[int], None
         are = "is" if len(missing) == 1 else "are"
         raise Missing(token, f"{', '.join(missing)} {are} not in {folder}: turnpike models pull {token}")
     for path, one in zip(paths, wanted.each, strict=True):
-        verify_file(token, one, path, heard)
+        verify_file(token, one, path, heard, sha256)
     return paths[0]
 
 
-def verify_file(token: str, wanted: Locked, path: Path, heard: Callable[[int], None] = _by_nobody) -> Path:
+def verify_file(
+    token: str,
+    wanted: Locked,
+    path: Path,
+    heard: Callable[[int], None] = _by_nobody,
+    sha256: Callable[[Path, Callable[[int], None]], str] | None = None,
+) -> Path:
     """One file's path where its bytes are those of the lock file; raises WrongHash, having removed it where it may."""
-    found = sha256_of(path, heard)
+    found = (sha256 or sha256_of)(path, heard)
     if found != wanted.sha256:
         kept = ""
         try:

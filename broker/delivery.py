@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
@@ -16,6 +18,7 @@ from broker.errors import NotReady
 
 # Behind the server's own expiry: a pull that was lost with its connection is given up after so long.
 GRACE_SECONDS = 2.0
+TAKE_BACK_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +85,8 @@ class Delivery:
 class Puller:
     """Pulls turns from one consumer, one at a time.
 
-    A pull is left to expire and never cancelled: the server would hand a turn to the cancelled one, and it would be
-    lost for a whole ack_wait.
+    A pull is left to expire or taken back at the server, and never merely given up: the server would hand a turn to it,
+    and it would be lost for a whole ack_wait.
     """
 
     def __init__(self, nc: NatsConnection, stream: str, consumer: str) -> None:
@@ -102,15 +105,23 @@ class Puller:
         if self._subscription is not None:
             await self._subscription.unsubscribe()
 
-    async def pull(self, expires: float) -> Delivery | None:
-        """The next turn, or None when none came within `expires` seconds; 0 asks without waiting."""
+    async def pull(self, expires: float, closing: asyncio.Event | None = None) -> Delivery | None:
+        """The next turn, or None when none came within `expires` seconds; 0 asks without waiting. Once `closing` is
+        set, an open pull is taken back, and was the last one: what the server had handed over by then still comes."""
         assert self._subscription is not None
         if self._subscription.pending_msgs == 0:
             await self._nc.publish(self._next, jetstream.pull_request(expires), reply=self._inbox)
+        listening = asyncio.ensure_future(self._subscription.next_msg(timeout=expires + GRACE_SECONDS))
         try:
-            message = await self._subscription.next_msg(timeout=expires + GRACE_SECONDS)
+            if closing is not None and not await _comes_before(listening, closing):
+                await self._take_back(self._subscription, listening)
+                if not listening.done():
+                    return None
+            message = await listening
         except (nats.errors.TimeoutError, TimeoutError):
             return None
+        finally:
+            listening.cancel()
         if message.reply:
             # A turn, whatever its producer wrote into its headers: what the server itself says wants no answer.
             return Delivery(message)
@@ -128,3 +139,23 @@ class Puller:
                 log.warning("pull refused consumer=%s status=%s reason=%s", self._name, status, reason)
                 await asyncio.sleep(1)
                 return None
+
+    async def _take_back(self, subscription: Subscription, listening: asyncio.Future[Msg]) -> None:
+        """Comes back when the server hands nothing over any more, and `listening` has what it had. A server that is
+        away is not waited for: the pull expires there."""
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            async with asyncio.timeout(TAKE_BACK_SECONDS):
+                await subscription.drain()  # type: ignore[no-untyped-call]
+                return
+        await asyncio.wait({listening})
+
+
+async def _comes_before(found: asyncio.Future[Msg], closing: asyncio.Event) -> bool:
+    """Whether something was found before `closing` was set."""
+    closed = asyncio.ensure_future(closing.wait())
+    try:
+        both: set[asyncio.Future[Any]] = {found, closed}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        closed.cancel()
+    return found.done()

@@ -39,7 +39,7 @@ class ModelStatus(Struct, frozen=True):
     seconds: float = 0.0
     """About, until its worker takes turns; of BROKEN, until it is tried again."""
     share: float | None = None
-    """Of LOADING: how much of its file has been read, 0 to 1; None where that is not known."""
+    """Of LOADING: how much of it is done, 0 to 1; None where that is not known."""
     reason: str = ""
     """Of BROKEN, and why AVAILABLE is not loaded just now."""
     file_bytes: int = 0
@@ -147,10 +147,12 @@ def _hindrance(one: ModelOnBoard, board: BoardState) -> str:
 
 
 def progress(one: ModelOnBoard, board: BoardState) -> tuple[float | None, float]:
-    """How much of a model that a board loads has been read, 0 to 1, and the seconds until it serves: while its file is
-    read by the rate at which it was read so far, before and behind by what a load took here. Both stamps are the
-    board's, so its clock may be wrong."""
+    """How much of a load is done, 0 to 1, and the seconds until it serves: by what a load took here, and the more of it
+    is done, by how quick this one is. Of a board that tells only how much of the file was read: while it is read by the
+    rate so far. Both stamps are the board's, so its clock may be wrong."""
     elapsed = _bounded(board.sent_at - one.since)
+    if one.loaded is not None:
+        return one.loaded, (1 - one.loaded) * ((1 - one.loaded) * one.load_seconds + elapsed)
     left = _bounded(one.load_seconds - elapsed)
     if not one.file_bytes:
         return None, left

@@ -75,7 +75,7 @@ def _board(user: str) -> Rights:
             "$KV.PLACEMENT.claim.*.*",
             api_subject(STREAM_LIST),
         ),
-        subscribe=(*worker.subscribe, "placement.>"),
+        subscribe=(*worker.subscribe, "placement.>", "queued.>"),
         may_answer=worker.may_answer,
     )
 

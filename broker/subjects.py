@@ -22,6 +22,8 @@ KV_PLACEMENT = "KV_PLACEMENT"
 WRITER = "writer"
 """The one consumer of TELEMETRY, which all sidecars share."""
 ALL_TURNS = "turn.>"
+ALL_QUEUED = "queued.>"
+"""Where the server tells of turns as they are queued, without what is in them."""
 ALL_CANCELS = "cancel.>"
 ALL_REPLIES = "reply.>"
 ALL_ENDS = "end.>"
@@ -80,6 +82,17 @@ def turns(model: str, priority: str | None = None) -> str:
 def turns_of(model: str, client: str) -> str:
     """All turns of one client in a model's queue: a filter."""
     return f"turn.{token(model, 'model')}.*.{token(client, 'client')}.*"
+
+
+def queued(model: str) -> str:
+    """Where the server tells of a model's turns as they are queued, under the same names: a filter."""
+    return f"queued.{token(model, 'model')}.>"
+
+
+def queued_model(subject: str) -> str:
+    """Which model a turn was queued for; empty for none of those subjects."""
+    first, _, rest = subject.partition(".")
+    return rest.partition(".")[0] if first == "queued" else ""
 
 
 def turns_stream(model: str) -> str:

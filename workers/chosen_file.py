@@ -11,6 +11,7 @@ from broker.catalogue import entry_of, locked_as, read_lock, verify
 from workers.model_file import answering_parts
 from workers.models import DEMO
 from workers.settings import WorkerSettings
+from workers.settled_files import Checked
 
 
 def model_token(path: Path) -> str:
@@ -19,14 +20,15 @@ def model_token(path: Path) -> str:
 
 
 def model_path(config: WorkerSettings, heard: Callable[[int], None] = lambda _: None) -> Path:
-    """The file that the settings mean, verified where its hash is known; `heard` is told of bytes as they are read for
-    that. Raises TurnpikeError."""
+    """The file that the settings mean, verified where its hash is known, once for as long as it stays as it is and the
+    machine runs; `heard` is told of bytes as they are read for that. Raises TurnpikeError."""
     if config.model_file is not None:
         return answering_parts(Path(config.model_file).expanduser())[0]
     if config.model in (None, DEMO.token):
         return DEMO.verified()
     locked = locked_as(config.model, Path(config.lock_file))
-    return verify(config.model, locked, Path(config.models_dir).expanduser(), heard)
+    checked = Checked(Path(config.data_dir).expanduser() / "checked.json")
+    return verify(config.model, locked, Path(config.models_dir).expanduser(), heard, checked.sha256)
 
 
 def known_sha256(config: WorkerSettings) -> str:

@@ -13,6 +13,7 @@ from msgspec import Struct
 Value = int | float | bool | str | tuple[int | float | bool, ...]
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_LENGTH = struct.Struct("<Q")
 MAX_KEY_VALUES = MAX_TENSORS = 1 << 16
 MAX_ELEMENTS = 1 << 22
 """Of arrays that are walked through: texts, and arrays in arrays. The largest vocabularies have a tenth of it."""
@@ -101,6 +102,15 @@ class _Reader:
         self.at += length
         return self.at - length, length
 
+    def _pass_texts(self, count: int) -> None:
+        """As `_text` so many times: a vocabulary has hundreds of thousands."""
+        data, at, length_at = self._data, self.at, _LENGTH.unpack_from
+        for _ in range(count):
+            at += _LENGTH.size + length_at(data, at)[0]
+        if at > len(data):
+            raise struct.error("a text longer than the file")
+        self.at = at
+
     def value(self, kind: int) -> Value | None:
         """A scalar or a short array of numbers; None for another array, which is passed over."""
         if kind == _STRING:
@@ -114,8 +124,7 @@ class _Reader:
             self.at += struct.calcsize(_SCALARS[inner]) * count
         elif inner == _STRING:
             self._walk(count)
-            for _ in range(count):
-                self._text()
+            self._pass_texts(count)
         else:
             self._walk(count)
             for _ in range(count):

@@ -8,28 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib.metadata
 import logging
 import os
 import typing
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 from nats.aio.client import Client as NatsConnection
 
-from broker import subjects
+from broker import discovery, subjects
 from broker.connection import Address, close, connect
+from broker.discovery import OF_BOARD
 from broker.health import serve_health
 from broker.process import keep_the_heap_small
 from workers.answer_syntax import answer_readers
 from workers.assembly import Assembly, Parts, assemble
-from workers.boards.line import BoardLine
+from workers.boards.line import BoardLine, FromBoard
+from workers.boards.loading import MEASURE, READ, READY, WEIGHTS, Loading
 from workers.calls import syntax_of
 from workers.calls.writing import writer
 from workers.chosen_file import known_sha256, model_path, model_token
-from workers.engine.calibration import Calibration, calibrate
+from workers.engine.calibration import Calibration
 from workers.engine.draft_context import DraftContext
 from workers.engine.drafting import Drafting
 from workers.engine.loop import EngineLoop
@@ -41,23 +45,24 @@ from workers.engine.threads import StepThreads
 from workers.grammars.checker import GrammarChecker
 from workers.kv.cache import OffloadCache
 from workers.kv.opening import open_cache
-from workers.machine.bandwidth import ReadBandwidth, buffer_bytes, read_bandwidth
-from workers.machine.cores import num_cores
+from workers.machine.bandwidth import ReadBandwidth
+from workers.machine.cores import others_now
 from workers.machine.facts import machine_facts
+from workers.machine.known_costs import memory_reads, step_costs
 from workers.machine.memory import MemoryPlan, available_bytes
-from workers.machine.model_plan import draft_size
-from workers.machine.thread_count import check_threads, choose_polling, step_threads
+from workers.machine.model_plan import draft_size, plan_of
+from workers.machine.thread_count import choose_polling, step_threads
 from workers.model_facts import bytes_for_a_token
-from workers.model_file import ModelFileError
+from workers.model_file import ModelFileError, answering_parts
 from workers.prompts.chat_template import catalogued
 from workers.prompts.history import History
-from workers.prompts.renderer import TemplateRenderer
+from workers.prompts.renderer import TemplateProcess, TemplateRenderer
 from workers.reporting.facts import memory_facts, setting_facts, thread_facts
 from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.reporting.presence import PLAIN_ABILITIES, abilities
 from workers.settings import WorkerSettings
 from workers.worker import Worker
-from workers.worker_options import WorkerOptions
+from workers.worker_options import WorkerOptions, in_a_hurry
 
 if typing.TYPE_CHECKING:
     from workers.llama.context import LlamaEngine, LlamaModel
@@ -89,6 +94,8 @@ class LoadedModel:
     """Of its weights, what a token is computed with."""
     draft: DraftContext | None = None
     """Of the model that proposes what may follow."""
+    has_others: bool = True
+    """Whether the model had workers while this one loaded it."""
 
 
 async def serve(
@@ -103,16 +110,25 @@ async def serve(
     from workers.llama.aborts import explain_aborts
 
     config.check()
-    check_threads(config)
     keep_the_heap_small()
-    with ExitStack() as cleanup:
+    async with AsyncExitStack() as leaving:
+        cleanup = leaving.enter_context(ExitStack())
         line = cleanup.enter_context(BoardLine(config.board_fd, stop))
-        path = await asyncio.to_thread(model_path, config, line.read)
+        loading, templates = Loading(), TemplateProcess()
+        line.loading(lambda: loading.told)
+        leaving.push_async_callback(templates.close)
+        await templates.begin()
+        if config.board_fd is not None and config.model is None:
+            if (given := await _given(line, loading, stop)) is None:
+                return 0
+            config = msgspec.structs.replace(config, model=given.model, park_bytes=given.park_bytes)
+        loading.begin(READ)
+        path = await asyncio.to_thread(model_path, config, loading.read)
         await asyncio.to_thread(draft_size, config)  # whether it is a model at all is said before anything is loaded
         explain_aborts(f"model file {path}")
         name = subjects.token(config.model, "model") if config.model else model_token(path)
         nc = await connect(address, name=f"turnpike-worker-{name}")
-        loaded = await _load(path, name, config, cleanup)
+        loaded = await _load_among_others(nc, path, name, config, cleanup, loading)
         vocabulary = loaded.model.vocabulary
         loaded.model.template.tell()
         renderer = TemplateRenderer(
@@ -121,6 +137,7 @@ async def serve(
             eos_token=vocabulary.text(vocabulary.eos),
             date=config.template_date or ("none" if config.deterministic else "today"),
             write=writer(syntax_of(loaded.model.chat_template or "", config.tool_syntax or "")),
+            child=templates,
         )
         history = History(
             renderer,
@@ -133,7 +150,7 @@ async def serve(
         await renderer.start()
         try:
             worker = await _assemble(nc, loaded, config, version, history, renderer, cache, assembly)
-            line.serving(worker.told, loaded.threads.limit_to)
+            line.serving(lambda: loading.served(worker.told()), loaded.threads.limit_to)
             async with _health(worker, config):
                 await worker.run(stop)
         finally:
@@ -142,35 +159,58 @@ async def serve(
     return 0
 
 
+async def _given(line: BoardLine, loading: Loading, stop: asyncio.Event) -> FromBoard | None:
+    """The model of a worker that was started ahead, with all ready that is of no model; None where it is to end."""
+    from workers.llama import backend, draft, sizing  # noqa: F401
+
+    backend.messages()
+    given = await line.given(stop)
+    loading.begin_anew()
+    return given
+
+
 # --- The model ---
 
 
-async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStack) -> LoadedModel:
+async def _load_among_others(
+    nc: NatsConnection, path: Path, name: str, config: WorkerSettings, cleanup: ExitStack, loading: Loading
+) -> LoadedModel:
+    """As `_load`; the model's other workers are looked for meanwhile."""
+    loaded, others = await asyncio.gather(
+        _load(path, name, config, cleanup, loading), discovery.find_workers(nc, WorkerOptions.look_seconds)
+    )
+    return replace(loaded, has_others=any(one.model == name for one in others))
+
+
+async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStack, loading: Loading) -> LoadedModel:
     """The model in a context that fits into memory, its threads and rates measured."""
-    from workers.llama.backend import has_openmp
+    from workers.llama.backend import has_openmp, system_info
     from workers.llama.context import LlamaEngine, LlamaModel
     from workers.llama.draft import open_draft
-    from workers.llama.sizing import context_options, planned, report
+    from workers.llama.sizing import context_options, report
 
-    # Before the model is there, which needs the memory.
-    bandwidth = await asyncio.to_thread(read_bandwidth, num_cores(), buffer_bytes(available_bytes()))
-    log.info("memory reads %s", bandwidth.describe())
+    plan, num_ctx = await asyncio.to_thread(lambda: plan_of(answering_parts(path), config, available_bytes()))
+    bandwidth = await asyncio.to_thread(memory_reads, config)
+    loading.begin(WEIGHTS)
     known = catalogued(config.model if config.model_file is None else None)
     is_paged = config.resident_bytes is not None
     model = await asyncio.to_thread(
-        LlamaModel, path, is_paged=is_paged, chat_template=config.chat_template, of_catalogue=known
+        LlamaModel, path, is_paged=is_paged, chat_template=config.chat_template, of_catalogue=known, heard=loading.at
     )
     cleanup.callback(model.close)
-    num_ctx = min(config.num_ctx, model.num_ctx_train) if config.deterministic else config.num_ctx
-    plan = planned(model, config, num_ctx)
     options = context_options(config, num_ctx)
     engine = LlamaEngine(model, options)
     cleanup.callback(engine.close)
     report(plan, engine.buffers)
+    loading.begin(MEASURE)
     with computing(path):
-        threads = await asyncio.to_thread(step_threads, engine, config, model.fingerprint)
-        await asyncio.to_thread(choose_polling, engine, config, model.fingerprint, threads, has_openmp=has_openmp())
-        calibration = await asyncio.to_thread(calibrate, engine, threads=threads, guesses=config.guesses)
+        others = functools.cache(others_now)
+        threads = await asyncio.to_thread(step_threads, engine, config, model.fingerprint, others)
+        await asyncio.to_thread(
+            choose_polling, engine, config, model.fingerprint, threads, has_openmp=has_openmp(), others=others
+        )
+        calibration = await asyncio.to_thread(step_costs, engine, config, model.fingerprint, threads, system_info())
+    loading.begin(READY)
     draft = None
     if (draft_file := config.draft_file) is not None:
         draft = await asyncio.to_thread(open_draft, draft_file, model, engine, options, cleanup)
@@ -322,6 +362,7 @@ def _options(loaded: LoadedModel, config: WorkerSettings, version: str, can: tup
         facts=_facts(loaded, config),
         can=can,
         may_differ=config.allow_other_file,
+        **({} if config.board_fd is None else in_a_hurry(has_others=loaded.has_others)),
     )
 
 
@@ -350,6 +391,7 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "flash_attention": str(not config.deterministic).lower(),
         "chat_template": loaded.model.template.origin,
         "draft_model": config.draft_file.name if config.draft_file is not None else "",
+        OF_BOARD: subjects.node_name(config.node) if config.board_fd is not None else "",
     }
     found |= setting_facts(config)
     return {name: value for name, value in found.items() if value}

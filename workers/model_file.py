@@ -6,16 +6,21 @@ it wants the first. Only headers are read here.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 from broker.errors import TurnpikeError
 from workers.gguf_header import Header, HeaderError, Value, read_header
+from workers.settled_files import Stamp, stamp_of
 
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 MAX_PARTS = 1000
+MAX_KNOWN = 8
+"""Headers that are kept: of a model's load each is asked for several times, and a vocabulary takes a while to read."""
 
 _EMBEDDING = "an embedding model, which makes vectors and no text"
 _DRAFT = "a draft model, which only helps another one"
@@ -61,11 +66,19 @@ class ModelFileError(TurnpikeError):
 
 
 def header(path: Path) -> Header:
-    """What a file says of itself. Raises ModelFileError."""
+    """What a file says of itself; read again only where it may be another than before. Raises ModelFileError."""
     try:
+        with contextlib.suppress(OSError):
+            if (stamp := stamp_of(path)) is not None:
+                return _known_header(path, stamp)
         return read_header(path)
     except HeaderError as error:
         raise ModelFileError(path, str(error)) from None
+
+
+@functools.lru_cache(maxsize=MAX_KNOWN)
+def _known_header(path: Path, stamp: Stamp) -> Header:
+    return read_header(path)
 
 
 def metadata(path: Path) -> dict[str, Value]:

@@ -40,6 +40,8 @@ class ModelOnBoard(Struct, frozen=True, omit_defaults=True):
     pin: Word | None = None
     turn_seconds: Seconds | None = None
     """What a turn took lately, a slot's time; None before the first."""
+    longest_turn_seconds: Seconds | None = None
+    """What the longest one took lately."""
     num_slots: Count = 0
     """Turns at once that its worker takes, or would take; 0 where the board does not tell."""
     num_waiting: Count = 0
@@ -56,6 +58,9 @@ class ModelOnBoard(Struct, frozen=True, omit_defaults=True):
     """Of BROKEN: its worker died, or there was no room just then; its turns wait until it is tried again."""
     num_ctx: Count = 0
     """Of the context that its worker has, or would have; 0 where the board does not tell."""
+    loaded: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Of LOADING: how much of the whole load is done, by what its parts took before; None where its board does not
+    tell."""
     can: tuple[Word, ...] | None = None
     """What its worker can (`broker.discovery`), as far as the file tells; None where the board does not."""
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import pytest
+
 from broker.messages.boards import ALWAYS, AVAILABLE, BROKEN, DRAINING, LOADING, SERVING, Order
 from broker.placing import Placement
 from workers.boards.line import FromWorker
+from workers.boards.loading import MEASURE, READ, READY, START, WEIGHTS, Loading
 from workers.boards.models import MAX_PASSING, MAX_WAIT_SECONDS, ModelHere, take_offers, to_unload
 from workers.boards.offers import Offer
 from workers.boards.orders import Orders
@@ -52,17 +55,20 @@ def test_a_model_goes_through_its_states() -> None:
     process.told = FromWorker(SERVING, num_slots=4)
     assert model.heard(NOW + 3)
     assert not model.heard(NOW + 4)
-    process.told = FromWorker(SERVING, num_slots=4, num_in_hand=2, num_settled=1, turn_seconds=3.0)
+    process.told = FromWorker(
+        SERVING, num_slots=4, num_in_hand=2, num_settled=1, turn_seconds=3.0, longest_turn_seconds=9.0
+    )
     model.heard(NOW + 5)
     told = model.as_told(5.0, None)
     assert (told.state, told.since, told.used_at) == (SERVING, NOW + 3, NOW + 5)
-    assert (told.num_in_hand, told.num_slots, told.turn_seconds) == (2, 4, 3.0)
+    assert (told.num_in_hand, told.num_slots, told.turn_seconds, told.longest_turn_seconds) == (2, 4, 3.0, 9.0)
     process.is_leaving = True
     model.heard(NOW + 6)
     assert model.state == DRAINING
     assert model.ended(0, NOW + 7) is None
     told = model.as_told(5.0, None)
     assert (told.state, told.num_in_hand, told.num_slots, told.turn_seconds) == (AVAILABLE, 0, 4, 3.0)
+    assert told.longest_turn_seconds == 9.0
     assert told.planned_bytes == MIB
 
 
@@ -236,3 +242,66 @@ def test_an_order_is_obeyed_once_and_by_boards_that_were_there() -> None:
     assert orders.due(placement, ["m", "n"]) == []
     again = Order("m", load=True, sent_at=NOW + 4)
     assert orders.due(Placement(orders={("m", None): again, ("m", "b"): own}), ["m"]) == [again]
+
+
+def test_a_load_is_told_by_what_its_phases_took_before_and_never_goes_back() -> None:
+    model, process = here(num_bytes=1000), FakeProcess()
+    model.began(process, NOW, {START: 1.0, READ: 2.0, WEIGHTS: 5.0, MEASURE: 0.0, READY: 2.0})
+    shares: list[float] = []
+
+    def after(seconds: float, phase: str, done: float = 0.0, read: int = 1000, **took: float) -> None:
+        process.told = FromWorker(phase=phase, done=done, read_bytes=read, took=took)
+        model.heard(NOW + seconds)
+        told = model.as_told(10.0, None).loaded
+        assert told is not None
+        shares.append(told)
+
+    after(0.5, START, read=0)
+    after(1.0, READ, read=0, start=1.0)
+    after(2.0, READ, read=500, start=1.0)
+    after(3.0, WEIGHTS, start=1.0, read=1000)
+    after(3.0, WEIGHTS, 0.0, start=1.0)
+    after(5.5, WEIGHTS, 0.5, start=1.0)
+    # It is slower than it was: by its pace this phase takes twice as long.
+    after(11.0, WEIGHTS, 0.8, start=1.0)
+    after(13.0, MEASURE, start=1.0)
+    after(14.0, READY, start=1.0)
+    assert shares[:6] == pytest.approx([0.05, 0.1, 0.2, 0.3, 0.3, 0.55])
+    assert shares == sorted(shares)
+    assert shares[6] == pytest.approx((1 + 2 + 8) / (1 + 2 + 10 + 2))
+    assert max(shares) < 1
+    process.told = FromWorker(SERVING)
+    assert model.heard(NOW + 15)
+    assert model.as_told(10.0, None).loaded is None
+
+
+def test_of_a_load_that_tells_no_phase_nothing_is_made_up() -> None:
+    model, process = here(), FakeProcess()
+    model.began(process, NOW)
+    process.told = FromWorker(phase="another release's")
+    model.heard(NOW + 1)
+    assert model.as_told(5.0, None).loaded is None
+
+
+def test_a_worker_tells_its_phases_and_what_they_took() -> None:
+    now = 10.0
+    loading = Loading(lambda: now, age=0.5)
+    assert loading.told == FromWorker(phase=START)
+    now = 10.5
+    loading.begin(READ)
+    loading.read(700)
+    assert loading.told == FromWorker(phase=READ, read_bytes=700, took={START: 1.0})
+    now = 12.5
+    loading.begin(WEIGHTS)
+    loading.at(0.5)
+    loading.at(0.4)
+    assert loading.told.done == 0.5
+    now = 13.5
+    assert loading.served(FromWorker(SERVING)).took == {START: 1.0, READ: 2.0, WEIGHTS: 1.0}
+    assert str(loading) == "4.0 s: start 1.00, read 2.00, llama.cpp 1.00"
+    # One that has waited for its model counts from then on.
+    loading = Loading(lambda: now, age=60.0)
+    loading.begin_anew()
+    now = 14.0
+    loading.begin(READ)
+    assert loading.took == {START: 0.5}

@@ -15,6 +15,7 @@ from turnpike.cli.reading import read
 from turnpike.cli.tree import TURNPIKE
 from workers.boards.cores import shared_cores
 from workers.boards.load_times import BYTES_PER_SECOND, START_SECONDS, LoadTimes
+from workers.boards.loading import MEASURE, PHASES, READ, START, WEIGHTS
 from workers.boards.memory import GRAIN_BYTES, board_bytes, held_bytes, memory_pressure
 from workers.boards.settings import BoardSettings, WorkersSettings, as_environment, worker_settings
 from workers.engine.threads import FixedThreads, StepThreads, Threads
@@ -155,6 +156,27 @@ def test_load_times_are_measured_ones_and_guesses_by_bytes_before(tmp_path: Path
     assert LoadTimes(path).seconds("y", 400_000_000) == START_SECONDS + 3.0
     path.write_text("no json")
     assert LoadTimes(path).seconds("y", 0) == START_SECONDS
+
+
+def test_a_small_models_load_says_nothing_of_a_large_ones(tmp_path: Path) -> None:
+    times = LoadTimes(tmp_path / "loads.json")
+    expected = times.seconds("large", 491_000_000)
+    times.note("tiny", 4_000_000, START_SECONDS + 0.44)
+    assert times.seconds("large", 491_000_000) == expected, "and not a minute"
+
+
+def test_so_are_those_of_its_phases(tmp_path: Path) -> None:
+    path = tmp_path / "loads.json"
+    times = LoadTimes(path)
+    guessed = times.phases("x", 800_000_000)
+    assert [*sorted(guessed)] == sorted(PHASES)
+    assert sum(guessed.values()) == pytest.approx(times.seconds("x", 800_000_000))
+    times.note("x", 800_000_000, 9.0, {START: 1.0, READ: 2.0, WEIGHTS: 1.0, MEASURE: 5.0})
+    assert times.seconds("x", 0) == 4.0  # it is not measured again
+    times.note("x", 800_000_000, 2.0, {START: 1.0, READ: 0.0, WEIGHTS: 1.0, "another release's": 9.0})
+    assert LoadTimes(path).phases("x", 0) == {START: 1.0, READ: 1.0, WEIGHTS: 1.0}
+    path.write_text('{"x": {"file_bytes": 5, "seconds": 3.0}}')  # of an earlier release
+    assert sum(LoadTimes(path).phases("x", 5).values()) == pytest.approx(3.0)
 
 
 # --- Settings --------------------------------------------------------------------------------------------------------

@@ -9,8 +9,7 @@ import msgspec
 import pytest
 
 from broker.errors import SettingsError
-from workers.machine.cores import Measured, Usage, measured_alone, num_cores
-from workers.machine.thread_count import check_threads
+from workers.machine.cores import MAX_KEPT, Measured, Usage, measured_alone, num_cores
 from workers.settings import WorkerSettings
 
 
@@ -59,9 +58,9 @@ def test_a_quota_of_the_cgroup_or_of_one_around_it_counts(tmp_path: Path, files:
 
 
 def test_more_threads_than_cores_are_refused_with_the_number_that_there_is() -> None:
-    check_threads(WorkerSettings(threads=num_cores()))
+    WorkerSettings(threads=num_cores()).check()
     with pytest.raises(SettingsError) as raised:
-        check_threads(WorkerSettings(threads=num_cores() + 1, threads_batch=num_cores() + 2))
+        WorkerSettings(threads=num_cores() + 1, threads_batch=num_cores() + 2).check()
     why = f"must be at most {num_cores()}, the cores that this process may use"
     assert raised.value.problems == [f"--threads: {why}", f"--threads-batch: {why}"]
 
@@ -108,14 +107,44 @@ def test_where_somebody_waits_nothing_is_measured_beside_a_busy_neighbour(tmp_pa
     path, usual = tmp_path / "threads.json", {4: 0.0}
 
     def start(others: float) -> Measured[dict[int, float]]:
-        look = [Usage(10.0, 5.0, 1.0), Usage(10.2, 5.0 + 0.2 * others, 1.0)]
-        usages = iter([*look, look[-1], Usage(12.2, 7.0 + 0.2 * others, 3.0)])
-        return measured_alone(lambda: {1: 0.5}, dict[int, float], path, "key", lambda: next(usages), usual)
+        usages = iter([Usage(10.0, 5.0, 1.0), Usage(12.0, 7.0 + 2 * others, 3.0)])
+        return measured_alone(
+            lambda: {1: 0.5},
+            dict[int, float],
+            path,
+            "key",
+            lambda: next(usages),
+            usual,
+            others_at_first=lambda: others,
+        )
 
     assert start(0.8) == Measured(usual, "at no start yet, as others have 0.8 cores now", is_alone=False)
     assert not path.exists()
     assert start(0.0) == Measured({1: 0.5}, "now")
     assert start(0.8) == Measured({1: 0.5}, "at an earlier start")
+
+
+def test_who_is_in_a_hurry_takes_what_was_measured_beside_others_and_nobody_else_does(tmp_path: Path) -> None:
+    path = tmp_path / "threads.json"
+
+    def start(seconds: float, others: float, *, is_urgent: bool) -> Measured[dict[int, float]]:
+        usages = iter([Usage(10.0, 5.0, 1.0), Usage(12.0, 7.0 + 2 * others, 3.0)])
+        look, kind = (lambda: next(usages)), dict[int, float]
+        return measured_alone(lambda: {1: seconds}, kind, path, "key", look, is_urgent=is_urgent)
+
+    assert start(0.5, 0.8, is_urgent=True).found == {1: 0.5}
+    known = Measured({1: 0.5}, "at an earlier start, beside others", is_alone=False)
+    assert start(0.6, 0.0, is_urgent=True) == known
+    assert start(0.7, 0.0, is_urgent=False) == Measured({1: 0.7}, "now")
+    assert start(0.8, 0.0, is_urgent=True) == Measured({1: 0.7}, "at an earlier start")
+
+
+def test_of_many_measurements_the_oldest_go(tmp_path: Path) -> None:
+    path = tmp_path / "threads.json"
+    path.write_bytes(msgspec.json.encode({str(number): {1: 0.5} for number in range(MAX_KEPT)}))
+    measured_alone(lambda: {1: 0.5}, dict[int, float], path, "new", lambda: Usage(0.0, None, 0.0))
+    kept = [*msgspec.json.decode(path.read_bytes())]
+    assert (len(kept), kept[0], kept[-1]) == (MAX_KEPT, "1", "new")
 
 
 def test_a_file_of_measurements_that_cannot_be_read_is_written_anew(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class FakeQueue:
             await self.changed.wait_for(lambda: not any(self.num_open.values()))
             self._is_expired = False
 
-    async def next(self, priority: Priority, expires: float) -> Delivery | None:
+    async def next(self, priority: Priority, expires: float, closing: asyncio.Event | None) -> Delivery | None:
         """What a pull gets."""
         self.pulls.append((priority, expires))
         if self.error is not None:
@@ -91,10 +91,22 @@ class FakeQueue:
             if expires and not self.waiting[priority]:
                 self.num_open[priority] += 1
                 self.changed.notify_all()
-                await self.changed.wait_for(lambda: self._is_expired or bool(self.waiting[priority]))
+                closed = asyncio.ensure_future(self._notify_of(closing))
+                await self.changed.wait_for(
+                    lambda: (
+                        self._is_expired or bool(self.waiting[priority]) or (closing is not None and closing.is_set())
+                    )
+                )
+                closed.cancel()
                 self.num_open[priority] -= 1
                 self.changed.notify_all()
             return self.waiting[priority].popleft() if self.waiting[priority] else None
+
+    async def _notify_of(self, closing: asyncio.Event | None) -> None:
+        if closing is not None:
+            await closing.wait()
+            async with self.changed:
+                self.changed.notify_all()
 
 
 class FakePulls:
@@ -111,9 +123,9 @@ class FakePulls:
     async def stop(self) -> None:
         self._queue.num_stopped += 1
 
-    async def pull(self, expires: float) -> Delivery | None:
+    async def pull(self, expires: float, closing: asyncio.Event | None = None) -> Delivery | None:
         assert self._is_started
-        return await self._queue.next(self._priority, expires)
+        return await self._queue.next(self._priority, expires, closing)
 
 
 class Gate:
@@ -285,8 +297,7 @@ async def test_an_idle_worker_that_stops_takes_who_had_not_heard_until_it_closes
         assert await gate.taken_in_order(1) == "i"
         await gate.queue.until_open(*PRIORITIES)
         assert gate.queue.pulls[-1] == (INTERACTIVE, pulling.LAST_PULL_SECONDS)
-        gate.closing.set()
-        await gate.queue.expire()
+        gate.closing.set()  # and does not wait until open pulls expire
         await asyncio.wait_for(asyncio.gather(*gate.loops), SECONDS)
 
 
@@ -297,7 +308,6 @@ async def test_a_turn_that_comes_as_a_worker_closes_is_handed_back() -> None:
         gate.stop.set()
         gate.closing.set()
         await gate.queue.put(INTERACTIVE)
-        await gate.queue.expire()
         await asyncio.wait_for(asyncio.gather(*gate.loops), SECONDS)
     assert gate.taken.empty()
     assert gate.queue.wire.told == [NAK]

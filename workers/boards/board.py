@@ -15,6 +15,8 @@ from workers.boards.view import Rules
 
 Start = Callable[[Offer, Callable[[], None]], Awaitable[Child]]
 """Starts a model's worker, which calls what it is given when it says something."""
+StartSpare = Callable[[Callable[[], None]], Awaitable[Child]]
+"""Starts one that waits for its model (`Child.give`)."""
 
 
 class Machine(Protocol):
@@ -59,3 +61,7 @@ class Board:
     parked: Parked | None = None
     """Conversations of models that are not loaded."""
     max_parked_bytes: int = 0
+    start_spare: StartSpare | None = None
+    """None: none is started ahead."""
+    keeps_spare: bool = False
+    """Whether there always is one."""

@@ -91,6 +91,19 @@ class Child:
         child._open(Line(own, FromWorker, child._take, lambda: None))
         return child
 
+    def give(self, model: str, park_bytes: int) -> None:
+        """Its model, where it was started without one: now it loads it, and may keep so much of conversations at
+        rest."""
+        self.model = model
+        self._started_at = time.monotonic()
+        assert self._line is not None
+        self._line.send(FromBoard(self._max_threads, model, park_bytes))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process is gone."""
+        return self._process.returncode is not None
+
     def _open(self, line: Line[FromBoard, FromWorker]) -> None:
         self._line = line
         line.open()
@@ -109,7 +122,7 @@ class Child:
 
     @property
     def seconds(self) -> float:
-        """Since its start."""
+        """Since it was to load its model."""
         return time.monotonic() - self._started_at
 
     @property
@@ -186,5 +199,5 @@ class Child:
         line = line[:MAX_LINE_CHARS].rstrip()
         if line:
             self._last.append(line)
-            sys.stderr.write(f"{self.model} | {line}\n")
+            sys.stderr.write(f"{self.model or 'spare'} | {line}\n")
             sys.stderr.flush()

@@ -20,7 +20,7 @@ from broker.locks import Lock
 from broker.process import ended_by_a_signal, keep_the_heap_small
 from broker.retrying import retried
 from broker.topology import RETRY_SECONDS
-from workers.boards.board import Board, Start
+from workers.boards.board import Board, Start, StartSpare
 from workers.boards.child import Child
 from workers.boards.health import PATH
 from workers.boards.load_times import LoadTimes
@@ -28,6 +28,7 @@ from workers.boards.memory import board_bytes, memory_pressure
 from workers.boards.offers import PARKED_SHARE, Offer, Offers
 from workers.boards.parked import Parked, default_folder
 from workers.boards.settings import BoardSettings, as_environment, worker_settings
+from workers.boards.spare import SPARE_BYTES
 from workers.boards.supervisor import Supervisor
 from workers.engine.power import Power
 from workers.reporting.node import NodeListener
@@ -55,7 +56,7 @@ async def serve(address: Address, settings: BoardSettings, stop: asyncio.Event, 
     name, folder = settings.board_name, Path(settings.data_dir).expanduser()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with await asyncio.to_thread(_lock, folder, name, settings.wait_seconds, stop) as lock:
-        memory_bytes = board_bytes((), settings.memory_bytes)
+        memory_bytes = board_bytes((), settings.memory_bytes) - (SPARE_BYTES if settings.spare else 0)
         offers = Offers(settings)
         found = await asyncio.to_thread(offers.look, memory_bytes)
         _tell(name, memory_bytes, found, offers.left_out)
@@ -67,16 +68,19 @@ async def serve(address: Address, settings: BoardSettings, stop: asyncio.Event, 
             async with _machine(nc, name, settings) as machine:
                 most = memory_bytes // PARKED_SHARE
                 parked = _parked(nc, name, settings.board_dir, most)
+                command = (*worker, *(parked.worker_flags if parked is not None else ()))
                 board = Board(
                     name=name,
                     rules=settings.rules,
                     pins=frozenset(settings.pin),
                     machine=machine,
                     look=lambda: offers.look(memory_bytes),
-                    start=_starter(settings, (*worker, *(parked.worker_flags if parked is not None else ())), lock),
+                    start=_starter(settings, command, lock),
                     load_times=LoadTimes(folder / "loads.json"),
                     parked=parked,
                     max_parked_bytes=most,
+                    start_spare=_spare_starter(settings, command, lock),
+                    keeps_spare=settings.spare,
                 )
                 supervisor = Supervisor(nc, board, found)
                 async with _health(nc, supervisor, settings):
@@ -189,6 +193,16 @@ def _starter(settings: BoardSettings, worker: Sequence[str | Path], lock: Lock) 
         park = offer.plan.offload_cache
         of_one = worker_settings(settings, offer.model, park_bytes=park, health_port=None, wait_seconds=wait)
         return await Child.start(offer.model, worker, as_environment(of_one), heard, kept=(lock.fileno(),))
+
+    return start
+
+
+def _spare_starter(settings: BoardSettings, worker: Sequence[str | Path], lock: Lock) -> StartSpare:
+    """Starts workers that are told their model later."""
+
+    async def start(heard: Callable[[], None]) -> Child:
+        environment = as_environment(worker_settings(settings, None, health_port=None))
+        return await Child.start("", worker, environment, heard, kept=(lock.fileno(),))
 
     return start
 

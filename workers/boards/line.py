@@ -9,17 +9,18 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 from msgspec import Struct
 
 from broker.messages.boards import LOADING
-from broker.messages.fields import Count, Seconds, Word
+from broker.messages.fields import Count, Seconds, Token, Word
 
 MAX_PACKET_BYTES = 4096
 LOOK_SECONDS = 0.2
-"""How often a worker looks whether there is something to tell."""
+BUSY_LOOK_SECONDS = 0.05
+"""How often a worker looks whether there is something to tell, and one that loads or has turns in hand."""
 TELL_SECONDS = 5.0
 """How often it tells all the same: who is silent for long is not well."""
 
@@ -31,6 +32,12 @@ class FromWorker(Struct, frozen=True, omit_defaults=True):
     """LOADING, SERVING or DRAINING."""
     read_bytes: Count = 0
     """Of its model's files, before llama.cpp has them."""
+    phase: Word = "start"
+    """Of LOADING (workers/boards/loading.py)."""
+    done: float = 0.0
+    """Of that phase, 0 to 1."""
+    took: dict[str, float] = {}
+    """Seconds, of its load's phases that are over."""
     num_slots: Count = 0
     num_in_hand: Count = 0
     """Turns."""
@@ -42,6 +49,8 @@ class FromWorker(Struct, frozen=True, omit_defaults=True):
     """All of them together."""
     turn_seconds: Seconds | None = None
     """What one took lately; None before the first."""
+    longest_turn_seconds: Seconds | None = None
+    """What the longest one took lately."""
     can: tuple[Word, ...] | None = None
     """What it can (`broker.discovery`); None before it serves."""
     trouble: str | None = None
@@ -53,6 +62,10 @@ class FromBoard(Struct, frozen=True, omit_defaults=True):
 
     max_threads: Count | None = None
     """Those of a step at most; None: as many as it likes."""
+    model: Token | None = None
+    """Of one that was started without a model: now there is room for this one."""
+    park_bytes: Count = 0
+    """What it may keep of that model's conversations at rest."""
 
 
 class Line[Sent: Struct, Heard: Struct]:
@@ -112,13 +125,13 @@ class BoardLine:
         self._line: Line[FromWorker, FromBoard] | None = None
         if descriptor is not None:
             self._line = Line(socket.socket(fileno=descriptor), FromBoard, self._on_board, stop.set)
-        self._loading = FromWorker()
-        self._look: Callable[[], FromWorker] = lambda: self._loading
+        self._look: Callable[[], FromWorker] = FromWorker
         self._limit: Callable[[int | None], None] = lambda _: None
         self._max_threads: int | None = None
         self._told: FromWorker | None = None
         self._told_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._model: asyncio.Future[FromBoard] = asyncio.get_running_loop().create_future()
 
     def __enter__(self) -> Self:
         if self._line is not None:
@@ -132,9 +145,17 @@ class BoardLine:
         if self._line is not None:
             self._line.close()
 
-    def read(self, num_bytes: int) -> None:
-        """So much more of the model's files was read. Of any thread."""
-        self._loading = FromWorker(read_bytes=self._loading.read_bytes + num_bytes)
+    def loading(self, look: Callable[[], FromWorker]) -> None:
+        """From now on what `look` finds is told."""
+        self._look = look
+
+    async def given(self, stop: asyncio.Event) -> FromBoard | None:
+        """The model that a worker is given which was started without one. Waits for it, until `stop`: None."""
+        stopped = asyncio.ensure_future(stop.wait())
+        both: set[asyncio.Future[Any]] = {self._model, stopped}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        return self._model.result() if self._model.done() else None
 
     def serving(self, look: Callable[[], FromWorker], limit_threads: Callable[[int | None], None]) -> None:
         """From now on what `look` finds is told, and `limit_threads` hears what the board says."""
@@ -142,6 +163,8 @@ class BoardLine:
         self._limit(self._max_threads)
 
     def _on_board(self, said: FromBoard) -> None:
+        if said.model is not None and not self._model.done():
+            self._model.set_result(said)
         self._max_threads = said.max_threads
         self._limit(said.max_threads)
 
@@ -151,4 +174,6 @@ class BoardLine:
         if found != self._told or now - self._told_at >= TELL_SECONDS:
             self._line.send(found)
             self._told, self._told_at = found, now
-        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._tick)
+        is_busy = found.state == LOADING or found.num_in_hand > 0
+        delay = BUSY_LOOK_SECONDS if is_busy else LOOK_SECONDS
+        self._timer = asyncio.get_running_loop().call_later(delay, self._tick)

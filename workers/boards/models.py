@@ -10,6 +10,7 @@ from typing import Protocol
 
 from broker.messages.boards import ALWAYS, AVAILABLE, BROKEN, DRAINING, LOADING, SERVING, ModelOnBoard
 from workers.boards.line import FromWorker
+from workers.boards.loading import share_done
 from workers.boards.offers import Offer
 from workers.boards.view import Waiting
 
@@ -81,6 +82,7 @@ class ModelHere:
     """What was wrong last may not be the next time: its turns wait for that."""
     num_slots: int = 0
     turn_seconds: float | None = None
+    longest_turn_seconds: float | None = None
     latest: FromWorker = field(default_factory=FromWorker)
     """What its worker said last."""
     served_at: float = 0.0
@@ -88,6 +90,11 @@ class ModelHere:
     """Turns in its queue, as they were seen last."""
     can: tuple[str, ...] | None = None
     """As its worker told; None before the first."""
+    expected: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that the phases of its load should take."""
+    loaded: float | None = None
+    """How much of its load is done, 0 to 1; None where nobody knows."""
+    phase_at: float = 0.0
 
     @property
     def model(self) -> str:
@@ -141,9 +148,10 @@ class ModelHere:
         if self.offer.plan is not None:
             self.retry_at = 0.0
 
-    def began(self, process: Process, now: float) -> None:
-        """Its worker was started."""
+    def began(self, process: Process, now: float, expected: Mapping[str, float] | None = None) -> None:
+        """Its worker was started, whose load should take so many seconds by phase."""
         self.process, self.latest = process, FromWorker()
+        self.expected, self.loaded, self.phase_at = expected or {}, None, now
         self.planned_bytes, self.reason, self.retry_at = self.offer.planned_bytes, "", 0.0
         self._become(LOADING, now)
 
@@ -155,9 +163,12 @@ class ModelHere:
         if told.num_in_hand or told.num_settled != before.num_settled:
             self.used_at = now
         self.latest = told
+        if told.state == LOADING:
+            self._count_load(told, before, now)
         self.num_slots = told.num_slots or self.num_slots
         self.can = self.can if told.can is None else told.can
-        self.turn_seconds = self.turn_seconds if told.turn_seconds is None else told.turn_seconds
+        if told.turn_seconds is not None:
+            self.turn_seconds, self.longest_turn_seconds = told.turn_seconds, told.longest_turn_seconds
         begins = self.state == LOADING and told.state == SERVING and not self.process.is_leaving
         if begins:
             self.served_at = now
@@ -166,6 +177,14 @@ class ModelHere:
         elif told.state == SERVING:
             self._become(SERVING, now)
         return begins
+
+    def _count_load(self, told: FromWorker, before: FromWorker, now: float) -> None:
+        """It never goes back."""
+        if told.phase != before.phase:
+            self.phase_at = now
+        share = share_done(self.expected, told, now - self.phase_at, self.offer.file_bytes)
+        if share is not None:
+            self.loaded = max(self.loaded or 0.0, share)
 
     def ended(self, code: int, now: float, *, was_cut_off: bool = False) -> str | None:
         """Its worker is gone; why, where that was not asked for. What it says at its start is its file's fault, unless
@@ -207,11 +226,13 @@ class ModelHere:
             load_seconds,
             file_bytes=self.offer.file_bytes,
             read_bytes=min(told.read_bytes, self.offer.file_bytes) if is_loading else 0,
+            loaded=self.loaded if is_loading else None,
             since=self.since,
             used_at=self.used_at,
             num_in_hand=told.num_in_hand,
             pin=pin,
             turn_seconds=self.turn_seconds,
+            longest_turn_seconds=self.longest_turn_seconds,
             num_slots=self.num_slots or self.offer.num_slots,
             num_waiting=self.waiting.num_interactive,
             num_waiting_batch=self.waiting.num_batch,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from nats.aio.client import Client as NatsConnection
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from broker import jetstream, subjects
 from broker.jetstream import ConsumerInfo, StreamInfo
@@ -41,6 +43,15 @@ class Queues:
         self._nc = nc
         self._oldest: dict[tuple[str, Priority], _Oldest] = {}
         """The oldest waiting turn that was seen last."""
+
+    async def listen(self, heard: Callable[[str], None]) -> Subscription:
+        """Calls `heard` with the model of each turn that is queued from now on. Servers that were set up by an earlier
+        release say nothing."""
+
+        async def on_queued(message: Msg) -> None:
+            heard(subjects.queued_model(message.subject))
+
+        return await self._nc.subscribe(subjects.ALL_QUEUED, cb=on_queued)
 
     async def look(self, models: Collection[str], served: Collection[str]) -> dict[str, Waiting]:
         """Of those models whose queues hold turns that no worker has. `served` are those that some worker takes turns

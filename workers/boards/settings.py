@@ -41,6 +41,13 @@ class BoardSettings(ComputeSettings, frozen=True, kw_only=True):
     min_stay_seconds: Annotated[
         float, Setting("a model that was loaded stays for so long at the least, and for as long as its load took")
     ] = 10.0
+    spare: Annotated[
+        bool,
+        Setting(
+            "keep a worker without a model ready: a load begins with the file, and the memory of one more process is "
+            "taken at all times"
+        ),
+    ] = False
     memory_bytes: Annotated[
         int | None, Setting("of RAM for all models of a board together (default: what the node, or its cgroup, has)")
     ] = None

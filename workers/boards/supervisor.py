@@ -17,27 +17,31 @@ from nats.aio.client import Client as NatsConnection
 from broker import connection
 from broker.errors import ServerError, TurnpikeError
 from broker.health import Report, Rounds
-from broker.messages.boards import ALWAYS, DRAINING, SERVING, BoardState, Order
+from broker.messages.boards import ALWAYS, DRAINING, LOADING, SERVING, BoardState, Order
 from broker.placing import SAY_SECONDS, Placement
 from workers.boards.board import Board, OtherBoard
 from workers.boards.child import Child
 from workers.boards.cores import shared_cores
 from workers.boards.health import report
 from workers.boards.models import ModelHere, take_offers, to_unload
+from workers.boards.node import Node
 from workers.boards.offers import Offer
 from workers.boards.orders import Orders
 from workers.boards.parking import Parking
 from workers.boards.placement import next_step
+from workers.boards.plain_workers import PlainWorkers
 from workers.boards.presence import Presence
 from workers.boards.queues import Queues
 from workers.boards.reporter import TELL_SECONDS, BoardReporter
+from workers.boards.spare import Spare
 from workers.boards.view import Step, View, Waiting
-from workers.machine.cores import num_cores
 
 ROUND_SECONDS = 0.5
 """How often it looks at the queues, at least."""
 OFFERS_SECONDS = 5.0
 """How often it looks at the files."""
+NEWS_SECONDS = 0.1
+"""How often turns that come have it look, at most."""
 ROUNDS_PATIENCE = 120.0
 REFUSED_SECONDS = 10.0
 """Before it is tried again to load what there was no room for."""
@@ -59,10 +63,11 @@ class Supervisor:
         self._here: dict[str, ModelHere] = {}
         take_offers(self._here, offers, self._began_at)
         self._children: dict[str, Child] = {}
-        self._num_cores = num_cores()
+        self._node = Node(board.machine)
         self._presence = Presence(nc, board.name, self._began_at)
         self._claims = self._presence.claims
         self._queues = Queues(nc)
+        self._plain_workers = PlainWorkers(nc)
         self._orders = Orders(board.name, self._began_at)
         self._news = asyncio.Event()
         self._doubt = asyncio.Event()
@@ -72,14 +77,12 @@ class Supervisor:
         self._decided_at = float("-inf")
         self._is_changed = False
         """A model has come or gone: what to do next is another question."""
-        self._measured_at = float("-inf")
-        self._memory_bytes = 0
-        self._memory_pressure = 0.0
-        self._is_throttled = False
-        self._kept_bytes = 0
         self._reporter = BoardReporter(nc, board.name)
         self._group = asyncio.TaskGroup()
         self._parking = Parking(board.parked, board.max_parked_bytes, self._group)
+        self._spare = Spare(board, self._news.set)
+        self._served: set[str] = set()
+        """Models that some board has, or loads."""
         self.rounds = Rounds()
         """Where it says that it comes round."""
 
@@ -87,8 +90,10 @@ class Supervisor:
         """Until `stop`; then every worker drains. Cancelling it hands back at once what they have in hand. Raises
         OtherBoard, ConnectionLost."""
         async with self._presence, self._group:
+            await self._queues.listen(self._queued)
             looks = (self._presence.keep_up(self._lost), self._look(), self._hear(), self._tell(), self._wake(stop))
-            beats = [self._group.create_task(work) for work in (connection.watch(self._nc), *looks)]
+            watches = (connection.watch(self._nc), self._plain_workers.run())
+            beats = [self._group.create_task(work) for work in (*watches, *looks)]
             self._parking.began()
             try:
                 while not stop.is_set():
@@ -96,7 +101,7 @@ class Supervisor:
                     await self._sleep(ROUND_SECONDS)
                 await self._drain()
             finally:
-                await asyncio.gather(*(child.end() for child in self._children.values()))
+                await asyncio.gather(self._spare.end(), *(child.end() for child in self._children.values()))
                 await self._parking.close()
                 await self._presence.leave()
                 await self._reporter.close(self._told(), self._claims.num_lost)
@@ -120,25 +125,22 @@ class Supervisor:
         self._check_alone(placement)
         self._look_at_children(now)
         is_due = time.monotonic() - self._decided_at >= ROUND_SECONDS or self._is_changed
-        if self._is_changed or time.monotonic() - self._measured_at >= SAY_SECONDS:
+        if self._is_changed or self._node.measured_seconds >= SAY_SECONDS:
             self._measure()
+            await self._spare.keep()
         if is_due:
             self._decided_at, self._is_changed = time.monotonic(), False
         try:
             await self._decide(placement, is_due=is_due)
         except (ServerError, TimeoutError) as error:
             log.warning("not decided error=%s", str(error) or "the server does not answer")
-        await self._parking.fit(self._memory_bytes - self._planned_bytes)
+        await self._parking.fit(self._node.memory_bytes - self._planned_bytes)
         self._share_cores()
         await self._presence.announce(self._told())
 
     def _measure(self) -> None:
-        machine = self._board.machine
-        pids = [child.pid for child in self._children.values()]
-        self._kept_bytes = self._parking.num_bytes
-        self._memory_bytes = machine.memory_bytes(pids, self._kept_bytes)
-        self._memory_pressure, self._is_throttled = machine.memory_pressure(), machine.is_throttled()
-        self._measured_at = time.monotonic()
+        pids = [*self._spare.pids, *(child.pid for child in self._children.values())]
+        self._node.measure(pids, self._parking.num_bytes, self._spare.reserved_bytes)
 
     async def _sleep(self, seconds: float) -> None:
         """Until there is news, or for so long."""
@@ -165,18 +167,20 @@ class Supervisor:
 
     def _heard(self, name: str, now: float) -> None:
         here, child = self._here[name], self._children[name]
+        was_busy = here.latest.num_in_hand > 0
         begins = here.heard(now)
         self._reporter.heard(here)
+        self._is_changed |= was_busy and not here.latest.num_in_hand  # who waits for its room need not wait longer
         if begins:
             seconds = self._reporter.serves(here)
             self._is_changed = True
-            self._board.load_times.note(here.offer.digest, here.offer.file_bytes, seconds)
+            self._board.load_times.note(here.offer.digest, here.offer.file_bytes, seconds, here.latest.took)
             log.info("serving model=%s pid=%d load_seconds=%.1f", name, child.pid, seconds)
             self._parking.serving(name)
 
     def _share_cores(self) -> None:
         turns = {name: child.told.num_in_hand for name, child in self._children.items()}
-        for name, num in shared_cores(self._num_cores, turns).items():
+        for name, num in shared_cores(self._node.num_cores, turns).items():
             self._children[name].limit_threads(num)
 
     # --- Decisions ---------------------------------------------------------------------------------------------------
@@ -193,14 +197,17 @@ class Supervisor:
             return
         if not is_due:
             return
-        boards = (*(one for one in placement.boards if one.board != self._board.name), self._state(pins))
+        others = (one for one in placement.boards if one.board != self._board.name)
+        boards = (*others, *self._plain_workers.boards, self._state(pins))
         served = {one.model for board in boards for one in board.models if one.state in (SERVING, DRAINING)}
         models = {one.model for board in boards for one in board.models}
+        self._served = served | {one.model for board in boards for one in board.models if one.state == LOADING}
         async with asyncio.timeout(QUEUES_SECONDS):
             waiting = await self._queues.look(models, served)
         for name, here in self._here.items():
             here.queued(waiting.get(name, Waiting()))
-        if any(child.is_leaving or child.is_loading for child in self._children.values()):
+        is_changing = any(child.is_leaving or child.is_loading for child in self._children.values())
+        if is_changing or not self._plain_workers.has_looked:
             return
         view = View(self._now(), boards, waiting, placement.claims)
         await self._begin(next_step(view, self._board.name, self._board.rules))
@@ -223,6 +230,8 @@ class Supervisor:
                 child.drain()
         if step.load is not None:
             self._pending = step
+            if step.unload:
+                await self._spare.begin(self._node.memory_bytes - self._planned_bytes)
             await self._go_on(step)
 
     @property
@@ -244,22 +253,22 @@ class Supervisor:
             await self._claims.let_go(step.load)
             return
         planned = here.offer.planned_bytes + self._planned_bytes
-        if planned > self._memory_bytes:
-            await self._refuse(here, step, f"no room: {planned:,} bytes are planned, of {self._memory_bytes:,}")
+        if planned > self._node.memory_bytes:
+            await self._refuse(here, step, f"no room: {planned:,} bytes are planned, of {self._node.memory_bytes:,}")
             return
-        await self._parking.fit(self._memory_bytes - planned)
+        await self._parking.fit(self._node.memory_bytes - planned)
         await self._load(here, step)
 
     async def _load(self, here: ModelHere, step: Step) -> None:
         planned = here.offer.planned_bytes
         log.info("loading model=%s copy=%d why=%s planned_bytes=%d", here.model, step.copy, step.why, planned)
         try:
-            child = await self._board.start(here.offer, self._news.set)
+            child = await self._spare.start(here.offer)
         except OSError as error:  # no memory for a process, no descriptors
             await self._refuse(here, step, f"its worker cannot be started: {error.strerror or error}")
             return
         self._here[here.model], self._children[here.model] = here, child  # its file may have gone meanwhile
-        here.began(child, self._now())
+        here.began(child, self._now(), self._board.load_times.phases(here.offer.digest, here.offer.file_bytes))
         self._reporter.began(here.model, step)
         self._group.create_task(self._live(here, child))
 
@@ -276,10 +285,11 @@ class Supervisor:
         now = self._now()
         self._heard(here.model, now)
         del self._children[here.model]
+        drain_seconds = now - here.since
         reason = here.ended(code, now, was_cut_off=connection.connected_seconds(self._nc) < child.seconds)
         self._reporter.ended(here, reason)
         if reason is None:
-            log.info("unloaded model=%s pid=%d", here.model, child.pid)
+            log.info("unloaded model=%s pid=%d drain_seconds=%.2f", here.model, child.pid, drain_seconds)
         else:
             log.error("! %s: %s; tried again in %.0f s", here.model, reason, here.retry_at - now)
             self._parking.lost(here.model)
@@ -297,7 +307,7 @@ class Supervisor:
         taken = {copy for model, copy in placement.claims if model == order.model}
         if here.is_resident or (order.board is None and taken) or self._pending is not None:
             return
-        unload = to_unload(here, self._here.values(), self._memory_bytes, pins)
+        unload = to_unload(here, self._here.values(), self._node.memory_bytes, pins)
         here.allowed()
         if unload is None or not here.can_load(self._now()):
             reason = here.reason or "no room beside what is pinned"
@@ -309,26 +319,12 @@ class Supervisor:
     # --- What it says ------------------------------------------------------------------------------------------------
 
     def _state(self, pins: Mapping[str, str | None]) -> BoardState:
-        times, counts = self._board.load_times, self._reporter.counts
-        return BoardState(
-            self._board.name,
-            self._memory_bytes,
-            self._num_cores,
-            tuple(
-                here.as_told(times.seconds(here.offer.digest, here.offer.file_bytes), pins.get(name))
-                for name, here in sorted(self._here.items())
-            ),
-            sent_at=self._now(),
-            started_at=self._began_at,
-            is_throttled=self._is_throttled,
-            memory_pressure=self._memory_pressure,
-            num_swaps=counts.num_swaps,
-            loading_seconds=counts.loading_seconds,
-            num_failed_loads=counts.num_failed_loads,
-            num_waited=counts.num_waited,
-            waited_seconds=counts.waited_seconds,
-            kept_bytes=self._kept_bytes,
+        times = self._board.load_times
+        models = tuple(
+            here.as_told(times.seconds(here.offer.digest, here.offer.file_bytes), pins.get(name))
+            for name, here in sorted(self._here.items())
         )
+        return self._node.state(self._board.name, models, self._reporter.counts, self._began_at, self._now())
 
     def _told(self) -> BoardState:
         return self._state(self._pins(self._presence.placement()))
@@ -367,6 +363,13 @@ class Supervisor:
             await asyncio.sleep(TELL_SECONDS)
             pids = [child.pid for child in self._children.values()]
             await self._reporter.tell(self._told(), pids, self._claims.num_lost)
+
+    def _queued(self, model: str) -> None:
+        """A turn has come: for a model that nobody has, that is news."""
+        is_new = time.monotonic() - self._decided_at >= NEWS_SECONDS
+        if is_new and model in self._here and model not in self._served:
+            self._is_changed = True
+            self._news.set()
 
     async def _look(self) -> None:
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ def _load_cpu_backend() -> None:
     folder = Path(lib.__file__).parent / "lib"
     if any(folder.glob("libggml-cpu-*.so")):
         lib._lib.ggml_backend_load_all_from_path(str(folder).encode())
+
+
+def progress(heard: Callable[[float], None]) -> Any:
+    """A callback for a model's load: `heard` is told how much is loaded, 0 to 1."""
+
+    def hear(share: float, _: Any) -> bool:
+        heard(share)
+        return True  # go on
+
+    return lib.llama_progress_callback(hear)
 
 
 def system_info() -> str:

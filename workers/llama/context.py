@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +18,7 @@ from workers.engine.protocol import MAX_OUTPUTS, EngineLost, Foresee, KvCacheFul
 from workers.engine.scheduler import MIN_PREFILL_TOKENS
 from workers.grammars.held_calls import CallFollower
 from workers.grammars.held_text import HeldText
-from workers.llama.backend import has_grouped_attention, messages
+from workers.llama.backend import has_grouped_attention, messages, progress
 from workers.llama.sampler import LlamaSampler, Logits, logprob_of
 from workers.llama.state_form import StateForm
 from workers.llama.thread_pools import PooledThreads
@@ -61,12 +63,14 @@ class LlamaModel:
         is_paged: bool = False,
         chat_template: str | None = None,
         of_catalogue: str = "",
+        heard: Callable[[float], None] = lambda _: None,
     ) -> None:
         """With `is_paged` the weights stay in the mapped file alone, so that the system may drop and read them again;
         else llama.cpp makes copies in a layout that is quicker to compute with.
 
         `chat_template` is a name or a file that goes before what the model file has; `of_catalogue` the name of what
-        stands in for a file's that has none. Raises ModelFileError, SettingsError.
+        stands in for a file's that has none. `heard` is told how much is loaded, 0 to 1. Raises ModelFileError,
+        SettingsError.
         """
         self.parts = answering_parts(path)
         """Its files: one, or those that it was split into."""
@@ -78,6 +82,7 @@ class LlamaModel:
         parameters.vocab_only = vocab_only
         parameters.n_gpu_layers = 0
         parameters.use_extra_bufts = not is_paged
+        parameters.progress_callback = progress(heard)
         self.pointer: Any = lib.llama_model_load_from_file(str(path).encode(), parameters)
         if not self.pointer:
             reason = next((line for line in found.lines if "error" in line.lower() or "fail" in line.lower()), "")
@@ -114,7 +119,7 @@ class LlamaModel:
         """Of the tensors in all its files."""
         return weight_bytes(self.parts)
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Tells this model's files from others: by their sizes and first and last mebibytes, as all takes seconds."""
         digest = hashlib.sha256()

@@ -25,6 +25,9 @@ BUSY_CORES = 0.15
 """What others may take of the cores while something is measured there; the kernel's clock ticks 100 times a second."""
 LOOK_SECONDS = 0.2
 """How long it is looked whether others have the cores."""
+MAX_KEPT = 256
+"""Measurements in a file: the oldest go first."""
+BESIDE = " beside others"
 _IDLE = (3, 4)
 """Of the columns of a processor's line in /proc/stat, those in which it waits."""
 _NUM_COLUMNS = 8
@@ -117,6 +120,13 @@ class Measured[T]:
     """Whether nobody else had the cores meanwhile."""
 
 
+def others_now() -> float | None:
+    """How many cores others have just now; None where the machine does not tell. Blocks for LOOK_SECONDS."""
+    before = Usage.now()
+    time.sleep(LOOK_SECONDS)
+    return Usage.now().others_since(before)
+
+
 def measured_alone[T](
     measure: Callable[[], T],
     kind: type[T],
@@ -124,30 +134,48 @@ def measured_alone[T](
     key: str,
     usage: Callable[[], Usage] = Usage.now,
     instead: T | None = None,
+    *,
+    others_at_first: Callable[[], float | None] = others_now,
+    is_urgent: bool = False,
 ) -> Measured[T]:
     """What `measure` finds now, or found at an earlier start, kept as a `kind` under `key` in the file `path`. Only
-    what was found while nobody else had the cores is kept. With `instead`, somebody waits: where others have the cores
-    it is taken, and nothing is measured."""
-    with contextlib.suppress(msgspec.ValidationError):
-        if known := msgspec.convert(_kept(path).get(key), kind, strict=False):
-            return Measured(known, "at an earlier start")
-    before = usage()
+    what was found while nobody else had the cores is kept, but for who `is_urgent`, because somebody waits: to them
+    what was found beside others is good enough. With `instead` it is taken where `others_at_first` have the cores, and
+    nothing is measured."""
+    if (known := _known(path, key, kind)) is not None:
+        return Measured(known, "at an earlier start")
+    if is_urgent and (known := _known(path, key + BESIDE, kind)) is not None:
+        return Measured(known, "at an earlier start, beside others", False)
     if instead is not None:
-        time.sleep(LOOK_SECONDS)
-        others = usage().others_since(before)
+        others = others_at_first()
         if others is not None and others > BUSY_CORES:
             return Measured(instead, f"at no start yet, as others have {others:.1f} cores now", False)
-        before = usage()
+    before = usage()
     found = measure()
     others = usage().others_since(before)
     if others is not None and others > BUSY_CORES:
+        if is_urgent:
+            _keep(path, key + BESIDE, found)
         return Measured(found, f"now, beside others on {others:.1f} cores: measured again at the next start", False)
+    _keep(path, key, found)
+    return Measured(found, "now")
+
+
+def _known[T](path: Path, key: str, kind: type[T]) -> T | None:
+    with contextlib.suppress(msgspec.ValidationError):
+        return msgspec.convert(_kept(path).get(key), kind, strict=False) or None
+    return None
+
+
+def _keep(path: Path, key: str, found: object) -> None:
+    known = _kept(path)
+    known.pop(key, None)
+    known = dict([*known.items(), (key, found)][-MAX_KEPT:])
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_private(path, msgspec.json.encode(_kept(path) | {key: found}))
+        write_private(path, msgspec.json.encode(known))
     except OSError as error:
         log.info("not kept for the next start file=%s error=%s", path, error)
-    return Measured(found, "now")
 
 
 def _kept(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from workers.engine.calibration import measure_prefill_threads, measure_threads
 from workers.engine.polling import PollCost, measure_polling, name, quietest
 from workers.engine.protocol import Engine
 from workers.engine.threads import FixedThreads, StepThreads, Threads, best, candidates
-from workers.machine.cores import measured_alone, num_cores
+from workers.machine.cores import measured_alone, num_cores, others_now
 from workers.machine.facts import cpu_name
 from workers.settings import WorkerSettings
 
@@ -32,25 +32,25 @@ def fixed_threads(config: WorkerSettings) -> tuple[int | None, int | None]:
     return decode, config.threads_batch or decode
 
 
-def check_threads(config: WorkerSettings) -> None:
-    """Raises SettingsError for more threads than there are cores: they would wait for each other at every step."""
-    problems = [
-        f"{name}: must be at most {num_cores()}, the cores that this process may use"
-        for name, value in (("--threads", config.threads), ("--threads-batch", config.threads_batch))
-        if value is not None and value > num_cores()
-    ]
-    if problems:
-        raise SettingsError(problems)
-
-
-def step_threads(engine: Engine, config: WorkerSettings, fingerprint: str) -> StepThreads:
+def step_threads(
+    engine: Engine, config: WorkerSettings, fingerprint: str, others: Callable[[], float | None] = others_now
+) -> StepThreads:
     """How many threads are best for this model on this machine alone, decoding and prefilling: as the settings say, or
-    measured, now or before. Raises EngineError."""
+    measured, now or before; a board's worker asks first how many cores `others` have. Raises EngineError."""
     decode, prefill = fixed_threads(config)
     key = machine_key(config, fingerprint)
     return StepThreads(
-        _chosen(decode, measure_threads, "threads", "decode step", key, engine, config),
-        _chosen(prefill, measure_prefill_threads, "threads_batch", "prompt's token", f"{key} prefill", engine, config),
+        _chosen(decode, measure_threads, "threads", "decode step", key, engine, config, others),
+        _chosen(
+            prefill,
+            measure_prefill_threads,
+            "threads_batch",
+            "prompt's token",
+            f"{key} prefill",
+            engine,
+            config,
+            others,
+        ),
         engine.min_prefill_tokens,
     )
 
@@ -67,7 +67,14 @@ def kept_file(config: WorkerSettings) -> Path:
 
 
 def _chosen(
-    fixed: int | None, measure: Measure, name: str, what: str, key: str, engine: Engine, config: WorkerSettings
+    fixed: int | None,
+    measure: Measure,
+    name: str,
+    what: str,
+    key: str,
+    engine: Engine,
+    config: WorkerSettings,
+    others: Callable[[], float | None],
 ) -> Threads | FixedThreads:
     if fixed is not None:
         log.info("%s=%d (fixed)", name, fixed)
@@ -79,6 +86,8 @@ def _chosen(
         kept_file(config),
         key,
         instead={num: 0.0} if config.board_fd is not None else None,  # a board loads what somebody waits for
+        others_at_first=others,
+        is_urgent=config.board_fd is not None,
     )
     chosen = best(measured.found)
     times = " ".join(f"{num}:{each * 1000:.1f}ms" for num, each in sorted(measured.found.items()))
@@ -87,7 +96,13 @@ def _chosen(
 
 
 def choose_polling(
-    engine: Engine, config: WorkerSettings, fingerprint: str, threads: StepThreads, *, has_openmp: bool
+    engine: Engine,
+    config: WorkerSettings,
+    fingerprint: str,
+    threads: StepThreads,
+    *,
+    has_openmp: bool,
+    others: Callable[[], float | None] = others_now,
 ) -> None:
     """Sets how the engine's threads wait for their next step: as the settings say, or as it was measured to be best,
     while nobody else had the cores; else as llama.cpp does by itself. Raises EngineError, SettingsError."""
@@ -110,6 +125,8 @@ def choose_polling(
         kept_file(config),
         key,
         instead={} if config.board_fd is not None else None,
+        others_at_first=others,
+        is_urgent=config.board_fd is not None,
     )
     # Beside a neighbour threads that look for work take its cores, and what was measured holds for that hour only.
     engine.poll = quietest(measured.found) if measured.is_alone else None

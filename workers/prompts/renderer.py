@@ -69,14 +69,16 @@ class TemplateRenderer:
         write: Write = in_tags,
         computing_seconds: float = COMPUTING_SECONDS,
         late_seconds: float = LATE_SECONDS,
+        child: TemplateProcess | None = None,
     ) -> None:
         """`template` is Jinja, None for a model file without one: then nothing can be rendered. `date` is what it hears
-        of the date: `none`, `today`, or YYYY-MM-DD. `write` spells calls where they stand in an answer's text."""
+        of the date: `none`, `today`, or YYYY-MM-DD. `write` spells calls where they stand in an answer's text. `child`
+        is one that was started ahead."""
         self._template = template
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._date = date
         self._write = write
-        self._child = TemplateProcess(computing_seconds, late_seconds)
+        self._child = child or TemplateProcess(computing_seconds, late_seconds)
         self._lock = asyncio.Lock()
         """Held by who asks the child."""
         self._num_waiting = 0
@@ -103,6 +105,7 @@ class TemplateRenderer:
         """Starts the child and waits until it answers, so that no turn has to, and tries the template. Raises
         TurnpikeError."""
         if self._template is None:
+            await self._child.close()
             return
         async with self._lock:
             await self._child.start()
@@ -177,7 +180,7 @@ class TemplateRenderer:
 class TemplateProcess:
     """The parent's side of workers.prompts.template_process, asked one thing at a time."""
 
-    def __init__(self, computing_seconds: float, late_seconds: float) -> None:
+    def __init__(self, computing_seconds: float = COMPUTING_SECONDS, late_seconds: float = LATE_SECONDS) -> None:
         self._computing_seconds = computing_seconds
         self._late_seconds = late_seconds
         self._process: asyncio.subprocess.Process | None = None
@@ -186,6 +189,10 @@ class TemplateProcess:
     def pid(self) -> int | None:
         """None while there is no process."""
         return None if self._process is None else self._process.pid
+
+    async def begin(self) -> None:
+        """Starts it, and does not wait: `start` does, later. Raises OSError."""
+        await self._running()
 
     async def start(self) -> None:
         """Starts it and waits until it answers. Raises TurnpikeError."""
@@ -220,6 +227,14 @@ class TemplateProcess:
         return answer
 
     async def _exchange(self, line: bytes) -> bytes:
+        process = await self._running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(line + b"\n")
+        await process.stdin.drain()
+        return await process.stdout.readline()
+
+    async def _running(self) -> asyncio.subprocess.Process:
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -233,11 +248,7 @@ class TemplateProcess:
                 start_new_session=True,
                 preexec_fn=die_with_parent(),
             )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(line + b"\n")
-        await self._process.stdin.drain()
-        return await self._process.stdout.readline()
+        return self._process
 
     async def _kill(self) -> int | None:
         if self._process is not None:

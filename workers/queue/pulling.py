@@ -38,9 +38,9 @@ class Pulls(Protocol):
         """No more pulls. Raises nats.errors.Error."""
         ...
 
-    async def pull(self, expires: float) -> Delivery | None:
-        """The next turn, or None when none came within `expires` seconds; 0 asks without waiting. Raises
-        nats.errors.Error, NotReady."""
+    async def pull(self, expires: float, closing: asyncio.Event | None = None) -> Delivery | None:
+        """The next turn, or None when none came within `expires` seconds; 0 asks without waiting. An open one is taken
+        back once `closing` is set. Raises nats.errors.Error, NotReady."""
         ...
 
 
@@ -106,7 +106,7 @@ class TurnPuller:
                         break
                     continue
                 expires = min(self._pull_seconds, LAST_PULL_SECONDS) if stop.is_set() else self._pull_seconds
-                delivery = await self._next(puller, priority, expires)
+                delivery = await self._next(puller, priority, expires, closing)
                 if delivery is None:
                     continue
                 if closing.is_set() or not self._occupancy.has_room(priority):
@@ -147,7 +147,7 @@ class TurnPuller:
             return False
         return True
 
-    async def _next(self, puller: Pulls, priority: Priority, expires: float) -> Delivery | None:
+    async def _next(self, puller: Pulls, priority: Priority, expires: float, closing: asyncio.Event) -> Delivery | None:
         is_interactive = priority == INTERACTIVE
         is_due = not is_interactive and self._batch_is_due.is_set()
         try:
@@ -158,7 +158,7 @@ class TurnPuller:
                     self._interactive_is_idle.set()
                 self._occupancy.note_pending(priority, 0)
                 self._batch_is_open = self._batch_is_open or not is_interactive
-                delivery = await puller.pull(expires)
+                delivery = await puller.pull(expires, closing)
         except (nats.errors.Error, NotReady) as error:
             log.warning("pull failed error=%s", error)
             await asyncio.sleep(RETRY_SECONDS)
