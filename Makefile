@@ -1,5 +1,5 @@
 # Every target does the set-up it needs; the second run starts in seconds.
-.PHONY: help demo test real-models check bench chaos hostile fuzz soak lock images dist clean setup e2e-kubernetes e2e-clients experiment long
+.PHONY: help demo test real-models check bench chaos chaos-boards hostile fuzz soak lock images dist clean setup e2e-kubernetes e2e-clients experiment long
 
 setup: ## what every other target does first: .venv, with the pinned packages and llama.cpp compiled; plain `make` too
 	@tools/setup.sh
@@ -22,8 +22,12 @@ check: setup ## lint and types
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
-chaos: setup ## 20 minutes of faults, and an account of every turn; MODEL=FILE for a real model
+chaos: setup ## 20 minutes of faults on workers and 10 on boards, and an account of every turn; MODEL=FILE for workers of a real model
 	@.venv/bin/python -m tests.chaos $(if $(MODEL),20 1 "" "$(MODEL)")
+	@.venv/bin/python -m tests.chaos.boards 600
+
+chaos-boards: setup ## 500 turns on 4 boards with 8 models and a kill every 20 s; TP_MODELS=FOLDER for real ones among them
+	@.venv/bin/python -m tests.chaos.boards 500 1 "" 4 8 8 20
 
 hostile: setup ## ten minutes in peace, ten with a hostile client: everybody else's turns end
 	@.venv/bin/python -m tests.chaos.hostile

@@ -33,6 +33,8 @@ ENDPOINT = "state"
 CHAT, RAW, SCORE, TOOLS, THINKING = "chat", "raw", "score", "tools", "thinking"
 """What a worker can: turns through the model's chat template, prompts without it, scores of given answers, turns with
 tools, calls or thoughts, and to think or not, as a turn says: its model has thoughts."""
+OF_BOARD = "board"
+"""The fact that names the board that has started a worker."""
 AWAY_SECONDS = 24 * 3600.0
 """What a worker that drains gives for its wait: clients of earlier releases, which know no draining, look elsewhere."""
 
@@ -63,6 +65,8 @@ class Load(Struct, frozen=True):
     """`expected_wait_seconds` of a batch turn; None where the release does not tell them apart."""
     num_pending_batch: Annotated[int, Meta(ge=0)] = 0
     """Of those in the queue, the batch turns."""
+    turn_seconds: Annotated[float, Meta(ge=0)] | None = None
+    """What a turn took lately, a slot's time; None before the first, and where the release does not tell."""
     state: Word = SERVING
     """STARTING: it takes no turns yet. DRAINING: it finishes what it has, and takes no more. Or a later release's."""
 

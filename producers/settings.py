@@ -321,6 +321,14 @@ class DemoSettings(InfluxSettings, frozen=True, kw_only=True):
     )
     gateway: Annotated[bool, Setting("with the OpenAI API and the page in front of it, until ^C")] = False
     gateway_port: GatewayPort = 8080
+    boards: Annotated[
+        bool, Setting("instead: a board with room for one of two models, a server of its own, and each swap")
+    ] = False
+
+    def check(self) -> None:
+        """Raises SettingsError: a board's demo is by itself."""
+        if self.boards and self.gateway:
+            raise SettingsError(["--boards: has a server of its own, and no --gateway"])
 
 
 class ReportSettings(InfluxSettings, frozen=True, kw_only=True):

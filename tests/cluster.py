@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from broker.accounts import GATEWAY, OPERATOR, SIDECAR, WORKER, read_credentials
+from broker.accounts import BOARD, GATEWAY, OPERATOR, SIDECAR, WORKER, read_credentials
 from broker.connection import Address, close, connect
 from broker.errors import TurnpikeError
 from broker.process import spawn
@@ -51,9 +51,15 @@ class Cluster:
         return read_credentials(self.credentials(user))
 
     async def _spawn(
-        self, name: str, *arguments: str | Path, inside: tuple[str, ...] = (), env: Mapping[str, str] | None = None
+        self,
+        name: str,
+        *arguments: str | Path,
+        inside: tuple[str, ...] = (),
+        env: Mapping[str, str] | None = None,
+        log_level: str | None = None,
     ) -> Process:
-        command = [*inside, sys.executable, ROOT / "turnpike", *arguments, "--log-level", self._log_level]
+        command = [*inside, sys.executable, ROOT / "turnpike", *arguments]
+        command += ["--log-level", log_level or self._log_level]
         with (self.folder / f"{name}.log").open("ab") as log:
             return await spawn(command, stdout=log.fileno(), stderr=log.fileno(), env=dict(env or {}))
 
@@ -80,6 +86,14 @@ class Cluster:
         """Does not wait until it serves."""
         who = ("--credentials", self.credentials(WORKER), "--worker-name", name, "--model", self.model)
         process = await self._spawn(name, "worker", *who, *flags, inside=inside, env=env)
+        self.parts.append(process)
+        return process
+
+    async def start_board(self, name: str, *flags: str | Path, inside: tuple[str, ...] = ()) -> Process:
+        """Does not wait until it says anything. Its log tells what it loads."""
+        who = ("--credentials", self.credentials(BOARD), "--node", name, "--data-dir", self.folder / "boards")
+        kept = ("--board-dir", self.folder / "kept" / name)
+        process = await self._spawn(name, "board", *who, *kept, *flags, inside=inside, log_level="INFO")
         self.parts.append(process)
         return process
 

@@ -23,6 +23,7 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import discovery, subjects
 from broker.connection import Address, close, connect
+from broker.discovery import OF_BOARD
 from broker.health import serve_health
 from broker.process import keep_the_heap_small
 from workers.answer_syntax import answer_readers
@@ -391,6 +392,7 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "flash_attention": str(not config.deterministic).lower(),
         "chat_template": loaded.model.template.origin,
         "draft_model": config.draft_file.name if config.draft_file is not None else "",
+        OF_BOARD: subjects.node_name(config.node) if config.board_fd is not None else "",
     }
     found |= setting_facts(config)
     return {name: value for name, value in found.items() if value}

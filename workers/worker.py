@@ -150,7 +150,8 @@ class Worker:
             num_settled=recent.num_settled,
             num_waited=waits.num_turns,
             waited_seconds=waits.seconds,
-            turn_seconds=recent.mean_seconds if recent.num_settled else None,
+            turn_seconds=load.turn_seconds,
+            longest_turn_seconds=recent.longest_expected_seconds,
             can=self.options.can,
             trouble=self.stuck_reason(),
         )

@@ -107,8 +107,7 @@ class Following:
         unserved_since: float | None = None
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            is_quiet = time.perf_counter() - self._heard_at > QUIET_SECONDS
-            if self.answer.acknowledged_at is None or (self.answer.started is not None and not is_quiet):
+            if self.answer.acknowledged_at is None or self._is_answered:
                 unserved_since = None
             elif await is_served(self.client, self.answer.model):
                 unserved_since = None
@@ -124,8 +123,14 @@ class Following:
             elif time.perf_counter() - unserved_since > max(GIVE_UP_SECONDS, self.wait_seconds):
                 raise unserved(self.answer.model, status)
 
+    @property
+    def _is_answered(self) -> bool:
+        """Whether its answer has begun, and goes on."""
+        is_quiet = time.perf_counter() - self._heard_at > QUIET_SECONDS
+        return self.answer.started is not None and not is_quiet
+
     async def _tell_place(self) -> None:
-        if self.tells_place and (place := await self._place()):
+        if self.tells_place and (place := await self._place()) and not self._is_answered:
             self.say(place)
 
     async def _place(self, status: ModelStatus | None = None) -> str:
@@ -144,6 +149,8 @@ class Following:
             return
         self._told_state = status.state
         place = await self._place(status) if self.tells_place else ""
+        if self._is_answered:  # while that was asked
+            return
         self.say(f"{self.answer.model}: {status.words()}" + (f"; {place}" if place else ""))
 
     async def _cancel(self, reading: asyncio.Future[None]) -> None:

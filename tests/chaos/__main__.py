@@ -15,8 +15,9 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+from tests.chaos.account import HEADER
 from tests.chaos.cable import WHY_NO_CABLES, can_lay_cables, lay_cable
-from tests.chaos.harness import HEADER, Chaos
+from tests.chaos.harness import Chaos
 from tests.support import RunFolder, argument
 from workers.llama.random_model import write_model
 

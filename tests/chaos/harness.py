@@ -9,30 +9,18 @@ however often it is resumed.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
-from nats.aio.client import Client as NatsConnection
-
-from broker import codec, subjects
 from broker.accounts import LOCAL, OPERATOR
 from broker.client import Client
-from broker.connection import connect
-from broker.errors import ServerError
-from broker.jetstream import read_stored
-from broker.messages import Chunk, Done, End, Other, Reply, Started
 from broker.process import spawn, terminate
-from broker.replies import read_replies
+from tests.chaos.account import Account
 from tests.chaos.cable import Cable
 from tests.chaos.producer import MODEL, NUM_CASES, case
 from tests.cluster import Cluster, Process
@@ -51,69 +39,6 @@ def build_clock(folder: Path) -> Path:
     source = Path(__file__).with_name("clock.c")
     subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source, "-ldl"], check=True)
     return library
-
-
-COLUMNS = (
-    "seed",
-    "time",
-    "faults",
-    "turns",
-    "ends",
-    "lost",
-    "doubled",
-    "wrong",
-    "longest silence",
-    "resumed",
-    "begun anew",
-    "tokens computed again",
-)
-HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
-
-
-@dataclass
-class Account:
-    """What became of the turns."""
-
-    seed: int
-    seconds: float = 0.0
-    faults: Counter[str] = field(default_factory=Counter)
-    num_acknowledged: int = 0
-    num_done: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    """By code."""
-    num_tokens: int = 0
-    lost: list[str] = field(default_factory=list)
-    """Acknowledged, and without an end."""
-    doubled: list[str] = field(default_factory=list)
-    """More than one end, or a reader that saw a token twice or not at all."""
-    wrong: list[str] = field(default_factory=list)
-    """Another text than the undisturbed run's."""
-    longest_silence: float = 0.0
-    """Seconds between two tokens of one turn, as a reader saw them."""
-    num_starts: int = 0
-    num_restarts: int = 0
-    num_recomputed: int = 0
-    """Of prompts and of answers already sent, by the next worker; what its cache had of them is counted too."""
-
-    def markdown(self) -> str:
-        """A row of HEADER's table."""
-        faults = ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items()))
-        failed = "".join(f" {count} {code}" for code, count in sorted(self.failed.items()))
-        cells = (
-            self.seed,
-            f"{self.seconds:.0f} s",
-            f"{sum(self.faults.values())}: {faults}",
-            self.num_acknowledged,
-            f"{self.num_done} done{', failed:' if failed else ''}{failed}",
-            len(self.lost),
-            len(self.doubled),
-            len(self.wrong),
-            f"{self.longest_silence:.1f} s",
-            self.num_starts - self.num_acknowledged,
-            self.num_restarts,
-            f"{self.num_recomputed} of {self.num_tokens + self.num_recomputed}",
-        )
-        return f"| {' | '.join(map(str, cells))} |"
 
 
 class Chaos:
@@ -242,7 +167,8 @@ class Chaos:
                 codes = await asyncio.gather(*(producer.wait() for producer in self._producers))
             assert set(codes) == {0}, f"producers ended with {codes}"
             self.account.seconds = time.perf_counter() - started
-            await self._settle_accounts(expected)
+            files = [self._folder / f"producer{index}.jsonl" for index in range(NUM_PRODUCERS)]
+            await self.account.settle(files, dict(enumerate(expected)), self._cluster.address(OPERATOR))
         finally:
             for process in self._producers:
                 if process.returncode is None:
@@ -263,74 +189,3 @@ class Chaos:
                 text, sampling = case(number, self._size)
                 found.append(list((await client.ask(MODEL, text, sampling=sampling)).tokens))
         return found
-
-    async def _settle_accounts(self, expected: list[list[int]]) -> None:
-        account = self.account
-        cases: dict[str, int] = {}
-        sessions: dict[tuple[str, str], list[dict[str, object]]] = {}
-        for index in range(NUM_PRODUCERS):
-            for line in (self._folder / f"producer{index}.jsonl").read_text().splitlines():
-                with suppress(json.JSONDecodeError):
-                    entry = json.loads(line)
-                    if entry["event"] == "acknowledged":
-                        cases[entry["turn"]] = entry["case"]
-                    sessions.setdefault((entry["turn"], entry["session"]), []).append(entry)
-        account.num_acknowledged = len(cases)
-        for (turn, _), seen in sessions.items():
-            if turn in cases:
-                self._account_reader(turn, seen, expected[cases[turn]])
-        nc = await connect(self._cluster.address(OPERATOR), name="account")
-        try:
-            for turn, number in cases.items():
-                await self._account_turn(nc, turn, expected[number])
-        finally:
-            await nc.close()
-
-    def _account_reader(self, turn: str, seen: list[dict[str, object]], expected: list[int]) -> None:
-        """What one reader saw of a turn, up to its death or the end: each token once, in order."""
-        tokens: list[int] = []
-        attempt, last_at = 0, None
-        for entry in seen:
-            if entry["event"] != "chunk":
-                continue
-            if entry["attempt"] != attempt:
-                attempt, tokens = int(str(entry["attempt"])), []
-                self.account.num_restarts += 1
-            tokens += cast(list[int], entry["tokens"])
-            at = float(str(entry["at"]))
-            if last_at is not None:
-                self.account.longest_silence = max(self.account.longest_silence, at - last_at)
-            last_at = at
-        is_whole = seen[-1]["event"] == "done"
-        if tokens != expected[: len(tokens)] or (is_whole and len(tokens) != len(expected)):
-            self.account.doubled.append(turn)
-
-    async def _account_turn(self, nc: NatsConnection, turn: str, expected: list[int]) -> None:
-        ends = await read_stored(nc, subjects.ENDS, subjects.end(LOCAL, turn))
-        if not ends:
-            self.account.lost.append(turn)
-            return
-        if len(ends) > 1:
-            self.account.doubled.append(turn)
-        end = codec.decode(ends[0].payload, End, ends[0].headers)
-        with suppress(ServerError):
-            stored = await read_replies(nc, LOCAL, turn)
-            self._account_starts([one.reply for one in stored], end)
-        if not isinstance(end, Done):
-            self.account.failed[end.code] += 1
-            return
-        self.account.num_done += 1
-        self.account.num_tokens += end.usage.prompt_tokens + len(end.tokens)
-        if list(end.tokens) != expected:
-            self.account.wrong.append(turn)
-
-    def _account_starts(self, stored: list[Reply | Other], end: End) -> None:
-        num_known = end.usage.prompt_tokens if isinstance(end, Done) else 0
-        num_starts = 0
-        for reply in stored:
-            if isinstance(reply, Chunk):
-                num_known += len(reply.tokens)
-            elif isinstance(reply, Started):
-                num_starts += 1
-                self.account.num_recomputed += num_known if num_starts > 1 else 0
-        self.account.num_starts += num_starts

@@ -11,6 +11,8 @@ import pytest
 
 from broker.client import Client
 from broker.messages import Chunk, Done, Sampling
+from broker.messages.boards import LOADING
+from broker.model_status import LOADED, ModelStatus
 from producers.terminal.following import Following
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
@@ -102,6 +104,24 @@ async def test_a_turn_that_is_stopped_ends_as_cancelled(client: Client, start_wo
     assert isinstance(answer.end, Done)
     assert answer.end.finish_reason == "cancelled"
     assert 0 < answer.end.usage.completion_tokens < 4000
+
+
+async def test_what_a_turn_waits_for_is_not_told_between_its_tokens(client: Client, start_worker: StartWorker) -> None:
+    said: list[str] = []
+    loaded = asyncio.Event()
+
+    async def tell(following: Following) -> None:
+        await following._tell_status(ModelStatus("m", LOADED))
+        loaded.set()
+
+    async with start_worker(FakeEngine(answer="x" * 40)), asyncio.TaskGroup() as group:
+        answer = client.ask("m", "hello", sampling=Sampling(max_tokens=40))
+        following = Following(client, answer, lambda _: group.create_task(tell(following)), said.append)
+        await following._tell_status(ModelStatus("m", LOADING, 3.0))
+        assert [line.split(";")[0] for line in said] == ["m: loading, about 3 s"], "before there is any"
+        await asyncio.wait_for(following.until(asyncio.Event()), 60)
+        await loaded.wait()
+    assert len(said) == 1
 
 
 async def test_an_interrupted_eval_tells_what_it_has(bench: Bench, start_worker: StartWorker, queued: Queued) -> None:

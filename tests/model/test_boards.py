@@ -23,14 +23,14 @@ from broker.catalogue import Locked, read_lock, write_lock
 from broker.client import Client
 from broker.connection import close, connect
 from broker.messages import Message, Sampling
-from broker.messages.boards import AVAILABLE, BROKEN, SERVING, BoardState
+from broker.messages.boards import AVAILABLE, BROKEN, DRAINING, LOADING, SERVING, BoardState
 from broker.placing import Placement, Watch
 from broker.process import EXIT_ERROR, spawn
 from broker.reaper import reap
 from broker.server import EmbeddedServer
 from broker.topology import Limits
-from tests.board_fakes import is_in, model_of, state_of, until
-from tests.support import TURNPIKE
+from tests.board_fakes import children_of, is_in, model_of, state_of, until
+from tests.support import TURNPIKE, eventually, free_port
 from workers.boards.offers import Offers
 from workers.boards.settings import BoardSettings
 from workers.models import DEMO
@@ -46,7 +46,7 @@ EAGER = ("--max-wait-seconds", "0", "--min-stay-seconds", "0")
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
-    async with EmbeddedServer(tmp_path / "server") as server:
+    async with EmbeddedServer(tmp_path / "server", port=free_port()) as server:
         await server.ensure(["a", "b"], Limits(ack_wait_seconds=2.0))
         write_credentials(tmp_path / "board.credentials", server.address(BOARD))
         yield server
@@ -152,7 +152,7 @@ async def test_a_board_serves_two_models_of_which_one_fits(
     assert await until(watch, lambda found: not found.boards and not found.claims)
 
 
-async def test_a_board_that_is_killed_leaves_no_worker_and_the_next_one_goes_on(
+async def test_a_board_that_is_killed_while_it_drains_leaves_no_worker_and_the_next_one_goes_on(
     server: EmbeddedServer, watch: Watch, client: Client, tmp_path: Path
 ) -> None:
     words = ("board", "--model", "a", "--pin", "a", *locked(tmp_path, "a"))
@@ -163,6 +163,8 @@ async def test_a_board_that_is_killed_leaves_no_worker_and_the_next_one_goes_on(
         answer = client.ask("a", "Tell me all of it.", sampling=Sampling(max_tokens=400, ignore_eos=True))
         async for _ in answer:
             break
+        process.terminate()
+        await until(watch, is_in("a", DRAINING))
         os.kill(process.pid, signal.SIGKILL)
         await asyncio.to_thread(wait_for, gone)
         await ended(process)
@@ -186,6 +188,21 @@ async def test_a_file_that_was_changed_is_one_error_and_not_loaded_in_a_loop(
         assert "has SHA-256" in broken.reason
         os.kill(process.pid, signal.SIGTERM)
         assert await ended(process) == 0
+    assert log_of(tmp_path).count("loading model=a") == 1
+
+
+async def test_a_worker_that_starts_while_the_server_is_away_waits_for_it_and_answers(
+    server: EmbeddedServer, watch: Watch, client: Client, tmp_path: Path
+) -> None:
+    async with board(tmp_path, "board", *locked(tmp_path, "a")):
+        answer = client.ask("a", QUESTION, sampling=SHORT)
+        await answer.publish()
+        await until(watch, is_in("a", LOADING))
+        await server.kill()
+        await eventually(lambda: "a | " in log_of(tmp_path) and "waiting for the server" in log_of(tmp_path))
+        await server.start()
+        async with asyncio.timeout(SECONDS):
+            await answer
     assert log_of(tmp_path).count("loading model=a") == 1
 
 
@@ -291,10 +308,6 @@ def swapped(found: Placement) -> BoardState | None:
 
 def resident_kib(pid: int) -> int:
     return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0])
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def wait_for(pidfd: int) -> None:

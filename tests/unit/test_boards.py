@@ -158,6 +158,13 @@ def test_load_times_are_measured_ones_and_guesses_by_bytes_before(tmp_path: Path
     assert LoadTimes(path).seconds("y", 0) == START_SECONDS
 
 
+def test_a_small_models_load_says_nothing_of_a_large_ones(tmp_path: Path) -> None:
+    times = LoadTimes(tmp_path / "loads.json")
+    expected = times.seconds("large", 491_000_000)
+    times.note("tiny", 4_000_000, START_SECONDS + 0.44)
+    assert times.seconds("large", 491_000_000) == expected, "and not a minute"
+
+
 def test_so_are_those_of_its_phases(tmp_path: Path) -> None:
     path = tmp_path / "loads.json"
     times = LoadTimes(path)

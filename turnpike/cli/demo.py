@@ -25,7 +25,8 @@ def run_demo(options: DemoOptions) -> int:
     """All of it, with nothing left behind."""
     from broker import process
 
-    return process.run(lambda stop: _demo(options, stop), patience=process.PATIENCE_SECONDS)
+    run = _boards if options.boards else _demo
+    return process.run(lambda stop: run(options, stop), patience=process.PATIENCE_SECONDS)
 
 
 async def _demo(options: DemoOptions, stop: asyncio.Event) -> int:
@@ -55,6 +56,30 @@ async def _demo(options: DemoOptions, stop: asyncio.Event) -> int:
         influx_url=influx_url,
         gateway_port=options.gateway_port if options.gateway else None,
         memory_of=memory_of,
+        stop=stop,
+        as_json=options.json,
+    )
+
+
+async def _boards(options: DemoOptions, stop: asyncio.Event) -> int:
+    import asyncio
+
+    from producers.commands.board_demo import NUM_CTX, run_board_demo
+    from workers.boards.file_facts import facts_of_files
+    from workers.boards.settings import BoardSettings
+    from workers.chosen_file import model_token
+    from workers.models import DEMO
+
+    # The shipped model under a second name is another one to a board.
+    other = Path(options.model_file).expanduser() if options.model_file else DEMO.path
+    name = model_token(other) if options.model_file else f"{DEMO.token}-2"
+    settings = BoardSettings(num_ctx=NUM_CTX)
+    each = [await asyncio.to_thread(facts_of_files, [path], name, settings) for path in (DEMO.path, other)]
+    return await run_board_demo(
+        ENTRY,
+        models={DEMO.token: None, name: other},
+        memory_bytes=max(one.plan.total for one in each),
+        max_tokens=options.max_tokens,
         stop=stop,
         as_json=options.json,
     )

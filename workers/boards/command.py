@@ -64,6 +64,7 @@ async def serve(address: Address, settings: BoardSettings, stop: asyncio.Event, 
         try:
             await _require_bucket(nc, settings.wait_seconds)
             await _require_rights(nc, name, address.user)
+            await _let_go(nc, name)
             async with _machine(nc, name, settings) as machine:
                 most = memory_bytes // PARKED_SHARE
                 parked = _parked(nc, name, settings.board_dir, most)
@@ -132,6 +133,14 @@ async def _require_rights(nc: NatsConnection, board: str, user: str) -> None:
     except PublishError as error:
         advice = "`turnpike user add NAME --role board` makes a user that may"
         raise TurnpikeError(f"the user {user} cannot speak for the board {board}: {error}: {advice}") from None
+
+
+async def _let_go(nc: NatsConnection, board: str) -> None:
+    """Of what a board of this name had claimed in a life before, which no worker has outlived: it would expire."""
+    with contextlib.suppress(ServerError, PublishError):
+        for claim in (await placing.read(nc)).claims.values():
+            if claim.board == board:
+                await placing.release(nc, claim)
 
 
 def _parked(nc: NatsConnection, board: str, named: str | None, max_bytes: int) -> Parked | None:

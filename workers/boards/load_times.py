@@ -17,6 +17,8 @@ START_SECONDS = 3.0
 """Of a process without a model: Python, its libraries, the measurements of its first steps."""
 BYTES_PER_SECOND = 80e6
 """What an SD card of a Raspberry Pi reads, until a load was seen."""
+MIN_RATED_BYTES = 64e6
+"""A load of fewer bytes says nothing of how fast they are read: it is START_SECONDS, more or less."""
 START_SHARES = {START: 0.4, MEASURE: 0.4, READY: 0.2}
 """Of START_SECONDS."""
 READ_SHARE = 0.6
@@ -85,9 +87,9 @@ class LoadTimes:
             self._known |= msgspec.json.decode(self._path.read_bytes(), type=dict[str, Loaded])
 
     def _bytes_per_second(self) -> float:
-        """By the largest model that was loaded here."""
+        """By the largest model that was loaded here, where it was large enough to tell."""
         largest = max(self._known.values(), key=lambda one: one.file_bytes, default=None)
-        if largest is None or largest.seconds <= START_SECONDS or not largest.file_bytes:
+        if largest is None or largest.seconds <= START_SECONDS or largest.file_bytes < MIN_RATED_BYTES:
             return BYTES_PER_SECOND
         return largest.file_bytes / (largest.seconds - START_SECONDS)
 

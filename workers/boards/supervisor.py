@@ -29,6 +29,7 @@ from workers.boards.offers import Offer
 from workers.boards.orders import Orders
 from workers.boards.parking import Parking
 from workers.boards.placement import next_step
+from workers.boards.plain_workers import PlainWorkers
 from workers.boards.presence import Presence
 from workers.boards.queues import Queues
 from workers.boards.reporter import TELL_SECONDS, BoardReporter
@@ -66,6 +67,7 @@ class Supervisor:
         self._presence = Presence(nc, board.name, self._began_at)
         self._claims = self._presence.claims
         self._queues = Queues(nc)
+        self._plain_workers = PlainWorkers(nc)
         self._orders = Orders(board.name, self._began_at)
         self._news = asyncio.Event()
         self._doubt = asyncio.Event()
@@ -90,7 +92,8 @@ class Supervisor:
         async with self._presence, self._group:
             await self._queues.listen(self._queued)
             looks = (self._presence.keep_up(self._lost), self._look(), self._hear(), self._tell(), self._wake(stop))
-            beats = [self._group.create_task(work) for work in (connection.watch(self._nc), *looks)]
+            watches = (connection.watch(self._nc), self._plain_workers.run())
+            beats = [self._group.create_task(work) for work in (*watches, *looks)]
             self._parking.began()
             try:
                 while not stop.is_set():
@@ -194,7 +197,8 @@ class Supervisor:
             return
         if not is_due:
             return
-        boards = (*(one for one in placement.boards if one.board != self._board.name), self._state(pins))
+        others = (one for one in placement.boards if one.board != self._board.name)
+        boards = (*others, *self._plain_workers.boards, self._state(pins))
         served = {one.model for board in boards for one in board.models if one.state in (SERVING, DRAINING)}
         models = {one.model for board in boards for one in board.models}
         self._served = served | {one.model for board in boards for one in board.models if one.state == LOADING}
@@ -202,7 +206,8 @@ class Supervisor:
             waiting = await self._queues.look(models, served)
         for name, here in self._here.items():
             here.queued(waiting.get(name, Waiting()))
-        if any(child.is_leaving or child.is_loading for child in self._children.values()):
+        is_changing = any(child.is_leaving or child.is_loading for child in self._children.values())
+        if is_changing or not self._plain_workers.has_looked:
             return
         view = View(self._now(), boards, waiting, placement.claims)
         await self._begin(next_step(view, self._board.name, self._board.rules))

@@ -65,6 +65,7 @@ class LoadGauge:
             expected_wait_seconds=self.expected_wait(INTERACTIVE),
             batch_wait_seconds=self.expected_wait(BATCH),
             num_pending_batch=occupancy.pending[BATCH],
+            turn_seconds=self.recent.mean_seconds if self.recent.num_settled else None,
             state=self._presence.state,
             prefill_tokens_per_second=state.prefill_tokens_per_second,
             decode_tokens_per_second=state.decode_tokens_per_second,
