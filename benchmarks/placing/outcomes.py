@@ -20,7 +20,7 @@ from benchmarks.placing.rivals import (
     informed,
     least_busy,
 )
-from benchmarks.placing.room import Board, Room, Seated
+from benchmarks.placing.room import Board, Room
 from benchmarks.placing.traces import Trace, most_at_once
 from workers.boards.placement import DEFAULT_RULES, Rules
 
@@ -69,8 +69,17 @@ class Outcome:
 
     @cached_property
     def longest_away(self) -> float:
-        """The longest at a stretch that an interactive turn waited while its model was on no board, beyond its load."""
-        return max(0.0, *(away_of(one, self.room) for one in self.room.seated if one.turn.is_interactive))
+        """The longest at a stretch that an interactive turn waited while no board had its model or began to load it."""
+        return max(0.0, *(self.room.absent.longest(one) for one in self.room.seated if one.turn.is_interactive))
+
+    @cached_property
+    def longest_unserved(self) -> float:
+        """The same while no board took turns of it, beyond its load: what its own turns in hand took is counted too."""
+        return max(
+            self.room.unserved.longest(one) - one.turn.model.load_seconds
+            for one in self.room.seated
+            if one.turn.is_interactive
+        )
 
 
 @dataclass(frozen=True)
@@ -100,13 +109,6 @@ class Comparison:
     def swap_ratio(self) -> float:
         """Ours ÷ the fewest."""
         return self.ours.num_swaps / max(1, self.fewest_swaps)
-
-
-def away_of(one: Seated, room: Room) -> float:
-    """The longest at a stretch that no board had the turn's model ready while it waited, beyond the model's load."""
-    begin, end = one.turn.at, one.turn.at + one.wait
-    absences = room.absences[one.turn.model.name]
-    return max((min(to, end) - max(since, begin) for since, to in absences), default=0.0) - one.turn.model.load_seconds
 
 
 def with_ours(trace: Trace, rules: Rules = DEFAULT_RULES) -> Outcome:

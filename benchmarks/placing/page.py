@@ -67,13 +67,14 @@ def _cells(one: Outcome) -> list[str]:
         f"{sum(waits) / len(waits):.1f} s",
         f"{waits[-1]:.0f} s",
         f"{one.longest_away:.0f} s",
+        f"{one.longest_unserved:.0f} s",
         str(one.num_swaps),
         f"{one.loading_seconds:.0f} s",
     ]
 
 
 def _outcomes(found: Sequence[Comparison]) -> str:
-    heads = ("trace", "server", "mean wait", "interactive", "longest", "for other models", "swaps", "loading")
+    heads = ("trace", "server", "mean wait", "interactive", "longest", "model away", "and ending", "swaps", "loading")
     rows = []
     for one in found:
         rows.append([f"{one.trace.name}, {len(one.trace.turns)} turns", one.ours.name, *_cells(one.ours)])
@@ -91,7 +92,7 @@ def _targets(found: Sequence[Comparison]) -> str:
         "trace",
         f"mean wait ÷ the best other's (≤ {MAX_WAIT:g})",
         f"swaps ÷ the fewest (≤ {MAX_SWAPS:g})",
-        f"longest interactive wait for other models, beyond the load (≤ {bound:g} s)",
+        f"longest interactive wait until the model begins to load (≤ {bound:g} s)",
     )
     rows = []
     for one in found:
