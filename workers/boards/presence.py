@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
@@ -37,6 +38,8 @@ class Presence:
         self._watch = Watch(nc)
         self._announced: tuple[object, ...] = ()
         self._announced_at = float("-inf")
+        self._unheard_at = float("-inf")
+        """When the server did not take its word last, by the monotonic clock."""
 
     async def __aenter__(self) -> Self:
         await self._watch.__aenter__()
@@ -59,7 +62,8 @@ class Presence:
     def is_settled(self) -> bool:
         """Whether what is heard is what there is: a board that has just come back, or whose server has, would load what
         others have loaded."""
-        return connection.connected_seconds(self._nc) >= SETTLE_SECONDS
+        heard_seconds = time.monotonic() - self._unheard_at
+        return min(heard_seconds, connection.connected_seconds(self._nc)) >= SETTLE_SECONDS
 
     async def keep_up(self, lost: Callable[[str], Awaitable[None]]) -> None:
         """Renews what is claimed, for ever. `lost` is told of a model whose copy another board has taken."""
@@ -84,6 +88,7 @@ class Presence:
         try:
             await placing.announce(self._nc, state)
         except PublishError as error:
+            self._unheard_at = time.monotonic()
             self._announced = ()
             log.warning("not announced error=%s", error)
 
