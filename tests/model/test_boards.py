@@ -141,6 +141,9 @@ async def test_a_board_serves_two_models_of_which_one_fits(
         again = client.ask("a", history, sampling=SHORT, conversation="talk")
         async with asyncio.timeout(SECONDS):
             assert (await again).usage.cached_tokens >= talk.done.usage.prompt_tokens
+        # Each of the three turns came before its model was there.
+        waited = await until(watch, lambda found: one if (one := state_of(found)) and one.num_waited == 3 else None)
+        assert 0 < waited.waited_seconds < 3 * SECONDS
         # A second one on this node says so and ends; the first goes on.
         async with board(tmp_path, *several) as second:
             assert await ended(second) == EXIT_ERROR
