@@ -37,7 +37,7 @@ from workers.boards.spare import Spare
 from workers.boards.view import Step, View, Waiting
 
 ROUND_SECONDS = 0.5
-"""How often it looks at the queues, at least."""
+"""How often it looks at the queues, at most, unless something has changed."""
 OFFERS_SECONDS = 5.0
 """How often it looks at the files."""
 NEWS_SECONDS = 0.1
@@ -98,7 +98,7 @@ class Supervisor:
             try:
                 while not stop.is_set():
                     await self._round()
-                    await self._sleep(ROUND_SECONDS)
+                    await self._sleep(self._queues.look_seconds)
                 await self._drain()
             finally:
                 await asyncio.gather(self._spare.end(), *(child.end() for child in self._children.values()))
@@ -127,7 +127,7 @@ class Supervisor:
         is_due = time.monotonic() - self._decided_at >= ROUND_SECONDS or self._is_changed
         if self._is_changed or self._node.measured_seconds >= SAY_SECONDS:
             self._measure()
-            await self._spare.keep()
+            await self._spare.keep(is_wanted=self._pending is not None)
         if is_due:
             self._decided_at, self._is_changed = time.monotonic(), False
         try:
@@ -144,11 +144,9 @@ class Supervisor:
 
     async def _sleep(self, seconds: float) -> None:
         """Until there is news, or for so long."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._news.wait()
-        except TimeoutError:
-            pass
         self._news.clear()
 
     def _check_alone(self, placement: Placement) -> None:
