@@ -12,6 +12,7 @@
     │   │   └── Refused           somebody does, and does not let us in, or is not trusted
     │   ├── ConnectionLost        closed for good: whoever relied on it has to end
     │   ├── ServerTooOld          a nats-server that would silently ignore what we ask of it
+    │   ├── NoRoom                the server has no disk to set aside for a stream
     │   └── NotReady              streams or consumers are missing: `turnpike broker ensure`
     ├── PublishError              the message was not stored; a turn will not be answered
     │   ├── NoStream              no stream takes its subject; UnservedModel: no queue has this model's turns
@@ -131,6 +132,18 @@ class NotReady(ServerError):
     def __init__(self, missing: str) -> None:
         self.missing = missing
         super().__init__(f"{missing} does not exist on this server: run `turnpike broker ensure --model MODEL`")
+
+
+class NoRoom(ServerError):
+    """The server has less left for streams than this one is to hold."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
+        self.reason = reason
+        super().__init__(
+            f"{what}: {reason}: the server's store has no room for so many bytes beside other streams. Give queues a "
+            "smaller --max-queued-bytes, or the server more room (jetstream.max_file_store, the disk)"
+        )
 
 
 class OtherFile(TurnpikeError):

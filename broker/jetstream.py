@@ -15,7 +15,7 @@ import msgspec
 import nats.errors
 from msgspec import Struct, field
 
-from broker.errors import NotReady, ServerError
+from broker.errors import NoRoom, NotReady, ServerError
 from broker.wire import Messages, Wire
 
 NANOSECONDS = 1_000_000_000
@@ -31,6 +31,8 @@ WRONG_LAST_SEQUENCE = (10071, 10164)
 NOT_TAKEN = 10077
 """The stream is full, or has one of this subject and takes no second."""
 TOO_LARGE = (10054, 10097)
+NO_ROOM = (10002, 10023, 10028, 10047)
+"""What streams may hold together is more than the account, the server or its disk has: insufficient resources."""
 NO_RESPONDERS = 503
 """The status where nobody takes a request: no stream of that name answers."""
 NOT_FOUND = 404
@@ -210,6 +212,8 @@ async def api(
     if failure := answer.get("error"):
         if failure.get("code") == NOT_FOUND:
             return None
+        if failure.get("err_code") in NO_ROOM:
+            raise NoRoom(subject, str(failure.get("description")))
         raise ServerError(f"{subject}: {failure.get('description')} (code {failure.get('err_code')})")
     return answer
 

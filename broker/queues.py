@@ -1,5 +1,6 @@
-"""The queues of models that boards may serve: made as boards announce them, so that a turn can wait for a model that no
-worker has yet. That is an operator's right; `turnpike broker` does it, and `turnpike broker ensure --follow`.
+"""The queues of models that boards may serve: made as boards announce them, or for all of a lock file, so that a turn
+can wait for a model that no worker has yet. That is an operator's right; `turnpike broker` does it, and so does
+`turnpike broker ensure`, with `--follow` for what is announced later.
 """
 
 from __future__ import annotations
@@ -8,15 +9,20 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
 
 from broker import jetstream, model_status, placing, subjects, topology
+from broker.catalogue import read_lock
 from broker.connection import Address, check
-from broker.errors import ServerError
+from broker.errors import NoRoom, ServerError
 from broker.keeping import kept
 from broker.priorities import PRIORITIES
+from broker.settings import MIN_QUEUED_BYTES
 from broker.topology import Limits
 
 NAME = "queues"
@@ -40,6 +46,11 @@ class Queues:
         self._tried_at: dict[str, float] = {}
         """By the monotonic clock, of those that could not be made."""
 
+    @property
+    def refused(self) -> list[str]:
+        """The models whose queues could not be made, the last time."""
+        return sorted(self._tried_at.keys() - self._known)
+
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`. Raises ConnectionLost."""
         async with placing.Watch(self._nc) as watch:
@@ -57,6 +68,12 @@ class Queues:
         """Makes what is missing of what boards may serve now."""
         models = model_status.statuses(placement.boards)
         self._tried_at = {model: at for model, at in self._tried_at.items() if model in models}
+        await self.make(models)
+
+    async def make(self, models: Iterable[str]) -> list[str]:
+        """Makes what is missing of these models' queues; a line for each that was made. What cannot be made is logged,
+        and tried again in AGAIN_SECONDS at the earliest."""
+        lines: list[str] = []
         for model in models:
             if model in self._known or time.monotonic() - self._tried_at.get(model, -AGAIN_SECONDS) < AGAIN_SECONDS:
                 continue
@@ -64,16 +81,31 @@ class Queues:
                 self._refuse(model, f"there are {MAX_QUEUES} already")
                 continue
             try:
-                await self._ensure(model)
+                lines += await self._ensure(model)
                 self._known.add(model)
             except (ServerError, nats.errors.Error) as error:
                 self._refuse(model, str(error))
+        return lines
 
-    async def _ensure(self, model: str) -> None:
+    async def _ensure(self, model: str) -> list[str]:
+        """With as many bytes as the server has left for it, where that is less. Raises ServerError."""
         stream = subjects.turns_stream(model)
-        if None in [await jetstream.consumer(self._nc, stream, priority) for priority in PRIORITIES]:
-            for line in await topology.ensure_queue(self._nc, model, self._limits):
+        if None not in [await jetstream.consumer(self._nc, stream, priority) for priority in PRIORITIES]:
+            return []
+        limits = replace(self._limits, max_queued_bytes=self._limits.max_announced_bytes)
+        while True:
+            try:
+                lines = await topology.ensure_queue(self._nc, model, limits)
+            except NoRoom:
+                limits = replace(limits, max_queued_bytes=limits.max_queued_bytes // 2)
+                if limits.max_queued_bytes < MIN_QUEUED_BYTES:
+                    raise
+                continue
+            for line in lines:
                 log.info("%s", line)
+            if limits.max_queued_bytes < self._limits.max_announced_bytes:
+                log.warning("a small queue, for want of room model=%s bytes=%d", model, limits.max_queued_bytes)
+            return lines
 
     def _refuse(self, model: str, reason: str) -> None:
         self._tried_at[model] = time.monotonic()
@@ -89,6 +121,13 @@ async def _change(watch: placing.Watch, stop: asyncio.Event) -> None:
         for task in (changing, stopping):
             task.cancel()
         await asyncio.gather(changing, stopping, return_exceptions=True)
+
+
+def locked_models(lock_file: str | None) -> list[str]:
+    """The models of a lock file; none without one. Raises CatalogueError."""
+    if lock_file is None:
+        return []
+    return [name for name, locked in read_lock(Path(lock_file).expanduser()).items() if locked.kind == "model"]
 
 
 async def keep_queues(address: Address, limits: Limits, stop: asyncio.Event) -> None:

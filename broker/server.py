@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from broker.errors import ServerError
 from broker.extras import install
 from broker.locks import Lock, is_held
 from broker.process import signal_child, spawn, terminate
+from broker.queues import Queues
 from broker.topology import MAX_PAYLOAD_BYTES, Limits, ensure
 
 READY_SECONDS = 15.0
@@ -255,11 +257,12 @@ class EmbeddedServer:
         signal_child(self._process, signal.SIGKILL)
         await self._process.wait()
 
-    async def ensure(self, models: list[str], limits: Limits = Limits()) -> list[str]:
-        """Makes streams and consumers, as the operator."""
+    async def ensure(self, models: list[str], limits: Limits = Limits(), also: Sequence[str] = ()) -> list[str]:
+        """Makes streams and consumers, as the operator; `also` are models whose queues are made where they are missing,
+        and there is room."""
         nc = await connect(self.address(OPERATOR), name="turnpike-ensure")
         try:
-            return await ensure(nc, models, limits)
+            return await ensure(nc, models, limits) + await Queues(nc, limits).make(also)
         finally:
             await nc.close()
 

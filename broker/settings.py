@@ -23,6 +23,8 @@ OTHER_NAMES = {"TURNPIKE_CMAKE_ARGS", "TURNPIKE_CONFIG"}
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
+MIN_QUEUED_BYTES = 4 * 1024 * 1024
+"""Of a queue: a turn may have a megabyte."""
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 Level = Annotated[LogLevel, Setting("which lines are logged to standard error, by their level at least")]
 Node = Annotated[str | None, Setting("the node's name (default: the host's)")]
@@ -93,7 +95,21 @@ class QueueSettings(CommonSettings, frozen=True, kw_only=True):
         tuple[str, ...],
         Setting("a model to queue turns for; can be given several times (`turnpike broker` alone: demo)"),
     ] = ()
+    lock_file: Annotated[
+        str | None,
+        Setting(
+            "a queue for each model of this lock file, too (default: for those that are named, or that boards have)",
+            path="file",
+        ),
+    ] = None
     max_queued_turns: Annotated[Count, Setting("the bound of a model's queue")] = 10_000
+    max_queued_bytes: Annotated[
+        Annotated[int, Meta(ge=MIN_QUEUED_BYTES)] | None,
+        Setting(
+            "the same in bytes, which the server sets aside on its disk (default: 268435456; 16777216 of a queue that "
+            "a lock file or boards want, and less where there is less)"
+        ),
+    ] = None
     ack_wait_seconds: Annotated[
         float, Meta(ge=1, le=24 * 3600), Setting("a silent worker's turn goes to another after so long")
     ] = 30.0

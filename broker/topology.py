@@ -32,6 +32,9 @@ class Limits:
 
     max_queued_turns: int = 10_000
     max_queued_bytes: int = 256 * 1024 * 1024
+    """Of a queue that was asked for by its name."""
+    max_announced_bytes: int = 16 * 1024 * 1024
+    """Of one that was not, of which there may be many: the server sets aside as much of its disk for each."""
     max_reply_bytes: int = 512 * 1024 * 1024
     max_end_bytes: int = 512 * 1024 * 1024
     max_dead_bytes: int = 64 * 1024 * 1024
@@ -215,7 +218,8 @@ async def ensure(nc: NatsConnection, models: Iterable[str], limits: Limits = Lim
 
 
 async def ensure_queue(nc: NatsConnection, model: str, limits: Limits = Limits()) -> list[str]:
-    """Creates or updates one model's stream and consumers; returns a line for each one that changed."""
+    """Creates or updates one model's stream and consumers; returns a line for each one that changed. Raises NoRoom,
+    where the server has less left than its turns may take."""
     changed = [await _ensure_stream(nc, _turns(subjects.token(model, "model"), limits))]
     changed += await _ensure_consumers(nc, model, limits)
     return [line for line in changed if line]

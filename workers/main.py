@@ -51,7 +51,7 @@ from workers.machine.facts import machine_facts
 from workers.machine.known_costs import memory_reads, step_costs
 from workers.machine.memory import MemoryPlan, available_bytes
 from workers.machine.model_plan import draft_size, plan_of
-from workers.machine.thread_count import check_threads, choose_polling, step_threads
+from workers.machine.thread_count import choose_polling, step_threads
 from workers.model_facts import bytes_for_a_token
 from workers.model_file import ModelFileError, answering_parts
 from workers.prompts.chat_template import catalogued
@@ -110,7 +110,6 @@ async def serve(
     from workers.llama.aborts import explain_aborts
 
     config.check()
-    check_threads(config)
     keep_the_heap_small()
     async with AsyncExitStack() as leaving:
         cleanup = leaving.enter_context(ExitStack())

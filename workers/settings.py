@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -197,18 +196,20 @@ class ComputeSettings(ModelSettings, frozen=True, kw_only=True):
             )
             if value < least
         ]
-        num_cores = len(os.sched_getaffinity(0))
-        for which, threads in (("--threads", self.threads), ("--threads-batch", self.threads_batch)):
-            if threads is not None and threads > num_cores:
-                why = "more threads only wait for each other"
-                problems.append(f"{which}: this machine has {num_cores} cores, and {why}")
+        if self.threads is not None or self.threads_batch is not None:
+            from workers.machine.cores import num_cores  # not at the start of every command
+
+            for which, threads in (("--threads", self.threads), ("--threads-batch", self.threads_batch)):
+                if threads is not None and threads > (most := num_cores()):
+                    # They would wait for each other at every step.
+                    problems.append(f"{which}: must be at most {most}, the cores that this process may use")
         for name, value in self.named():
             try:
                 subjects.token(value, name.removesuffix("_name"))
             except InvalidName as error:
                 problems.append(f"{flag(name)}: {error}")
         if self.chat_template is not None:
-            from workers.prompts.chat_template import asked_for  # not at the start of every command
+            from workers.prompts.chat_template import asked_for  # nor this
 
             try:
                 asked_for(self.chat_template)

@@ -14,10 +14,11 @@ import pytest
 from nats.aio.client import Client as NatsConnection
 
 from broker import availability, jetstream, placing, subjects
-from broker.accounts import BOARD, OPERATOR, REAPER, read_credentials
+from broker.accounts import BOARD, LOCAL, OPERATOR, REAPER, read_credentials
+from broker.catalogue import Locked, write_lock
 from broker.client import Client
 from broker.connection import Address, close, connect
-from broker.errors import NotLoaded, NotServed, UnservedModel
+from broker.errors import NoRoom, NotLoaded, NotServed, UnservedModel
 from broker.messages import Failed
 from broker.messages.boards import ALWAYS, BROKEN, NEVER, SERVING, BoardState, Order
 from broker.queues import Queues, keep_queues
@@ -128,6 +129,70 @@ async def test_boards_cannot_have_any_number_of_queues_made(
     await Queues(operator, Limits()).look(placing.Placement((many,)))
     names = {one.name for one in await jetstream.streams(operator, subjects.ALL_TURNS)}
     assert names == {"TURNS-m", "TURNS-model-0", "TURNS-model-1"}
+
+
+class SmallServer(EmbeddedServer):
+    """With room for two gibibytes of streams, of which the house's own set aside two thirds."""
+
+    def _configuration(self) -> dict[str, object]:
+        found = super()._configuration()
+        jetstream = found["jetstream"]
+        assert isinstance(jetstream, dict)
+        return found | {"jetstream": jetstream | {"max_file_store": 2 * 1024**3}}
+
+
+async def test_a_small_disk_has_room_for_the_queues_of_many_models_and_says_where_it_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"model-{number:02}" for number in range(48)]
+    async with SmallServer(tmp_path / "server") as server:
+        await server.ensure(["named"])
+        nc = await connect(server.address(OPERATOR), name="operator")
+        queues = Queues(nc, Limits())
+        await queues.look(placing.Placement((board("pi-1", *map(on_board, names)),)))
+        sizes = {one.name: one.config["max_bytes"] for one in await jetstream.streams(nc, subjects.ALL_TURNS)}
+        assert sizes.pop("TURNS-named") == 256 * 1024**2
+        assert sum(sizes.values()) > 400 * 1024**2
+        assert [sizes.get(f"TURNS-{name}") for name in names[:20]] == [16 * 1024**2] * 20
+        assert min(sizes.values()) < 16 * 1024**2, "what is left is used"
+        assert queues.refused == names[len(sizes) :] != []
+        async with Client(server.address(LOCAL)) as client:
+            await client.ask(names[len(sizes) - 1], "hello").publish()
+        with pytest.raises(NoRoom, match=r"insufficient storage.* smaller --max-queued-bytes"):
+            await server.ensure(["another"])
+        await close(nc)
+    warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    (said,) = [one for one in warned if names[-1] in one]
+    assert "insufficient storage resources available" in said
+
+
+async def test_the_queues_of_a_lock_files_models_are_made_by_ensure_and_by_the_broker(
+    bench: Bench, operator: NatsConnection, tmp_path: Path
+) -> None:
+    lock, one = tmp_path / "models.lock", Locked("o/r", "c" * 40, "m.gguf", "0" * 64, 5)
+    write_lock(lock, {"one": one, "two": one, "data": Locked("o/d", "c" * 40, "d.gz", "0" * 64, 5, kind="dataset")})
+
+    async def queues(nc: NatsConnection) -> dict[str, int]:
+        found = await jetstream.streams(nc, subjects.ALL_TURNS)
+        return {one.name.removeprefix("TURNS-"): one.config["max_bytes"] for one in found}
+
+    arguments = ("broker", "ensure", "--lock-file", str(lock), "--max-queued-bytes", "5000000")
+    code, out, _ = await output(bench, *arguments, user=OPERATOR)
+    assert (code, "stream TURNS-one: created" in out) == (0, True)
+    found = await queues(operator)
+    assert {name: found[name] for name in ("one", "two")} == {"one": 5_000_000, "two": 5_000_000}
+    assert "data" not in found
+    code, out, _ = await output(bench, *arguments, user=OPERATOR)
+    assert (code, out) == (0, "nothing to change\n")
+    code, _, said = await output(bench, "broker", "ensure", "--lock-file", str(tmp_path / "none"), user=OPERATOR)
+    assert (code, "there is no such file" in said) == (1, True)
+    own = ["broker", "--data-dir", str(tmp_path / "own"), "--port", "0", "--lock-file", str(lock)]
+    async with started(own, tmp_path) as broker:
+        await broker.until_it_says("nats-server at")
+        nc = await connect(read_credentials(tmp_path / "own" / "operator.credentials"), name="operator")
+        assert await queues(nc) == {"one": 16 * 1024**2, "two": 16 * 1024**2}
+        await close(nc)
+        assert await broker.interrupted() == 0
 
 
 # --- Whoever asks ---

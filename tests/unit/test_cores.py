@@ -10,7 +10,6 @@ import pytest
 
 from broker.errors import SettingsError
 from workers.machine.cores import MAX_KEPT, Measured, Usage, measured_alone, num_cores
-from workers.machine.thread_count import check_threads
 from workers.settings import WorkerSettings
 
 
@@ -59,9 +58,9 @@ def test_a_quota_of_the_cgroup_or_of_one_around_it_counts(tmp_path: Path, files:
 
 
 def test_more_threads_than_cores_are_refused_with_the_number_that_there_is() -> None:
-    check_threads(WorkerSettings(threads=num_cores()))
+    WorkerSettings(threads=num_cores()).check()
     with pytest.raises(SettingsError) as raised:
-        check_threads(WorkerSettings(threads=num_cores() + 1, threads_batch=num_cores() + 2))
+        WorkerSettings(threads=num_cores() + 1, threads_batch=num_cores() + 2).check()
     why = f"must be at most {num_cores()}, the cores that this process may use"
     assert raised.value.problems == [f"--threads: {why}", f"--threads-batch: {why}"]
 

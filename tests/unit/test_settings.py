@@ -140,7 +140,7 @@ def test_more_threads_than_cores_are_refused_and_none(name: str) -> None:
     def settings(value: int) -> WorkerSettings:
         return load(WorkerSettings, flags={name: value}, environment={})
 
-    with pytest.raises(SettingsError, match=rf"{flag}: this machine has \d+ cores"):
+    with pytest.raises(SettingsError, match=rf"{flag}: must be at most \d+, the cores"):
         settings(most + 1).check()
     with pytest.raises(SettingsError, match=f"{flag}: must be at least 1"):
         settings(0).check()

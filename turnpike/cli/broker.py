@@ -59,16 +59,17 @@ async def _serve(options: BrokerSettings, stop: asyncio.Event) -> int:
 
     from broker.accounts import DEFAULTS, OPERATOR, REAPER, write_credentials
     from broker.errors import ServerError
-    from broker.queues import keep_queues
+    from broker.queues import keep_queues, locked_models
     from broker.reaper import keep_reaping
     from broker.server import EmbeddedServer
 
-    folder = data_dir(options)
+    folder, locked = data_dir(options), locked_models(options.lock_file)
     server = EmbeddedServer(folder, host=options.host, port=options.port, tls=_tls(options))
     async with server:
         for user, _ in DEFAULTS:
             write_credentials(folder / f"{user}.credentials", server.address(user))
-        for line in await server.ensure(list(options.model) or ["demo"], _stream_limits(options)):
+        named = list(options.model) or ([] if locked else ["demo"])
+        for line in await server.ensure(named, _stream_limits(options), also=locked):
             print(line)
         print(f"nats-server at {server.url}; credentials in {folder}", flush=True)
         ended = asyncio.ensure_future(server.wait())
@@ -95,9 +96,14 @@ def _tls(options: BrokerSettings) -> Tls | None:
 
 
 def _stream_limits(options: QueueSettings) -> Limits:
+    import dataclasses
+
     from broker.topology import Limits
 
-    return Limits(max_queued_turns=options.max_queued_turns, ack_wait_seconds=options.ack_wait_seconds)
+    limits = Limits(max_queued_turns=options.max_queued_turns, ack_wait_seconds=options.ack_wait_seconds)
+    if (most := options.max_queued_bytes) is not None:
+        return dataclasses.replace(limits, max_queued_bytes=most, max_announced_bytes=most)
+    return limits
 
 
 def run_ensure(options: EnsureOptions) -> int:
@@ -105,20 +111,22 @@ def run_ensure(options: EnsureOptions) -> int:
     from broker import process, topology
     from broker.accounts import OPERATOR
     from broker.connection import connect
-    from broker.queues import keep_queues
+    from broker.queues import Queues, keep_queues, locked_models
 
-    there = address(options, OPERATOR)
+    there, locked = address(options, OPERATOR), locked_models(options.lock_file)
 
     async def ensure(stop: asyncio.Event) -> int:
         nc = await connect(there, name="turnpike-ensure")
         try:
             lines = await topology.ensure(nc, list(options.model), _stream_limits(options))
+            queues = Queues(nc, _stream_limits(options))
+            lines += await queues.make(locked)
         finally:
             await nc.close()
         print("\n".join(lines) or "nothing to change", flush=True)
         if options.follow:
             await keep_queues(there, _stream_limits(options), stop)
-        return 0
+        return 1 if queues.refused else 0
 
     return process.run(ensure, patience=None if options.follow else process.PATIENCE_SECONDS)
 

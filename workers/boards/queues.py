@@ -16,8 +16,8 @@ from broker.priorities import BATCH, INTERACTIVE, PRIORITIES, Priority
 from workers.boards.view import Waiting
 
 LOOK_SECONDS = 0.5
-QUIET_SECONDS = 2.0
-"""How often to look; and where nothing is queued, and the server would tell of it."""
+QUIET_SECONDS = 1.5
+"""How often to look where nothing waits; and where the server tells of turns that come."""
 AGAIN_SECONDS = 5.0
 """After which the oldest turn of a queue is looked for again."""
 
@@ -45,7 +45,7 @@ class Queues:
     def __init__(self, nc: NatsConnection) -> None:
         self._nc = nc
         self.look_seconds = LOOK_SECONDS
-        """Until it should be looked again, by what was seen."""
+        """Until it should be looked again where nothing waits."""
         self._oldest: dict[tuple[str, Priority], _Oldest] = {}
         """The oldest waiting turn that was seen last."""
 
@@ -64,8 +64,8 @@ class Queues:
         ServerError."""
         found = {}
         infos = await jetstream.streams(self._nc, subjects.ALL_TURNS)
-        is_quiet = all(info.config.get("republish") and not info.state.num_messages for info in infos)
-        self.look_seconds = QUIET_SECONDS if is_quiet else LOOK_SECONDS
+        is_told = all(info.config.get("republish") for info in infos)  # an earlier release's are not
+        self.look_seconds = QUIET_SECONDS if is_told else LOOK_SECONDS
         for info in infos:
             model = info.name.removeprefix(subjects.TURNS_PREFIX)
             if model in models and info.state.num_messages:

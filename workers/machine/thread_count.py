@@ -32,17 +32,6 @@ def fixed_threads(config: WorkerSettings) -> tuple[int | None, int | None]:
     return decode, config.threads_batch or decode
 
 
-def check_threads(config: WorkerSettings) -> None:
-    """Raises SettingsError for more threads than there are cores: they would wait for each other at every step."""
-    problems = [
-        f"{name}: must be at most {num_cores()}, the cores that this process may use"
-        for name, value in (("--threads", config.threads), ("--threads-batch", config.threads_batch))
-        if value is not None and value > num_cores()
-    ]
-    if problems:
-        raise SettingsError(problems)
-
-
 def step_threads(
     engine: Engine, config: WorkerSettings, fingerprint: str, others: Callable[[], float | None] = others_now
 ) -> StepThreads:
