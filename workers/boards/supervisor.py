@@ -37,9 +37,7 @@ from workers.boards.spare import Spare
 from workers.boards.view import Step, View, Waiting
 
 ROUND_SECONDS = 0.5
-"""How often it looks at the queues, at least, …"""
-IDLE_SECONDS = 1.5
-"""… and where nothing waited at the last look: it hears of turns that come."""
+"""How often it looks at the queues where anything waits, or changes."""
 OFFERS_SECONDS = 5.0
 """How often it looks at the files."""
 NEWS_SECONDS = 0.1
@@ -100,7 +98,7 @@ class Supervisor:
             try:
                 while not stop.is_set():
                     await self._round()
-                    await self._sleep(ROUND_SECONDS if self._is_wanted else IDLE_SECONDS)
+                    await self._sleep(ROUND_SECONDS if self._is_wanted else self._queues.look_seconds)
                 await self._drain()
             finally:
                 await asyncio.gather(self._spare.end(), *(child.end() for child in self._children.values()))
@@ -129,7 +127,7 @@ class Supervisor:
         is_due = time.monotonic() - self._decided_at >= ROUND_SECONDS or self._is_changed
         if self._is_changed or self._node.measured_seconds >= SAY_SECONDS:
             self._measure()
-            await self._spare.keep()
+            await self._spare.keep(is_wanted=self._pending is not None)
         if is_due:
             self._decided_at, self._is_changed = time.monotonic(), False
         try:
