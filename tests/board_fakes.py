@@ -48,7 +48,7 @@ READY, DONE = signal.SIGUSR1, signal.SIGUSR2
 """Tell a worker that loads, or that drains, to go on."""
 
 WORKER = """
-import json, os, signal, socket, sys
+import json, os, select, signal, socket, sys
 TERM, READY, DONE = signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
 signal.pthread_sigmask(signal.SIG_BLOCK, {TERM, READY, DONE})
 model, manner = sys.argv[1:3]
@@ -60,6 +60,10 @@ if manner == "broken":
     sys.exit(1)
 if manner == "crashes":
     os.kill(os.getpid(), signal.SIGSEGV)
+while manner == "spare":
+    say()
+    if select.select([line], [], [], 0.1)[0] and (given := json.loads(line.recv(4096)).get("model")):
+        manner = "steady"
 say(read_bytes=1024)
 if manner == "slow":
     signal.sigwait({READY})
@@ -77,7 +81,7 @@ print("drained", flush=True)
 """
 """As `turnpike worker` on its line: by its manner it serves, is broken, crashes, loads until READY, or is busy until
 DONE, and had a turn that had waited for the load; one that is steady has a turn that does not end, and says so again
-and again."""
+and again; a spare one is so once it has a model."""
 
 
 class Roomy:
@@ -109,7 +113,9 @@ class RunningBoard:
     stop: asyncio.Event
     supervisor: Supervisor
     started: list[Child] = field(default_factory=list)
-    """Every worker that it has started, in order."""
+    """Every worker that it has started for a model, in order."""
+    spares: list[Child] = field(default_factory=list)
+    """Those that were started ahead."""
 
     def models(self) -> list[str]:
         return [child.model for child in self.started]
@@ -137,25 +143,35 @@ async def running_board(
     pins: frozenset[str] = frozenset(),
     look: Callable[[], dict[str, Offer]] | None = None,
     silent_seconds: float = SILENT_SECONDS,
+    keeps_spare: bool = False,
 ) -> AsyncIterator[RunningBoard]:
     """Of these models of 100 MiB, each with its worker's manner."""
     nc = await connect(where if isinstance(where, Address) else where.address(BOARD), name=name)
     started: list[Child] = []
+    spares: list[Child] = []
 
     async def start(one: Offer, heard: Callable[[], None]) -> Child:
         command = [sys.executable, "-c", WORKER, one.model, manners[one.model]]
         started.append(await Child.start(one.model, command, {}, heard, silent_seconds=silent_seconds))
         return started[-1]
 
+    async def start_spare(heard: Callable[[], None]) -> Child:
+        command = [sys.executable, "-c", WORKER, "", "spare"]
+        spares.append(await Child.start("", command, {}, heard, silent_seconds=silent_seconds))
+        return spares[-1]
+
     def all_of_them() -> dict[str, Offer]:
         return {model: offer(model) for model in manners}
 
     look = look or all_of_them
-    board = Board(name, rules, pins, Roomy(memory_bytes), look, start, LoadTimes(folder / f"{name}.json"))
+    times, ahead = LoadTimes(folder / f"{name}.json"), start_spare if keeps_spare else None
+    board = Board(
+        name, rules, pins, Roomy(memory_bytes), look, start, times, start_spare=ahead, keeps_spare=keeps_spare
+    )
     own, stop = Supervisor(nc, board, look()), asyncio.Event()
     task = asyncio.create_task(own.run(stop))
     try:
-        yield RunningBoard(task, stop, own, started)
+        yield RunningBoard(task, stop, own, started, spares)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -225,6 +225,31 @@ async def test_a_worker_that_hangs_is_replaced_and_one_that_is_only_slow_is_not(
         board.task.cancel()
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_worker_that_was_started_ahead_and_is_lost_is_given_no_model(
+    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, number: signal.Signals
+) -> None:
+    manners = {"a": "steady", "b": "steady"}
+    async with running_board(
+        server, tmp_path, manners, memory_bytes=450 * MIB, silent_seconds=1.5, keeps_spare=True
+    ) as board:
+        await client.ask("a", "hello").publish()
+        await until(watch, is_in("a", SERVING))
+        assert [child.model for child in board.spares[:1]] == ["a"], "it was there"
+        async with asyncio.timeout(SECONDS):
+            while len(board.spares) < 2:
+                await watch.changed(0.1)
+        spare = os.pidfd_open(board.spares[1].pid)
+        os.kill(board.spares[1].pid, number)
+        if number == signal.SIGSTOP:  # it is ended
+            assert (await asyncio.to_thread(select.select, [spare], [], [], SECONDS))[0]
+        os.close(spare)
+        await client.ask("b", "hello").publish()
+        await until(watch, is_in("b", SERVING))
+        assert board.models() == ["b"]
+        await board.end()
+
+
 async def test_a_model_whose_worker_is_killed_is_waited_for_until_that_is_no_accident(
     server: EmbeddedServer, watch: Watch, tmp_path: Path
 ) -> None:
