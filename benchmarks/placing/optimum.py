@@ -9,23 +9,33 @@ What is found is half-planes: `load_price` × loads + `wait_price` × seconds th
 a wait price of 0 that bounds the loads of any schedule, with a load price of 0 the waits, and between them the loads of
 schedules whose turns wait no longer than so much. The least over all schedules is bounded by Lagrange's relaxation:
 being there has a price for each slice of time, by which each model finds its own cheapest schedule (dynamic
-programming, from the end). Any prices give a bound; `search` finds good ones by subgradient steps. Slices are rounded
-so that the bound stays one: a model is asked to pay for whole slices only, and to wait for what it must have waited if
-it loaded at a slice's beginning.
+programming, from the end). Any prices give a bound, so that prices prove it: `prices.json` has those that `search`
+found by subgradient steps, and one evaluation says what they prove. Slices are rounded so that the bound stays one: a
+model is asked to pay for whole slices only, and to wait for what it had to if it loaded at a slice's beginning.
+What is said of waits is said of schedules that load a model only when somebody waits for it, as all servers here do:
+who knew the future would have each model there before it is asked for, and nobody would wait.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from benchmarks.placing.traces import NUM_SLOTS, Model, Trace, Turn
 
-SLICE_SECONDS = 10.0
+SLICE_SECONDS = 5.0
+PRICES = Path(__file__).with_name("prices.json")
+LOADS_IN_SECONDS = (None, 400.0, 100.0, 30.0, 0.0)
+"""For what a load counts in the half-planes that are looked for, in seconds of a turn's waiting; None: waits count
+nothing."""
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -68,6 +78,15 @@ class Bounds:
     def least_wait(self) -> float:
         """Seconds that all turns together wait at the least, whatever is loaded how often."""
         return max((one.least / one.wait_price for one in self.planes if not one.load_price), default=0.0)
+
+
+class Proof(Struct, frozen=True):
+    """Of a half-plane."""
+
+    load_price: float
+    wait_price: float
+    prices: tuple[float, ...]
+    """Of being there, by slice."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +134,7 @@ class Problem:
 
     def _waited(self, ahead: Ints) -> Floats:
         """Those that came too late to be finished before it was let go, and until it is ready again."""
-        found = np.zeros(self.too_late.shape)
+        found = np.zeros(self.too_late.shape)  # at least what it takes to load: somebody waits for that
         gone = np.arange(self.num_slices + 1)
         for row, turns in enumerate(self._turns):
             at = np.array(sorted(turn.at for turn in turns))
@@ -123,7 +142,7 @@ class Problem:
             first = np.searchsorted(at, gone * self._slice - self._shortest[row], "right")[:, None]
             ready = np.maximum(0, gone[:, None] - 1 + ahead[None, :]) * self._slice + self._loads[row]
             last = np.maximum(first, np.searchsorted(at, ready, "left"))
-            found[row] = np.maximum((last - first) * ready - (sums[last] - sums[first]), 0.0)
+            found[row] = np.maximum((last - first) * ready - (sums[last] - sums[first]), self._loads[row])
         return found
 
     def cheapest(self, prices: Floats, load_price: float = 1.0, wait_price: float = 0.0) -> Cheapest:
@@ -197,6 +216,25 @@ def search(problem: Problem, goal: float, load_price: float, wait_price: float, 
             break
         prices = np.maximum(0.0, prices + eagerness * (goal - bound) / norm * slope)
     return best_prices
+
+
+def looked_for(trace: Trace, waits: Waits, num_at_once: int, goals: Sequence[tuple[int, float]]) -> list[Proof]:
+    """Prices that prove much of a trace. `goals`: loads and seconds of schedules that there are."""
+    problem, found = Problem(trace, waits, num_at_once), []
+    for seconds in LOADS_IN_SECONDS:
+        load_price, wait_price = (1.0, 0.0) if seconds is None else (seconds / 100, 0.01)
+        goal = min(load_price * loads + wait_price * wait for loads, wait in goals)
+        prices = search(problem, goal, load_price, wait_price)
+        found.append(Proof(load_price, wait_price, tuple(round(float(one), 4) for one in prices)))
+    return found
+
+
+def proved(trace: Trace, waits: Waits, num_at_once: int) -> Bounds:
+    """What is known of one of the traces in `prices.json`."""
+    proofs = msgspec.json.decode(PRICES.read_bytes(), type=dict[str, list[Proof]])[trace.name]
+    problem = Problem(trace, waits, num_at_once)
+    planes = [problem.plane(np.array(one.prices), one.load_price, one.wait_price) for one in proofs]
+    return Bounds((*planes, *by_slots(trace, waits, num_at_once, NUM_SLOTS * num_at_once)))
 
 
 def fewest_loads(trace: Trace, waits: Waits, goal: int, num_at_once: int) -> int:

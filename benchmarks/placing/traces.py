@@ -152,4 +152,5 @@ def all_at_once(seed: int = 4, each: int = 15) -> Trace:
 
 OTHER_SEEDS = (11, 12, 13)
 """With which the same is true: what is told of the traces is no luck of theirs."""
+SEEDED: tuple[Callable[[int], Trace], ...] = (poisson, bursts, day_and_night, all_at_once)
 TRACES: tuple[Callable[[], Trace], ...] = (poisson, bursts, day_and_night, all_at_once)

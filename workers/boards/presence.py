@@ -15,6 +15,7 @@ from broker import connection, placing
 from broker.errors import PublishError, ServerError
 from broker.messages.boards import LOADING, BoardState
 from broker.placing import Placement, Watch
+from workers.boards.board import OtherBoard
 from workers.boards.claims import Claims
 
 PROGRESS_SECONDS = 0.5
@@ -53,6 +54,13 @@ class Presence:
     def placement(self) -> Placement:
         """What holds now, as far as it was heard."""
         return self._watch.placement()
+
+    def check_alone(self) -> None:
+        """Raises OtherBoard where one that began before this one still says that it is this board."""
+        for state in self.placement().boards:
+            is_other = state.board == self._board and state.started_at != self._began_at
+            if is_other and state.started_at < self._began_at < state.sent_at:
+                raise OtherBoard(self._board)
 
     async def changed(self, seconds: float) -> bool:
         """Comes back when something was written since it came back last, or after so many seconds: False."""
