@@ -48,15 +48,16 @@ READY, DONE = signal.SIGUSR1, signal.SIGUSR2
 """Tell a worker that loads, or that drains, to go on."""
 
 WORKER = """
-import json, os, signal, socket, sys
+import json, os, select, signal, socket, sys
 TERM, READY, DONE = signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
 signal.pthread_sigmask(signal.SIG_BLOCK, {TERM, READY, DONE})
 model, manner = sys.argv[1:3]
 line = socket.socket(fileno=int(sys.argv[sys.argv.index("--board-fd") + 1]))
 def say(**what): line.send(json.dumps(what).encode())
-if not model:
+while not model:
     say()
-    model = json.loads(line.recv(4096))["model"]
+    if select.select([line], [], [], 0.1)[0]:
+        model = json.loads(line.recv(4096)).get("model", "")
 print("starting", model, flush=True)
 if manner == "broken":
     print("turnpike: model file m.gguf: is no model", file=sys.stderr)
@@ -80,7 +81,7 @@ print("drained", flush=True)
 """
 """As `turnpike worker` on its line: by its manner it serves, is broken, crashes, loads until READY, or is busy until
 DONE, and had a turn that had waited for the load; one that is steady has a turn that does not end, and says so again
-and again."""
+and again. One without a model waits for it."""
 
 
 class Roomy:
@@ -112,7 +113,7 @@ class RunningBoard:
     stop: asyncio.Event
     supervisor: Supervisor
     started: list[Child] = field(default_factory=list)
-    """Every worker that it has started, in order."""
+    """Every worker that it has started, in order, those that were started ahead too."""
 
     def models(self) -> list[str]:
         return [child.model for child in self.started]
@@ -154,7 +155,8 @@ async def running_board(
 
     async def start_spare(heard: Callable[[], None]) -> Child:
         assert spare is not None
-        started.append(await Child.start("", [sys.executable, "-c", WORKER, "", spare], {}, heard))
+        command = [sys.executable, "-c", WORKER, "", spare]
+        started.append(await Child.start("", command, {}, heard, silent_seconds=silent_seconds))
         return started[-1]
 
     def all_of_them() -> dict[str, Offer]:

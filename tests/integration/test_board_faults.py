@@ -41,6 +41,7 @@ from tests.cut_line import line_to
 from tests.support import free_port, freeze
 from workers.boards import presence
 from workers.boards.claims import Claims
+from workers.boards.spare import SPARE_BYTES
 
 EXPIRES = 2
 
@@ -223,6 +224,37 @@ async def test_a_worker_that_hangs_is_replaced_and_one_that_is_only_slow_is_not(
         await until(watch, is_in("a", SERVING))
         assert sorted(board.models()) == ["a", "a", "b"]
         board.task.cancel()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_worker_that_was_started_ahead_and_is_lost_is_given_no_model(
+    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, number: signal.Signals
+) -> None:
+    manners = {"a": "steady", "b": "steady"}
+    async with running_board(
+        server,
+        tmp_path,
+        manners,
+        memory_bytes=200 * MIB + SPARE_BYTES,
+        silent_seconds=1.5,
+        spare="steady",
+        keeps_spare=True,
+    ) as board:
+        await client.ask("a", "hello").publish()
+        await until(watch, is_in("a", SERVING))
+        assert board.models()[0] == "a", "it was there"
+        async with asyncio.timeout(SECONDS):
+            while len(board.started) < 2:
+                await watch.changed(0.1)
+        spare = os.pidfd_open(board.started[1].pid)
+        os.kill(board.started[1].pid, number)
+        if number == signal.SIGSTOP:  # it is ended
+            assert (await asyncio.to_thread(select.select, [spare], [], [], SECONDS))[0]
+        os.close(spare)
+        await client.ask("b", "hello").publish()
+        await until(watch, is_in("b", SERVING))
+        assert board.models()[:3] == ["a", "", "b"]
+        await board.end()
 
 
 async def test_a_model_whose_worker_is_killed_is_waited_for_until_that_is_no_accident(

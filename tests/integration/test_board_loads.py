@@ -154,7 +154,7 @@ async def test_a_worker_that_ends_while_it_waits_for_its_model_is_not_started_in
     async with kept as board:
         await until(watch, state_of)
         os.kill(board.started[0].pid, signal.SIGKILL)
-        await until(watch, lambda found: "started ahead has ended" in caplog.text or None)
+        await until(watch, lambda found: "started ahead is lost" in caplog.text or None)
         await load(operator, watch, "a")
         assert [child.model for child in board.started if not child.has_ended] == ["a"]
         await board.end()

@@ -131,6 +131,11 @@ class Child:
         return time.monotonic() - self._heard_at
 
     @property
+    def is_silent(self) -> bool:
+        """Whether it has said nothing for longer than it should, unless it loads."""
+        return self.silent_seconds > self._silent_seconds
+
+    @property
     def trouble(self) -> str | None:
         """Why it should be killed; None while it is well."""
         silent = self.silent_seconds

@@ -189,10 +189,8 @@ def _starter(settings: BoardSettings, worker: Sequence[str | Path], lock: Lock) 
 
     async def start(offer: Offer, heard: Callable[[], None]) -> Child:
         assert offer.plan is not None
-        wait = max(settings.wait_seconds, SERVER_SECONDS)
-        park = offer.plan.offload_cache
-        of_one = worker_settings(settings, offer.model, park_bytes=park, health_port=None, wait_seconds=wait)
-        return await Child.start(offer.model, worker, as_environment(of_one), heard, kept=(lock.fileno(),))
+        environment = _environment(settings, offer.model, park_bytes=offer.plan.offload_cache)
+        return await Child.start(offer.model, worker, environment, heard, kept=(lock.fileno(),))
 
     return start
 
@@ -201,10 +199,15 @@ def _spare_starter(settings: BoardSettings, worker: Sequence[str | Path], lock: 
     """Starts workers that are told their model later."""
 
     async def start(heard: Callable[[], None]) -> Child:
-        environment = as_environment(worker_settings(settings, None, health_port=None))
-        return await Child.start("", worker, environment, heard, kept=(lock.fileno(),))
+        return await Child.start("", worker, _environment(settings, None), heard, kept=(lock.fileno(),))
 
     return start
+
+
+def _environment(settings: BoardSettings, model: str | None, **more: int) -> Mapping[str, str | None]:
+    """What a worker is told by variables, of what is the board's and not its own."""
+    wait_seconds = max(settings.wait_seconds, SERVER_SECONDS)
+    return as_environment(worker_settings(settings, model, health_port=None, wait_seconds=wait_seconds, **more))
 
 
 def _health(nc: NatsConnection, supervisor: Supervisor, settings: BoardSettings) -> AbstractAsyncContextManager[object]:

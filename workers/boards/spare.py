@@ -38,13 +38,18 @@ class Spare:
         return SPARE_BYTES if self._board.keeps_spare else 0
 
     @property
+    def _is_lost(self) -> bool:
+        """Whether there is one that is of no use: it has ended, or says nothing any more."""
+        return self._child is not None and (self._child.has_ended or self._child.is_silent)
+
+    @property
     def pids(self) -> list[int]:
         """Of the one that there is."""
         return [] if self._child is None else [self._child.pid]
 
     async def begin(self, room_bytes: int) -> None:
         """Starts one, where there is none yet and room for it beside all that is planned."""
-        await self._forget_ended()
+        await self._forget_lost()
         is_wanted = self._board.start_spare is not None and self._child is None and room_bytes >= SPARE_BYTES
         if not is_wanted or time.monotonic() < self._again_at:
             return
@@ -64,7 +69,7 @@ class Spare:
     async def start(self, offer: Offer) -> Child:
         """A worker of the offer's: the one that is there, which has waited for its model, else a new one. Raises
         OSError."""
-        await self._forget_ended()
+        await self._forget_lost()
         child, self._child = self._child, None
         if child is not None:
             assert offer.plan is not None
@@ -74,9 +79,9 @@ class Spare:
         await self.keep()  # beside the load, which keeps one core busy: it is there for the next one
         return child
 
-    async def _forget_ended(self) -> None:
-        if self._child is not None and self._child.has_ended:
-            log.warning("the worker that was started ahead has ended: %s", await self.end())
+    async def _forget_lost(self) -> None:
+        if self._is_lost:
+            log.warning("the worker that was started ahead is lost: %s", await self.end())
             self._again_at = time.monotonic() + AGAIN_SECONDS
 
     async def end(self) -> str:
