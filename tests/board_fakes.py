@@ -32,7 +32,7 @@ from broker.process import run, spawn
 from broker.server import EmbeddedServer
 from tests.support import ROOT
 from workers.boards import presence
-from workers.boards.board import Board
+from workers.boards.board import Board, Machine
 from workers.boards.child import SILENT_SECONDS, Child
 from workers.boards.load_times import LoadTimes
 from workers.boards.offers import Offer
@@ -137,6 +137,7 @@ async def running_board(
     pins: frozenset[str] = frozenset(),
     look: Callable[[], dict[str, Offer]] | None = None,
     silent_seconds: float = SILENT_SECONDS,
+    machine: Machine | None = None,
 ) -> AsyncIterator[RunningBoard]:
     """Of these models of 100 MiB, each with its worker's manner."""
     nc = await connect(where if isinstance(where, Address) else where.address(BOARD), name=name)
@@ -151,7 +152,8 @@ async def running_board(
         return {model: offer(model) for model in manners}
 
     look = look or all_of_them
-    board = Board(name, rules, pins, Roomy(memory_bytes), look, start, LoadTimes(folder / f"{name}.json"))
+    machine = machine or Roomy(memory_bytes)
+    board = Board(name, rules, pins, machine, look, start, LoadTimes(folder / f"{name}.json"))
     supervisor, stop = Supervisor(nc, board, look()), asyncio.Event()
     task = asyncio.create_task(supervisor.run(stop))
     try:
