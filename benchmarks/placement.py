@@ -1,16 +1,30 @@
 """Which models are where, by simulation: our placement beside other servers' rules, on four boards with eight models.
 
-python -m benchmarks.placement [--write]: prints the tables; --write renews those of docs/placement.md, and its picture.
+python -m benchmarks.placement [--write] [--search] [--seeds]: prints the tables; --write renews those of
+docs/placement.md, and its picture; --search looks for what can be proved of the traces first (a minute); --seeds prints
+what comes of other seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 
+import msgspec
+
 from benchmarks.harness import ROOT, Row, show
-from benchmarks.placing import page
-from benchmarks.placing.outcomes import MAX_SWAPS, MAX_WAIT, Comparison, compare
-from benchmarks.placing.traces import TRACES
+from benchmarks.placing import optimum, page
+from benchmarks.placing.outcomes import (
+    MAX_SWAPS,
+    MAX_WAIT,
+    OTHER_RULES,
+    RIVALS,
+    WAITS,
+    Comparison,
+    best_of,
+    compare,
+    with_ours,
+)
+from benchmarks.placing.traces import OTHER_SEEDS, SEEDED, TRACES, most_at_once
 from workers.boards.placement import DEFAULT_RULES
 
 
@@ -46,13 +60,45 @@ def rows(one: Comparison) -> list[Row]:
     ]
 
 
+def of_other_seeds() -> str:
+    """What is told of the traces, of others of their kinds."""
+    lines = []
+    for make in SEEDED:
+        for seed in OTHER_SEEDS:
+            trace = make(seed)
+            ours, best = with_ours(trace), min(best_of(trace, name).mean_wait for name in RIVALS)
+            lines.append(
+                f"{trace.name}, seed {seed}: mean wait {ours.mean_wait:.1f} s, {ours.mean_wait / best:.2f} of the best "
+                f"other's; {ours.num_swaps} swaps; until a model loads {ours.longest_away:.0f} s at most"
+            )
+    return "\n".join(lines)
+
+
+def look_for_proofs() -> None:
+    """Renews `prices.json`."""
+    found = {}
+    for make in TRACES:
+        trace = make()
+        known = [with_ours(trace, rules).room for rules in (DEFAULT_RULES, *OTHER_RULES.values())]
+        goals = [(room.num_loads, sum(one.wait for one in room.seated)) for room in known]
+        found[trace.name] = optimum.looked_for(trace, WAITS, most_at_once(), goals)
+    optimum.PRICES.write_bytes(msgspec.json.encode(found) + b"\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="renew docs/placement.md and its picture")
-    is_writing = parser.parse_args().write
+    parser.add_argument("--search", action="store_true", help="renew benchmarks/placing/prices.json first")
+    parser.add_argument("--seeds", action="store_true", help="print what comes of other seeds, and nothing else")
+    arguments = parser.parse_args()
+    if arguments.seeds:
+        print(of_other_seeds())
+        return
+    if arguments.search:
+        look_for_proofs()
     found = [compare(make()) for make in TRACES]
     print(page.tables(found))
-    if is_writing:
+    if arguments.write:
         page.write(ROOT, found)
     (ROOT / ".cache").mkdir(exist_ok=True)
     show("Many models on few boards, by simulation", [row for one in found for row in rows(one)])

@@ -1,8 +1,9 @@
 """Several models and room for one: a board beside llama-server's router (`--models-dir`, `--models-max 1`).
 
 The same GGUF files, and the same turns at the same times from a seed: five for three models at once (A B A A C), then
-turns at random, of which every other one goes on with a conversation, then a burst; both servers over HTTP, by one
-client. How soon does the first token come, on average and at p95, and how often is a model loaded for that?
+turns at random, then a burst; both servers over HTTP, by one client. A conversation begins with a text of some 300
+tokens, and two turns in three go on with one, up to four times: with the model's own answers, and often over a swap.
+How soon does the first token come, on average and at p95, and how often is a model loaded for that?
 
 Both hold one model at a time, the board by its memory, and start warm: files are in the page cache, and each model has
 been asked once, so that the board has verified its files and measured its machine. That is counted by neither. The
@@ -49,6 +50,9 @@ MIB = 2**20
 SLACK_BYTES = 192 * MIB
 """Of the board's memory, beside its largest model: for conversations of those that are not loaded, for one."""
 NUM_BURST = 8
+CONTINUED = 2 / 3
+FIRST_CHARS = 1200
+"""Of what a conversation begins with."""
 LENGTHS = 32, 48, 64
 """Tokens of answers."""
 MAX_TURNS = 4
@@ -93,7 +97,7 @@ def arrivals(models: Sequence[str], chance: random.Random, *, num_random: int, m
         model = chance.choice(models)
         known = [one for one in last[model] if turns[one] < MAX_TURNS]
         conversation = number
-        if known and not is_burst and chance.random() < 0.5:
+        if known and chance.random() < CONTINUED:
             conversation = chance.choice(known)
         else:
             last[model].append(number)
@@ -102,13 +106,32 @@ def arrivals(models: Sequence[str], chance: random.Random, *, num_random: int, m
     return found
 
 
-def questions() -> list[str]:
-    """Of the shipped conversations: what users say, with what was said before it for some length."""
-    found = []
-    for one in load_conversations(None):
-        texts = [message.content for message in one.messages]
-        found += ["\n".join(texts[max(0, index - 2) : index + 1]) for index in range(0, len(texts), 2)]
-    return found
+@dataclass(frozen=True)
+class Texts:
+    """Of the shipped conversations."""
+
+    firsts: list[str]
+    """What has been said, for some length, with a question behind it."""
+    nexts: list[str]
+    """What users ask then."""
+
+    @classmethod
+    def shipped(cls, chance: random.Random) -> Texts:
+        """In another order."""
+        each = [message for one in load_conversations(None) for message in one.messages]
+        chance.shuffle(each)
+        firsts, text = [], ""
+        for message in each:
+            text = f"{text}\n{message.content}"
+            if len(text) >= FIRST_CHARS:
+                firsts.append(f"{text}\nWhat is the most important of that?")
+                text = ""
+        return cls(firsts, [message.content for message in each if message.role == "user"])
+
+    def of(self, conversation: int, turn: int) -> str:
+        """What is said in a conversation's turn."""
+        texts = self.nexts if turn else self.firsts
+        return f"Case {conversation}. {texts[(conversation * 7 + turn) % len(texts)]}"
 
 
 @dataclass(frozen=True)
@@ -155,7 +178,7 @@ class Peer:
 Server = Callable[[], contextlib.AbstractAsyncContextManager[Peer]]
 
 
-async def served(server: Server, trace: Sequence[Arrival], texts: Sequence[str]) -> Served:
+async def served(server: Server, trace: Sequence[Arrival], texts: Texts) -> Served:
     """Asks each model once, then the trace. Who goes on with a conversation waits for its last answer."""
     models = sorted({one.model for one in trace})
     histories: dict[int, list[Message]] = {}
@@ -165,16 +188,16 @@ async def served(server: Server, trace: Sequence[Arrival], texts: Sequence[str])
             await peer.of(model).ask(f"warm-{model}", [Message("user", "radio node alarm")], 4)
         loads_before, started = peer.loads(), time.perf_counter()
 
-        async def turn(number: int, one: Arrival) -> Asked:
+        async def turn(one: Arrival) -> Asked:
             await asyncio.sleep(started + one.at - time.perf_counter())
             async with locks[one.conversation]:
                 history = histories.setdefault(one.conversation, [])
-                history.append(Message("user", f"Case {one.conversation}: {texts[number * 7 % len(texts)]}"))
+                history.append(Message("user", texts.of(one.conversation, len(history) // 2)))
                 asked = await peer.of(one.model).ask(f"c{one.conversation}", history, one.num_tokens)
                 history.append(Message("assistant", asked.text))
                 return asked
 
-        asked = await asyncio.gather(*(turn(number, one) for number, one in enumerate(trace)))
+        asked = await asyncio.gather(*map(turn, trace))
         return Served(asked, time.perf_counter() - started, peer.loads() - loads_before)
 
 
@@ -266,8 +289,7 @@ async def board(flags: Sequence[str], models: Sequence[str], folder: Path, more:
 
 async def measure(given: argparse.Namespace) -> list[Row]:
     files = {one.stem.replace(".", "_"): one for one in given.model_file} or real_files()
-    texts = questions()
-    random.Random(given.seed).shuffle(texts)
+    texts = Texts.shipped(random.Random(given.seed))
     trace = arrivals([*files], random.Random(given.seed), num_random=given.turns, mean_seconds=given.mean_seconds)
     more = ["--min-stay-seconds", "0", *([] if given.no_spare else ["--spare"])]
     with TemporaryDirectory(prefix="turnpike-bench-") as name:

@@ -31,7 +31,7 @@ from broker.points import Measurement
 from broker.process import run, spawn
 from broker.server import EmbeddedServer
 from tests.support import ROOT
-from workers.boards import presence
+from workers.boards import presence, supervisor
 from workers.boards.board import Board, Machine
 from workers.boards.child import SILENT_SECONDS, Child
 from workers.boards.load_times import LoadTimes
@@ -154,10 +154,10 @@ async def running_board(
     look = look or all_of_them
     machine = machine or Roomy(memory_bytes)
     board = Board(name, rules, pins, machine, look, start, LoadTimes(folder / f"{name}.json"))
-    supervisor, stop = Supervisor(nc, board, look()), asyncio.Event()
-    task = asyncio.create_task(supervisor.run(stop))
+    own, stop = Supervisor(nc, board, look()), asyncio.Event()
+    task = asyncio.create_task(own.run(stop))
     try:
-        yield RunningBoard(task, stop, supervisor, started)
+        yield RunningBoard(task, stop, own, started)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -166,14 +166,17 @@ async def running_board(
 
 @contextmanager
 def soon_forgotten(seconds: int) -> Iterator[None]:
-    """What boards say and claim expires after so many whole seconds, and is said again as much more often."""
+    """What boards say and claim expires after so many whole seconds, is said again as much more often, and the server
+    waited for as much shorter."""
     share = seconds / placing.CLAIM_SECONDS
     with (
         mock.patch.object(placing, "BOARD_SECONDS", seconds),
         mock.patch.object(placing, "CLAIM_SECONDS", seconds),
+        mock.patch.object(placing, "TELL_SECONDS", share * placing.TELL_SECONDS),
         mock.patch.object(placing, "SAY_SECONDS", share * placing.SAY_SECONDS),
         mock.patch.object(placing, "RENEW_SECONDS", share * placing.RENEW_SECONDS),
         mock.patch.object(presence, "SETTLE_SECONDS", share * presence.SETTLE_SECONDS),
+        mock.patch.object(supervisor, "QUEUES_SECONDS", share * supervisor.QUEUES_SECONDS),
     ):
         yield
 

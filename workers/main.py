@@ -15,13 +15,13 @@ import os
 import typing
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 from nats.aio.client import Client as NatsConnection
 
-from broker import subjects
+from broker import discovery, subjects
 from broker.connection import Address, close, connect
 from broker.discovery import OF_BOARD
 from broker.health import serve_health
@@ -49,11 +49,11 @@ from workers.machine.bandwidth import ReadBandwidth
 from workers.machine.cores import others_now
 from workers.machine.facts import machine_facts
 from workers.machine.known_costs import memory_reads, step_costs
-from workers.machine.memory import MemoryPlan
-from workers.machine.model_plan import draft_size
+from workers.machine.memory import MemoryPlan, available_bytes
+from workers.machine.model_plan import draft_size, plan_of
 from workers.machine.thread_count import choose_polling, step_threads
 from workers.model_facts import bytes_for_a_token
-from workers.model_file import ModelFileError
+from workers.model_file import ModelFileError, answering_parts
 from workers.prompts.chat_template import catalogued
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateProcess, TemplateRenderer
@@ -62,7 +62,7 @@ from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.reporting.presence import PLAIN_ABILITIES, abilities
 from workers.settings import WorkerSettings
 from workers.worker import Worker
-from workers.worker_options import WorkerOptions
+from workers.worker_options import WorkerOptions, in_a_hurry
 
 if typing.TYPE_CHECKING:
     from workers.llama.context import LlamaEngine, LlamaModel
@@ -94,6 +94,8 @@ class LoadedModel:
     """Of its weights, what a token is computed with."""
     draft: DraftContext | None = None
     """Of the model that proposes what may follow."""
+    has_others: bool = True
+    """Whether the model had workers while this one loaded it."""
 
 
 async def serve(
@@ -126,7 +128,7 @@ async def serve(
         explain_aborts(f"model file {path}")
         name = subjects.token(config.model, "model") if config.model else model_token(path)
         nc = await connect(address, name=f"turnpike-worker-{name}")
-        loaded = await _load(path, name, config, cleanup, loading)
+        loaded = await _load_among_others(nc, path, name, config, cleanup, loading)
         vocabulary = loaded.model.vocabulary
         loaded.model.template.tell()
         renderer = TemplateRenderer(
@@ -170,28 +172,32 @@ async def _given(line: BoardLine, loading: Loading, stop: asyncio.Event) -> From
 # --- The model ---
 
 
+async def _load_among_others(
+    nc: NatsConnection, path: Path, name: str, config: WorkerSettings, cleanup: ExitStack, loading: Loading
+) -> LoadedModel:
+    """As `_load`; the model's other workers are looked for meanwhile."""
+    loaded, others = await asyncio.gather(
+        _load(path, name, config, cleanup, loading), discovery.find_workers(nc, WorkerOptions.look_seconds)
+    )
+    return replace(loaded, has_others=any(one.model == name for one in others))
+
+
 async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStack, loading: Loading) -> LoadedModel:
     """The model in a context that fits into memory, its threads and rates measured."""
     from workers.llama.backend import has_openmp, system_info
     from workers.llama.context import LlamaEngine, LlamaModel
     from workers.llama.draft import open_draft
-    from workers.llama.sizing import context_options, planned, report
+    from workers.llama.sizing import context_options, report
 
+    plan, num_ctx = await asyncio.to_thread(lambda: plan_of(answering_parts(path), config, available_bytes()))
     bandwidth = await asyncio.to_thread(memory_reads, config)
     loading.begin(WEIGHTS)
     known = catalogued(config.model if config.model_file is None else None)
     is_paged = config.resident_bytes is not None
     model = await asyncio.to_thread(
-        LlamaModel,
-        path,
-        is_paged=is_paged,
-        chat_template=config.chat_template,
-        of_catalogue=known,
-        heard=loading.at,
+        LlamaModel, path, is_paged=is_paged, chat_template=config.chat_template, of_catalogue=known, heard=loading.at
     )
     cleanup.callback(model.close)
-    num_ctx = min(config.num_ctx, model.num_ctx_train) if config.deterministic else config.num_ctx
-    plan = planned(model, config, num_ctx)
     options = context_options(config, num_ctx)
     engine = LlamaEngine(model, options)
     cleanup.callback(engine.close)
@@ -356,7 +362,7 @@ def _options(loaded: LoadedModel, config: WorkerSettings, version: str, can: tup
         facts=_facts(loaded, config),
         can=can,
         may_differ=config.allow_other_file,
-        **({} if config.board_fd is None else {"leave_seconds": 0.0}),
+        **({} if config.board_fd is None else in_a_hurry(has_others=loaded.has_others)),
     )
 
 

@@ -151,6 +151,7 @@ class Worker:
             num_waited=waits.num_turns,
             waited_seconds=waits.seconds,
             turn_seconds=load.turn_seconds,
+            longest_turn_seconds=recent.longest_expected_seconds,
             can=self.options.can,
             trouble=self.stuck_reason(),
         )

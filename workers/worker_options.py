@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from broker import discovery
 from workers.turns.jobs import Overflow
 
+SHORT_LOOK_SECONDS = 0.05
+
 
 @dataclass(frozen=True)
 class WorkerOptions:
@@ -46,3 +48,9 @@ class WorkerOptions:
     leave_seconds: float = 0.5
     """How long an idle worker that stops takes turns of those who chose it before they heard: asking around takes a
     quarter of a second. A board's takes none: its model comes back for them, and another is waited for."""
+
+
+def in_a_hurry(*, has_others: bool) -> dict[str, float]:
+    """What a board's worker does not wait for, as somebody waits for it, or for its room. Where the model had no other
+    workers during the load, only one with another file that starts at this very moment has to be seen yet."""
+    return {"leave_seconds": 0.0} | ({} if has_others else {"look_seconds": SHORT_LOOK_SECONDS})

@@ -6,7 +6,8 @@ Where they say how they are only now and then, each decides on what it has heard
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Mapping
 
 from msgspec.structs import replace
 
@@ -14,10 +15,9 @@ from benchmarks.placing.room import Board, Room
 from benchmarks.placing.traces import NUM_SLOTS, Model, Turn, models
 from broker.messages.boards import AVAILABLE, DRAINING, LOADING, SERVING, BoardState, Claim, ModelOnBoard
 from workers.boards.placement import DEFAULT_RULES, Rules, Step, View, Waiting, all_steps, next_step
+from workers.turns.recent import RecentTurns
 
 LOOK_SECONDS = 1.0
-LATELY = 0.2
-"""What the latest turn counts in what turns took lately."""
 
 
 class Queue:
@@ -47,8 +47,15 @@ class Queue:
 class Turnpike:
     """Our rules."""
 
-    def __init__(self, room: Room, rules: Rules = DEFAULT_RULES, say_seconds: float = 0.0) -> None:
-        self._room, self._rules, self._say_seconds = room, rules, say_seconds
+    def __init__(
+        self,
+        room: Room,
+        rules: Rules = DEFAULT_RULES,
+        say_seconds: float = 0.0,
+        pins: Mapping[tuple[str, str], str] | None = None,
+    ) -> None:
+        """`pins` are by board and model."""
+        self._room, self._rules, self._say_seconds, self._pins = room, rules, say_seconds, pins or {}
         self._said: dict[str, tuple[float, BoardState]] = {}
         """What each board said last, and when."""
         self.num_refused = 0
@@ -60,7 +67,10 @@ class Turnpike:
         """By board, what it has claimed and not begun to load."""
         self._left: dict[tuple[str, str], tuple[float, float]] = {}
         """Of each board and model that it had: when it left, and when it was last used."""
-        self._turn_seconds: dict[tuple[str, str], float] = {}
+        self._recent: dict[tuple[str, str], RecentTurns] = defaultdict(RecentTurns)
+        """Of each board and model, since it was loaded there last."""
+        self._told: dict[tuple[str, str], tuple[float, float | None]] = {}
+        """What a turn took lately, and the longest may take."""
         self._states: dict[str, BoardState] = {}
         self._is_looking = False
 
@@ -76,14 +86,15 @@ class Turnpike:
 
     def finished(self, board: Board, turn: Turn) -> None:
         """The next one."""
-        key = (board.name, turn.model.name)
-        before = self._turn_seconds.get(key, turn.seconds)
-        self._turn_seconds[key] = before + LATELY * (turn.seconds - before)
+        key = board.name, turn.model.name
+        self._recent[key].took(turn.seconds)
+        self._told[key] = self._recent[key].mean_seconds, self._recent[key].longest_expected_seconds
         self._states.pop(board.name, None)
         self._pull(board)
 
     def loaded(self, board: Board, model: Model) -> None:
         """Its worker begins to pull."""
+        self._recent.pop((board.name, model.name), None)
         self._states.pop(board.name, None)
         self._pull(board)
 
@@ -169,6 +180,7 @@ class Turnpike:
         loaded = board.loaded.get(model.name)
         since, used_at = self._left.get((board.name, model.name), (0.0, 0.0))
         state, num_in_hand = AVAILABLE, 0
+        usual, longest = self._told.get((board.name, model.name), (None, None))
         if loaded is not None:
             state = DRAINING if loaded.is_leaving else SERVING if loaded.is_serving else LOADING
             since, used_at, num_in_hand = loaded.since, loaded.used_at, loaded.num_in_hand
@@ -180,7 +192,9 @@ class Turnpike:
             since=since,
             used_at=used_at,
             num_in_hand=num_in_hand,
-            turn_seconds=self._turn_seconds.get((board.name, model.name)),
+            pin=self._pins.get((board.name, model.name)),
+            turn_seconds=usual,
+            longest_turn_seconds=longest,
             num_slots=NUM_SLOTS,
         )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from benchmarks.placing.optimum import Waits, fewest_loads
+from benchmarks.placing.optimum import Bounds, Waits, proved
 from benchmarks.placing.ours import Turnpike
 from benchmarks.placing.rivals import (
     Front,
@@ -20,7 +21,7 @@ from benchmarks.placing.rivals import (
     informed,
     least_busy,
 )
-from benchmarks.placing.room import Board, Room, Seated
+from benchmarks.placing.room import Board, Room
 from benchmarks.placing.traces import Trace, most_at_once
 from workers.boards.placement import DEFAULT_RULES, Rules
 
@@ -31,6 +32,17 @@ RIVALS: dict[str, Callable[[Room, Board], Instance]] = {
 }
 FRONTS: dict[str, Front] = {"least connections": least_busy, "a board for each model": by_model}
 OURS = "Turnpike"
+OTHER_RULES = {
+    "no second copies": replace(DEFAULT_RULES, copy_loads=math.inf),
+    **{
+        f"no second copies, patience of {loads:g} loads": replace(
+            DEFAULT_RULES, copy_loads=math.inf, patience_loads=loads
+        )
+        for loads in (0.5, 1.0, 2.0)
+    },
+}
+"""What saves swaps, and costs waits."""
+WAITS = Waits(DEFAULT_RULES.interactive_seconds, DEFAULT_RULES.batch_seconds)
 MAX_SWAPS, MAX_WAIT = 1.5, 0.5
 """Targets: swaps ÷ the fewest there can be, mean wait ÷ the best other server's."""
 
@@ -69,8 +81,17 @@ class Outcome:
 
     @cached_property
     def longest_away(self) -> float:
-        """The longest at a stretch that an interactive turn waited while its model was on no board, beyond its load."""
-        return max(0.0, *(away_of(one, self.room) for one in self.room.seated if one.turn.is_interactive))
+        """The longest at a stretch that an interactive turn waited while no board had its model or began to load it."""
+        return max(0.0, *(self.room.absent.longest(one) for one in self.room.seated if one.turn.is_interactive))
+
+    @cached_property
+    def longest_unserved(self) -> float:
+        """The same while no board took turns of it, beyond its load: what its own turns in hand took is counted too."""
+        return max(
+            self.room.unserved.longest(one) - one.turn.model.load_seconds
+            for one in self.room.seated
+            if one.turn.is_interactive
+        )
 
 
 @dataclass(frozen=True)
@@ -83,8 +104,24 @@ class Comparison:
     """Each with what suits it best before it."""
     informed: tuple[Outcome, ...]
     """The same behind a proxy that knows what is loaded where."""
-    fewest_swaps: int
-    """No schedule that keeps the bounds of waiting has less."""
+    bounds: Bounds
+    """What no schedule is below that keeps the bounds of waiting."""
+    others: tuple[tuple[str, Outcome], ...]
+    """Ours by other rules, and which."""
+
+    @property
+    def fewest_swaps(self) -> int:
+        """No schedule has less."""
+        return self.bounds.fewest_loads() - most_at_once()
+
+    def fewest_at(self, mean_wait: float) -> int:
+        """No schedule has less whose turns wait no longer than that, on average."""
+        return self.bounds.fewest_loads(mean_wait * len(self.trace.turns)) - most_at_once()
+
+    @property
+    def least_wait(self) -> float:
+        """On average, of any schedule, whatever it loads how often."""
+        return self.bounds.least_wait() / len(self.trace.turns)
 
     @property
     def best_rival(self) -> Outcome:
@@ -100,13 +137,6 @@ class Comparison:
     def swap_ratio(self) -> float:
         """Ours ÷ the fewest."""
         return self.ours.num_swaps / max(1, self.fewest_swaps)
-
-
-def away_of(one: Seated, room: Room) -> float:
-    """The longest at a stretch that no board had the turn's model ready while it waited, beyond the model's load."""
-    begin, end = one.turn.at, one.turn.at + one.wait
-    absences = room.absences[one.turn.model.name]
-    return max((min(to, end) - max(since, begin) for since, to in absences), default=0.0) - one.turn.model.load_seconds
 
 
 def with_ours(trace: Trace, rules: Rules = DEFAULT_RULES) -> Outcome:
@@ -130,16 +160,13 @@ def best_of(trace: Trace, name: str) -> Outcome:
     return Outcome(f"{name}, {front}", best.room)
 
 
-def compare(trace: Trace, rules: Rules = DEFAULT_RULES) -> Comparison:
+def compare(trace: Trace) -> Comparison:
     """Everybody, and the bounds."""
-    ours = with_ours(trace, rules)
-    waits = Waits(rules.interactive_seconds, rules.batch_seconds)
-    loads = ours.room.num_loads
-    fewest = fewest_loads(trace, waits, loads, most_at_once())
     return Comparison(
         trace,
-        ours,
+        with_ours(trace),
         tuple(best_of(trace, name) for name in RIVALS),
         tuple(with_rival(trace, name, informed) for name in RIVALS),
-        fewest - most_at_once(),
+        proved(trace, WAITS, most_at_once()),
+        tuple((told, with_ours(trace, rules)) for told, rules in OTHER_RULES.items()),
     )

@@ -20,6 +20,7 @@ PAGE, PICTURE = "docs/placement.md", "docs/placement.svg"
 COLORS = ("#1f6f8b", "#c8553d", "#e5a00d", "#8f3bb8")
 MODEL_COLORS = ("#3274d9", "#e0752d", "#56a64b", "#c4162a", "#8f3bb8", "#e5a00d", "#5195ce", "#a16946")
 SHOWN_SECONDS = 600.0
+MOST_SWAPS = 400
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "turnpike",
@@ -37,6 +38,7 @@ def tables(found: Sequence[Comparison]) -> str:
         ("The models:", _models()),
         ("What came of it:", _outcomes(found)),
         ("Against the targets (bold: missed):", _targets(found)),
+        ("What saves swaps costs waits:", _others(found)),
         ("The others behind a proxy that knows what is loaded where, which none of them has:", _informed(found)),
     )
     return "".join(f"\n{caption}\n\n{table}" for caption, table in parts) + "\n"
@@ -67,13 +69,14 @@ def _cells(one: Outcome) -> list[str]:
         f"{sum(waits) / len(waits):.1f} s",
         f"{waits[-1]:.0f} s",
         f"{one.longest_away:.0f} s",
+        f"{one.longest_unserved:.0f} s",
         str(one.num_swaps),
         f"{one.loading_seconds:.0f} s",
     ]
 
 
 def _outcomes(found: Sequence[Comparison]) -> str:
-    heads = ("trace", "server", "mean wait", "interactive", "longest", "for other models", "swaps", "loading")
+    heads = ("trace", "server", "mean wait", "interactive", "longest", "model away", "and ending", "swaps", "loading")
     rows = []
     for one in found:
         rows.append([f"{one.trace.name}, {len(one.trace.turns)} turns", one.ours.name, *_cells(one.ours)])
@@ -91,7 +94,7 @@ def _targets(found: Sequence[Comparison]) -> str:
         "trace",
         f"mean wait ÷ the best other's (≤ {MAX_WAIT:g})",
         f"swaps ÷ the fewest (≤ {MAX_SWAPS:g})",
-        f"longest interactive wait for other models, beyond the load (≤ {bound:g} s)",
+        f"longest interactive wait until the model begins to load (≤ {bound:g} s)",
     )
     rows = []
     for one in found:
@@ -104,6 +107,26 @@ def _targets(found: Sequence[Comparison]) -> str:
                 f"{away:.0f} s" if away <= bound else f"**{away:.0f} s**",
             )
         )
+    return _table(heads, rows)
+
+
+def _others(found: Sequence[Comparison]) -> str:
+    heads = ("trace", "rules", "mean wait", "÷ the best other's", "swaps", "fewest for that wait", "model away")
+    rows = []
+    for one in found:
+        for place, (told, outcome) in enumerate((("as they are", one.ours), *one.others)):
+            cells = (
+                told,
+                f"{outcome.mean_wait:.1f} s",
+                f"{outcome.mean_wait / one.best_rival.mean_wait:.2f}",
+                str(outcome.num_swaps),
+                str(one.fewest_at(outcome.mean_wait)),
+                f"{outcome.longest_away:.0f} s",
+            )
+            rows.append(("" if place else one.trace.name, *cells))
+        half = MAX_WAIT * one.best_rival.mean_wait
+        fewest = "none can" if half < one.least_wait else str(one.fewest_at(half))
+        rows.append(("", "(whichever could)", f"{half:.1f} s", f"{MAX_WAIT:g}", "", fewest, ""))
     return _table(heads, rows)
 
 
@@ -120,36 +143,45 @@ def _informed(found: Sequence[Comparison]) -> str:
 
 
 def picture(found: Sequence[Comparison]) -> str:
-    """As SVG: waits, swaps, and ten minutes of the boards under two servers' rules."""
+    """As SVG: waits and swaps of each trace, and ten minutes of the boards under two servers' rules."""
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(9.5, 6.4), layout="constrained")
-        waits, swaps, *boards = figure.subplots(2, 2).flat
-        _bars(waits, found, [[one.mean_wait for one in _each(comparison)] for comparison in found])
-        waits.set_yscale("log")
-        waits.set_title("Mean wait for a slot, s", loc="left", fontweight="bold")
-        waits.legend(fontsize=8)
-        _bars(swaps, found, [[float(one.num_swaps) for one in _each(comparison)] for comparison in found])
-        swaps.set_yscale("log")
-        swaps.set_title("Swaps; the line is the fewest there can be", loc="left", fontweight="bold")
-        for place, comparison in enumerate(found):
-            swaps.hlines(max(1, comparison.fewest_swaps), place - 0.42, place + 0.42, color="#000000", linewidth=1.2)
+        figure = Figure(figsize=(9.5, 9.4), layout="constrained")
+        *traces, ours, other = figure.subplots(3, 2).flat
+        for axes, comparison in zip(traces, found, strict=True):
+            _frontier(axes, comparison)
+        figure.legend(*traces[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=6)
         burst = found[1]
-        for axes, outcome in zip(boards, (burst.ours, burst.best_rival), strict=True):
+        for axes, outcome in ((ours, burst.ours), (other, burst.best_rival)):
             _boards(axes, outcome, burst.trace.name)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
 
-def _each(comparison: Comparison) -> tuple[Outcome, ...]:
-    return comparison.ours, *comparison.rivals
-
-
-def _bars(axes: Axes, found: Sequence[Comparison], values: Sequence[Sequence[float]]) -> None:
-    for index, name in enumerate((OURS, *RIVALS)):
-        places = [place + (index - 1.5) * 0.2 for place in range(len(found))]
-        axes.bar(places, [round(row[index], 3) for row in values], 0.19, color=COLORS[index], label=name)
-    axes.set_xticks(range(len(found)), [one.trace.name for one in found])
+def _frontier(axes: Axes, found: Comparison) -> None:
+    """Swaps over mean waits: every server, ours by other rules too, and what none of all schedules is below."""
+    best = found.best_rival.mean_wait
+    longest = 1.6 * max(one.mean_wait for one in (found.ours, *found.rivals, *(one for _, one in found.others)))
+    first = round(max(1.0, found.least_wait), 3)
+    waits = [round(first * (longest / first) ** (step / 60), 3) for step in range(61)]
+    swaps = [found.fewest_at(wait) for wait in waits]
+    if found.least_wait > 1:
+        waits, swaps = [1.0, first, *waits], [MOST_SWAPS, MOST_SWAPS, *swaps]
+    axes.fill_between(waits, swaps, 1, color="#dddddd", linewidth=0, label="none that keeps the bounds")
+    box = [1, round(MAX_WAIT * best, 3)], [MAX_SWAPS * found.fewest_swaps] * 2
+    axes.fill_between(*box, 1, color="#56a64b", alpha=0.3, linewidth=0, label="both targets")
+    others = sorted((round(one.mean_wait, 3), one.num_swaps) for _, one in found.others)
+    axes.plot(*zip(*others, strict=True), "o-", color=COLORS[0], markersize=3, linewidth=0.8, alpha=0.6)
+    for name, color, one in zip((OURS, *RIVALS), COLORS, (found.ours, *found.rivals), strict=True):
+        marker = "*" if name == OURS else "s"
+        size = 11 if name == OURS else 5
+        axes.plot(round(one.mean_wait, 3), one.num_swaps, marker, color=color, markersize=size, label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(1, round(longest, 3))
+    axes.set_ylim(3, MOST_SWAPS)
+    axes.set_xlabel("mean wait for a slot, s")
+    axes.set_title(f"{found.trace.name}: swaps", loc="left", fontweight="bold")
 
 
 def _boards(axes: Axes, outcome: Outcome, trace: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -55,6 +56,28 @@ class Seated:
     """Seconds from its arrival to its slot."""
 
 
+class Gaps:
+    """Of each model, from when to when there was none of it; the last gap may be left out."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[tuple[float, float]]] = {}
+        self._num: Counter[str] = Counter()
+        self._since: dict[str, float] = {}
+
+    def change(self, model: Model, change: int, now: float) -> None:
+        """There is one more, or one less."""
+        if not self._num[model.name]:
+            self._found.setdefault(model.name, []).append((self._since.get(model.name, 0.0), now))
+        self._num[model.name] += change
+        if not self._num[model.name]:
+            self._since[model.name] = now
+
+    def longest(self, one: Seated) -> float:
+        """At a stretch, while a turn waited."""
+        begin, end = one.turn.at, one.turn.at + one.wait
+        return max((min(to, end) - max(since, begin) for since, to in self._found[one.turn.model.name]), default=0.0)
+
+
 class Server(Protocol):
     """Rules, which are told of all that happens, and act on the room."""
 
@@ -88,10 +111,10 @@ class Room:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._num_left = 0
-        self._num_serving: dict[str, int] = {}
-        self.absences: dict[str, list[tuple[float, float]]] = {}
-        """Of each model, from when to when no board had it ready; the last one may be left out."""
-        self._gone_at: dict[str, float] = {}
+        self.absent = Gaps()
+        """When no board had a model in memory, or began to load it."""
+        self.unserved = Gaps()
+        """When no board took turns of it."""
 
     def run(self, trace: Trace, server: Server) -> None:
         """Until every turn has had its slot and left it."""
@@ -120,6 +143,7 @@ class Room:
         board.loaded[model.name] = Loaded(model, self.now)
         self.num_loads += 1
         self.loading_seconds += model.load_seconds
+        self.absent.change(model, 1, self.now)
         self.at(self.now + model.load_seconds, lambda: self._on_loaded(board, model))
 
     def unload(self, board: Board, model: Model, *, is_swap: bool = True) -> None:
@@ -129,7 +153,7 @@ class Room:
         assert not one.is_leaving
         one.is_leaving = True
         self.num_swaps += is_swap
-        self._serves(model, -1)
+        self.unserved.change(model, -1, self.now)
         if not one.num_in_hand:
             self.at(self.now + UNLOAD_SECONDS, lambda: self._on_gone(board, model))
 
@@ -157,7 +181,7 @@ class Room:
         one = board.loaded[model.name]
         self.spans.append((board.name, "", one.since, self.now))
         one.is_serving, one.since = True, self.now
-        self._serves(model, 1)
+        self.unserved.change(model, 1, self.now)
         self._told().loaded(board, model)
 
     def _on_finished(self, board: Board, turn: Turn) -> None:
@@ -172,14 +196,6 @@ class Room:
 
     def _on_gone(self, board: Board, model: Model) -> None:
         one = board.loaded.pop(model.name)
+        self.absent.change(model, -1, self.now)
         self.spans.append((board.name, model.name, one.since, self.now))
         self._told().gone(board, model)
-
-    def _serves(self, model: Model, change: int) -> None:
-        before = self._num_serving.get(model.name, 0)
-        self._num_serving[model.name] = before + change
-        if before == 0:
-            absence = self._gone_at.get(model.name, 0.0), self.now
-            self.absences.setdefault(model.name, []).append(absence)
-        elif before + change == 0:
-            self._gone_at[model.name] = self.now

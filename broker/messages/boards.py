@@ -42,6 +42,8 @@ class ModelOnBoard(Struct, frozen=True, omit_defaults=True):
     pin: Word | None = None
     turn_seconds: Seconds | None = None
     """What a turn took lately, a slot's time; None before the first."""
+    longest_turn_seconds: Seconds | None = None
+    """What the longest one took lately."""
     num_slots: Count = 0
     """Turns at once that its worker takes, or would take; 0 where the board does not tell."""
     num_waiting: Count = 0

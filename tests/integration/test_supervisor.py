@@ -55,12 +55,6 @@ async def operator(server: EmbeddedServer) -> AsyncIterator[NatsConnection]:
 
 
 @pytest.fixture
-async def watch(operator: NatsConnection) -> AsyncIterator[Watch]:
-    async with Watch(operator) as watch:
-        yield watch
-
-
-@pytest.fixture
 async def heard(operator: NatsConnection) -> Heard:
     heard = Heard()
     await heard.hear(operator)

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from broker import placing
 from broker.accounts import BOARD, LOCAL, OPERATOR, REAPER, write_credentials
 from broker.answer import TurnFailed
 from broker.catalogue import Locked, read_lock, write_lock
 from broker.client import Client
 from broker.connection import close, connect
 from broker.messages import Message, Sampling
-from broker.messages.boards import AVAILABLE, BROKEN, DRAINING, LOADING, SERVING, BoardState
+from broker.messages.boards import AVAILABLE, BROKEN, DRAINING, LOADING, SERVING, BoardState, Claim
 from broker.placing import Placement, Watch
 from broker.process import EXIT_ERROR, spawn
 from broker.reaper import reap
@@ -178,6 +179,9 @@ async def test_a_board_that_is_killed_while_it_drains_leaves_no_worker_and_the_n
 async def test_a_file_that_was_changed_is_one_error_and_not_loaded_in_a_loop(
     server: EmbeddedServer, watch: Watch, client: Client, tmp_path: Path
 ) -> None:
+    nc = await connect(server.address(BOARD), name="a life before")
+    assert await placing.claim(nc, Claim("b1", "b"))
+    await close(nc)
     words = ("board", "--model", "a", "--pin", "a", *locked(tmp_path, "a"))
     (path,) = (tmp_path / "models").iterdir()
     changed = bytearray(path.read_bytes())
@@ -186,6 +190,7 @@ async def test_a_file_that_was_changed_is_one_error_and_not_loaded_in_a_loop(
     async with board(tmp_path, *words) as process:
         broken = await until(watch, is_in("a", BROKEN))
         assert "has SHA-256" in broken.reason
+        assert ("b", 0) not in watch.placement().claims, "nobody is there who would load it"
         os.kill(process.pid, signal.SIGTERM)
         assert await ended(process) == 0
     assert log_of(tmp_path).count("loading model=a") == 1

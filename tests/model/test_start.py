@@ -242,3 +242,18 @@ async def test_a_draft_model_of_another_vocabulary_is_one_line_and_exit_code_1(
         f"turnpike: model file {tiny_path}: cannot draft for demo.gguf:"
         " it has another vocabulary: 1,024 tokens, not 1,536"
     )
+
+
+async def test_what_does_not_fit_is_refused_before_llama_cpp_has_it(
+    nats_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    credentials, path = tmp_path / "worker.credentials", tmp_path / "m.gguf"
+    write_credentials(credentials, nats_server.address(WORKER))
+    # Which llama.cpp would refuse: it is not asked.
+    path.write_bytes(DEMO.path.read_bytes().replace(b"output_norm.weight", b"output_nord.weight"))
+    command = [*TURNPIKE, "worker", "--model-file", str(path), "--credentials", str(credentials)]
+    command += ["--log-level", "ERROR", "--num-ctx", "1000000000"]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("turnpike: a context of 1000000000 tokens does not fit: it takes ")

@@ -55,17 +55,20 @@ def test_a_model_goes_through_its_states() -> None:
     process.told = FromWorker(SERVING, num_slots=4)
     assert model.heard(NOW + 3)
     assert not model.heard(NOW + 4)
-    process.told = FromWorker(SERVING, num_slots=4, num_in_hand=2, num_settled=1, turn_seconds=3.0)
+    process.told = FromWorker(
+        SERVING, num_slots=4, num_in_hand=2, num_settled=1, turn_seconds=3.0, longest_turn_seconds=9.0
+    )
     model.heard(NOW + 5)
     told = model.as_told(5.0, None)
     assert (told.state, told.since, told.used_at) == (SERVING, NOW + 3, NOW + 5)
-    assert (told.num_in_hand, told.num_slots, told.turn_seconds) == (2, 4, 3.0)
+    assert (told.num_in_hand, told.num_slots, told.turn_seconds, told.longest_turn_seconds) == (2, 4, 3.0, 9.0)
     process.is_leaving = True
     model.heard(NOW + 6)
     assert model.state == DRAINING
     assert model.ended(0, NOW + 7) is None
     told = model.as_told(5.0, None)
     assert (told.state, told.num_in_hand, told.num_slots, told.turn_seconds) == (AVAILABLE, 0, 4, 3.0)
+    assert told.longest_turn_seconds == 9.0
     assert told.planned_bytes == MIB
 
 

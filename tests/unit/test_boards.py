@@ -17,7 +17,7 @@ from turnpike.cli.tree import TURNPIKE
 from workers.boards import command
 from workers.boards.cores import shared_cores
 from workers.boards.load_times import BYTES_PER_SECOND, START_SECONDS, LoadTimes
-from workers.boards.loading import PHASES, READ, START, WEIGHTS
+from workers.boards.loading import MEASURE, PHASES, READ, START, WEIGHTS
 from workers.boards.memory import GRAIN_BYTES, board_bytes, held_bytes, memory_pressure
 from workers.boards.settings import BoardSettings, WorkersSettings, as_environment, worker_settings
 from workers.engine.threads import FixedThreads, StepThreads, Threads
@@ -173,7 +173,8 @@ def test_so_are_those_of_its_phases(tmp_path: Path) -> None:
     guessed = times.phases("x", 800_000_000)
     assert [*sorted(guessed)] == sorted(PHASES)
     assert sum(guessed.values()) == pytest.approx(times.seconds("x", 800_000_000))
-    times.note("x", 800_000_000, 4.0, {START: 1.0, READ: 2.0, WEIGHTS: 1.0})
+    times.note("x", 800_000_000, 9.0, {START: 1.0, READ: 2.0, WEIGHTS: 1.0, MEASURE: 5.0})
+    assert times.seconds("x", 0) == 4.0  # it is not measured again
     times.note("x", 800_000_000, 2.0, {START: 1.0, READ: 0.0, WEIGHTS: 1.0, "another release's": 9.0})
     assert LoadTimes(path).phases("x", 0) == {START: 1.0, READ: 1.0, WEIGHTS: 1.0}
     path.write_text('{"x": {"file_bytes": 5, "seconds": 3.0}}')  # of an earlier release

@@ -120,17 +120,31 @@ def test_a_board_that_is_changing_is_left_to_finish() -> None:
 def test_what_has_turns_in_hand_goes_only_when_somebody_would_wait_too_long() -> None:
     here = board("x", has("a", num_in_hand=2), could("b"))
     assert next_step(view(here, b=turns(1, 20.0)), "x") == Step()
-    # a turn in hand may take 34 s: so much before the bound of 60 s the model takes no more.
-    assert next_step(view(here, b=turns(1, 25.0)), "x") == Step()
-    assert next_step(view(here, b=turns(1, 27.0)), "x") == Step("b", 0, ("a",), "waiting")
+    # a turn in hand may take 34 s, and 2 s its end: so much before the bound of 60 s the model takes no more.
+    assert next_step(view(here, b=turns(1, 23.0)), "x") == Step()
+    assert next_step(view(here, b=turns(1, 25.0)), "x") == Step("b", 0, ("a",), "waiting")
     assert next_step(view(here, b=turns(1, 61.0)), "x").why == "overdue"
+
+
+def test_a_model_gives_way_as_early_as_its_longest_turn_takes() -> None:
+    for longest, early, late in ((10.0, 47.0, 49.0), (30.0, 27.0, 29.0), (90.0, 19.0, 21.0)):
+        here = board("x", has("a", num_in_hand=2, longest_turn_seconds=longest), could("b"))
+        assert next_step(view(here, b=turns(1, early)), "x") == Step(), longest
+        assert next_step(view(here, b=turns(1, late)), "x").unload == ("a",), longest
+
+
+def test_while_a_model_finishes_its_own_turns_those_that_wait_for_it_do_not_hurry_it_back() -> None:
+    boards = board("x", has("a", DRAINING, num_in_hand=1, used_at=NOW)), board("y", has("b", num_in_hand=1), could("a"))
+    assert all_steps(view(*boards, a=turns(1, 200.0))) == {}
+    gone = board("x", could("a", since=NOW - 61.0, used_at=NOW - 61.0), has("c", LOADING)), boards[1]
+    assert all_steps(view(*gone, a=turns(1, 200.0))) == {"y": Step("a", 0, ("b",), "overdue")}
 
 
 def test_turns_of_one_model_are_answered_together_but_not_for_ever() -> None:
     here = board("x", has("a", num_in_hand=4), could("b"))
     backlog = turns(100, 300.0)
     assert next_step(view(here, a=backlog, b=turns(1, 20.0)), "x") == Step()
-    assert next_step(view(here, a=backlog, b=turns(1, 27.0)), "x") == Step("b", 0, ("a",), "waiting")
+    assert next_step(view(here, a=backlog, b=turns(1, 25.0)), "x") == Step("b", 0, ("a",), "waiting")
     assert next_step(view(here, a=backlog, b=batch(1, 860.0)), "x") == Step()
     assert next_step(view(here, a=backlog, b=batch(1, 870.0)), "x") == Step("b", 0, ("a",), "waiting")
 

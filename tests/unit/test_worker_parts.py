@@ -80,6 +80,18 @@ def test_what_turns_came_to_is_smoothed_and_failures_are_counted() -> None:
     assert recent.num_failed == 1
 
 
+def test_the_longest_turn_may_be_longer_than_the_longest_of_a_few_and_is_slowly_forgotten() -> None:
+    recent = RecentTurns()
+    assert recent.longest_expected_seconds is None
+    recent.took(10.0)
+    assert recent.longest_expected_seconds == pytest.approx(30.0)
+    recent.took(20.0)
+    assert recent.longest_expected_seconds == pytest.approx(40.0)
+    for _ in range(98):
+        recent.took(1.0)
+    assert recent.longest_expected_seconds == pytest.approx(20.0 * 0.98**98 * 1.02)
+
+
 def test_what_the_sidecar_says_holds_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     power = Power()
     listener = NodeListener(NOBODY, "n", power)

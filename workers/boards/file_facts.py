@@ -15,8 +15,7 @@ from workers.boards.settings import BoardSettings
 from workers.calls import syntax_of
 from workers.gguf_header import Header
 from workers.machine.memory import MemoryPlan
-from workers.machine.model_plan import planned
-from workers.machine.model_shape import shape_in
+from workers.machine.model_plan import plan_of
 from workers.model_facts import TEMPLATE_KEY
 from workers.model_file import answering_parts, header
 from workers.prompts.chat_template import catalogued, of_model
@@ -42,23 +41,8 @@ def facts_of_files(paths: Sequence[Path], model: str, settings: BoardSettings) -
     """Of the model of that name, of which `paths` are the files. Raises ModelFileError."""
     parts = answering_parts(paths[0], KNOWN)
     heads = [header(part) for part in parts]
-    num_ctx = _num_ctx(heads[0], settings)
-    plan = planned(
-        msgspec.structs.replace(settings, park_bytes=0),
-        shape_in(parts[0], heads[0]),
-        sum(tensor.num_bytes for one in heads for tensor in one.tensors),
-        num_ctx,
-        UNBOUNDED,
-    )
+    plan, num_ctx = plan_of(parts, msgspec.structs.replace(settings, park_bytes=0), UNBOUNDED, heads)
     return FileFacts(plan, num_ctx, plan.num_slots, _abilities(heads[0], model, settings))
-
-
-def _num_ctx(head: Header, settings: BoardSettings) -> int:
-    """In the deterministic mode no more than the model was trained for."""
-    trained = head.values.get(f"{head.values.get('general.architecture')}.context_length")
-    if settings.deterministic and isinstance(trained, int) and trained > 0:
-        return min(settings.num_ctx, trained)
-    return settings.num_ctx
 
 
 def _abilities(head: Header, model: str, settings: BoardSettings) -> tuple[str, ...] | None:

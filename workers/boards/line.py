@@ -49,6 +49,8 @@ class FromWorker(Struct, frozen=True, omit_defaults=True):
     """All of them together."""
     turn_seconds: Seconds | None = None
     """What one took lately; None before the first."""
+    longest_turn_seconds: Seconds | None = None
+    """What the longest one took lately."""
     can: tuple[Word, ...] | None = None
     """What it can (`broker.discovery`); None before it serves."""
     trouble: str | None = None

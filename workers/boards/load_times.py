@@ -64,12 +64,15 @@ class LoadTimes:
         return of_bytes | {phase: share * start for phase, share in START_SHARES.items()}
 
     def note(self, digest: str, file_bytes: int, seconds: float, took: Mapping[str, float] | None = None) -> None:
-        """A load took so long, and its phases what they took. Writes the file, if it can be written."""
+        """A load took so long, and its phases what they took; what was measured then is not measured the next
+        time. Writes the file, if it can be written."""
         self._read()
+        took = dict(took or {})
+        seconds = max(0.0, seconds - took.pop(MEASURE, 0.0))
         before = self._known.pop(digest, None)
         known = {} if before is None else before.phases
         smoothed = seconds if before is None else _between(before.seconds, seconds)
-        phases = {phase: _between(known.get(phase, one), one) for phase, one in (took or {}).items() if phase in PHASES}
+        phases = {phase: _between(known.get(phase, one), one) for phase, one in took.items() if phase in PHASES}
         self._known[digest] = Loaded(file_bytes, smoothed, phases)
         while len(self._known) > MAX_KEPT:
             del self._known[next(iter(self._known))]

@@ -82,6 +82,7 @@ class ModelHere:
     """What was wrong last may not be the next time: its turns wait for that."""
     num_slots: int = 0
     turn_seconds: float | None = None
+    longest_turn_seconds: float | None = None
     latest: FromWorker = field(default_factory=FromWorker)
     """What its worker said last."""
     served_at: float = 0.0
@@ -166,7 +167,8 @@ class ModelHere:
             self._count_load(told, before, now)
         self.num_slots = told.num_slots or self.num_slots
         self.can = self.can if told.can is None else told.can
-        self.turn_seconds = self.turn_seconds if told.turn_seconds is None else told.turn_seconds
+        if told.turn_seconds is not None:
+            self.turn_seconds, self.longest_turn_seconds = told.turn_seconds, told.longest_turn_seconds
         begins = self.state == LOADING and told.state == SERVING and not self.process.is_leaving
         if begins:
             self.served_at = now
@@ -230,6 +232,7 @@ class ModelHere:
             num_in_hand=told.num_in_hand,
             pin=pin,
             turn_seconds=self.turn_seconds,
+            longest_turn_seconds=self.longest_turn_seconds,
             num_slots=self.num_slots or self.offer.num_slots,
             num_waiting=self.waiting.num_interactive,
             num_waiting_batch=self.waiting.num_batch,

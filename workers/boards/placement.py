@@ -128,17 +128,28 @@ class _Placing:
         if num_copies == 0:
             late, waited = self._late_seconds(model, waiting), self._waited_seconds(waiting)
             return [_Need(model, 0, waiting.num_interactive, waiting.num_batch, late, waited, "waiting")]
-        backlog = waiting.num_turns * self._turn_seconds(model) / (self._num_slots(model) * num_copies)
-        if backlog <= self._rules.copy_loads * self._load_seconds(model):
+        if self._saved_by_copy(model, waiting, num_copies) <= self._rules.copy_loads * self._load_seconds(model):
             return []
         shares = waiting.num_interactive / (num_copies + 1), waiting.num_batch / (num_copies + 1)
         return [_Need(model, num_copies, *shares, float("-inf"), 0.0, "copy")]
 
+    def _saved_by_copy(self, model: str, waiting: Waiting, num_copies: int) -> float:
+        """Seconds that turns would wait less, all together: those that are left once it is loaded, and as many more as
+        come by then at the rate at which these came."""
+        load, seconds = self._load_seconds(model), self._turn_seconds(model) / self._num_slots(model)
+        there = [(name, one) for name in self._copies[model] if (one := self._on[name].get(model)) is not None]
+        serving = sum(load for _, one in there if one.state == SERVING)
+        loading = sum(min(load, self._clocks[name] - one.since) for name, one in there if one.state == LOADING)
+        age = max(1.0, waiting.oldest_interactive_seconds, waiting.oldest_batch_seconds)
+        num_turns = waiting.num_turns * (1 + self._rules.foresight_seconds / age)
+        left = max(0.0, num_turns - (serving + max(0.0, loading)) / seconds)
+        return left * left * seconds / (2 * num_copies * (num_copies + 1))
+
     def _late_seconds(self, model: str, waiting: Waiting) -> float:
-        """By its oldest turn; while the model was there, its turns waited for each other."""
+        """By its oldest turn; while the model was there, or finished what it had, its turns waited for each other."""
         gone = min(
             (
-                self._clocks[name] - one.since
+                self._clocks[name] - one.since if one.state == AVAILABLE else 0.0
                 for name, models in self._on.items()
                 if (one := models.get(model)) is not None and one.used_at > 0 and one.state in (AVAILABLE, DRAINING)
             ),
@@ -201,11 +212,14 @@ class _Placing:
         return max([1, *(one.num_slots for one in self._entries(model))])
 
     def _drain_seconds(self, one: ModelOnBoard) -> float:
-        """Until it has gone, at about most; never more than two thirds of what an interactive turn may wait."""
+        """Until it has gone, at most; never more than two thirds of what an interactive turn may wait."""
         if not one.num_in_hand:
             return 0.0
-        seconds = self._rules.drain_turns * self._turn_seconds(one.model)
-        return min(seconds, 2 / 3 * self._rules.interactive_seconds)
+        known = [known.longest_turn_seconds for known in self._entries(one.model)]
+        seconds = max([one for one in known if one is not None], default=0.0) or (
+            self._rules.drain_turns * self._turn_seconds(one.model)
+        )
+        return min(seconds + self._rules.notice_seconds, 2 / 3 * self._rules.interactive_seconds)
 
     # --- Where it goes -----------------------------------------------------------------------------------------------
 

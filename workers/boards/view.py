@@ -64,13 +64,15 @@ class Rules:
     residency_loads: float = 1.0
     """A model that was loaded stays for so many of its load times, and for `residency_seconds`, whoever waits. Where
     somebody would wait too long, what it takes to finish counts as well: boards load no longer than they answer."""
-    hysteresis: float = 2.0
+    hysteresis: float = 3.0
     """What waits for another model must be worth so many times what waits for this one."""
     patience_loads: float = 0.0
     """A model with nothing to do goes only for turns that have waited for so many load times, all together: more saves
     swaps, and turns wait longer (docs/placement.md)."""
-    copy_loads: float = 3.0
-    """Another copy is loaded where a copy's backlog takes this many load times."""
+    copy_loads: float = 5.0
+    """Another copy is loaded where turns would wait so many of its load times less for it, all together."""
+    foresight_seconds: float = 5.0
+    """As many more turns are thought to come as came in so long."""
     batch_weight: float = 0.1
     """What a batch turn is worth, where an interactive one is worth 1."""
     hand_weight: float = 0.25
@@ -84,4 +86,7 @@ class Rules:
     turn_seconds: float = TURN_SECONDS
     """What a turn takes, where no board has had one of that model yet."""
     drain_turns: float = 1.7
-    """How many times a usual turn the last one in hand may take: a model gives way so much earlier."""
+    """How many times a usual turn the longest one may take, where no board tells."""
+    notice_seconds: float = 2.0
+    """Until a board has noticed, and a model that has finished is gone: it gives way so much earlier, and by its
+    longest turn."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 
 from workers.llama.backend import missing_features, system_info
-from workers.llama.context import ContextOptions, LlamaModel
-from workers.machine import model_plan
+from workers.llama.context import ContextOptions
 from workers.machine.cores import num_cores
 from workers.machine.facts import cpu_flags
-from workers.machine.memory import MemoryPlan, available_bytes
+from workers.machine.memory import MemoryPlan
 from workers.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -26,12 +25,6 @@ def context_options(config: WorkerSettings, num_ctx: int) -> ContextOptions:
         flash_attention=not config.deterministic,
         kv_type=config.kv_type,
     )
-
-
-def planned(model: LlamaModel, config: WorkerSettings, num_ctx: int) -> MemoryPlan:
-    """The memory plan, of what is available now. Raises DoesNotFit."""
-    # The file is mapped by now, and counted in the plan; mapped pages count as available.
-    return model_plan.planned(config, model.kv_shape, model.weight_bytes, num_ctx, available_bytes())
 
 
 def report(plan: MemoryPlan, buffers: dict[str, float]) -> None:

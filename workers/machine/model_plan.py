@@ -3,11 +3,15 @@ it is here: for systemd units, manifests and `turnpike models list`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from broker.catalogue import Entry
 from workers.engine.protocol import MAX_OUTPUTS
+from workers.gguf_header import Header
 from workers.machine.memory import DraftSize, KvShape, MemoryPlan, check_memory, plan_memory
 from workers.machine.model_shape import shape_in
-from workers.model_file import answering_parts, weight_bytes
+from workers.model_file import answering_parts, header, weight_bytes
 from workers.settings import ComputeSettings, WorkerSettings, resident
 
 LIMIT_HEADROOM_BYTES = 256 * 1024**2
@@ -50,12 +54,21 @@ def plan(entry: Entry, num_ctx: int, resident_bytes: int | None = None, draft: D
     )
 
 
-def planned(config: ComputeSettings, shape: KvShape, weight_bytes: int, num_ctx: int, available: int) -> MemoryPlan:
-    """A worker's by its settings, of a model of that shape and so many bytes of weights, in `available` bytes. Raises
-    DoesNotFit, and ModelFileError for what is no draft model."""
-    return check_memory(
-        shape.quantized(config.kv_type),
-        weight_bytes=resident(weight_bytes, config.resident_bytes),
+def plan_of(
+    parts: Sequence[Path], config: ComputeSettings, available: int, heads: Sequence[Header] | None = None
+) -> tuple[MemoryPlan, int]:
+    """A worker's of a model's files, by what they say of themselves (`heads`, where they were read), and the tokens of
+    its context: before anything is loaded, which takes memory that the plan counts, and is not there any more where
+    weights are copied. Raises DoesNotFit, ModelFileError."""
+    heads = [header(part) for part in parts] if heads is None else heads
+    trained = heads[0].values.get(f"{heads[0].values.get('general.architecture')}.context_length")
+    num_ctx = config.num_ctx
+    if config.deterministic and isinstance(trained, int) and trained > 0:
+        num_ctx = min(num_ctx, trained)
+    weights = sum(tensor.num_bytes for one in heads for tensor in one.tensors)
+    plan = check_memory(
+        shape_in(parts[0], heads[0]).quantized(config.kv_type),
+        weight_bytes=resident(weights, config.resident_bytes),
         num_ctx=num_ctx,
         num_ubatch=config.num_ubatch,
         max_outputs=max(MAX_OUTPUTS, config.num_slots),
@@ -65,6 +78,7 @@ def planned(config: ComputeSettings, shape: KvShape, weight_bytes: int, num_ctx:
         num_slots=1 if config.deterministic else config.num_slots,
         draft=draft_size(config),
     )
+    return plan, num_ctx
 
 
 def draft_size(config: ComputeSettings) -> DraftSize | None:

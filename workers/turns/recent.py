@@ -9,6 +9,9 @@ from broker.messages import End, Failed
 FIRST_MEAN_SECONDS = 10.0
 """What a turn is expected to take until one was seen."""
 _SMOOTHING = 0.2
+_FORGETTING = 0.02
+_UNSEEN = 2
+"""After the first turn one of three times its length is thought possible, after many none longer than those were."""
 
 
 @dataclass
@@ -17,6 +20,8 @@ class RecentTurns:
 
     mean_seconds: float = FIRST_MEAN_SECONDS
     """From a delivery to its settlement."""
+    longest_seconds: float = 0.0
+    """Of the longest one; it is slowly forgotten."""
     mean_tokens: float | None = None
     """Of an answer."""
     cached_share: float | None = None
@@ -29,7 +34,13 @@ class RecentTurns:
     def took(self, seconds: float) -> None:
         """A delivery was settled after so long."""
         self.mean_seconds = _smoothed(self.mean_seconds, seconds)
+        self.longest_seconds = max(seconds, (1 - _FORGETTING) * self.longest_seconds)
         self.num_settled += 1
+
+    @property
+    def longest_expected_seconds(self) -> float | None:
+        """What the longest one may take: that of a few is longer than the longest of them. None before the first."""
+        return self.longest_seconds * (1 + _UNSEEN / self.num_settled) if self.num_settled else None
 
     def computed(self, num_tokens: int) -> None:
         """An answer was so long."""
