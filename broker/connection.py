@@ -7,6 +7,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import ssl
 import time
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ PING_INTERVAL_SECONDS = 5
 WATCH_SECONDS = 1.0
 FAILING_SECONDS = 30.0
 """A part of a connection that has ended is begun anew by a reconnection, which pings bring about in half of that."""
+MAX_REFUSED = 64
+"""Subjects that are kept in mind."""
+_REFUSED = re.compile(r'permissions violation for publish to "([^"]*)"', re.IGNORECASE)
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +122,9 @@ class Connection(SafeClient):
         self._failing_since: float | None = None
         self._back_at: float | None = float("-inf")
         """When it came back last, by the monotonic clock; None while it is away."""
+        self._refused: dict[str, float] = {}
+        """Subjects that the server has not let us publish to, in small letters, and when, by the monotonic clock."""
+        self._refusal = asyncio.Event()
 
     async def close(self) -> None:
         """Closes it for good: from now on nothing is wrong with it."""
@@ -138,6 +145,27 @@ class Connection(SafeClient):
     async def on_reconnected(self) -> None:
         """Takes nats-py's word that it is back."""
         self._back_at = time.monotonic()
+
+    def note_refusal(self, error: Exception) -> None:
+        """Takes what nats-py tells of: of a publish that was refused nobody else is told."""
+        if (found := _REFUSED.search(str(error))) is None:
+            return
+        subject = found[1].lower()
+        self._refused.pop(subject, None)
+        self._refused[subject] = time.monotonic()
+        if len(self._refused) > MAX_REFUSED:
+            del self._refused[next(iter(self._refused))]
+        self._refusal.set()
+
+    def refused_at(self, subject: str) -> float:
+        """When the server has refused a publish to it last, by the monotonic clock; -inf where it never did."""
+        return self._refused.get(subject.lower(), -math.inf)
+
+    async def until_refused(self, subject: str, since: float) -> None:
+        """Comes back once a publish to it was refused, after `since`."""
+        while self.refused_at(subject) < since:
+            self._refusal.clear()
+            await self._refusal.wait()
 
     @property
     def connected_seconds(self) -> float:
@@ -179,6 +207,19 @@ def trouble(nc: NatsConnection) -> str | None:
 def connected_seconds(nc: NatsConnection) -> float:
     """As `Connection` tells it."""
     return nc.connected_seconds if isinstance(nc, Connection) else math.inf
+
+
+def refused_seconds(nc: NatsConnection, subject: str) -> float:
+    """How long ago the server has refused a publish to it; infinite where it never did."""
+    return time.monotonic() - nc.refused_at(subject) if isinstance(nc, Connection) else math.inf
+
+
+async def until_refused(nc: NatsConnection, subject: str, since: float) -> None:
+    """As `Connection` has it; for ever on another one."""
+    if isinstance(nc, Connection):
+        await nc.until_refused(subject, since)
+    else:
+        await asyncio.Event().wait()
 
 
 def check(nc: NatsConnection) -> None:
@@ -288,6 +329,10 @@ async def _connect(address: Address, *, name: str, timeout: float) -> Connection
 async def _begin(nc: Connection, address: Address, name: str, troubles: _Troubles) -> None:
     """Connects as all of our processes do."""
 
+    async def on_error(error: Exception) -> None:
+        nc.note_refusal(error)
+        await troubles.on_error(error)
+
     async def on_disconnect() -> None:
         await nc.on_disconnected()
         if nc.is_reconnecting:  # and not our own close
@@ -309,7 +354,7 @@ async def _begin(nc: Connection, address: Address, name: str, troubles: _Trouble
         reconnect_time_wait=1,
         ping_interval=PING_INTERVAL_SECONDS,
         max_outstanding_pings=2,
-        error_cb=troubles.on_error,
+        error_cb=on_error,
         disconnected_cb=on_disconnect,
         reconnected_cb=on_reconnect,
         closed_cb=nc.on_closed,

@@ -17,14 +17,15 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+import msgspec
 import nats.errors
 from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from broker import codec, jetstream, publishing, subjects
+from broker import codec, connection, jetstream, publishing, subjects
 from broker.errors import InvalidMessage, NotReady, NotStored, ServerError
-from broker.messages.boards import BoardState, Claim, ModelOnBoard, Order
+from broker.messages.boards import MAX_STATE_BYTES, BoardState, Claim, ModelOnBoard, Order
 
 SAY_SECONDS = 2.0
 """How often a board says how it is, at the least."""
@@ -34,10 +35,17 @@ RENEW_SECONDS = 3.0
 """How often a claim is renewed."""
 CLAIM_SECONDS = 10
 """How long it holds without."""
+HEADER_BYTES = 1024
+"""What an entry has besides, at most."""
+SHORT_REASON = 60
+"""Letters of a reason, where there are too many."""
 TELL_SECONDS = 2.0
 """For the server to take an entry."""
 READ_SECONDS = 1.0
-"""To read all. A server that does not let us ask does not answer."""
+"""To read all."""
+REFUSED_SECONDS = 60.0
+"""Until a server that has not let us ask is asked again."""
+_ASKED = jetstream.api_subject(jetstream.DIRECT_GET, subjects.KV_PLACEMENT)
 CLAIM_TRIES = 4
 """To write a claim that somebody else writes at the same time."""
 
@@ -70,7 +78,12 @@ class Placement:
 
 async def announce(nc: NatsConnection, state: BoardState) -> None:
     """Says how a board is, for the next BOARD_SECONDS. Raises PublishError."""
-    await _put(nc, subjects.placed_board(state.board), codec.encode(state), seconds=BOARD_SECONDS)
+    payload = codec.encode(state)
+    if len(payload) > MAX_STATE_BYTES - HEADER_BYTES:
+        # Of hundreds of models: that they are there is worth more than all of what is wrong with them.
+        models = tuple(msgspec.structs.replace(one, reason=one.reason[:SHORT_REASON]) for one in state.models)
+        payload = codec.encode(msgspec.structs.replace(state, models=models))
+    await _put(nc, subjects.placed_board(state.board), payload, seconds=BOARD_SECONDS)
 
 
 async def withdraw(nc: NatsConnection, board: str) -> None:
@@ -250,12 +263,35 @@ async def _stored(nc: NatsConnection, subject: str) -> jetstream.StoredMessage |
 
 
 async def _read(nc: NatsConnection) -> list[tuple[jetstream.StoredMessage, Value | None]]:
+    """Raises ServerError, NotReady where there is no bucket. One who may not read it is told so at once, and asks again
+    after REFUSED_SECONDS."""
+    if connection.refused_seconds(nc, _ASKED) < REFUSED_SECONDS:
+        raise ServerError(f"{subjects.KV_PLACEMENT}: this account may not read it")
+    reading = asyncio.ensure_future(jetstream.read_stored(nc, subjects.KV_PLACEMENT, subjects.ALL_PLACEMENT))
+    refusing = asyncio.ensure_future(connection.until_refused(nc, _ASKED, time.monotonic()))
     try:
-        async with asyncio.timeout(READ_SECONDS):
-            stored = await jetstream.read_stored(nc, subjects.KV_PLACEMENT, subjects.ALL_PLACEMENT)
-    except TimeoutError:
-        raise ServerError(f"{subjects.KV_PLACEMENT}: not read within {READ_SECONDS:g} s") from None
+        await asyncio.wait({reading, refusing}, timeout=READ_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if refusing.done():
+            _tell_refused()
+            raise ServerError(f"{subjects.KV_PLACEMENT}: this account may not read it")
+        if not reading.done():
+            raise ServerError(f"{subjects.KV_PLACEMENT}: not read within {READ_SECONDS:g} s")
+        stored = reading.result()
+    finally:
+        for task in (reading, refusing):
+            task.cancel()
+        await asyncio.gather(reading, refusing, return_exceptions=True)
     return [(one, _value(one.subject, one.payload, one.headers)) for one in stored]
+
+
+@functools.cache
+def _tell_refused() -> None:
+    """Once."""
+    log.warning(
+        "boards are not seen, as this account may not read %s: the server's accounts are of an earlier release; start "
+        "`turnpike broker` anew, or apply what `turnpike broker secret` writes",
+        subjects.KV_PLACEMENT,
+    )
 
 
 def _value(subject: str, payload: bytes, headers: Mapping[str, str]) -> Value | None:

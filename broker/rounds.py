@@ -13,7 +13,7 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -180,15 +180,17 @@ class RoundsAnswer(Answer):
         *,
         on_tool_call: OnToolCall | None,
         max_rounds: int,
+        **more: Any,
     ) -> None:
-        """`turn` is the first one. Raises InvalidMessage for a tool that nobody would run."""
-        super().__init__(client, turn, model, priority)
+        """`turn` is the first one; `more` is for the Answer of another kind that each round is, where a class says so.
+        Raises InvalidMessage for a tool that nobody would run."""
+        super().__init__(client, turn, model, priority, **more)
 
         def ask(messages: Sequence[Message], _: Sequence[Tool], tool_choice: ToolChoice) -> Answer:
             following = msgspec.structs.replace(
                 self.turn, id=new_id(), messages=tuple(messages), tool_choice=tool_choice
             )
-            self._begin(following, model)
+            self._begin(following, self.model)
             return self
 
         self._rounds = Rounds(

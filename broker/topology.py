@@ -15,6 +15,7 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import jetstream, subjects
 from broker.errors import NotReady, ServerError
+from broker.messages.boards import MAX_STATE_BYTES
 from broker.priorities import PRIORITIES
 from broker.process import ended_by_a_signal
 from broker.retrying import retried
@@ -145,7 +146,7 @@ def _placement() -> dict[str, Any]:
         # A full one must not forget an order; what boards say makes room within seconds, as it expires.
         discard="new",
         max_msgs_per_subject=1,
-        max_msg_size=64 * 1024,
+        max_msg_size=MAX_STATE_BYTES,
         allow_msg_ttl=True,
         allow_rollup_hdrs=True,
         deny_delete=True,

@@ -32,7 +32,7 @@ from broker.process import run, spawn
 from broker.server import EmbeddedServer
 from tests.support import ROOT
 from workers.boards import presence, supervisor
-from workers.boards.board import Board
+from workers.boards.board import Board, Machine
 from workers.boards.child import SILENT_SECONDS, Child
 from workers.boards.load_times import LoadTimes
 from workers.boards.offers import Offer
@@ -143,6 +143,7 @@ async def running_board(
     silent_seconds: float = SILENT_SECONDS,
     spare: str | None = None,
     keeps_spare: bool = False,
+    machine: Machine | None = None,
 ) -> AsyncIterator[RunningBoard]:
     """Of these models of 100 MiB, each with its worker's manner. `spare` is the manner of one that is started ahead."""
     nc = await connect(where if isinstance(where, Address) else where.address(BOARD), name=name)
@@ -167,7 +168,7 @@ async def running_board(
         name,
         rules,
         pins,
-        Roomy(memory_bytes),
+        machine or Roomy(memory_bytes),
         look,
         start,
         LoadTimes(folder / f"{name}.json"),

@@ -93,7 +93,11 @@ class ComputeSettings(ModelSettings, frozen=True, kw_only=True):
     deterministic: Annotated[bool, Setting("one turn at a time, repeatable to the bit")] = False
     share_prefixes: Annotated[bool, Setting("share KV prefixes across clients too, not only within one")] = False
     park_bytes: Annotated[
-        int | None, Setting("of RAM for conversations at rest; 0 keeps none (default: a quarter of what is free)")
+        int | None,
+        Setting(
+            "of RAM for conversations at rest; 0 keeps none, nor over a swap of models (default: a quarter of what is "
+            "free)"
+        ),
     ] = None
     # Off by default: an SD card wears.
     disk_bytes: Annotated[

@@ -17,6 +17,8 @@ SHORT_OF_MEMORY = 0.2
 """A board with more `memory_pressure` loads nothing."""
 TURN_SECONDS = 20.0
 """What a turn takes, where no board has had one of its model yet."""
+MAX_STATE_BYTES = 128 * 1024
+"""Of what a board says, on the wire."""
 
 
 class ModelOnBoard(Struct, frozen=True, omit_defaults=True):

@@ -131,7 +131,9 @@ class Turns:
         if deadline is None:  # who gives one waits as long
             await self._chooser.check_served(decision.model)
         if (policy := decision.policy) is not None:
-            answer = FallbackAnswer(answer, decision, lambda tried: self._chooser.again(policy, needs, tried))
+            answer = FallbackAnswer.instead_of(
+                answer, decision, lambda tried: self._chooser.again(policy, needs, tried)
+            )
         return _Asked(wanted, answer, decision)
 
     def _sampling_of(self, wanted: TurnRequest) -> Sampling:

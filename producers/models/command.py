@@ -61,8 +61,7 @@ def list_models(options: ModelSettings, largest_context: LargestContext, *, as_j
     folder = Path(options.models_dir).expanduser()
     rows = []
     for token, entry in known_models(Path(options.catalogue)).items():
-        here = token in locked and all(path.exists() for path in locked[token].paths_in(folder, token))
-        rows.append((token, entry, largest_context(entry), "here" if here else "locked" if token in locked else ""))
+        rows.append((token, entry, largest_context(entry), _state_of(locked.get(token), folder, token)))
     if as_json:
         fields = [
             {"token": token, **msgspec.to_builtins(entry), "largest_context": context, "state": state}
@@ -86,10 +85,22 @@ def list_models(options: ModelSettings, largest_context: LargestContext, *, as_j
             ATTENTION.get(entry.memory, entry.memory),
             f"{context:,}" if context else "no",
             *((f"{entry.name} {entry.quantization}", entry.licence) if is_wide else ()),
-            {"here": "yes", "locked": "no, locked"}.get(state, "no"),
+            {"here": "yes", "damaged": "not as locked", "locked": "no, locked"}.get(state, "no"),
         )
     console.print(table)
     return 0
+
+
+def _state_of(locked: Locked | None, folder: Path, token: str) -> str:
+    """Of a model's files, by their sizes: here, damaged where one is not as it was locked, locked where one is missing;
+    empty where none is locked."""
+    if locked is None:
+        return ""
+    paths = locked.paths_in(folder, token)
+    if not all(path.exists() for path in paths):
+        return "locked"
+    is_whole = all(path.stat().st_size == one.size_bytes for path, one in zip(paths, locked.each, strict=True))
+    return "here" if is_whole else "damaged"
 
 
 def _thousand_tokens(entry: Entry) -> int:

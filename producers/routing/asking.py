@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
-from broker.answer import Answer, TurnFailed
+from broker.answer import Answer, AnswerPort, TurnFailed
 from broker.client import Client
 from broker.discovery import CHAT, WorkerInfo
 from broker.errors import QueueFull, UnservedModel
-from broker.messages import Chunk, Message, new_id
+from broker.messages import Chunk, Message, Turn, new_id
 from broker.model_status import ModelStatus, statuses
 from broker.priorities import DEFAULT_PRIORITY, Priority
+from broker.rounds import DEFAULT_MAX_ROUNDS, Offered, RoundsAnswer, offered
 from producers.routing.policies import Decision, Needs, Routes, choose
 
 MODELS_OWN = frozenset(
@@ -33,9 +34,18 @@ class FallbackAnswer(Answer):
     """An answer that changes over to another model as long as nothing of it was told. It is another turn then, with an
     id of its own: the first has had its end."""
 
-    def __init__(self, first: Answer, decision: Decision, choose_again: Choose) -> None:
-        """`first` was not published yet, and is for the model of `decision`."""
-        super().__init__(first._client, first.turn, decision.model, first._priority)
+    def __init__(
+        self,
+        client: AnswerPort,
+        turn: Turn,
+        model: str,
+        priority: Priority,
+        *,
+        decision: Decision,
+        choose_again: Choose,
+    ) -> None:
+        """Of a turn that was not published yet, for the model of `decision`."""
+        super().__init__(client, turn, model, priority)
         self.decision = decision
         self._choose_again = choose_again
         self._tried = [decision.model]
@@ -61,6 +71,13 @@ class FallbackAnswer(Answer):
                 if has_told or error.failed.code not in MODELS_OWN or not self._change_over():
                     raise
 
+    @classmethod
+    def instead_of(cls, first: Answer, decision: Decision, choose_again: Choose) -> Self:
+        """Of the turn of `first`, which was not published yet."""
+        return cls(
+            first._client, first.turn, decision.model, first._priority, decision=decision, choose_again=choose_again
+        )
+
     def _change_over(self) -> bool:
         """To the next model; False where there is none."""
         try:
@@ -71,6 +88,11 @@ class FallbackAnswer(Answer):
         self._tried.append(decision.model)
         self._begin(msgspec.structs.replace(self.turn, id=new_id()), decision.model)
         return True
+
+
+class FallbackRounds(RoundsAnswer, FallbackAnswer):
+    """The answers of all rounds as one: each round is a turn that changes over where its model cannot answer it, and
+    the next one goes on with the model that did."""
 
 
 async def resolve(client: Client, model: str, routes: Routes = NO_ROUTES, needs: Needs = CHATS) -> str:
@@ -104,8 +126,10 @@ async def ask_routed(
     if routes.policy(wanted) is None:
         return client.ask(wanted, messages, priority=priority, conversation=conversation, **options)
     raw, kind = options.get("raw", False), options.get("kind", "generate")
-    tools = options.get("tools", ())
-    needs = Needs.of(messages, raw=raw, kind=kind, tools=tools, priority=priority, conversation=conversation)
+    tools: Sequence[Offered] = options.get("tools", ())
+    on_tool_call, max_rounds = options.pop("on_tool_call", None), options.pop("max_rounds", None)
+    told = tuple(map(offered, tools))
+    needs = Needs.of(messages, raw=raw, kind=kind, tools=told, priority=priority, conversation=conversation)
     workers, boards = await offers(client)
     decision = choose(routes, wanted, workers, needs, boards=boards)
     answer = client.ask(decision.model, messages, priority=priority, conversation=conversation, **options)
@@ -113,4 +137,16 @@ async def ask_routed(
     def again(tried: Collection[str]) -> Decision:
         return choose(routes, wanted, workers, needs, boards=boards, without=tried)
 
-    return FallbackAnswer(answer, decision, again)
+    if on_tool_call is None and max_rounds is None:
+        return FallbackAnswer.instead_of(answer, decision, again)
+    return FallbackRounds(
+        client,
+        answer.turn,
+        decision.model,
+        priority,
+        tools,
+        on_tool_call=on_tool_call,
+        max_rounds=DEFAULT_MAX_ROUNDS if max_rounds is None else max_rounds,
+        decision=decision,
+        choose_again=again,
+    )

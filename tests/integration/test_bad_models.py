@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker.accounts import BOARD, LOCAL, OPERATOR, REAPER
+from broker import subjects
+from broker.accounts import BOARD, LOCAL, OPERATOR, REAPER, WORKER
 from broker.answer import TurnFailed
 from broker.client import Client
 from broker.connection import close, connect
+from broker.delivery import Puller
 from broker.errors import NotLoaded
 from broker.messages.boards import BROKEN, SERVING
 from broker.placing import Watch
+from broker.priorities import INTERACTIVE
 from broker.reaper import reap
 from broker.server import EmbeddedServer
 from tests.board_fakes import SECONDS, is_in, model_of, running_board, until
@@ -138,4 +141,9 @@ async def test_a_turn_behind_those_that_were_cancelled_in_the_queue_is_waiting_a
     found = (await queues.look({"a"}, set()))["a"]
     assert (found.num_interactive, found.num_batch) == (1, 0)
     assert found.oldest_interactive_seconds < 0.9
+    worker = await connect(server.address(WORKER), name="w")
+    puller = Puller(worker, subjects.turns_stream("a"), INTERACTIVE)
+    await puller.start()
+    assert await puller.pull(SECONDS) is not None, "who takes turns has it all the same"
+    await close(worker)
     await close(nc)

@@ -14,7 +14,7 @@ from broker.accounts import GATEWAY
 from broker.answer import TurnFailed
 from broker.client import Client
 from broker.connection import close, connect
-from broker.messages import Message, Sampling
+from broker.messages import Message, Sampling, ToolCall
 from broker.server import EmbeddedServer
 from producers.gateway.app import Gateway
 from producers.gateway.keys import Keys
@@ -26,6 +26,7 @@ from tests.gateway import events, text_of
 from tests.integration.conftest import StartWorker
 from tests.integration.test_presence import Refusing
 from tests.support import free_port
+from tests.tool_fakes import READERS, ScriptedEngine, called
 from workers.prompts.history import History
 
 SECONDS = 30
@@ -71,6 +72,32 @@ async def test_another_model_answers_where_the_chosen_one_has_no_template_or_no_
         none = Routes(policies={"p": Policy(by="order", models=("bad", "tiny"))})
         with pytest.raises(TurnFailed, match="prompt_too_long"):
             await (await ask_routed(client, none, "p", [Message("user", "x" * 100)]))
+
+
+async def test_functions_are_run_over_rounds_by_whichever_model_answers(
+    nats_server: EmbeddedServer, client: Client, start_worker: StartWorker
+) -> None:
+    await nats_server.ensure(["bad"])
+    bad = FakeEngine()
+    heard: list[ToolCall] = []
+
+    def temperature(room: str) -> int:
+        """How warm it is."""
+        return 31
+
+    engine = ScriptedEngine(called("temperature", room="attic"), "It is warm.")
+    async with (
+        start_worker(bad, name="w1", model="bad", history=without_template(bad)),
+        start_worker(engine, name="w2", readers=READERS),
+        asyncio.timeout(SECONDS),
+    ):
+        await until_seen(client, 2)
+        answer = await ask_routed(client, ORDER, "p", QUESTION, tools=[temperature], on_tool_call=heard.append)
+        assert isinstance(answer, FallbackAnswer)
+        assert "".join([chunk.text async for chunk in answer]) == "It is warm."
+        assert [(call.name, json.loads(call.arguments)) for call in heard] == [("temperature", {"room": "attic"})]
+        assert [one.content for one in answer.turn.messages if one.role == "tool"] == ["31"]
+        assert (answer.model, answer.done.worker) == ("m", "w2"), "the second round, too"
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import gguf
 import numpy as np
 import pytest
 
-from broker.catalogue import read_catalogue, read_lock
+from broker.catalogue import Locked, read_catalogue, read_lock, write_lock
 from tests.hub_server import COMMIT, FILE, REPOSITORY, Hub, Zeros, serving
 from tests.split_file import split
 from tests.support import ROOT
@@ -200,9 +200,16 @@ def test_a_gigabyte_passes_through_little_memory(tmp_path: Path) -> None:
 
 
 def test_the_list_says_what_fits_and_what_is_here(server: Hub, tmp_path: Path) -> None:
+    one, states = Locked("o/r", "c" * 40, "m.gguf", "0" * 64, 5), {"yi-6b": "here", "gemma-7b": "damaged"}
+    write_lock(tmp_path / "lock", dict.fromkeys([*states, "phi-3-mini"], one))
+    (tmp_path / "models").mkdir()
+    for name, size in (("yi-6b", 5), ("gemma-7b", 4)):
+        one.path_in(tmp_path / "models", name).write_bytes(b"x" * size)
     found = json.loads(models(tmp_path, server, "list", "--json").stdout)
     by_token = {entry["token"]: entry for entry in found}
     assert by_token["smollm2-360m"]["largest_context"] > 0
+    told = {name: entry["state"] for name, entry in by_token.items() if entry["state"]}
+    assert told == states | {"phi-3-mini": "locked"}
     shown = models(tmp_path, server, "list").stdout
     assert re.search(r"tinyllama-1-1b\* .* 23 MB .* 2,048 ", shown)
 

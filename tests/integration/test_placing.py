@@ -7,12 +7,13 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 import pytest
 from nats.aio.client import Client as NatsConnection
 
-from broker import codec, jetstream, placing, publishing, subjects
+from broker import codec, jetstream, permissions, placing, publishing, subjects
 from broker.accounts import BOARD, GATEWAY, LOCAL, REAPER, SIDECAR, WORKER
 from broker.connection import close, connect
 from broker.errors import NotAcknowledged, NotStored, ServerError
@@ -121,6 +122,17 @@ async def test_a_watch_that_was_away_reads_what_it_missed(pi: NatsConnection, op
         assert watch.placement() == Placement((board("pi-2"),))
 
 
+async def test_a_board_of_hundreds_of_models_with_much_to_say_of_each_is_seen(pi: NatsConnection) -> None:
+    models = [on_board(f"a-model-with-a-long-name-{number:03}", "broken", reason="x" * 500) for number in range(256)]
+    await placing.announce(pi, board("pi-1", *models))
+    (found,) = await placing.boards(pi)
+    assert [one.model for one in found.models] == [one.model for one in models]
+    assert {one.reason for one in found.models} == {"x" * placing.SHORT_REASON}
+    await placing.announce(pi, board("pi-1", *models[:100]))
+    (found,) = await placing.boards(pi)
+    assert {one.reason for one in found.models} == {"x" * 500}
+
+
 async def test_a_server_of_an_earlier_release_has_no_boards(pi: NatsConnection, operator: NatsConnection) -> None:
     await jetstream.api(operator, f"STREAM.DELETE.{subjects.KV_PLACEMENT}")
     started = time.perf_counter()
@@ -128,6 +140,29 @@ async def test_a_server_of_an_earlier_release_has_no_boards(pi: NatsConnection, 
     async with Watch(pi) as watch:
         assert watch.placement() == Placement()
     assert time.perf_counter() - started < placing.READ_SECONDS, "nobody waits for an answer"
+
+
+async def test_an_account_of_an_earlier_release_is_told_so_at_once_and_asks_rarely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(permissions, "_PLACEMENT", "another.right")
+    placing._tell_refused.cache_clear()
+    async with EmbeddedServer(tmp_path / "server") as server:
+        await server.ensure(["m"])
+        nc = await connect(server.address(LOCAL), name="old")
+        started = time.perf_counter()
+        assert await placing.boards(nc) == ()
+        sent = nc.stats["out_msgs"]
+        assert [await placing.boards(nc) for _ in range(9)] == [()] * 9
+        assert nc.stats["out_msgs"] == sent, "it is not asked for again soon"
+        assert time.perf_counter() - started < placing.READ_SECONDS
+        monkeypatch.setattr(placing, "REFUSED_SECONDS", 0.0)
+        assert await placing.boards(nc) == ()
+        assert nc.stats["out_msgs"] > sent, "the server may have been set up anew"
+        assert time.perf_counter() - started < placing.READ_SECONDS
+        await close(nc)
+    (said,) = [one.getMessage() for one in caplog.records if "boards are not seen" in one.getMessage()]
+    assert "`turnpike broker secret`" in said
 
 
 async def test_where_the_server_does_not_answer_boards_are_not_there(

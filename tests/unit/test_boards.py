@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.aio.client import Client
 
 from broker.catalogue import sha256_of
 from broker.errors import SettingsError
 from broker.settings import load
 from turnpike.cli.reading import read
 from turnpike.cli.tree import TURNPIKE
+from workers.boards import command
 from workers.boards.cores import shared_cores
 from workers.boards.load_times import BYTES_PER_SECOND, START_SECONDS, LoadTimes
 from workers.boards.loading import MEASURE, PHASES, READ, START, WEIGHTS
@@ -207,6 +209,8 @@ def test_one_model_is_a_worker_and_several_are_a_board() -> None:
         (("--models", "all", "--model", "a"), "one of the two"),
         (("--model", "a", "--model", "b", "--pin", "c"), "--pin: c is none"),
         (("--model", "a", "--model", "b c"), "--model: "),
+        (("--model", "a", "--model", "a"), "--model: a is given twice"),
+        (("--models", "all", "--pin", "a", "--pin", "a"), "--pin: a is given twice"),
         (("--model", "a", "--model", "b", "--memory-bytes", "0"), "--memory-bytes"),
         (("--model", "a", "--model", "b", "--num-ctx", "1"), "--num-ctx"),
     ],
@@ -245,3 +249,19 @@ def test_the_hash_of_a_file_is_told_as_it_is_read(tmp_path: Path) -> None:
     told: list[int] = []
     assert sha256_of(path, told.append) == sha256_of(path)
     assert told == [MIB, MIB, 5]
+
+
+# --- Conversations over a swap ---------------------------------------------------------------------------------------
+
+
+def test_a_board_whose_workers_keep_no_conversations_keeps_none_over_swaps(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    kept = str(tmp_path / "kept")
+    assert command._parked(Client(), "b", BoardSettings(park_bytes=0, board_dir=kept), 1000) is None
+    assert not Path(kept).exists()
+    assert "no conversations are kept over swaps: --park-bytes is 0" in caplog.text
+    found = command._parked(Client(), "b", BoardSettings(board_dir=kept), 1000)
+    assert found is not None
+    assert found.worker_flags == ("--board-dir", kept)

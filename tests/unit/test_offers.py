@@ -9,9 +9,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from broker.catalogue import Locked, write_lock
+from broker.catalogue import Locked, UnknownModel, write_lock
 from workers.boards.file_facts import FileFacts, facts_of_files
 from workers.boards.offers import Offer, Offers, shared_out
 from workers.boards.settings import BoardSettings
@@ -192,3 +193,24 @@ def test_conversations_share_what_is_kept_for_them() -> None:
     assert {one.planned_bytes for one in asked.values()} == {105 * MIB}
     tight = shared_out({"a": offer("a", 790 * MIB)}, 800 * MIB)
     assert tight["a"].planned_bytes == 800 * MIB
+
+
+def test_a_name_that_nobody_has_locked_is_told_with_what_may_have_been_meant(tmp_path: Path) -> None:
+    settings = locked_copies(tmp_path, "llama", "qwen")
+    wrong = msgspec.structs.replace(settings, model=("llama", "lama"))
+    with pytest.raises(UnknownModel, match=r"lama is not in .*, which has: llama, qwen \(did you mean llama\?\)"):
+        Offers(wrong).look(512 * MIB)
+
+
+def test_of_all_that_are_locked_what_is_left_out_is_told_with_the_reason(tmp_path: Path) -> None:
+    settings = locked_copies(tmp_path, "a", "gone", "cut")
+    file_of(settings, "gone").unlink()
+    cut = file_of(settings, "cut")
+    cut.write_bytes(cut.read_bytes()[:-5])
+    offers = Offers(settings)
+    found = offers.look(512 * MIB)
+    assert {name: one.plan is not None for name, one in found.items()} == {"a": True, "cut": False}
+    assert list(offers.left_out) == ["gone"]
+    assert "turnpike models pull gone" in offers.left_out["gone"]
+    tight = Offers(settings).look(10 * MIB)
+    assert "this board has 10 MiB for models" in tight["a"].reason

@@ -60,6 +60,8 @@ async def serve(address: Address, settings: BoardSettings, stop: asyncio.Event, 
         offers = Offers(settings)
         found = await asyncio.to_thread(offers.look, memory_bytes)
         _tell(name, memory_bytes, found, offers.left_out)
+        for model in sorted(set(settings.pin) - found.keys()):
+            log.error("! %s is pinned here, and is none of the models of this board", model)
         nc = await connect(address, name=f"turnpike-board-{name}")
         try:
             await _require_bucket(nc, settings.wait_seconds)
@@ -67,7 +69,7 @@ async def serve(address: Address, settings: BoardSettings, stop: asyncio.Event, 
             await _let_go(nc, name)
             async with _machine(nc, name, settings) as machine:
                 most = memory_bytes // PARKED_SHARE
-                parked = _parked(nc, name, settings.board_dir, most)
+                parked = _parked(nc, name, settings, most)
                 command = (*worker, *(parked.worker_flags if parked is not None else ()))
                 board = Board(
                     name=name,
@@ -143,8 +145,12 @@ async def _let_go(nc: NatsConnection, board: str) -> None:
                 await placing.release(nc, claim)
 
 
-def _parked(nc: NatsConnection, board: str, named: str | None, max_bytes: int) -> Parked | None:
-    """Conversations of models that are not loaded; None where nothing can be kept, which is told."""
+def _parked(nc: NatsConnection, board: str, settings: BoardSettings, max_bytes: int) -> Parked | None:
+    """Conversations of models that are not loaded; None where nothing can be kept, or is to be, which is told."""
+    if settings.park_bytes == 0:  # what a worker has no RAM for it could not take up again either
+        log.info("no conversations are kept over swaps: --park-bytes is 0")
+        return None
+    named = settings.board_dir
     folder = default_folder(board) if named is None else Path(named).expanduser()
     if folder is None:
         return None

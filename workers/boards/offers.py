@@ -4,6 +4,7 @@ files say of themselves; no byte of a tensor is read, and nothing is verified be
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import time
@@ -145,6 +146,12 @@ def _sizes(paths: Sequence[Path]) -> tuple[dict[Path, os.stat_result], str]:
         except OSError as error:
             reason = f"{path} cannot be read: {error.strerror or error}"
     return found, reason
+
+
+@functools.lru_cache(maxsize=64)
+def tell_unread(reason: str) -> None:
+    """That the files could not be looked at, once for each reason: it is tried again every few seconds."""
+    log.warning("files not looked at error=%s", reason)
 
 
 def shared_out(offers: Mapping[str, Offer], memory_bytes: int, park_bytes: int | None = None) -> dict[str, Offer]:

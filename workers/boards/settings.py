@@ -60,6 +60,10 @@ class BoardSettings(ComputeSettings, frozen=True, kw_only=True):
     def problems(self) -> list[str]:
         """A board's own too."""
         found = ComputeSettings.problems(self)
+        for name in ("model", "pin", "preload"):
+            given = getattr(self, name)
+            twice = sorted({one for one in given if given.count(one) > 1})
+            found += [f"{flag(name)}: {one} is given twice" for one in twice]
         if self.models == ALL and self.model:
             found.append("--models all, and --model: one of the two")
         for name in self.pin:

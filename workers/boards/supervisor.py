@@ -25,7 +25,7 @@ from workers.boards.cores import shared_cores
 from workers.boards.health import report
 from workers.boards.models import ModelHere, take_offers, to_unload
 from workers.boards.node import Node
-from workers.boards.offers import Offer
+from workers.boards.offers import Offer, tell_unread
 from workers.boards.orders import Orders
 from workers.boards.parking import Parking
 from workers.boards.placement import next_step
@@ -377,7 +377,7 @@ class Supervisor:
             try:
                 found = await asyncio.to_thread(self._board.look)
             except (TurnpikeError, OSError) as error:
-                log.warning("files not looked at error=%s", error)
+                tell_unread(str(error))
                 continue
             take_offers(self._here, found, self._now())
 
