@@ -31,7 +31,7 @@ from broker.points import Measurement
 from broker.process import run, spawn
 from broker.server import EmbeddedServer
 from tests.support import ROOT
-from workers.boards import presence
+from workers.boards import presence, supervisor
 from workers.boards.board import Board
 from workers.boards.child import SILENT_SECONDS, Child
 from workers.boards.load_times import LoadTimes
@@ -54,6 +54,9 @@ signal.pthread_sigmask(signal.SIG_BLOCK, {TERM, READY, DONE})
 model, manner = sys.argv[1:3]
 line = socket.socket(fileno=int(sys.argv[sys.argv.index("--board-fd") + 1]))
 def say(**what): line.send(json.dumps(what).encode())
+if not model:
+    say()
+    model = json.loads(line.recv(4096))["model"]
 print("starting", model, flush=True)
 if manner == "broken":
     print("turnpike: model file m.gguf: is no model", file=sys.stderr)
@@ -137,8 +140,10 @@ async def running_board(
     pins: frozenset[str] = frozenset(),
     look: Callable[[], dict[str, Offer]] | None = None,
     silent_seconds: float = SILENT_SECONDS,
+    spare: str | None = None,
+    keeps_spare: bool = False,
 ) -> AsyncIterator[RunningBoard]:
-    """Of these models of 100 MiB, each with its worker's manner."""
+    """Of these models of 100 MiB, each with its worker's manner. `spare` is the manner of one that is started ahead."""
     nc = await connect(where if isinstance(where, Address) else where.address(BOARD), name=name)
     started: list[Child] = []
 
@@ -147,15 +152,30 @@ async def running_board(
         started.append(await Child.start(one.model, command, {}, heard, silent_seconds=silent_seconds))
         return started[-1]
 
+    async def start_spare(heard: Callable[[], None]) -> Child:
+        assert spare is not None
+        started.append(await Child.start("", [sys.executable, "-c", WORKER, "", spare], {}, heard))
+        return started[-1]
+
     def all_of_them() -> dict[str, Offer]:
         return {model: offer(model) for model in manners}
 
     look = look or all_of_them
-    board = Board(name, rules, pins, Roomy(memory_bytes), look, start, LoadTimes(folder / f"{name}.json"))
-    supervisor, stop = Supervisor(nc, board, look()), asyncio.Event()
-    task = asyncio.create_task(supervisor.run(stop))
+    board = Board(
+        name,
+        rules,
+        pins,
+        Roomy(memory_bytes),
+        look,
+        start,
+        LoadTimes(folder / f"{name}.json"),
+        start_spare=start_spare if spare is not None else None,
+        keeps_spare=keeps_spare,
+    )
+    own, stop = Supervisor(nc, board, look()), asyncio.Event()
+    task = asyncio.create_task(own.run(stop))
     try:
-        yield RunningBoard(task, stop, supervisor, started)
+        yield RunningBoard(task, stop, own, started)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -164,14 +184,17 @@ async def running_board(
 
 @contextmanager
 def soon_forgotten(seconds: int) -> Iterator[None]:
-    """What boards say and claim expires after so many whole seconds, and is said again as much more often."""
+    """What boards say and claim expires after so many whole seconds, is said again as much more often, and the server
+    waited for as much shorter."""
     share = seconds / placing.CLAIM_SECONDS
     with (
         mock.patch.object(placing, "BOARD_SECONDS", seconds),
         mock.patch.object(placing, "CLAIM_SECONDS", seconds),
+        mock.patch.object(placing, "TELL_SECONDS", share * placing.TELL_SECONDS),
         mock.patch.object(placing, "SAY_SECONDS", share * placing.SAY_SECONDS),
         mock.patch.object(placing, "RENEW_SECONDS", share * placing.RENEW_SECONDS),
         mock.patch.object(presence, "SETTLE_SECONDS", share * presence.SETTLE_SECONDS),
+        mock.patch.object(supervisor, "QUEUES_SECONDS", share * supervisor.QUEUES_SECONDS),
     ):
         yield
 

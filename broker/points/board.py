@@ -36,7 +36,7 @@ BOARD_MODEL = Measurement(
     ("node", "model"),
     {
         "state": text("available, loading, serving, draining, or broken"),
-        "loaded_ratio": number("ratio", "0 where it is not loaded, what has been read of its file, 1 once it serves"),
+        "loaded_ratio": number("ratio", "0 where it is not loaded, how much of its load is done, 1 once it serves"),
         "planned_bytes": count("B", "of memory, while it is loaded"),
         "num_in_hand": count("turns", "that its worker has"),
         "idle_seconds": number("s", "since its latest turn; absent where there was none"),

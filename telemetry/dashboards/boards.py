@@ -86,7 +86,7 @@ BOARDS = Page(
                     "Loaded",
                     "percentunit",
                     (Query(points.BOARD_MODEL, 'last("loaded_ratio")', _MODEL, _EACH),),
-                    "1 once a model takes turns, what has been read of its file before.",
+                    "1 once a model takes turns, how much of its load is done before.",
                     width=12,
                     maximum=1.0,
                 ),

@@ -19,6 +19,7 @@ from broker.connection import close, connect
 from broker.discovery import CHAT, RAW, SCORE, TOOLS
 from broker.influx_address import InfluxAddress
 from broker.messages.turns import Thinking
+from broker.placing import Watch
 from broker.server import EmbeddedServer
 from producers.gateway.app import Gateway
 from producers.gateway.keys import ClientKeys, Keys
@@ -53,6 +54,13 @@ class Running:
 
 NO_ROUTES = Routes()
 StartWorker = Callable[..., AbstractAsyncContextManager[Running]]
+
+
+@pytest.fixture
+async def watch(operator: NatsConnection) -> AsyncIterator[Watch]:
+    """What boards say."""
+    async with Watch(operator) as watch:
+        yield watch
 
 
 @pytest.fixture

@@ -40,12 +40,6 @@ async def operator(server: EmbeddedServer) -> AsyncIterator[NatsConnection]:
 
 
 @pytest.fixture
-async def watch(operator: NatsConnection) -> AsyncIterator[Watch]:
-    async with Watch(operator) as watch:
-        yield watch
-
-
-@pytest.fixture
 async def client(server: EmbeddedServer) -> AsyncIterator[Client]:
     async with Client(server.address(LOCAL)) as client:
         yield client

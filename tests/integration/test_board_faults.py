@@ -38,7 +38,8 @@ from tests.board_fakes import (
     until,
 )
 from tests.cut_line import line_to
-from tests.support import free_port
+from tests.support import free_port, freeze
+from workers.boards import presence
 from workers.boards.claims import Claims
 
 EXPIRES = 2
@@ -173,24 +174,39 @@ async def test_a_board_that_was_cut_off_sees_who_has_taken_over_and_they_do_not_
         await second.end()
 
 
-async def test_boards_whose_server_was_away_do_not_load_what_another_one_has(
-    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+async def test_a_board_whose_server_was_away_does_not_load_what_one_has_that_comes_back_later(
+    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first_has, second_has = {"a": "serves"}, {"a": "serves", "b": "serves"}
-    async with running_board(server, tmp_path, first_has) as first:
+    monkeypatch.setattr(presence, "SETTLE_SECONDS", 1000.0)
+    async with AsyncExitStack() as stack:
+        line = await stack.enter_async_context(line_to(server.url))
+        far = replace(server.address(BOARD), url=line.url)
+        first = await stack.enter_async_context(running_board(far, tmp_path, {"a": "serves"}))
         await client.ask("a", "hello").publish()
         await until(watch, is_in("a", SERVING))
-        async with running_board(server, tmp_path, second_has, name="b2", memory_bytes=250 * MIB) as second:
-            await until(watch, lambda found: state_of(found, "b2"))
-            await server.kill()
-            await until(watch, lambda found: not found.boards and not found.claims)
-            await server.start()
-            await client.ask("b", "hello").publish()
-            await until(watch, is_in("b", SERVING, "b2"))  # it decides again
-            assert (first.models(), second.models()) == (["a"], ["b"])
-            assert claims_of(watch.placement()) == {("a", 0): "b1", ("b", 0): "b2"}
-            await first.end()
-            await second.end()
+        has, memory_bytes = {"a": "serves", "b": "serves"}, 250 * MIB
+        second = await stack.enter_async_context(
+            running_board(server, tmp_path, has, name="b2", memory_bytes=memory_bytes)
+        )
+        await until(watch, lambda found: state_of(found, "b2"))
+        await line.cut()
+        await server.kill() if how == "killed" else freeze(server.pid)
+        await until(watch, lambda found: not found.boards and not found.claims)
+        await server.start() if how == "killed" else os.kill(server.pid, signal.SIGCONT)
+        await until(watch, lambda found: state_of(found, "b2"))
+        await client.ask("b", "hello").publish()
+        await line.open()
+        await until(watch, lambda found: found if claims_of(found) == {("a", 0): "b1"} and state_of(found) else None)
+        monkeypatch.setattr(presence, "SETTLE_SECONDS", 0.0)
+        await until(watch, is_in("b", SERVING, "b2"))  # it decides again
+        assert (first.models(), second.models()) == (["a"], ["b"])
+        assert claims_of(await until(watch, lambda found: found if len(found.claims) == 2 else None)) == {
+            ("a", 0): "b1",
+            ("b", 0): "b2",
+        }
+        await first.end()
+        await second.end()
 
 
 async def test_a_worker_that_hangs_is_replaced_and_one_that_is_only_slow_is_not(

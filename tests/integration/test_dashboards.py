@@ -22,6 +22,7 @@ from broker.influx_address import InfluxAddress
 from broker.messages import Message, Sampling
 from broker.messages.boards import BROKEN, SERVING
 from broker.placing import Watch
+from broker.priorities import BATCH, INTERACTIVE
 from broker.recorder import Recorder
 from broker.server import EmbeddedServer
 from producers.data.datasets import Conversation
@@ -34,7 +35,7 @@ from producers.report.page import page
 from producers.report.run_figures import figures
 from producers.settings import LoadSettings
 from telemetry.board import Board
-from telemetry.dashboards import PAGES
+from telemetry.dashboards import ALERTS, PAGES
 from telemetry.grafana import DATASOURCE, alert_rules, build, files
 from telemetry.influx import FileSink, InfluxSink
 from tests.board_fakes import is_in, running_board, until
@@ -216,6 +217,32 @@ async def test_every_query_of_every_dashboard_and_alert_finds_something(
                 empty.append(f"{where}: {expanded(query, **chosen)}")
     assert empty == []
     assert len(asked) > 110
+
+
+async def test_only_turns_that_nobody_takes_are_an_alert_not_a_model_that_is_not_loaded(influx: InfluxServer) -> None:
+    now = time.time_ns()
+    queues = {
+        "unloaded": {"num_pending": 0, "num_waiting_pulls": 0, "num_in_work": 0},
+        "idle": {"num_pending": 0, "num_waiting_pulls": 2, "num_in_work": 0},
+        "busy": {"num_pending": 10_000, "num_waiting_pulls": 0, "num_in_work": 1},
+        "alone": {"num_pending": 1, "num_waiting_pulls": 0, "num_in_work": 0},
+    }
+    written = [
+        points.QUEUE.point(now, {"model": model, "priority": priority}, fields)
+        for model, fields in queues.items()
+        for priority in (INTERACTIVE, BATCH)
+    ]
+    sink = InfluxSink(InfluxAddress.parse(influx.url))
+    assert await sink.write([point for point in written if point is not None]) == []
+    (alert,) = (one for one in ALERTS if one.uid == "turnpike-no-worker")
+    query = expanded(alert.query.text(""))
+    firing = []
+    for model in queues:
+        rows = influx.query(query.replace(" GROUP BY", f" AND \"model\" = '{model}' GROUP BY"))
+        assert len(rows) == 1
+        (value,) = (value for name, value in rows[0].items() if name not in ("time", "model"))
+        firing += [model] if float(value) > alert.above else []
+    assert firing == ["alone"]
 
 
 def test_the_files_are_what_the_script_makes() -> None:

@@ -36,6 +36,7 @@ from broker.server import EmbeddedServer
 from tests.board_fakes import DONE, MIB, READY, SECONDS, Heard, is_in, model_of, running_board, state_of, until
 from tests.integration.test_health import probe
 from workers.boards.board import OtherBoard
+from workers.boards.claims import Claims
 from workers.boards.health import PATH, BoardHealth
 from workers.boards.queues import Queues
 
@@ -52,12 +53,6 @@ async def operator(server: EmbeddedServer) -> AsyncIterator[NatsConnection]:
     nc = await connect(server.address(OPERATOR), name="operator")
     yield nc
     await close(nc)
-
-
-@pytest.fixture
-async def watch(operator: NatsConnection) -> AsyncIterator[Watch]:
-    async with Watch(operator) as watch:
-        yield watch
 
 
 @pytest.fixture
@@ -296,3 +291,11 @@ async def test_what_a_dead_worker_had_waits_again_and_what_another_has_does_not(
     finally:
         await close(nc)
         await close(worker)
+
+
+async def test_a_copy_that_another_board_has_counts_as_lost(server: EmbeddedServer, operator: NatsConnection) -> None:
+    assert await placing.claim(operator, Claim("b2", "a", 0))
+    claims = Claims(operator, "b1")
+    assert not await claims.take("a", 0)
+    assert await claims.take("a", 1)
+    assert claims.num_lost == 1

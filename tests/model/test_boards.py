@@ -17,13 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from broker import placing
 from broker.accounts import BOARD, LOCAL, OPERATOR, REAPER, write_credentials
 from broker.answer import TurnFailed
 from broker.catalogue import Locked, read_lock, write_lock
 from broker.client import Client
 from broker.connection import close, connect
 from broker.messages import Message, Sampling
-from broker.messages.boards import AVAILABLE, BROKEN, DRAINING, LOADING, SERVING, BoardState
+from broker.messages.boards import AVAILABLE, BROKEN, DRAINING, LOADING, SERVING, BoardState, Claim
 from broker.placing import Placement, Watch
 from broker.process import EXIT_ERROR, spawn
 from broker.reaper import reap
@@ -140,6 +141,9 @@ async def test_a_board_serves_two_models_of_which_one_fits(
         again = client.ask("a", history, sampling=SHORT, conversation="talk")
         async with asyncio.timeout(SECONDS):
             assert (await again).usage.cached_tokens >= talk.done.usage.prompt_tokens
+        # Each of the three turns came before its model was there.
+        waited = await until(watch, lambda found: one if (one := state_of(found)) and one.num_waited == 3 else None)
+        assert 0 < waited.waited_seconds < 3 * SECONDS
         # A second one on this node says so and ends; the first goes on.
         async with board(tmp_path, *several) as second:
             assert await ended(second) == EXIT_ERROR
@@ -178,6 +182,9 @@ async def test_a_board_that_is_killed_while_it_drains_leaves_no_worker_and_the_n
 async def test_a_file_that_was_changed_is_one_error_and_not_loaded_in_a_loop(
     server: EmbeddedServer, watch: Watch, client: Client, tmp_path: Path
 ) -> None:
+    nc = await connect(server.address(BOARD), name="a life before")
+    assert await placing.claim(nc, Claim("b1", "b"))
+    await close(nc)
     words = ("board", "--model", "a", "--pin", "a", *locked(tmp_path, "a"))
     (path,) = (tmp_path / "models").iterdir()
     changed = bytearray(path.read_bytes())
@@ -186,6 +193,7 @@ async def test_a_file_that_was_changed_is_one_error_and_not_loaded_in_a_loop(
     async with board(tmp_path, *words) as process:
         broken = await until(watch, is_in("a", BROKEN))
         assert "has SHA-256" in broken.reason
+        assert ("b", 0) not in watch.placement().claims, "nobody is there who would load it"
         os.kill(process.pid, signal.SIGTERM)
         assert await ended(process) == 0
     assert log_of(tmp_path).count("loading model=a") == 1

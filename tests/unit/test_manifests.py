@@ -298,6 +298,9 @@ def test_boards_have_their_models_their_account_and_their_node(folder: str, tmp_
     assert Path(variables["TURNPIKE_DATA_DIR"]["value"]).is_relative_to("/var/lib/turnpike")
     # What it keeps of a board's own outlives the pod, and so does every file that was fetched.
     assert mounts["/var/lib/turnpike"] == "board"
+    (queues,) = (found for name, _, found in workloads(folder) if name == "Deployment/queues")
+    said = {variable["name"]: variable.get("value") for variable in queues["spec"]["containers"][0]["env"]}
+    assert said["TURNPIKE_LOCK_FILE"] == str(lock), "a queue for each model, before any board is there"
     for one in containers(template):
         if one["name"] in ("fetch-models", "mirror"):
             said = {variable["name"]: variable.get("value") for variable in one["env"]}

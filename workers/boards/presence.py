@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
@@ -14,6 +15,7 @@ from broker import connection, placing
 from broker.errors import PublishError, ServerError
 from broker.messages.boards import LOADING, BoardState
 from broker.placing import Placement, Watch
+from workers.boards.board import OtherBoard
 from workers.boards.claims import Claims
 
 PROGRESS_SECONDS = 0.5
@@ -37,6 +39,8 @@ class Presence:
         self._watch = Watch(nc)
         self._announced: tuple[object, ...] = ()
         self._announced_at = float("-inf")
+        self._unheard_at = float("-inf")
+        """When the server did not take its word last, by the monotonic clock."""
 
     async def __aenter__(self) -> Self:
         await self._watch.__aenter__()
@@ -51,6 +55,13 @@ class Presence:
         """What holds now, as far as it was heard."""
         return self._watch.placement()
 
+    def check_alone(self) -> None:
+        """Raises OtherBoard where one that began before this one still says that it is this board."""
+        for state in self.placement().boards:
+            is_other = state.board == self._board and state.started_at != self._began_at
+            if is_other and state.started_at < self._began_at < state.sent_at:
+                raise OtherBoard(self._board)
+
     async def changed(self, seconds: float) -> bool:
         """Comes back when something was written since it came back last, or after so many seconds: False."""
         return await self._watch.changed(seconds)
@@ -59,7 +70,8 @@ class Presence:
     def is_settled(self) -> bool:
         """Whether what is heard is what there is: a board that has just come back, or whose server has, would load what
         others have loaded."""
-        return connection.connected_seconds(self._nc) >= SETTLE_SECONDS
+        heard_seconds = time.monotonic() - self._unheard_at
+        return min(heard_seconds, connection.connected_seconds(self._nc)) >= SETTLE_SECONDS
 
     async def keep_up(self, lost: Callable[[str], Awaitable[None]]) -> None:
         """Renews what is claimed, for ever. `lost` is told of a model whose copy another board has taken."""
@@ -84,6 +96,7 @@ class Presence:
         try:
             await placing.announce(self._nc, state)
         except PublishError as error:
+            self._unheard_at = time.monotonic()
             self._announced = ()
             log.warning("not announced error=%s", error)
 

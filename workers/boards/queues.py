@@ -15,6 +15,9 @@ from broker.jetstream import ConsumerInfo, StreamInfo
 from broker.priorities import BATCH, INTERACTIVE, PRIORITIES, Priority
 from workers.boards.view import Waiting
 
+LOOK_SECONDS = 0.5
+QUIET_SECONDS = 1.5
+"""How often to look where nothing waits; and where the server tells of turns that come."""
 AGAIN_SECONDS = 5.0
 """After which the oldest turn of a queue is looked for again."""
 
@@ -41,6 +44,8 @@ class Queues:
 
     def __init__(self, nc: NatsConnection) -> None:
         self._nc = nc
+        self.look_seconds = LOOK_SECONDS
+        """Until it should be looked again where nothing waits."""
         self._oldest: dict[tuple[str, Priority], _Oldest] = {}
         """The oldest waiting turn that was seen last."""
 
@@ -58,7 +63,10 @@ class Queues:
         of: what was delivered of theirs is being answered; of the others a worker has died with it. Raises
         ServerError."""
         found = {}
-        for info in await jetstream.streams(self._nc, subjects.ALL_TURNS):
+        infos = await jetstream.streams(self._nc, subjects.ALL_TURNS)
+        is_told = all(info.config.get("republish") for info in infos)  # an earlier release's are not
+        self.look_seconds = QUIET_SECONDS if is_told else LOOK_SECONDS
+        for info in infos:
             model = info.name.removeprefix(subjects.TURNS_PREFIX)
             if model in models and info.state.num_messages:
                 found[model] = await self._waiting(model, info, is_served=model in served)

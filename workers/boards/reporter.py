@@ -17,6 +17,7 @@ from nats.aio.client import Client as NatsConnection
 from broker import points
 from broker.messages import FieldValue, Point
 from broker.messages.boards import BROKEN, DRAINING, LOADING, SERVING, BoardState, ModelOnBoard
+from broker.model_status import progress
 from broker.recorder import Recorder
 from workers.boards.memory import held_bytes
 from workers.boards.models import ModelHere
@@ -203,8 +204,8 @@ class BoardReporter:
 
 def _model(one: ModelOnBoard, state: BoardState) -> dict[str, FieldValue | None]:
     loaded = 1.0 if one.state in (SERVING, DRAINING) else 0.0
-    if one.state == LOADING and one.file_bytes:
-        loaded = min(1.0, one.read_bytes / one.file_bytes)
+    if one.state == LOADING:
+        loaded = progress(one, state)[0] or 0.0
     return {
         "state": one.state,
         "loaded_ratio": loaded,

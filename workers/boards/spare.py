@@ -44,9 +44,7 @@ class Spare:
 
     async def begin(self, room_bytes: int) -> None:
         """Starts one, where there is none yet and room for it beside all that is planned."""
-        if self._child is not None and self._child.has_ended:
-            log.warning("the worker that was started ahead has ended: %s", await self.end())
-            self._again_at = time.monotonic() + AGAIN_SECONDS
+        await self._forget_ended()
         is_wanted = self._board.start_spare is not None and self._child is None and room_bytes >= SPARE_BYTES
         if not is_wanted or time.monotonic() < self._again_at:
             return
@@ -56,22 +54,30 @@ class Spare:
         except OSError as error:
             log.warning("no worker started ahead error=%s", error.strerror or error)
 
-    async def keep(self) -> None:
-        """Starts one where the board always has one."""
+    async def keep(self, *, is_wanted: bool = False) -> None:
+        """Starts one where the board always has one; else lets one go that nothing is to be loaded by."""
         if self._board.keeps_spare:
             await self.begin(SPARE_BYTES)
+        elif not is_wanted:
+            await self.end()
 
     async def start(self, offer: Offer) -> Child:
         """A worker of the offer's: the one that is there, which has waited for its model, else a new one. Raises
         OSError."""
+        await self._forget_ended()
         child, self._child = self._child, None
-        if child is not None and not child.has_ended:
+        if child is not None:
             assert offer.plan is not None
             child.give(offer.model, offer.plan.offload_cache)
         else:
             child = await self._board.start(offer, self._heard)
-        await self.keep()  # beside the load, which keeps one core busy
+        await self.keep()  # beside the load, which keeps one core busy: it is there for the next one
         return child
+
+    async def _forget_ended(self) -> None:
+        if self._child is not None and self._child.has_ended:
+            log.warning("the worker that was started ahead has ended: %s", await self.end())
+            self._again_at = time.monotonic() + AGAIN_SECONDS
 
     async def end(self) -> str:
         """Ends the one that there is: it has nothing to hand back. What it said last."""

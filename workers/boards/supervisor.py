@@ -19,7 +19,7 @@ from broker.errors import ServerError, TurnpikeError
 from broker.health import Report, Rounds
 from broker.messages.boards import ALWAYS, DRAINING, LOADING, SERVING, BoardState, Order
 from broker.placing import SAY_SECONDS, Placement
-from workers.boards.board import Board, OtherBoard
+from workers.boards.board import Board
 from workers.boards.child import Child
 from workers.boards.cores import shared_cores
 from workers.boards.health import report
@@ -37,7 +37,7 @@ from workers.boards.spare import Spare
 from workers.boards.view import Step, View, Waiting
 
 ROUND_SECONDS = 0.5
-"""How often it looks at the queues, at least."""
+"""How often it looks at the queues where anything waits, or changes."""
 OFFERS_SECONDS = 5.0
 """How often it looks at the files."""
 NEWS_SECONDS = 0.1
@@ -98,7 +98,7 @@ class Supervisor:
             try:
                 while not stop.is_set():
                     await self._round()
-                    await self._sleep(ROUND_SECONDS)
+                    await self._sleep(ROUND_SECONDS if self._is_wanted else self._queues.look_seconds)
                 await self._drain()
             finally:
                 await asyncio.gather(self._spare.end(), *(child.end() for child in self._children.values()))
@@ -122,12 +122,12 @@ class Supervisor:
     async def _round(self) -> None:
         self.rounds.begin("a board's round", ROUNDS_PATIENCE)
         now, placement = self._now(), self._presence.placement()
-        self._check_alone(placement)
+        self._presence.check_alone()
         self._look_at_children(now)
         is_due = time.monotonic() - self._decided_at >= ROUND_SECONDS or self._is_changed
         if self._is_changed or self._node.measured_seconds >= SAY_SECONDS:
             self._measure()
-            await self._spare.keep()
+            await self._spare.keep(is_wanted=self._pending is not None)
         if is_due:
             self._decided_at, self._is_changed = time.monotonic(), False
         try:
@@ -138,25 +138,24 @@ class Supervisor:
         self._share_cores()
         await self._presence.announce(self._told())
 
+    @property
+    def _is_changing(self) -> bool:
+        return any(child.is_leaving or child.is_loading for child in self._children.values())
+
+    @property
+    def _is_wanted(self) -> bool:
+        return self._is_changing or any(here.waiting.num_turns for here in self._here.values())
+
     def _measure(self) -> None:
         pids = [*self._spare.pids, *(child.pid for child in self._children.values())]
         self._node.measure(pids, self._parking.num_bytes, self._spare.reserved_bytes)
 
     async def _sleep(self, seconds: float) -> None:
         """Until there is news, or for so long."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._news.wait()
-        except TimeoutError:
-            pass
         self._news.clear()
-
-    def _check_alone(self, placement: Placement) -> None:
-        """Raises OtherBoard where one that began before this one still says that it is this board."""
-        for state in placement.boards:
-            is_other = state.board == self._board.name and state.started_at != self._began_at
-            if is_other and state.started_at < self._began_at < state.sent_at:
-                raise OtherBoard(self._board.name)
 
     def _look_at_children(self, now: float) -> None:
         for name, child in list(self._children.items()):
@@ -206,8 +205,7 @@ class Supervisor:
             waiting = await self._queues.look(models, served)
         for name, here in self._here.items():
             here.queued(waiting.get(name, Waiting()))
-        is_changing = any(child.is_leaving or child.is_loading for child in self._children.values())
-        if is_changing or not self._plain_workers.has_looked:
+        if self._is_changing or not self._plain_workers.has_looked:
             return
         view = View(self._now(), boards, waiting, placement.claims)
         await self._begin(next_step(view, self._board.name, self._board.rules))
