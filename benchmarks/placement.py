@@ -50,7 +50,7 @@ def rows(one: Comparison) -> list[Row]:
             True,
         ),
         Row(
-            f"placement, {name}: longest interactive wait for other models beyond the load, s",
+            f"placement, {name}: longest interactive wait until the model begins to load, s",
             f"{ours.longest_away:.1f} s",
             f"{best.longest_away:.1f} s",
             ours.longest_away,

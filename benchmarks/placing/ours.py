@@ -183,7 +183,8 @@ class Turnpike:
         usual, longest = self._told.get((board.name, model.name), (None, None))
         if loaded is not None:
             state = DRAINING if loaded.is_leaving else SERVING if loaded.is_serving else LOADING
-            since, used_at, num_in_hand = loaded.since, loaded.used_at, loaded.num_in_hand
+            since = loaded.leaving_at if loaded.is_leaving else loaded.since
+            used_at, num_in_hand = loaded.used_at, loaded.num_in_hand
         return ModelOnBoard(
             model.name,
             state,

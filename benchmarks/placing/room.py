@@ -25,6 +25,7 @@ class Loaded:
     since: float
     is_serving: bool = False
     is_leaving: bool = False
+    leaving_at: float = 0.0
     used_at: float = 0.0
     num_in_hand: int = 0
 
@@ -151,7 +152,7 @@ class Room:
         one = board.loaded[model.name]
         assert one.is_serving
         assert not one.is_leaving
-        one.is_leaving = True
+        one.is_leaving, one.leaving_at = True, self.now
         self.num_swaps += is_swap
         self.unserved.change(model, -1, self.now)
         if not one.num_in_hand:

@@ -134,8 +134,11 @@ def test_a_model_gives_way_as_early_as_its_longest_turn_takes() -> None:
 
 
 def test_while_a_model_finishes_its_own_turns_those_that_wait_for_it_do_not_hurry_it_back() -> None:
-    boards = board("x", has("a", DRAINING, num_in_hand=1, used_at=NOW)), board("y", has("b", num_in_hand=1), could("a"))
+    drains = has("a", DRAINING, num_in_hand=1, since=NOW - 50.0, used_at=NOW)
+    boards = board("x", drains), board("y", has("b", num_in_hand=1), could("a"))
     assert all_steps(view(*boards, a=turns(1, 200.0))) == {}
+    stuck = changed(boards[0].models[0], since=NOW - 97.0)  # a turn in hand may take 36 s, and it is still there
+    assert all_steps(view(board("x", stuck), boards[1], a=turns(1, 200.0))) == {"y": Step("a", 0, ("b",), "overdue")}
     gone = board("x", could("a", since=NOW - 61.0, used_at=NOW - 61.0), has("c", LOADING)), boards[1]
     assert all_steps(view(*gone, a=turns(1, 200.0))) == {"y": Step("a", 0, ("b",), "overdue")}
 
@@ -186,6 +189,14 @@ def test_a_second_copy_is_loaded_where_a_long_queue_is_worth_it() -> None:
     claims = {("a", 0): "x", ("b", 0): "y"}
     assert all_steps(view(*boards, claims=claims, a=turns(3))) == {}
     assert all_steps(view(*boards, claims=claims, a=turns(30))) == {"y": Step("a", 1, ("b",), "copy")}
+
+
+def test_a_second_copy_comes_for_turns_that_come_quickly_rather_than_for_as_many_that_came_slowly() -> None:
+    boards = board("x", has("a", num_in_hand=4)), board("y", has("b"), could("a"))
+    claims = {("a", 0): "x", ("b", 0): "y"}
+    assert all_steps(view(*boards, claims=claims, a=turns(6, 60.0))) == {}
+    assert all_steps(view(*boards, claims=claims, a=turns(6, 2.0))) == {"y": Step("a", 1, ("b",), "copy")}
+    assert all_steps(view(*boards, claims=claims, a=turns(2, 0.1))) == {}
 
 
 def test_a_second_copy_pushes_nothing_out_that_was_used_just_now_or_is_worth_more() -> None:

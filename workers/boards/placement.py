@@ -135,21 +135,22 @@ class _Placing:
 
     def _saved_by_copy(self, model: str, waiting: Waiting, num_copies: int) -> float:
         """Seconds that turns would wait less, all together: those that are left once it is loaded, and as many more as
-        come by then at the rate at which these came."""
+        came in the latest seconds, if they came at even distances."""
         load, seconds = self._load_seconds(model), self._turn_seconds(model) / self._num_slots(model)
         there = [(name, one) for name in self._copies[model] if (one := self._on[name].get(model)) is not None]
         serving = sum(load for _, one in there if one.state == SERVING)
         loading = sum(min(load, self._clocks[name] - one.since) for name, one in there if one.state == LOADING)
-        age = max(1.0, waiting.oldest_interactive_seconds, waiting.oldest_batch_seconds)
-        num_turns = waiting.num_turns * (1 + self._rules.foresight_seconds / age)
+        foresight = self._rules.foresight_seconds
+        age = max(foresight, waiting.oldest_interactive_seconds, waiting.oldest_batch_seconds, 1e-3)
+        num_turns = waiting.num_turns * (1 + foresight / age)
         left = max(0.0, num_turns - (serving + max(0.0, loading)) / seconds)
         return left * left * seconds / (2 * num_copies * (num_copies + 1))
 
     def _late_seconds(self, model: str, waiting: Waiting) -> float:
-        """By its oldest turn; while the model was there, or finished what it had, its turns waited for each other."""
+        """By its oldest turn; while the model was there, or finished its turns in hand, they waited for each other."""
         gone = min(
             (
-                self._clocks[name] - one.since if one.state == AVAILABLE else 0.0
+                max(0.0, self._clocks[name] - one.since - self._drain_seconds(one))
                 for name, models in self._on.items()
                 if (one := models.get(model)) is not None and one.used_at > 0 and one.state in (AVAILABLE, DRAINING)
             ),

@@ -72,7 +72,7 @@ class Rules:
     copy_loads: float = 5.0
     """Another copy is loaded where turns would wait so many of its load times less for it, all together."""
     foresight_seconds: float = 5.0
-    """As many more turns are thought to come as came in so long."""
+    """As many more turns are thought to come as came in so long: no more than wait."""
     batch_weight: float = 0.1
     """What a batch turn is worth, where an interactive one is worth 1."""
     hand_weight: float = 0.25
