@@ -74,6 +74,15 @@ def test_a_model_that_is_waited_for_is_loaded_once() -> None:
     assert next_step(seen, "y") == Step()
 
 
+def test_a_model_that_does_nothing_stays_for_as_long_as_its_load_took_and_one_that_answers_for_ten_seconds() -> None:
+    idle = board("x", has("a", load=1.0, since=NOW - 2, used_at=NOW - 1), could("b"))
+    assert next_step(view(idle, b=turns()), "x") == Step("b", 0, ("a",), "waiting")
+    just_now = board("x", has("a", load=1.0, since=NOW - 0.5, used_at=NOW), could("b"))
+    assert next_step(view(just_now, b=turns()), "x") == Step()
+    answers = board("x", has("a", load=1.0, since=NOW - 2, num_in_hand=1, turn_seconds=1.0), could("b"))
+    assert next_step(view(answers, b=turns(8)), "x") == Step()
+
+
 def test_small_models_live_side_by_side() -> None:
     here = board("x", has("a", size=3 * GB), could("b", size=3 * GB))
     assert next_step(view(here, b=turns()), "x") == Step("b", 0, (), "waiting")

@@ -298,10 +298,13 @@ class _Placing:
             return False
         drain = self._drain_seconds(one)
         is_due = need.late_seconds + drain >= 0
-        stays = max(self._rules.residency_seconds, self._rules.residency_loads * one.load_seconds)
+        is_idle = self._kind_of(one) == 0
+        stays = self._rules.residency_loads * one.load_seconds
+        if not is_idle or need.num_copies or not need.is_demanded:
+            stays = max(stays, self._rules.residency_seconds)
         if self._clocks[name] + drain * is_due - one.since < stays:
             return False
-        if self._kind_of(one) == 0:
+        if is_idle:
             if need.num_copies or not need.is_demanded:  # a sole copy that was used lately will be again
                 is_wanted = one.model in self._rules.preloads and len(self._copies.get(one.model, ())) < 2
                 return not is_wanted and self._idle_seconds(name, one) >= stays

@@ -39,7 +39,7 @@ class BoardSettings(ComputeSettings, frozen=True, kw_only=True):
         float, Setting("after so long an interactive turn's model begins to load, whatever other models have queued")
     ] = 60.0
     min_stay_seconds: Annotated[
-        float, Setting("a model that was loaded stays for so long at the least, and for as long as its load took")
+        float, Setting("a model that has turns stays for so long at the least; any stays for as long as its load took")
     ] = 10.0
     spare: Annotated[
         bool,

@@ -62,8 +62,9 @@ class Rules:
     """The same for batch turns."""
     residency_seconds: float = 10.0
     residency_loads: float = 1.0
-    """A model that was loaded stays for so many of its load times, and for `residency_seconds`, whoever waits. Where
-    somebody would wait too long, what it takes to finish counts as well: boards load no longer than they answer."""
+    """A model that was loaded stays for so many of its load times, and where it has something to do for
+    `residency_seconds`, whoever waits. Where somebody would wait too long, what it takes to finish counts as well:
+    boards load no longer than they answer."""
     hysteresis: float = 3.0
     """What waits for another model must be worth so many times what waits for this one."""
     patience_loads: float = 0.0
