@@ -46,10 +46,16 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture
-async def nats_server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
-    """A nats-server with the streams of the model `m`."""
+def queue_names() -> list[str]:
+    """Models whose streams `nats_server` has: a module that wants others says so."""
+    return ["m"]
+
+
+@pytest.fixture
+async def nats_server(tmp_path: Path, queue_names: list[str]) -> AsyncIterator[EmbeddedServer]:
+    """A nats-server with these streams."""
     async with EmbeddedServer(tmp_path / "server") as server:
-        await server.ensure(["m"])
+        await server.ensure(queue_names)
         yield server
 
 

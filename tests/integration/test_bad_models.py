@@ -12,7 +12,7 @@ import pytest
 from nats.aio.client import Client as NatsConnection
 
 from broker import subjects
-from broker.accounts import BOARD, LOCAL, OPERATOR, REAPER, WORKER
+from broker.accounts import BOARD, REAPER, WORKER
 from broker.answer import TurnFailed
 from broker.client import Client
 from broker.connection import close, connect
@@ -29,29 +29,14 @@ from workers.boards.queues import Queues
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
-    async with EmbeddedServer(tmp_path / "server") as server:
-        await server.ensure(["a", "b"])
-        yield server
-
-
-@pytest.fixture
-async def operator(server: EmbeddedServer) -> AsyncIterator[NatsConnection]:
-    nc = await connect(server.address(OPERATOR), name="operator")
-    yield nc
-    await close(nc)
-
-
-@pytest.fixture
-async def client(server: EmbeddedServer) -> AsyncIterator[Client]:
-    async with Client(server.address(LOCAL)) as client:
-        yield client
+def queue_names() -> list[str]:
+    return ["a", "b"]
 
 
 @asynccontextmanager
-async def reaping(server: EmbeddedServer) -> AsyncIterator[None]:
+async def reaping(nats_server: EmbeddedServer) -> AsyncIterator[None]:
     stop = asyncio.Event()
-    task = asyncio.create_task(reap(server.address(REAPER), stop))
+    task = asyncio.create_task(reap(nats_server.address(REAPER), stop))
     try:
         yield
     finally:
@@ -60,12 +45,12 @@ async def reaping(server: EmbeddedServer) -> AsyncIterator[None]:
 
 
 async def test_what_crashes_one_board_is_loaded_by_another_and_no_turn_ends_for_it(
-    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
+    nats_server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
 ) -> None:
     async with (
-        reaping(server),
-        running_board(server, tmp_path, {"a": "crashes"}, name="b1") as first,
-        running_board(server, tmp_path, {"a": "serves"}, name="b2") as second,
+        reaping(nats_server),
+        running_board(nats_server, tmp_path, {"a": "crashes"}, name="b1") as first,
+        running_board(nats_server, tmp_path, {"a": "serves"}, name="b2") as second,
     ):
         await until(watch, lambda found: len(found.boards) == 2)
         answer = client.ask("a", "hello")
@@ -81,11 +66,11 @@ async def test_what_crashes_one_board_is_loaded_by_another_and_no_turn_ends_for_
 
 
 async def test_what_no_board_can_load_ends_its_turns_with_one_error_and_is_tried_again_for_a_later_turn(
-    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nats_server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the earliest when its time has come: until then a turn is refused at once, with the reason."""
     monkeypatch.setitem(models.FIRST_WAIT_SECONDS, True, 2.0)
-    async with reaping(server), running_board(server, tmp_path, {"a": "broken", "b": "serves"}) as board:
+    async with reaping(nats_server), running_board(nats_server, tmp_path, {"a": "broken", "b": "serves"}) as board:
         await until(watch, lambda found: model_of(found, "a"))
         answers = [client.ask("a", str(number)) for number in range(3)]
         for answer in answers:
@@ -124,16 +109,16 @@ async def _end_of(answer: object) -> None:
 
 
 async def test_a_turn_behind_those_that_were_cancelled_in_the_queue_is_waiting_and_not_older_than_it_is(
-    server: EmbeddedServer, client: Client, operator: NatsConnection
+    nats_server: EmbeddedServer, client: Client, operator: NatsConnection
 ) -> None:
     """The server may not count it then: its word on what is pending is not all."""
-    nc = await connect(server.address(BOARD), name="b")
+    nc = await connect(nats_server.address(BOARD), name="b")
     queues = Queues(nc)
     for number in range(3):
         await client.ask("a", str(number)).publish()
     assert (await queues.look({"a"}, set()))["a"].num_interactive == 3
     await client.cancel()
-    async with reaping(server), asyncio.timeout(SECONDS):
+    async with reaping(nats_server), asyncio.timeout(SECONDS):
         while await queues.look({"a"}, set()):
             pass
     await asyncio.sleep(1.0)  # of age, which is what is measured
@@ -141,7 +126,7 @@ async def test_a_turn_behind_those_that_were_cancelled_in_the_queue_is_waiting_a
     found = (await queues.look({"a"}, set()))["a"]
     assert (found.num_interactive, found.num_batch) == (1, 0)
     assert found.oldest_interactive_seconds < 0.9
-    worker = await connect(server.address(WORKER), name="w")
+    worker = await connect(nats_server.address(WORKER), name="w")
     puller = Puller(worker, subjects.turns_stream("a"), INTERACTIVE)
     await puller.start()
     assert await puller.pull(SECONDS) is not None, "who takes turns has it all the same"

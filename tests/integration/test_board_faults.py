@@ -17,7 +17,7 @@ import pytest
 from nats.aio.client import Client as NatsConnection
 
 from broker import model_status, placing
-from broker.accounts import BOARD, LOCAL, OPERATOR
+from broker.accounts import BOARD
 from broker.client import Client
 from broker.connection import close, connect
 from broker.messages.boards import AVAILABLE, BROKEN, DRAINING, LOADING, SERVING, Claim, Order
@@ -47,17 +47,10 @@ EXPIRES = 2
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
-    async with EmbeddedServer(tmp_path / "server", port=free_port()) as server:
-        await server.ensure(["a", "b"])
-        yield server
-
-
-@pytest.fixture
-async def operator(server: EmbeddedServer) -> AsyncIterator[NatsConnection]:
-    nc = await connect(server.address(OPERATOR), name="operator")
-    yield nc
-    await close(nc)
+async def nats_server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    async with EmbeddedServer(tmp_path / "server", port=free_port()) as nats_server:
+        await nats_server.ensure(["a", "b"])
+        yield nats_server
 
 
 @pytest.fixture
@@ -65,12 +58,6 @@ async def watch(operator: NatsConnection) -> AsyncIterator[Watch]:
     with soon_forgotten(EXPIRES):
         async with Watch(operator) as watch:
             yield watch
-
-
-@pytest.fixture
-async def client(server: EmbeddedServer) -> AsyncIterator[Client]:
-    async with Client(server.address(LOCAL)) as client:
-        yield client
 
 
 def claims_of(placement: Placement) -> dict[tuple[str, int], str]:
@@ -89,12 +76,12 @@ async def killed(process: asyncio.subprocess.Process) -> None:
 
 
 async def test_a_board_that_is_killed_while_it_loads_leaves_the_model_to_another(
-    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
+    nats_server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
 ) -> None:
-    async with board_process(server, tmp_path, {"a": "slow"}, expires=EXPIRES) as first:
+    async with board_process(nats_server, tmp_path, {"a": "slow"}, expires=EXPIRES) as first:
         await client.ask("a", "hello").publish()
         await until(watch, is_in("a", LOADING))
-        async with running_board(server, tmp_path, {"a": "serves"}, name="b2") as second:
+        async with running_board(nats_server, tmp_path, {"a": "serves"}, name="b2") as second:
             await until(watch, lambda found: state_of(found, "b2"))
             await killed(first)
             began = time.monotonic()
@@ -110,16 +97,16 @@ def taken_over(found: Placement) -> Placement | None:
 
 
 async def test_a_board_that_is_killed_between_a_claim_and_its_load_leaves_what_it_drains_and_what_it_claimed(
-    server: EmbeddedServer, client: Client, operator: NatsConnection, watch: Watch, tmp_path: Path
+    nats_server: EmbeddedServer, client: Client, operator: NatsConnection, watch: Watch, tmp_path: Path
 ) -> None:
-    async with board_process(server, tmp_path, {"a": "busy", "b": "serves"}, expires=EXPIRES) as first:
+    async with board_process(nats_server, tmp_path, {"a": "busy", "b": "serves"}, expires=EXPIRES) as first:
         await client.ask("a", "hello").publish()
         await until(watch, is_in("a", SERVING))
         await client.ask("b", "hello").publish()
         await until(watch, is_in("a", DRAINING))
         claimed = await until(watch, lambda found: found if ("b", 0) in found.claims else None)
         assert model_of(claimed, "b") is None or model_of(claimed, "b").state == AVAILABLE  # type: ignore[union-attr]
-        async with running_board(server, tmp_path, {"b": "serves"}, name="b2") as second:
+        async with running_board(nats_server, tmp_path, {"b": "serves"}, name="b2") as second:
             await until(watch, lambda found: state_of(found, "b2"))
             assert second.models() == [], "it is claimed"
             await killed(first)
@@ -127,20 +114,20 @@ async def test_a_board_that_is_killed_between_a_claim_and_its_load_leaves_what_i
             assert second.models() == ["b"]
             assert claims_of(watch.placement())["b", 0] == "b2"
             await second.end()
-        async with running_board(server, tmp_path, {"a": "serves"}, name="b3") as third:
+        async with running_board(nats_server, tmp_path, {"a": "serves"}, name="b3") as third:
             await until(watch, is_in("a", SERVING, "b3"))
             await third.end()
 
 
 async def test_a_board_in_place_of_one_that_was_killed_goes_on_with_what_that_one_had_claimed(
-    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
+    nats_server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
 ) -> None:
-    async with board_process(server, tmp_path, {"a": "slow"}, expires=60) as first:
+    async with board_process(nats_server, tmp_path, {"a": "slow"}, expires=60) as first:
         await client.ask("a", "hello").publish()
         await until(watch, lambda found: found.claims)
         await until(watch, is_in("a", LOADING))
         await killed(first)
-    async with running_board(server, tmp_path, {"a": "serves"}) as again:
+    async with running_board(nats_server, tmp_path, {"a": "serves"}) as again:
         await until(watch, is_in("a", SERVING))
         assert again.models() == ["a"]
         await again.end()
@@ -148,15 +135,15 @@ async def test_a_board_in_place_of_one_that_was_killed_goes_on_with_what_that_on
 
 @pytest.mark.parametrize("manner", ["slow", "serves"])
 async def test_a_board_that_was_cut_off_sees_who_has_taken_over_and_they_do_not_fight(
-    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, manner: str
+    nats_server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, manner: str
 ) -> None:
     async with AsyncExitStack() as stack:
-        line = await stack.enter_async_context(line_to(server.url))
-        far = replace(server.address(BOARD), url=line.url)
+        line = await stack.enter_async_context(line_to(nats_server.url))
+        far = replace(nats_server.address(BOARD), url=line.url)
         first = await stack.enter_async_context(running_board(far, tmp_path, {"a": manner}))
         await client.ask("a", "hello").publish()
         await until(watch, is_in("a", LOADING if manner == "slow" else SERVING))
-        second = await stack.enter_async_context(running_board(server, tmp_path, {"a": "slow"}, name="b2"))
+        second = await stack.enter_async_context(running_board(nats_server, tmp_path, {"a": "slow"}, name="b2"))
         await until(watch, lambda found: state_of(found, "b2"))
         await line.cut()
         await until(watch, is_in("a", LOADING, "b2"))
@@ -177,24 +164,24 @@ async def test_a_board_that_was_cut_off_sees_who_has_taken_over_and_they_do_not_
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 async def test_a_board_whose_server_was_away_does_not_load_what_one_has_that_comes_back_later(
-    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+    nats_server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(presence, "SETTLE_SECONDS", 1000.0)
     async with AsyncExitStack() as stack:
-        line = await stack.enter_async_context(line_to(server.url))
-        far = replace(server.address(BOARD), url=line.url)
+        line = await stack.enter_async_context(line_to(nats_server.url))
+        far = replace(nats_server.address(BOARD), url=line.url)
         first = await stack.enter_async_context(running_board(far, tmp_path, {"a": "serves"}))
         await client.ask("a", "hello").publish()
         await until(watch, is_in("a", SERVING))
         has, memory_bytes = {"a": "serves", "b": "serves"}, 250 * MIB
         second = await stack.enter_async_context(
-            running_board(server, tmp_path, has, name="b2", memory_bytes=memory_bytes)
+            running_board(nats_server, tmp_path, has, name="b2", memory_bytes=memory_bytes)
         )
         await until(watch, lambda found: state_of(found, "b2"))
         await line.cut()
-        await server.kill() if how == "killed" else freeze(server.pid)
+        await nats_server.kill() if how == "killed" else freeze(nats_server.pid)
         await until(watch, lambda found: not found.boards and not found.claims)
-        await server.start() if how == "killed" else os.kill(server.pid, signal.SIGCONT)
+        await nats_server.start() if how == "killed" else os.kill(nats_server.pid, signal.SIGCONT)
         await until(watch, lambda found: state_of(found, "b2"))
         await client.ask("b", "hello").publish()
         await line.open()
@@ -211,10 +198,12 @@ async def test_a_board_whose_server_was_away_does_not_load_what_one_has_that_com
 
 
 async def test_a_worker_that_hangs_is_replaced_and_one_that_is_only_slow_is_not(
-    server: EmbeddedServer, operator: NatsConnection, watch: Watch, tmp_path: Path
+    nats_server: EmbeddedServer, operator: NatsConnection, watch: Watch, tmp_path: Path
 ) -> None:
     pins, manners = frozenset({"a", "b"}), {"a": "steady", "b": "steady"}
-    async with running_board(server, tmp_path, manners, pins=pins, memory_bytes=250 * MIB, silent_seconds=1.5) as board:
+    async with running_board(
+        nats_server, tmp_path, manners, pins=pins, memory_bytes=250 * MIB, silent_seconds=1.5
+    ) as board:
         for model in manners:
             await until(watch, is_in(model, SERVING))
         hung = next(child for child in board.started if child.model == "a")
@@ -228,11 +217,11 @@ async def test_a_worker_that_hangs_is_replaced_and_one_that_is_only_slow_is_not(
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 async def test_a_worker_that_was_started_ahead_and_is_lost_is_given_no_model(
-    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, number: signal.Signals
+    nats_server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, number: signal.Signals
 ) -> None:
     manners = {"a": "steady", "b": "steady"}
     async with running_board(
-        server,
+        nats_server,
         tmp_path,
         manners,
         memory_bytes=200 * MIB + SPARE_BYTES,
@@ -258,9 +247,9 @@ async def test_a_worker_that_was_started_ahead_and_is_lost_is_given_no_model(
 
 
 async def test_a_model_whose_worker_is_killed_is_waited_for_until_that_is_no_accident(
-    server: EmbeddedServer, watch: Watch, tmp_path: Path
+    nats_server: EmbeddedServer, watch: Watch, tmp_path: Path
 ) -> None:
-    async with running_board(server, tmp_path, {"a": "slow"}, pins=frozenset({"a"})) as board:
+    async with running_board(nats_server, tmp_path, {"a": "slow"}, pins=frozenset({"a"})) as board:
         await until(watch, is_in("a", LOADING))
         board.signal(signal.SIGKILL)
         broken = await until(watch, is_in("a", BROKEN))
@@ -271,15 +260,15 @@ async def test_a_model_whose_worker_is_killed_is_waited_for_until_that_is_no_acc
 
 
 async def test_the_second_signal_ends_a_board_soon_also_while_the_server_is_away(
-    server: EmbeddedServer, operator: NatsConnection, watch: Watch, tmp_path: Path
+    nats_server: EmbeddedServer, operator: NatsConnection, watch: Watch, tmp_path: Path
 ) -> None:
-    async with board_process(server, tmp_path, {"a": "busy"}) as process:
+    async with board_process(nats_server, tmp_path, {"a": "busy"}) as process:
         await until(watch, state_of)
         await placing.order(operator, Order("a", load=True, sent_at=time.time()))
         await until(watch, is_in("a", SERVING))
         process.terminate()
         await until(watch, is_in("a", DRAINING))
-        await server.kill()
+        await nats_server.kill()
         began = time.monotonic()
         process.terminate()
         async with asyncio.timeout(SECONDS):
@@ -289,9 +278,9 @@ async def test_the_second_signal_ends_a_board_soon_also_while_the_server_is_away
 
 
 async def test_a_clock_that_is_set_back_holds_no_model_where_it_is(
-    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nats_server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running_board(server, tmp_path, {"a": "serves", "b": "serves"}) as board:
+    async with running_board(nats_server, tmp_path, {"a": "serves", "b": "serves"}) as board:
         await client.ask("a", "hello").publish()
         await until(watch, is_in("a", SERVING))
         real = time.time
@@ -303,9 +292,12 @@ async def test_a_clock_that_is_set_back_holds_no_model_where_it_is(
 
 
 async def test_what_a_board_lets_go_of_while_it_is_renewed_is_nobodys(
-    server: EmbeddedServer, operator: NatsConnection
+    nats_server: EmbeddedServer, operator: NatsConnection
 ) -> None:
-    nc, other = await connect(server.address(BOARD), name="b1"), await connect(server.address(BOARD), name="b2")
+    nc, other = (
+        await connect(nats_server.address(BOARD), name="b1"),
+        await connect(nats_server.address(BOARD), name="b2"),
+    )
     try:
         for num_yields in range(0, 60, 4):
             claims = Claims(nc, "b1")

@@ -7,14 +7,13 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from nats.aio.client import Client as NatsConnection
 
 from broker import jetstream, placing, subjects
-from broker.accounts import BOARD, LOCAL, OPERATOR, WORKER
+from broker.accounts import BOARD, WORKER
 from broker.client import Client
 from broker.connection import close, connect
 from broker.delivery import Puller
@@ -32,29 +31,8 @@ BOTH = {"a": "serves", "b": "serves"}
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
-    async with EmbeddedServer(tmp_path / "server") as server:
-        await server.ensure(["a", "b"])
-        yield server
-
-
-@pytest.fixture
-async def operator(server: EmbeddedServer) -> AsyncIterator[NatsConnection]:
-    nc = await connect(server.address(OPERATOR), name="operator")
-    yield nc
-    await close(nc)
-
-
-@pytest.fixture
-async def watch(operator: NatsConnection) -> AsyncIterator[Watch]:
-    async with Watch(operator) as watch:
-        yield watch
-
-
-@pytest.fixture
-async def client(server: EmbeddedServer) -> AsyncIterator[Client]:
-    async with Client(server.address(LOCAL)) as client:
-        yield client
+def queue_names() -> list[str]:
+    return ["a", "b"]
 
 
 async def load(operator: NatsConnection, watch: Watch, model: str) -> None:
@@ -68,7 +46,7 @@ async def load(operator: NatsConnection, watch: Watch, model: str) -> None:
 
 
 async def test_a_turn_wakes_a_board_that_has_no_round_until_then(
-    server: EmbeddedServer,
+    nats_server: EmbeddedServer,
     client: Client,
     operator: NatsConnection,
     watch: Watch,
@@ -76,7 +54,7 @@ async def test_a_turn_wakes_a_board_that_has_no_round_until_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(queues, "QUIET_SECONDS", 600.0)
-    async with running_board(server, tmp_path, BOTH, memory_bytes=300 * MIB) as board:
+    async with running_board(nats_server, tmp_path, BOTH, memory_bytes=300 * MIB) as board:
         await load(operator, watch, "a")
         while await watch.changed(1.5):  # until it has nothing to say, and sleeps
             pass
@@ -86,9 +64,9 @@ async def test_a_turn_wakes_a_board_that_has_no_round_until_then(
 
 
 async def test_it_looks_seldom_where_nothing_waits_and_the_server_would_tell(
-    server: EmbeddedServer, operator: NatsConnection, client: Client
+    nats_server: EmbeddedServer, operator: NatsConnection, client: Client
 ) -> None:
-    nc = await connect(server.address(BOARD), name="b")
+    nc = await connect(nats_server.address(BOARD), name="b")
     heard: asyncio.Queue[str] = asyncio.Queue()
     try:
         looking = Queues(nc)
@@ -114,10 +92,10 @@ async def test_it_looks_seldom_where_nothing_waits_and_the_server_would_tell(
 
 
 async def test_a_worker_is_started_while_what_is_in_its_way_drains(
-    server: EmbeddedServer, client: Client, operator: NatsConnection, watch: Watch, tmp_path: Path
+    nats_server: EmbeddedServer, client: Client, operator: NatsConnection, watch: Watch, tmp_path: Path
 ) -> None:
     manners = {"a": "busy", "b": "serves"}
-    async with running_board(server, tmp_path, manners, memory_bytes=190 * MIB, spare="serves") as board:
+    async with running_board(nats_server, tmp_path, manners, memory_bytes=190 * MIB, spare="serves") as board:
         await load(operator, watch, "a")
         assert board.models() == ["a"]
         await client.ask("b", "hello").publish()
@@ -130,10 +108,10 @@ async def test_a_worker_is_started_while_what_is_in_its_way_drains(
 
 
 async def test_a_board_keeps_a_worker_ready_and_starts_the_next_one_with_each_load(
-    server: EmbeddedServer, operator: NatsConnection, watch: Watch, tmp_path: Path
+    nats_server: EmbeddedServer, operator: NatsConnection, watch: Watch, tmp_path: Path
 ) -> None:
     memory_bytes = 100 * MIB + SPARE_BYTES
-    kept = running_board(server, tmp_path, BOTH, memory_bytes=memory_bytes, spare="serves", keeps_spare=True)
+    kept = running_board(nats_server, tmp_path, BOTH, memory_bytes=memory_bytes, spare="serves", keeps_spare=True)
     async with kept as board:
         state = await until(watch, state_of)
         assert state.memory_bytes == 100 * MIB  # what it takes is for no model
@@ -148,9 +126,13 @@ async def test_a_board_keeps_a_worker_ready_and_starts_the_next_one_with_each_lo
 
 
 async def test_a_worker_that_ends_while_it_waits_for_its_model_is_not_started_in_a_loop(
-    server: EmbeddedServer, operator: NatsConnection, watch: Watch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    nats_server: EmbeddedServer,
+    operator: NatsConnection,
+    watch: Watch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    kept = running_board(server, tmp_path, {"a": "serves"}, memory_bytes=1 << 30, spare="serves", keeps_spare=True)
+    kept = running_board(nats_server, tmp_path, {"a": "serves"}, memory_bytes=1 << 30, spare="serves", keeps_spare=True)
     async with kept as board:
         await until(watch, state_of)
         os.kill(board.started[0].pid, signal.SIGKILL)
@@ -163,9 +145,11 @@ async def test_a_worker_that_ends_while_it_waits_for_its_model_is_not_started_in
 # --- Pulls that are taken back ---
 
 
-async def test_an_open_pull_is_taken_back_and_no_turn_is_lost_to_it(server: EmbeddedServer, client: Client) -> None:
+async def test_an_open_pull_is_taken_back_and_no_turn_is_lost_to_it(
+    nats_server: EmbeddedServer, client: Client
+) -> None:
     """Whichever comes first, a turn or the end of the pull: it is handed over, or goes to the next one at once."""
-    nc = await connect(server.address(WORKER), name="w")
+    nc = await connect(nats_server.address(WORKER), name="w")
     try:
         for number in range(40):
             leaving, staying = (Puller(nc, subjects.turns_stream("a"), INTERACTIVE) for _ in range(2))

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -14,7 +13,7 @@ import pytest
 from nats.aio.client import Client as NatsConnection
 
 from broker import placing, points, subjects
-from broker.accounts import BOARD, LOCAL, OPERATOR, WORKER
+from broker.accounts import BOARD, WORKER
 from broker.client import Client
 from broker.connection import close, connect
 from broker.delivery import Puller
@@ -42,17 +41,8 @@ from workers.boards.queues import Queues
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
-    async with EmbeddedServer(tmp_path / "server") as server:
-        await server.ensure(["a", "b"])
-        yield server
-
-
-@pytest.fixture
-async def operator(server: EmbeddedServer) -> AsyncIterator[NatsConnection]:
-    nc = await connect(server.address(OPERATOR), name="operator")
-    yield nc
-    await close(nc)
+def queue_names() -> list[str]:
+    return ["a", "b"]
 
 
 @pytest.fixture
@@ -62,16 +52,10 @@ async def heard(operator: NatsConnection) -> Heard:
     return heard
 
 
-@pytest.fixture
-async def client(server: EmbeddedServer) -> AsyncIterator[Client]:
-    async with Client(server.address(LOCAL)) as client:
-        yield client
-
-
 async def test_a_turn_has_its_model_loaded_and_what_is_in_its_way_drains(
-    server: EmbeddedServer, client: Client, operator: NatsConnection, watch: Watch, heard: Heard, tmp_path: Path
+    nats_server: EmbeddedServer, client: Client, operator: NatsConnection, watch: Watch, heard: Heard, tmp_path: Path
 ) -> None:
-    async with running_board(server, tmp_path, {"a": "busy", "b": "slow"}) as board:
+    async with running_board(nats_server, tmp_path, {"a": "busy", "b": "slow"}) as board:
         idle = await until(watch, lambda found: model_of(found, "a"))
         assert (idle.state, idle.planned_bytes) == (AVAILABLE, 100 * MIB)
         assert board.started == []
@@ -116,9 +100,9 @@ async def test_a_turn_has_its_model_loaded_and_what_is_in_its_way_drains(
 
 
 async def test_what_waits_is_told_also_while_its_model_loads(
-    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
+    nats_server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
 ) -> None:
-    async with running_board(server, tmp_path, {"a": "slow"}) as board:
+    async with running_board(nats_server, tmp_path, {"a": "slow"}) as board:
         for priority in (INTERACTIVE, BATCH):
             await client.ask("a", "hello", priority=priority).publish()
         await until(watch, is_in("a", LOADING))
@@ -133,14 +117,14 @@ async def test_what_waits_is_told_also_while_its_model_loads(
 
 
 async def test_a_broken_model_is_tried_once_and_told(
-    server: EmbeddedServer,
+    nats_server: EmbeddedServer,
     client: Client,
     watch: Watch,
     heard: Heard,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    async with running_board(server, tmp_path, {"a": "broken", "b": "serves"}) as board:
+    async with running_board(nats_server, tmp_path, {"a": "broken", "b": "serves"}) as board:
         await client.ask("a", "hello").publish()
         broken = await until(watch, is_in("a", BROKEN))
         assert broken.reason == "model file m.gguf: is no model"
@@ -175,9 +159,9 @@ async def test_a_broken_model_is_tried_once_and_told(
 
 
 async def test_a_worker_that_is_killed_is_started_again(
-    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
+    nats_server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
 ) -> None:
-    async with running_board(server, tmp_path, {"a": "serves"}) as board:
+    async with running_board(nats_server, tmp_path, {"a": "serves"}) as board:
         await client.ask("a", "hello").publish()
         await until(watch, is_in("a", SERVING))
         board.signal(signal.SIGKILL)
@@ -190,12 +174,12 @@ async def test_a_worker_that_is_killed_is_started_again(
 
 
 async def test_of_two_boards_one_loads_what_waits(
-    server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
+    nats_server: EmbeddedServer, client: Client, watch: Watch, tmp_path: Path
 ) -> None:
     manners = {"a": "serves"}
     async with (
-        running_board(server, tmp_path, manners, name="b1") as first,
-        running_board(server, tmp_path, manners, name="b2") as second,
+        running_board(nats_server, tmp_path, manners, name="b1") as first,
+        running_board(nats_server, tmp_path, manners, name="b2") as second,
     ):
         await until(watch, lambda found: len(found.boards) == 2)
         await client.ask("a", "hello").publish()
@@ -207,10 +191,10 @@ async def test_of_two_boards_one_loads_what_waits(
 
 
 async def test_pins_are_obeyed_and_settings_pin_what_nobody_ordered(
-    server: EmbeddedServer, operator: NatsConnection, watch: Watch, tmp_path: Path
+    nats_server: EmbeddedServer, operator: NatsConnection, watch: Watch, tmp_path: Path
 ) -> None:
     manners = {"a": "serves", "b": "serves"}
-    async with running_board(server, tmp_path, manners, pins=frozenset({"a"})) as board:
+    async with running_board(nats_server, tmp_path, manners, pins=frozenset({"a"})) as board:
         pinned = await until(watch, is_in("a", SERVING))
         assert pinned.pin == ALWAYS
         await placing.order(operator, Order("a", pin=NEVER, sent_at=time.time()))
@@ -225,9 +209,9 @@ async def test_pins_are_obeyed_and_settings_pin_what_nobody_ordered(
 
 
 async def test_the_second_signal_has_workers_hand_back_what_they_have(
-    server: EmbeddedServer, watch: Watch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    nats_server: EmbeddedServer, watch: Watch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async with running_board(server, tmp_path, {"a": "busy"}, pins=frozenset({"a"})) as board:
+    async with running_board(nats_server, tmp_path, {"a": "busy"}, pins=frozenset({"a"})) as board:
         await until(watch, is_in("a", SERVING))
         board.stop.set()
         draining = is_in("a", DRAINING)
@@ -240,9 +224,9 @@ async def test_the_second_signal_has_workers_hand_back_what_they_have(
 
 
 async def test_a_model_that_loads_when_the_board_ends_goes_at_once(
-    server: EmbeddedServer, watch: Watch, tmp_path: Path
+    nats_server: EmbeddedServer, watch: Watch, tmp_path: Path
 ) -> None:
-    async with running_board(server, tmp_path, {"a": "slow"}, pins=frozenset({"a"})) as board:
+    async with running_board(nats_server, tmp_path, {"a": "slow"}, pins=frozenset({"a"})) as board:
         await until(watch, is_in("a", LOADING))
         await board.end()
         with pytest.raises(ProcessLookupError):
@@ -250,11 +234,11 @@ async def test_a_model_that_loads_when_the_board_ends_goes_at_once(
 
 
 async def test_of_two_that_say_they_are_one_board_the_later_one_ends(
-    server: EmbeddedServer, watch: Watch, tmp_path: Path
+    nats_server: EmbeddedServer, watch: Watch, tmp_path: Path
 ) -> None:
-    async with running_board(server, tmp_path, {"a": "serves"}) as first:
+    async with running_board(nats_server, tmp_path, {"a": "serves"}) as first:
         began = await until(watch, state_of)
-        async with running_board(server, tmp_path, {"a": "serves"}) as second:
+        async with running_board(nats_server, tmp_path, {"a": "serves"}) as second:
             with pytest.raises(ExceptionGroup) as caught:
                 async with asyncio.timeout(SECONDS):
                     await second.task
@@ -265,9 +249,12 @@ async def test_of_two_that_say_they_are_one_board_the_later_one_ends(
 
 
 async def test_what_a_dead_worker_had_waits_again_and_what_another_has_does_not(
-    server: EmbeddedServer, client: Client
+    nats_server: EmbeddedServer, client: Client
 ) -> None:
-    nc, worker = await connect(server.address(BOARD), name="b"), await connect(server.address(WORKER), name="w")
+    nc, worker = (
+        await connect(nats_server.address(BOARD), name="b"),
+        await connect(nats_server.address(WORKER), name="w"),
+    )
     try:
         queues = Queues(nc)
         assert await queues.look({"a", "b"}, set()) == {}
@@ -293,7 +280,9 @@ async def test_what_a_dead_worker_had_waits_again_and_what_another_has_does_not(
         await close(worker)
 
 
-async def test_a_copy_that_another_board_has_counts_as_lost(server: EmbeddedServer, operator: NatsConnection) -> None:
+async def test_a_copy_that_another_board_has_counts_as_lost(
+    nats_server: EmbeddedServer, operator: NatsConnection
+) -> None:
     assert await placing.claim(operator, Claim("b2", "a", 0))
     claims = Claims(operator, "b1")
     assert not await claims.take("a", 0)
