@@ -81,7 +81,7 @@ async def until_served(nc: NatsConnection, model: str, seconds: float = 0.0) -> 
             raise unserved(model, status)
         if await has_queue(nc, model):
             if status is None:
-                raise NotServed(model, await choices(nc, boards) if boards else ())
+                raise NotServed(model)
             return status
         if status is None:
             raise UnservedModel(model, await choices(nc, boards))
@@ -90,7 +90,14 @@ async def until_served(nc: NatsConnection, model: str, seconds: float = 0.0) -> 
     def patience(error: Exception) -> float:
         return max(seconds, QUEUE_SECONDS) if isinstance(error, NotReady) else seconds
 
-    return await retried(look, after=(NotServed, NotReady), delay=LOOK_SECONDS, patience=patience)
+    try:
+        return await retried(look, after=(NotServed, NotReady), delay=LOOK_SECONDS, patience=patience)
+    except NotLoaded:
+        raise
+    except NotServed:
+        if not (boards := await placing.boards(nc)):
+            raise
+        raise NotServed(model, await choices(nc, boards)) from None
 
 
 def unserved(model: str, status: ModelStatus | None = None) -> NotServed:
@@ -102,8 +109,13 @@ def unserved(model: str, status: ModelStatus | None = None) -> NotServed:
 
 async def choices(nc: NatsConnection, boards: Iterable[BoardState]) -> list[str]:
     """The models that a turn can be for: those with a worker that takes turns, and those that a board may load."""
-    served = {one.model for one in await discovery.find_workers(nc, QUICK_SECONDS) if one.is_serving}
-    known = model_status.statuses(boards).values()
+    workers = await discovery.find_workers(nc, QUICK_SECONDS)
+    return askable(workers, model_status.statuses(boards).values())
+
+
+def askable(workers: Iterable[WorkerInfo], known: Iterable[ModelStatus]) -> list[str]:
+    """The same, of what was seen."""
+    served = {one.model for one in workers if one.is_serving}
     return sorted(served | {status.model for status in known if status.is_servable})
 
 

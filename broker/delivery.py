@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
@@ -15,6 +14,7 @@ from nats.aio.subscription import Subscription
 
 from broker import jetstream
 from broker.errors import NotReady
+from broker.waiting import comes_before
 
 # Behind the server's own expiry: a pull that was lost with its connection is given up after so long.
 GRACE_SECONDS = 2.0
@@ -113,7 +113,7 @@ class Puller:
             await self._nc.publish(self._next, jetstream.pull_request(expires), reply=self._inbox)
         listening = asyncio.ensure_future(self._subscription.next_msg(timeout=expires + GRACE_SECONDS))
         try:
-            if closing is not None and not await _comes_before(listening, closing):
+            if closing is not None and not await comes_before(listening, closing):
                 await self._take_back(self._subscription, listening)
                 if not listening.done():
                     return None
@@ -148,14 +148,3 @@ class Puller:
                 await subscription.drain()  # type: ignore[no-untyped-call]
                 return
         await asyncio.wait({listening})
-
-
-async def _comes_before(found: asyncio.Future[Msg], closing: asyncio.Event) -> bool:
-    """Whether something was found before `closing` was set."""
-    closed = asyncio.ensure_future(closing.wait())
-    try:
-        both: set[asyncio.Future[Any]] = {found, closed}
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        closed.cancel()
-    return found.done()

@@ -3,7 +3,8 @@ Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeGuard
 
 from msgspec import Struct
 
@@ -12,6 +13,7 @@ from broker.messages.boards import (
     AVAILABLE,
     BROKEN,
     DRAINING,
+    IN_MEMORY,
     LOADING,
     NEVER,
     SERVING,
@@ -27,7 +29,6 @@ MIB = 1024**2
 MAX_SECONDS = 24 * 3600.0
 """What a board says is not taken for longer."""
 _RANKS = (LOADED, LOADING, AVAILABLE, BROKEN)
-_IN_MEMORY = (LOADING, SERVING, DRAINING)
 
 
 class ModelStatus(Struct, frozen=True):
@@ -84,8 +85,9 @@ def statuses(boards: Iterable[BoardState]) -> dict[str, ModelStatus]:
     """Of every model that some board may serve, by the model; what no board may load is not among them."""
     found: dict[str, ModelStatus] = {}
     for board in boards:
+        resident = _resident(board)
         for one in board.models:
-            if (status := _on_board(one, board)) is None:
+            if (status := _on_board(one, board, resident)) is None:
                 continue
             known = found.get(one.model)
             if known is None or _order(status) < _order(known):
@@ -95,14 +97,24 @@ def statuses(boards: Iterable[BoardState]) -> dict[str, ModelStatus]:
 
 def status_of(model: str, boards: Iterable[BoardState]) -> ModelStatus | None:
     """Of one model; None where no board may serve it."""
-    return statuses(boards).get(model)
+    found = (_on_board(one, board, _resident(board)) for board in boards for one in board.models if one.model == model)
+    return min((one for one in found if one is not None), key=_order, default=None)
+
+
+def is_coming(status: ModelStatus | None) -> TypeGuard[ModelStatus]:
+    """Whether a board has the model, or will load it for a turn."""
+    return status is not None and status.is_servable
 
 
 def _order(status: ModelStatus) -> tuple[int, bool, float]:
     return _RANKS.index(status.state), bool(status.reason), status.seconds
 
 
-def _on_board(one: ModelOnBoard, board: BoardState) -> ModelStatus | None:
+def _resident(board: BoardState) -> list[ModelOnBoard]:
+    return [one for one in board.models if one.state in IN_MEMORY]
+
+
+def _on_board(one: ModelOnBoard, board: BoardState, resident: Sequence[ModelOnBoard]) -> ModelStatus | None:
     """None where the board will not serve it, or says what only a later release understands."""
     share, reason = None, ""
     is_due = 0 < one.retry_at <= board.sent_at
@@ -114,7 +126,7 @@ def _on_board(one: ModelOnBoard, board: BoardState) -> ModelStatus | None:
         return None
     elif one.state in (AVAILABLE, DRAINING) or (one.state == BROKEN and (one.is_passing or is_due)):
         # A turn that waits has it tried: whoever were refused then would never have it loaded.
-        seconds = max(_until_room(one, board), _bounded(one.retry_at - board.sent_at)) + one.load_seconds
+        seconds = max(_until_room(one, board, resident), _bounded(one.retry_at - board.sent_at)) + one.load_seconds
         state, reason = AVAILABLE, _hindrance(one, board)
     elif one.state == BROKEN:
         state, seconds, reason = BROKEN, one.retry_at - board.sent_at, one.reason
@@ -165,9 +177,9 @@ def _bounded(seconds: float) -> float:
     return min(max(0.0, seconds), MAX_SECONDS)
 
 
-def _until_room(wanted: ModelOnBoard, board: BoardState) -> float:
+def _until_room(wanted: ModelOnBoard, board: BoardState, resident: Sequence[ModelOnBoard]) -> float:
     """Seconds until the board has the memory for a model: a turn of those that are loaded, where none is idle."""
-    others = [one for one in board.models if one.state in _IN_MEMORY and one.model != wanted.model]
+    others = [one for one in resident if one.model != wanted.model]
     free = board.memory_bytes - sum(one.planned_bytes for one in others)
     movable = [one for one in others if one.pin != ALWAYS]
     idle = sum(one.planned_bytes for one in movable if one.state == SERVING and not one.num_in_hand)

@@ -24,6 +24,7 @@ from broker.keeping import kept
 from broker.priorities import PRIORITIES
 from broker.settings import MIN_QUEUED_BYTES
 from broker.topology import Limits
+from broker.waiting import unless
 
 NAME = "queues"
 LOOK_SECONDS = 5.0
@@ -58,7 +59,7 @@ class Queues:
             while not stop.is_set():
                 check(self._nc)
                 await self.look(watch.placement())
-                await _change(watch, stop)
+                await unless(stop, watch.changed(LOOK_SECONDS))
                 if time.monotonic() - read_at >= LOOK_SECONDS:
                     read_at = time.monotonic()
                     with contextlib.suppress(ServerError, nats.errors.Error):
@@ -110,17 +111,6 @@ class Queues:
     def _refuse(self, model: str, reason: str) -> None:
         self._tried_at[model] = time.monotonic()
         log.warning("no queue for what a board may serve model=%s reason=%s", model, reason)
-
-
-async def _change(watch: placing.Watch, stop: asyncio.Event) -> None:
-    """Until something is written, or `stop`, and at the latest until it is time to read again."""
-    changing, stopping = asyncio.ensure_future(watch.changed(LOOK_SECONDS)), asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({changing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in (changing, stopping):
-            task.cancel()
-        await asyncio.gather(changing, stopping, return_exceptions=True)
 
 
 def locked_models(lock_file: str | None) -> list[str]:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from broker.accounts import write_private
 from broker.catalogue import sha256_of
+from workers.kept import keep
 
 SETTLED_SECONDS = 2.0
 """Within a tick of the file system's clock a file may change and look the same."""
-MAX_KEPT = 256
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 log = logging.getLogger(__name__)
@@ -61,10 +60,4 @@ class Checked:
 
     def _keep(self, key: str, sha256: str) -> None:
         known = {one: found for one, found in self._read().items() if one.startswith(self._boot)} | {key: sha256}
-        while len(known) > MAX_KEPT:
-            del known[next(iter(known))]
-        try:
-            self._kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_private(self._kept, msgspec.json.encode(known))
-        except OSError as error:
-            log.info("not kept for the next start file=%s error=%s", self._kept, error)
+        keep(self._kept, known)

@@ -11,6 +11,8 @@ from broker.messages.fields import Count, Seconds, Token, Word
 AVAILABLE, LOADING, SERVING, DRAINING, BROKEN = "available", "loading", "serving", "draining", "broken"
 """What a model is on a board: its file is there and it would fit; its worker starts; its worker takes turns; it
 finishes what it has; it could not be loaded, and will not be tried before `retry_at`."""
+IN_MEMORY = (LOADING, SERVING, DRAINING)
+"""The states in which it takes memory."""
 ALWAYS, NEVER = "always", "never"
 """Pins: loaded and never evicted; never loaded."""
 SHORT_OF_MEMORY = 0.2

@@ -13,9 +13,10 @@ from broker.connection import Address
 from broker.errors import PublishError
 from broker.messages import Chunk, End, Failed, Message, Sampling
 from broker.process import EXIT_INTERRUPTED
+from broker.waiting import unless
 from producers.routing.asking import NO_ROUTES, ask_routed
 from producers.routing.policies import Needs, Routes
-from producers.routing.waiting import choosable, unless
+from producers.routing.waiting import choosable
 from producers.terminal.following import Following, with_seed
 from producers.terminal.printing import Printer, summary
 

@@ -19,9 +19,10 @@ from broker.errors import TurnpikeError
 from broker.messages import Done, Message, Sampling, ToolCall, new_id
 from broker.process import EXIT_ERROR, EXIT_INTERRUPTED, interrupts_go_to
 from broker.rounds import Rounds
+from broker.waiting import unless
 from producers.routing.asking import CHATS, NO_ROUTES, resolve
 from producers.routing.policies import Routes
-from producers.routing.waiting import choosable, ready, unless
+from producers.routing.waiting import choosable, ready
 from producers.terminal.calls import Permission, results
 from producers.terminal.following import Following, with_seed
 from producers.terminal.keyboard import Keyboard

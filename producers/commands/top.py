@@ -20,7 +20,7 @@ from broker.connection import Address
 from broker.discovery import WorkerInfo
 from broker.errors import ServerError
 from broker.messages.boards import BoardState
-from broker.model_status import ModelStatus, statuses
+from broker.model_status import ModelStatus, is_coming, statuses
 from broker.priorities import BATCH, INTERACTIVE, PRIORITIES
 from producers.terminal.boards import boards_table
 from producers.terminal.tables import FoldingTable
@@ -105,7 +105,7 @@ def _state(worker: WorkerInfo) -> str:
 
 def _wait(workers: list[WorkerInfo], status: ModelStatus | None) -> str:
     waits = [worker.load.expected_wait_seconds for worker in workers if worker.is_serving]
-    if not waits and status is not None and status.is_servable:
+    if not waits and is_coming(status):
         waits = [status.seconds]
     return f"{min(waits):.1f}" if waits else "–"
 
@@ -128,7 +128,7 @@ def _shown(picture: Picture) -> RenderableType:
             str(queue.num_pending.get(BATCH, 0)),
             str(sum(queue.num_in_work.values())),
             _wait(workers, status),
-            style=None if is_served or (status is not None and status.is_servable) else "red",
+            style=None if is_served or is_coming(status) else "red",
         )
     boards = [boards_table(picture.boards)] if picture.boards else []
     if not picture.workers:

@@ -17,6 +17,7 @@ from broker.client import Client
 from broker.connection import Address
 from broker.discovery import RAW, SCORE
 from broker.process import EXIT_INTERRUPTED
+from broker.waiting import unless
 from producers.data.rows import summary
 from producers.evaluate import tool_calls
 from producers.evaluate.items import EvalError, read_items
@@ -26,7 +27,7 @@ from producers.evaluate.stored import Numbered
 from producers.evaluate.tool_calls import figures, read_tool_items
 from producers.routing.asking import CHATS, NO_ROUTES, resolve
 from producers.routing.policies import Needs
-from producers.routing.waiting import choosable, ready, telling, unless
+from producers.routing.waiting import choosable, ready, telling
 from producers.settings import SHIPPED_REQUESTS, EvalSettings
 
 RAW_SCORES = Needs(can=frozenset({RAW, SCORE}))

@@ -16,12 +16,12 @@ from broker.client import Client
 from broker.locks import Lock
 from broker.messages import Done, Message
 from broker.priorities import BATCH
+from broker.waiting import unless
 from producers.evaluate import tool_calls
 from producers.evaluate.items import Item
 from producers.evaluate.methods import Answered, evaluate
 from producers.evaluate.stored import Numbered, choice, marks_of, read_outcomes
 from producers.evaluate.tool_calls import Called, ToolItem
-from producers.routing.waiting import unless
 
 STOP_SECONDS = 0.35
 """How long the cancels of what runs may take."""

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from broker.accounts import write_credentials
 from broker.process import spawn, terminate
+from broker.waiting import unless
 from producers.experiment.plan import ExperimentError, Model
 from producers.experiment.rows import Sampled
 from producers.experiment.stage import Stage
 from producers.local_system import last_line
-from producers.routing.waiting import ready, unless
+from producers.routing.waiting import ready
 
 SERVED_SECONDS = 600.0
 """How long a model may take to be served: a large file from an SD card."""

@@ -11,6 +11,7 @@ from nats.aio.client import Client as NatsConnection
 from broker import availability, points
 from broker.discovery import TOOLS
 from broker.errors import UnservedModel
+from broker.model_status import is_coming
 from broker.recorder import Recorder
 from producers.gateway.errors import ApiError, no_queue_yet, no_such_model, no_tools, no_worker, not_loaded
 from producers.gateway.seen import STALE_SECONDS, Seen
@@ -80,7 +81,7 @@ class Chooser:
         status = self._seen.boards.get(model)
         if not await availability.has_queue(self._nc, model):
             raise no_such_model(model, self._seen.choices()) if status is None else no_queue_yet(model)
-        if status is not None and status.is_servable:
+        if is_coming(status):
             return
         if time.monotonic() - self._unserved_at.get(model, -STALE_SECONDS) > UNSERVED_SECONDS:
             if await availability.is_served(self._nc, model):

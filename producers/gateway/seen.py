@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 
+from broker import availability
 from broker.answer import Answer
 from broker.discovery import DRAINING, WorkerInfo
 from broker.messages.boards import BoardState
-from broker.model_status import ModelStatus, statuses
+from broker.model_status import ModelStatus, is_coming, statuses
 
 STALE_SECONDS = 10.0
 """A worker that has not answered for so long is not there; a busy board's answers come late."""
@@ -44,8 +45,7 @@ class Seen:
 
     def choices(self) -> list[str]:
         """The models that a turn can be for: those that are served, and those that a board may load."""
-        served = {one.model for one in self.workers if one.is_serving}
-        return sorted(served | {one.model for one in self.boards.values() if one.is_servable})
+        return availability.askable(self.workers, self.boards.values())
 
     async def once(self) -> None:
         """Comes back when it was looked for workers at least once."""
@@ -90,7 +90,7 @@ class Seen:
         """How many may answer a turn: those that serve its model, and one that a board would load; once it was begun
         also those that finish what they have."""
         status = self.boards.get(model)
-        num_coming = int(status is not None and status.is_servable)
+        num_coming = int(is_coming(status))
         return max(num_coming, sum(one.model == model and (has_begun or one.is_serving) for one in self.workers))
 
     def details(self, answer: Answer) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from broker.client import Client
 from broker.connection import Address
 from broker.errors import SettingsError
 from broker.process import EXIT_INTERRUPTED
+from broker.waiting import unless
 from producers.data.datasets import turns_wanted
 from producers.data.rows import summary
 from producers.load.generator import Progress
@@ -25,7 +26,7 @@ from producers.records import sweep
 from producers.records.figures import Bounds, details, summarize
 from producers.records.files import read_run
 from producers.routing.asking import CHATS, NO_ROUTES, resolve
-from producers.routing.waiting import choosable, ready, unless
+from producers.routing.waiting import choosable, ready
 from producers.settings import LoadSettings
 
 

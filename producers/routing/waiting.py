@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, TypeGuard
 
 import nats.errors
 
 from broker.client import Client
 from broker.errors import ServerError
-from broker.model_status import ModelStatus
+from broker.model_status import ModelStatus, is_coming
 from producers.routing.asking import offers
 from producers.routing.policies import Needs, NoneAble, NoneServed, Routes, choose
 
@@ -28,11 +27,6 @@ async def ready(client: Client, model: str, wait_seconds: float, say: Callable[[
     if (status := await client.until_served(model, wait_seconds)) is not None:
         say(f"{model}: {status.words()}")
     return status
-
-
-def is_coming(status: ModelStatus | None) -> TypeGuard[ModelStatus]:
-    """Whether a board has the model, or will load it for a turn."""
-    return status is not None and status.is_servable
 
 
 async def choosable(
@@ -52,20 +46,6 @@ async def choosable(
                 has_told = True
         except NoneAble:
             return
-
-
-async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
-    """Awaits the work; False as soon as `stop` is set before it is done, which cancels it."""
-    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            await working
-        return working.done()
-    finally:
-        for task in (working, stopping):
-            task.cancel()
-        await asyncio.gather(working, stopping, return_exceptions=True)
 
 
 async def is_served(client: Client, model: str) -> bool:

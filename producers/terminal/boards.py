@@ -7,14 +7,13 @@ from collections.abc import Iterable
 from rich.markup import escape
 from rich.table import Table
 
-from broker.messages.boards import AVAILABLE, BROKEN, DRAINING, LOADING, SERVING, BoardState, ModelOnBoard
+from broker.messages.boards import AVAILABLE, BROKEN, DRAINING, IN_MEMORY, LOADING, SERVING, BoardState, ModelOnBoard
 from broker.model_status import progress
 from producers.terminal.tables import FoldingTable
 
 GB = 1e9
 MIN_PRESSURE = 0.01
 """Memory pressure that is worth a word."""
-_IN_MEMORY = (LOADING, SERVING, DRAINING)
 
 
 def boards_table(boards: Iterable[BoardState]) -> Table:
@@ -46,7 +45,7 @@ def _is_idle(one: ModelOnBoard, board: BoardState) -> bool:
 def _cells(one: ModelOnBoard, board: BoardState) -> tuple[str, ...]:
     in_hand = f"{one.num_in_hand}/{one.num_slots}" if one.state in (SERVING, DRAINING) else ""
     used = f"{_age(board.sent_at - one.used_at)} ago" if one.used_at else ""
-    size = f"{one.planned_bytes / GB:.1f}" if one.state in _IN_MEMORY else ""
+    size = f"{one.planned_bytes / GB:.1f}" if one.state in IN_MEMORY else ""
     return _state(one, board), size, in_hand, used, escape(one.pin or "")
 
 
@@ -75,7 +74,7 @@ def _health(board: BoardState) -> str:
 
 
 def _memory(board: BoardState) -> str:
-    taken = sum(one.planned_bytes for one in board.models if one.state in _IN_MEMORY)
+    taken = sum(one.planned_bytes for one in board.models if one.state in IN_MEMORY)
     return f"{taken / GB:.1f}/{board.memory_bytes / GB:.1f}"
 
 

@@ -17,9 +17,9 @@ from broker.availability import unserved
 from broker.client import Client
 from broker.errors import PublishError, QueueFull
 from broker.messages import Chunk, Sampling
-from broker.model_status import ModelStatus
+from broker.model_status import ModelStatus, is_coming
 from broker.retrying import retried
-from producers.routing.waiting import LOOK_SECONDS, is_coming, is_served, ready
+from producers.routing.waiting import LOOK_SECONDS, is_served, ready
 from producers.terminal.printing import counted
 
 QUIET_SECONDS = 5.0

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from broker.errors import SettingsError
-from workers.machine.cores import MAX_KEPT, Measured, Usage, measured_alone, num_cores
+from workers.kept import MAX_KEPT
+from workers.machine.cores import Measured, Usage, measured_alone, num_cores
 from workers.settings import WorkerSettings
 
 

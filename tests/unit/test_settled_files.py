@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from broker.catalogue import sha256_of
-from workers.settled_files import MAX_KEPT, SETTLED_SECONDS, Checked, stamp_of
+from workers.kept import MAX_KEPT
+from workers.settled_files import SETTLED_SECONDS, Checked, stamp_of
 
 
 def settled(path: Path, content: bytes) -> Path:

@@ -9,13 +9,14 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 from msgspec import Struct
 
 from broker.messages.boards import LOADING
 from broker.messages.fields import Count, Seconds, Token, Word
+from broker.waiting import comes_before
 
 MAX_PACKET_BYTES = 4096
 LOOK_SECONDS = 0.2
@@ -151,11 +152,7 @@ class BoardLine:
 
     async def given(self, stop: asyncio.Event) -> FromBoard | None:
         """The model that a worker is given which was started without one. Waits for it, until `stop`: None."""
-        stopped = asyncio.ensure_future(stop.wait())
-        both: set[asyncio.Future[Any]] = {self._model, stopped}
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        return self._model.result() if self._model.done() else None
+        return self._model.result() if await comes_before(self._model, stop) else None
 
     def serving(self, look: Callable[[], FromWorker], limit_threads: Callable[[int | None], None]) -> None:
         """From now on what `look` finds is told, and `limit_threads` hears what the board says."""

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from broker.accounts import write_private
 from workers.boards.loading import MEASURE, PHASES, READ, READY, START, WEIGHTS
+from workers.kept import MAX_KEPT, keep
 
 START_SECONDS = 3.0
 """Of a process without a model: Python, its libraries, the measurements of its first steps."""
@@ -23,7 +23,6 @@ START_SHARES = {START: 0.4, MEASURE: 0.4, READY: 0.2}
 """Of START_SECONDS."""
 READ_SHARE = 0.6
 """Of the seconds that bytes take: for verifying them; the rest is llama.cpp's."""
-MAX_KEPT = 256
 _SMOOTHING = 0.5
 
 log = logging.getLogger(__name__)
@@ -46,12 +45,14 @@ class LoadTimes:
         self._path = path
         self._known: dict[str, Loaded] = {}
         self._read()
+        self._rate = self._bytes_per_second()
+        """Of what has not been loaded here yet."""
 
     def seconds(self, digest: str, file_bytes: int) -> float:
         """What the model of that digest will take."""
         if (known := self._known.get(digest)) is not None:
             return known.seconds
-        return START_SECONDS + file_bytes / self._bytes_per_second()
+        return START_SECONDS + file_bytes / self._rate
 
     def phases(self, digest: str, file_bytes: int) -> dict[str, float]:
         """What the phases of its load will take."""
@@ -76,11 +77,8 @@ class LoadTimes:
         self._known[digest] = Loaded(file_bytes, smoothed, phases)
         while len(self._known) > MAX_KEPT:
             del self._known[next(iter(self._known))]
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_private(self._path, msgspec.json.encode(self._known))
-        except OSError as error:
-            log.info("not kept for the next start file=%s error=%s", self._path, error)
+        self._rate = self._bytes_per_second()
+        keep(self._path, self._known)
 
     def _read(self) -> None:
         with contextlib.suppress(OSError, msgspec.DecodeError):

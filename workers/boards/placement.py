@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from broker.messages.boards import ALWAYS, AVAILABLE, BROKEN, DRAINING, LOADING, NEVER, SERVING, ModelOnBoard
-from workers.boards.view import Rules, Step, View, Waiting
+from broker.messages.boards import ALWAYS, AVAILABLE, BROKEN, DRAINING, IN_MEMORY, LOADING, NEVER, SERVING, ModelOnBoard
+from workers.boards.view import Rules, Step, View, Waiting, free_copy
 
 __all__ = ["DEFAULT_RULES", "Rules", "Step", "View", "Waiting", "all_steps", "next_step"]
 
@@ -46,6 +46,11 @@ class _Need:
     @property
     def is_demanded(self) -> bool:
         return self.num_interactive + self.num_batch > 0
+
+    @property
+    def is_extra(self) -> bool:
+        """A further copy, or one that nobody waits for."""
+        return self.num_copies > 0 or not self.is_demanded
 
 
 @dataclass(frozen=True)
@@ -235,7 +240,7 @@ class _Placing:
     def _give(self, board: str, model: str, unload: tuple[str, ...], why: str) -> None:
         taken = self._taken.setdefault(model, {})
         own = [copy for copy, holder in sorted(taken.items()) if holder == board]
-        copy = own[0] if own else next(number for number in range(len(taken) + 1) if number not in taken)
+        copy = own[0] if own else free_copy(taken)
         taken[copy] = board
         self._copies.setdefault(model, set()).add(board)
         for name in unload:
@@ -250,7 +255,7 @@ class _Placing:
             return None
         if state.memory_pressure > self._rules.max_memory_pressure:
             return None
-        if state.is_throttled and (need.num_copies or not need.is_demanded):
+        if state.is_throttled and need.is_extra:
             return None
         victims = self._victims(name, entry, need)
         if victims is None:
@@ -269,12 +274,17 @@ class _Placing:
         return one.state in (AVAILABLE, BROKEN) and one.retry_at <= self._clocks[name]
 
     def _resident(self, name: str) -> list[ModelOnBoard]:
-        return [one for one in self._on[name].values() if one.state in (LOADING, SERVING, DRAINING)]
+        return [one for one in self._on[name].values() if one.state in IN_MEMORY]
+
+    def _missing_bytes(self, name: str, entry: ModelOnBoard) -> int:
+        """Of memory, for that model besides those that are there; none where it fits."""
+        used = sum(one.planned_bytes for one in self._resident(name))
+        return entry.planned_bytes + used - self._boards[name].memory_bytes
 
     def _victims(self, name: str, entry: ModelOnBoard, need: _Need) -> tuple[ModelOnBoard, ...] | None:
         """Who goes for it, as few as will do; None where no allowed ones are enough."""
         resident = self._resident(name)
-        missing = entry.planned_bytes + sum(one.planned_bytes for one in resident) - self._boards[name].memory_bytes
+        missing = self._missing_bytes(name, entry)
         if missing <= 0:
             return ()
         may_go = [one for one in resident if self._may_go(name, one, need)]
@@ -300,12 +310,12 @@ class _Placing:
         is_due = need.late_seconds + drain >= 0
         is_idle = self._kind_of(one) == 0
         stays = self._rules.residency_loads * one.load_seconds
-        if not is_idle or need.num_copies or not need.is_demanded:
+        if not is_idle or need.is_extra:
             stays = max(stays, self._rules.residency_seconds)
         if self._clocks[name] + drain * is_due - one.since < stays:
             return False
         if is_idle:
-            if need.num_copies or not need.is_demanded:  # a sole copy that was used lately will be again
+            if need.is_extra:  # a sole copy that was used lately will be again
                 is_wanted = one.model in self._rules.preloads and len(self._copies.get(one.model, ())) < 2
                 return not is_wanted and self._idle_seconds(name, one) >= stays
             return need.late_seconds >= 0 or need.waited_seconds >= self._rules.patience_loads * self._load_seconds(
@@ -344,7 +354,7 @@ class _Placing:
             if entry.pin != ALWAYS or not self._is_loadable(name, entry):
                 continue
             resident = self._resident(name)
-            missing = entry.planned_bytes + sum(one.planned_bytes for one in resident) - state.memory_bytes
+            missing = self._missing_bytes(name, entry)
             unload = []
             for one in sorted(resident, key=lambda one: (self._kind_of(one), -self._idle_seconds(name, one))):
                 if missing > 0 and one.pin != ALWAYS:

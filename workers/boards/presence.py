@@ -55,12 +55,16 @@ class Presence:
         """What holds now, as far as it was heard."""
         return self._watch.placement()
 
-    def check_alone(self) -> None:
+    def check_alone(self, placement: Placement) -> None:
         """Raises OtherBoard where one that began before this one still says that it is this board."""
-        for state in self.placement().boards:
-            is_other = state.board == self._board and state.started_at != self._began_at
-            if is_other and state.started_at < self._began_at < state.sent_at:
-                raise OtherBoard(self._board)
+        other = self._other(placement)
+        if other is not None and other.started_at < self._began_at < other.sent_at:
+            raise OtherBoard(self._board)
+
+    def _other(self, placement: Placement) -> BoardState | None:
+        """What another process says that says it is this board."""
+        found = (one for one in placement.boards if one.board == self._board and one.started_at != self._began_at)
+        return next(found, None)
 
     async def changed(self, seconds: float) -> bool:
         """Comes back when something was written since it came back last, or after so many seconds: False."""
@@ -103,9 +107,8 @@ class Presence:
     async def leave(self) -> None:
         """Takes back what it said, unless another board says it now."""
         await self.claims.let_all_go()
-        for state in self.placement().boards:
-            if state.board == self._board and state.started_at != self._began_at:
-                return
+        if self._other(self.placement()) is not None:
+            return
         try:
             await placing.withdraw(self._nc, self._board)
         except PublishError as error:

@@ -16,7 +16,7 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import points
 from broker.messages import FieldValue, Point
-from broker.messages.boards import BROKEN, DRAINING, LOADING, SERVING, BoardState, ModelOnBoard
+from broker.messages.boards import BROKEN, DRAINING, IN_MEMORY, LOADING, SERVING, BoardState, ModelOnBoard
 from broker.model_status import progress
 from broker.recorder import Recorder
 from workers.boards.memory import held_bytes
@@ -168,7 +168,7 @@ class BoardReporter:
 
     def _board(self, now: int, state: BoardState, pids: Sequence[int], num_claims_lost: int) -> Point | None:
         states = [one.state for one in state.models]
-        in_memory = [one for one in state.models if one.state in (LOADING, SERVING, DRAINING)]
+        in_memory = [one for one in state.models if one.state in IN_MEMORY]
         fields = {
             "memory_bytes": state.memory_bytes,
             "planned_bytes": sum(one.planned_bytes for one in in_memory),

@@ -34,7 +34,7 @@ from workers.boards.presence import Presence
 from workers.boards.queues import Queues
 from workers.boards.reporter import TELL_SECONDS, BoardReporter
 from workers.boards.spare import Spare
-from workers.boards.view import Step, View, Waiting
+from workers.boards.view import Step, View, Waiting, free_copy
 
 ROUND_SECONDS = 0.5
 """How often it looks at the queues where anything waits, or changes."""
@@ -122,7 +122,7 @@ class Supervisor:
     async def _round(self) -> None:
         self.rounds.begin("a board's round", ROUNDS_PATIENCE)
         now, placement = self._now(), self._presence.placement()
-        self._presence.check_alone()
+        self._presence.check_alone(placement)
         self._look_at_children(now)
         is_due = time.monotonic() - self._decided_at >= ROUND_SECONDS or self._is_changed
         if self._is_changed or self._node.measured_seconds >= SAY_SECONDS:
@@ -311,7 +311,7 @@ class Supervisor:
             reason = here.reason or "no room beside what is pinned"
             log.warning("order not obeyed model=%s reason=%s", order.model, reason)
             return
-        copy = next(number for number in range(len(taken) + 1) if number not in taken)
+        copy = free_copy(taken)
         await self._begin(Step(order.model, copy, unload, "ordered"))
 
     # --- What it says ------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from broker.messages.boards import SHORT_OF_MEMORY, TURN_SECONDS, BoardState, Claim
@@ -49,6 +49,11 @@ class Step:
     """Drain these: they take no more turns, finish those that they have, and go."""
     why: str = ""
     """A word for the log and telemetry."""
+
+
+def free_copy(taken: Collection[int]) -> int:
+    """The first copy of a model that nobody has."""
+    return next(number for number in range(len(taken) + 1) if number not in taken)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from broker.accounts import write_private
+from workers.kept import keep
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
@@ -25,8 +25,6 @@ BUSY_CORES = 0.15
 """What others may take of the cores while something is measured there; the kernel's clock ticks 100 times a second."""
 LOOK_SECONDS = 0.2
 """How long it is looked whether others have the cores."""
-MAX_KEPT = 256
-"""Measurements in a file: the oldest go first."""
 BESIDE = " beside others"
 _IDLE = (3, 4)
 """Of the columns of a processor's line in /proc/stat, those in which it waits."""
@@ -170,12 +168,7 @@ def _known[T](path: Path, key: str, kind: type[T]) -> T | None:
 def _keep(path: Path, key: str, found: object) -> None:
     known = _kept(path)
     known.pop(key, None)
-    known = dict([*known.items(), (key, found)][-MAX_KEPT:])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_private(path, msgspec.json.encode(known))
-    except OSError as error:
-        log.info("not kept for the next start file=%s error=%s", path, error)
+    keep(path, known | {key: found})
 
 
 def _kept(path: Path) -> dict[str, Any]:
