@@ -106,18 +106,28 @@ def decode_rows[T](
     """As `decode`, but that what is not understood in the list `rows` is left out; and why, of each. Raises
     InvalidMessage for the rest."""
     found = _fields(payload, headers)
-    listed = found.get(rows)
-    kept: list[Any] = []
-    reasons: list[str] = []
-    for one in listed if isinstance(listed, list) else ():
+    try:
+        whole: T = _convert(found, kind)
+        return whole, []
+    except InvalidMessage:
+        if not isinstance(listed := found.get(rows), list):
+            raise
+    understood: dict[int, Any]
+    understood, reasons = _rows(listed, row)
+    whole = _convert(found | {rows: [listed[index] for index in understood]}, kind)
+    return whole, [*reasons.values()]
+
+
+def _rows[T](rows: list[Any], kind: type[T]) -> tuple[dict[int, T], dict[int, str]]:
+    """Those that are of the kind, and what is wrong with the others; by their places."""
+    found: dict[int, T] = {}
+    reasons: dict[int, str] = {}
+    for index, row in enumerate(rows):
         try:
-            _convert(one, row)
+            found[index] = _convert(row, kind)
         except InvalidMessage as error:
-            reasons.append(str(error))
-        else:
-            kept.append(one)
-    whole: T = _convert(found | {rows: kept} if reasons else found, kind)
-    return whole, reasons
+            reasons[index] = str(error)
+    return found, reasons
 
 
 def is_known_reply(kind: str) -> bool:
@@ -137,14 +147,8 @@ def decode_points(
         rows = _fields(payload, headers).get("points")
         if not isinstance(rows, list) or len(rows) > MAX_BATCH_POINTS:
             raise error from None
-    points: list[Point] = []
-    rejected: list[tuple[Any, str]] = []
-    for row in rows:
-        try:
-            points.append(_convert(row, Point))
-        except InvalidMessage as error:
-            rejected.append((row, str(error)))
-    return tuple(points), rejected
+    points, reasons = _rows(rows, Point)
+    return tuple(points.values()), [(rows[index], reason) for index, reason in reasons.items()]
 
 
 def _fields(payload: bytes, headers: Mapping[str, str] | None) -> dict[str, Any]:

@@ -98,7 +98,7 @@ async def claim(nc: NatsConnection, wanted: Claim) -> bool:
     for _ in range(CLAIM_TRIES):
         stored = await _stored(nc, subject)
         if stored is not None and stored.payload:
-            known = _value(subject, stored.payload, stored.headers)
+            known = _value_of(stored)
             if not isinstance(known, Claim) or known.board != wanted.board:
                 return False  # what is not understood is a later release's claim
         last = 0 if stored is None else stored.sequence
@@ -113,7 +113,7 @@ async def release(nc: NatsConnection, held: Claim) -> None:
     subject = subjects.placed_claim(held.model, held.copy)
     for _ in range(CLAIM_TRIES):
         stored = await _stored(nc, subject)
-        if stored is None or _value(subject, stored.payload, stored.headers) != held:
+        if stored is None or _value_of(stored) != held:
             return
         if await _put(nc, subject, b"", seconds=CLAIM_SECONDS, last=stored.sequence):
             return
@@ -129,7 +129,7 @@ async def read(nc: NatsConnection) -> Placement:
     """What the bucket holds now; nothing where there is no bucket. Raises ServerError, after READ_SECONDS where the
     server does not let us ask."""
     try:
-        return _placement(value for _, value in await _read(nc))
+        return _placement(_value_of(one) for one in await _read(nc))
     except NotReady:
         return Placement()
 
@@ -193,12 +193,13 @@ class Watch:
         called every few seconds. Raises ServerError, and forgets nothing then."""
         asked_at = time.perf_counter()
         stored = await _read(self._nc)
-        there = {message.subject: message.sequence for message, _ in stored}
+        there = {message.subject: message.sequence for message in stored}
         for subject, known in list(self._entries.items()):
             if known.heard_at < asked_at and known.sequence != there.get(subject):
                 self._forget(subject)  # gone, or of a bucket that has been made anew since
-        for message, value in stored:
-            self._take(message.subject, message.sequence, value)
+        for message in stored:
+            if self._is_news(message.subject, message.sequence):
+                self._take(message.subject, message.sequence, _value_of(message))
 
     def placement(self) -> Placement:
         """What holds now. An entry that was not written again is gone in time, also while the server is away."""
@@ -222,13 +223,16 @@ class Watch:
             subject, sequence = headers[jetstream.SUBJECT], int(headers[jetstream.SEQUENCE])
         except (LookupError, ValueError):
             return  # not the server's word
-        self._take(subject, sequence, _value(subject, message.data, headers))
+        if self._is_news(subject, sequence):
+            self._take(subject, sequence, _value(subject, message.data, headers))
+
+    def _is_news(self, subject: str, sequence: int) -> bool:
+        known = self._entries.get(subject)
+        return known is None or known.sequence < sequence
 
     def _take(self, subject: str, sequence: int, value: Value | None) -> None:
-        known = self._entries.get(subject)
-        if known is None or known.sequence < sequence:
-            self._entries[subject] = _Entry(sequence, value, time.perf_counter())
-            self._change.set()
+        self._entries[subject] = _Entry(sequence, value, time.perf_counter())
+        self._change.set()
 
     def _forget(self, subject: str) -> None:
         del self._entries[subject]
@@ -262,7 +266,7 @@ async def _stored(nc: NatsConnection, subject: str) -> jetstream.StoredMessage |
         raise ServerError(f"{subject}: not read within {TELL_SECONDS:g} s") from None
 
 
-async def _read(nc: NatsConnection) -> list[tuple[jetstream.StoredMessage, Value | None]]:
+async def _read(nc: NatsConnection) -> list[jetstream.StoredMessage]:
     """Raises ServerError, NotReady where there is no bucket. One who may not read it is told so at once, and asks again
     after REFUSED_SECONDS."""
     if connection.refused_seconds(nc, _ASKED) < REFUSED_SECONDS:
@@ -276,12 +280,11 @@ async def _read(nc: NatsConnection) -> list[tuple[jetstream.StoredMessage, Value
             raise ServerError(f"{subjects.KV_PLACEMENT}: this account may not read it")
         if not reading.done():
             raise ServerError(f"{subjects.KV_PLACEMENT}: not read within {READ_SECONDS:g} s")
-        stored = reading.result()
+        return reading.result()
     finally:
         for task in (reading, refusing):
             task.cancel()
         await asyncio.gather(reading, refusing, return_exceptions=True)
-    return [(one, _value(one.subject, one.payload, one.headers)) for one in stored]
 
 
 @functools.cache
@@ -292,6 +295,10 @@ def _tell_refused() -> None:
         "`turnpike broker` anew, or apply what `turnpike broker secret` writes",
         subjects.KV_PLACEMENT,
     )
+
+
+def _value_of(stored: jetstream.StoredMessage) -> Value | None:
+    return _value(stored.subject, stored.payload, stored.headers)
 
 
 def _value(subject: str, payload: bytes, headers: Mapping[str, str]) -> Value | None:

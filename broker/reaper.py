@@ -106,8 +106,9 @@ class _Queue:
         if status is None or status.is_servable:
             self.due = {one: end for one, end in self.due.items() if not is_not_loaded(end)}
             return
+        end = not_loaded(status, NAME)
         for sequence in self.turns:
-            self.due.setdefault(sequence, not_loaded(status, NAME))
+            self.due.setdefault(sequence, end)
 
     def endable(self) -> list[int]:
         """The turns to end now. Those that a worker has begun wait until they would be anybody's: it may only be cut

@@ -175,7 +175,9 @@ async def _given(line: BoardLine, loading: Loading, stop: asyncio.Event) -> From
 async def _load_among_others(
     nc: NatsConnection, path: Path, name: str, config: WorkerSettings, cleanup: ExitStack, loading: Loading
 ) -> LoadedModel:
-    """As `_load`; the model's other workers are looked for meanwhile."""
+    """As `_load`; the model's other workers are looked for meanwhile, where a board waits for this one."""
+    if config.board_fd is None:
+        return await _load(path, name, config, cleanup, loading)
     loaded, others = await asyncio.gather(
         _load(path, name, config, cleanup, loading), discovery.find_workers(nc, WorkerOptions.look_seconds)
     )

@@ -40,9 +40,8 @@ class FileFacts:
 def facts_of_files(paths: Sequence[Path], model: str, settings: BoardSettings) -> FileFacts:
     """Of the model of that name, of which `paths` are the files. Raises ModelFileError."""
     parts = answering_parts(paths[0], KNOWN)
-    heads = [header(part) for part in parts]
-    plan, num_ctx = plan_of(parts, msgspec.structs.replace(settings, park_bytes=0), UNBOUNDED, heads)
-    return FileFacts(plan, num_ctx, plan.num_slots, _abilities(heads[0], model, settings))
+    plan, num_ctx = plan_of(parts, msgspec.structs.replace(settings, park_bytes=0), UNBOUNDED)
+    return FileFacts(plan, num_ctx, plan.num_slots, _abilities(header(parts[0]), model, settings))
 
 
 def _abilities(head: Header, model: str, settings: BoardSettings) -> tuple[str, ...] | None:

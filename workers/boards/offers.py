@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 from broker.catalogue import Locked, locked_as, read_lock
@@ -159,8 +160,7 @@ def shared_out(offers: Mapping[str, Offer], memory_bytes: int, park_bytes: int |
     share by as many workers as it has room for, side by side. What is too large has its reason."""
     kept = memory_bytes // PARKED_SHARE
     sizes = sorted(one.planned_bytes for one in offers.values() if one.plan is not None)
-    together = [sum(sizes[: num + 1]) for num in range(len(sizes))]
-    num_together = max(1, sum(one <= memory_bytes - kept for one in together))
+    num_together = max(1, sum(one <= memory_bytes - kept for one in accumulate(sizes)))
     found = {}
     for name, offer in offers.items():
         if offer.plan is None:

@@ -87,13 +87,12 @@ class Directory:
         if not self._is_on:
             return
         for key in (await asyncio.to_thread(cache.keys))[-MAX_ANNOUNCED:]:
-            entry = cache.entry_of(key)
+            entry = await asyncio.to_thread(cache.entry_of, key)
+            if entry is None or entry.num_tokens < MIN_OFFLOADED_TOKENS:
+                continue
             with contextlib.suppress(ServerError, nats.errors.Error):
-                known = await self.look_up(key)
-                if entry is None or (known is not None and known.num_tokens > entry.num_tokens):
-                    continue
-                holding = self._holding(entry.num_tokens)
-                if entry.num_tokens >= MIN_OFFLOADED_TOKENS and known != holding:
+                known, holding = await self.look_up(key), self._holding(entry.num_tokens)
+                if known != holding and (known is None or known.num_tokens <= entry.num_tokens):
                     await self._tell_all(key, holding, recall)
 
     async def _tell_all(self, key: Key, holding: Holding, recall: Callable[[str, str], Remembered | None]) -> None:
@@ -122,8 +121,10 @@ class Directory:
         with contextlib.suppress(ServerError, nats.errors.Error, TimeoutError):
             async with asyncio.timeout(SWAPPED_SECONDS):
                 for key, num_tokens in held.items():
+                    if num_tokens < MIN_OFFLOADED_TOKENS:
+                        continue
                     known = await self.look_up(key)
-                    if num_tokens >= MIN_OFFLOADED_TOKENS and (known is None or known.worker == self._worker):
+                    if known is None or known.worker == self._worker:
                         worker = giver if key in kept else self._worker
                         holding = msgspec.structs.replace(self._holding(num_tokens), worker=worker, is_swapped=True)
                         await self._tell_all(key, holding, recall)

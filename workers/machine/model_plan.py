@@ -8,7 +8,6 @@ from pathlib import Path
 
 from broker.catalogue import Entry
 from workers.engine.protocol import MAX_OUTPUTS
-from workers.gguf_header import Header
 from workers.machine.memory import DraftSize, KvShape, MemoryPlan, check_memory, plan_memory
 from workers.machine.model_shape import shape_in
 from workers.model_file import answering_parts, header, weight_bytes
@@ -54,21 +53,18 @@ def plan(entry: Entry, num_ctx: int, resident_bytes: int | None = None, draft: D
     )
 
 
-def plan_of(
-    parts: Sequence[Path], config: ComputeSettings, available: int, heads: Sequence[Header] | None = None
-) -> tuple[MemoryPlan, int]:
-    """A worker's of a model's files, by what they say of themselves (`heads`, where they were read), and the tokens of
-    its context: before anything is loaded, which takes memory that the plan counts, and is not there any more where
-    weights are copied. Raises DoesNotFit, ModelFileError."""
-    heads = [header(part) for part in parts] if heads is None else heads
-    trained = heads[0].values.get(f"{heads[0].values.get('general.architecture')}.context_length")
+def plan_of(parts: Sequence[Path], config: ComputeSettings, available: int) -> tuple[MemoryPlan, int]:
+    """A worker's of a model's files, by what they say of themselves, and the tokens of its context: before anything is
+    loaded, which takes memory that the plan counts, and is not there any more where weights are copied. Raises
+    DoesNotFit, ModelFileError."""
+    head = header(parts[0])
+    trained = head.values.get(f"{head.values.get('general.architecture')}.context_length")
     num_ctx = config.num_ctx
     if config.deterministic and isinstance(trained, int) and trained > 0:
         num_ctx = min(num_ctx, trained)
-    weights = sum(tensor.num_bytes for one in heads for tensor in one.tensors)
     plan = check_memory(
-        shape_in(parts[0], heads[0]).quantized(config.kv_type),
-        weight_bytes=resident(weights, config.resident_bytes),
+        shape_in(parts[0], head).quantized(config.kv_type),
+        weight_bytes=resident(weight_bytes(parts), config.resident_bytes),
         num_ctx=num_ctx,
         num_ubatch=config.num_ubatch,
         max_outputs=max(MAX_OUTPUTS, config.num_slots),
