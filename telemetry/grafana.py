@@ -183,7 +183,7 @@ def _rule(alert: Alert) -> dict[str, Any]:
         "condition": "C",
         "data": data,
         "for": alert.lasting,
-        "noDataState": alert.on_no_data,
+        "noDataState": "OK",
         "execErrState": "Error",
         "annotations": {"summary": alert.summary},
         "labels": {"service": "turnpike"},

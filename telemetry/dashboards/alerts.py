@@ -18,7 +18,6 @@ class Alert:
     above: float
     lasting: str
     summary: str
-    on_no_data: str = "OK"
 
 
 ALERTS = (

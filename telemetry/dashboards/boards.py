@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker import points
-from telemetry.dashboards.parts import ANY, BUSY, Page, Panel, Query
+from telemetry.dashboards.parts import ANY, BUSY, Page, Panel, Query, stat
 
 _MODEL = ("node", "model")
 _EACH = "$tag_node $tag_model"
@@ -17,53 +17,41 @@ BOARDS = Page(
         (
             "Now",
             (
-                Panel(
+                stat(
                     "Models loaded",
                     "none",
-                    (Query(points.BOARD, 'last("num_loaded")', ("node",), is_total=True),),
+                    Query(points.BOARD, 'last("num_loaded")', ("node",), is_total=True),
                     "On all boards, each copy counted.",
-                    kind="stat",
-                    width=4,
                 ),
-                Panel(
+                stat(
                     "Loading",
                     "none",
-                    (Query(points.BOARD, 'last("num_loading")', ("node",), is_total=True),),
-                    kind="stat",
-                    width=4,
+                    Query(points.BOARD, 'last("num_loading")', ("node",), is_total=True),
                 ),
-                Panel(
+                stat(
                     "Cannot be loaded",
                     "none",
-                    (Query(points.BOARD, 'last("num_broken")', ("node",), is_total=True),),
+                    Query(points.BOARD, 'last("num_broken")', ("node",), is_total=True),
                     "`turnpike top` says why.",
-                    kind="stat",
-                    width=4,
                     thresholds=ANY,
                 ),
-                Panel(
+                stat(
                     "Swaps",
                     "none",
-                    (Query(points.MODEL_UNLOAD, 'count("stay_seconds")', ("node",), "", _SWAPPED, is_total=True),),
+                    Query(points.MODEL_UNLOAD, 'count("stay_seconds")', ("node",), "", _SWAPPED, is_total=True),
                     "Models unloaded for another, in the time that is shown.",
-                    kind="stat",
-                    width=4,
                 ),
-                Panel(
+                stat(
                     "Time lost to loading",
                     "s",
-                    (Query(points.MODEL_LOAD, 'sum("load_seconds")', ("node",), is_total=True),),
+                    Query(points.MODEL_LOAD, 'sum("load_seconds")', ("node",), is_total=True),
                     "Of all boards, in the time that is shown.",
-                    kind="stat",
-                    width=4,
                 ),
-                Panel(
+                stat(
                     "Turns that waited for a load",
                     "none",
-                    (Query(points.TURN, 'count("load_wait_seconds")', ("model",), is_total=True),),
+                    Query(points.TURN, 'count("load_wait_seconds")', ("model",), is_total=True),
                     "Of those that ended in the time that is shown.",
-                    kind="stat",
-                    width=4,
                 ),
             ),
         ),

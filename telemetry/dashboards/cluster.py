@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker import points
-from telemetry.dashboards.parts import ANY, BUSY, HOT, QUEUED, Page, Panel, Query, per_second
+from telemetry.dashboards.parts import ANY, BUSY, HOT, QUEUED, Page, Panel, Query, per_second, stat
 
 CLUSTER = Page(
     "turnpike-cluster",
@@ -14,61 +14,47 @@ CLUSTER = Page(
         (
             "Now",
             (
-                Panel(
+                stat(
                     "Workers",
                     "none",
-                    (Query(points.WORKERS, 'last("num_workers")', ("model",), is_total=True),),
-                    kind="stat",
-                    width=4,
+                    Query(points.WORKERS, 'last("num_workers")', ("model",), is_total=True),
                     thresholds=((0.0, "red"), (1.0, "green")),
                 ),
-                Panel(
+                stat(
                     "Turns queued",
                     "none",
-                    (Query(points.QUEUE, 'last("num_pending")', ("model", "priority"), is_total=True),),
-                    kind="stat",
-                    width=4,
+                    Query(points.QUEUE, 'last("num_pending")', ("model", "priority"), is_total=True),
                     thresholds=QUEUED,
                 ),
-                Panel(
+                stat(
                     "Decode",
                     "tokens/s",
-                    (Query(points.ENGINE, 'last("decode_tokens_per_second")', ("worker",), is_total=True),),
-                    kind="stat",
-                    width=4,
+                    Query(points.ENGINE, 'last("decode_tokens_per_second")', ("worker",), is_total=True),
                 ),
-                Panel(
+                stat(
                     "Watts",
                     "watt",
-                    (Query(points.POWER, 'last("watts")', ("node", "source"), is_total=True),),
+                    Query(points.POWER, 'last("watts")', ("node", "source"), is_total=True),
                     "What the boards say that they draw; a Pi's PMIC estimates.",
-                    kind="stat",
-                    width=4,
                 ),
-                Panel(
+                stat(
                     "Hottest",
                     "celsius",
-                    (Query(points.TEMPERATURE, 'max("celsius")'),),
-                    kind="stat",
-                    width=4,
+                    Query(points.TEMPERATURE, 'max("celsius")'),
                     thresholds=HOT,
                     link="turnpike-node",
                 ),
-                Panel(
+                stat(
                     "Dead letters",
                     "none",
-                    (
-                        Query(
-                            points.STREAM,
-                            'last("num_messages")',
-                            ("stream",),
-                            where="\"stream\" = 'DEAD'",
-                            is_total=True,
-                        ),
+                    Query(
+                        points.STREAM,
+                        'last("num_messages")',
+                        ("stream",),
+                        where="\"stream\" = 'DEAD'",
+                        is_total=True,
                     ),
                     "Turns given up on: `turnpike dead list`.",
-                    kind="stat",
-                    width=4,
                     thresholds=ANY,
                 ),
             ),

@@ -70,6 +70,19 @@ class Panel:
     table_query: str = ""
 
 
+def stat(
+    title: str,
+    unit: str,
+    query: Query,
+    description: str = "",
+    *,
+    thresholds: tuple[tuple[float, str], ...] = (),
+    link: str = "",
+) -> Panel:
+    """A single number, six of them in a row."""
+    return Panel(title, unit, (query,), description, kind="stat", width=4, thresholds=thresholds, link=link)
+
+
 @dataclass(frozen=True)
 class Page:
     """A dashboard; `variables` are the tags that it is filtered by, with the measurement that knows their values."""

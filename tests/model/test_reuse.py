@@ -143,8 +143,7 @@ def test_what_was_parked_on_disk_is_restored_whole_or_not_at_all(
         one = bench(model, num_slots=1, num_ctx=2048, park_bytes=1 << 30, disk_folder=tmp_path)
         if process == 0:
             known = long_turn(one, "first", prompt(200), conversation="c")
-            one.loop.offload_all()
-            one.cache.flush(60.0)
+            one.cache.flush(60.0, one.loop.idle_states())
         else:
             tokens = [*known, *prompt(30, 9)[1:]]
             found = one.cache.find_on_disk(packed(tokens), "alice", 0)

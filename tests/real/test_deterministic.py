@@ -59,8 +59,7 @@ def test_a_worker_that_was_started_anew_answers_to_the_bit(
 ) -> None:
     one = bench(model, deterministic=True, park_bytes=1 << 30, disk_folder=tmp_path)
     run_first(one)
-    one.loop.offload_all()
-    one.cache.flush(60.0)
+    one.cache.flush(60.0, one.loop.idle_states())
     one.close()
     other = bench(model, deterministic=True, park_bytes=1 << 30, disk_folder=tmp_path)
     filler(other, 0, length=700)

@@ -6,6 +6,7 @@ import asyncio
 import codecs
 import logging
 import signal
+import socket
 import sys
 import time
 from collections import deque
@@ -40,6 +41,7 @@ class Child:
         self,
         model: str,
         process: asyncio.subprocess.Process,
+        own: socket.socket,
         heard: Callable[[], None],
         silent_seconds: float = SILENT_SECONDS,
     ) -> None:
@@ -57,7 +59,7 @@ class Child:
         self._silent_seconds = silent_seconds
         self._started_at = time.monotonic()
         self._heard_at = time.monotonic()
-        self._line: Line[FromBoard, FromWorker] | None = None
+        self._line = Line[FromBoard, FromWorker](own, FromWorker, self._take, lambda: None)
         self._max_threads: int | None = None
         self._last = deque[str](maxlen=NUM_LAST)
 
@@ -87,8 +89,8 @@ class Child:
             except BaseException:
                 own.close()
                 raise
-        child = cls(model, process, heard, silent_seconds)
-        child._open(Line(own, FromWorker, child._take, lambda: None))
+        child = cls(model, process, own, heard, silent_seconds)
+        child._line.open()
         return child
 
     def give(self, model: str, park_bytes: int) -> None:
@@ -96,17 +98,12 @@ class Child:
         rest."""
         self.model = model
         self._started_at = time.monotonic()
-        assert self._line is not None
         self._line.send(FromBoard(self._max_threads, model, park_bytes))
 
     @property
     def has_ended(self) -> bool:
         """Whether its process is gone."""
         return self._process.returncode is not None
-
-    def _open(self, line: Line[FromBoard, FromWorker]) -> None:
-        self._line = line
-        line.open()
 
     @property
     def state(self) -> str:
@@ -154,8 +151,7 @@ class Child:
             await self._pass_on_log()
             return await self._process.wait()
         finally:
-            if self._line is not None:
-                self._line.close()
+            self._line.close()
 
     def drain(self) -> None:
         """It takes no more turns, finishes those that it has, and goes; one that loads has none, and goes at once."""
@@ -179,7 +175,7 @@ class Child:
 
     def limit_threads(self, num: int | None) -> None:
         """A step of it takes no more threads than these."""
-        if num != self._max_threads and self._line is not None:
+        if num != self._max_threads:
             self._max_threads = num
             self._line.send(FromBoard(num))
 

@@ -119,11 +119,6 @@ class EngineLoop:
         if self._thread.is_alive():
             self._thread.join()
 
-    def offload_all(self) -> None:
-        """Copies what is left in the context into the cache, the latest used last. Only while no thread runs."""
-        assert not self._thread.is_alive()
-        self._seating.offload_all()
-
     def idle_states(self) -> Iterator[tuple[KvEntry, State]]:
         """What is left in the context, the latest used first, each copied as it is wanted. Only without a thread."""
         assert not self._thread.is_alive()

@@ -149,11 +149,6 @@ class Offloading:
         self._cache.offload(*copied)
         self.copy_seconds += self._clock() - started
 
-    def offload_all(self) -> None:
-        """What lies idle in the context, the latest used last."""
-        for slot in self._slots.idle():
-            self.offload(slot.index)
-
     def idle_states(self) -> Iterator[tuple[KvEntry, State]]:
         """What lies idle in the context, the latest used first, each copied as it is wanted."""
         if self._cache.is_on:

@@ -215,10 +215,6 @@ class Seating:
         """A copy of the state of a conversation that lies idle in the context; None where there is none."""
         return self._offloading.export(key)
 
-    def offload_all(self) -> None:
-        """Copies what lies idle in the context into the cache, the latest used last."""
-        self._offloading.offload_all()
-
     def idle_states(self) -> Iterator[tuple[KvEntry, State]]:
         """What lies idle in the context, the latest used first, each copied as it is wanted."""
         return self._offloading.idle_states()

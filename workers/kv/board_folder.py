@@ -11,13 +11,13 @@ import contextlib
 import math
 import os
 import stat
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from broker import subjects
+from broker.accounts import write_private
 from broker.errors import InvalidName, TurnpikeError
 from broker.locks import Lock
 from workers.kv.checks import StateLayout
@@ -78,7 +78,7 @@ class BoardFolder:
     def belongs_to(self, board: str) -> None:
         """From now on. Raises TurnpikeError."""
         try:
-            _write(self.path / BOARD, board.encode())
+            write_private(self.path / BOARD, board.encode())
         except OSError as error:
             raise self._broken(error) from None
 
@@ -91,9 +91,9 @@ class BoardFolder:
         """Sets how many bytes there may be from now on, and removes what was unused for longest until there are no
         more; how many are left. Raises TurnpikeError."""
         try:
-            _write(self.path / BOUND, b"%d" % max_bytes)
+            write_private(self.path / BOUND, b"%d" % max_bytes)
             with self._writing(BOUND_SECONDS):
-                return self._shrink(max_bytes)
+                return _shrink(self._files(), max_bytes)
         except OSError as error:
             raise self._broken(error) from None
 
@@ -110,7 +110,7 @@ class BoardFolder:
             most = self.max_bytes - num_bytes
             has_room = sum(size for since, size, _ in others if since >= used_at) <= most
             if has_room:
-                self._shrink(most, used_at, path)
+                _shrink(others, most, used_at)
             yield has_room
 
     def layout(self, model: str) -> StateLayout | None:
@@ -122,7 +122,7 @@ class BoardFolder:
 
     def describe(self, model: str, layout: StateLayout) -> None:
         """Says what the states of a model are like, for who has no worker to ask. Raises OSError."""
-        _write(self.of(model) / LAYOUT, msgspec.json.encode(layout))
+        write_private(self.of(model) / LAYOUT, msgspec.json.encode(layout))
 
     @contextlib.contextmanager
     def _writing(self, wait_seconds: float = LOCK_SECONDS) -> Iterator[None]:
@@ -140,24 +140,14 @@ class BoardFolder:
                 found.append((status.st_mtime, status.st_size, path))
         return sorted(found)
 
-    def _shrink(self, max_bytes: int, before: float = math.inf, replaced: Path | None = None) -> int:
-        files = [one for one in self._files() if one[2] != replaced]
-        num_bytes = sum(size for _, size, _ in files)
-        for used_at, size, path in files:
-            if num_bytes <= max_bytes or used_at >= before:
-                break
-            path.unlink(missing_ok=True)
-            num_bytes -= size
-        return num_bytes
 
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def _shrink(files: Sequence[tuple[float, int, Path]], max_bytes: int, before: float = math.inf) -> int:
+    """Removes of these the longest unused, and none that was used since, until they have no more bytes than that; how
+    many they have then."""
+    num_bytes = sum(size for _, size, _ in files)
+    for used_at, size, path in files:
+        if num_bytes <= max_bytes or used_at >= before:
+            break
+        path.unlink(missing_ok=True)
+        num_bytes -= size
+    return num_bytes

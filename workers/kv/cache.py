@@ -42,10 +42,6 @@ class CacheStats:
     """States that were dropped since the start: for the caps, or as they could not be written or read."""
 
 
-def _used_at(entry: KvEntry) -> float:
-    return time.time() if entry.used_at is None else entry.used_at
-
-
 class OffloadCache:
     """All tiers. A conversation may be in several places; what is longest counts."""
 
@@ -109,7 +105,7 @@ class OffloadCache:
         stays in its place: an older state of a conversation may leave the context after a newer one has come."""
         if self._disk is None:
             entry, state = self._with_room(entry, state)
-        entry = replace(entry, used_at=_used_at(entry))
+        entry = replace(entry, used_at=entry.last_used)
         with self._lock:
             if entry.key in self._ram and self._ram[entry.key].goes_on_from(entry):
                 self._ram.use(entry.key)
@@ -304,7 +300,7 @@ class OffloadCache:
             return 0
         until = time.monotonic() + seconds
         latest: dict[Key, KvEntry] = {}
-        for entry, state in heapq.merge(resident, self._latest_first(), key=lambda one: -_used_at(one[0])):
+        for entry, state in heapq.merge(resident, self._latest_first(), key=lambda one: -one[0].last_used):
             if time.monotonic() >= until:
                 break
             if entry.key in latest and not entry.goes_on_from(latest[entry.key]):
@@ -323,7 +319,7 @@ class OffloadCache:
     def _latest_first(self) -> Iterator[tuple[KvEntry, State]]:
         """What is in RAM, each as it is wanted."""
         with self._lock:
-            keys = [entry.key for entry in sorted(self._ram, key=lambda one: -_used_at(one))]
+            keys = [entry.key for entry in sorted(self._ram, key=lambda one: -one.last_used)]
         for key in keys:
             with self._lock:
                 found = (self._ram[key], self._states[key]) if key in self._ram else None

@@ -13,7 +13,6 @@ import logging
 import os
 import struct
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Unpack
@@ -196,7 +195,7 @@ class Disk:
         """Writes a state, whole or not at all; its file, which is as old as the state's last use. Blocks; raises
         OSError, and TurnpikeError where the folder is shared and cannot be had."""
         path = self._path(entry.key)
-        used_at = time.time() if entry.used_at is None else entry.used_at
+        used_at = entry.last_used
         parts = self._parts(entry, state)
         with self._room(path, sum(len(part) for part in parts), used_at):
             descriptor, temporary = tempfile.mkstemp(dir=self._folder, suffix=PART)

@@ -7,6 +7,7 @@ Pure: it decides, the cache and the disk act.
 from __future__ import annotations
 
 import math
+import time
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -59,6 +60,11 @@ class KvEntry:
     """In order of position, each before the last token."""
     used_at: float | None = field(default=None, compare=False)
     """When its conversation had its last turn, in seconds since the epoch; None where that is not known."""
+
+    @property
+    def last_used(self) -> float:
+        """`used_at`, or now."""
+        return time.time() if self.used_at is None else self.used_at
 
     @property
     def num_tokens(self) -> int:
