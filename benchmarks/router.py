@@ -32,12 +32,11 @@ from benchmarks.harness import CORES, Row, board, gateway, show, tool
 from benchmarks.loads import QUICKEST, mirrored
 from benchmarks.peers import Asked, OverHttp, http_client, until_healthy
 from benchmarks.resident import REAL_MODELS, real_models
-from broker.catalogue import Locked, sha256_of, write_lock
 from broker.messages import Message
 from broker.process import spawn, terminate
 from broker.server import EmbeddedServer
 from producers.data.datasets import load_conversations
-from tests.support import free_port
+from tests.support import free_port, lock_files
 from workers.boards.offers import Offer, Offers
 from workers.boards.settings import BoardSettings
 from workers.boards.spare import SPARE_BYTES
@@ -233,13 +232,7 @@ async def router(files: dict[str, Path], folder: Path) -> AsyncIterator[Peer]:
 
 def sized(files: dict[str, Path], folder: Path) -> list[str]:
     """The board's settings by which one model fits at a time, whichever it is."""
-    locked = {}
-    (folder / "models").mkdir(exist_ok=True)
-    for name, file in files.items():
-        locked[name] = Locked("o/r", "c" * 40, file.name, sha256_of(file), file.stat().st_size)
-        with contextlib.suppress(FileExistsError):
-            locked[name].path_in(folder / "models", name).symlink_to(file.resolve())
-    write_lock(folder / "lock", locked)
+    lock_files(folder, files)
 
     def offers(park_bytes: int) -> dict[str, Offer]:
         lock, models = str(folder / "lock"), str(folder / "models")
