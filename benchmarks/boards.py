@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import statistics
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,12 +17,11 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from benchmarks.harness import ROOT, Row, model, show
-from broker.accounts import BOARD, LOCAL, write_credentials
+from benchmarks.harness import Row, board, model, show
+from broker.accounts import LOCAL
 from broker.catalogue import Locked, sha256_of, write_lock
 from broker.client import Client
 from broker.messages import Sampling
-from broker.process import spawn, terminate
 from broker.server import EmbeddedServer
 from workers.models import DEMO
 
@@ -46,7 +44,7 @@ class Running:
 
 
 @asynccontextmanager
-async def board() -> AsyncIterator[Running]:
+async def loaded_board() -> AsyncIterator[Running]:
     """With NUM_OFFERED models, of which two are loaded."""
     names = [f"m{number}" for number in range(NUM_OFFERED)]
     with TemporaryDirectory(prefix="turnpike-bench-") as name:
@@ -64,19 +62,12 @@ async def board() -> AsyncIterator[Running]:
         write_lock(folder / "lock", locked)
         async with EmbeddedServer(folder / "server") as server:
             await server.ensure(names)
-            write_credentials(folder / "credentials", server.address(BOARD))
-            command = [sys.executable, str(ROOT / "turnpike"), "board", "--credentials", str(folder / "credentials")]
-            command += ["--lock-file", str(folder / "lock"), "--models-dir", str(folder / "models")]
-            command += ["--board-dir", str(folder / "kept")]
-            command += ["--num-ctx", "2048", "--log-level", "WARNING", *(f"--pin={one}" for one in LOADED)]
-            process = await spawn(command, env={"PYTHONPATH": str(ROOT)})
-            try:
-                async with Client(server.address(LOCAL)) as client:
-                    while {one.model for one in await client.workers() if one.is_serving} != set(LOADED):
-                        assert process.returncode is None, "the board did not start"
-                    yield Running(client, psutil.Process(process.pid))
-            finally:
-                await terminate(process, 30.0)
+            flags: list[str | int | Path] = ["--lock-file", folder / "lock", "--models-dir", folder / "models"]
+            flags += ["--num-ctx", 2048, "--log-level", "WARNING", *(f"--pin={one}" for one in LOADED)]
+            async with board(server, folder, *flags) as process, Client(server.address(LOCAL)) as client:
+                while {one.model for one in await client.workers() if one.is_serving} != set(LOADED):
+                    assert process.returncode is None, "the board did not start"
+                yield Running(client, psutil.Process(process.pid))
 
 
 async def first_token(client: Client, number: int) -> float:
@@ -104,7 +95,7 @@ async def compared(running: Running) -> tuple[float, float]:
 
 async def measured() -> list[Row]:
     """A row for each question."""
-    async with board() as running:
+    async with loaded_board() as running:
         process = running.process
         before, started = sum(process.cpu_times()[:2]), time.perf_counter()
         await asyncio.sleep(IDLE_SECONDS)  # being idle is what is measured

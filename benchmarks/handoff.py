@@ -51,7 +51,7 @@ async def moved(
     fetching: list[float] = []
     async with system(*flags, model_file=model_file) as here, another_worker(here, *flags, model_file=model_file):
         for number in range(num_conversations):
-            one = Conversation(here, f"c{number}")
+            one = Conversation(here.client, f"c{number}")
             first = await one.next(text_of(CONTEXT_TOKENS, number), max_tokens=2)
             done = await one.next("And now?", max_tokens=2)
             if done.worker != first.worker:
@@ -77,7 +77,7 @@ async def given(weights: Weights) -> Row:
     # Guesses would make the answers' speed another from window to window.
     flags = ("--threads", CORES, "--num-slots", 8, "--num-ctx", 8192, "--speculation", "off")
     async with system(*flags, "--fetch-bytes-per-second", GIVEN_BYTES_PER_SECOND, model_file=weights.file) as here:
-        await Conversation(here, "idle").next(text_of(CONTEXT_TOKENS), max_tokens=2)
+        await Conversation(here.client, "idle").next(text_of(CONTEXT_TOKENS), max_tokens=2)
         (worker,) = await here.client.workers()
         peer = await connect(here.server.address(WORKER), name="peer")
         num_bytes = 0

@@ -22,7 +22,7 @@ import httpx2
 from rich.console import Console
 from rich.table import Table
 
-from broker.accounts import GATEWAY, LOCAL, WORKER, write_credentials
+from broker.accounts import BOARD, GATEWAY, LOCAL, WORKER, write_credentials
 from broker.answer import Answer
 from broker.client import Client
 from broker.messages import Message, Sampling
@@ -236,6 +236,25 @@ async def gateway(server: EmbeddedServer) -> AsyncIterator[tuple[str, asyncio.su
             yield url, process
         finally:
             await terminate(process)
+
+
+@asynccontextmanager
+async def board(
+    server: EmbeddedServer, folder: Path, *flags: str | int | Path, data: Path | None = None, log: Path | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`turnpike board` on that server, with all that it keeps in that folder, or in `data` what it has measured and
+    verified. `log` is a file for all that it says."""
+    credentials = folder / "board.credentials"
+    write_credentials(credentials, server.address(BOARD))
+    command: list[str | int | Path] = [sys.executable, ROOT / "turnpike", "board", "--credentials", credentials]
+    command += ["--data-dir", data or folder / "data", "--board-dir", folder / "kept", *flags]
+    with contextlib.nullcontext() if log is None else log.open("wb") as told:
+        number = None if told is None else told.fileno()
+        process = await spawn([*map(str, command)], env={"PYTHONPATH": str(ROOT)}, stdout=number, stderr=number)
+        try:
+            yield process
+        finally:
+            await terminate(process, 30.0)
 
 
 @dataclass

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import socket
 import statistics
 import time
 from pathlib import Path
 
 from benchmarks.harness import CORES, Row, asked_for, show, system, text_of, timed, tool
 from broker.process import spawn, terminate
+from tests.support import free_port
 
 NUM_STREAMS = 4
 NUM_DECODE = 160
@@ -51,9 +51,7 @@ async def ours(model_file: Path) -> tuple[float, float, float]:
 
 async def theirs(model_file: Path) -> tuple[float, float]:
     """The same of llama-server, by its own streaming API on the same loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [tool("llama-server"), "-m", model_file, "-t", CORES, "-c", 8192, "-np", 8, "-kvu", "-fa", "on"]
     quiet = asyncio.subprocess.DEVNULL
     server = await spawn([*map(str, command), "--port", str(port), "--log-disable"], stdout=quiet, stderr=quiet)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.harness import CORES, Row, System, Weights, asked_for, show, system, text_of, timed
+from benchmarks.harness import CORES, Row, Weights, asked_for, show, system, text_of, timed
+from broker.client import Client
 from broker.messages import Done, Message, Sampling
 from workers.models import DEMO
 
@@ -24,7 +25,7 @@ ROUNDS = 2
 class Conversation:
     """One that goes on, and what was computed of its prompts."""
 
-    system: System
+    client: Client
     name: str
     messages: list[Message] = field(default_factory=list)
     num_computed: int = 0
@@ -35,7 +36,7 @@ class Conversation:
         self.messages.append(Message("user", text))
         sampling = Sampling(max_tokens=max_tokens, ignore_eos=True)
         started = time.perf_counter()
-        answer = self.system.client.ask("m", self.messages, conversation=self.name, sampling=sampling)
+        answer = self.client.ask("m", self.messages, conversation=self.name, sampling=sampling)
         first: float | None = None
         async for chunk in answer:
             first = first if first is not None or not chunk.tokens else time.perf_counter() - started
@@ -52,7 +53,7 @@ async def rotation() -> Row:
     """Each conversation waits for all others between its turns; 8 slots, and a context that holds about a dozen."""
     flags = ("--num-slots", NUM_SLOTS, "--num-ctx", 2048, "--park-bytes", 1 << 30)
     async with system(*flags, model_file=DEMO.path) as here:
-        conversations = [Conversation(here, f"c{number}") for number in range(NUM_CONVERSATIONS)]
+        conversations = [Conversation(here.client, f"c{number}") for number in range(NUM_CONVERSATIONS)]
         for index in range(NUM_TURNS):
             for number, one in enumerate(conversations):
                 await one.next(f"Our mast {number} of round {index} is {number + index} metres high. " * 4)
@@ -73,11 +74,11 @@ async def restart(weights: Weights) -> Row:
                 flags = ("--threads", CORES, "--disk-bytes", max_bytes, "--kv-dir", f"{folder}/{number}{kind}")
                 text = text_of(CONTEXT_TOKENS, number)
                 async with system(*flags, model_file=weights.file) as here:
-                    one = Conversation(here, "c")
+                    one = Conversation(here.client, "c")
                     await one.next(text, max_tokens=2)
                 async with system(*flags, model_file=weights.file) as here:
                     await timed(here.client, text_of(32), 4)
-                    one.system = here
+                    one.client = here.client
                     done = await one.next("And now?", max_tokens=2)
                     assert (done.usage.cached_in == "disk") == (kind == "disk"), done.usage
                     found[kind].append(one.ttft[-1])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,10 @@ from benchmarks.harness import System, model, tool, worker_libraries
 from broker.messages import Message, Sampling
 from broker.priorities import Priority
 from broker.process import spawn, terminate
+from tests.support import free_port
+
+HEALTHY_SECONDS = 120.0
+"""Within which a server is ready."""
 
 
 @dataclass
@@ -161,15 +164,24 @@ def http_client(url: str) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(base_url=url, timeout=1800, limits=limits)
 
 
+async def until_healthy(http: httpx2.AsyncClient, server: asyncio.subprocess.Process, why: Callable[[], str]) -> None:
+    """Until it says that it is ready. `why` tells of a server that has ended instead."""
+    async with asyncio.timeout(HEALTHY_SECONDS):
+        while True:
+            assert server.returncode is None, why()
+            with suppress(httpx2.HTTPError):
+                if (await http.get("/health")).status_code == 200:
+                    return
+            await asyncio.sleep(0.1)
+
+
 @asynccontextmanager
 async def llama_server(
     *flags: str | int, model_file: Path | None = None, log: Path | None = None, patched: bool = False
 ) -> AsyncIterator[LlamaServer]:
     """Runs it on the loopback until it is left. `log` is a file for all that it says; the `patched` one has our
     attention."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     quietly = ("--log-disable",) if log is None else ("-lv", 5, "--log-prefix", "--log-timestamps", "--log-file", log)
     command = [tool("llama-server"), "-m", model_file or model(), "-fa", "on", "--port", port]
     quiet = asyncio.subprocess.DEVNULL
@@ -178,14 +190,7 @@ async def llama_server(
     server = await spawn([*map(str, command)], env=env, stdout=quiet, stderr=quiet)
     try:
         async with http_client(f"http://127.0.0.1:{port}") as client:
-            for _ in range(1200):
-                assert server.returncode is None, f"llama-server did not start: {command}"
-                try:
-                    if (await client.get("/health")).status_code == 200:
-                        break
-                except httpx2.HTTPError:
-                    pass
-                await asyncio.sleep(0.1)
+            await until_healthy(client, server, lambda: f"llama-server did not start: {command}")
             yield LlamaServer(client)
     finally:
         await terminate(server)

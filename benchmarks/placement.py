@@ -79,8 +79,8 @@ def look_for_proofs() -> None:
     found = {}
     for make in TRACES:
         trace = make()
-        known = [with_ours(trace, rules).room for rules in (DEFAULT_RULES, *OTHER_RULES.values())]
-        goals = [(room.num_loads, sum(one.wait for one in room.seated)) for room in known]
+        known = [with_ours(trace, rules) for rules in (DEFAULT_RULES, *OTHER_RULES.values())]
+        goals = [(one.room.num_loads, one.total_wait) for one in known]
         found[trace.name] = optimum.looked_for(trace, WAITS, most_at_once(), goals)
     optimum.PRICES.write_bytes(msgspec.json.encode(found) + b"\n")
 

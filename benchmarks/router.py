@@ -16,11 +16,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import random
-import socket
 import statistics
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -31,16 +28,15 @@ from tempfile import TemporaryDirectory
 
 import httpx2
 
-from benchmarks.harness import CORES, REAL_MODELS, ROOT, Row, gateway, show, tool
+from benchmarks.harness import CORES, Row, board, gateway, show, tool
 from benchmarks.loads import QUICKEST, mirrored
-from benchmarks.peers import Asked, OverHttp, http_client
-from broker.accounts import BOARD, write_credentials
-from broker.catalogue import Locked, sha256_of, write_lock
+from benchmarks.peers import Asked, OverHttp, http_client, until_healthy
+from benchmarks.resident import REAL_MODELS, real_models
 from broker.messages import Message
 from broker.process import spawn, terminate
 from broker.server import EmbeddedServer
 from producers.data.datasets import load_conversations
-from tools.real_models import pinned
+from tests.support import free_port, lock_files
 from workers.boards.offers import Offer, Offers
 from workers.boards.settings import BoardSettings
 from workers.boards.spare import SPARE_BYTES
@@ -65,9 +61,8 @@ OURS, THEIRS = "a board", "llama-server's router"
 
 def real_files() -> dict[str, Path]:
     """By a name that both servers take; the smallest first."""
-    folder = Path(os.environ.get("TP_MODELS", REAL_MODELS))
-    found = {one.name.replace(".", "_"): folder / one.file for one in pinned() if (folder / one.file).is_file()}
-    assert len(found) > 1, f"fewer than two real models in {folder}: `make real-models` fetches them"
+    found = {name.replace(".", "_"): file for name, file in real_models().items()}
+    assert len(found) > 1, f"fewer than two real models in {REAL_MODELS}: `make real-models` fetches them"
     return dict(sorted(found.items(), key=lambda one: one[1].stat().st_size))
 
 
@@ -204,6 +199,11 @@ async def served(server: Server, trace: Sequence[Arrival], texts: Texts) -> Serv
 # --- Who is asked ---
 
 
+def end_of(log: Path) -> str:
+    """What it said last."""
+    return log.read_text(errors="replace")[-2000:]
+
+
 def count_in(log: Path, words: str) -> Callable[[], int]:
     """How often they are in a log by now."""
     return lambda: log.read_text(errors="replace").count(words)
@@ -217,35 +217,22 @@ async def router(files: dict[str, Path], folder: Path) -> AsyncIterator[Peer]:
     for name, file in files.items():
         with contextlib.suppress(FileExistsError):
             (models / f"{name}.gguf").symlink_to(file.resolve())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [tool("llama-server"), "--models-dir", models, "--models-max", 1, "--port", port, "-fa", "on"]
     command += ["-t", CORES, "-np", NUM_SLOTS, "-c", NUM_CTX, *QUICKEST]
     with log.open("wb") as told:
         process = await spawn([*map(str, command)], stdout=told.fileno(), stderr=told.fileno())
         try:
             async with http_client(f"http://127.0.0.1:{port}") as http:
-                while True:
-                    assert process.returncode is None, log.read_text(errors="replace")[-2000:]
-                    with contextlib.suppress(httpx2.HTTPError):
-                        if (await http.get("/health")).status_code == 200:
-                            break
-                    await asyncio.sleep(0.1)
+                await until_healthy(http, process, partial(end_of, log))
                 yield Peer(http, count_in(log, "spawning server instance with name="))
         finally:
             await terminate(process)
 
 
-def sized(files: dict[str, Path], folder: Path) -> tuple[list[str], dict[str, Offer]]:
+def sized(files: dict[str, Path], folder: Path) -> list[str]:
     """The board's settings by which one model fits at a time, whichever it is."""
-    locked = {}
-    (folder / "models").mkdir(exist_ok=True)
-    for name, file in files.items():
-        locked[name] = Locked("o/r", "c" * 40, file.name, sha256_of(file), file.stat().st_size)
-        with contextlib.suppress(FileExistsError):
-            locked[name].path_in(folder / "models", name).symlink_to(file.resolve())
-    write_lock(folder / "lock", locked)
+    lock_files(folder, files)
 
     def offers(park_bytes: int) -> dict[str, Offer]:
         lock, models = str(folder / "lock"), str(folder / "models")
@@ -255,33 +242,25 @@ def sized(files: dict[str, Path], folder: Path) -> tuple[list[str], dict[str, Of
     smallest, second, *rest = sorted(one.planned_bytes for one in offers(0).values())
     largest = rest[-1] if rest else second
     park_bytes = max(64 * MIB, largest + SLACK_BYTES - smallest - second + MIB)
-    found = offers(park_bytes)
-    memory_bytes = max(one.planned_bytes for one in found.values()) + SLACK_BYTES + SPARE_BYTES
+    memory_bytes = max(one.planned_bytes for one in offers(park_bytes).values()) + SLACK_BYTES + SPARE_BYTES
     flags = ["--park-bytes", park_bytes, "--memory-bytes", memory_bytes, "--num-ctx", NUM_CTX]
     flags += ["--lock-file", folder / "lock", "--models-dir", folder / "models", "--num-slots", NUM_SLOTS]
-    return [*map(str, flags)], found
+    return [*map(str, flags)]
 
 
 @asynccontextmanager
-async def board(flags: Sequence[str], models: Sequence[str], folder: Path, more: Sequence[str]) -> AsyncIterator[Peer]:
+async def turnpike(flags: Sequence[str], models: Sequence[str], folder: Path) -> AsyncIterator[Peer]:
     """A broker, a board and a gateway."""
     log = folder / "board.log"
     with TemporaryDirectory(prefix="turnpike-bench-") as name:
         async with EmbeddedServer(Path(name) / "server") as server:
             await server.ensure(list(models))
-            write_credentials(Path(name) / "credentials", server.address(BOARD))
-            command = [sys.executable, str(ROOT / "turnpike"), "board", "--credentials", f"{name}/credentials"]
-            command += [*flags, "--data-dir", str(folder / "data"), "--board-dir", f"{name}/kept", *more]
-            with log.open("wb") as told:
-                process = await spawn(
-                    command, env={"PYTHONPATH": str(ROOT)}, stdout=told.fileno(), stderr=told.fileno()
-                )
+            async with board(server, Path(name), *flags, data=folder / "data", log=log) as process:
                 try:
                     async with gateway(server) as (url, _), http_client(url) as http:
                         yield Peer(http, count_in(log, " loading model="))
                 finally:
-                    assert process.returncode is None, log.read_text(errors="replace")[-2000:]
-                    await terminate(process, 30.0)
+                    assert process.returncode is None, end_of(log)
 
 
 # --- The question ---
@@ -294,9 +273,9 @@ async def measure(given: argparse.Namespace) -> list[Row]:
     more = ["--min-stay-seconds", "0", *([] if given.no_spare else ["--spare"])]
     with TemporaryDirectory(prefix="turnpike-bench-") as name:
         folder = Path(name)
-        flags, _ = sized(files, folder)  # reads every file
+        flags = sized(files, folder)  # reads every file
         servers: dict[str, Server] = {
-            OURS: partial(board, flags, [*files], folder, more),
+            OURS: partial(turnpike, [*flags, *more], [*files], folder),
             THEIRS: partial(router, files, folder),
         }
         contestants: dict[str, Callable[[], Awaitable[Served]]] = {

@@ -13,16 +13,15 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.harness import CORES, ROOT, Row, Weights, asked_for, show, text_of, timed
-from benchmarks.parking import CONTEXT_TOKENS
+from benchmarks.parking import CONTEXT_TOKENS, Conversation
 from broker.accounts import LOCAL, WORKER, write_credentials
 from broker.client import Client
 from broker.connection import close, connect
-from broker.messages import Done, Message, Sampling
 from broker.process import spawn, terminate
 from broker.server import EmbeddedServer
 from workers.boards.parked import MEMORY, Parked
@@ -31,29 +30,6 @@ NUM_CONVERSATIONS = 8
 FLAGS = ("--num-slots", 4, "--num-ctx", 8192, "--park-bytes", 1 << 30, "--log-level", "WARNING")
 MAX_BYTES = 1 << 31
 DRAIN_SECONDS = 120.0
-
-
-@dataclass
-class Conversation:
-    """One that goes on, and how soon its latest answer began."""
-
-    client: Client
-    name: str
-    messages: list[Message] = field(default_factory=list)
-    ttft: float = 0.0
-
-    async def next(self, text: str) -> Done:
-        self.messages.append(Message("user", text))
-        sampling = Sampling(max_tokens=8, ignore_eos=True)
-        started = time.perf_counter()
-        answer = self.client.ask("m", self.messages, conversation=self.name, sampling=sampling)
-        first: float | None = None
-        async for chunk in answer:
-            first = first if first is not None or not chunk.tokens else time.perf_counter() - started
-        assert first is not None
-        self.ttft = first
-        self.messages.append(Message("assistant", answer.done.text))
-        return answer.done
 
 
 @dataclass
@@ -128,7 +104,7 @@ async def swapped(weights: Weights, how: str) -> Swapped:
                 done = await talk.next("And now?")
                 again += max(0, most - done.usage.cached_tokens)
                 assert how == "none" or done.usage.cached_in == {"here": "board", "there": "peer"}[how], done.usage
-        ttft = statistics.median(talk.ttft for talk in conversations)
+        ttft = statistics.median(talk.ttft[-1] for talk in conversations)
         return Swapped(again / sum(known), ttft, kept_bytes, drain_seconds)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -22,13 +23,14 @@ from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 
 from broker import codec, placing, subjects
-from broker.accounts import BOARD, read_credentials, write_credentials
+from broker.accounts import BOARD, REAPER, read_credentials, write_credentials
 from broker.connection import Address, close, connect
 from broker.messages import Point
 from broker.messages.boards import BoardState, ModelOnBoard
 from broker.placing import Placement, Watch
 from broker.points import Measurement
 from broker.process import run, spawn
+from broker.reaper import reap
 from broker.server import EmbeddedServer
 from tests.support import ROOT
 from workers.boards import presence, supervisor
@@ -232,6 +234,25 @@ async def board_process(
 
 def children_of(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def is_gone(pidfd: int, seconds: float = SECONDS) -> bool:
+    """Whether that process ends within so many seconds. The descriptor is closed then."""
+    gone, _, _ = await asyncio.to_thread(select.select, [pidfd], [], [], seconds)
+    os.close(pidfd)
+    return bool(gone)
+
+
+@asynccontextmanager
+async def reaping(server: EmbeddedServer) -> AsyncIterator[None]:
+    """Turns that wait for what cannot be loaded are ended."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(reap(server.address(REAPER), stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, SECONDS)
 
 
 class Heard:

@@ -1,4 +1,4 @@
-"""What tests of all kinds use: where the command is, free ports, waiting for what tells nobody that it has changed."""
+"""What tests of all kinds use: where the command is, free ports, locked files, waiting for what tells nobody of it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
+
+from broker.catalogue import Locked, sha256_of, write_lock
 
 ROOT = Path(__file__).parents[1]
 TURNPIKE = [sys.executable, str(ROOT / "turnpike")]
@@ -59,6 +61,16 @@ async def answer_to(nc: NatsConnection, subject: str, payload: bytes, seconds: f
         while True:
             with contextlib.suppress(NoRespondersError):
                 return await nc.request(subject, payload, timeout=seconds)
+
+
+def lock_files(folder: Path, files: Mapping[str, Path]) -> None:
+    """A folder's `lock` of these models, and its `models` with links to their files."""
+    (folder / "models").mkdir(exist_ok=True)
+    locked = {}
+    for name, file in files.items():
+        locked[name] = Locked("o/r", "c" * 40, file.name, sha256_of(file), file.stat().st_size)
+        locked[name].path_in(folder / "models", name).symlink_to(file.resolve())
+    write_lock(folder / "lock", locked)
 
 
 class RunFolder:

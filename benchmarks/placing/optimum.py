@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from benchmarks.placing.traces import NUM_SLOTS, Model, Trace, Turn
+from benchmarks.placing.traces import NUM_SLOTS, Trace, Turn
 
 SLICE_SECONDS = 5.0
 PRICES = Path(__file__).with_name("prices.json")
@@ -98,17 +98,20 @@ class Cheapest:
     """Models that are there in each slice."""
 
 
+def _by_model(trace: Trace) -> dict[str, list[Turn]]:
+    found: dict[str, list[Turn]] = {}
+    for turn in trace.turns:
+        found.setdefault(turn.model.name, []).append(turn)
+    return found
+
+
 class Problem:
     """A trace in slices: arrays whose first index is a model, and whose second is the slice in which it was let go."""
 
     def __init__(self, trace: Trace, waits: Waits, num_at_once: int, slice_seconds: float = SLICE_SECONDS) -> None:
         self.num_at_once, self._slice = num_at_once, slice_seconds
-        of: dict[str, list[Turn]] = {}
-        for turn in trace.turns:
-            of.setdefault(turn.model.name, []).append(turn)
-        known: dict[str, Model] = {name: turns[0].model for name, turns in of.items()}
-        self._turns = [of[name] for name in sorted(of)]
-        self._loads = [known[name].load_seconds for name in sorted(of)]
+        self._turns = [turns for _, turns in sorted(_by_model(trace).items())]
+        self._loads = [turns[0].model.load_seconds for turns in self._turns]
         self._shortest = [min(turn.seconds for turn in turns) for turns in self._turns]
         self.num_slices = int(max(turn.at + waits.of(turn) for turn in trace.turns) // slice_seconds) + 2
         stays = [load + seconds for load, seconds in zip(self._loads, self._shortest, strict=True)]
@@ -268,9 +271,7 @@ def _fewest_loads(trace: Trace, waits: Waits, num_at_once: int) -> int:
     """By when the first turns of all models are due, all of them have been loaded, and no more are there than fit. The
     others have gone by then: for good those whose turns fit all into one board's slots before; the rest is loaded
     again, or was loaded twice."""
-    of: dict[str, list[Turn]] = {}
-    for turn in trace.turns:
-        of.setdefault(turn.model.name, []).append(turn)
+    of = _by_model(trace)
     due = max(min(turn.at + waits.of(turn) for turn in turns) for turns in of.values())
     num_finished = 0
     for turns in of.values():

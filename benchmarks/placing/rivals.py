@@ -7,6 +7,7 @@ before several of them) is what people put there; each gets the better one.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from benchmarks.placing.room import Board, Loaded, Room
 from benchmarks.placing.traces import Model, Turn, models
 
 
-class Instance:
+class Instance(ABC):
     """A server on a board: hands turns to their model's process, where they wait for a slot in order of arrival."""
 
     def __init__(self, room: Room, board: Board) -> None:
@@ -32,9 +33,9 @@ class Instance:
         self.num_asked[turn.model.name] += 1
         self.take(turn)
 
+    @abstractmethod
     def take(self, turn: Turn) -> None:
         """By the server's own rules."""
-        raise NotImplementedError
 
     def finished(self, turn: Turn) -> None:
         """Its slot is free, and the next one's turn."""
@@ -43,9 +44,11 @@ class Instance:
         self._handed[turn.model.name] -= 1
         self._start()
 
+    @abstractmethod
     def loaded(self, model: Model) -> None:
         """It may take turns."""
 
+    @abstractmethod
     def gone(self, model: Model) -> None:
         """Its memory is free."""
 

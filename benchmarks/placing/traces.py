@@ -58,7 +58,6 @@ class Trace:
     """When turns of which model come, in order."""
 
     name: str
-    about: str
     turns: tuple[Turn, ...]
 
 
@@ -117,7 +116,7 @@ def poisson(seed: int = 1, seconds: float = 2400.0, rate: float = 0.25) -> Trace
     arrivals: list[_Arrival] = []
     for at in _poisson(rate, seconds, chance):
         arrivals.append((at, chance.choices(range(NUM_MODELS), weights)[0], chance.random() < 0.7))
-    return Trace("Poisson", "at random, a few models asked for most", _turns(arrivals, chance))
+    return Trace("Poisson", _turns(arrivals, chance))
 
 
 def bursts(seed: int = 2, seconds: float = 2400.0, every: float = 50.0) -> Trace:
@@ -127,7 +126,7 @@ def bursts(seed: int = 2, seconds: float = 2400.0, every: float = 50.0) -> Trace
     for at in _poisson(1 / every, seconds, chance):
         index, is_interactive = chance.randrange(NUM_MODELS), chance.random() < 0.5
         arrivals += [(at + chance.uniform(0, 20), index, is_interactive) for _ in range(chance.randint(4, 16))]
-    return Trace("bursts", "a burst of one model's turns in 50 s", _turns(arrivals, chance))
+    return Trace("bursts", _turns(arrivals, chance))
 
 
 def day_and_night(seed: int = 3, day: float = 1200.0, num_days: int = 2, rate: float = 0.3) -> Trace:
@@ -140,14 +139,14 @@ def day_and_night(seed: int = 3, day: float = 1200.0, num_days: int = 2, rate: f
         weights = [0.1 + max(0.0, math.sin(hour)) ** 2 for hour in hours]
         share = 0.9 if at % day < day / 2 else 0.2
         arrivals.append((at, chance.choices(range(NUM_MODELS), weights)[0], chance.random() < share))
-    return Trace("day and night", "each model has its hours", _turns(arrivals, chance))
+    return Trace("day and night", _turns(arrivals, chance))
 
 
 def all_at_once(seed: int = 4, each: int = 15) -> Trace:
     """Fifteen turns of every model within a second, in any order, half of them interactive."""
     chance = random.Random(seed)
     arrivals = [(chance.random(), index, number % 2 == 0) for index in range(NUM_MODELS) for number in range(each)]
-    return Trace("all at once", "15 turns of every model in one second", _turns(arrivals, chance))
+    return Trace("all at once", _turns(arrivals, chance))
 
 
 OTHER_SEEDS = (11, 12, 13)

@@ -14,13 +14,14 @@ import asyncio
 import json
 import os
 import random
-import select
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
+
+from nats.aio.client import Client as NatsConnection
 
 from broker import jetstream, subjects
 from broker.accounts import LOCAL, OPERATOR
@@ -29,7 +30,7 @@ from broker.connection import close, connect
 from broker.messages.boards import AVAILABLE, BROKEN, DRAINING, LOADING
 from broker.placing import CLAIM_SECONDS, Watch
 from broker.process import spawn, terminate
-from tests.board_fakes import children_of
+from tests.board_fakes import children_of, is_gone
 from tests.chaos.account import HEADER, BoardsAccount
 from tests.chaos.board_logs import KILLED, loads_of, stamp
 from tests.chaos.cable import WHY_NO_CABLES, Cable, can_lay_cables, lay_cable
@@ -64,6 +65,7 @@ class BoardsChaos:
         self._cluster = Cluster(folder, self._models[0], host=host, ack_wait_seconds=ACK_WAIT_SECONDS)
         self._boards: list[Process] = []
         self._producers: list[Process] = []
+        self._producer_files = [folder / f"producer{index}.jsonl" for index in range(NUM_PRODUCERS)]
         self._watch: Watch | None = None
         self.account = BoardsAccount(seed)
 
@@ -78,7 +80,7 @@ class BoardsChaos:
 
     async def _start_producer(self, index: int) -> Process:
         command: list[str | Path] = [sys.executable, "-m", "tests.chaos.producer", self._cluster.credentials(LOCAL)]
-        command += [self._folder / f"producer{index}.jsonl", f"{self.account.seed}/{index}/{time.time()}", SIZE]
+        command += [self._producer_files[index], f"{self.account.seed}/{index}/{time.time()}", SIZE]
         command += [",".join(self._asked), str(self._scale.num_turns // NUM_PRODUCERS)]
         command += [str(NUM_PRODUCERS * CONCURRENCY / self._scale.turns_per_second)]
         with (self._folder / f"producer{index}.log").open("ab") as log:
@@ -97,9 +99,7 @@ class BoardsChaos:
         await board.wait()
         stamp(self._folder / f"b{index}.log", KILLED)
         for pid, there in workers.items():
-            gone, _, _ = await asyncio.to_thread(select.select, [there], [], [], DEATH_SECONDS)
-            os.close(there)
-            self.account.orphans += [] if gone else [pid]
+            self.account.orphans += [] if await is_gone(there, DEATH_SECONDS) else [pid]
         await asyncio.sleep(self._rng.choice((0.0, 0.0, self._scale.max_away_seconds)))
         self._boards[index] = await self._start_board(index)
 
@@ -239,9 +239,8 @@ class BoardsChaos:
                 await self._until_asked()
                 self.account.seconds = time.perf_counter() - started
                 await self._end(self._watch)
-            files = [self._folder / f"producer{index}.jsonl" for index in range(NUM_PRODUCERS)]
-            await self.account.settle(files, expected, self._cluster.address(OPERATOR))
-            self.account.left += await self._queued()
+            await self.account.settle(self._producer_files, expected, self._cluster.address(OPERATOR))
+            self.account.left += await _queued(nc)
         finally:
             await close(nc)
             for process in self._producers:
@@ -270,19 +269,15 @@ class BoardsChaos:
 
     async def _until_asked(self) -> None:
         """Things break until the producers have asked for all turns; their ends are waited for in peace."""
-        stop = asyncio.Event()
+        stop, acknowledged = asyncio.Event(), _Acknowledged(self._producer_files)
+        num_wanted = self._scale.num_turns - 2 * NUM_PRODUCERS
         async with asyncio.TaskGroup() as group:
             group.create_task(self._break_things(stop))
-            await eventually(self._are_all_asked, RUN_SECONDS)
+            await eventually(lambda: acknowledged.count() >= num_wanted, RUN_SECONDS)
             stop.set()
         async with asyncio.timeout(SETTLE_SECONDS):
             codes = await asyncio.gather(*(producer.wait() for producer in self._producers))
         assert set(codes) == {0}, f"producers ended with {codes}"
-
-    def _are_all_asked(self) -> bool:
-        files = [self._folder / f"producer{index}.jsonl" for index in range(NUM_PRODUCERS)]
-        num = sum(one.read_text().count('"event": "acknowledged"') for one in files if one.exists())
-        return num >= self._scale.num_turns - 2 * NUM_PRODUCERS
 
     async def _end(self, watch: Watch) -> None:
         """Half of the boards end, the others are killed: then nothing may be claimed any more, once that expires."""
@@ -302,13 +297,30 @@ class BoardsChaos:
         self.account.orphans += _workers_in(self._folder)
         self.account.left += [str(path) for path in (self._folder / "kept").glob("*/*/*.part")]
 
-    async def _queued(self) -> list[str]:
-        nc = await connect(self._cluster.address(OPERATOR), name="queued")
-        try:
-            streams = await jetstream.streams(nc, subjects.ALL_TURNS)
-            return [f"{one.state.num_messages} turns in {one.name}" for one in streams if one.state.num_messages]
-        finally:
-            await close(nc)
+
+class _Acknowledged:
+    """Turns that producers have noted as acknowledged, in files that grow: each line is read once."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._read = dict.fromkeys(files, 0)
+        """Bytes of whole lines."""
+        self._num = 0
+
+    def count(self) -> int:
+        """Until now."""
+        for path, num_read in self._read.items():
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                file.seek(num_read)
+                news = file.read()
+                end = news.rfind(b"\n") + 1
+                self._num += news.count(b'"event": "acknowledged"', 0, end)
+                self._read[path] += end
+        return self._num
+
+
+async def _queued(nc: NatsConnection) -> list[str]:
+    streams = await jetstream.streams(nc, subjects.ALL_TURNS)
+    return [f"{one.state.num_messages} turns in {one.name}" for one in streams if one.state.num_messages]
 
 
 def _children(pid: int) -> list[int]:

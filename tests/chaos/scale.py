@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.catalogue import Locked, sha256_of, write_lock
 from tests.chaos.account import AWAY_SECONDS
+from tests.support import lock_files
 from workers.boards.offers import Offers
 from workers.boards.settings import BoardSettings
 from workers.llama.random_model import write_model
@@ -57,16 +57,11 @@ def models_in(folder: Path, num_models: int, real: Path | None) -> dict[str, Pat
 
 def lock_models(folder: Path, models: Mapping[str, Path]) -> dict[str, int]:
     """The bytes of memory that each is planned with."""
-    there, locked = folder / "models", {}
-    there.mkdir(exist_ok=True)
-    for name, file in models.items():
-        locked[name] = Locked("o/r", "c" * 40, file.name, sha256_of(file), file.stat().st_size)
-        locked[name].path_in(there, name).symlink_to(file.absolute())
-    write_lock(folder / "lock", locked)
+    lock_files(folder, models)
     settings = BoardSettings(
         model=tuple(models),
         lock_file=str(folder / "lock"),
-        models_dir=str(there),
+        models_dir=str(folder / "models"),
         deterministic=True,
         num_ctx=NUM_CTX,
         num_slots=NUM_SLOTS,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from nats.aio.client import Client as NatsConnection
 
 from broker import subjects
-from broker.accounts import BOARD, REAPER, WORKER
+from broker.accounts import BOARD, WORKER
 from broker.answer import TurnFailed
 from broker.client import Client
 from broker.connection import close, connect
@@ -21,9 +19,8 @@ from broker.errors import NotLoaded
 from broker.messages.boards import BROKEN, SERVING
 from broker.placing import Watch
 from broker.priorities import INTERACTIVE
-from broker.reaper import reap
 from broker.server import EmbeddedServer
-from tests.board_fakes import SECONDS, is_in, model_of, running_board, until
+from tests.board_fakes import SECONDS, is_in, model_of, reaping, running_board, until
 from workers.boards import models
 from workers.boards.queues import Queues
 
@@ -31,17 +28,6 @@ from workers.boards.queues import Queues
 @pytest.fixture
 def queue_names() -> list[str]:
     return ["a", "b"]
-
-
-@asynccontextmanager
-async def reaping(nats_server: EmbeddedServer) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    task = asyncio.create_task(reap(nats_server.address(REAPER), stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await asyncio.wait_for(task, SECONDS)
 
 
 async def test_what_crashes_one_board_is_loaded_by_another_and_no_turn_ends_for_it(
@@ -78,7 +64,8 @@ async def test_what_no_board_can_load_ends_its_turns_with_one_error_and_is_tried
         why = "model 'a' cannot be loaded: model file m.gguf: is no model"
         for answer in answers:
             with pytest.raises(TurnFailed, match=f"^not_loaded: {why}$") as ended:
-                await asyncio.wait_for(_end_of(answer), SECONDS)
+                async with asyncio.timeout(SECONDS):
+                    await answer
             assert ended.value.failed.retryable
             assert 0 <= (ended.value.failed.retry_after or 0) <= 2.0
         with pytest.raises(NotLoaded, match=r"is no model; a board tries again in [0-2] s"):
@@ -94,18 +81,14 @@ async def test_what_no_board_can_load_ends_its_turns_with_one_error_and_is_tried
         again = client.ask("a", "again")
         await again.publish()
         with pytest.raises(TurnFailed, match="is no model"):
-            await asyncio.wait_for(_end_of(again), SECONDS)
+            async with asyncio.timeout(SECONDS):
+                await again
         broken = await until(
             watch, lambda found: one if (one := model_of(found, "a")) and one.num_failures > 1 else None
         )
         assert 3 < broken.retry_at - broken.since < 5
         assert board.models() == ["a", "a"]
         await board.end()
-
-
-async def _end_of(answer: object) -> None:
-    async for _ in answer:  # type: ignore[attr-defined]
-        pass
 
 
 async def test_a_turn_behind_those_that_were_cancelled_in_the_queue_is_waiting_and_not_older_than_it_is(

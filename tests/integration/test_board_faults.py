@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -30,6 +29,7 @@ from tests.board_fakes import (
     SECONDS,
     board_process,
     children_of,
+    is_gone,
     is_in,
     model_of,
     running_board,
@@ -70,8 +70,7 @@ async def killed(process: asyncio.subprocess.Process) -> None:
     assert workers
     os.kill(process.pid, signal.SIGKILL)
     for worker in workers:
-        assert (await asyncio.to_thread(select.select, [worker], [], [], SECONDS))[0]
-        os.close(worker)
+        assert await is_gone(worker)
     await process.wait()
 
 
@@ -105,7 +104,8 @@ async def test_a_board_that_is_killed_between_a_claim_and_its_load_leaves_what_i
         await client.ask("b", "hello").publish()
         await until(watch, is_in("a", DRAINING))
         claimed = await until(watch, lambda found: found if ("b", 0) in found.claims else None)
-        assert model_of(claimed, "b") is None or model_of(claimed, "b").state == AVAILABLE  # type: ignore[union-attr]
+        told = model_of(claimed, "b")
+        assert told is None or told.state == AVAILABLE
         async with running_board(nats_server, tmp_path, {"b": "serves"}, name="b2") as second:
             await until(watch, lambda found: state_of(found, "b2"))
             assert second.models() == [], "it is claimed"
@@ -237,9 +237,10 @@ async def test_a_worker_that_was_started_ahead_and_is_lost_is_given_no_model(
                 await watch.changed(0.1)
         spare = os.pidfd_open(board.started[1].pid)
         os.kill(board.started[1].pid, number)
-        if number == signal.SIGSTOP:  # it is ended
-            assert (await asyncio.to_thread(select.select, [spare], [], [], SECONDS))[0]
-        os.close(spare)
+        if number == signal.SIGSTOP:
+            assert await is_gone(spare), "it is ended"
+        else:
+            os.close(spare)
         await client.ask("b", "hello").publish()
         await until(watch, is_in("b", SERVING))
         assert board.models()[:3] == ["a", "", "b"]

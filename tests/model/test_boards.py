@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 import re
-import select
 import shutil
 import signal
 import struct
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from broker import placing
-from broker.accounts import BOARD, LOCAL, OPERATOR, REAPER, write_credentials
+from broker.accounts import BOARD, LOCAL, OPERATOR, write_credentials
 from broker.answer import TurnFailed
 from broker.catalogue import Locked, read_lock, write_lock
 from broker.client import Client
@@ -27,10 +26,9 @@ from broker.messages import Message, Sampling
 from broker.messages.boards import AVAILABLE, BROKEN, DRAINING, LOADING, SERVING, BoardState, Claim
 from broker.placing import Placement, Watch
 from broker.process import EXIT_ERROR, spawn
-from broker.reaper import reap
 from broker.server import EmbeddedServer
 from broker.topology import Limits
-from tests.board_fakes import children_of, is_in, model_of, state_of, until
+from tests.board_fakes import children_of, is_gone, is_in, model_of, reaping, state_of, until
 from tests.support import TURNPIKE, eventually, free_port
 from workers.boards.offers import Offers
 from workers.boards.settings import BoardSettings
@@ -170,7 +168,7 @@ async def test_a_board_that_is_killed_while_it_drains_leaves_no_worker_and_the_n
         process.terminate()
         await until(watch, is_in("a", DRAINING))
         os.kill(process.pid, signal.SIGKILL)
-        await asyncio.to_thread(wait_for, gone)
+        assert await is_gone(gone, SECONDS)
         await ended(process)
     async with board(tmp_path, *words):
         async with asyncio.timeout(SECONDS):
@@ -256,9 +254,8 @@ async def test_each_kind_of_bad_file_is_one_error_to_the_turn_that_waits_and_cos
     for answer in waiting.values():
         await answer.publish()
     names = [word for name in ("a", *reasons) for word in ("--model", name)]
-    stop = asyncio.Event()
-    reaping = asyncio.create_task(reap(server.address(REAPER), stop))
-    async with board(tmp_path, "board", *names, *files, *EAGER, "--memory-bytes", "600000000") as process:
+    memory = ("--memory-bytes", "600000000")
+    async with reaping(server), board(tmp_path, "board", *names, *files, *EAGER, *memory) as process:
         for name, answer in waiting.items():
             with pytest.raises(TurnFailed) as failed:
                 async with asyncio.timeout(SECONDS):
@@ -273,8 +270,6 @@ async def test_each_kind_of_bad_file_is_one_error_to_the_turn_that_waits_and_cos
         assert await answered(client, "cut")
         os.kill(process.pid, signal.SIGTERM)
         assert await ended(process) == 0
-    stop.set()
-    await reaping
     loads = Counter(re.findall(r"loading model=(\w+)", log_of(tmp_path)))
     assert loads == {"a": 1, "cut": 1, "changed": 1, "aborts": 1, "refused": 1}
 
@@ -284,16 +279,13 @@ async def test_a_board_that_can_load_nothing_of_what_it_was_told_to_says_so_to_t
 ) -> None:
     answer = client.ask("a", QUESTION, sampling=SHORT)
     await answer.publish()
-    stop = asyncio.Event()
-    reaping = asyncio.create_task(reap(server.address(REAPER), stop))
-    async with board(tmp_path, "board", *locked(tmp_path, "a", "b"), "--memory-bytes", "1000000") as process:
+    words = ("board", *locked(tmp_path, "a", "b"), "--memory-bytes", "1000000")
+    async with reaping(server), board(tmp_path, *words) as process:
         with pytest.raises(TurnFailed, match=r"takes .* MiB, and this board has 1 MiB for models: a smaller --num-ctx"):
             async with asyncio.timeout(SECONDS):
                 await answer
         os.kill(process.pid, signal.SIGTERM)
         assert await ended(process) == 0
-    stop.set()
-    await reaping
 
 
 async def test_a_board_without_any_models_file_says_what_is_missing(server: EmbeddedServer, tmp_path: Path) -> None:
@@ -316,8 +308,3 @@ def swapped(found: Placement) -> BoardState | None:
 
 def resident_kib(pid: int) -> int:
     return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0])
-
-
-def wait_for(pidfd: int) -> None:
-    assert select.select([pidfd], [], [], SECONDS)[0]
-    os.close(pidfd)

@@ -10,7 +10,6 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import placing
 from broker.accounts import BOARD, OPERATOR, write_credentials
-from broker.catalogue import Locked, sha256_of, write_lock
 from broker.connection import close, connect
 from broker.messages.boards import AVAILABLE, LOADING, SERVING, Order
 from broker.model_status import progress
@@ -19,7 +18,7 @@ from broker.process import spawn, terminate
 from broker.server import EmbeddedServer
 from tests.board_fakes import is_in, model_of, state_of, until
 from tests.real import GEMMA, real_model
-from tests.support import TURNPIKE
+from tests.support import TURNPIKE, lock_files
 from workers.llama.context import LlamaModel
 
 SECONDS = 120.0
@@ -52,17 +51,13 @@ async def loaded(operator: NatsConnection, watch: Watch) -> list[tuple[float, fl
 
 
 async def test_a_load_is_told_from_its_beginning_to_its_end(tmp_path: Path) -> None:
-    file = real_model(GEMMA)
-    lock, models = tmp_path / "lock", tmp_path / "models"
-    models.mkdir()
-    one = Locked("o/r", "c" * 40, file.name, sha256_of(file), file.stat().st_size)
-    one.path_in(models, "g").symlink_to(file.resolve())
-    write_lock(lock, {"g": one})
+    lock_files(tmp_path, {"g": real_model(GEMMA)})
     async with EmbeddedServer(tmp_path / "server") as server:
         await server.ensure(["g"])
         write_credentials(tmp_path / "board.credentials", server.address(BOARD))
-        command = [*TURNPIKE, "board", "--credentials", tmp_path / "board.credentials", "--lock-file", lock]
-        command += ["--models-dir", models, "--data-dir", tmp_path / "data", "--node", "b1"]
+        command = [*TURNPIKE, "board", "--credentials", tmp_path / "board.credentials", "--node", "b1"]
+        command += ["--lock-file", tmp_path / "lock", "--models-dir", tmp_path / "models"]
+        command += ["--data-dir", tmp_path / "data"]
         command += ["--board-dir", tmp_path / "kept", "--num-ctx", "1024", "--num-slots", "2", "--log-level", "WARNING"]
         operator = await connect(server.address(OPERATOR), name="operator")
         board = await spawn([*map(str, command)])

@@ -39,7 +39,7 @@ NAMES = {"A": A, "B": B, "C": C}
 def trace_of(*turns: tuple[str, float, float]) -> Trace:
     """Interactive turns: which model's, when, and how long."""
     made = [Turn(number, at, NAMES[name], True, seconds) for number, (name, at, seconds) in enumerate(turns)]
-    return Trace("by hand", "", tuple(made))
+    return Trace("by hand", tuple(made))
 
 
 def order(room: Room) -> str:
@@ -113,7 +113,7 @@ def test_boards_with_memory_for_two_models_swap_less() -> None:
 def test_hours_of_another_models_batch_hold_up_no_interactive_turn_beyond_the_bound() -> None:
     backlog = [Turn(number, 0.0, C, False, 20.0) for number in range(2000)]
     asked = [Turn(2000 + number, 60.0 * number, A, True, 10.0) for number in range(60)]
-    room = on_one_board(Trace("by hand", "", tuple(sorted((*backlog, *asked), key=lambda one: one.at))), Turnpike)
+    room = on_one_board(Trace("by hand", tuple(sorted((*backlog, *asked), key=lambda one: one.at))), Turnpike)
     interactive = [one for one in room.seated if one.turn.is_interactive]
     assert max(map(room.absent.longest, interactive)) <= DEFAULT_RULES.interactive_seconds
     assert room.loading_seconds <= room.now / 2
