@@ -47,6 +47,10 @@ async def kept(
         except ExceptionGroup as group:
             expected, others = group.split(_PASSING)
             raise others or (expected or group).exceptions[0] from None
+        except asyncio.CancelledError:
+            # A signal cancels who connects; this has begun long ago as its process sees it, and ends as `stop` says.
+            if not stop.is_set():
+                raise
 
     async def until_stop(seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
