@@ -102,7 +102,15 @@ class WorkerInfo(Struct, frozen=True):
     @property
     def file_bytes(self) -> int | None:
         """Of the model file, where it tells."""
-        text = self.facts.get("file_bytes", "")
+        return self._count("file_bytes")
+
+    @property
+    def file_time(self) -> int | None:
+        """When the model file was last written, in seconds since the epoch, where it tells."""
+        return self._count("file_time")
+
+    def _count(self, fact: str) -> int | None:
+        text = self.facts.get(fact, "")
         return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
     @property

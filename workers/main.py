@@ -384,6 +384,7 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "llama.cpp": system_info().strip(),
         "file": loaded.model.path.name,
         "file_bytes": str(loaded.model.file_bytes),
+        "file_time": str(int(loaded.model.path.stat().st_mtime)),
         "active_bytes": str(loaded.active_bytes),
         "file_sha256": known_sha256(config),
         **machine_facts(),
