@@ -157,6 +157,18 @@ def test_blanks_alone_are_no_block_before_a_call_and_are_told_where_there_is_not
     assert blocks(streamed(end=done())) == whole(done())["content"] == []
 
 
+def test_a_call_that_breaks_off_is_told_with_its_last_arguments_before_the_text_that_it_became() -> None:
+    told = streamed(
+        Chunk(1, 0, "", calls=(CallDelta(0, "a", "lamp", '{"on"'),)),
+        Chunk(2, 0, '{"on": ', calls=(CallDelta(0, arguments=": ", offset=5),)),
+        end=done('{"on": ', "length"),
+    )
+    started = [one["content_block"] for one in told if one["type"] == "content_block_start"]
+    assert [one["type"] for one in started] == ["tool_use", "text"]
+    deltas = [one["delta"] for one in told if one["type"] == "content_block_delta"]
+    assert "".join(one.get("partial_json", "") for one in deltas) == '{"on": '
+
+
 def test_thoughts_that_are_not_to_be_told_leave_a_block_that_says_so() -> None:
     hidden = [{"type": "thinking", "thinking": "", "signature": "t1"}, {"type": "text", "text": "Yes."}]
     end = done("Yes.", reasoning="Hm.")
