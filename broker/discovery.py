@@ -36,7 +36,9 @@ CHAT, RAW, SCORE, TOOLS, THINKING = "chat", "raw", "score", "tools", "thinking"
 tools, calls or thoughts, and to think or not, as a turn says: its model has thoughts."""
 PENALTIES = "penalties"
 """It knows presence and frequency penalties, and biases."""
-OF_RELEASE = (PENALTIES,)
+PREFILL = "prefill"
+"""The last message may be an assistant's, whose text is gone on with, or the system's."""
+OF_RELEASE = (PENALTIES, PREFILL)
 """What every worker of this release can, whatever its model is."""
 OF_BOARD = "board"
 """The fact that names the board that has started a worker."""
@@ -111,15 +113,7 @@ class WorkerInfo(Struct, frozen=True):
     @property
     def file_bytes(self) -> int | None:
         """Of the model file, where it tells."""
-        return self._count("file_bytes")
-
-    @property
-    def file_time(self) -> int | None:
-        """When the model file was last written, in seconds since the epoch, where it tells."""
-        return self._count("file_time")
-
-    def _count(self, fact: str) -> int | None:
-        text = self.facts.get(fact, "")
+        text = self.facts.get("file_bytes", "")
         return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.discovery import PENALTIES
+from broker.discovery import PENALTIES, PREFILL
 from producers.gateway.dialect import Asked
 
 
@@ -11,4 +11,6 @@ def abilities_for(asked: Asked) -> frozenset[str]:
     sampling, found = asked.sampling, set(asked.can)
     if sampling.presence_penalty or sampling.frequency_penalty or sampling.logit_bias:
         found.add(PENALTIES)
+    if asked.history and asked.history[-1].role in ("assistant", "system"):
+        found.add(PREFILL)
     return frozenset(found)
