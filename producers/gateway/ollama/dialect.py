@@ -52,7 +52,9 @@ class Ollama:
             Plain("GET", "/api/tags", _tags, "Models and policies that a request can be for"),
             Plain("GET", "/api/ps", _running, "Models that are loaded"),
             Plain("POST", "/api/show", _show, "What is known of a model", ShowRequest, (400, 404)),
-            Plain("POST", "/api/pull", _pull, "How far a model is", PullRequest, (400, 500), media_type=LINES),
+            Plain(
+                "POST", "/api/pull", _pull, "How far a model is", PullRequest, (400, 500), media_type=LINES
+            ),
             *(
                 Plain(method, path, _refused(what), f"Refused: {what} by operators alone", statuses=(403,))
                 for method, path, what in REFUSED

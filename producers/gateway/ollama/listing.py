@@ -26,11 +26,7 @@ def tagged(model: str) -> str:
 
 def tags(models: Iterable[Listed]) -> dict[str, Any]:
     """All of them."""
-    return {
-        "models": [
-            _entry(one) | {"modified_at": _modified_at(one), "capabilities": capabilities(one)} for one in models
-        ]
-    }
+    return {"models": [_entry(one) | {"modified_at": _modified_at(one), "capabilities": capabilities(one)} for one in models]}
 
 
 def running(models: Iterable[Listed]) -> dict[str, Any]:
