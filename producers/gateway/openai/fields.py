@@ -76,7 +76,14 @@ SERVERS: Mapping[str, Harmless] = {
     "verbose": (False,),
 }
 """What such servers do besides."""
-HARMLESS: Mapping[str, Harmless] = {**OPENAI, **SAMPLERS, **SERVERS}
+HARMLESS: dict[str, Harmless] = {**OPENAI, **SAMPLERS, **SERVERS}
+RESPONSES_HARMLESS: Mapping[str, Harmless] = HARMLESS | {
+    "background": (False,),
+    "context_management": ([],),
+    "max_tool_calls": (),
+    "truncation": ("disabled",),
+}
+"""Of the Responses API besides."""
 
 REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "functions": (((),), "use tools"),
