@@ -51,18 +51,22 @@ class _Taken:
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """As of now: a turn whose model a policy chose may have gone to the next one."""
-        first, decision = (self.answers[0] if self.answers else None), self.decision
-        if isinstance(first, FallbackAnswer):
-            decision = first.decision
-        found = {
-            "turnpike-turn": ", ".join(answer.turn.id for answer in self.answers),
-            "turnpike-conversation": first.turn.conversation if first is not None else "",
-            "turnpike-model": decision.model,
-            "turnpike-route": f"{decision.policy}: {decision.reason}" if decision.policy else decision.reason,
-        }
+        found, decision = {}, self.decision
+        if self.answers:
+            first = self.answers[0]
+            if isinstance(first, FallbackAnswer):
+                decision = first.decision
+            found = {
+                "turnpike-turn": ", ".join(answer.turn.id for answer in self.answers),
+                "request-id": first.turn.id,
+                "x-request-id": first.turn.id,
+                "turnpike-conversation": first.turn.conversation,
+            }
+        found["turnpike-model"] = decision.model
+        found["turnpike-route"] = f"{decision.policy}: {decision.reason}" if decision.policy else decision.reason
         if self.ignored:
             found["turnpike-ignored"] = ", ".join(self.ignored)
-        return [(name.encode(), value.encode()) for name, value in found.items() if value]
+        return [(name.encode(), value.encode()) for name, value in found.items()]
 
     def writer(self) -> AnswerWriter:
         """Of the answers, in the request's dialect."""
@@ -215,7 +219,7 @@ class Turns:
             if isinstance(answer, FallbackAnswer):
                 writer.goes_to(index, answer.turn.id, answer.decision.model)
             if answer.started is not None:
-                writer.begun_with(index, answer.started.model)
+                writer.begun_with(index, answer.started)
         await json_response(writer.whole(finished), taken.headers())(request.scope, receive, send)
 
     def _patience(self, answer: Answer) -> Patience:
