@@ -51,23 +51,26 @@ class _Taken:
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """As of now: a turn whose model a policy chose may have gone to the next one."""
-        first = self.answers[0]
-        decision = first.decision if isinstance(first, FallbackAnswer) else self.decision
-        found = {
-            "turnpike-turn": ", ".join(answer.turn.id for answer in self.answers),
-            "request-id": first.turn.id,
-            "x-request-id": first.turn.id,
-            "turnpike-conversation": first.turn.conversation,
-            "turnpike-model": decision.model,
-            "turnpike-route": f"{decision.policy}: {decision.reason}" if decision.policy else decision.reason,
-        }
+        found, decision = {}, self.decision
+        if self.answers:
+            first = self.answers[0]
+            if isinstance(first, FallbackAnswer):
+                decision = first.decision
+            found = {
+                "turnpike-turn": ", ".join(answer.turn.id for answer in self.answers),
+                "request-id": first.turn.id,
+                "x-request-id": first.turn.id,
+                "turnpike-conversation": first.turn.conversation,
+            }
+        found["turnpike-model"] = decision.model
+        found["turnpike-route"] = f"{decision.policy}: {decision.reason}" if decision.policy else decision.reason
         if self.ignored:
             found["turnpike-ignored"] = ", ".join(self.ignored)
         return [(name.encode(), value.encode()) for name, value in found.items()]
 
     def writer(self) -> AnswerWriter:
         """Of the answers, in the request's dialect."""
-        return self.wanted.writer(self.answers[0].turn.id, self.decision.model)
+        return self.wanted.writer(self.answers[0].turn.id if self.answers else "", self.decision.model)
 
 
 class Turns:
@@ -127,6 +130,10 @@ class Turns:
         all_asked = wanted.asked()
         if len(all_asked) > MAX_TURNS:
             raise ApiError(400, f"{len(all_asked)} answers are asked for, and {MAX_TURNS} are allowed at once")
+        if not all_asked:  # it only wants its model to be there
+            decision = await self._chooser.first(wanted.model, Needs())
+            await self._chooser.check_served(decision.model)
+            return _Taken(wanted, ignored, (), decision)
         needs = self._needs_of(all_asked, beginning_of(said, all_asked[0].history), request)
         decision = await self._chooser.first(wanted.model, needs)
         answers = self._ask(client, all_asked, decision.model, said, priority, deadline)
