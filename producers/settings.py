@@ -101,6 +101,14 @@ class GatewaySettings(CommonSettings, frozen=True, kw_only=True):
         Setting("a TOML file of clients and the SHA-256 of their keys (default: none is wanted)", path="file"),
     ] = None
     allow_anyone: Annotated[bool, Setting("without keys, at any address")] = False
+    origins: Annotated[
+        tuple[str, ...],
+        Setting(
+            "browser pages of this origin may ask, * of all; can be given again (default: with keys all, else this "
+            "machine's)",
+            metavar="http://HOST:PORT",
+        ),
+    ] = ()
     leave_out_tools: Annotated[
         bool, Setting("answer requests that offer tools without them: for models that are too small for any")
     ] = False

@@ -42,12 +42,13 @@ class Chooser:
         """When nobody was last found to serve a model that has a queue."""
 
     async def first(self, wanted: str, needs: Needs) -> Decision:
-        """For a model, a policy, or nothing: then the default's. Raises ApiError."""
-        name = wanted or self._routes.default
+        """For a model, a policy, or nothing: then the default's, or the only one that there is. Raises ApiError."""
+        await self._seen.once()
+        choices = self._seen.choices()
+        name = wanted or self._routes.default or (choices[0] if len(choices) == 1 else None)
         if name is None:
             message = "model is required: it is one of those that /v1/models lists"
             raise ApiError(400, message, param="model", code="missing_required_parameter")
-        await self._seen.once()
         try:
             decision = self.again(name, needs)
         except NoneAble:

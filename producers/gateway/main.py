@@ -11,6 +11,7 @@ from broker.connection import Address, close, connect, watch
 from broker.errors import SettingsError
 from producers.gateway.app import Gateway
 from producers.gateway.keys import Keys, read_keys
+from producers.gateway.origins import Origins
 from producers.http_server import listen, serve_http
 from producers.routing.policies import read_routes
 from producers.settings import GatewaySettings
@@ -40,6 +41,7 @@ async def serve(address: Address, options: GatewaySettings, version: str, stop: 
         version=version,
         leave_out_tools=options.leave_out_tools,
         is_strict=options.strict,
+        origins=Origins(options.origins, keys.are_wanted, _is_loopback(options.gateway_host)),
         thinking=options.thinking,
     )
     host, port = listening.getsockname()[:2]

@@ -18,6 +18,7 @@ from broker.errors import InvalidMessage, InvalidName, ServerError
 from broker.messages import Sampling
 from broker.messages.turns import Thinking
 from broker.priorities import Priority
+from producers.gateway.abilities import abilities_for
 from producers.gateway.choosing import Chooser
 from producers.gateway.clients import Clients
 from producers.gateway.dialect import AnswerWriter, Asked, TurnRequest
@@ -183,7 +184,7 @@ class Turns:
             Needs.of(one.history, raw=one.is_raw, tools=one.offer.tools, priority=priority, conversation=beginning)
             for one in all_asked
         ]
-        can = frozenset().union(*(one.can for one in found), *(one.can for one in all_asked))
+        can = frozenset().union(*(one.can for one in found), *map(abilities_for, all_asked))
         return dataclasses.replace(found[0], can=can, num_tokens=max(one.num_tokens for one in found))
 
     def _sampling_of(self, asked: Asked) -> Sampling:

@@ -24,6 +24,7 @@ from broker.server import EmbeddedServer
 from producers.gateway.app import Gateway
 from producers.gateway.dialect import Dialect
 from producers.gateway.keys import ClientKeys, Keys
+from producers.gateway.origins import Origins
 from producers.http_server import listen, serve_http
 from producers.routing.policies import Routes
 from telemetry.database import init
@@ -173,6 +174,7 @@ def start_gateway(nats_server: EmbeddedServer) -> StartGateway:
         thinking: Thinking | None = None,
         is_strict: bool = False,
         dialects: tuple[Dialect, ...] | None = None,
+        origins: tuple[str, ...] = (),
     ) -> AsyncIterator[str]:
         """Its address."""
         stop = asyncio.Event()
@@ -188,6 +190,7 @@ def start_gateway(nats_server: EmbeddedServer) -> StartGateway:
             thinking=thinking,
             is_strict=is_strict,
             dialects=dialects,
+            origins=Origins(origins, keys is not None),
         )
         async with asyncio.TaskGroup() as group:
             looking = group.create_task(gateway.look())

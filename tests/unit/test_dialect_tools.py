@@ -12,7 +12,7 @@ from broker.conversations import next_name
 from broker.messages import Message, NamedTool, Tool, ToolCall, Turn
 from producers.gateway.dialect import Offer
 from producers.gateway.errors import ApiError
-from producers.gateway.openai.requests import ChatRequest
+from producers.gateway.openai.chat import ChatRequest
 from producers.gateway.posted import posted
 from tests.unit.test_dialect import CALL, HI, chat, named, request, tool
 
