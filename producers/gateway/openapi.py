@@ -56,6 +56,9 @@ def document(version: str, dialect: Dialect, *, keys_are_wanted: bool) -> dict[s
                     "responses": {"204": {"description": "Told to whoever has it"}} | _errors(401, 404, 503),
                 },
             },
+            "/cluster": {
+                "get": get("Boards, models, queues and workers, and one's own turns that have not ended", 401, 503)
+            },
             "/health": {"get": get("Whether turns are taken", 503)},
             "/health/live": {"get": get("Whether the process runs")},
             "/health/ready": {"get": get("Whether turns are taken", 503)},

@@ -21,6 +21,7 @@ from producers.gateway.clients import Clients
 from producers.gateway.dialect import AnswerWriter, TurnRequest
 from producers.gateway.errors import ApiError, no_such_model, unavailable
 from producers.gateway.heads import deadline_of, is_said, priority_of
+from producers.gateway.in_work import InWork
 from producers.gateway.keys import Account
 from producers.gateway.naming import beginning_of, conversation_of
 from producers.gateway.patience import Patience
@@ -70,6 +71,7 @@ class Turns:
         chooser: Chooser,
         seen: Seen,
         places: Places,
+        in_work: InWork,
         thinking: Thinking | None,
     ) -> None:
         self._nc = nc
@@ -77,6 +79,7 @@ class Turns:
         self._chooser = chooser
         self._seen = seen
         self._places = places
+        self._in_work = in_work
         self._thinking = thinking
 
     async def answer(
@@ -89,6 +92,7 @@ class Turns:
         asked = await self._asked(client, request, wanted)
         is_detached = is_said(request.headers, "turnpike-detached")
         account.begin(time.monotonic())
+        self._in_work.begin(client, asked.answer)
         try:
             async with cancelled_unless_ended(asked.answer, is_detached=is_detached) as reading:
                 await published(asked.answer, self._seen.choices)
@@ -98,6 +102,7 @@ class Turns:
                 else:
                     await self._send_whole(asked, request, receive, send)
         finally:
+            self._in_work.leave(asked.answer)
             self._places.settle(account, client.name, asked.answer, priority=priority)
 
     async def _asked(self, client: Client, request: HttpRequest, wanted: TurnRequest) -> _Asked:
