@@ -28,6 +28,7 @@ export function showChoices() {
   $("thinking").value = mode ?? "";
   $("bound").hidden = mode !== "budget";
   $("budget").value = budget ?? DEFAULT_BUDGET;
+  $("key").value = state.key;
 }
 
 export async function readModels() {
@@ -59,7 +60,6 @@ $("budget").addEventListener("change", () => {
   saveChoices();
   showChoices();
 });
-$("key").value = state.key;
 $("key").addEventListener("change", () => {
   state.key = $("key").value.trim();
   saveChoices();
