@@ -113,12 +113,17 @@ class InWork:
         """Whether it is noted."""
         return any(one.answer.turn.id == turn for one in self.of(client))
 
-    def begin(self, client: Client, answer: Answer, model: str | None = None) -> None:
-        """Somebody reads it; `model` where the answer does not know its own."""
-        self._entries[id(answer)] = Entry(client, answer, model)
+    def begin(self, client: Client, *answers: Answer, model: str | None = None) -> None:
+        """Somebody reads them; `model` where they do not know their own."""
+        for answer in answers:
+            self._entries[id(answer)] = Entry(client, answer, model)
 
-    def leave(self, answer: Answer) -> None:
-        """Its reader is done with it, and the turn where it has ended."""
+    def leave(self, *answers: Answer) -> None:
+        """Their reader is done with them; those that go on are followed."""
+        for answer in answers:
+            self._leave(answer)
+
+    def _leave(self, answer: Answer) -> None:
         entry = self._entries.pop(id(answer), None)
         if entry is None or not entry.goes_on or self._group is None or self._num_left >= MAX_LEFT:
             return

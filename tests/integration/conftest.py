@@ -16,12 +16,13 @@ from nats.aio.client import Client as NatsConnection
 from broker.accounts import GATEWAY, LOCAL, OPERATOR, WORKER
 from broker.client import Client
 from broker.connection import close, connect
-from broker.discovery import CHAT, RAW, SCORE, TOOLS
+from broker.discovery import CHAT, OF_RELEASE, RAW, SCORE, TOOLS
 from broker.influx_address import InfluxAddress
 from broker.messages.turns import Thinking
 from broker.placing import Watch
 from broker.server import EmbeddedServer
 from producers.gateway.app import Gateway
+from producers.gateway.dialect import Dialect
 from producers.gateway.keys import ClientKeys, Keys
 from producers.http_server import listen, serve_http
 from producers.routing.policies import Routes
@@ -78,7 +79,7 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
         overflow: Literal["error", "drop"] = "error",
         fetch_bytes_per_second: float = 0.0,
         history: History | None = None,
-        can: tuple[str, ...] = (CHAT, RAW, SCORE, TOOLS),
+        can: tuple[str, ...] = (CHAT, RAW, SCORE, TOOLS, *OF_RELEASE),
         facts: dict[str, str] | None = None,
         may_differ: bool = False,
         readers: AnswerReaders = ALL_TEXT,
@@ -172,6 +173,8 @@ def start_gateway(nats_server: EmbeddedServer) -> StartGateway:
         *,
         leave_out_tools: bool = False,
         thinking: Thinking | None = None,
+        is_strict: bool = False,
+        dialects: tuple[Dialect, ...] | None = None,
     ) -> AsyncIterator[str]:
         """Its address."""
         stop = asyncio.Event()
@@ -185,6 +188,8 @@ def start_gateway(nats_server: EmbeddedServer) -> StartGateway:
             version="0",
             leave_out_tools=leave_out_tools,
             thinking=thinking,
+            is_strict=is_strict,
+            dialects=dialects,
         )
         async with asyncio.TaskGroup() as group:
             looking = group.create_task(gateway.look())
