@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from playwright.async_api import Locator, Page, async_playwright, expect
+from playwright.async_api import Locator, Page, Request, async_playwright, expect
 
 from tests.fakes import END, FIRST, FakeEngine
 
@@ -55,7 +55,8 @@ async def page(chromium: str) -> AsyncIterator[Page]:
         yield found
         await context.close()
         await browser.close()
-    assert [one for one in errors if not REFUSED.match(one)] == []
+    unexpected = [one for one in errors if not REFUSED.match(one)]
+    assert unexpected == [], unexpected
 
 
 async def visit(page: Page, url: str, num_models: int = 2) -> None:
@@ -88,5 +89,10 @@ def button(where: Page | Locator, name: str) -> Locator:
 def bodies(page: Page) -> list[dict[str, Any]]:
     """Of the turns that it posts from now on."""
     found: list[dict[str, Any]] = []
-    page.on("request", lambda one: found.append(one.post_data_json) if one.method == "POST" else None)
+
+    def note(request: Request) -> None:
+        if request.method == "POST":
+            found.append(request.post_data_json)
+
+    page.on("request", note)
     return found

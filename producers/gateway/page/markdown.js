@@ -5,19 +5,22 @@ import { dress } from "./code.js";
 import { h } from "./dom.js";
 
 const ALLOWED = {
-  ALLOWED_TAGS: "a b blockquote br code dd del details div dl dt em h3 hr i ins kbd li mark ol p pre s small span strong sub summary sup table tbody td th thead tr u ul".split(" "),
+  ALLOWED_TAGS: "a b blockquote br code del details em h3 hr i ins kbd li mark ol p pre s small span strong sub summary sup table tbody td th thead tr u ul".split(" "),
   ALLOWED_ATTR: ["align", "class", "href", "start", "title"],
   ALLOWED_URI_REGEXP: /^(?:https?:|mailto:|#)/i,
   ALLOW_DATA_ATTR: false,
   RETURN_DOM_FRAGMENT: true,
 };
 const OURS = /^(language-[\w+#-]+|d[1-6])$/; // classes that an answer may have
+const MARKS = /&#60;(\/?(?:b|br|del|details|em|i|ins|kbd|mark|p|s|small|strong|sub|summary|sup|u)\s*\/?)&#62;/gi;
 const marked = new Marked({
   gfm: true,
   renderer: {
     // The page's own headings are above: an answer's come below them, at whatever depth it begins.
     heading({ tokens, depth }) { return `<h3 class="d${depth}">${this.parser.parseInline(tokens)}</h3>`; },
     checkbox({ checked }) { return checked ? "☑ " : "☐ "; },
+    // Of HTML only what marks words; all else is seen as it was written.
+    html({ text }) { return escaped(text).replace(MARKS, "<$1>"); },
     // Nothing is fetched because an answer says so.
     image({ href, text }) { return `<a href="${escaped(href)}">${escaped(text || href)}</a>`; },
   },
