@@ -36,7 +36,7 @@ from producers.gateway.openapi import document
 from producers.gateway.page_files import PageFiles
 from producers.gateway.places import Places
 from producers.gateway.posted import posted
-from producers.gateway.responses import Endpoint, Handle, json_response, not_found
+from producers.gateway.responses import Endpoint, Handle, HeaderRoute, json_response, not_found
 from producers.gateway.seen import Seen
 from producers.gateway.turns import Turns
 from producers.gateway.visits import Visit
@@ -84,8 +84,9 @@ class Gateway:
 
     def app(self) -> ASGIApp:
         """Its routes."""
-        routes = [
-            *(route for dialect in self._dialects for route in self._routes_of(dialect)),
+        spoken = [route for dialect in self._dialects for route in self._routes_of(dialect)]
+        routes: list[Route] = [
+            *sorted(spoken, key=lambda route: not isinstance(route, HeaderRoute)),
             Route("/turns/{turn}", Endpoint(self._one_turn, self._dialects[0].error_body), methods=["GET", "DELETE"]),
             Route("/health", self._ready, methods=["GET"]),
             Route("/health/live", self._live, methods=["GET"]),
@@ -139,7 +140,13 @@ class Gateway:
             return Route(path, Endpoint(handle, dialect.error_body), methods=[method])
 
         posts = [route(path, self._post(turned), "POST") for path, turned in dialect.turns.items()]
-        return posts + [route(plain.path, self._visit(plain), plain.method) for plain in dialect.plain]
+        plains = [
+            route(plain.path, self._visit(plain), plain.method)
+            if plain.header is None
+            else HeaderRoute(plain.header, plain.path, Endpoint(self._visit(plain), dialect.error_body), plain.method)
+            for plain in dialect.plain
+        ]
+        return posts + plains
 
     def _account(self, request: HttpRequest) -> Account:
         return self._keys.account(request.headers)

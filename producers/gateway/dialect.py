@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from starlette.responses import Response
 
-from broker.messages import Chunk, Done, Failed, Message, Sampling, TokenLogprob, Tool, ToolChoice
+from broker.messages import Chunk, Done, Failed, Message, Sampling, Started, TokenLogprob, Tool, ToolChoice
 from producers.gateway.errors import ApiError
 from producers.gateway.visits import Visit
 
@@ -49,8 +49,8 @@ class AnswerWriter(Protocol):
     def goes_to(self, index: int, turn: str, model: str) -> None:
         """From now on the answer is that turn's, of that model."""
 
-    def begun_with(self, index: int, fingerprint: str) -> None:
-        """A worker has begun; `fingerprint` names its model file."""
+    def begun_with(self, index: int, started: Started) -> None:
+        """A worker has begun."""
 
     def failure(self, failed: Failed) -> ApiError:
         """What a failed turn is to the client."""
@@ -165,6 +165,8 @@ class Plain:
     statuses: tuple[int, ...] = ()
     """Of what may go wrong, beside 401."""
     needs_key: bool = True
+    header: str | None = None
+    """It is for requests with that header; others are another dialect's, who has the same path."""
     media_type: str | None = None
     """Where it may answer in a stream."""
 

@@ -60,7 +60,7 @@ def document(version: str, dialects: Sequence[Dialect], *, keys_are_wanted: bool
         for path, turned in dialect.turns.items():
             operation = _post_turn(turned, schema_of[turned.kind], dialect.media_type, error)
             paths.setdefault(path, {})["post"] = operation
-        for plain in dialect.plain:
+        for plain in (one for one in dialect.plain if one.header is None):
             operation = _plain(plain, schema_of.get(plain.kind), error)
             paths.setdefault(plain.path.replace(":path}", "}"), {})[plain.method.lower()] = operation
     found: dict[str, Any] = {

@@ -56,6 +56,8 @@ class _Taken:
         decision = first.decision if isinstance(first, FallbackAnswer) else self.decision
         found = {
             "turnpike-turn": ", ".join(answer.turn.id for answer in self.answers),
+            "request-id": first.turn.id,
+            "x-request-id": first.turn.id,
             "turnpike-conversation": first.turn.conversation,
             "turnpike-model": decision.model,
             "turnpike-route": f"{decision.policy}: {decision.reason}" if decision.policy else decision.reason,
@@ -215,7 +217,7 @@ class Turns:
             if isinstance(answer, FallbackAnswer):
                 writer.goes_to(index, answer.turn.id, answer.decision.model)
             if answer.started is not None:
-                writer.begun_with(index, answer.started.model)
+                writer.begun_with(index, answer.started)
         await json_response(writer.whole(finished), taken.headers())(request.scope, receive, send)
 
     def _patience(self, answer: Answer) -> Patience:

@@ -108,6 +108,14 @@ def test_calls_that_are_written_anew_are_the_same_to_a_conversations_name() -> N
     assert len(others - {name}) == 4
 
 
+def test_a_conversations_calls_are_known_by_what_they_call_and_by_no_id() -> None:
+    """Other APIs have none: an answer whose calls came back without their ids is gone on with."""
+
+    def called(**more: Any) -> str:
+        return named(chat([HI, {"role": "assistant", "tool_calls": [CALL | more]}, HI]))
+
+    assert called() == called(id="b")
+    assert called() != called(function={"name": "g", "arguments": "{}"})
 def test_a_conversations_calls_are_known_by_id_and_result() -> None:
     def called(**more: Any) -> str:
         return named(chat([HI, {"role": "assistant", "tool_calls": [CALL | more]}, HI]))

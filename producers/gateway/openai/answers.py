@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import msgspec
 
-from broker.messages import Chunk, Done, Failed, TokenLogprob, Usage
+from broker.messages import Chunk, Done, Failed, Started, TokenLogprob, Usage
 from producers.gateway.dialect import Finished
 from producers.gateway.errors import ApiError
 from producers.gateway.failures import error_of
@@ -206,9 +206,9 @@ class Writer:
         """From now on the answer is that turn's, of that model."""
         self._objects.goes_to(index, turn, model)
 
-    def begun_with(self, index: int, fingerprint: str) -> None:
-        """A worker has begun; `fingerprint` names its model file."""
-        self._objects.begun_with(fingerprint)
+    def begun_with(self, index: int, started: Started) -> None:
+        """A worker has begun."""
+        self._objects.begun_with(started.model)
 
     def failure(self, failed: Failed) -> ApiError:
         """What a failed turn is to the API."""
