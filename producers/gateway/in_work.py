@@ -102,12 +102,15 @@ class InWork:
 
     def of(self, client: Client) -> list[Entry]:
         """That client's, each turn once, the oldest first."""
-        found = {one.answer.turn.id: one for one in self._entries.values() if one.client.name == client.name}
+        found = {one.answer.turn.id: one for one in self._running() if one.client.name == client.name}
         return list(found.values())
 
     def num_others(self, client: Client) -> int:
         """How many are of other clients."""
-        return sum(one.client.name != client.name for one in self._entries.values())
+        return sum(one.client.name != client.name for one in self._running())
+
+    def _running(self) -> list[Entry]:
+        return [one for one in self._entries.values() if one.answer.end is None]
 
     def knows(self, client: Client, turn: str) -> bool:
         """Whether it is noted."""

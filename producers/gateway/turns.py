@@ -4,7 +4,6 @@ is gone."""
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -108,7 +107,8 @@ class Turns:
         client, priority = self._clients.of(account), priority_of(request.headers)
         taken = await self._taken(client, request, wanted, shown(ignored))
         is_detached = is_said(request.headers, "turnpike-detached")
-        account.begin(time.monotonic(), len(taken.answers))
+        held = self._places.held(account, client.name, taken.answers, priority=priority)
+        send = held.given_back_before_the_last(send)
         self._in_work.begin(client, *taken.answers)
         try:
             async with cancelled_unless_ended(*taken.answers, is_detached=is_detached) as reading:
@@ -121,8 +121,7 @@ class Turns:
                     await self._send_whole(taken, request, receive, send)
         finally:
             self._in_work.leave(*taken.answers)
-            for answer in taken.answers:
-                self._places.settle(account, client.name, answer, priority=priority)
+            held.give_back()
 
     async def _taken(self, client: Client, request: HttpRequest, wanted: TurnRequest, ignored: Sequence[str]) -> _Taken:
         """Raises ApiError."""

@@ -116,8 +116,3 @@ def test_a_conversations_calls_are_known_by_what_they_call_and_by_no_id() -> Non
 
     assert called() == called(id="b")
     assert called() != called(function={"name": "g", "arguments": "{}"})
-def test_a_conversations_calls_are_known_by_id_and_result() -> None:
-    def called(**more: Any) -> str:
-        return named(chat([HI, {"role": "assistant", "tool_calls": [CALL | more]}, HI]))
-
-    assert called() != called(id="b")
