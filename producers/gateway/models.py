@@ -40,6 +40,11 @@ class Listed:
             return frozenset((self.status.can if self.status is not None else None) or ())
         return frozenset.intersection(*(frozenset(one.can or ()) for one in self.workers))
 
+    @property
+    def abilities(self) -> list[str]:
+        """All that its workers can, as far as they tell (`broker.discovery`)."""
+        return sorted(self._can)
+
     def can(self, what: str) -> bool:
         """Whether all its workers tell that they can, as one of a release that does not tell may take the turn; of a
         policy, whether any model does."""

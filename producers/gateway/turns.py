@@ -24,6 +24,7 @@ from producers.gateway.clients import Clients
 from producers.gateway.dialect import AnswerWriter, Asked, TurnRequest
 from producers.gateway.errors import ApiError, no_such_model, unavailable
 from producers.gateway.heads import deadline_of, is_said, priority_of
+from producers.gateway.in_work import InWork
 from producers.gateway.keys import Account
 from producers.gateway.naming import beginning_of, conversation_of
 from producers.gateway.patience import Patience
@@ -83,6 +84,7 @@ class Turns:
         chooser: Chooser,
         seen: Seen,
         places: Places,
+        in_work: InWork,
         thinking: Thinking | None,
     ) -> None:
         self._nc = nc
@@ -90,6 +92,7 @@ class Turns:
         self._chooser = chooser
         self._seen = seen
         self._places = places
+        self._in_work = in_work
         self._thinking = thinking
 
     async def answer(
@@ -110,6 +113,7 @@ class Turns:
         is_detached = is_said(request.headers, "turnpike-detached")
         held = self._places.held(account, client.name, taken.answers, priority=priority)
         send = held.given_back_before_the_last(send)
+        self._in_work.begin(client, *taken.answers)
         try:
             async with cancelled_unless_ended(*taken.answers, is_detached=is_detached) as reading:
                 for answer in taken.answers:
@@ -120,6 +124,7 @@ class Turns:
                 else:
                     await self._send_whole(taken, request, receive, send)
         finally:
+            self._in_work.leave(*taken.answers)
             held.give_back()
 
     async def _taken(self, client: Client, request: HttpRequest, wanted: TurnRequest, ignored: Sequence[str]) -> _Taken:
