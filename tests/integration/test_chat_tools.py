@@ -102,7 +102,6 @@ async def test_an_interrupt_stops_a_tool_and_the_chat_goes_on(
         await chat.until_it_prompts()
         chat.type("go\n")
         await chat.until_it_says("[calls endless()]")
-        mark = len(chat.said)
         chat.type("\x03")
         await chat.until_it_says("[endless: error: the call was cancelled]")
         await chat.until_it_prompts()
