@@ -138,7 +138,7 @@ class TurnRequest(Protocol):
         """Raises ApiError, which names the field, for what is understood and must be refused."""
 
     def asked(self) -> Sequence[Asked]:
-        """The turns. Raises ApiError."""
+        """The turns; none where nothing is to be answered: then the writer's `whole` of nothing is. Raises ApiError."""
 
     def writer(self, turn: str, model: str) -> AnswerWriter:
         """Of their answers; the first one's turn."""
