@@ -15,28 +15,7 @@ import numpy as np
 from workers.llama.random_model import FTYPES, write_tensors
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_WORDS = [
-    "the",
-    "a",
-    "node",
-    "mast",
-    "fan",
-    "filter",
-    "alarm",
-    "restart",
-    "check",
-    "is",
-    "of",
-    "in",
-    "and",
-    "where",
-    "what",
-    "how",
-    "hot",
-    "cold",
-    "metres",
-    "high",
-]
+_WORDS = ("the", "a", "node", "mast", "fan", "filter", "alarm", "check", "is", "of", "in", "where", "how", "hot")
 
 
 @dataclass(frozen=True)
