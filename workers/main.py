@@ -14,7 +14,7 @@ import logging
 import os
 import typing
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from nats.aio.client import Client as NatsConnection
 from broker import discovery, subjects
 from broker.connection import Address, close, connect
 from broker.discovery import OF_BOARD
-from broker.health import serve_health
 from broker.process import keep_the_heap_small
 from workers.answer_syntax import answer_readers
 from workers.assembly import Assembly, Parts, assemble
@@ -53,7 +52,7 @@ from workers.machine.memory import MemoryPlan, available_bytes
 from workers.machine.model_plan import draft_size, plan_of
 from workers.machine.thread_count import choose_polling, step_threads
 from workers.model_facts import bytes_for_a_token
-from workers.model_file import ModelFileError, answering_parts
+from workers.model_file import ModelFileError, answering_parts, embeds
 from workers.prompts.chat_template import catalogued
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateProcess, TemplateRenderer
@@ -61,7 +60,7 @@ from workers.reporting.facts import memory_facts, setting_facts, thread_facts
 from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.reporting.presence import PLAIN_ABILITIES, abilities
 from workers.settings import WorkerSettings
-from workers.worker import Worker
+from workers.worker import Worker, probed
 from workers.worker_options import WorkerOptions, in_a_hurry
 
 if typing.TYPE_CHECKING:
@@ -127,21 +126,18 @@ async def serve(
         await asyncio.to_thread(draft_size, config)  # whether it is a model at all is said before anything is loaded
         explain_aborts(f"model file {path}")
         name = subjects.token(config.model, "model") if config.model else model_token(path)
+        if await asyncio.to_thread(embeds, path):
+            from workers.embedding.serving import serve_embeddings
+
+            await templates.close()
+            return await serve_embeddings(address, config, path, name, version, stop, line, loading)
         nc = await connect(address, name=f"turnpike-worker-{name}")
         loaded = await _load_among_others(nc, path, name, config, cleanup, loading)
-        vocabulary = loaded.model.vocabulary
         loaded.model.template.tell()
-        renderer = TemplateRenderer(
-            loaded.model.chat_template,
-            bos_token=vocabulary.text(vocabulary.bos),
-            eos_token=vocabulary.text(vocabulary.eos),
-            date=config.template_date or ("none" if config.deterministic else "today"),
-            write=writer(syntax_of(loaded.model.chat_template or "", config.tool_syntax or "")),
-            child=templates,
-        )
+        renderer = _renderer(loaded.model, config, templates)
         history = History(
             renderer,
-            vocabulary,
+            loaded.model.vocabulary,
             raw_as_text=config.raw_as_text,
             by_text=config.deterministic,
             has_boundaries=_checkpoint_bytes(loaded) > 0,
@@ -151,12 +147,24 @@ async def serve(
         try:
             worker = await _assemble(nc, loaded, config, version, history, renderer, cache, assembly)
             line.serving(lambda: loading.served(worker.told()), loaded.threads.limit_to)
-            async with _health(worker, config):
+            async with probed(worker, config.health_port):
                 await worker.run(stop)
         finally:
             await renderer.close()
             await close(nc)
     return 0
+
+
+def _renderer(model: LlamaModel, config: WorkerSettings, templates: TemplateProcess) -> TemplateRenderer:
+    vocabulary = model.vocabulary
+    return TemplateRenderer(
+        model.chat_template,
+        bos_token=vocabulary.text(vocabulary.bos),
+        eos_token=vocabulary.text(vocabulary.eos),
+        date=config.template_date or ("none" if config.deterministic else "today"),
+        write=writer(syntax_of(model.chat_template or "", config.tool_syntax or "")),
+        child=templates,
+    )
 
 
 async def _given(line: BoardLine, loading: Loading, stop: asyncio.Event) -> FromBoard | None:
@@ -366,13 +374,6 @@ def _options(loaded: LoadedModel, config: WorkerSettings, version: str, can: tup
         may_differ=config.allow_other_file,
         **({} if config.board_fd is None else in_a_hurry(has_others=loaded.has_others)),
     )
-
-
-def _health(worker: Worker, config: WorkerSettings) -> AbstractAsyncContextManager[object]:
-    """Answers probes while the worker runs, where a port was given."""
-    if config.health_port is None:
-        return contextlib.nullcontext()
-    return serve_health(config.health_port, live=worker.stuck_reason, ready=worker.unready_reason)
 
 
 def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:

@@ -14,7 +14,7 @@ from workers.gguf_header import Header, Tensor, Value
 from workers.machine.memory import ROUND_CTX, MemoryPlan, largest_ctx, plan_memory
 from workers.machine.model_plan import PI5_BANDWIDTH_BYTES
 from workers.machine.model_shape import active_bytes, active_parameters, num_parameters, shape_in
-from workers.model_file import answering_parts, header
+from workers.model_file import header, served_parts
 from workers.settings import WorkerSettings
 
 TEMPLATE_KEY = "tokenizer.chat_template"
@@ -75,7 +75,7 @@ class ModelFacts(Struct, frozen=True):
 
 def facts_of(path: Path, available: int) -> ModelFacts:
     """Of a model of which one file is given, with `available` bytes for it. Raises ModelFileError."""
-    parts = answering_parts(path, KNOWN)
+    parts = served_parts(path, KNOWN)
     headers = [header(part) for part in parts]
     first, tensors = headers[0], [tensor for one in headers for tensor in one.tensors]
     values, shape = first.values, shape_in(parts[0], first)

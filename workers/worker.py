@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import discovery, topology
 from broker.delivery import Delivery
+from broker.health import serve_health
 from broker.messages.boards import LOADING
 from broker.priorities import PRIORITIES
 from workers.boards.line import FromWorker
@@ -183,3 +185,10 @@ class Worker:
             can=self.options.can,
             trouble=self.stuck_reason(),
         )
+
+
+def probed(worker: Worker, port: int | None) -> AbstractAsyncContextManager[object]:
+    """Answers probes while the worker runs, where a port was given."""
+    if port is None:
+        return contextlib.nullcontext()
+    return serve_health(port, live=worker.stuck_reason, ready=worker.unready_reason)
