@@ -89,7 +89,7 @@ def assemble_embedding(parts: EmbeddingParts) -> Worker:
     presence = Presence(nc, metadata(options, loop.embedder.max_text_tokens), look_seconds=options.look_seconds)
 
     def second(num_dropped: int) -> Point | None:
-        return parts.seconds.second(loop.snapshot, num_dropped)
+        return parts.seconds.second(loop.snapshot, loop.num_threads, num_dropped)
 
     reporter = Reporter(nc, options, parts.turns, node, watch.rounds, second)
     queue, store = ModelQueue(nc, options.model), NatsTurnStore(nc, options.name, parts.num_tokens)

@@ -20,9 +20,13 @@ from workers.embedding.packing import EmbedJob, Packing, Step
 from workers.embedding.protocol import Embedder
 from workers.engine.events import LoopSnapshot
 from workers.engine.protocol import EngineError
+from workers.engine.threads import PREFILL, FixedThreads, Threads
 
 LOWEST = 19
 """A share of 15 in 1,039 beside a thread of the usual priority, where both want a core (sched(7))."""
+
+MIN_TOLD_TOKENS = 64
+"""Of a step that says something of its threads: fewer cost nearly as much."""
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +37,16 @@ class EmbeddingLoop:
     def __init__(
         self,
         embedder: Embedder,
+        threads: Callable[[], Threads | FixedThreads] = lambda: FixedThreads(1),
         on_step: Callable[[Step, float], None] = lambda step, seconds: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`on_step` is told of each step and its seconds, in its thread."""
+        """`threads` makes what says how many of llama.cpp's own a step takes, for each of the two; `on_step` is told
+        of each step and its seconds, in its thread."""
         self.embedder = embedder
         """What computes: its sizes and `tokens_of` are for everybody."""
         self._packing = Packing(embedder.max_batch_tokens, embedder.max_batch_texts)
+        self._num_threads = {is_batch: threads() for is_batch in (False, True)}
         self._on_step = on_step
         self._clock = clock
         self._changed = threading.Condition()
@@ -96,6 +103,11 @@ class EmbeddingLoop:
             )
 
     @property
+    def num_threads(self) -> int:
+        """That a step takes which nobody waits for."""
+        return self._num_threads[True].current
+
+    @property
     def stuck_seconds(self) -> float:
         """How long the step that runs just now has taken; 0 while there is none."""
         began_at = self._began_at
@@ -142,9 +154,11 @@ class EmbeddingLoop:
         return not (is_batch and self._packing.has(is_batch=False))
 
     def _compute(self, step: Step) -> None:
-        began_at = self._clock()
-        vectors = self.embedder.embed(step.texts)
+        threads, began_at = self._num_threads[step.is_batch], self._clock()
+        vectors = self.embedder.embed(step.texts, threads.next)
         seconds = self._clock() - began_at
+        if step.num_tokens >= MIN_TOLD_TOKENS:
+            threads.update(PREFILL, seconds / step.num_tokens, began_at + seconds)
         step.came_to(vectors, seconds)
         self._on_step(step, seconds)
         with self._changed:

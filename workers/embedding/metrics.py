@@ -15,13 +15,10 @@ from workers.engine.events import LoopSnapshot
 class EmbeddingMetrics:
     """Counts in the engine's threads, makes points in the asyncio one."""
 
-    def __init__(
-        self, tags: Mapping[str, str], num_slots: int, num_threads: int, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
+    def __init__(self, tags: Mapping[str, str], num_slots: int, clock: Callable[[], float] = time.perf_counter) -> None:
         """`tags`: node, model, quantization, worker."""
         self._tags = dict(tags)
         self._num_slots = num_slots
-        self._num_threads = num_threads
         self._clock = clock
         self._lock = threading.Lock()
         self._steps: list[tuple[int, int, float]] = []
@@ -33,7 +30,7 @@ class EmbeddingMetrics:
         with self._lock:
             self._steps.append((len(step.texts), step.num_tokens, seconds))
 
-    def second(self, state: LoopSnapshot, num_dropped: int) -> Point | None:
+    def second(self, state: LoopSnapshot, num_threads: int, num_dropped: int) -> Point | None:
         """The engine since the last call."""
         now = self._clock()
         with self._lock:
@@ -53,7 +50,7 @@ class EmbeddingMetrics:
                 "num_active": state.num_active,
                 "num_waiting": state.num_waiting,
                 "num_slots": self._num_slots,
-                "num_threads_batch": self._num_threads,
+                "num_threads_batch": num_threads,
                 "num_dropped": num_dropped,
             },
         )

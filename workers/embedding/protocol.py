@@ -29,6 +29,6 @@ class Embedder(Protocol):
         """As many of a text's tokens as the model takes; what ends a text ends it still."""
         ...
 
-    def embed(self, batch: Sequence[Tokens]) -> list[bytes]:
+    def embed(self, batch: Sequence[Tokens], num_threads: int) -> list[bytes]:
         """The vector of each text, packed: float32, the least byte first, of any length. Raises EngineLost."""
         ...

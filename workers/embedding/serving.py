@@ -21,6 +21,7 @@ from workers.chosen_file import known_sha256
 from workers.embedding.assembly import EmbeddingParts, assemble_embedding
 from workers.embedding.loop import EmbeddingLoop
 from workers.embedding.metrics import EmbeddingMetrics
+from workers.engine.threads import FixedThreads, Threads
 from workers.llama.backend import system_info
 from workers.llama.embedding import EmbeddingModel, LlamaEmbedder
 from workers.llama.sizing import report
@@ -76,7 +77,7 @@ def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStack, loa
     loading.begin(WEIGHTS)
     model = EmbeddingModel(path, heard=loading.at)
     cleanup.callback(model.close)
-    embedder = LlamaEmbedder(model, sizes, config.threads_batch or config.threads or num_cores())
+    embedder = LlamaEmbedder(model, sizes)
     cleanup.callback(embedder.close)
     report(plan, embedder.buffers)
     log.info("embedding dimension=%d max_text_tokens=%d", embedder.dimension, embedder.max_text_tokens)
@@ -93,11 +94,11 @@ def _assembled(nc: NatsConnection, loaded: Loaded, config: WorkerSettings, versi
         "quantization": options.quantization or "unknown",
         "worker": options.name,
     }
-    seconds = EmbeddingMetrics(tags, config.num_slots, embedder.num_threads)
+    seconds = EmbeddingMetrics(tags, config.num_slots)
     return assemble_embedding(
         EmbeddingParts(
             nc,
-            EmbeddingLoop(embedder, seconds.on_step),
+            EmbeddingLoop(embedder, lambda: _threads(config), seconds.on_step),
             options,
             WorkerMetrics(tags, config.num_slots, embedder.max_text_tokens, Shape()),
             seconds,
@@ -105,6 +106,12 @@ def _assembled(nc: NatsConnection, loaded: Loaded, config: WorkerSettings, versi
             model.num_tokens,
         )
     )
+
+
+def _threads(config: WorkerSettings) -> Threads | FixedThreads:
+    """As many as the settings say, or as are best from step to step: fewer while a neighbour has a core."""
+    fixed = config.threads_batch or config.threads
+    return Threads(num_cores()) if fixed is None else FixedThreads(fixed)
 
 
 def _options(loaded: Loaded, config: WorkerSettings, version: str) -> WorkerOptions:
@@ -136,7 +143,7 @@ def _facts(loaded: Loaded, config: WorkerSettings) -> dict[str, str]:
         **machine_facts(),
         "dimension": str(loaded.embedder.dimension),
         "num_slots": str(config.num_slots),
-        "threads_batch": str(loaded.embedder.num_threads),
+        "threads_batch_are": "measured" if isinstance(_threads(config), Threads) else "fixed",
         OF_BOARD: subjects.node_name(config.node) if config.board_fd is not None else "",
     }
     return {name: value for name, value in found.items() if value}

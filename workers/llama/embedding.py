@@ -42,7 +42,7 @@ class EmbeddingModel(LoadedFile):
 class LlamaEmbedder:
     """Implements workers.embedding.protocol.Embedder."""
 
-    def __init__(self, model: EmbeddingModel, sizes: EmbeddingSizes, num_threads: int) -> None:
+    def __init__(self, model: EmbeddingModel, sizes: EmbeddingSizes) -> None:
         """`sizes` are those of its plan."""
         self._vocab = lib.llama_model_get_vocab(model.pointer)
         self.dimension = model.dimension
@@ -51,13 +51,12 @@ class LlamaEmbedder:
         self.max_text_tokens = sizes.max_text_tokens
         self.max_batch_tokens = sizes.max_batch_tokens
         self.max_batch_texts = MAX_BATCH_TEXTS
-        self.num_threads = num_threads
         self._has_end = bool(lib.llama_vocab_get_add_eos(self._vocab) or lib.llama_vocab_get_add_sep(self._vocab))
-        self._context = self._made(model, sizes, num_threads)
+        self._context = self._made(model, sizes)
         self._memory = lib.llama_get_memory(self._context)
         self._batch = _Batch(sizes.num_ubatch)
 
-    def _made(self, model: EmbeddingModel, sizes: EmbeddingSizes, num_threads: int) -> Any:
+    def _made(self, model: EmbeddingModel, sizes: EmbeddingSizes) -> Any:
         found = messages()
         found.lines.clear()
         found.buffers.clear()
@@ -65,7 +64,6 @@ class LlamaEmbedder:
         parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = sizes.num_ubatch
         parameters.n_seq_max = MAX_BATCH_TEXTS
         parameters.kv_unified = True
-        parameters.n_threads = parameters.n_threads_batch = num_threads
         parameters.embeddings = True
         parameters.pooling_type = (
             lib.LLAMA_POOLING_TYPE_UNSPECIFIED if sizes.has_pooling else lib.LLAMA_POOLING_TYPE_MEAN
@@ -98,8 +96,9 @@ class LlamaEmbedder:
             return tokens[: self.max_text_tokens]
         return [*tokens[: self.max_text_tokens - 1], tokens[-1]]
 
-    def embed(self, batch: Sequence[Tokens]) -> list[bytes]:
+    def embed(self, batch: Sequence[Tokens], num_threads: int) -> list[bytes]:
         """The vector of each text, as the model pools it. Raises EngineLost."""
+        lib.llama_set_n_threads(self._context, num_threads, num_threads)
         if self._memory:
             lib.llama_memory_clear(self._memory, False)
         code = int(lib.llama_decode(self._context, self._batch.of(batch)))
