@@ -34,6 +34,10 @@ CHAT, RAW, SCORE, TOOLS, THINKING, EMBED = "chat", "raw", "score", "tools", "thi
 """What a worker can: turns through the model's chat template, prompts without it, scores of given answers, turns with
 tools, calls or thoughts, and to think or not, as a turn says: its model has thoughts; or to make vectors of texts, and
 then nothing else."""
+PENALTIES = "penalties"
+"""It knows presence and frequency penalties, and biases."""
+OF_RELEASE = (PENALTIES,)
+"""What every worker of this release can, whatever its model is."""
 OF_BOARD = "board"
 """The fact that names the board that has started a worker."""
 AWAY_SECONDS = 24 * 3600.0
@@ -91,7 +95,8 @@ class WorkerInfo(Struct, frozen=True):
     fingerprint: str = ""
     """Of the model file; empty where the release does not tell it."""
     can: tuple[str, ...] | None = None
-    """CHAT, RAW, SCORE, TOOLS, THINKING, EMBED and what later releases can; None where the release does not tell it."""
+    """CHAT, RAW, SCORE, TOOLS, THINKING, EMBED, those of OF_RELEASE and what later releases can; None where the
+    release does not tell it."""
     since: float = 0.0
     """When it announced itself, in seconds since the epoch by its own clock; 0 where the release does not tell it."""
 

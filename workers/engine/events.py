@@ -96,6 +96,8 @@ class Finished:
     """Tokens that were guessed and computed for it."""
     num_accepted: int = 0
     """Of those, the ones that were chosen then."""
+    stop: str | None = None
+    """Of the turn's stop texts, the one that ended the answer."""
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,9 @@ class TurnLife(ABC):
         self, work: Work, writer: Writer, num_prompt_tokens: int, *, grammar: str = "", can_resume: bool = False
     ) -> Dead | None:
         """Says in the reply that the turn is begun; that it is dead, where it was begun too often."""
-        started = await writer.start(self.fingerprint, grammar=grammar, can_resume=can_resume)
+        started = await writer.start(
+            self.fingerprint, grammar=grammar, can_resume=can_resume, num_prompt_tokens=num_prompt_tokens
+        )
         work.notes.resumed(len(writer.resumed_tokens))
         if started.num_starts > DEATH_STARTS:
             detail = f"the turn was begun {started.num_starts - 1} times and never finished"
