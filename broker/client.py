@@ -112,6 +112,9 @@ class Client:
         tools: Sequence[Offered] = (),
         tool_choice: ToolChoice = "auto",
         parallel_tool_calls: bool = True,
+        texts: Sequence[EmbedText] = (),
+        truncate: bool = False,
+        dimensions: int | None = None,
         on_tool_call: OnToolCall | None = None,
         max_rounds: int | None = None,
     ) -> Answer:
@@ -143,6 +146,9 @@ class Client:
             tools=tuple(map(offered, tools)),
             tool_choice=tool_choice,
             parallel_tool_calls=parallel_tool_calls,
+            texts=tuple(texts),
+            truncate=truncate,
+            dimensions=dimensions,
         )
         if on_tool_call is None and max_rounds is None:
             return Answer(self, turn, model, priority)

@@ -30,9 +30,10 @@ def chain(messages: Sequence[Message]) -> list[tuple[int, str]]:
 
 
 def _besides(message: Message) -> list[object]:
-    """What is said otherwise than as text. Thoughts are not: few clients send them back."""
-    calls = [(call.id, call.name, plain_arguments(call.arguments)) for call in message.tool_calls]
-    return [one for one in (calls, message.tool_call_id) if one]
+    """What is said otherwise than as text. Thoughts are not, which few clients send back; nor are the ids of calls,
+    which other APIs do not have."""
+    calls = [(call.name, plain_arguments(call.arguments)) for call in message.tool_calls]
+    return [calls] if calls else []
 
 
 def plain_arguments(arguments: str) -> str:

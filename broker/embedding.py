@@ -94,19 +94,44 @@ def joined(parts: Iterable[Vectors]) -> Vectors:
     return Vectors(dimensions.pop() if dimensions else 0, data, sum(part.num_tokens for part in found))
 
 
-async def in_turns(texts: Iterable[EmbedText] | AsyncIterable[EmbedText]) -> AsyncIterator[tuple[EmbedText, ...]]:
+class _Part:
+    """The texts of a turn, as it is filled."""
+
+    def __init__(self) -> None:
+        self._texts: list[EmbedText] = []
+        self._num_bytes = 0
+
+    def add(self, text: EmbedText) -> tuple[EmbedText, ...] | None:
+        """One more. Where it has no room beside the others, those are a turn, and it begins the next one."""
+        size = len(text.encode(errors="replace")) if isinstance(text, str) else 5 * len(text)
+        full = None
+        if self._texts and (len(self._texts) == TEXTS_A_TURN or self._num_bytes + size > BYTES_A_TURN):
+            full = self.rest()
+        self._texts.append(text)
+        self._num_bytes += size
+        return full
+
+    def rest(self) -> tuple[EmbedText, ...]:
+        """Those that are left."""
+        found, self._texts, self._num_bytes = tuple(self._texts), [], 0
+        return found
+
+
+def in_parts(texts: Iterable[EmbedText]) -> list[tuple[EmbedText, ...]]:
     """The texts, as many together as one turn has."""
-    part: list[EmbedText] = []
-    num_bytes = 0
+    part = _Part()
+    found = [full for text in texts if (full := part.add(text)) is not None]
+    return [*found, rest] if (rest := part.rest()) else found
+
+
+async def in_turns(texts: Iterable[EmbedText] | AsyncIterable[EmbedText]) -> AsyncIterator[tuple[EmbedText, ...]]:
+    """As `in_parts`, of texts as they come."""
+    part = _Part()
     async for text in _each(texts):
-        size = len(text.encode()) if isinstance(text, str) else 5 * len(text)
-        if part and (len(part) == TEXTS_A_TURN or num_bytes + size > BYTES_A_TURN):
-            yield tuple(part)
-            part, num_bytes = [], 0
-        part.append(text)
-        num_bytes += size
-    if part:
-        yield tuple(part)
+        if (full := part.add(text)) is not None:
+            yield full
+    if rest := part.rest():
+        yield rest
 
 
 async def _each(texts: Iterable[EmbedText] | AsyncIterable[EmbedText]) -> AsyncIterator[EmbedText]:

@@ -41,15 +41,19 @@ PRIORITY = Setting(f"{', '.join(PRIORITIES)}, or by weights: {PRIORITIES[0]}=4,{
 GatewayPort = Annotated[Port, Setting("the gateway's port; 0 takes a free one")]
 
 
-class RoutedSettings(CommonSettings, frozen=True, kw_only=True):
-    """Whoever chooses a model by policies."""
-
-    routes: Annotated[
-        str | None, Setting("a TOML file of policies for models (default: auto, by expected wait)", path="file")
-    ] = None
+RoutesFile = Annotated[
+    str | None, Setting("a TOML file of policies for models (default: auto, by expected wait)", path="file")
+]
 
 
-class AskSettings(RoutedSettings, frozen=True, kw_only=True):
+class TalkSettings(ModelSettings, frozen=True, kw_only=True):
+    """Whoever asks a model at a terminal, which may be one whose file is here."""
+
+    routes: RoutesFile = None
+    plain: Annotated[bool, Setting("write answers as they are, without their Markdown rendered")] = False
+
+
+class AskSettings(TalkSettings, frozen=True, kw_only=True):
     """`turnpike ask` and `turnpike chat`: as `Sampling`, whose own values stand where nothing is given."""
 
     GROUP: ClassVar[str] = "sampling"
@@ -85,9 +89,10 @@ class AskSettings(RoutedSettings, frozen=True, kw_only=True):
         return Sampling(**fields)
 
 
-class GatewaySettings(RoutedSettings, frozen=True, kw_only=True):
+class GatewaySettings(CommonSettings, frozen=True, kw_only=True):
     """`turnpike gateway`."""
 
+    routes: RoutesFile = None
     log_level: Level = "INFO"
     gateway_host: Annotated[str, Setting("the interface to listen at")] = "127.0.0.1"
     gateway_port: GatewayPort = 8080
@@ -98,6 +103,10 @@ class GatewaySettings(RoutedSettings, frozen=True, kw_only=True):
     allow_anyone: Annotated[bool, Setting("without keys, at any address")] = False
     leave_out_tools: Annotated[
         bool, Setting("answer requests that offer tools without them: for models that are too small for any")
+    ] = False
+    strict: Annotated[
+        bool,
+        Setting("refuse fields that are unknown or ask for what is not done, which are ignored and named without"),
     ] = False
     thinking: ThinkingSetting = None
     node: Node = None

@@ -51,12 +51,12 @@ from workers.machine.known_costs import memory_reads, step_costs
 from workers.machine.memory import MemoryPlan, available_bytes
 from workers.machine.model_plan import draft_size, plan_of
 from workers.machine.thread_count import choose_polling, step_threads
-from workers.model_facts import bytes_for_a_token
+from workers.model_facts import bytes_for_a_token, described
 from workers.model_file import ModelFileError, answering_parts, embeds
 from workers.prompts.chat_template import catalogued
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateProcess, TemplateRenderer
-from workers.reporting.facts import memory_facts, setting_facts, thread_facts
+from workers.reporting.facts import file_facts, memory_facts, setting_facts, thread_facts
 from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.reporting.presence import PLAIN_ABILITIES, abilities
 from workers.settings import WorkerSettings
@@ -387,6 +387,7 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "file_bytes": str(loaded.model.file_bytes),
         "active_bytes": str(loaded.active_bytes),
         "file_sha256": known_sha256(config),
+        **file_facts(described(loaded.model.parts)),
         **machine_facts(),
         **thread_facts(loaded.threads, loaded.engine.poll),
         **memory_facts(loaded.bandwidth),
@@ -396,5 +397,4 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "draft_model": config.draft_file.name if config.draft_file is not None else "",
         OF_BOARD: subjects.node_name(config.node) if config.board_fd is not None else "",
     }
-    found |= setting_facts(config)
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in (found | setting_facts(config)).items() if value}

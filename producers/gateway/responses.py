@@ -11,6 +11,7 @@ import nats.errors
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from broker.errors import ServerError
@@ -42,6 +43,20 @@ class Endpoint:
             log.info("⊘ client gone path=%s", scope["path"])
 
 
+class HeaderRoute(Route):
+    """A route of requests that have a header."""
+
+    def __init__(self, header: str, path: str, endpoint: Endpoint, method: str) -> None:
+        super().__init__(path, endpoint, methods=[method])
+        self._header = header.lower().encode()
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """None where the header is missing."""
+        if scope["type"] != "http" or all(name != self._header for name, _ in scope["headers"]):
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
 def json_response(value: Any, headers: list[tuple[bytes, bytes]] | None = None, status: int = 200) -> Response:
     """The value as JSON."""
     response = Response(msgspec.json.encode(value), status, media_type="application/json")
@@ -61,8 +76,8 @@ def refused(error: ApiError, error_body: ErrorBody) -> Response:
     return json_response(error_body(error), headers, error.status)
 
 
-def not_found(error_body: ErrorBody) -> Callable[[HttpRequest, Exception], Awaitable[Response]]:
-    """What is told of a path, or a method of one, that there is not."""
+def not_found(error_body_of: Callable[[str], ErrorBody]) -> Callable[[HttpRequest, Exception], Awaitable[Response]]:
+    """What is told of a path, or a method of one, that there is not, in the words of the dialect that is nearest."""
 
     async def tell(request: HttpRequest, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -73,6 +88,6 @@ def not_found(error_body: ErrorBody) -> Callable[[HttpRequest, Exception], Await
             missing = ApiError(405, f"{what} is not allowed", code="method_not_supported")
         else:
             missing = ApiError(status, f"there is no {what}", code="not_found")
-        return json_response(error_body(missing), headers, status)
+        return json_response(error_body_of(request.url.path)(missing), headers, status)
 
     return tell

@@ -29,7 +29,9 @@ from workers.machine.cores import num_cores
 from workers.machine.embedding_plan import embedding_plan
 from workers.machine.facts import machine_facts
 from workers.machine.memory import available_bytes
+from workers.model_facts import described
 from workers.model_file import served_parts
+from workers.reporting.facts import file_facts
 from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.settings import WorkerSettings
 from workers.worker import Worker, probed
@@ -140,6 +142,7 @@ def _facts(loaded: Loaded, config: WorkerSettings) -> dict[str, str]:
         "file": loaded.model.path.name,
         "file_bytes": str(loaded.model.file_bytes),
         "file_sha256": known_sha256(config),
+        **file_facts(described(loaded.model.parts)),
         **machine_facts(),
         "dimension": str(loaded.embedder.dimension),
         "num_slots": str(config.num_slots),

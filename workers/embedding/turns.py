@@ -20,6 +20,9 @@ from workers.turns.outcomes import Answered, Outcome, Returned
 from workers.turns.understanding import Understanding, Understood
 from workers.turns.work import Work
 
+MAX_WAITED_FOR = 8
+"""Texts of a turn that somebody waits for, as for a question's vector: more are a list, whatever its priority."""
+
 
 @dataclass(frozen=True)
 class EmbeddingTurns(TurnLife):
@@ -53,7 +56,8 @@ class EmbeddingTurns(TurnLife):
 
     async def _compute(self, work: Work, texts: tuple[Tokens, ...], attempt: int, num_chunks: int) -> Outcome:
         waited = work.queue_wait
-        job = EmbedJob(work.job, texts, is_batch=work.address.priority == BATCH)
+        is_batch = work.address.priority == BATCH or len(texts) > MAX_WAITED_FOR
+        job = EmbedJob(work.job, texts, is_batch=is_batch)
         computed = asyncio.wrap_future(self.loop.submit(job))
         try:
             with work.cancelling(lambda: self.loop.cancel(job.id)):
