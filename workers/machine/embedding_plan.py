@@ -55,7 +55,8 @@ def embedding_plan(parts: Sequence[Path], config: ComputeSettings, available: in
 
     def plan(num_ctx: int) -> tuple[MemoryPlan, EmbeddingSizes]:
         sizes = EmbeddingSizes(min(most, num_ctx), pooling in _POOLED)
-        return _plan(shape, weights, sizes.num_ubatch, has_cache=architecture not in _WITHOUT_CACHE), sizes
+        has_cache = architecture not in _WITHOUT_CACHE
+        return plan_embedding(shape, weights, sizes.max_text_tokens, has_cache=has_cache), sizes
 
     found, sizes = plan(config.num_ctx)
     if found.needed <= available:
@@ -64,7 +65,9 @@ def embedding_plan(parts: Sequence[Path], config: ComputeSettings, available: in
     raise DoesNotFit(found, available, sizes.max_text_tokens, max(fitting, default=0))
 
 
-def _plan(shape: KvShape, weights: int, num_tokens: int, *, has_cache: bool) -> MemoryPlan:
+def plan_embedding(shape: KvShape, weights: int, max_text_tokens: int, *, has_cache: bool = False) -> MemoryPlan:
+    """For texts of so many tokens; `has_cache`: the model keeps each token's keys and values while it computes."""
+    num_tokens = max(BATCH_TOKENS, max_text_tokens)
     # llama_context::encode: the mask, and of each token the feed-forward and what attention works on (flash attention).
     compute = num_tokens * (2 * num_tokens + 4 * (2 * shape.num_ff + 6 * shape.num_embd))
     # llama_context::output_reserve: a row of logits for each token, which nobody computes, is cleared all the same.
