@@ -79,6 +79,7 @@ async def test_what_cannot_be_done_is_refused_by_its_field(
     param: str | None,
     words: str,
 ) -> None:
+    await nats_server.ensure(["m", "chat"])
     async with (
         embedding_worker(nats_server, FakeEmbedder()),
         start_worker(name="w2", model="chat"),
@@ -94,6 +95,7 @@ async def test_what_cannot_be_done_is_refused_by_its_field(
 async def test_a_chat_with_an_embedding_model_is_refused_by_name_and_auto_never_chooses_it(
     nats_server: EmbeddedServer, start_gateway: StartGateway, start_worker: StartWorker
 ) -> None:
+    await nats_server.ensure(["m", "chat"])
     hello: Any = [{"role": "user", "content": "hello"}]
     async with embedding_worker(nats_server, FakeEmbedder()), start_gateway() as url, talk(url) as api:
         with pytest.raises(openai.BadRequestError, match="makes vectors of texts: it cannot generate"):

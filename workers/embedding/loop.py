@@ -136,8 +136,8 @@ class EmbeddingLoop:
                 self._compute(step)
         except Exception as error:
             log.exception("! the engine is lost")
+            self._lost(str(error) or type(error).__name__)  # before the turns hear of it: no more are taken
             self._end(f"{type(error).__name__}: {error}")
-            self._lost(str(error) or type(error).__name__)
 
     def _next(self, is_batch: bool) -> Step | None:
         """Waits for a step of its kind, and until nobody else computes; None at the end."""

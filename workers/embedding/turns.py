@@ -45,6 +45,8 @@ class EmbeddingTurns(TurnLife):
             texts = await asyncio.to_thread(self.reader.tokens, work.turn)
         except TurnRejected as error:
             return Answered(Failed(error.code, error.detail, error.retryable, self.worker))
+        if self.in_hand.lost_reason is not None:
+            return Returned()
         writer = self.writer(work.address)
         if (dead := await self._start(work, writer, sum(map(len, texts)))) is not None:
             return dead
