@@ -45,6 +45,7 @@ QUESTIONS = (
     "held_calls",
     "conversations",
     "gateway",
+    "page",
     "queue",
     "placement",
     "router",

@@ -1,8 +1,8 @@
 """How quick are vectors, are they the peer's, and does a chat on the same board notice that they are made?
 
 1,000 passages of OpenAssistant's texts, over the queue and by llama-server --embeddings with the same file and threads,
-in turns of a block each: ours, theirs, theirs, ours, …, so that a machine that slows down slows both. Then questions to a
-chat model's worker beside an embedding model's, while that has nothing to do and while a long list keeps it busy. Six
+in turns of a block each: ours, theirs, theirs, ours, …, so that a machine that slows down slows both. Then questions to
+a chat model's worker beside an embedding model's, while that has nothing to do and while a long list keeps it busy. Six
 minutes on two cores; `--passages 50` for a first look.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import statistics
 import sys
 import time
@@ -61,10 +60,7 @@ async def by_llama_server(server: LlamaServer, texts: Sequence[str]) -> np.ndarr
 
     async def ask() -> None:
         for index, part in waiting:
-            body = {"input": list(part), "encoding_format": "base64"}
-            answer = await server.client.post("/v1/embeddings", json=body, timeout=600)
-            answer.raise_for_status()
-            found[index] = [base64.b64decode(one["embedding"]) for one in answer.json()["data"]]
+            found[index] = await server.embed(list(part))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(IN_FLIGHT):

@@ -37,7 +37,9 @@ tools, calls or thoughts, and to think or not, as a turn says: its model has tho
 then nothing else."""
 PENALTIES = "penalties"
 """It knows presence and frequency penalties, and biases."""
-OF_RELEASE = (PENALTIES,)
+PREFILL = "prefill"
+"""The last message may be an assistant's, whose text is gone on with, or the system's."""
+OF_RELEASE = (PENALTIES, PREFILL)
 """What every worker of this release can, whatever its model is."""
 OF_BOARD = "board"
 """The fact that names the board that has started a worker."""

@@ -29,7 +29,7 @@ from workers.answer_syntax import answer_readers
 from workers.assembly import Assembly, Parts, assemble
 from workers.boards.line import BoardLine, FromBoard
 from workers.boards.loading import MEASURE, READ, READY, WEIGHTS, Loading
-from workers.calls import syntax_of
+from workers.calls import Syntax, syntax_of
 from workers.calls.writing import writer
 from workers.chosen_file import known_sha256, model_path, model_token
 from workers.engine.calibration import Calibration
@@ -133,11 +133,12 @@ async def serve(
             return await serve_embeddings(address, config, path, name, version, stop, line, loading)
         nc = await connect(address, name=f"turnpike-worker-{name}")
         loaded = await _load_among_others(nc, path, name, config, cleanup, loading)
-        loaded.model.template.tell()
-        renderer = _renderer(loaded.model, config, templates)
+        syntax = syntax_of(loaded.model.chat_template or "", config.tool_syntax or "")
+        renderer = _renderer(loaded.model, config, templates, syntax)
         history = History(
             renderer,
             loaded.model.vocabulary,
+            thoughts=syntax.thoughts,
             raw_as_text=config.raw_as_text,
             by_text=config.deterministic,
             has_boundaries=_checkpoint_bytes(loaded) > 0,
@@ -155,14 +156,16 @@ async def serve(
     return 0
 
 
-def _renderer(model: LlamaModel, config: WorkerSettings, templates: TemplateProcess) -> TemplateRenderer:
+def _renderer(
+    model: LlamaModel, config: WorkerSettings, templates: TemplateProcess, syntax: Syntax
+) -> TemplateRenderer:
     vocabulary = model.vocabulary
     return TemplateRenderer(
         model.chat_template,
         bos_token=vocabulary.text(vocabulary.bos),
         eos_token=vocabulary.text(vocabulary.eos),
         date=config.template_date or ("none" if config.deterministic else "today"),
-        write=writer(syntax_of(model.chat_template or "", config.tool_syntax or "")),
+        write=writer(syntax),
         child=templates,
     )
 
@@ -208,6 +211,7 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
         LlamaModel, path, is_paged=is_paged, chat_template=config.chat_template, of_catalogue=known, heard=loading.at
     )
     cleanup.callback(model.close)
+    model.template.tell()
     options = context_options(config, num_ctx)
     engine = LlamaEngine(model, options)
     cleanup.callback(engine.close)
@@ -338,12 +342,8 @@ async def _assemble(
     if not loaded.model.template.is_plain:
         can = await abilities(renderer, has_thoughts=readers.has_thoughts)
     options = _options(loaded, config, version, can)
-    tags = {
-        "node": options.node,
-        "model": options.model,
-        "quantization": options.quantization or "unknown",
-        "worker": options.name,
-    }
+    tags = {"node": options.node, "model": options.model, "worker": options.name}
+    tags |= {"quantization": options.quantization or "unknown"}
     cell = loaded.model.kv_shape.quantized(config.kv_type).bytes_per_young_token
     shape = Shape(loaded.active_bytes, cell, loaded.bandwidth.bytes_per_second)
     metrics = WorkerMetrics(tags, loaded.engine.num_slots, loaded.engine.num_ctx, shape, loaded.threads)
