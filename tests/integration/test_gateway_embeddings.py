@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 import numpy as np
+import ollama
 import openai
 import pytest
 
@@ -107,3 +108,24 @@ async def test_a_chat_with_an_embedding_model_is_refused_by_name_and_auto_never_
         async with start_worker(name="w2", model="chat"):
             answer = await api.chat.completions.create(model="auto", messages=hello)
             assert answer.model == "chat"
+
+
+async def test_ollamas_package_gets_vectors_by_both_of_its_ways(
+    nats_server: EmbeddedServer, start_gateway: StartGateway
+) -> None:
+    embedder = FakeEmbedder()
+    async with embedding_worker(nats_server, embedder), start_gateway() as url:
+        api = ollama.AsyncClient(url)
+        several = await api.embed("m", TEXTS[:40])
+        cut = await api.embed("m", "a b c d e f g h i j", dimensions=2)
+        one = await api.embeddings("m", "text number 7")
+        nothing = await api.embed("m", "")
+        shown = await api.show("m")
+        with pytest.raises(ollama.ResponseError, match="9 tokens, and the context holds 8"):
+            await api.embed("m", "a b c d e f g h i", truncate=False)
+    assert np.allclose(several.embeddings, [embedder.vector(text) for text in TEXTS[:40]], atol=1e-6)
+    assert (several.model, several.prompt_eval_count) == ("m", 120)
+    assert len(cut.embeddings[0]) == 2
+    assert np.allclose(one.embedding, embedder.vector("text number 7"), atol=1e-6)
+    assert nothing.embeddings == []
+    assert shown.capabilities == ["embedding"]
