@@ -98,16 +98,15 @@ async def test_a_chat_with_an_embedding_model_is_refused_by_name_and_auto_never_
 ) -> None:
     await nats_server.ensure(["m", "chat"])
     hello: Any = [{"role": "user", "content": "hello"}]
-    async with embedding_worker(nats_server, FakeEmbedder()), start_gateway() as url, talk(url) as api:
-        with pytest.raises(openai.BadRequestError, match="makes vectors of texts: it cannot generate"):
-            await api.chat.completions.create(model="m", messages=hello)
-        with pytest.raises(openai.APIStatusError):
-            await api.chat.completions.create(model="auto", messages=hello)
-        found = await api.embeddings.create(model="auto", input="a")
-        assert found.model == "m"
-        async with start_worker(name="w2", model="chat"):
-            answer = await api.chat.completions.create(model="auto", messages=hello)
-            assert answer.model == "chat"
+    async with embedding_worker(nats_server, FakeEmbedder()):
+        async with start_gateway() as url, talk(url) as api:
+            with pytest.raises(openai.BadRequestError, match="makes vectors of texts: it cannot generate"):
+                await api.chat.completions.create(model="m", messages=hello)
+            with pytest.raises(openai.APIStatusError, match="no worker for 'auto'"):
+                await api.chat.completions.create(model="auto", messages=hello)
+        async with start_worker(name="w2", model="chat"), start_gateway() as url, talk(url) as api:
+            assert (await api.chat.completions.create(model="auto", messages=hello)).model == "chat"
+            assert (await api.embeddings.create(model="auto", input="a")).model == "m"
 
 
 async def test_ollamas_package_gets_vectors_by_both_of_its_ways(

@@ -11,8 +11,9 @@ from workers.machine.model_shape import shape_in
 from workers.model_file import header, weight_bytes
 from workers.settings import ComputeSettings
 
-BATCH_TOKENS = 512
-"""Of a step, where texts are shorter: more are hardly quicker, and who waits for a text would wait for them."""
+BATCH_TOKENS = 256
+"""Of a step, where texts are shorter. More are slower, as each token is held against all of the step's, other texts'
+too; fewer are not quicker, and with several threads slower."""
 MAX_BATCH_TEXTS = 64
 _WITHOUT_CACHE = frozenset(
     (
