@@ -10,6 +10,7 @@ from broker.messages.ends import (
     NOT_UNDERSTOOD,
     CachedIn,
     Done,
+    Embeddings,
     End,
     Failed,
     FinishReason,
@@ -38,12 +39,23 @@ from broker.messages.states import (
 )
 from broker.messages.telemetry import MAX_BATCH_POINTS, FieldValue, NodeState, Point, Points, RunEvent
 from broker.messages.tools import CallDelta, NamedTool, Tool, ToolCall, ToolChoice
-from broker.messages.turns import MAX_GRAMMAR_BYTES, Kind, Message, Role, Sampling, Turn, check_messages
+from broker.messages.turns import (
+    MAX_GRAMMAR_BYTES,
+    MAX_TEXTS,
+    EmbedText,
+    Kind,
+    Message,
+    Role,
+    Sampling,
+    Turn,
+    check_messages,
+)
 
 __all__ = [
     "MAX_BATCH_POINTS",
     "MAX_GRAMMAR_BYTES",
     "MAX_PART_BYTES",
+    "MAX_TEXTS",
     "NOT_UNDERSTOOD",
     "WIRE_VERSION",
     "Beacon",
@@ -56,6 +68,8 @@ __all__ = [
     "DeadLetter",
     "Done",
     "Earlier",
+    "EmbedText",
+    "Embeddings",
     "End",
     "Failed",
     "FetchClose",

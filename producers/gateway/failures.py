@@ -15,6 +15,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     "invalid_template": (400, "invalid_template"),
     "empty_prompt": (400, "empty_prompt"),
     "answer_too_large": (400, "answer_too_large"),
+    "unsupported": (400, "unsupported"),
     "deadline": (408, "deadline"),
     "overloaded": (503, "overloaded"),
     "not_loaded": (503, "model_not_loaded"),
