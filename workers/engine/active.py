@@ -137,6 +137,7 @@ class ActiveJob:
             cached_in=self.cached_in if sequence.num_cached else None,
             num_drafted=sequence.num_drafted,
             num_accepted=sequence.num_accepted,
+            stopped_at=self.detokenizer.stopped_at,
         )
 
     def num_before_stop(self, vocabulary: Vocabulary) -> int:

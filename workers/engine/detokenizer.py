@@ -16,8 +16,13 @@ class Detokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._stop = stop
         self._held = ""
-        self.stopped = False
-        """Whether a stop string was found; the text ends before it."""
+        self.stopped_at = ""
+        """The stop string that was found, before which the text ends; "" as long as none was."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was found."""
+        return bool(self.stopped_at)
 
     @property
     def is_holding(self) -> bool:
@@ -49,9 +54,10 @@ class Detokenizer:
         if not self._stop:
             text, self._held = self._held, ""
             return text
-        found = min((at for at in map(self._held.find, self._stop) if at >= 0), default=-1)
-        if found >= 0:
-            text, self._held, self.stopped = self._held[:found], "", True
+        found = min(((at, stop) for stop in self._stop if (at := self._held.find(stop)) >= 0), default=None)
+        if found is not None:
+            at, self.stopped_at = found
+            text, self._held = self._held[:at], ""
             return text
         keep = max(_overlap(self._held, stop) for stop in self._stop)
         text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]

@@ -96,6 +96,8 @@ class Finished:
     """Tokens that were guessed and computed for it."""
     num_accepted: int = 0
     """Of those, the ones that were chosen then."""
+    stopped_at: str = ""
+    """The stop text that ended it."""
 
 
 @dataclass(frozen=True)

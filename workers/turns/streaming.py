@@ -141,6 +141,7 @@ class Streaming:
             scores=end.scores,
             tool_calls=calls,
             reasoning="".join(answer.reasoning),
+            stopped_at=end.stopped_at,
         )
 
 
