@@ -110,6 +110,7 @@ class Client:
         tools: Sequence[Offered] = (),
         tool_choice: ToolChoice = "auto",
         parallel_tool_calls: bool = True,
+        progress: bool = False,
         on_tool_call: OnToolCall | None = None,
         max_rounds: int | None = None,
     ) -> Answer:
@@ -141,6 +142,7 @@ class Client:
             tools=tuple(map(offered, tools)),
             tool_choice=tool_choice,
             parallel_tool_calls=parallel_tool_calls,
+            progress=progress,
         )
         if on_tool_call is None and max_rounds is None:
             return Answer(self, turn, model, priority)

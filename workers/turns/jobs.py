@@ -73,6 +73,7 @@ class JobMaker:
             calls=calls,
             continuations=continuations,
             boundaries=prompt.boundaries,
+            tells_progress=turn.progress,
             shown=self._readers.shown if self._readers.reads(turn) else {},
             thinking=self._readers.thinking(turn, prompt.rendered.text, is_held=calls is not None),
         )
