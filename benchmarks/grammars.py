@@ -20,8 +20,9 @@ from workers.engine.protocol import PENDING
 from workers.grammars.held_text import HeldText
 from workers.grammars.remote_matcher import PATIENCE_SECONDS
 from workers.grammars.schemas import gbnf_of_schema
+from workers.llama.adjustments import Logits
 from workers.llama.context import LlamaModel
-from workers.llama.sampler import LlamaSampler, Logits
+from workers.llama.sampler import LlamaSampler
 
 NUM_TOKENS = 100
 DIGITS = "".join(str(n * n % 10) for n in range(400))

@@ -33,6 +33,10 @@ ENDPOINT = "state"
 CHAT, RAW, SCORE, TOOLS, THINKING = "chat", "raw", "score", "tools", "thinking"
 """What a worker can: turns through the model's chat template, prompts without it, scores of given answers, turns with
 tools, calls or thoughts, and to think or not, as a turn says: its model has thoughts."""
+PENALTIES = "penalties"
+"""It knows presence and frequency penalties, and biases."""
+OF_RELEASE = (PENALTIES,)
+"""What every worker of this release can, whatever its model is."""
 OF_BOARD = "board"
 """The fact that names the board that has started a worker."""
 AWAY_SECONDS = 24 * 3600.0
@@ -90,7 +94,8 @@ class WorkerInfo(Struct, frozen=True):
     fingerprint: str = ""
     """Of the model file; empty where the release does not tell it."""
     can: tuple[str, ...] | None = None
-    """CHAT, RAW, SCORE, TOOLS, THINKING and what later releases can; None where the release does not tell it."""
+    """CHAT, RAW, SCORE, TOOLS, THINKING, those of OF_RELEASE and what later releases can; None where the release does
+    not tell it."""
     since: float = 0.0
     """When it announced itself, in seconds since the epoch by its own clock; 0 where the release does not tell it."""
 

@@ -179,9 +179,10 @@ class FakeEngine:
     def sampler(
         self,
         sampling: Sampling,
-        prompt: list[int],
+        tokens: list[int],
         grammar: HeldText | CallFollower | None,
         foresee: Foresee | None = None,
+        num_answered: int = 0,
     ) -> TokenSampler:
         self.num_samplers += 1
         return FakeSampler(self)

@@ -63,11 +63,12 @@ class Thinker(FakeEngine):
     def sampler(
         self,
         sampling: Sampling,
-        prompt: list[int],
+        tokens: list[int],
         grammar: HeldText | CallFollower | None,
         foresee: Foresee | None = None,
+        num_answered: int = 0,
     ) -> TokenSampler:
         if not isinstance(grammar, HeldText):
-            return super().sampler(sampling, prompt, grammar, foresee)
+            return super().sampler(sampling, tokens, grammar, foresee, num_answered)
         self.num_samplers += 1
         return Grammatical(self, grammar)

@@ -40,7 +40,7 @@ class WorkerOptions:
     """For the model's stream and consumers, at the start."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """What it takes to repeat what is measured here: build, CPU, board, settings."""
-    can: tuple[str, ...] = (discovery.CHAT, discovery.RAW, discovery.SCORE, discovery.TOOLS)
+    can: tuple[str, ...] = (discovery.CHAT, discovery.RAW, discovery.SCORE, discovery.TOOLS, *discovery.OF_RELEASE)
     may_differ: bool = False
     """It may serve the model from another file than its other workers."""
     look_seconds: float = 0.25

@@ -13,10 +13,16 @@ from broker.messages.template_kwargs import FIELD, check_template_kwargs
 from broker.messages.tools import MAX_CALLS, CallId, Tool, ToolCall, ToolChoice, check_tools
 
 MAX_GRAMMAR_BYTES = 64 * 1024
+MAX_BIAS_CHARACTERS = 4096
+"""Of all texts in a turn's `logit_bias`."""
+FORBIDDEN = -1e9
+"""A bias of so much, or less, is that of a token that is never chosen."""
 
 Role = Literal["system", "user", "assistant", "tool"]
 Kind = Literal["generate", "score"]
 Thinking = Literal["on", "off"] | Annotated[int, Meta(ge=0, le=1_000_000)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+BiasedText = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 class Message(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -37,7 +43,7 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
 
     max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 500
     temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
-    """0 is greedy; the cuts below then have no effect, the penalty has."""
+    """0 is greedy; the cuts below then have no effect, penalties and biases have."""
     top_k: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     """Keep the k most likely tokens; 0 keeps all."""
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
@@ -46,6 +52,12 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     """Keep tokens at least min_p times as likely as the likeliest (arXiv 2407.01082)."""
     repeat_penalty: Annotated[float, Meta(gt=0, le=100)] = 1.0
     """Divides positive, multiplies negative logits of the last 64 tokens (Keskar et al. 2019, arXiv 1909.05858)."""
+    presence_penalty: Annotated[float, Meta(ge=-100, le=100)] = 0.0
+    """Taken from the logits of the tokens that the answer has, …"""
+    frequency_penalty: Annotated[float, Meta(ge=-100, le=100)] = 0.0
+    """… and this as often as it has them."""
+    logit_bias: Annotated[tuple[tuple[TokenId | BiasedText, float], ...], Meta(max_length=1024)] = ()
+    """Added to the logits of tokens; a text stands for all tokens that it is made of. FORBIDDEN and less forbid."""
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """Token i is drawn with a hash of (seed, i): the same seed gives the same draws on any worker."""
     stop: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...], Meta(max_length=16)] = ()
@@ -65,6 +77,10 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     def __post_init__(self) -> None:
         if self.grammar is not None and self.json_schema is not None:
             raise InvalidMessage("sampling.grammar", "grammar and json_schema cannot both be given")
+        if not all(bias < -FORBIDDEN for _, bias in self.logit_bias):  # NaN is not either
+            raise InvalidMessage("sampling.logit_bias", f"a bias must be a number below {-FORBIDDEN:g}")
+        if sum(len(of) for of, _ in self.logit_bias if isinstance(of, str)) > MAX_BIAS_CHARACTERS:
+            raise InvalidMessage("sampling.logit_bias", f"its texts may have {MAX_BIAS_CHARACTERS} characters together")
 
 
 def check_messages(messages: Sequence[Message]) -> None:

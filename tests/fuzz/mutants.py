@@ -65,7 +65,13 @@ def turn(rng: random.Random) -> Turn:
     """A valid one."""
     roles = ("user", "assistant")
     messages = tuple(Message(roles[at % 2], rng.choice(_WORDS) * 3) for at in range(rng.choice((1, 3))))  # type: ignore[arg-type]
-    sampling = Sampling(max_tokens=rng.randrange(1, 9), stop=("end",), seed=rng.randrange(2**32))
+    sampling = Sampling(
+        max_tokens=rng.randrange(1, 9),
+        stop=("end",),
+        seed=rng.randrange(2**32),
+        presence_penalty=0.5,
+        logit_bias=((rng.randrange(99), -1.0), ("end", 2.0)),
+    )
     return Turn(TURN_ID, "c", messages, sampling)
 
 

@@ -16,7 +16,7 @@ from nats.aio.client import Client as NatsConnection
 from broker.accounts import GATEWAY, LOCAL, OPERATOR, WORKER
 from broker.client import Client
 from broker.connection import close, connect
-from broker.discovery import CHAT, RAW, SCORE, TOOLS
+from broker.discovery import CHAT, OF_RELEASE, RAW, SCORE, TOOLS
 from broker.influx_address import InfluxAddress
 from broker.messages.turns import Thinking
 from broker.placing import Watch
@@ -76,7 +76,7 @@ def start_worker(nats_server: EmbeddedServer) -> StartWorker:
         overflow: Literal["error", "drop"] = "error",
         fetch_bytes_per_second: float = 0.0,
         history: History | None = None,
-        can: tuple[str, ...] = (CHAT, RAW, SCORE, TOOLS),
+        can: tuple[str, ...] = (CHAT, RAW, SCORE, TOOLS, *OF_RELEASE),
         facts: dict[str, str] | None = None,
         may_differ: bool = False,
         readers: AnswerReaders = ALL_TEXT,

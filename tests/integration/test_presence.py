@@ -21,6 +21,7 @@ from broker.connection import close, connect
 from broker.discovery import (
     CHAT,
     DRAINING,
+    OF_RELEASE,
     RAW,
     SCORE,
     SERVING,
@@ -291,9 +292,9 @@ class Refusing(FakeRenderer):
 
 
 async def test_a_worker_tells_what_it_can(client: Client, start_worker: StartWorker) -> None:
-    assert await abilities(FakeRenderer()) == (CHAT, RAW, SCORE, TOOLS)
-    assert await abilities(FakeRenderer(), has_thoughts=True) == (CHAT, RAW, SCORE, TOOLS, THINKING)
-    assert await abilities(Refusing(), has_thoughts=True) == (RAW, SCORE)
+    assert await abilities(FakeRenderer()) == (CHAT, RAW, SCORE, TOOLS, *OF_RELEASE)
+    assert await abilities(FakeRenderer(), has_thoughts=True) == (CHAT, RAW, SCORE, TOOLS, *OF_RELEASE, THINKING)
+    assert await abilities(Refusing(), has_thoughts=True) == (RAW, SCORE, *OF_RELEASE)
     async with start_worker(can=(RAW, SCORE)):
         found = await seen(client)
     assert found.can == (RAW, SCORE)

@@ -17,8 +17,9 @@ from workers.calls.openings import held
 from workers.engine.protocol import PENDING
 from workers.grammars.checker import GrammarChecker
 from workers.grammars.held_calls import HeldCalls
+from workers.llama.adjustments import Logits
 from workers.llama.context import LlamaModel
-from workers.llama.sampler import LlamaSampler, Logits
+from workers.llama.sampler import LlamaSampler
 from workers.llama.vocabulary import LlamaVocabulary
 
 NORTH = '{"name": "note", "arguments": {"of": "north"}}'

@@ -364,8 +364,9 @@ def test_a_cancelled_waiting_turn_never_gets_a_slot(bench: Start) -> None:
         Sampling(max_tokens=60, ignore_eos=True),
         Sampling(max_tokens=60, ignore_eos=True, temperature=0.9, top_k=40, top_p=0.95, seed=7),
         Sampling(max_tokens=60, ignore_eos=True, repeat_penalty=1.3),
+        Sampling(max_tokens=60, ignore_eos=True, presence_penalty=0.5, frequency_penalty=0.2, logit_bias=((301, 2.0),)),
     ],
-    ids=["greedy", "drawn", "with a penalty"],
+    ids=["greedy", "drawn", "with a penalty", "with penalties and a bias"],
 )
 def test_a_resumed_answer_is_the_same_answer_to_the_bit_in_deterministic_mode(
     bench: Callable[..., Bench], sampling: Sampling

@@ -12,7 +12,8 @@ from workers.engine.events import Finished, Generated, Job
 from workers.engine.protocol import Foresee, TokenSampler
 from workers.grammars.held_calls import CallFollower
 from workers.grammars.held_text import HeldText
-from workers.llama.sampler import LlamaSampler, Logits, logprob_of
+from workers.llama.adjustments import Logits
+from workers.llama.sampler import LlamaSampler, logprob_of
 from workers.llama.vocabulary import LlamaVocabulary
 
 PROMPT = [0, 0, 0]
@@ -37,11 +38,12 @@ class Scripted(Observed):
     def sampler(
         self,
         sampling: Sampling,
-        prompt: list[int],
+        tokens: list[int],
         grammar: HeldText | CallFollower | None,
         foresee: Foresee | None = None,
+        num_answered: int = 0,
     ) -> TokenSampler:
-        return LlamaSampler(self._real, self._logits, sampling, prompt, grammar, foresee)
+        return LlamaSampler(self._real, self._logits, sampling, tokens, grammar, foresee, num_answered)
 
     def logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:
         return logprob_of(self._logits(row), token, num_top)

@@ -70,14 +70,15 @@ class RefusingEngine(FakeEngine):
     def sampler(
         self,
         sampling: Sampling,
-        prompt: list[int],
+        tokens: list[int],
         grammar: HeldText | CallFollower | None,
         foresee: Foresee | None = None,
+        num_answered: int = 0,
     ) -> TokenSampler:
         kind, _, at = (grammar.gbnf if isinstance(grammar, HeldText) else "").partition(" ")
         if kind == "unseated":
             raise MemoryError
-        plain = super().sampler(sampling, prompt, grammar, foresee)
+        plain = super().sampler(sampling, tokens, grammar, foresee, num_answered)
         if not kind:
             return plain
         if kind.startswith("late"):

@@ -58,6 +58,11 @@ samplings = st.builds(
     logprobs=st.none() | st.integers(0, 20),
     json_schema=st.none() | st.just({"type": "object"}),
     thinking=st.none() | st.sampled_from(["on", "off"]) | st.integers(0, 1000),
+    presence_penalty=st.floats(-100, 100),
+    frequency_penalty=st.floats(-100, 100),
+    logit_bias=st.lists(
+        st.tuples(st.integers(0, 2**31 - 1) | st.text(min_size=1, max_size=9), st.floats(-1e9, 1e8)), max_size=3
+    ).map(tuple),
 )
 ids = st.text("abcXYZ019_-", min_size=1, max_size=64)
 turns = st.builds(
@@ -138,6 +143,14 @@ def test_any_map_is_a_turn_or_an_invalid_message(fields: dict[str, Any]) -> None
         ({"sampling": {"stop": [""]}}, "sampling.stop[0]"),
         ({"sampling": {"grammar": "root ::= x", "json_schema": {}}}, "sampling.grammar"),
         ({"sampling": {"grammar": "x" * 70_000}}, "sampling.grammar"),
+        ({"sampling": {"presence_penalty": 101}}, "sampling.presence_penalty"),
+        ({"sampling": {"frequency_penalty": float("nan")}}, "sampling.frequency_penalty"),
+        ({"sampling": {"logit_bias": [[-1, 1.0]]}}, "sampling.logit_bias[0][0]"),
+        ({"sampling": {"logit_bias": [["", 1.0]]}}, "sampling.logit_bias[0][0]"),
+        ({"sampling": {"logit_bias": [[5, 1.0]] * 1025}}, "sampling.logit_bias"),
+        ({"sampling": {"logit_bias": [[5, float("nan")]]}}, "sampling.logit_bias"),
+        ({"sampling": {"logit_bias": [[5, 1e9]]}}, "sampling.logit_bias"),
+        ({"sampling": {"logit_bias": [["x" * 200, 1.0]] * 21}}, "sampling.logit_bias"),
         ({"id": "a.b"}, "id"),
         ({"id": "t\n"}, "id"),
         ({"kind": "guess"}, "kind"),

@@ -49,9 +49,10 @@ class Held(Observed):
     def sampler(
         self,
         sampling: Sampling,
-        prompt: list[int],
+        tokens: list[int],
         grammar: HeldText | CallFollower | None,
         foresee: Foresee | None = None,
+        num_answered: int = 0,
     ) -> TokenSampler:
         self.num_samplers += 1
         self.samplers = [Knowing(self, foresee, TEXT)]

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from broker.catalogue import Locked, UnknownModel, write_lock
+from broker.discovery import OF_RELEASE
 from workers.boards.file_facts import FileFacts, facts_of_files
 from workers.boards.offers import Offer, Offers, shared_out
 from workers.boards.settings import BoardSettings
@@ -135,7 +136,7 @@ def test_a_header_with_millions_of_empty_texts_is_not_walked_through(tmp_path: P
 def test_what_a_worker_would_have_and_could_is_told_by_the_file(tmp_path: Path) -> None:
     settings = BoardSettings(num_ctx=1024, num_slots=3)
     found = facts_of_files([DEMO.path], "m", settings)
-    assert (found.num_ctx, found.num_slots, found.can) == (1024, 3, ("chat", "raw", "score", "tools"))
+    assert (found.num_ctx, found.num_slots, found.can) == (1024, 3, ("chat", "raw", "score", "tools", *OF_RELEASE))
     long = BoardSettings(num_ctx=4096, deterministic=True)
     assert facts_of_files([DEMO.path], "m", long).num_ctx == 2048, "what it was trained for"
     assert facts_of_files([DEMO.path], "m", long).num_slots == 1
@@ -143,12 +144,12 @@ def test_what_a_worker_would_have_and_could_is_told_by_the_file(tmp_path: Path) 
     template = str(header(DEMO.path).values["tokenizer.chat_template"])
     thinking = tmp_path / "thinking.gguf"
     thinking.write_bytes(content.replace(template.encode(), "{# </think> #}".ljust(len(template.encode())).encode()))
-    assert facts_of_files([thinking], "m", settings).can == ("chat", "raw", "score", "tools", "thinking")
+    assert facts_of_files([thinking], "m", settings).can == ("chat", "raw", "score", "tools", *OF_RELEASE, "thinking")
     none = tmp_path / "none.gguf"
     none.write_bytes(content.replace(b"tokenizer.chat_template", b"tokenizer.chat_temp_ate"))
     assert facts_of_files([none], "m", settings).can is None, "its vocabulary may have ChatML's tokens"
     asked = BoardSettings(chat_template="chatml")
-    assert facts_of_files([none], "m", asked).can == ("chat", "raw", "score", "tools")
+    assert facts_of_files([none], "m", asked).can == ("chat", "raw", "score", "tools", *OF_RELEASE)
 
 
 def test_a_file_is_looked_into_again_only_when_it_is_another(tmp_path: Path) -> None:

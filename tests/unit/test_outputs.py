@@ -183,9 +183,10 @@ def test_a_sampler_that_cannot_be_made_rejects_its_turn() -> None:
         def sampler(
             self,
             sampling: Sampling,
-            prompt: list[int],
+            tokens: list[int],
             grammar: HeldText | CallFollower | None,
             foresee: Foresee | None = None,
+            num_answered: int = 0,
         ) -> TokenSampler:
             assert isinstance(grammar, HeldText)
             raise TurnRejected("invalid_grammar", f"not {grammar.gbnf}")

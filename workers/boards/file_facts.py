@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from broker.discovery import CHAT, RAW, SCORE, THINKING, TOOLS
+from broker.discovery import CHAT, OF_RELEASE, RAW, SCORE, THINKING, TOOLS
 from workers.architectures import KNOWN
 from workers.boards.settings import BoardSettings
 from workers.calls import syntax_of
@@ -51,4 +51,4 @@ def _abilities(head: Header, model: str, settings: BoardSettings) -> tuple[str, 
     if template.is_plain:
         return None
     has_thoughts = syntax_of(template.text, settings.tool_syntax or "").thoughts is not None
-    return (CHAT, RAW, SCORE, TOOLS, *((THINKING,) if has_thoughts else ()))
+    return (CHAT, RAW, SCORE, TOOLS, *OF_RELEASE, *((THINKING,) if has_thoughts else ()))

@@ -129,7 +129,7 @@ class Outputs:
         elif job.gbnf is not None and not (thought is not None and thought.awaits_grammar):
             grammar = HeldText(job.gbnf, answer[thought.num_before_grammar if thought is not None else 0 :])
         foresee = functools.partial(self._foresee, active.sequence)
-        active.sampler = self._engine.sampler(job.sampling, tokens, grammar, foresee)
+        active.sampler = self._engine.sampler(job.sampling, tokens, grammar, foresee, len(answer))
 
     def _next(self, active: ActiveJob, row: int) -> int:
         """The token that comes next: forced, or as it is sampled; PENDING where that is not known yet."""

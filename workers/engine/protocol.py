@@ -149,13 +149,15 @@ class Engine(Protocol):
     def sampler(
         self,
         sampling: Sampling,
-        prompt: list[int],
+        tokens: list[int],
         grammar: HeldText | CallFollower | None,
         foresee: Foresee | None = None,
+        num_answered: int = 0,
     ) -> TokenSampler:
-        """What chooses the tokens of one answer to `prompt`, within a grammar if there is one: GBNF from the
-        first token on, or what follows calls, from where it says; it has read what there is of the answer. A grammar
-        that is asked about a token hears what `foresee` says of it too. Raises TurnRejected."""
+        """What chooses the tokens of one answer, within a grammar if there is one: GBNF from the first token on, or
+        what follows calls, from where it says; it has read what there is of the answer. `tokens` is the list of all
+        that are known, which grows with what is chosen; the last `num_answered` are the answer's. A grammar that is
+        asked about a token hears what `foresee` says of it too. Raises TurnRejected."""
         ...
 
     def logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:

@@ -18,8 +18,9 @@ from workers.engine.protocol import MAX_OUTPUTS, EngineLost, Foresee, KvCacheFul
 from workers.engine.scheduler import MIN_PREFILL_TOKENS
 from workers.grammars.held_calls import CallFollower
 from workers.grammars.held_text import HeldText
+from workers.llama.adjustments import Logits
 from workers.llama.backend import has_grouped_attention, messages, progress
-from workers.llama.sampler import LlamaSampler, Logits, logprob_of
+from workers.llama.sampler import LlamaSampler, logprob_of
 from workers.llama.state_form import StateForm
 from workers.llama.thread_pools import PooledThreads
 from workers.llama.tiles import FLASH_TILE, padding_of
@@ -288,12 +289,13 @@ class LlamaEngine(PooledThreads):
     def sampler(
         self,
         sampling: Sampling,
-        prompt: list[int],
+        tokens: list[int],
         grammar: HeldText | CallFollower | None,
         foresee: Foresee | None = None,
+        num_answered: int = 0,
     ) -> LlamaSampler:
         """What chooses the tokens of one answer. Raises TurnRejected."""
-        return LlamaSampler(self.vocabulary, self.logits, sampling, prompt, grammar, foresee)
+        return LlamaSampler(self.vocabulary, self.logits, sampling, tokens, grammar, foresee, num_answered)
 
     def logprob(self, row: int, token: int, num_top: int) -> TokenLogprob:
         """The token's log-probability in a row of the last step's logits, and the likeliest tokens'."""

@@ -19,14 +19,13 @@ from workers.grammars.frames import LIST, TAKE, TRY, with_token
 from workers.grammars.held_calls import CallFollower
 from workers.grammars.held_text import HeldText
 from workers.grammars.remote_matcher import RemoteMatcher
+from workers.llama.adjustments import Adjustments, Logits
 from workers.llama.vocabulary import LlamaVocabulary
 
 log = logging.getLogger(__name__)
 
-Logits = NDArray[np.float32]
 _MASK = (1 << 64) - 1
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-PENALTY_TOKENS = 64
 
 
 def seed_of(seed: int, index: int) -> int:
@@ -41,24 +40,28 @@ def seed_of(seed: int, index: int) -> int:
 
 
 class LlamaSampler:
-    """Chooses one sequence's tokens. Greedy without penalty or grammar is an argmax and nothing else."""
+    """Chooses one sequence's tokens. Greedy without penalty or grammar is an argmax and nothing else.
+
+    `tokens` are all that are known, the list that grows with what is chosen; the last `num_answered` are the answer's.
+    """
 
     def __init__(
         self,
         vocabulary: LlamaVocabulary,
         logits: Callable[[int], Logits],
         sampling: Sampling,
-        prompt: list[int],
+        tokens: list[int],
         grammar: HeldText | CallFollower | None,
         foresee: Foresee | None = None,
+        num_answered: int = 0,
     ) -> None:
         self._vocabulary = vocabulary
         self._foresee = foresee
         self._logits = logits
         self._sampling = sampling
         self._masked = np.array(sorted(vocabulary.end_tokens), dtype=np.int64) if sampling.ignore_eos else None
+        self._adjustments = Adjustments(vocabulary, sampling, tokens, num_answered)
         self._chain: Any = None
-        self._penalties: Any = None
         self._grammar: RemoteMatcher | None = None
         self._kept: Logits | None = None
         self._offered = (-1, 0)
@@ -69,15 +72,8 @@ class LlamaSampler:
         self._is_taking = False
         """The first of them it was told."""
         self._candidates: NDArray[Any] | None = None
-        if sampling.temperature > 0 or sampling.repeat_penalty != 1:
-            self._candidates = np.zeros(vocabulary.num_tokens, dtype=_CANDIDATE)
-        if sampling.repeat_penalty != 1:
-            self._penalties = lib.llama_sampler_init_penalties(
-                vocabulary.num_tokens, PENALTY_TOKENS, sampling.repeat_penalty, 0.0, 0.0
-            )
-            for token in prompt[-PENALTY_TOKENS:]:
-                lib.llama_sampler_accept(self._penalties, token)
         if sampling.temperature > 0:
+            self._candidates = np.zeros(vocabulary.num_tokens, dtype=_CANDIDATE)
             self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
             # Cuts on the model's own probabilities first, then the temperature: llama.cpp's default order.
             for part in self._cuts(sampling):
@@ -232,8 +228,6 @@ class LlamaSampler:
         return self._calls is not None and self._calls.may_end
 
     def _accepted(self, token: int) -> int:
-        if self._penalties is not None and token >= 0:
-            lib.llama_sampler_accept(self._penalties, token)
         if self._calls is not None and self._grammar is not None:
             self._calls.note(token, is_whole=self._grammar.is_accepting)
             if not self._calls.take(token):
@@ -257,21 +251,15 @@ class LlamaSampler:
         return logprob_of(self._kept, token, num_top)
 
     def _choose(self, logits: Logits, index: int) -> int:
+        logits = self._adjustments.applied(logits)
+        best = int(logits.argmax())
         candidates = self._candidates
-        if candidates is None:
-            best = int(logits.argmax())
+        if candidates is None or not np.isfinite(logits[best]):
             return best if np.isfinite(logits[best]) else -1
         # Cuts reorder the array, so the ids are written anew as well.
         candidates["id"] = np.arange(len(candidates), dtype=np.int32)
         candidates["logit"] = logits
         array = _array(candidates)
-        if self._penalties is not None:
-            lib.llama_sampler_apply(self._penalties, ctypes.byref(array))
-        if self._chain is None:
-            best = int(candidates["logit"].argmax())
-            return int(candidates["id"][best]) if np.isfinite(candidates["logit"][best]) else -1
-        if not np.isfinite(candidates["logit"].max()):
-            return -1
         lib.llama_sampler_apply(self._chain, ctypes.byref(array))
         draw = lib.llama_sampler_init_dist(seed_of(self._sampling.seed, index))
         lib.llama_sampler_apply(draw, ctypes.byref(array))
@@ -280,12 +268,11 @@ class LlamaSampler:
 
     def close(self) -> None:
         """Frees llama.cpp's samplers and the grammar's process."""
-        for part in (self._chain, self._penalties):
-            if part:
-                lib.llama_sampler_free(part)
+        if self._chain:
+            lib.llama_sampler_free(self._chain)
         if self._grammar is not None:
             self._grammar.close()
-        self._chain = self._penalties = self._grammar = None
+        self._chain = self._grammar = None
 
 
 def _array(candidates: NDArray[Any]) -> Any:

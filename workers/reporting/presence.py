@@ -15,14 +15,14 @@ from nats.aio.client import Client as NatsConnection
 from nats.micro.service import Service
 
 from broker import discovery
-from broker.discovery import CHAT, RAW, SCORE, THINKING, TOOLS, Load, WorkerInfo
+from broker.discovery import CHAT, OF_RELEASE, RAW, SCORE, THINKING, TOOLS, Load, WorkerInfo
 from broker.errors import OtherFile, TurnRejected
 from broker.messages import Message
 from broker.process import pid_namespace
 from workers.prompts.history import Renderer
 from workers.worker_options import WorkerOptions
 
-PLAIN_ABILITIES = (RAW, SCORE)
+PLAIN_ABILITIES = (RAW, SCORE, *OF_RELEASE)
 """Of a worker whose model has no chat template."""
 MAX_LOOKS = 20
 """At the start, while one with another file that came later has neither gone nor begun to serve."""
@@ -40,7 +40,7 @@ async def abilities(renderer: Renderer, *, has_thoughts: bool = False) -> tuple[
     except TurnRejected as error:
         log.warning("no chat, prompts without a template only: %s", error.detail)
         return PLAIN_ABILITIES
-    return (CHAT, RAW, SCORE, TOOLS, *((THINKING,) if has_thoughts else ()))
+    return (CHAT, RAW, SCORE, TOOLS, *OF_RELEASE, *((THINKING,) if has_thoughts else ()))
 
 
 def metadata(options: WorkerOptions, num_ctx: int) -> dict[str, str]:
