@@ -35,7 +35,9 @@ CHAT, RAW, SCORE, TOOLS, THINKING = "chat", "raw", "score", "tools", "thinking"
 tools, calls or thoughts, and to think or not, as a turn says: its model has thoughts."""
 PENALTIES = "penalties"
 """It knows presence and frequency penalties, and biases."""
-OF_RELEASE = (PENALTIES,)
+PROGRESS = "progress"
+"""It tells how far a prompt is computed, where a turn asks."""
+OF_RELEASE = (PENALTIES, PROGRESS)
 """What every worker of this release can, whatever its model is."""
 OF_BOARD = "board"
 """The fact that names the board that has started a worker."""
