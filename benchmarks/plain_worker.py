@@ -33,8 +33,10 @@ class PlainWriter:
         self.resumed_tokens: tuple[int, ...] = ()
         self.workers: tuple[str, ...] = ()
 
-    async def start(self, model: str = "", *, grammar: str = "", can_resume: bool = True) -> Started:
-        started = Started(self.num_chunks, self.attempt, self._worker, 1, model, grammar)
+    async def start(
+        self, model: str = "", *, grammar: str = "", can_resume: bool = True, num_prompt_tokens: int = 0
+    ) -> Started:
+        started = Started(self.num_chunks, self.attempt, self._worker, 1, model, grammar, num_prompt_tokens)
         await self._publish(started)
         return started
 

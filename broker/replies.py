@@ -126,17 +126,20 @@ class ReplyWriter:
         self.workers: tuple[str, ...] = ()
         """Who started the turn before, in order."""
 
-    async def start(self, model: str = "", *, grammar: str = "", can_resume: bool = True) -> Started:
+    async def start(
+        self, model: str = "", *, grammar: str = "", can_resume: bool = True, num_prompt_tokens: int = 0
+    ) -> Started:
         """Says that the turn is seated, to go on where an earlier worker stopped, or anew with the next attempt.
 
         It goes on when that worker had the same `model` and `grammar`, fingerprints, and what it sent is all there, in
-        tokens of the model's: llama.cpp ends the process for any other.
+        tokens of the model's: llama.cpp ends the process for any other. The reader is told `num_prompt_tokens`.
         It takes over from whoever still writes to the turn: what that one writes between our reading and our writing is
         read, too. Of several that begin at once all but one are refused (Fenced).
         """
         stored = await self._read()
         while True:
             started = self._take_place_behind([one.reply for one in stored], model, grammar, can_resume=can_resume)
+            started = replace(started, prompt_tokens=num_prompt_tokens)
             self._sequence = stored[-1].sequence if stored else 0
             try:
                 await self._write(started)

@@ -207,12 +207,15 @@ class FakeWriter:
         self.is_handed_back = False
         self.can_resume: bool | None = None
         self.grammar = ""
+        self.num_prompt_tokens = 0
         self.error: Exception | None = None
         self._num_starts = num_starts
 
-    async def start(self, model: str = "", *, grammar: str = "", can_resume: bool = True) -> Started:
-        self.can_resume, self.grammar = can_resume, grammar
-        return Started(0, self.attempt, WORKER, self._num_starts, model, grammar)
+    async def start(
+        self, model: str = "", *, grammar: str = "", can_resume: bool = True, num_prompt_tokens: int = 0
+    ) -> Started:
+        self.can_resume, self.grammar, self.num_prompt_tokens = can_resume, grammar, num_prompt_tokens
+        return Started(0, self.attempt, WORKER, self._num_starts, model, grammar, num_prompt_tokens)
 
     async def hand_back(self) -> None:
         if self.error is not None:

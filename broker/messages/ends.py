@@ -88,8 +88,8 @@ class Done(Struct, frozen=True, tag_field="type", tag="done", omit_defaults=True
     """What the answer calls, in its order."""
     reasoning: str = ""
     """What the model thought before it answered."""
-    stopped_at: str = ""
-    """The stop text that ended it; empty where something else did."""
+    stop: str | None = None
+    """Of the turn's stop texts, the one that ended the answer; the text ends before it."""
 
 
 class Failed(Struct, frozen=True, tag_field="type", tag="failed", omit_defaults=True):

@@ -42,6 +42,8 @@ class Started(Struct, frozen=True, tag_field="type", tag="started"):
     """A fingerprint of the model file: a worker with another one cannot go on where this one stopped."""
     grammar: str = ""
     """The same of the grammar that holds all of the answer; empty without one."""
+    prompt_tokens: Count = 0
+    """How many tokens the prompt has; 0 where the worker does not tell."""
 
 
 class Chunk(Struct, frozen=True, tag_field="type", tag="chunk", omit_defaults=True):

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from workers.engine.detokenizer import Detokenizer
 
 
-def feed(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str], bool]:
+def feed(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str], str | None]:
     detokenizer = Detokenizer(stop)
     texts = []
     for piece in pieces:
         texts.append(detokenizer.add(piece))
         if detokenizer.stopped:
-            return texts, True
-    return [*texts, detokenizer.finish()], detokenizer.stopped
+            return texts, detokenizer.stop
+    return [*texts, detokenizer.finish()], detokenizer.stop
 
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -38,10 +38,11 @@ def test_text_is_whole_however_its_bytes_are_cut(text: str, cuts: list[int]) -> 
 def test_a_stop_string_ends_the_text_before_its_first_place(text: str, stop: list[str], cuts: list[int]) -> None:
     pieces = split(text.encode(), cuts)
     texts, stopped = feed(pieces, tuple(stop))
-    assert stopped == any(string in text for string in stop)
+    assert (stopped is not None) == any(string in text for string in stop)
+    assert stopped is None or text.startswith("".join(texts) + stopped)
     assert not any(string in "".join(texts) for string in stop)
     assert text.startswith("".join(texts))
-    if not stopped:
+    if stopped is None:
         assert "".join(texts) == text
 
 
@@ -53,7 +54,7 @@ def test_bytes_that_are_no_text_become_replacement_characters(data: bytes, cuts:
 
 def test_a_stop_string_across_token_borders_is_never_sent_in_part() -> None:
     texts, stopped = feed([b"Hello ", b"</", b"st", b"op> more"], ("</stop>",))
-    assert stopped
+    assert stopped == "</stop>"
     assert texts == ["Hello ", "", "", ""]
 
 

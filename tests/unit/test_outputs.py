@@ -123,6 +123,7 @@ def test_an_end_token_or_none_that_is_allowed_finishes_the_turn_and_frees_nothin
     assert desk.told == [Generated("a", "", tuple(tokens_of("h")), ())], "it may begin the stop text"
     assert desk.take() == "stop"
     assert desk.text == "h"
+    assert desk.active.finished("stop").stop is None
     assert desk.active.sequence.tokens == [*PROMPT, *tokens_of("h")]
     assert not desk.sampler.is_closed
 
@@ -137,6 +138,7 @@ def test_a_stop_text_ends_the_answer_before_it() -> None:
     desk = Desk(*tokens_of("oh hey"), sampling=Sampling(stop=("hey",)))
     assert [desk.take() for _ in range(6)] == [None] * 5 + ["stop"]
     assert desk.text == "oh "
+    assert desk.active.finished("stop").stop == "hey"
 
 
 def test_a_grammar_that_lets_nothing_follow_finishes_the_turn() -> None:

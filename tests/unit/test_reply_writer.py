@@ -145,9 +145,9 @@ async def test_the_next_worker_goes_on_if_it_has_the_model_and_may(
     await first.start("m1", grammar="g1")
     await first.write("he", (1, 2))
     second = ReplyWriter(server, ADDRESS, "w2")
-    started = await second.start(model, grammar=grammar, can_resume=can_resume)
+    started = await second.start(model, grammar=grammar, can_resume=can_resume, num_prompt_tokens=5)
     assert (second.resumed_text, second.resumed_tokens) == (("he", (1, 2)) if is_resumed else ("", ()))
-    assert started == Started(2, 0 if is_resumed else 1, "w2", 2, model, grammar)
+    assert started == Started(2, 0 if is_resumed else 1, "w2", 2, model, grammar, 5)
 
 
 @pytest.mark.parametrize(("token", "is_resumed"), [(8, True), (9, False), (-1, False), (2**31, False), (2**62, False)])

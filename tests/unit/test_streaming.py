@@ -154,6 +154,11 @@ async def test_what_an_earlier_worker_has_sent_is_in_the_end_and_not_written_aga
     assert (done.text, done.tokens) == ("abc", (100, 101, 102))
 
 
+async def test_the_end_says_which_stop_text_it_was() -> None:
+    assert (await Stage().done(work_of(), generated("ab"), finished("ab", stop="c"))).stop == "c"
+    assert (await Stage().done(work_of(), generated("ab"), finished("ab"))).stop is None
+
+
 async def test_tokens_without_text_are_written_too() -> None:
     stage = Stage()
     await stage.done(work_of(), Generated(JOB, "", (9,), ()), finished())

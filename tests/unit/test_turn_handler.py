@@ -150,6 +150,7 @@ async def test_the_engine_goes_on_behind_what_an_earlier_worker_has_sent() -> No
     await house.end_of()
     assert house.engine.jobs[0].resumed == (107,)
     assert house.writer.can_resume
+    assert house.writer.num_prompt_tokens == len(house.engine.jobs[0].prompt) > 0
 
 
 async def test_with_a_grammar_only_who_has_the_same_goes_on() -> None:

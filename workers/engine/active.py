@@ -142,7 +142,7 @@ class ActiveJob:
             cached_in=self.cached_in if sequence.num_cached else None,
             num_drafted=sequence.num_drafted,
             num_accepted=sequence.num_accepted,
-            stopped_at=self.detokenizer.stopped_at,
+            stop=self.detokenizer.stop,
         )
 
     def num_before_stop(self, vocabulary: Vocabulary) -> int:

@@ -16,13 +16,13 @@ class Detokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._stop = stop
         self._held = ""
-        self.stopped_at = ""
-        """The stop string that was found, before which the text ends; "" as long as none was."""
+        self.stop: str | None = None
+        """The stop string that was found; the text ends before it."""
 
     @property
     def stopped(self) -> bool:
         """Whether a stop string was found."""
-        return bool(self.stopped_at)
+        return self.stop is not None
 
     @property
     def is_holding(self) -> bool:
@@ -54,9 +54,9 @@ class Detokenizer:
         if not self._stop:
             text, self._held = self._held, ""
             return text
-        found = min(((at, stop) for stop in self._stop if (at := self._held.find(stop)) >= 0), default=None)
-        if found is not None:
-            at, self.stopped_at = found
+        places = ((self._held.find(stop), stop) for stop in self._stop)
+        if (found := min((one for one in places if one[0] >= 0), default=None)) is not None:
+            at, self.stop = found
             text, self._held = self._held[:at], ""
             return text
         keep = max(_overlap(self._held, stop) for stop in self._stop)

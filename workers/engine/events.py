@@ -107,8 +107,8 @@ class Finished:
     """Tokens that were guessed and computed for it."""
     num_accepted: int = 0
     """Of those, the ones that were chosen then."""
-    stopped_at: str = ""
-    """The stop text that ended it."""
+    stop: str | None = None
+    """Of the turn's stop texts, the one that ended the answer."""
 
 
 @dataclass(frozen=True)

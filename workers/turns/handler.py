@@ -123,7 +123,12 @@ class TurnHandler:
         """Says in the reply that the turn is begun; the job goes on behind what an earlier worker has sent."""
         turn = work.turn
         can_resume = turn.kind == "generate"
-        started = await writer.start(self.fingerprint, grammar=job.grammar_fingerprint, can_resume=can_resume)
+        started = await writer.start(
+            self.fingerprint,
+            grammar=job.grammar_fingerprint,
+            can_resume=can_resume,
+            num_prompt_tokens=len(job.prompt),
+        )
         work.notes.resumed(len(writer.resumed_tokens))
         if started.num_starts > DEATH_STARTS:
             detail = f"the turn was begun {started.num_starts - 1} times and never finished"

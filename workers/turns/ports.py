@@ -97,7 +97,9 @@ class Writer(Protocol):
     workers: tuple[str, ...]
     """Who started the turn before, in order."""
 
-    async def start(self, model: str = "", *, grammar: str = "", can_resume: bool = True) -> Started:
+    async def start(
+        self, model: str = "", *, grammar: str = "", can_resume: bool = True, num_prompt_tokens: int = 0
+    ) -> Started:
         """Says that the turn is begun, where an earlier worker with the same `model` and `grammar` stopped, or anew."""
         ...
 

@@ -121,7 +121,7 @@ class Streaming:
                 case _:
                     pass
             if piece:
-                if piece.tokens:
+                if piece.told or piece.tokens:
                     work.notes.token_sent()
                 told = piece.told
                 await writer.write(
@@ -168,7 +168,7 @@ class Streaming:
             scores=end.scores,
             tool_calls=calls,
             reasoning="".join(answer.reasoning),
-            stopped_at=end.stopped_at,
+            stop=end.stop,
         )
 
 
