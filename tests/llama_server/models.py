@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from tests.llama_server.serving import Behind, Door
+from tests.llama_server.standin import split_stories, stories
 from tests.real import GEMMA, QWEN, model_file
-from workers.models import DEMO
 
 GIVEN = "TP_LLAMA_SERVER_MODELS"
 """A folder where the models that the tests ask for may lie, by the names of their repositories."""
 LEAST_CTX = 256
 """Of a worker."""
-TINY = ("ggml-org/test-model-stories260K", "ggml-org/models", "ggml-org/stories15M_MOE")
-"""Models of a few megabytes that tell stories: the one that Turnpike ships is as small."""
+STORIES = "ggml-org/test-model-stories260K"
+TINY = (STORIES, f"{STORIES}-infill", "ggml-org/models", "ggml-org/stories15M_MOE")
+"""Models of a few megabytes that tell stories, as the stand-in does."""
 
 
 class NoModel(Exception):
@@ -39,10 +40,10 @@ def model_of(repo: str | None, file: str | None) -> Model:
         for path in [place / file] if file else sorted(place.glob("*.gguf")):
             if path.is_file():
                 return Model(path, True)
-    if repo is None or (repo in TINY and "bert" not in (file or "") and "reranker" not in (file or "")):
-        return Model(DEMO.path, False)
     if "bert" in (file or "") or "reranker" in (file or ""):
         raise NoModel(f"no model here makes vectors as {file} does")
+    if repo is None or repo in TINY:
+        return Model(split_stories() if "-of-" in (file or "") else stories(), False)
     name = GEMMA if "gemma" in repo else QWEN
     if (found := model_file(name)) is None:
         raise NoModel(f"`make real-models` fetches {name}, which stands in for {repo}")
@@ -64,8 +65,10 @@ def behind(server: Any, folder: Path) -> Behind:
         flags += ["--chat-template", str(Path(server.chat_template_file).resolve())]
     elif server.chat_template:
         flags += ["--chat-template", _template(server.chat_template, folder)]
+    elif model.path == stories():  # as llama-server does for a model without one
+        flags += ["--chat-template", "chatml"]
     if server.model_draft:
-        flags += ["--draft-model", str(DEMO.path)]
+        flags += ["--draft-model", str(stories())]
     alias = (server.model_alias or "model").split(",")[0]
     return Behind(alias, model.path, tuple(flags))
 

@@ -10,13 +10,14 @@ import os
 import sys
 import tempfile
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.llama_server import models
+from tests.llama_server.counts import recount
 from tests.llama_server.serving import Systems
 from tests.llama_server.verdicts import Verdicts, test_id
 
@@ -27,6 +28,7 @@ _systems: Systems | None = None
 _folder = tempfile.TemporaryDirectory(prefix="turnpike-templates-")
 _verdicts = Verdicts.read()
 _is_fresh = False
+_their_match_regex: Callable[[str, str], bool]
 
 
 def systems() -> Systems:
@@ -52,7 +54,7 @@ def stop(self: Any) -> None:
 
 def match_regex(regex: str, text: str) -> bool:
     """Instead of the suite's: the model that would say it is another one here."""
-    return bool(text)
+    return bool(text) if not _is_itself() else _their_match_regex(regex, text)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -60,7 +62,9 @@ def pytest_load_initial_conftests() -> None:
     """Before their conftest.py takes all names of their utils.py."""
     sys.modules.setdefault("wget", types.ModuleType("wget"))  # nothing is fetched
     sys.path.insert(0, os.getcwd())
+    global _their_match_regex
     utils = importlib.import_module("utils")
+    _their_match_regex = utils.match_regex
     utils.ServerProcess.start = start  # type: ignore[attr-defined]
     utils.ServerProcess.stop = stop  # type: ignore[attr-defined]
     utils.ServerPreset.load_all = staticmethod(lambda: None)  # type: ignore[attr-defined]
@@ -68,10 +72,17 @@ def pytest_load_initial_conftests() -> None:
     utils.match_regex = match_regex  # type: ignore[attr-defined]
 
 
+def _is_itself() -> bool:
+    """Whether the model that most tests ask for is there."""
+    return models.model_of(models.STORIES, None).is_itself
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if (reason := _verdicts.why_not(test_id(item.nodeid))) is not None:
             item.add_marker(pytest.mark.skip(reason=f"does not apply: {reason}"))
+        elif isinstance(item, pytest.Function) and hasattr(item, "callspec") and not _is_itself():
+            recount(item.originalname, item.callspec.params)
 
 
 @pytest.hookimpl(wrapper=True)

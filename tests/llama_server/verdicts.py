@@ -24,17 +24,26 @@ class Verdicts:
 
     not_ours: dict[str, str]
     """Do not apply."""
+    not_passed: dict[str, str]
+    """Apply, and are known not to pass."""
     fresh: tuple[str, ...]
 
     @classmethod
     def read(cls, path: Path = FILE) -> Verdicts:
         found = tomllib.loads(path.read_text())
-        reasons = {one: reason for reason, tests in found["not_ours"].items() for one in tests}
-        return cls(reasons, tuple(found["fresh"]))
+        not_ours, not_passed = (
+            {one: reason for reason, tests in found[name].items() for one in tests}
+            for name in ("not_ours", "not_passed")
+        )
+        return cls(not_ours, not_passed, tuple(found["fresh"]))
 
     def why_not(self, test: str) -> str | None:
         """Why it does not apply; None where it does."""
         return next((reason for one, reason in self.not_ours.items() if _matches(test, one)), None)
+
+    def known(self, test: str) -> str | None:
+        """Why it does not pass; None where it should."""
+        return next((reason for one, reason in self.not_passed.items() if _matches(test, one)), None)
 
     def is_fresh(self, test: str) -> bool:
         """Whether it needs a server that remembers nothing."""
