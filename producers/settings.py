@@ -99,6 +99,10 @@ class GatewaySettings(RoutedSettings, frozen=True, kw_only=True):
     leave_out_tools: Annotated[
         bool, Setting("answer requests that offer tools without them: for models that are too small for any")
     ] = False
+    strict: Annotated[
+        bool,
+        Setting("refuse fields that are unknown or ask for what is not done, which are ignored and named without"),
+    ] = False
     thinking: ThinkingSetting = None
     node: Node = None
     new_key: Annotated[bool, Setting("print a new key, and do no more")] = False

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from pathlib import Path
-from typing import Any
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
@@ -26,16 +25,19 @@ from broker.recorder import Recorder
 from producers.gateway.by_id import TurnsById
 from producers.gateway.choosing import Chooser
 from producers.gateway.clients import Clients
-from producers.gateway.dialect import Dialect, ReadBody
-from producers.gateway.errors import no_such_model
+from producers.gateway.dialect import Dialect, Plain, Turned
+from producers.gateway.dialects import all_dialects, nearest
 from producers.gateway.heads import body_of
 from producers.gateway.keys import Account, Keys
-from producers.gateway.openai.dialect import OpenAi
+from producers.gateway.models import Models
+from producers.gateway.openai.answers import Writer
 from producers.gateway.openapi import document
 from producers.gateway.places import Places
+from producers.gateway.posted import posted
 from producers.gateway.responses import Endpoint, Handle, json_response, not_found
 from producers.gateway.seen import Seen
 from producers.gateway.turns import Turns
+from producers.gateway.visits import Visit
 from producers.routing.policies import AUTO, Routes
 
 REFRESH_SECONDS = 1.0
@@ -71,29 +73,30 @@ class Gateway:
         version: str,
         leave_out_tools: bool = False,
         thinking: Thinking | None = None,
+        is_strict: bool = False,
+        dialects: tuple[Dialect, ...] | None = None,
     ) -> None:
+        """Of all dialects, unless they are named."""
         self._nc = nc
         self._keys = keys
-        self._routes = routes
         self._version = version
         self._seen = Seen()
         self._recorder = Recorder(nc, node, max_buffered=5000)
         self._places = Places(nc)
         self._rounds = Rounds()
-        self._dialect: Dialect = OpenAi(leave_out_tools=leave_out_tools)
-        clients = Clients(nc)
+        self._is_strict = is_strict
+        self._dialects = all_dialects(leave_out_tools=leave_out_tools) if dialects is None else dialects
+        self._models = Models(self._seen, (AUTO, *routes.policies))
+        self._clients = Clients(nc)
         chooser = Chooser(nc, routes, self._seen, self._recorder, node)
-        self._turns = Turns(nc, clients, chooser, self._seen, self._places, thinking)
-        self._by_id = TurnsById(nc, clients, self._seen, self._dialect)
+        self._turns = Turns(nc, self._clients, chooser, self._seen, self._places, thinking)
+        self._by_id = TurnsById(nc, self._clients, self._seen, Writer.of_turn)
 
     def app(self) -> ASGIApp:
         """Its routes."""
-        dialect = self._dialect
         routes = [
-            *(Route(path, self._endpoint(self._post(read)), methods=["POST"]) for path, read in dialect.turns.items()),
-            Route(dialect.models_path, self._endpoint(self._models), methods=["GET"]),
-            Route(f"{dialect.models_path}/{{model:path}}", self._endpoint(self._model), methods=["GET"]),
-            Route("/turns/{turn}", self._endpoint(self._one_turn), methods=["GET", "DELETE"]),
+            *(route for dialect in self._dialects for route in self._routes_of(dialect)),
+            Route("/turns/{turn}", Endpoint(self._one_turn, self._dialects[0].error_body), methods=["GET", "DELETE"]),
             Route("/health", self._ready, methods=["GET"]),
             Route("/health/live", self._live, methods=["GET"]),
             Route("/health/ready", self._ready, methods=["GET"]),
@@ -103,7 +106,7 @@ class Gateway:
             Route("/", self._page, methods=["GET"]),
             *(Route(f"/{name}", self._page, methods=["GET"]) for name in PAGE_FILES),
         ]
-        missing = not_found(dialect.error_body)
+        missing = not_found(lambda path: nearest(self._dialects, path).error_body)
         return Starlette(routes=routes, exception_handlers={404: missing, 405: missing})
 
     async def look(self) -> None:
@@ -118,7 +121,7 @@ class Gateway:
                 check(self._nc)
                 self._rounds.begin("the look at the workers", LOOK_SECONDS)
                 await asyncio.gather(self._look_at_workers(), self._look_at_boards())
-                self._dialect.note(self.workers)
+                self._models.note(self.workers)
                 await self._recorder.flush()
                 await asyncio.sleep(REFRESH_SECONDS)
 
@@ -140,17 +143,31 @@ class Gateway:
 
     # --- Turns ---
 
-    def _endpoint(self, handle: Handle) -> Endpoint:
-        return Endpoint(handle, self._dialect.error_body)
+    def _routes_of(self, dialect: Dialect) -> list[Route]:
+        def route(path: str, handle: Handle, method: str) -> Route:
+            return Route(path, Endpoint(handle, dialect.error_body), methods=[method])
+
+        posts = [route(path, self._post(turned), "POST") for path, turned in dialect.turns.items()]
+        return posts + [route(plain.path, self._visit(plain), plain.method) for plain in dialect.plain]
 
     def _account(self, request: HttpRequest) -> Account:
-        return self._keys.account(request.headers.get("authorization"))
+        return self._keys.account(request.headers)
 
-    def _post(self, read: ReadBody) -> Handle:
+    def _post(self, turned: Turned) -> Handle:
         async def handle(request: HttpRequest, receive: Receive, send: Send) -> None:
             account = self._account(request)
-            wanted = read(await body_of(request.headers, request.receive))
-            await self._turns.answer(account, request, wanted, receive, send)
+            body = await body_of(request.headers, request.receive)
+            wanted, ignored = posted(body, turned.kind, is_strict=self._is_strict)
+            await self._turns.answer(account, request, wanted, ignored, receive, send)
+
+        return handle
+
+    def _visit(self, plain: Plain) -> Handle:
+        async def handle(request: HttpRequest, receive: Receive, send: Send) -> None:
+            client = self._clients.of(self._account(request)) if plain.needs_key else None
+            body = await body_of(request.headers, request.receive)
+            visit = Visit(request, body, client, self._version, self._is_strict, self._models, self._seen)
+            await (await plain.handle(visit))(request.scope, receive, send)
 
         return handle
 
@@ -161,27 +178,6 @@ class Gateway:
             await Response(status_code=204)(request.scope, receive, send)
         else:
             await self._by_id.follow(account, request, receive, send)
-
-    # --- Models ---
-
-    async def _models(self, request: HttpRequest, receive: Receive, send: Send) -> None:
-        self._account(request)
-        await self._seen.once()
-        await json_response(self._dialect.model_list(self._listed()))(request.scope, receive, send)
-
-    async def _model(self, request: HttpRequest, receive: Receive, send: Send) -> None:
-        self._account(request)
-        await self._seen.once()
-        name = request.path_params["model"]
-        if not name:
-            await self._models(request, receive, send)
-            return
-        if (found := self._listed().get(name)) is None:
-            raise no_such_model(name, self._seen.choices())
-        await json_response(found)(request.scope, receive, send)
-
-    def _listed(self) -> dict[str, dict[str, Any]]:
-        return self._dialect.models(self.workers, self._seen.boards, (AUTO, *self._routes.policies))
 
     # --- The rest ---
 
@@ -198,7 +194,9 @@ class Gateway:
         return json_response({"status": "ready", "workers": sum(one.is_serving for one in self.workers)})
 
     async def _openapi(self, request: HttpRequest) -> Response:
-        return json_response(document(self._version, self._dialect, keys_are_wanted=self._keys.are_wanted))
+        return json_response(
+            document(self._version, self._dialects, keys_are_wanted=self._keys.are_wanted, is_strict=self._is_strict)
+        )
 
     async def _page(self, request: HttpRequest) -> Response:
         name = request.url.path.lstrip("/") or "index.html"

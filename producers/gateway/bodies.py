@@ -34,11 +34,12 @@ _WORDS = {
 }
 
 
-def read[T](body: bytes, kind: type[T]) -> T:
-    """A body as a request; raises ApiError, which names the field."""
-    value = relaxed(_decoded(body), _info(kind))
+def read[T](body: bytes, kind: type[T]) -> tuple[T, list[str]]:
+    """A body as a request, and the fields in it that its kind does not have; raises ApiError, which names the field."""
+    unknown: list[str] = []
+    value = relaxed(_decoded(body), _info(kind), unknown)
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, kind), unknown
     except msgspec.ValidationError as error:
         raise _refusal(str(error), value, kind) from None
 
@@ -86,23 +87,19 @@ def _mended(body: bytes) -> Any:
 # --- What is harmless ---
 
 
-def relaxed(value: Any, kind: inspect.Type) -> Any:
+def relaxed(value: Any, kind: inspect.Type, unknown: list[str], path: str = "") -> Any:
     """The value without the nulls of objects whose fields are known, and with whole numbers where `kind` wants them
-    however they were written. What is free in form stays as it is."""
+    however they were written. Fields that there are not are left out, and added to `unknown`, by their paths. What is
+    free in form stays as it is."""
     match kind, value:
         case inspect.StructType(), dict():
-            fields = {field.encode_name: field.type for field in kind.fields}
-            return {
-                name: relaxed(one, fields[name]) if name in fields else one
-                for name, one in value.items()
-                if one is not None
-            }
+            return _relaxed_struct(value, kind, unknown, path)
         case inspect.DictType(), dict():
-            return {name: relaxed(one, kind.value_type) for name, one in value.items()}
+            return {name: relaxed(one, kind.value_type, unknown, f"{path}.{name}") for name, one in value.items()}
         case inspect.ListType() | inspect.VarTupleType(), list():
-            return [relaxed(one, kind.item_type) for one in value]
+            return [relaxed(one, kind.item_type, unknown, f"{path}[{index}]") for index, one in enumerate(value)]
         case inspect.UnionType(), _:
-            return _relaxed_union(value, kind)
+            return _relaxed_union(value, kind, unknown, path)
         case inspect.IntType(), float() if value.is_integer():
             return int(value)
         case inspect.LiteralType(), float() if value.is_integer() and _holds_int(kind):
@@ -110,12 +107,31 @@ def relaxed(value: Any, kind: inspect.Type) -> Any:
     return value
 
 
-def _relaxed_union(value: Any, kind: inspect.UnionType) -> Any:
-    if any(isinstance(one, inspect.FloatType) for one in kind.types):
+def _relaxed_struct(value: dict[str, Any], kind: inspect.StructType, unknown: list[str], path: str) -> dict[str, Any]:
+    fields = {field.encode_name: field.type for field in kind.fields}
+    found = {}
+    for name, one in value.items():
+        if one is None:
+            continue
+        place = f"{path}.{_cut(name)}" if path else _cut(name)
+        if name in fields:
+            found[name] = relaxed(one, fields[name], unknown, place)
+        elif name == kind.tag_field:
+            found[name] = one
+        elif kind.forbid_unknown_fields:
+            unknown.append(place)
+    return found
+
+
+def _relaxed_union(value: Any, kind: inspect.UnionType, unknown: list[str], path: str) -> Any:
+    if any(isinstance(one, inspect.FloatType) for one in kind.types) and not isinstance(value, dict | list):
         return value
+    one = _branch(kind, value)
+    if one is not kind:
+        return relaxed(value, one, unknown, path)
     for one in kind.types:
-        # At most one of a union's kinds is a number, a list or an object: msgspec could not tell two apart.
-        if (found := relaxed(value, one)) is not value:
+        # At most one of a union's kinds is a number: msgspec could not tell two apart.
+        if (found := relaxed(value, one, unknown, path)) is not value:
             return found
     return value
 
@@ -166,9 +182,12 @@ def _at(value: Any, kind: inspect.Type, path: str) -> tuple[inspect.Type, Any]:
 
 
 def _branch(kind: inspect.Type, value: Any) -> inspect.Type:
-    """Of a union, the one for a value of this shape."""
-    if not isinstance(kind, inspect.UnionType):
+    """Of a union, the one for a value of this shape, and of several structs the one that the value's tag names."""
+    if not isinstance(kind, inspect.UnionType) or not isinstance(value, dict | list):
         return kind
+    tagged = [one for one in kind.types if isinstance(one, inspect.StructType) and one.tag_field is not None]
+    if tagged and isinstance(value, dict):
+        return next((one for one in tagged if value.get(str(one.tag_field)) == one.tag), kind)
     shapes: tuple[type, ...] = (
         (inspect.StructType, inspect.DictType)
         if isinstance(value, dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from nats.aio.client import Client as NatsConnection
 from starlette.requests import Request as HttpRequest
@@ -14,7 +14,7 @@ from broker.errors import InvalidName, PublishError, ServerError
 from broker.jetstream import last_stored
 from broker.priorities import PRIORITIES
 from producers.gateway.clients import Clients
-from producers.gateway.dialect import Dialect
+from producers.gateway.dialect import AnswerWriter
 from producers.gateway.errors import ApiError, unavailable
 from producers.gateway.keys import Account
 from producers.gateway.reading import cancelled_unless_ended
@@ -22,18 +22,19 @@ from producers.gateway.responses import json_response
 from producers.gateway.seen import Seen
 from producers.gateway.stream import Comments, Stream
 
+WriterOf = Callable[[str], AnswerWriter]
 MAX_MODELS_ASKED = 16
 """Whose queues are looked through for one turn."""
 
 
 class TurnsById:
-    """The turns that a gateway's clients have, told in one dialect."""
+    """The turns that a gateway's clients have, told by `writer_of` a turn."""
 
-    def __init__(self, nc: NatsConnection, clients: Clients, seen: Seen, dialect: Dialect) -> None:
+    def __init__(self, nc: NatsConnection, clients: Clients, seen: Seen, writer_of: WriterOf) -> None:
         self._nc = nc
         self._clients = clients
         self._seen = seen
-        self._dialect = dialect
+        self._writer_of = writer_of
 
     async def follow(self, account: Account, request: HttpRequest, receive: Receive, send: Send) -> None:
         """Streams a turn of this client's from its beginning on, also one that has ended. Raises ApiError."""
@@ -52,8 +53,8 @@ class TurnsById:
             await json_response({})(request.scope, receive, send)
             return
         async with cancelled_unless_ended(answer, is_detached=True):
-            writer = self._dialect.writer_of(answer.turn.id)
-            await Stream(answer, writer, Comments(details=self._seen.details)).run(receive, send)
+            writer = self._writer_of(answer.turn.id)
+            await Stream([answer], writer, Comments(details=self._seen.details)).run(receive, send)
 
     async def cancel(self, account: Account, request: HttpRequest) -> None:
         """Stops it, wherever it is. Raises ApiError."""

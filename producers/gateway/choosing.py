@@ -9,11 +9,19 @@ from collections.abc import Collection
 from nats.aio.client import Client as NatsConnection
 
 from broker import availability, points
-from broker.discovery import TOOLS
+from broker.discovery import CHAT, RAW, TOOLS
 from broker.errors import UnservedModel
 from broker.model_status import is_coming
 from broker.recorder import Recorder
-from producers.gateway.errors import ApiError, no_queue_yet, no_such_model, no_tools, no_worker, not_loaded
+from producers.gateway.errors import (
+    ApiError,
+    no_queue_yet,
+    no_such_model,
+    no_tools,
+    no_worker,
+    not_loaded,
+    unable,
+)
 from producers.gateway.seen import STALE_SECONDS, Seen
 from producers.routing.policies import Decision, Needs, NoneAble, Routes, choose
 
@@ -46,8 +54,9 @@ class Chooser:
             raise no_tools(name) if self._is_for_tools_alone(name, needs) else no_worker(name) from None
         except UnservedModel:
             raise no_worker(name) from None
-        if TOOLS in needs.can and not self._seen.can_all(decision.model, TOOLS):
-            raise no_tools(name)
+        for what in needs.can - {CHAT, RAW}:  # those a worker refuses by itself, in better words
+            if not self._seen.can_all(decision.model, what):
+                raise no_tools(name) if what == TOOLS else unable(name, what)
         return decision
 
     def _is_for_tools_alone(self, name: str, needs: Needs) -> bool:

@@ -1,49 +1,77 @@
-"""Where a dialect begins and ends: a body becomes a turn, an answer's events become what a client reads, a failure a
-status and a body. All else is the same for every API in front of the queue; `openai/` is the first of them.
+"""Where a dialect begins and ends: a body becomes turns, their answers' events become what a client reads, a failure a
+body. All else is the same for every API in front of the queue.
+
+A dialect is added so:
+
+1. A package `producers/gateway/NAME/` with a class that has what `Dialect` wants, made in `main.py` and given to
+   `Gateway`; the first of them tells what is read by a turn's id. It imports nothing of another dialect.
+2. A body is a frozen `msgspec.Struct` with what `TurnRequest` wants. The core decodes it (`bodies.py`): null is as good
+   as nothing, numbers are read as JSON has them, fields that the type does not have are named in `Turnpike-Ignored`, or
+   refused where the gateway is strict. What the type has and cannot be done, the body names in `ignored`.
+3. It says what it asks for as one `Asked` or several, which the core sends and follows together: `index` is the place
+   of one among them. Options of `Client.ask` that the core knows nothing of are in `Asked.more`, and what a worker must
+   be able to do for them in `Asked.can`.
+4. An `AnswerWriter` writes the answers: whole, as one value, or as the pieces of a stream's body. Where a protocol
+   tells an answer by its parts (thoughts, text, calls) that open and close, `parts.py` makes those of chunks.
+5. Other paths are `Plain`: a handler of a `Visit`, which has the models and the client. Types of bodies and summaries
+   are the OpenAPI document. A key is taken from `Authorization: Bearer` and from `x-api-key`, for every dialect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from broker.discovery import WorkerInfo
+from starlette.responses import Response
+
 from broker.messages import Chunk, Done, Failed, Message, Sampling, TokenLogprob, Tool, ToolChoice
-from broker.model_status import ModelStatus
 from producers.gateway.errors import ApiError
+from producers.gateway.visits import Visit
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An answer that has come to its end, with the log-probabilities of its tokens where they were asked for."""
+
+    done: Done
+    logprobs: Sequence[TokenLogprob] = ()
 
 
 class AnswerWriter(Protocol):
-    """One answer in a dialect's words: whole, or as the pieces of a stream's body in their order."""
+    """The answers of one request in a dialect's words: whole, or as the pieces of a stream's body in their order. An
+    `index` is a turn's place among those that were asked for, 0 where that is one."""
 
     @property
     def media_type(self) -> str:
         """Of a stream."""
 
-    def goes_to(self, turn: str, model: str) -> None:
+    def goes_to(self, index: int, turn: str, model: str) -> None:
         """From now on the answer is that turn's, of that model."""
 
-    def begun_with(self, fingerprint: str) -> None:
+    def begun_with(self, index: int, fingerprint: str) -> None:
         """A worker has begun; `fingerprint` names its model file."""
 
     def failure(self, failed: Failed) -> ApiError:
         """What a failed turn is to the client."""
 
-    def whole(self, done: Done, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """The answer in one object."""
+    def whole(self, answers: Sequence[Finished]) -> Any:
+        """The answers in one value, in the order in which they were asked for."""
 
-    def begin(self) -> bytes:
+    def begin(self, index: int) -> bytes:
         """What comes before the first piece; nothing where the dialect has no such thing."""
 
-    def piece(self, chunk: Chunk) -> bytes:
+    def piece(self, index: int, chunk: Chunk) -> bytes:
         """The next piece. One of a higher attempt is the first of an answer that was begun anew."""
 
-    def go_on_at(self, num_characters: int) -> None:
+    def go_on_at(self, index: int, num_characters: int) -> None:
         """The next piece stands behind so many characters of the text."""
 
-    def end(self, done: Done, details: bytes = b"") -> bytes:
-        """What comes behind the last piece; `details`, a comment, in front of the mark that nothing follows."""
+    def end(self, index: int, done: Done) -> bytes:
+        """What comes behind the last piece of that answer."""
+
+    def finish(self, dones: Sequence[Done], details: bytes = b"") -> bytes:
+        """What comes behind the last answer's end; `details`, a comment, in front of the mark that nothing follows."""
 
     def broken_off(self, error: ApiError) -> bytes:
         """The end of a stream that was begun and cannot go on."""
@@ -65,28 +93,32 @@ class Offer:
 NOTHING = Offer()
 
 
+@dataclass(frozen=True)
+class Asked:
+    """One turn that a body asks for."""
+
+    history: tuple[Message, ...]
+    """The messages, the last of them to be answered, or gone on with."""
+    sampling: Sampling
+    """How tokens are to be chosen, and how many."""
+    is_raw: bool = False
+    """Whether the one message is the prompt itself, without the model's template."""
+    template_kwargs: dict[str, Any] | None = None
+    """Variables for the model's chat template."""
+    offer: Offer = NOTHING
+    """The tools that the model may call."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """What else `Client.ask` is told."""
+    can: frozenset[str] = frozenset()
+    """What a worker must be able to do for that, in the words of `broker/discovery.py`."""
+
+
 class TurnRequest(Protocol):
     """What a body asks for."""
 
     @property
     def model(self) -> str:
         """A model, a policy, or nothing: then the file of routes may have a default."""
-
-    @property
-    def history(self) -> tuple[Message, ...]:
-        """The messages, the last of them to be answered. Raises ApiError."""
-
-    @property
-    def is_raw(self) -> bool:
-        """Whether the one message is the prompt itself, without the model's template."""
-
-    @property
-    def template_kwargs(self) -> dict[str, Any] | None:
-        """Variables for the model's chat template."""
-
-    @property
-    def offer(self) -> Offer:
-        """The tools that the model may call."""
 
     @property
     def is_streamed(self) -> bool:
@@ -97,47 +129,64 @@ class TurnRequest(Protocol):
         """Its name, any text, where the body gives one."""
 
     @property
-    def left_out(self) -> str | None:
-        """What was asked for and the model does not hear of; a header says so."""
+    def ignored(self) -> Sequence[str]:
+        """The fields that ask for something that is not done; a header says so."""
 
-    def sampling(self) -> Sampling:
-        """How tokens are to be chosen, and how many. Raises ApiError."""
+    def check(self) -> None:
+        """Raises ApiError, which names the field, for what is understood and must be refused."""
+
+    def asked(self) -> Sequence[Asked]:
+        """The turns. Raises ApiError."""
 
     def writer(self, turn: str, model: str) -> AnswerWriter:
-        """Of its answer."""
+        """Of their answers; the first one's turn."""
 
 
-ReadBody = Callable[[bytes], TurnRequest]
-"""Raises ApiError, which names the field that is wrong."""
+@dataclass(frozen=True)
+class Turned:
+    """A path that turns are posted to."""
+
+    kind: Callable[..., TurnRequest]
+    """The struct that its bodies are read as."""
+    summary: str
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A path that is no turn."""
+
+    method: str
+    path: str
+    handle: Callable[[Visit], Awaitable[Response]]
+    """Raises ApiError."""
+    summary: str
+    kind: type | None = None
+    """The struct that its body is read as, where it has one; `Visit.read` reads it."""
+    statuses: tuple[int, ...] = ()
+    """Of what may go wrong, beside 401."""
+    needs_key: bool = True
+    media_type: str | None = None
+    """Where it may answer in a stream."""
 
 
 class Dialect(Protocol):
     """One API in front of the queue."""
 
     @property
-    def turns(self) -> Mapping[str, ReadBody]:
-        """The paths that turns are posted to, and what reads their bodies."""
+    def turns(self) -> Mapping[str, Turned]:
+        """The paths that turns are posted to."""
 
     @property
-    def models_path(self) -> str:
-        """Where models are listed; below it stands each by its name."""
+    def plain(self) -> Sequence[Plain]:
+        """Its other paths, the first that fits first."""
 
-    def note(self, workers: Iterable[WorkerInfo]) -> None:
-        """Takes note of the workers that are there as of now."""
-
-    def models(
-        self, workers: Iterable[WorkerInfo], boards: Mapping[str, ModelStatus], policies: Iterable[str]
-    ) -> dict[str, dict[str, Any]]:
-        """What is served just now, and what boards would load, by its name; the policies where there is anything."""
-
-    def model_list(self, models: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-        """All of them in one object."""
+    @property
+    def media_type(self) -> str:
+        """Of its streams."""
 
     def error_body(self, error: ApiError) -> dict[str, Any]:
         """What stands in the body where something went wrong."""
 
-    def writer_of(self, turn: str) -> AnswerWriter:
-        """Of a turn that is read by its id, whoever asked it."""
-
-    def paths(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Of the OpenAPI document: the dialect's paths, and the schemas that they refer to."""
+    @property
+    def error_schema(self) -> dict[str, Any]:
+        """The JSON schema of that."""

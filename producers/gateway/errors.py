@@ -8,6 +8,7 @@ from broker.model_status import ModelStatus
 
 MAX_NAMED = 50
 """Models of a refusal."""
+UNSUPPORTED = "unsupported_parameter"
 
 
 class ApiError(Exception):
@@ -78,9 +79,22 @@ def _these(choices: Sequence[str]) -> str:
     return f"; these are: {', '.join(choices[:MAX_NAMED])}{more}"
 
 
+def unsupported(field: str, why: str = "is not supported here") -> ApiError:
+    """A field that asks for what cannot be done."""
+    return ApiError(400, f"{field} {why}", param=field, code=UNSUPPORTED)
+
+
+def unable(name: str, what: str) -> ApiError:
+    """The model is served by some who cannot do what a turn needs."""
+    message = (
+        f"{name[:100]!r} cannot do that: a worker of an earlier release serves it, or its model is not made for it"
+    )
+    return ApiError(400, f"{message} ({what})", code=UNSUPPORTED)
+
+
 def no_tools(name: str) -> ApiError:
     """The model, or all that a policy may choose, is served by some who take no turns with tools."""
     message = (
         f"{name[:100]!r} takes no tools: its model has no chat template, or a worker of an earlier release serves it"
     )
-    return ApiError(400, message, param="tools", code="unsupported_parameter")
+    return ApiError(400, message, param="tools", code=UNSUPPORTED)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -85,10 +86,16 @@ class Account:
         """Whether anything bounds it, so that its turns are to be counted to their ends."""
         return self.limits.turns_at_once < ANYONE or self.limits.tokens_per_minute is not None
 
-    def begin(self, now: float) -> None:
-        """Takes note of a turn; raises ApiError where it is one too many."""
-        if self.num_turns >= self.limits.turns_at_once:
+    def begin(self, now: float, num_turns: int = 1) -> None:
+        """Takes note of turns; raises ApiError where they are too many."""
+        allowed = self.limits.turns_at_once
+        if num_turns > allowed:
+            message = f"{num_turns} turns are asked for, and no more than {allowed} are allowed at once"
+            raise ApiError(400, message, code="too_many_turns")
+        if self.num_turns + num_turns > allowed:
             message = f"{self.num_turns} turns are under way, and no more are allowed at once"
+            if num_turns > 1:
+                message = f"{self.num_turns} turns are under way, and no more than {allowed} are allowed at once"
             raise ApiError(429, message, kind="requests", code="rate_limit_exceeded", retry_after=1.0)
         left = self._refill(now)
         if left is not None and left <= 0:
@@ -97,7 +104,7 @@ class Account:
             wait = (1 - left) / rate * MINUTE
             message = f"the limit of {rate} tokens a minute is reached: try again in {wait:.0f} s"
             raise ApiError(429, message, kind="tokens", code="rate_limit_exceeded", retry_after=wait)
-        self.num_turns += 1
+        self.num_turns += num_turns
 
     def end(self, num_tokens: int, now: float) -> None:
         """Its turn is over, and took so many tokens."""
@@ -127,12 +134,14 @@ class Keys:
         self._accounts = {name: Account(name, limits) for name, limits in found.items()}
         self._by_digest = {digest: self._accounts[name] for name, limits in found.items() for digest in limits.sha256}
 
-    def account(self, authorization: str | None) -> Account:
-        """Of an `Authorization` header; raises ApiError."""
+    def account(self, headers: Mapping[str, str]) -> Account:
+        """Of a request's head: `Authorization: Bearer`, or else `x-api-key`; raises ApiError."""
         if not self.are_wanted:
             return self._accounts[LOCAL]
-        scheme, _, key = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            key = headers.get("x-api-key", "")
+        if not key.strip():
             raise ApiError(401, "an API key is wanted: Authorization: Bearer KEY", code="missing_api_key")
         digest = api_key_digest(key.strip())
         for known, account in self._by_digest.items():

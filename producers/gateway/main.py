@@ -39,6 +39,7 @@ async def serve(address: Address, options: GatewaySettings, version: str, stop: 
         node=node,
         version=version,
         leave_out_tools=options.leave_out_tools,
+        is_strict=options.strict,
         thinking=options.thinking,
     )
     host, port = listening.getsockname()[:2]

@@ -1,11 +1,15 @@
-"""The gateway's OpenAPI document: what is the same for every dialect, and the dialect's own paths in front of it."""
+"""The gateway's OpenAPI document, made of the very types that its bodies are checked by."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from broker.priorities import PRIORITIES
-from producers.gateway.dialect import Dialect
+from producers.gateway.dialect import Dialect, Plain, Turned
 
 _ERRORS = {
     400: "Not understood, or not supported",
@@ -39,68 +43,102 @@ _MODEL = {
 }
 
 
-def document(version: str, dialect: Dialect, *, keys_are_wanted: bool) -> dict[str, Any]:
+def document(version: str, dialects: Sequence[Dialect], *, keys_are_wanted: bool, is_strict: bool) -> dict[str, Any]:
     """OpenAPI 3.1."""
-    paths, schemas = dialect.paths()
+    kinds: set[Any] = {one.kind for dialect in dialects for one in dialect.turns.values()}
+    kinds |= {one.kind for dialect in dialects for one in dialect.plain if one.kind is not None}
+    ordered = sorted(kinds, key=lambda one: (one.__name__, one.__module__))
+    found_schemas, schemas = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
+    schema_of: dict[Any, Any] = dict(zip(ordered, found_schemas, strict=True))
+    if not is_strict:
+        for schema in schemas.values():
+            schema.pop("additionalProperties", None)
+    paths: dict[str, dict[str, Any]] = {}
+    for dialect in dialects:
+        error = _error_name(dialect, dialects)
+        schemas[error] = dialect.error_schema
+        for path, turned in dialect.turns.items():
+            operation = _post_turn(turned, schema_of[turned.kind], dialect.media_type, error)
+            paths.setdefault(path, {})["post"] = operation
+        for plain in dialect.plain:
+            operation = _plain(plain, schema_of.get(plain.kind), error)
+            paths.setdefault(plain.path.replace(":path}", "}"), {})[plain.method.lower()] = operation
     found: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "Turnpike's gateway", "version": version},
-        "paths": paths
-        | {
-            "/turns/{turn}": {
-                "get": get("A turn of one's own from its beginning on, as a stream", 401, 404, 503, stream=True)
-                | {"parameters": [in_path("turn"), _MODEL]},
-                "delete": {
-                    "summary": "Stops it",
-                    "parameters": [in_path("turn")],
-                    "responses": {"204": {"description": "Told to whoever has it"}} | _errors(401, 404, 503),
-                },
-            },
-            "/health": {"get": get("Whether turns are taken", 503)},
-            "/health/live": {"get": get("Whether the process runs")},
-            "/health/ready": {"get": get("Whether turns are taken", 503)},
-        },
+        "paths": paths | _own_paths(),
         "components": {"schemas": schemas},
     }
     if keys_are_wanted:
-        found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        found["security"] = [{"key": []}]
+        found["components"]["securitySchemes"] = {
+            "key": {"type": "http", "scheme": "bearer"},
+            "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+        }
+        found["security"] = [{"key": []}, {"x-api-key": []}]
     return found
 
 
-def in_path(name: str) -> dict[str, Any]:
+def _error_name(dialect: Dialect, dialects: Sequence[Dialect]) -> str:
+    return "Error" if dialect is dialects[0] else f"{type(dialect).__name__}Error"
+
+
+def _own_paths() -> dict[str, Any]:
+    """What is no dialect's."""
+    follow = _operation("A turn of one's own from its beginning on, as a stream", (401, 404, 503))
+    follow["responses"]["200"] = _ok("text/event-stream")
+    stop = _operation("Stops it", (401, 404, 503))
+    stop["responses"]["204"] = {"description": "Told to whoever has it"}
+    del stop["responses"]["200"]
+    return {
+        "/turns/{turn}": {
+            "get": follow | {"parameters": [_in_path("turn"), _MODEL]},
+            "delete": stop | {"parameters": [_in_path("turn")]},
+        },
+        "/health": {"get": _operation("Whether turns are taken", (503,))},
+        "/health/live": {"get": _operation("Whether the process runs")},
+        "/health/ready": {"get": _operation("Whether turns are taken", (503,))},
+    }
+
+
+def _in_path(name: str) -> dict[str, Any]:
     """A parameter that is a part of the path."""
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
-def _errors(*statuses: int) -> dict[str, Any]:
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+def _errors(statuses: Iterable[int], error: str) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{error}"}}}
     return {str(status): {"description": _ERRORS[status], "content": content} for status in statuses}
 
 
-def _ok(stream: bool) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
-    if stream:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
-    return {"200": {"description": "Well", "content": content}}
+def _ok(stream: str | None = None) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": {}}}
+    if stream is not None:
+        content[stream] = {"schema": {"type": "string"}}
+    return {"description": "Well", "content": content}
 
 
-def get(
-    summary: str, *statuses: int, stream: bool = False, parameters: list[dict[str, Any]] | None = None
+def _operation(
+    summary: str, statuses: Iterable[int] = (), error: str = "Error", stream: str | None = None
 ) -> dict[str, Any]:
-    """A GET of JSON, or also of a stream, and the statuses of what may go wrong."""
-    return {"summary": summary, "parameters": parameters or [], "responses": _ok(stream) | _errors(*statuses)}
+    return {"summary": summary, "parameters": [], "responses": {"200": _ok(stream)} | _errors(statuses, error)}
 
 
-def post_turn(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """The POST of a turn whose body is of that schema."""
+def _body(schema: Any) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+def _plain(plain: Plain, schema: Any, error: str) -> dict[str, Any]:
+    statuses = [401, *plain.statuses] if plain.needs_key else [*plain.statuses]
+    found = _operation(plain.summary, statuses, error, plain.media_type)
+    names = re.findall(r"\{(\w+)(?::\w+)?\}", plain.path)
+    found["parameters"] = [_in_path(name) for name in names]
+    return found if schema is None else found | {"requestBody": _body(schema)}
+
+
+def _post_turn(turned: Turned, schema: Any, stream: str, error: str) -> dict[str, Any]:
+    found = _operation(turned.summary, _ERRORS, error, stream)
     parameters = [
         {"name": name, "in": "header", "description": text, "schema": {"type": "string", **more}}
         for name, (text, more) in _TURN_HEADERS.items()
     ]
-    return {
-        "summary": summary,
-        "parameters": parameters,
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "responses": _ok(stream=True) | _errors(*_ERRORS),
-    }
+    return found | {"parameters": parameters, "requestBody": _body(schema)}

@@ -1,11 +1,11 @@
-"""An answer that somebody reads over HTTP: published, read to its end, and cancelled where its reader goes first."""
+"""Answers that somebody reads over HTTP: published, read to their ends, and cancelled where their reader goes first."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,8 @@ from broker.errors import (
     TurnpikeError,
     UnservedModel,
 )
-from broker.messages import NOT_UNDERSTOOD, Chunk, Done, TokenLogprob
-from producers.gateway.dialect import AnswerWriter
+from broker.messages import NOT_UNDERSTOOD, Chunk, TokenLogprob
+from producers.gateway.dialect import AnswerWriter, Finished
 from producers.gateway.errors import ApiError, no_such_model, unavailable
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -56,6 +56,17 @@ async def beside_client[T](work: Awaitable[T], receive: Receive) -> T:
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
+async def together[T](works: Iterable[Awaitable[T]]) -> list[T]:
+    """Awaits them all; where one fails, the others are cancelled, and its error is raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def published(answer: Answer, choices: Callable[[], Sequence[str]] = tuple) -> None:
     """Raises ApiError where the queue does not take the turn; `choices` tells the models that would."""
     try:
@@ -72,7 +83,7 @@ async def published(answer: Answer, choices: Callable[[], Sequence[str]] = tuple
         raise unavailable(error) from None
 
 
-async def collect(answer: Answer, writer: AnswerWriter) -> tuple[Done, list[TokenLogprob]]:
+async def collect(answer: Answer, writer: AnswerWriter) -> Finished:
     """The whole answer, and its log-probabilities; raises ApiError."""
     logprobs: list[TokenLogprob] = []
     attempt = 0
@@ -80,7 +91,7 @@ async def collect(answer: Answer, writer: AnswerWriter) -> tuple[Done, list[Toke
         if chunk.attempt > attempt:
             attempt, logprobs = chunk.attempt, []
         logprobs += chunk.logprobs
-    return answer.done, logprobs
+    return Finished(answer.done, logprobs)
 
 
 async def chunks_of(answer: Answer, writer: AnswerWriter) -> AsyncIterator[Chunk]:
@@ -103,24 +114,28 @@ async def chunks_of(answer: Answer, writer: AnswerWriter) -> AsyncIterator[Chunk
 
 @dataclass
 class Reading:
-    """How somebody reads a turn."""
+    """How somebody reads turns."""
 
     is_detached: bool
-    """It goes on without its reader."""
+    """They go on without their reader."""
 
     def detach(self) -> None:
-        """From now on the turn goes on without its reader."""
+        """From now on the turns go on without their reader."""
         self.is_detached = True
 
 
 @contextlib.asynccontextmanager
-async def cancelled_unless_ended(answer: Answer, *, is_detached: bool = False) -> AsyncIterator[Reading]:
-    """Whoever leaves it early leaves no turn behind that nobody reads."""
+async def cancelled_unless_ended(*answers: Answer, is_detached: bool = False) -> AsyncIterator[Reading]:
+    """Whoever leaves them early leaves no turn behind that nobody reads."""
     reading = Reading(is_detached)
     try:
         yield reading
     finally:
-        if answer.may_run and not reading.is_detached:
-            with contextlib.suppress(PublishError, nats.errors.Error):
-                await asyncio.shield(answer.cancel())
-        await answer.close()
+        await asyncio.shield(together(_left(answer, is_detached=reading.is_detached) for answer in answers))
+
+
+async def _left(answer: Answer, *, is_detached: bool) -> None:
+    if answer.may_run and not is_detached:
+        with contextlib.suppress(PublishError, nats.errors.Error):
+            await answer.cancel()
+    await answer.close()

@@ -61,8 +61,8 @@ def refused(error: ApiError, error_body: ErrorBody) -> Response:
     return json_response(error_body(error), headers, error.status)
 
 
-def not_found(error_body: ErrorBody) -> Callable[[HttpRequest, Exception], Awaitable[Response]]:
-    """What is told of a path, or a method of one, that there is not."""
+def not_found(error_body_of: Callable[[str], ErrorBody]) -> Callable[[HttpRequest, Exception], Awaitable[Response]]:
+    """What is told of a path, or a method of one, that there is not, in the words of the dialect that is nearest."""
 
     async def tell(request: HttpRequest, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -73,6 +73,6 @@ def not_found(error_body: ErrorBody) -> Callable[[HttpRequest, Exception], Await
             missing = ApiError(405, f"{what} is not allowed", code="method_not_supported")
         else:
             missing = ApiError(status, f"there is no {what}", code="not_found")
-        return json_response(error_body(missing), headers, status)
+        return json_response(error_body_of(request.url.path)(missing), headers, status)
 
     return tell

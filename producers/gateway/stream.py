@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import nats.errors
 
 from broker.answer import Answer
@@ -21,8 +20,7 @@ from producers.gateway.dialect import AnswerWriter
 from producers.gateway.errors import ApiError
 from producers.gateway.patience import Patience
 from producers.gateway.reading import ClientGone, Receive, Send, beside_client, chunks_of
-from producers.gateway.told import NOTHING, Told
-from producers.routing.asking import FallbackAnswer
+from producers.gateway.strand import Strand, comment
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -36,186 +34,150 @@ SEND_SECONDS = 60.0
 
 @dataclass
 class Comments:
-    """What a stream says beside the answer, to those who read comments."""
+    """What a stream says beside the answers, to those who read comments."""
 
     details: Callable[[Answer], dict[str, Any]] | None = None
     """Who answers, and how. Whoever asks for them reads comments."""
-    num_workers: Callable[[], int] | None = None
+    num_workers: Callable[[Answer], int] | None = None
     """Of a turn that waits: how many serve its model."""
-    status: Callable[[], ModelStatus | None] | None = None
+    status: Callable[[Answer], ModelStatus | None] | None = None
     """And where nobody does, what boards do about it."""
 
 
+@dataclass(frozen=True)
+class _Arrived:
+    """What came of one answer: a chunk, the error that is its end, or nothing more."""
+
+    strand: Strand
+    what: Chunk | ApiError | None
+
+
 class Stream:
-    """Server-sent events of an answer."""
+    """The answers of one request as they come, each piece under its answer's index."""
 
     def __init__(
         self,
-        answer: Answer,
+        answers: Sequence[Answer],
         writer: AnswerWriter,
         comments: Comments,
         headers: Headers | Callable[[], Headers] = (),
-        patience: Patience | None = None,
+        patience: Callable[[Answer], Patience] | None = None,
     ) -> None:
         """`headers` are asked for when the stream begins, where they are to be called."""
-        self._answer = answer
-        self._patience = patience
-        self._has_begun = False
         self._writer = writer
         self._comments = comments
         self._headers = headers
-        self._arrived: asyncio.Queue[Chunk | ApiError | None] = asyncio.Queue(maxsize=256)
-        self._attempt = 0
-        self._sent = NOTHING
-        """What the client has."""
+        self._patience = patience
+        reads_comments = comments.details is not None
+        self._strands = [
+            Strand(index, answer, writer, reads_comments=reads_comments) for index, answer in enumerate(answers)
+        ]
+        self._arrived: asyncio.Queue[_Arrived] = asyncio.Queue(maxsize=256)
+        self._said_at = 0.0
         self.is_referred = False
-        """The client was told to read the turn elsewhere: it must go on."""
-        self._held: Told | None = None
-        """Of an attempt that was begun anew, as long as it says what was said before."""
+        """The client was told to read the turns elsewhere: they must go on."""
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Sends all of it; raises ApiError before anything was sent, ClientGone."""
-        reading = asyncio.ensure_future(self._read())
-        giving_up = asyncio.ensure_future(self._give_up())
+        tasks = [asyncio.ensure_future(self._read(strand)) for strand in self._strands]
+        if self._patience is not None:
+            tasks += [
+                asyncio.ensure_future(self._give_up(strand, self._patience(strand.answer))) for strand in self._strands
+            ]
         try:
             first = await beside_client(self._next(FIRST_SECONDS), receive)
-            if isinstance(first, ApiError):
-                raise first
+            if first is not None and isinstance(first.what, ApiError):
+                raise first.what
             await beside_client(self._send_all(first, send), receive)
         finally:
-            for task in (reading, giving_up):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(reading, giving_up, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _give_up(self) -> None:
-        if self._patience is not None:
-            await self._arrived.put(await self._patience.until_hopeless())
+    async def _give_up(self, strand: Strand, patience: Patience) -> None:
+        error = await patience.until_hopeless()
+        if strand.answer.end is None:
+            await self._arrived.put(_Arrived(strand, error))
 
-    async def _read(self) -> None:
-        """The answer's chunks as they come; the queue's bound holds it back where the client is slow, and what NATS
+    async def _read(self, strand: Strand) -> None:
+        """An answer's chunks as they come; the queue's bound holds it back where the client is slow, and what NATS
         then drops is made up for from the store."""
         try:
-            async for chunk in chunks_of(self._answer, self._writer):
-                await self._arrived.put(chunk)
-            await self._arrived.put(None)
+            async for chunk in chunks_of(strand.answer, self._writer):
+                await self._arrived.put(_Arrived(strand, chunk))
+            await self._arrived.put(_Arrived(strand, None))
         except ApiError as error:
-            await self._arrived.put(error)
+            await self._arrived.put(_Arrived(strand, error))
 
-    async def _next(self, seconds: float) -> Chunk | ApiError | bool:
-        """What comes within so long: True at the answer's end, False where nothing came."""
+    async def _next(self, seconds: float) -> _Arrived | None:
+        """What comes within so long."""
         try:
             async with asyncio.timeout(seconds):
-                found = await self._arrived.get()
+                return await self._arrived.get()
         except TimeoutError:
-            return False
-        return True if found is None else found
+            return None
 
-    async def _send_all(self, first: Chunk | ApiError | bool, send: Send) -> None:
-        self._follow_model()
-        turn = self._answer.turn.id
+    async def _send_all(self, first: _Arrived | None, send: Send) -> None:
+        for strand in self._strands:
+            strand.follow_model()
         own = [(b"content-type", self._writer.media_type.encode()), (b"cache-control", b"no-store")]
         headers = self._headers() if callable(self._headers) else self._headers
         await send({"type": "http.response.start", "status": 200, "headers": [*own, *headers]})
         found = first
-        said_at = time.monotonic()
+        num_left = len(self._strands)
+        self._said_at = time.monotonic()
         while True:
-            if isinstance(self._answer, FallbackAnswer) and self._answer.turn.id != turn:
-                # Too late for the headers, and nothing of the answer was told yet.
-                turn = self._answer.turn.id
-                self._follow_model()
-                moved = {"turn": turn, "model": self._answer.decision.model, "route": self._answer.decision.reason}
-                await self._send(send, self._comment(moved))
-            await self._begin(found, send)
-            match found:
-                case False:
-                    if (place := await self._place()) is not None:
-                        await self._send(send, self._comment(place))
-                        said_at = time.monotonic()
-                    elif time.monotonic() - said_at > KEEP_ALIVE_SECONDS:
-                        await self._send(send, self._writer.comment("still here"))
-                        said_at = time.monotonic()
-                case True:
-                    if self._held is not None:  # the new answer is shorter than what the client has
-                        await self._refer(send)
-                        return
-                    break
-                case ApiError():
-                    await self._send(send, self._writer.broken_off(found), last=True)
-                    return
-                case Chunk():
-                    if body := self._chunk(found):
-                        await self._send(send, body)
-                        said_at = time.monotonic()
-                    if self._is_contradicted:
-                        await self._refer(send)
-                        return
+            await self._send(send, b"".join(strand.moved() for strand in self._strands))
+            if found is None:
+                await self._send(send, b"".join(one.begin(has_arrived=False) for one in self._strands))
+                await self._wait(send)
+                found = await self._next(PLACE_SECONDS)
+                continue
+            strand, what = found.strand, found.what
+            if isinstance(what, ApiError):
+                await self._send(send, self._writer.broken_off(what), last=True)
+                return
+            await self._send(send, strand.begin(has_arrived=True))
+            if what is not None:
+                await self._send(send, strand.chunk(what))
+                if strand.is_contradicted:
+                    return await self._refer(strand, send)
+            elif strand.is_behind:  # the new answer is shorter than what the client has
+                return await self._refer(strand, send)
+            elif num_left == 1:
+                return await self._send(send, strand.end() + self._ending(), last=True)
+            else:
+                num_left -= 1
+                await self._send(send, strand.end())
             found = await self._next(PLACE_SECONDS)
-        await self._send(send, self._ending(), last=True)
 
-    async def _refer(self, send: Send) -> None:
-        """Ends a stream whose answer was begun anew as another one."""
+    async def _refer(self, strand: Strand, send: Send) -> None:
+        """Ends a stream of whose answers one was begun anew as another one."""
         self.is_referred = True
-        await self._send(send, self._writer.broken_off(_contradicted(self._answer.turn.id)), last=True)
+        await self._send(send, self._writer.broken_off(_contradicted(strand.answer.turn.id)), last=True)
 
-    async def _begin(self, found: Chunk | ApiError | bool, send: Send) -> None:
-        """The first event, once it is known who answers: until then a turn waits, and comments say so."""
-        if self._answer.started is not None:
-            self._writer.begun_with(self._answer.started.model)
-        elif found is False:
-            return
-        if not self._has_begun and not isinstance(found, ApiError):
-            self._has_begun = True
-            if begin := self._writer.begin():
-                await self._send(send, begin)
-
-    def _chunk(self, chunk: Chunk) -> bytes:
-        """What is sent for a chunk; nothing as long as an answer that was begun anew repeats what the client has."""
-        begin = b""
-        if chunk.attempt > self._attempt:
-            self._attempt = chunk.attempt
-            if self._comments.details is not None and self._sent:
-                # Who reads comments drops what it has.
-                begin, self._sent = self._comment({"restarted": chunk.attempt}), NOTHING
-            elif self._sent:
-                # What an API client has cannot be taken back.
-                self._held = NOTHING
-        if self._held is not None:
-            self._held = self._held.and_then(chunk)
-            if not self._sent.is_beginning_of(self._held):
-                return b""
-            event = self._writer.piece(self._sent.missing_of(self._held, chunk))
-            self._sent, self._held = self._held, None
-            self._writer.go_on_at(len(self._sent.text))
-            return event
-        self._sent = self._sent.and_then(chunk)
-        return begin + self._writer.piece(chunk)
-
-    @property
-    def _is_contradicted(self) -> bool:
-        """Whether an answer that was begun anew is another one than the client has the beginning of."""
-        return self._held is not None and self._sent.contradicts(self._held)
-
-    def _follow_model(self) -> None:
-        """To whom the turn goes by now."""
-        if isinstance(self._answer, FallbackAnswer):
-            self._writer.goes_to(self._answer.turn.id, self._answer.decision.model)
+    async def _wait(self, send: Send) -> None:
+        """What is said while nothing comes: where the turn is in its line, or now and then that somebody is there."""
+        if (place := await self._place()) is not None:
+            await self._send(send, comment(self._writer, place))
+        elif time.monotonic() - self._said_at > KEEP_ALIVE_SECONDS:
+            await self._send(send, self._writer.comment("still here"))
 
     def _ending(self) -> bytes:
+        """What comes behind the last answer's end."""
         details = self._comments.details
-        told = self._comment(details(self._answer)) if details is not None else b""
-        return self._writer.end(self._answer.done, told)
+        answers = [strand.answer for strand in self._strands]
+        told = b"".join(comment(self._writer, details(answer)) for answer in answers) if details is not None else b""
+        return self._writer.finish([answer.done for answer in answers], told)
 
-    def _comment(self, value: dict[str, Any]) -> bytes:
-        return self._writer.comment(f"turnpike {msgspec.json.encode(value).decode()}")
-
-    def _model(self, place: PlaceInLine) -> dict[str, Any]:
+    def _model(self, answer: Answer, place: PlaceInLine) -> dict[str, Any]:
         """Where a turn is in its line, how many serve its model and, where nobody does, what boards do about it: when
         it may begin, too, as no turn is seen to move then."""
         found: dict[str, Any] = {"turns_ahead": place.turns_ahead, "seconds": place.seconds}
         if self._comments.num_workers is None:
             return found
-        found["workers"] = self._comments.num_workers()
-        status = self._comments.status() if self._comments.status is not None else None
+        found["workers"] = self._comments.num_workers(answer)
+        status = self._comments.status(answer) if self._comments.status is not None else None
         if found["workers"] or status is None:
             return found
         if place.seconds is None:
@@ -223,18 +185,24 @@ class Stream:
         return found | {"state": status.state, "share": status.share, "load_seconds": status.seconds}
 
     async def _place(self) -> dict[str, Any] | None:
-        # No place is no reason to end an answer.
-        with contextlib.suppress(TurnpikeError, nats.errors.Error, LookupError, TypeError):
-            if (place := await self._answer.place()) is not None:
-                return self._model(place)
+        """Of the first answer that waits."""
+        for strand in self._strands:
+            # No place is no reason to end an answer.
+            with contextlib.suppress(TurnpikeError, nats.errors.Error, LookupError, TypeError):
+                if (place := await strand.answer.place()) is not None:
+                    return self._model(strand.answer, place)
         return None
 
     async def _send(self, send: Send, body: bytes, *, last: bool = False) -> None:
+        """Nothing for no bytes, unless they are the last."""
+        if not body and not last:
+            return
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 await send({"type": "http.response.body", "body": body, "more_body": not last})
         except TimeoutError:
             raise ClientGone from None
+        self._said_at = time.monotonic()
 
 
 def _contradicted(turn: str) -> ApiError:

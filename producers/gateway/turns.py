@@ -1,9 +1,11 @@
-"""A turn over HTTP: chosen for, published as its client's, and told whole or as a stream until it ends or the client is
-gone."""
+"""Turns over HTTP: chosen for, published as their client's, and told whole or as a stream until they end or the client
+is gone."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -16,48 +18,54 @@ from broker.client import Client
 from broker.errors import InvalidMessage, InvalidName, ServerError
 from broker.messages import Sampling
 from broker.messages.turns import Thinking
+from broker.priorities import Priority
 from producers.gateway.choosing import Chooser
 from producers.gateway.clients import Clients
-from producers.gateway.dialect import AnswerWriter, TurnRequest
+from producers.gateway.dialect import AnswerWriter, Asked, TurnRequest
 from producers.gateway.errors import ApiError, no_such_model, unavailable
 from producers.gateway.heads import deadline_of, is_said, priority_of
 from producers.gateway.keys import Account
 from producers.gateway.naming import beginning_of, conversation_of
 from producers.gateway.patience import Patience
 from producers.gateway.places import Places
-from producers.gateway.reading import beside_client, cancelled_unless_ended, collect, published
+from producers.gateway.posted import shown
+from producers.gateway.reading import beside_client, cancelled_unless_ended, collect, published, together
 from producers.gateway.responses import json_response
 from producers.gateway.seen import Seen
 from producers.gateway.stream import Comments, Stream
 from producers.routing.asking import FallbackAnswer
 from producers.routing.policies import Decision, Needs
 
+MAX_TURNS = 128
+"""Of one request."""
+
 
 @dataclass(frozen=True)
-class _Asked:
-    """A turn that is not published yet: its answer, and why that model has it."""
+class _Taken:
+    """The turns of a request that are not published yet: their answers, and why that model has them."""
 
     wanted: TurnRequest
-    answer: Answer
+    ignored: Sequence[str]
+    answers: Sequence[Answer]
     decision: Decision
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """As of now: a turn whose model a policy chose may have gone to the next one."""
-        answer, decision = self.answer, self.decision
-        decision = answer.decision if isinstance(answer, FallbackAnswer) else decision
+        first = self.answers[0]
+        decision = first.decision if isinstance(first, FallbackAnswer) else self.decision
         found = {
-            "turnpike-turn": answer.turn.id,
-            "turnpike-conversation": answer.turn.conversation,
+            "turnpike-turn": ", ".join(answer.turn.id for answer in self.answers),
+            "turnpike-conversation": first.turn.conversation,
             "turnpike-model": decision.model,
             "turnpike-route": f"{decision.policy}: {decision.reason}" if decision.policy else decision.reason,
         }
-        if self.wanted.left_out is not None:
-            found["turnpike-left-out"] = self.wanted.left_out
+        if self.ignored:
+            found["turnpike-ignored"] = ", ".join(self.ignored)
         return [(name.encode(), value.encode()) for name, value in found.items()]
 
     def writer(self) -> AnswerWriter:
-        """Of the answer, in the request's dialect."""
-        return self.wanted.writer(self.answer.turn.id, self.decision.model)
+        """Of the answers, in the request's dialect."""
+        return self.wanted.writer(self.answers[0].turn.id, self.decision.model)
 
 
 class Turns:
@@ -80,89 +88,130 @@ class Turns:
         self._thinking = thinking
 
     async def answer(
-        self, account: Account, request: HttpRequest, wanted: TurnRequest, receive: Receive, send: Send
+        self,
+        account: Account,
+        request: HttpRequest,
+        wanted: TurnRequest,
+        ignored: Sequence[str],
+        receive: Receive,
+        send: Send,
     ) -> None:
-        """Publishes the turn and sends its answer; raises ApiError before anything was sent, ClientGone."""
+        """Publishes the turns and sends their answers; a header names what was `ignored`. Raises ApiError before
+        anything was sent, ClientGone."""
         if not self._nc.is_connected:
             raise unavailable(ServerError("the gateway is not connected to NATS just now"))
         client, priority = self._clients.of(account), priority_of(request.headers)
-        asked = await self._asked(client, request, wanted)
+        taken = await self._taken(client, request, wanted, shown(ignored))
         is_detached = is_said(request.headers, "turnpike-detached")
-        account.begin(time.monotonic())
+        account.begin(time.monotonic(), len(taken.answers))
         try:
-            async with cancelled_unless_ended(asked.answer, is_detached=is_detached) as reading:
-                await published(asked.answer, self._seen.choices)
+            async with cancelled_unless_ended(*taken.answers, is_detached=is_detached) as reading:
+                for answer in taken.answers:
+                    await published(answer, self._seen.choices)
                 if wanted.is_streamed:
-                    if await self._stream(asked, request, receive, send):
+                    if await self._stream(taken, request, receive, send):
                         reading.detach()
                 else:
-                    await self._send_whole(asked, request, receive, send)
+                    await self._send_whole(taken, request, receive, send)
         finally:
-            self._places.settle(account, client.name, asked.answer, priority=priority)
+            for answer in taken.answers:
+                self._places.settle(account, client.name, answer, priority=priority)
 
-    async def _asked(self, client: Client, request: HttpRequest, wanted: TurnRequest) -> _Asked:
+    async def _taken(self, client: Client, request: HttpRequest, wanted: TurnRequest, ignored: Sequence[str]) -> _Taken:
         """Raises ApiError."""
         headers = request.headers
-        deadline, named = deadline_of(headers), headers.get("turnpike-conversation")
-        beginning, priority = beginning_of(wanted, named), priority_of(headers)
-        offer, sampling = wanted.offer, self._sampling_of(wanted)
-        needs = Needs.of(
-            wanted.history, raw=wanted.is_raw, tools=offer.tools, priority=priority, conversation=beginning
-        )
+        said, priority = headers.get("turnpike-conversation") or wanted.conversation, priority_of(headers)
+        deadline = deadline_of(headers)
+        all_asked = wanted.asked()
+        if len(all_asked) > MAX_TURNS:
+            raise ApiError(400, f"{len(all_asked)} answers are asked for, and {MAX_TURNS} are allowed at once")
+        needs = self._needs_of(all_asked, beginning_of(said, all_asked[0].history), request)
         decision = await self._chooser.first(wanted.model, needs)
-        try:
-            answer = client.ask(
-                decision.model,
-                wanted.history,
-                sampling=sampling,
-                conversation=conversation_of(wanted, named),
-                priority=priority,
-                deadline=deadline,
-                raw=wanted.is_raw,
-                chat_template_kwargs=wanted.template_kwargs,
-                tools=offer.tools,
-                tool_choice=offer.choice,
-                parallel_tool_calls=offer.is_parallel,
-            )
-        except InvalidMessage as error:
-            raise ApiError(400, str(error), param=error.field or None) from None
-        except InvalidName:
-            raise no_such_model(decision.model) from None
+        answers = self._ask(client, all_asked, decision.model, said, priority, deadline)
         if deadline is None:  # who gives one waits as long
             await self._chooser.check_served(decision.model)
         if (policy := decision.policy) is not None:
-            answer = FallbackAnswer.instead_of(
-                answer, decision, lambda tried: self._chooser.again(policy, needs, tried)
-            )
-        return _Asked(wanted, answer, decision)
+            answers = [
+                FallbackAnswer.instead_of(answer, decision, lambda tried: self._chooser.again(policy, needs, tried))
+                for answer in answers
+            ]
+        return _Taken(wanted, ignored, answers, decision)
 
-    def _sampling_of(self, wanted: TurnRequest) -> Sampling:
-        """With this gateway's word on thoughts where a chat has none, nor template variables. Raises ApiError."""
-        found = wanted.sampling()
-        if found.thinking is not None or wanted.template_kwargs or wanted.is_raw:
-            return found
-        return msgspec.structs.replace(found, thinking=self._thinking)
+    def _ask(
+        self,
+        client: Client,
+        all_asked: Sequence[Asked],
+        model: str,
+        said: str | None,
+        priority: Priority,
+        deadline: float | None,
+    ) -> list[Answer]:
+        """Raises ApiError."""
+        prompts: list[object] = []
+        answers = []
+        for asked in all_asked:
+            prompt = (asked.history, asked.more)
+            if prompt not in prompts:
+                prompts.append(prompt)
+            try:
+                answer = client.ask(
+                    model,
+                    asked.history,
+                    sampling=self._sampling_of(asked),
+                    conversation=conversation_of(said, asked.history, prompts.index(prompt)),
+                    priority=priority,
+                    deadline=deadline,
+                    raw=asked.is_raw,
+                    chat_template_kwargs=asked.template_kwargs,
+                    tools=asked.offer.tools,
+                    tool_choice=asked.offer.choice,
+                    parallel_tool_calls=asked.offer.is_parallel,
+                    **asked.more,
+                )
+            except InvalidMessage as error:
+                raise ApiError(400, str(error), param=error.field or None) from None
+            except InvalidName:
+                raise no_such_model(model) from None
+            answers.append(answer)
+        return answers
 
-    async def _stream(self, asked: _Asked, request: HttpRequest, receive: Receive, send: Send) -> bool:
-        """Whether the client was told to read the turn elsewhere, so that it must go on."""
-        answer = asked.answer
+    def _needs_of(self, all_asked: Sequence[Asked], beginning: str, request: HttpRequest) -> Needs:
+        """Of a model that is to answer them all: those of the longest."""
+        priority = priority_of(request.headers)
+        found = [
+            Needs.of(one.history, raw=one.is_raw, tools=one.offer.tools, priority=priority, conversation=beginning)
+            for one in all_asked
+        ]
+        can = frozenset().union(*(one.can for one in found), *(one.can for one in all_asked))
+        return dataclasses.replace(found[0], can=can, num_tokens=max(one.num_tokens for one in found))
+
+    def _sampling_of(self, asked: Asked) -> Sampling:
+        """With this gateway's word on thoughts where a chat has none, nor template variables."""
+        if asked.sampling.thinking is not None or asked.template_kwargs or asked.is_raw:
+            return asked.sampling
+        return msgspec.structs.replace(asked.sampling, thinking=self._thinking)
+
+    async def _stream(self, taken: _Taken, request: HttpRequest, receive: Receive, send: Send) -> bool:
+        """Whether the client was told to read the turns elsewhere, so that they must go on."""
         comments = Comments(
             details=self._seen.details if is_said(request.headers, "turnpike-details") else None,
-            num_workers=lambda: self._seen.num_serving(answer.model),
-            status=lambda: self._seen.boards.get(answer.model),
+            num_workers=lambda answer: self._seen.num_serving(answer.model),
+            status=lambda answer: self._seen.boards.get(answer.model),
         )
-        stream = Stream(answer, asked.writer(), comments, asked.headers, self._patience(answer))
+        stream = Stream(taken.answers, taken.writer(), comments, taken.headers, self._patience)
         await stream.run(receive, send)
         return stream.is_referred
 
-    async def _send_whole(self, asked: _Asked, request: HttpRequest, receive: Receive, send: Send) -> None:
-        answer, writer = asked.answer, asked.writer()
-        done, logprobs = await beside_client(self._patience(answer).bounded(collect(answer, writer)), receive)
-        if isinstance(answer, FallbackAnswer):
-            writer.goes_to(answer.turn.id, answer.decision.model)
-        if answer.started is not None:
-            writer.begun_with(answer.started.model)
-        await json_response(writer.whole(done, logprobs), asked.headers())(request.scope, receive, send)
+    async def _send_whole(self, taken: _Taken, request: HttpRequest, receive: Receive, send: Send) -> None:
+        writer = taken.writer()
+        works = [self._patience(answer).bounded(collect(answer, writer)) for answer in taken.answers]
+        finished = await beside_client(together(works), receive)
+        for index, answer in enumerate(taken.answers):
+            if isinstance(answer, FallbackAnswer):
+                writer.goes_to(index, answer.turn.id, answer.decision.model)
+            if answer.started is not None:
+                writer.begun_with(index, answer.started.model)
+        await json_response(writer.whole(finished), taken.headers())(request.scope, receive, send)
 
     def _patience(self, answer: Answer) -> Patience:
         def num_able() -> int:

@@ -22,6 +22,7 @@ from broker.messages.turns import Thinking
 from broker.placing import Watch
 from broker.server import EmbeddedServer
 from producers.gateway.app import Gateway
+from producers.gateway.dialect import Dialect
 from producers.gateway.keys import ClientKeys, Keys
 from producers.http_server import listen, serve_http
 from producers.routing.policies import Routes
@@ -170,6 +171,8 @@ def start_gateway(nats_server: EmbeddedServer) -> StartGateway:
         *,
         leave_out_tools: bool = False,
         thinking: Thinking | None = None,
+        is_strict: bool = False,
+        dialects: tuple[Dialect, ...] | None = None,
     ) -> AsyncIterator[str]:
         """Its address."""
         stop = asyncio.Event()
@@ -183,6 +186,8 @@ def start_gateway(nats_server: EmbeddedServer) -> StartGateway:
             version="0",
             leave_out_tools=leave_out_tools,
             thinking=thinking,
+            is_strict=is_strict,
+            dialects=dialects,
         )
         async with asyncio.TaskGroup() as group:
             looking = group.create_task(gateway.look())

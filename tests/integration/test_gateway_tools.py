@@ -242,9 +242,9 @@ async def test_tools_that_are_offered_are_left_out_where_that_is_set_and_said(
     async with serving(start_worker, start_gateway, FakeEngine(answer=CALL), leave_out_tools=True) as api:
         create = api.chat.completions.with_raw_response.create
         raw = await create(model="m", messages=USER, tools=[LAMP])
-        assert raw.headers["turnpike-left-out"] == "tools"
+        assert raw.headers["turnpike-ignored"] == "tools"
         assert raw.parse().choices[0].message.content == CALL
-        assert "turnpike-left-out" not in (await create(model="m", messages=USER)).headers
+        assert "turnpike-ignored" not in (await create(model="m", messages=USER)).headers
         for choice in ("required", {"type": "function", "function": {"name": "lamp"}}):
             with pytest.raises(openai.BadRequestError) as caught:
                 await create(model="m", messages=USER, tools=[LAMP], tool_choice=choice)

@@ -61,7 +61,7 @@ def test_no_chunk_has_half_a_character_and_all_have_the_text(
             assert "".join(chunks) == text
             assert all(map(is_whole, chunks))
         (whole,) = AnswerObjects("1", "m", is_chat=False).chunks(
-            Chunk(1, 0, text, (), tuple(TokenLogprob(0, -1.0, (), piece) for piece in pieces))
+            0, Chunk(1, 0, text, (), tuple(TokenLogprob(0, -1.0, (), piece) for piece in pieces))
         )
         before = itertools.accumulate((len(piece) for piece in pieces[:-1]), initial=0)
         expected = [len(text.encode()[:at].decode(errors="ignore")) for at in before]

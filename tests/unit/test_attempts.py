@@ -28,6 +28,7 @@ from broker.messages import (
 )
 from broker.reassembly import Reassembly
 from producers.gateway.openai.answers import Writer
+from producers.gateway.strand import Strand
 from producers.gateway.stream import Comments, Stream
 
 ANSWER = '{"node": 7}'
@@ -112,18 +113,17 @@ def test_a_message_of_a_kind_of_a_later_release_has_its_place_and_no_more() -> N
 # --- The gateway's stream ---
 
 
-def sent(chunks: list[Chunk], *, reads_comments: bool) -> tuple[str, Stream]:
+def sent(chunks: list[Chunk], *, reads_comments: bool) -> tuple[str, Strand]:
     """The events' text as an API client joins it; comments of a restart are `!` for who reads them."""
-    comments = Comments(details=(lambda _: {}) if reads_comments else None)
-    stream = Stream(answer(), Writer("t", "m", is_chat=False), comments)
-    body = b"".join(stream._chunk(chunk) for chunk in chunks).decode()
+    strand = Strand(0, answer(), Writer("t", "m", is_chat=False), reads_comments=reads_comments)
+    body = b"".join(map(strand.chunk, chunks)).decode()
     text = ""
     for event in body.split("\n\n"):
         if event.startswith(": turnpike"):
             text += "!"
         elif event.startswith("data: "):
             text += event.partition('"text":"')[2].partition('","logprobs"')[0].replace('\\"', '"')
-    return text, stream
+    return text, strand
 
 
 def test_an_api_client_gets_an_answer_that_was_begun_anew_as_if_it_was_not() -> None:
@@ -133,14 +133,14 @@ def test_an_api_client_gets_an_answer_that_was_begun_anew_as_if_it_was_not() -> 
         Chunk(4, 1, 'ode": ', (2,)),
         Chunk(5, 1, "7}", (3,)),
     ]
-    text, stream = sent(chunks, reads_comments=False)
+    text, strand = sent(chunks, reads_comments=False)
     assert text == ANSWER
-    assert not stream._is_contradicted
+    assert not strand.is_contradicted
 
 
 def test_an_api_client_is_told_where_the_new_answer_is_another() -> None:
-    _, stream = sent([Chunk(1, 0, '{"node', (1,)), Chunk(3, 1, '{"x', (1,))], reads_comments=False)
-    assert stream._is_contradicted
+    _, strand = sent([Chunk(1, 0, '{"node', (1,)), Chunk(3, 1, '{"x', (1,))], reads_comments=False)
+    assert strand.is_contradicted
 
 
 @pytest.mark.parametrize("again", ['{"nod', ""])
@@ -218,12 +218,12 @@ async def streamed(chunks: list[Chunk], end: Done) -> str:
         await asyncio.Event().wait()
         raise AssertionError
 
-    await Stream(given, Writer("t", "m", is_chat=True), Comments()).run(receive, send)
+    await Stream([given], Writer("t", "m", is_chat=True), Comments()).run(receive, send)
     return b"".join(sent).decode()
 
 
 def test_who_reads_comments_is_told_to_drop_what_it_has() -> None:
     chunks = [Chunk(1, 0, '{"node', (1,)), Chunk(3, 1, '{"node": ', (1,)), Chunk(4, 1, "7}", (3,))]
-    text, stream = sent(chunks, reads_comments=True)
+    text, strand = sent(chunks, reads_comments=True)
     assert text == '{"node!{"node": 7}'
-    assert not stream._is_contradicted
+    assert not strand.is_contradicted

@@ -12,9 +12,9 @@ from broker.conversations import next_name
 from broker.messages import Message, NamedTool, Tool, ToolCall, Turn
 from producers.gateway.dialect import Offer
 from producers.gateway.errors import ApiError
-from producers.gateway.naming import conversation_of
-from producers.gateway.openai.requests import ChatRequest, parse
-from tests.unit.test_dialect import CALL, HI, chat, request, tool
+from producers.gateway.openai.requests import ChatRequest
+from producers.gateway.posted import posted
+from tests.unit.test_dialect import CALL, HI, chat, named, request, tool
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_round_of_tools_becomes_the_turns_messages() -> None:
     found = request(ChatRequest, messages=[HI, said, result])
     call = ToolCall("a", "f", "{}")
     assert found.history[1:] == (Message("assistant", "", (call,), None, "Hm."), Message("tool", "on", (), "a"))
-    assert found.left_out is None
+    assert found.ignored == ()
 
 
 @pytest.mark.parametrize("kind", ["text", "input_text", "output_text"])
@@ -67,7 +67,7 @@ def test_an_empty_answer_that_is_sent_back_asks_for_another(empty: Any) -> None:
     assert len(request(ChatRequest, messages=[*called, said, HI]).history) == 5
     for last in (called[1], {"role": "assistant", "content": "It is on."}):
         with pytest.raises(ApiError, match="the last message must be the user's or a tool's"):
-            parse(json.dumps({"model": "m", "messages": [HI, last]}).encode(), ChatRequest)
+            posted(json.dumps({"model": "m", "messages": [HI, last]}).encode(), ChatRequest)
 
 
 @pytest.mark.parametrize(
@@ -100,17 +100,16 @@ def test_calls_that_are_written_anew_are_the_same_to_a_conversations_name() -> N
         result = {"role": "tool", "tool_call_id": "a", "content": "on"}
         return [HI, {"role": "assistant", "tool_calls": [call]}, result]
 
-    name = conversation_of(chat(history('{"a": [1, "ü"]}')), None)
+    name = named(chat(history('{"a": [1, "ü"]}')))
     calls = (ToolCall("a", "f", '{"a":[1,"\\u00fc"]}'),)
     first = chat([HI])
-    assert next_name(conversation_of(first, None), first.history, "", calls) == name
-    others = {conversation_of(chat(history(text)), None) for text in ('{"a": [2, "ü"]}', "{", "[" * 5000, "")}
+    assert next_name(named(first), first.history, "", calls) == name
+    others = {named(chat(history(text))) for text in ('{"a": [2, "ü"]}', "{", "[" * 5000, "")}
     assert len(others - {name}) == 4
 
 
 def test_a_conversations_calls_are_known_by_id_and_result() -> None:
-    def named(**more: Any) -> str:
-        call = CALL | more
-        return conversation_of(chat([HI, {"role": "assistant", "tool_calls": [call]}, HI]), None)
+    def called(**more: Any) -> str:
+        return named(chat([HI, {"role": "assistant", "tool_calls": [CALL | more]}, HI]))
 
-    assert named() != named(id="b")
+    assert called() != called(id="b")

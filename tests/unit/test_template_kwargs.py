@@ -11,7 +11,8 @@ from broker import codec
 from broker.errors import InvalidMessage
 from broker.messages import Message, Remembered, Turn
 from broker.messages.template_kwargs import TAKEN, canonical
-from producers.gateway.openai.requests import ChatRequest, CompletionRequest, parse
+from producers.gateway.openai.requests import ChatRequest, CompletionRequest
+from producers.gateway.posted import posted
 from tests.fakes import FakeRenderer, FakeVocabulary
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateRenderer
@@ -71,10 +72,10 @@ def test_the_wire_carries_them_and_nothing_where_there_are_none() -> None:
 
 def test_the_gateway_takes_them_for_chats_and_for_chats_only() -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"a": True}}
-    assert parse(json.dumps(body).encode(), ChatRequest).template_kwargs == {"a": True}
-    assert parse(json.dumps(body | {"chat_template_kwargs": {}}).encode(), ChatRequest).template_kwargs is None
+    assert posted(json.dumps(body).encode(), ChatRequest)[0].template_kwargs == {"a": True}
+    assert posted(json.dumps(body | {"chat_template_kwargs": {}}).encode(), ChatRequest)[0].template_kwargs is None
     completion = {"model": "m", "prompt": "x"}
-    assert parse(json.dumps(completion).encode(), CompletionRequest).template_kwargs is None
+    assert posted(json.dumps(completion).encode(), CompletionRequest)[0].template_kwargs is None
 
 
 def test_what_they_say_is_text_and_never_the_templates() -> None:

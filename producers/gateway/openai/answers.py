@@ -1,33 +1,41 @@
-"""One answer in the OpenAI API's words, whole or in server-sent events. Pure."""
+"""Answers in the OpenAI API's words, whole or in server-sent events. Pure."""
 
 from __future__ import annotations
 
 import codecs
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
 from broker.messages import Chunk, Done, Failed, TokenLogprob, Usage
+from producers.gateway.dialect import Finished
 from producers.gateway.errors import ApiError
-from producers.gateway.openai.errors import error_body, error_of
+from producers.gateway.failures import error_of
+from producers.gateway.openai.errors import FIELDS, error_body
 from producers.gateway.openai.tools import tool_call_deltas, tool_calls
 
 
-def usage_of(usage: Usage) -> dict[str, Any]:
-    """The tokens: those from the cache are among the prompt's, those of thoughts and of right guesses among the
-    completion's."""
+def usage_of(usages: Sequence[Usage]) -> dict[str, Any]:
+    """The tokens of all answers: those from the cache are among the prompt's, those of thoughts and of right guesses
+    among the completion's. A prompt of several answers is counted for each that has computed or found it."""
+
+    def total(name: str) -> int:
+        return sum(getattr(usage, name) for usage in usages)
+
+    prompt_tokens, completion_tokens = total("prompt_tokens"), total("completion_tokens")
     return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": total("cached_tokens")},
         "completion_tokens_details": {
-            "reasoning_tokens": usage.reasoning_tokens,
-            "accepted_prediction_tokens": usage.accepted_tokens,
-            "rejected_prediction_tokens": usage.drafted_tokens - usage.accepted_tokens,
+            "reasoning_tokens": total("reasoning_tokens"),
+            "accepted_prediction_tokens": total("accepted_tokens"),
+            "rejected_prediction_tokens": total("drafted_tokens") - total("accepted_tokens"),
         },
     }
 
@@ -47,9 +55,39 @@ def _chat_logprob(token_logprob: TokenLogprob) -> dict[str, Any]:
     }
 
 
+class Offsets:
+    """Where in an answer's text its tokens begin, as they come."""
+
+    def __init__(self) -> None:
+        self._attempt = 0
+        self.go_on_at(0)
+
+    def go_on_at(self, num_characters: int) -> None:
+        """What comes next stands behind so many characters of the text."""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._num_characters = num_characters
+
+    def follow(self, attempt: int) -> None:
+        """What comes next is of that attempt; a higher one begins anew."""
+        if attempt > self._attempt:
+            self._attempt = attempt
+            self.go_on_at(0)
+
+    def of(self, piece: bytes) -> int:
+        """Where in the text a token begins; one that is a part of a character, where that character stands.
+
+        The first byte tells: it may go on with a character, or end one that never became whole, which is U+FFFD."""
+        self._num_characters += len(self._decoder.decode(piece[:1]))
+        is_unfinished = bool(self._decoder.getstate()[0]) or not piece
+        offset = self._num_characters - (0 if is_unfinished else 1)
+        self._num_characters += len(self._decoder.decode(piece[1:]))
+        return offset
+
+
 @dataclass
 class AnswerObjects:
-    """One answer's objects, chat or completion, as they become JSON."""
+    """The objects of a request's answers, chats or completions, as they become JSON: each is a choice, by its index,
+    of what has one id."""
 
     id: str
     model: str
@@ -59,21 +97,20 @@ class AnswerObjects:
 
     def __post_init__(self) -> None:
         self.created = int(time.time())
-        self._attempt = 0
-        self.go_on_at(0)
+        self._offsets: defaultdict[int, Offsets] = defaultdict(Offsets)
 
-    def goes_to(self, turn: str, model: str) -> None:
-        """From now on the answer is that turn's, of that model."""
-        self.id, self.model = turn, model
+    def goes_to(self, index: int, turn: str, model: str) -> None:
+        """From now on the answer is that turn's, of that model; the first one's names all of them."""
+        if index == 0:
+            self.id, self.model = turn, model
 
     def begun_with(self, fingerprint: str) -> None:
         """A worker has begun; `fingerprint` names its model file."""
         self.fingerprint = fingerprint
 
-    def go_on_at(self, num_characters: int) -> None:
+    def go_on_at(self, index: int, num_characters: int) -> None:
         """What comes next stands behind so many characters of the text."""
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._num_characters = num_characters
+        self._offsets[index].go_on_at(num_characters)
 
     def _object(self, is_chunk: bool, choices: list[dict[str, Any]]) -> dict[str, Any]:
         name = ("chat.completion.chunk" if is_chunk else "chat.completion") if self.is_chat else "text_completion"
@@ -81,7 +118,7 @@ class AnswerObjects:
         found = {"id": f"{prefix}-{self.id}", "object": name, "created": self.created, "model": self.model}
         return found | {"system_fingerprint": self.fingerprint, "choices": choices}
 
-    def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    def _logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if not logprobs:
             return None
         if self.is_chat:
@@ -96,59 +133,51 @@ class AnswerObjects:
                 }
                 for one in logprobs
             ],
-            "text_offset": [self._offset(one.piece) for one in logprobs],
+            "text_offset": [self._offsets[index].of(one.piece) for one in logprobs],
         }
 
-    def _offset(self, piece: bytes) -> int:
-        """Where in the text a token begins; one that is a part of a character, where that character stands.
-
-        The first byte tells: it may go on with a character, or end one that never became whole, which is U+FFFD."""
-        self._num_characters += len(self._decoder.decode(piece[:1]))
-        is_unfinished = bool(self._decoder.getstate()[0]) or not piece
-        offset = self._num_characters - (0 if is_unfinished else 1)
-        self._num_characters += len(self._decoder.decode(piece[1:]))
-        return offset
-
-    def begin(self) -> dict[str, Any] | None:
+    def begin(self, index: int) -> dict[str, Any] | None:
         """The first event of a stream, which says whose words follow."""
         if not self.is_chat:
             return None
-        delta = {"role": "assistant", "content": "", "refusal": None}
-        return self._object(True, [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}])
+        return self._event(index, {"delta": {"role": "assistant", "content": "", "refusal": None}}, None)
 
-    def chunks(self, chunk: Chunk) -> list[dict[str, Any]]:
+    def chunks(self, index: int, chunk: Chunk) -> list[dict[str, Any]]:
         """The next events of a stream: one for thoughts and text, and one for each call that grows, as there are
         readers who look at an event's first call alone, and then at no text. None for tokens that tell nothing yet."""
-        if chunk.attempt > self._attempt:
-            self._attempt = chunk.attempt
-            self.go_on_at(0)
-        logprobs = self._logprobs(chunk.logprobs)
+        self._offsets[index].follow(chunk.attempt)
+        logprobs = self._logprobs(index, chunk.logprobs)
         if not self.is_chat:
-            return [self._event({"text": chunk.text}, logprobs)] if chunk.text or logprobs is not None else []
+            has_more = chunk.text or logprobs is not None
+            return [self._event(index, {"text": chunk.text}, logprobs)] if has_more else []
         said = {"reasoning_content": chunk.reasoning} if chunk.reasoning else {}
         if chunk.text or (logprobs is not None and not (said or chunk.calls)):
             said["content"] = chunk.text
         deltas: list[dict[str, Any]] = [said] if said or logprobs is not None else []
         deltas += [{"tool_calls": [one]} for one in tool_call_deltas(chunk.calls)]
-        return [self._event({"delta": one}, None if index else logprobs) for index, one in enumerate(deltas)]
+        return [self._event(index, {"delta": one}, None if place else logprobs) for place, one in enumerate(deltas)]
 
-    def _event(self, what: dict[str, Any], logprobs: dict[str, Any] | None) -> dict[str, Any]:
-        choice = {"index": 0} | what | {"logprobs": logprobs, "finish_reason": None}
-        return self._object(True, [choice])
+    def _event(self, index: int, what: dict[str, Any], logprobs: dict[str, Any] | None) -> dict[str, Any]:
+        return self._object(True, [{"index": index} | what | {"logprobs": logprobs, "finish_reason": None}])
 
-    def end(self, done: Done) -> dict[str, Any]:
+    def end(self, index: int, done: Done) -> dict[str, Any]:
         """The event that says why it ended."""
         nothing: dict[str, Any] = {"delta": {}} if self.is_chat else {"text": ""}
-        choice: dict[str, Any] = {"index": 0} | nothing
+        choice: dict[str, Any] = {"index": index} | nothing
         return self._object(True, [choice | {"logprobs": None, "finish_reason": finish_reason_of(done)}])
 
-    def usage(self, done: Done) -> dict[str, Any]:
+    def usage(self, dones: Sequence[Done]) -> dict[str, Any]:
         """The event that tells the tokens."""
-        return self._object(True, []) | {"usage": usage_of(done.usage)}
+        return self._object(True, []) | {"usage": usage_of([done.usage for done in dones])}
 
-    def whole(self, done: Done, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """The answer in one object."""
-        choice: dict[str, Any] = {"index": 0}
+    def whole(self, answers: Sequence[Finished]) -> dict[str, Any]:
+        """The answers in one object."""
+        choices = [self._choice(index, one) for index, one in enumerate(answers)]
+        return self._object(False, choices) | {"usage": usage_of([one.done.usage for one in answers])}
+
+    def _choice(self, index: int, answer: Finished) -> dict[str, Any]:
+        done = answer.done
+        choice: dict[str, Any] = {"index": index}
         message: dict[str, Any] = {"role": "assistant", "content": done.text, "refusal": None}
         if done.reasoning:
             message["reasoning_content"] = done.reasoning
@@ -156,12 +185,11 @@ class AnswerObjects:
             message["tool_calls"] = tool_calls(done.tool_calls)
             message["content"] = done.text if done.text.strip() else None
         choice |= {"message": message} if self.is_chat else {"text": done.text}
-        choice |= {"logprobs": self._logprobs(logprobs), "finish_reason": finish_reason_of(done)}
-        return self._object(False, [choice]) | {"usage": usage_of(done.usage)}
+        return choice | {"logprobs": self._logprobs(index, answer.logprobs), "finish_reason": finish_reason_of(done)}
 
 
 class Writer:
-    """Tells one answer. With `has_usage` a stream's last event tells the tokens."""
+    """Tells the answers. With `has_usage` a stream's last event tells the tokens."""
 
     media_type = "text/event-stream"
 
@@ -169,39 +197,48 @@ class Writer:
         self._objects = AnswerObjects(turn, model, is_chat)
         self._has_usage = has_usage
 
-    def goes_to(self, turn: str, model: str) -> None:
-        """From now on the answer is that turn's, of that model."""
-        self._objects.goes_to(turn, model)
+    @classmethod
+    def of_turn(cls, turn: str) -> Self:
+        """A turn that is read by its id is told as a chat, with its tokens."""
+        return cls(turn, "unknown", is_chat=True, has_usage=True)
 
-    def begun_with(self, fingerprint: str) -> None:
+    def goes_to(self, index: int, turn: str, model: str) -> None:
+        """From now on the answer is that turn's, of that model."""
+        self._objects.goes_to(index, turn, model)
+
+    def begun_with(self, index: int, fingerprint: str) -> None:
         """A worker has begun; `fingerprint` names its model file."""
         self._objects.begun_with(fingerprint)
 
     def failure(self, failed: Failed) -> ApiError:
         """What a failed turn is to the API."""
-        return error_of(failed)
+        return error_of(failed, FIELDS)
 
-    def whole(self, done: Done, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """The answer in one object."""
-        return self._objects.whole(done, logprobs)
+    def whole(self, answers: Sequence[Finished]) -> dict[str, Any]:
+        """The answers in one object."""
+        return self._objects.whole(answers)
 
-    def begin(self) -> bytes:
+    def begin(self, index: int) -> bytes:
         """Whose words follow; nothing in front of a completion's."""
-        begin = self._objects.begin()
+        begin = self._objects.begin(index)
         return _event(begin) if begin is not None else b""
 
-    def piece(self, chunk: Chunk) -> bytes:
+    def piece(self, index: int, chunk: Chunk) -> bytes:
         """The next events."""
-        return b"".join(map(_event, self._objects.chunks(chunk)))
+        return b"".join(map(_event, self._objects.chunks(index, chunk)))
 
-    def go_on_at(self, num_characters: int) -> None:
+    def go_on_at(self, index: int, num_characters: int) -> None:
         """The next piece stands behind so many characters of the text."""
-        self._objects.go_on_at(num_characters)
+        self._objects.go_on_at(index, num_characters)
 
-    def end(self, done: Done, details: bytes = b"") -> bytes:
-        """Why it ended, the tokens where they are wanted, the details, and that nothing follows."""
-        usage = _event(self._objects.usage(done)) if self._has_usage else b""
-        return _event(self._objects.end(done)) + usage + details + b"data: [DONE]\n\n"
+    def end(self, index: int, done: Done) -> bytes:
+        """Why it ended."""
+        return _event(self._objects.end(index, done))
+
+    def finish(self, dones: Sequence[Done], details: bytes = b"") -> bytes:
+        """The tokens where they are wanted, the details, and that nothing follows."""
+        usage = _event(self._objects.usage(dones)) if self._has_usage else b""
+        return usage + details + b"data: [DONE]\n\n"
 
     def broken_off(self, error: ApiError) -> bytes:
         """The error as the last event."""

@@ -1,23 +1,24 @@
 """Requests of the OpenAI API → turns. Pure.
 
-What is asked for and cannot be done is refused by its name, never ignored. Beside the API's own fields some that other
-servers for local models take are known: `top_k`, `min_p`, `repeat_penalty`, `ignore_eos`, `grammar` and
+What is asked for and cannot be done is refused by its name, or ignored and named. Beside the API's own fields some are
+known that other servers for local models take: `top_k`, `min_p`, `repeat_penalty`, `ignore_eos`, `grammar` and
 `chat_template_kwargs`.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.errors import InvalidMessage
 from broker.messages import Message, Sampling, check_messages
 from broker.messages.tools import check_tools
 from broker.messages.turns import Thinking
-from producers.gateway.bodies import read
-from producers.gateway.dialect import NOTHING, Offer
+from producers.gateway.dialect import NOTHING, Asked, Offer
 from producers.gateway.errors import ApiError
 from producers.gateway.openai.answers import Writer
 from producers.gateway.openai.chat_messages import ChatMessage
@@ -28,6 +29,8 @@ MOST_TOKENS = 1_000_000
 """What the wire takes; no context holds as many."""
 MAX_TOP_LOGPROBS = 20
 MAX_STOPS = 16
+MAX_ANSWERS = 8
+"""Of one prompt."""
 LEAST_TEMPERATURE = 1e-5
 
 
@@ -95,7 +98,7 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     stop: Stop | tuple[Stop, ...] | None = None
     user: Annotated[str, Meta(max_length=512)] | None = None
     prompt_cache_key: Annotated[str, Meta(max_length=512)] | None = None
-    n: Literal[1] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_ANSWERS)] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
@@ -146,9 +149,9 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return self.prompt_cache_key or self.user
 
     @property
-    def left_out(self) -> str | None:
-        """What was asked for and the model does not hear of."""
-        return None
+    def ignored(self) -> tuple[str, ...]:
+        """Fields that ask for something that is not done."""
+        return ()
 
     @property
     def offer(self) -> Offer:
@@ -179,6 +182,12 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def schema(self) -> dict[str, Any] | None:
         """The JSON schema that the answer must follow."""
         return None
+
+    def samplings(self) -> list[Sampling]:
+        """That of each answer: seeds count up. Raises ApiError."""
+        first = self.sampling()
+        seeds = [(first.seed + place) % 2**63 for place in range(self.n or 1)]
+        return [msgspec.structs.replace(first, seed=seed) for seed in seeds]
 
     def sampling(self) -> Sampling:
         """How the API wants tokens chosen: by default with temperature 1 and a random seed. Raises ApiError."""
@@ -297,19 +306,22 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
         return {"type": "object"}
 
     @property
-    def is_raw(self) -> bool:
-        """The model's template makes a prompt of the messages."""
-        return False
-
-    @property
     def template_kwargs(self) -> dict[str, Any] | None:
         """Variables for the model's chat template."""
         return self.chat_template_kwargs or None
 
     @property
-    def left_out(self) -> str | None:
+    def ignored(self) -> tuple[str, ...]:
         """The names of participants; tools are known by their calls."""
-        return "name" if any(one.name and one.role != "tool" for one in self.messages) else None
+        named = (index for index, one in enumerate(self.messages) if one.name and one.role != "tool")
+        return tuple(f"messages[{index}].name" for index in named)
+
+    def asked(self) -> Sequence[Asked]:
+        """So many answers as are wanted, each with a seed of its own."""
+        return [
+            Asked(self.history, sampling, template_kwargs=self.template_kwargs, offer=self.offer)
+            for sampling in self.samplings()
+        ]
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of its answer."""
@@ -335,10 +347,9 @@ class ChatWithoutTools(ChatRequest, frozen=True, forbid_unknown_fields=True, kw_
         return NOTHING
 
     @property
-    def left_out(self) -> str | None:
+    def ignored(self) -> tuple[str, ...]:
         """Tools besides."""
-        found = [*(["tools"] if self.tools else []), *filter(None, [super().left_out])]
-        return ", ".join(found) or None
+        return (*(["tools"] if self.tools else []), *super().ignored)
 
 
 class CompletionRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -363,10 +374,9 @@ class CompletionRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only
             raise ApiError(400, "the prompt is empty", param="prompt")
         return (Message("user", text),)
 
-    @property
-    def is_raw(self) -> bool:
-        """The prompt is what the model gets."""
-        return True
+    def asked(self) -> Sequence[Asked]:
+        """So many answers as are wanted, each with a seed of its own. The prompt is what the model gets."""
+        return [Asked(self.history, sampling, is_raw=True) for sampling in self.samplings()]
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of its answer."""
@@ -374,13 +384,6 @@ class CompletionRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 Request = ChatRequest | CompletionRequest
-
-
-def parse[T: Common](body: bytes, kind: type[T]) -> T:
-    """The request in a body; raises ApiError, which names the field."""
-    request = read(body, kind)
-    request.check()
-    return request
 
 
 def _temperature(wanted: float | None) -> float:

@@ -1,0 +1,27 @@
+"""The dialects that a gateway speaks. The first one tells what is read by a turn's id, and what is nobody's path."""
+
+from __future__ import annotations
+
+from producers.gateway.dialect import Dialect
+from producers.gateway.openai.dialect import OpenAi
+
+
+def all_dialects(*, leave_out_tools: bool = False) -> tuple[Dialect, ...]:
+    """With `leave_out_tools` requests that offer tools are taken, and answered without."""
+    return (OpenAi(leave_out_tools=leave_out_tools),)
+
+
+def nearest(dialects: tuple[Dialect, ...], path: str) -> Dialect:
+    """The one that has a path which begins as this one does, by the most words; the first of those that are alike."""
+    return max(dialects, key=lambda one: max((_alike(known, path) for known in paths_of(one)), default=0))
+
+
+def paths_of(dialect: Dialect) -> list[str]:
+    """All of its paths."""
+    return [*dialect.turns, *(one.path for one in dialect.plain)]
+
+
+def _alike(known: str, path: str) -> int:
+    """How many words two paths have in common from their beginning on."""
+    words = [*zip(known.strip("/").split("/"), path.strip("/").split("/"), strict=False)]
+    return next((index for index, (one, other) in enumerate(words) if one != other), len(words))

@@ -1,0 +1,69 @@
+"""A request that is no turn, with what a dialect's handler may need to answer it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request as HttpRequest
+
+from broker.client import Client
+from broker.discovery import WorkerInfo
+from producers.gateway.bodies import read
+from producers.gateway.errors import ApiError, no_such_model, unsupported
+from producers.gateway.models import Listed, Models
+from producers.gateway.seen import Seen
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One request."""
+
+    request: HttpRequest
+    """Its path's parameters, its query and its head; the body was read."""
+    body: bytes
+    _client: Client | None
+    version: str
+    """Turnpike's."""
+    is_strict: bool
+    _models: Models
+    _seen: Seen
+
+    @property
+    def client(self) -> Client:
+        """The queue's, for this request's key; there is none of a path that needs no key."""
+        assert self._client is not None
+        return self._client
+
+    @property
+    def workers(self) -> list[WorkerInfo]:
+        """Those that are there as of now."""
+        return self._seen.workers
+
+    async def models(self) -> dict[str, Listed]:
+        """All that a turn can be for, by its name: what is served, what boards would load, and the policies."""
+        await self._seen.once()
+        return self._models.listed()
+
+    async def model(self, name: str) -> Listed:
+        """The one of that name; raises ApiError where there is none."""
+        if (found := (await self.models()).get(name)) is None:
+            raise no_such_model(name, self._seen.choices())
+        return found
+
+    def read[T](self, kind: type[T]) -> T:
+        """The body; raises ApiError, which names the field."""
+        found, unknown = read(self.body, kind)
+        if unknown and self.is_strict:
+            raise unsupported(unknown[0])
+        return found
+
+    def path_parameter(self, name: str) -> str:
+        """A part of the path, "" where it is empty."""
+        found = self.request.path_params.get(name, "")
+        assert isinstance(found, str)
+        return found
+
+
+def missing(what: str) -> ApiError:
+    """A 404 of something that is no model."""
+    return ApiError(404, f"there is no {what}", code="not_found")
