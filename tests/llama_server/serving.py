@@ -22,6 +22,8 @@ from tests.support import ROOT, TURNPIKE, free_port
 MOST_SYSTEMS = 3
 START_SECONDS = 60.0
 LOOK_SECONDS = 0.02
+NAMES = ("gpt-3.5-turbo", "gpt-3.5-turbo-instruct", "davinci-002", "gpt-4.1", "codellama70b", "test")
+"""What the suite calls the one model that there is: policies, whose names may be any."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Systems:
         port = free_port()
         write_credentials(system.folder / "gateway.credentials", system.system.gateway_address)
         command = [*TURNPIKE, "gateway", "--credentials", str(system.folder / "gateway.credentials")]
-        command += ["--gateway-port", str(port), *door.flags]
+        command += ["--gateway-port", str(port), "--routes", str(self._routes(system)), *door.flags]
         if door.key is not None:
             keys = system.folder / f"keys-{port}.toml"
             keys.write_text(f'[clients.tests]\nsha256 = ["{api_key_digest(door.key)}"]\n')
@@ -120,6 +122,12 @@ class Systems:
             process = subprocess.Popen(command, stdout=log, stderr=log)
         _until(lambda: _is_ready(port), process, system.folder / f"gateway-{port}.log")
         return process, port
+
+    @staticmethod
+    def _routes(system: _System) -> Path:
+        path = system.folder / "routes.toml"
+        path.write_text('default = "auto"\n' + "".join(f'[policies."{name}"]\n' for name in NAMES))
+        return path
 
 
 def _until(look: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
@@ -135,7 +143,7 @@ def _until(look: Callable[[], bool], process: subprocess.Popen[bytes], log: Path
 
 def _is_ready(port: int) -> bool:
     """Whether it sees its worker."""
-    with contextlib.suppress(OSError, ValueError):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as answer:
-            return b'"workers":0' not in answer.read()
+    url = f"http://127.0.0.1:{port}/ready"
+    with contextlib.suppress(OSError, ValueError), urllib.request.urlopen(url, timeout=5) as answer:
+        return b'"workers":0' not in answer.read()
     return False
