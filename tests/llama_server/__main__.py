@@ -1,5 +1,5 @@
-"""`make llama-server-tests`: runs the suite and tells what became of each test. Arguments are pytest's, as `-k tokenize`;
-`--docs` writes docs/llama-server-tests.md of a whole run.
+"""`make llama-server-tests`: runs the suite and tells what became of each test. Arguments are pytest's, as
+`-k tokenize`; `--docs` writes docs/llama-server-tests.md of a whole run.
 
 What fails and is not among the known is a mistake, and so is a known one that passes.
 """
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         outcomes = Path(folder, "outcomes.jsonl")
         run([one for one in arguments if one != "--docs"], outcomes)
         account = Account.read(outcomes, Verdicts.read())
-    print(account.told())
+    print(account.told())  # noqa: T201
     if wants_page:
         PAGE.write_text(page(account))
     return 1 if account.surprises else 0

@@ -13,19 +13,19 @@ from tests.llama_server.verdicts import Verdicts, test_id
 Verdict = Literal["passed", "failed", "not ours", "no model"]
 HEAD = """# llama-server's own tests
 
-`make llama-server-tests` runs the suite of llama.cpp's server (`tools/server/tests` of the source that
-llama-cpp-python {version} is compiled of) against a gateway, with a broker and a worker behind it. The suite is fetched and
-run as it is; what it starts is replaced by [tests/llama_server](../tests/llama_server), and so are
+`make llama-server-tests` runs the suite of llama.cpp's server (`tools/server/tests` of the source that the pinned
+llama-cpp-python {version} is of) against a gateway, with a broker and a worker behind it. It is run as it is fetched;
+what it starts is replaced by [tests/llama_server](../tests/llama_server), and so are
 
-- **the models.** It wants stories260K and others from the hub. A folder that `TP_LLAMA_SERVER_MODELS` names may have them,
-  by repository; without it the model that Turnpike ships stands in for the small ones, changed so that it goes on as a teller
-  of stories does ([standin.py](../tests/llama_server/standin.py)), and Qwen2.5-Coder-0.5B (`make real-models`) for those of 1 to
-  8 billion weights.
+- **the models.** It wants stories260K and others from the hub. A folder that `TP_LLAMA_SERVER_MODELS` names may have
+  them, by repository; without it the model that Turnpike ships stands in for the small ones, changed so that it goes on
+  as a teller of stories does ([standin.py](../tests/llama_server/standin.py)), and Qwen2.5-Coder-0.5B (`make
+  real-models`) for those of 1 to 8 billion weights.
 - **words.** What a model says word for word (`match_regex`) is not asked of another one: any text is taken then.
 - **numbers of tokens of stories260K's vocabulary**: llama.cpp's tokenizer counts them for the model that is there
   ([counts.py](../tests/llama_server/counts.py)).
 
-Nothing else is. This page is written by `make llama-server-tests ARGS=--docs`.
+Nothing else is. `make llama-server-tests ARGS=--docs` writes this page.
 """
 
 

@@ -26,7 +26,7 @@ def tests() -> Path:
     version = lock.split()[0].partition("==")[2]
     folder = FOLDER / version
     if not folder.is_dir():
-        print(f"fetching the source of {PACKAGE} {version} (77 MB)", flush=True)
+        print(f"fetching the source of {PACKAGE} {version} (77 MB)", flush=True)  # noqa: T201
         with tempfile.TemporaryDirectory(dir=FOLDER.parent) as place:
             (archive,) = _fetched(lock, Path(place))
             _unpack(archive, folder)

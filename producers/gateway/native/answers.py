@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from broker.messages import Chunk, Done, Failed, TokenLogprob
 from producers.gateway.dialect import Finished
@@ -70,6 +71,8 @@ class Writer:
 
     def piece(self, index: int, chunk: Chunk) -> bytes:
         """The next event; one for each token where their probabilities are told."""
+        if self._asking.settings["n_predict"] == 0:
+            return b""
         self._courses[index].follow(chunk.attempt)
         told = b"".join(map(_event, self._progress(index, chunk)))
         return told + b"".join(_event(self._partial(index, one)) for one in by_token(chunk) if one.text or one.tokens)
@@ -118,7 +121,10 @@ class Writer:
         return found
 
     def _final(self, index: int, done: Done, text: str, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        usage, limit = done.usage, self._asking.settings["n_predict"]
+        limit = self._asking.settings["n_predict"]
+        if limit == 0:  # the prompt was to be computed, and what followed it is not told
+            done, text = _silent(done), ""
+        usage = done.usage
         is_at_limit = done.finish_reason == "length"
         found: dict[str, Any] = {
             "index": index,
@@ -141,6 +147,11 @@ class Writer:
         if logprobs:
             found["completion_probabilities"] = [probability(one) for one in logprobs]
         return {name: _nested(found, name) for name in self._asking.fields if _has(found, name)} or found
+
+
+def _silent(done: Done) -> Done:
+    usage = replace(done.usage, completion_tokens=0)
+    return replace(done, text="", tokens=(), usage=usage, finish_reason="length", stop=None)
 
 
 def stopping_word(done: Done) -> str:

@@ -117,13 +117,9 @@ class CompletionBody(Answered, frozen=True, forbid_unknown_fields=True, kw_only=
     def writer(self, turn: str, model: str) -> Writer:
         """Of the answers."""
         prompts, is_list = self.prompts()
-        texts = [
-            "".join(map(str, one)) if isinstance(one, tuple) else one
-            for one in prompts
-            for _ in range(self.num_answers)
-        ]
-        is_list = is_list or len(texts) > 1
-        return Writer(model, self.asking(self.samplings(1)[0], texts, is_list=is_list))
+        texts = ["".join(map(str, one)) if isinstance(one, tuple) else one for one in prompts]
+        texts = [one for one in texts for _ in range(self.num_answers)]
+        return Writer(model, self.asking(self.samplings(1)[0], texts, is_list=is_list or len(texts) > 1))
 
 
 def asked_of(prompt: str | Mixed, sampling: Sampling, *, has_progress: bool) -> Asked:

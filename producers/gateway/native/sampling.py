@@ -193,9 +193,8 @@ def biases(
         pairs = [(int(of) if of.isascii() and of.isdecimal() else of, bias) for of, bias in given.items()]
     else:
         pairs = [*given]
-    return tuple(
-        (of, FORBIDDEN if bias is False else float(bias)) for of, bias in pairs if of != "" and bias is not True
-    )
+    wanted = [(of, bias) for of, bias in pairs if of != "" and bias is not True]
+    return tuple((of, FORBIDDEN if bias is False else float(bias)) for of, bias in wanted)
 
 
 def settings_of(sampling: Sampling, *, is_streamed: bool, limit: int, more: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What llama-server tells of itself: its settings, its slots, whether it is well. Of the models that are served here."""
+"""What llama-server tells of itself, of a model that is served here: its settings, its slots, whether it is well."""
 
 from __future__ import annotations
 
