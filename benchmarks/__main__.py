@@ -44,6 +44,7 @@ QUESTIONS = (
     "held_calls",
     "conversations",
     "gateway",
+    "page",
     "queue",
     "placement",
     "router",

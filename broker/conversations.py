@@ -30,9 +30,10 @@ def chain(messages: Sequence[Message]) -> list[tuple[int, str]]:
 
 
 def _besides(message: Message) -> list[object]:
-    """What is said otherwise than as text. Thoughts are not: few clients send them back."""
-    calls = [(call.id, call.name, plain_arguments(call.arguments)) for call in message.tool_calls]
-    return [one for one in (calls, message.tool_call_id) if one]
+    """What is said otherwise than as text. Thoughts are not, which few clients send back; nor are the ids of calls,
+    which other APIs do not have."""
+    calls = [(call.name, plain_arguments(call.arguments)) for call in message.tool_calls]
+    return [calls] if calls else []
 
 
 def plain_arguments(arguments: str) -> str:
@@ -50,8 +51,15 @@ def name_of(messages: Sequence[Message]) -> str:
     return chain([*messages, Message("assistant", "")])[-1][1]
 
 
+def answered(messages: Sequence[Message], answer: str, calls: tuple[ToolCall, ...] = ()) -> tuple[Message, ...]:
+    """The history with an answer: a message of its own, or the rest of the one that had begun it."""
+    if (last := messages[-1]).role != "assistant":
+        return (*messages, Message("assistant", answer, calls))
+    return (*messages[:-1], msgspec.structs.replace(last, content=last.content + answer, tool_calls=calls))
+
+
 def next_name(conversation: str, messages: Sequence[Message], answer: str, calls: tuple[ToolCall, ...] = ()) -> str:
     """Of the turn that continues this answer: `conversation` itself, unless that is the name of these messages."""
     if conversation != name_of(messages):
         return conversation
-    return name_of((*messages, Message("assistant", answer, calls)))
+    return name_of(answered(messages, answer, calls))

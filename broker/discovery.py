@@ -26,6 +26,7 @@ from nats.micro.service import EndpointConfig, Service
 from broker import codec, subjects
 from broker.errors import InvalidMessage
 from broker.messages import Leaving, Token, Word
+from broker.messages.boards import NO_FILE, ModelFile
 
 SERVICE = "turnpike-worker"
 MIRROR = "turnpike-mirror"
@@ -35,12 +36,22 @@ CHAT, RAW, SCORE, TOOLS, THINKING = "chat", "raw", "score", "tools", "thinking"
 tools, calls or thoughts, and to think or not, as a turn says: its model has thoughts."""
 PENALTIES = "penalties"
 """It knows presence and frequency penalties, and biases."""
+PREFILL = "prefill"
+"""The last message may be an assistant's, whose text is gone on with, or the system's."""
 PROGRESS = "progress"
 """It tells how far a prompt is computed, where a turn asks."""
-OF_RELEASE = (PENALTIES, PROGRESS)
+OF_RELEASE = (PENALTIES, PREFILL, PROGRESS)
 """What every worker of this release can, whatever its model is."""
 OF_BOARD = "board"
 """The fact that names the board that has started a worker."""
+FILE_FACTS = {
+    "architecture": "architecture",
+    "num_parameters": "parameters",
+    "num_embd": "embedding_length",
+    "sha256": "file_sha256",
+    "modified_at": "file_modified_at",
+}
+"""The facts of a worker that say what a `ModelFile` does."""
 AWAY_SECONDS = 24 * 3600.0
 """What a worker that drains gives for its wait: clients of earlier releases, which know no draining, look elsewhere."""
 
@@ -106,6 +117,15 @@ class WorkerInfo(Struct, frozen=True):
         """Of the model file, where it tells."""
         text = self.facts.get("file_bytes", "")
         return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
+
+    @property
+    def file(self) -> ModelFile:
+        """What the model's file says of it, as far as it tells."""
+        told = {name: self.facts[fact] for name, fact in FILE_FACTS.items() if fact in self.facts}
+        try:
+            return msgspec.convert(told | {"quantization": self.quantization}, ModelFile, strict=False)
+        except msgspec.ValidationError:
+            return NO_FILE
 
     @property
     def is_serving(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ WINDOW_SECONDS = 10.0
 MAX_KINDS = 1024
 TURN_SIGNS = "→←↻↷⊘!"
 """With what a line about one turn begins."""
+_LINE_OF_A_TURN = re.compile(rf"\d\d:\d\d:\d\d I \S+ [{TURN_SIGNS}]")
 
 
 def set_up_logging(level: str = "INFO") -> None:
@@ -34,14 +36,23 @@ def set_up_logging(level: str = "INFO") -> None:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
+def is_shown(line: str) -> bool:
+    """Whether a line of a child's log is to be passed on: as `set_up_logging` decides it for one of our own."""
+    return _LINE_OF_A_TURN.match(line) is None or not _is_in_the_background()
+
+
 def _is_wanted(record: logging.LogRecord) -> bool:
-    """Not each turn's lines of a worker in the background of a terminal: somebody chats there, or watches a table."""
-    if record.levelno != logging.INFO or not str(record.msg).startswith(tuple(TURN_SIGNS)):
-        return True
+    """Not each turn's lines where somebody chats in the same terminal, or watches a table."""
+    is_of_a_turn = record.levelno == logging.INFO and str(record.msg).startswith(tuple(TURN_SIGNS))
+    return not is_of_a_turn or not _is_in_the_background()
+
+
+def _is_in_the_background() -> bool:
+    """Of a terminal; a file or a pipe is there for all lines."""
     try:
-        return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
-    except (OSError, ValueError):  # a file or a pipe, which is there for them
-        return True
+        return os.tcgetpgrp(sys.stderr.fileno()) != os.getpgrp()
+    except (OSError, ValueError):
+        return False
 
 
 class FloodFilter(logging.Filter):

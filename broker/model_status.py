@@ -16,10 +16,12 @@ from broker.messages.boards import (
     IN_MEMORY,
     LOADING,
     NEVER,
+    NO_FILE,
     SERVING,
     SHORT_OF_MEMORY,
     TURN_SECONDS,
     BoardState,
+    ModelFile,
     ModelOnBoard,
 )
 from broker.priorities import BATCH, Priority
@@ -56,6 +58,7 @@ class ModelStatus(Struct, frozen=True):
     """Interactive turns that are queued, as its board saw it last, …"""
     num_waiting_batch: int = 0
     """… and batch turns."""
+    file: ModelFile = NO_FILE
 
     @property
     def is_servable(self) -> bool:
@@ -145,6 +148,7 @@ def _on_board(one: ModelOnBoard, board: BoardState, resident: Sequence[ModelOnBo
         TURN_SECONDS if one.turn_seconds is None else _bounded(one.turn_seconds),
         one.num_waiting,
         one.num_waiting_batch,
+        one.file,
     )
 
 

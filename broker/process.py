@@ -50,6 +50,8 @@ class _Interrupts:
     """Somebody at a terminal waits for the end."""
     folders: set[Path] = field(default_factory=set)
     """To be gone at the end."""
+    last_acts: list[Callable[[], object]] = field(default_factory=list)
+    """What must be done also where the process is ended by force."""
     children: weakref.WeakSet[asyncio.subprocess.Process] = field(default_factory=weakref.WeakSet)
 
 
@@ -88,6 +90,17 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         _interrupts.folders.discard(folder)  # not before: an end by force may come while it goes
+
+
+@contextlib.contextmanager
+def at_an_end_by_force(act: Callable[[], object]) -> Iterator[None]:
+    """While entered, `act` is called before the process is ended by force, from another thread: a terminal gets its
+    modes back."""
+    _interrupts.last_acts.append(act)
+    try:
+        yield
+    finally:
+        _interrupts.last_acts.remove(act)
 
 
 class _Force(threading.Timer):
@@ -182,6 +195,9 @@ def _end_now() -> None:
         _until_dead(child.pid)
     for folder in list(_interrupts.folders):
         shutil.rmtree(folder, ignore_errors=True)
+    for act in reversed(_interrupts.last_acts):
+        with contextlib.suppress(Exception):
+            act()
     if sys.stderr.isatty():
         os.write(sys.stderr.fileno(), SHOW_CURSOR)
     os._exit(EXIT_INTERRUPTED)

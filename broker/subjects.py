@@ -39,9 +39,14 @@ ALL_PLACED = "placement.>"
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
+def is_token(value: str) -> bool:
+    """Whether it can be one token of a subject."""
+    return _TOKEN.fullmatch(value) is not None
+
+
 def token(value: str, what: str = "name") -> str:
     """`value` itself; raises InvalidName where it could not be one token of a subject."""
-    if not isinstance(value, str) or not _TOKEN.fullmatch(value):
+    if not isinstance(value, str) or not is_token(value):
         raise InvalidName(what, value)
     return value
 

@@ -14,8 +14,8 @@ from typing import Any
 from broker.accounts import GATEWAY, LOCAL, SIDECAR, WORKER, write_credentials
 from broker.client import Client
 from broker.connection import Address, connect
-from broker.errors import Refused, ServerUnavailable, TurnpikeError
-from broker.process import spawn, temporary_folder, terminate
+from broker.errors import TurnpikeError
+from broker.process import spawn, terminate
 from broker.server import EmbeddedServer
 from broker.topology import ensure
 
@@ -41,14 +41,41 @@ class _Broker:
 
 
 @dataclass(frozen=True)
+class StartedWorker:
+    """A worker's process, and where its log is."""
+
+    name: str
+    process: asyncio.subprocess.Process
+    log: Path
+
+    @property
+    def last_line(self) -> str:
+        """What it said last."""
+        return last_line(self.log)
+
+    async def until_served(self, client: Client) -> None:
+        """Returns when it answers."""
+        while not any(found.worker == self.name and found.is_serving for found in await client.workers()):
+            pass
+
+
+@dataclass(frozen=True)
 class LocalSystem:
     """A client on a broker that a worker serves."""
 
     client: Client
-    worker: asyncio.subprocess.Process
+    _worker: StartedWorker
     _broker: _Broker
-    log: Path
-    """The worker's."""
+
+    @property
+    def worker(self) -> asyncio.subprocess.Process:
+        """The worker's process."""
+        return self._worker.process
+
+    @property
+    def log(self) -> Path:
+        """The worker's."""
+        return self._worker.log
 
     @property
     def address(self) -> Address:
@@ -85,8 +112,7 @@ class LocalSystem:
     async def until_served(self) -> None:
         """Returns when the worker answers; TimeoutError after START_SECONDS."""
         async with asyncio.timeout(START_SECONDS):
-            while not any(found.worker == WORKER_NAME and found.is_serving for found in await self.client.workers()):
-                pass
+            await self._worker.until_served(self.client)
 
 
 @asynccontextmanager
@@ -112,41 +138,27 @@ async def local_system(
         broker = await _broker(stack, folder, model, nats_url)
         if influx_url is not None:
             await _sidecar(stack, entry, folder, broker, influx_url)
-        write_credentials(folder / "worker.credentials", broker.worker)
-        command: list[str | Path] = [sys.executable, entry, "worker", "--worker-name", WORKER_NAME]
-        command += ["--model", model, "--credentials", folder / "worker.credentials", *flags]
-        if model_file is not None:
-            command += ["--model-file", model_file]
-        log = folder / "worker.log"
-        with log.open("wb") as output:
-            worker = await spawn(command, stdout=output.fileno(), stderr=output.fileno())
-        stack.push_async_callback(terminate, worker)
+        words: list[str | Path] = ["--model", model, *flags]
+        words += ["--model-file", model_file] if model_file is not None else []
+        worker = await started_worker(stack, entry, folder, broker.worker, name=WORKER_NAME, flags=words)
         client = await stack.enter_async_context(Client(broker.producer))
-        system = LocalSystem(client, worker, broker, log)
+        system = LocalSystem(client, worker, broker)
         if wait:
             await system.beside(system.until_served())
         yield system
 
 
-@asynccontextmanager
-async def address_or_own(address: Address, entry: Path | None, model: str) -> AsyncIterator[Address]:
-    """`address`; or where nobody answers there and `entry` is given, that of a system of our own.
-
-    So a newcomer's first question needs no broker. Whoever named a broker gets that one or its error: `entry` is None.
-    """
-    try:
-        await (await connect(address, name="turnpike-probe")).close()
-    except ServerUnavailable as error:
-        # A broker that does not let us in is one all the same, and holds the port.
-        if entry is None or isinstance(error, Refused):
-            raise
-    else:
-        yield address
-        return
-    sys.stderr.write("no broker runs on this machine: starting one for the while, with a worker and the demo model\n")
-    with temporary_folder("turnpike-local-") as folder:
-        async with local_system(entry, folder, model=model) as system:
-            yield system.address
+async def started_worker(
+    stack: AsyncExitStack, entry: Path, folder: Path, address: Address, *, name: str, flags: Sequence[str | Path]
+) -> StartedWorker:
+    """A worker at the address, until the stack is left; its log and its credentials are in `folder`."""
+    credentials, log = folder / "worker.credentials", folder / "worker.log"
+    write_credentials(credentials, address)
+    command = [sys.executable, entry, "worker", "--worker-name", name, "--credentials", credentials, *flags]
+    with log.open("wb") as output:
+        process = await spawn(command, stdout=output.fileno(), stderr=output.fileno())
+    stack.push_async_callback(terminate, process)
+    return StartedWorker(name, process, log)
 
 
 async def _broker(stack: AsyncExitStack, folder: Path, model: str, nats_url: str | None) -> _Broker:

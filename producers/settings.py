@@ -41,15 +41,19 @@ PRIORITY = Setting(f"{', '.join(PRIORITIES)}, or by weights: {PRIORITIES[0]}=4,{
 GatewayPort = Annotated[Port, Setting("the gateway's port; 0 takes a free one")]
 
 
-class RoutedSettings(CommonSettings, frozen=True, kw_only=True):
-    """Whoever chooses a model by policies."""
-
-    routes: Annotated[
-        str | None, Setting("a TOML file of policies for models (default: auto, by expected wait)", path="file")
-    ] = None
+RoutesFile = Annotated[
+    str | None, Setting("a TOML file of policies for models (default: auto, by expected wait)", path="file")
+]
 
 
-class AskSettings(RoutedSettings, frozen=True, kw_only=True):
+class TalkSettings(ModelSettings, frozen=True, kw_only=True):
+    """Whoever asks a model at a terminal, which may be one whose file is here."""
+
+    routes: RoutesFile = None
+    plain: Annotated[bool, Setting("write answers as they are, without their Markdown rendered")] = False
+
+
+class AskSettings(TalkSettings, frozen=True, kw_only=True):
     """`turnpike ask` and `turnpike chat`: as `Sampling`, whose own values stand where nothing is given."""
 
     GROUP: ClassVar[str] = "sampling"
@@ -85,17 +89,30 @@ class AskSettings(RoutedSettings, frozen=True, kw_only=True):
         return Sampling(**fields)
 
 
-class GatewaySettings(RoutedSettings, frozen=True, kw_only=True):
+class GatewaySettings(CommonSettings, frozen=True, kw_only=True):
     """`turnpike gateway`."""
 
+    routes: RoutesFile = None
     log_level: Level = "INFO"
     gateway_host: Annotated[str, Setting("the interface to listen at")] = "127.0.0.1"
     gateway_port: GatewayPort = 8080
+    ollama_port: Annotated[
+        int | None,
+        Setting("the port to listen at besides, as Ollama: its clients know 11434 (default: none; 0: none)"),
+    ] = None
     keys: Annotated[
         str | None,
         Setting("a TOML file of clients and the SHA-256 of their keys (default: none is wanted)", path="file"),
     ] = None
     allow_anyone: Annotated[bool, Setting("without keys, at any address")] = False
+    origins: Annotated[
+        tuple[str, ...],
+        Setting(
+            "browser pages of this origin may ask, * of all; can be given again (default: with keys all, else this "
+            "machine's)",
+            metavar="http://HOST:PORT",
+        ),
+    ] = ()
     leave_out_tools: Annotated[
         bool, Setting("answer requests that offer tools without them: for models that are too small for any")
     ] = False

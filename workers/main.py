@@ -52,12 +52,12 @@ from workers.machine.known_costs import memory_reads, step_costs
 from workers.machine.memory import MemoryPlan, available_bytes
 from workers.machine.model_plan import draft_size, plan_of
 from workers.machine.thread_count import choose_polling, step_threads
-from workers.model_facts import bytes_for_a_token
+from workers.model_facts import bytes_for_a_token, described
 from workers.model_file import ModelFileError, answering_parts
 from workers.prompts.chat_template import catalogued
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateProcess, TemplateRenderer
-from workers.reporting.facts import memory_facts, setting_facts, thread_facts
+from workers.reporting.facts import file_facts, memory_facts, setting_facts, thread_facts
 from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.reporting.presence import PLAIN_ABILITIES, abilities
 from workers.settings import WorkerSettings
@@ -130,18 +130,19 @@ async def serve(
         nc = await connect(address, name=f"turnpike-worker-{name}")
         loaded = await _load_among_others(nc, path, name, config, cleanup, loading)
         vocabulary = loaded.model.vocabulary
-        loaded.model.template.tell()
+        syntax = syntax_of(loaded.model.chat_template or "", config.tool_syntax or "")
         renderer = TemplateRenderer(
             loaded.model.chat_template,
             bos_token=vocabulary.text(vocabulary.bos),
             eos_token=vocabulary.text(vocabulary.eos),
             date=config.template_date or ("none" if config.deterministic else "today"),
-            write=writer(syntax_of(loaded.model.chat_template or "", config.tool_syntax or "")),
+            write=writer(syntax),
             child=templates,
         )
         history = History(
             renderer,
             vocabulary,
+            thoughts=syntax.thoughts,
             raw_as_text=config.raw_as_text,
             by_text=config.deterministic,
             has_boundaries=_checkpoint_bytes(loaded) > 0,
@@ -200,6 +201,7 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
         LlamaModel, path, is_paged=is_paged, chat_template=config.chat_template, of_catalogue=known, heard=loading.at
     )
     cleanup.callback(model.close)
+    model.template.tell()
     options = context_options(config, num_ctx)
     engine = LlamaEngine(model, options)
     cleanup.callback(engine.close)
@@ -330,12 +332,8 @@ async def _assemble(
     if not loaded.model.template.is_plain:
         can = await abilities(renderer, has_thoughts=readers.has_thoughts)
     options = _options(loaded, config, version, can)
-    tags = {
-        "node": options.node,
-        "model": options.model,
-        "quantization": options.quantization or "unknown",
-        "worker": options.name,
-    }
+    tags = {"node": options.node, "model": options.model, "worker": options.name}
+    tags |= {"quantization": options.quantization or "unknown"}
     cell = loaded.model.kv_shape.quantized(config.kv_type).bytes_per_young_token
     shape = Shape(loaded.active_bytes, cell, loaded.bandwidth.bytes_per_second)
     metrics = WorkerMetrics(tags, loaded.engine.num_slots, loaded.engine.num_ctx, shape, loaded.threads)
@@ -386,6 +384,7 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "file_bytes": str(loaded.model.file_bytes),
         "active_bytes": str(loaded.active_bytes),
         "file_sha256": known_sha256(config),
+        **file_facts(described(loaded.model.parts)),
         **machine_facts(),
         **thread_facts(loaded.threads, loaded.engine.poll),
         **memory_facts(loaded.bandwidth),

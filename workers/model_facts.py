@@ -8,6 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from broker.catalogue import Entry, Locked, Memory
+from broker.messages.boards import ModelFile
 from workers.architectures import KNOWN
 from workers.engine.protocol import MAX_OUTPUTS
 from workers.gguf_header import Header, Tensor, Value
@@ -27,6 +28,8 @@ FILE_TYPES = {
 }  # fmt: skip
 """llama_ftype of llama.h, which a file has as general.file_type, by the names of llama-quantize."""
 CONVERSATION_TOKENS = 1000
+MOST = 2**53
+"""Of a count that a damaged header makes: whoever reads it may have no larger one."""
 
 
 class ModelFacts(Struct, frozen=True):
@@ -142,6 +145,21 @@ def bytes_for_a_token(parts: Sequence[Path]) -> int:
 def _parts(plan: MemoryPlan) -> dict[str, int]:
     """Bytes by what they are for."""
     return {"weights": plan.weights, "KV cache": plan.kv, "computing": plan.compute, "process": plan.process}
+
+
+def described(parts: Sequence[Path], sha256: str = "") -> ModelFile:
+    """A model's files as others are told of them. Raises ModelFileError, OSError."""
+    headers = [header(part) for part in parts]
+    tensors = [tensor for one in headers for tensor in one.tensors]
+    values = headers[0].values
+    return ModelFile(
+        architecture=str(values.get("general.architecture", ""))[:64],
+        quantization=_quantization(headers[0], tensors),
+        num_parameters=min(num_parameters(tensors), MOST),
+        num_embd=min(max(0, _number(values, "embedding_length")), MOST),
+        sha256=sha256,
+        modified_at=max(part.stat().st_mtime for part in parts),
+    )
 
 
 def entry_of_files(path: Path, facts: ModelFacts, locked: Locked) -> Entry:

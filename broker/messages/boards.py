@@ -23,6 +23,24 @@ MAX_STATE_BYTES = 128 * 1024
 """Of what a board says, on the wire."""
 
 
+class ModelFile(Struct, frozen=True, omit_defaults=True):
+    """What a model's file says of it; "" and 0 where that is not known."""
+
+    architecture: Annotated[str, Meta(max_length=64)] = ""
+    """`general.architecture` of its header."""
+    quantization: Annotated[str, Meta(max_length=64)] = ""
+    num_parameters: Count = 0
+    num_embd: Count = 0
+    """Of its embedding: the width of a token."""
+    sha256: Annotated[str, Meta(max_length=64)] = ""
+    """Of its bytes, as they are locked."""
+    modified_at: Seconds = 0.0
+    """In seconds since the epoch."""
+
+
+NO_FILE = ModelFile()
+
+
 class ModelOnBoard(Struct, frozen=True, omit_defaults=True):
     """One model as one board has it, or could have it."""
 
@@ -67,6 +85,7 @@ class ModelOnBoard(Struct, frozen=True, omit_defaults=True):
     tell."""
     can: tuple[Word, ...] | None = None
     """What its worker can (`broker.discovery`), as far as the file tells; None where the board does not."""
+    file: ModelFile = NO_FILE
 
 
 class BoardState(Struct, frozen=True, omit_defaults=True):

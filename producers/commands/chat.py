@@ -1,35 +1,44 @@
-"""`turnpike chat`: a conversation at the terminal. ^C stops an answer, ^D or ^C at the prompt the program.
+"""`turnpike chat`: a conversation at the terminal. ^C stops an answer, or clears the line; twice at the prompt it ends.
 
-What the model calls of the user's tools is shown, and run once the user says so.
+What the model calls of the user's tools is shown, and run once the user says so. Lines that begin with `/` are
+commands, where somebody types them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, nullcontext
+from pathlib import Path
 
 import nats.errors
 
-from broker.answer import Answer, TurnFailed
+from broker.availability import choices
 from broker.client import Client
 from broker.connection import Address
 from broker.errors import TurnpikeError
-from broker.messages import Done, Message, Sampling, ToolCall, new_id
+from broker.messages import Message, Sampling
 from broker.process import EXIT_ERROR, EXIT_INTERRUPTED, interrupts_go_to
-from broker.rounds import Rounds
 from broker.waiting import unless
+from producers.chat import orders
+from producers.chat.conversation import Conversation
+from producers.chat.exchange import Exchange
+from producers.chat.saved import load, save
 from producers.routing.asking import CHATS, NO_ROUTES, resolve
 from producers.routing.policies import Routes
 from producers.routing.waiting import choosable, ready
-from producers.terminal.calls import Permission, results
-from producers.terminal.following import Following, with_seed
-from producers.terminal.keyboard import Keyboard
-from producers.terminal.printing import Printer, summary
+from producers.terminal.calls import Permission
+from producers.terminal.keyboard import Keyboard, Left, Typist
+from producers.terminal.printing import Printer, counted, is_dumb, shown
+from producers.terminal.tables import print_columns
 
-LEAVE_SECONDS = 0.5
-"""Behind a ^D: a turn that no worker has begun by then is stopped."""
+Serve = Callable[[str], Awaitable[str]]
+"""Has a model served, if it can be, and says what it is called. Raises TurnpikeError."""
+
+
+async def _as_it_is(name: str) -> str:
+    return name
 
 
 async def chat(
@@ -43,10 +52,14 @@ async def chat(
     is_seeded: bool = True,
     functions: Sequence[Callable[..., object]] = (),
     is_allowed: bool = False,
+    is_plain: bool = False,
+    history: Path | None = None,
+    serve: Serve = _as_it_is,
 ) -> int:
     """Reads a message, streams the answer, keeps the history; until the input ends, or `stop`.
 
-    The model may call the functions; whether one is run is asked each time, unless all is allowed.
+    The model may call the functions; whether one is run is asked each time, unless all is allowed. `is_plain`: Markdown
+    is written as it stands. What was typed is kept in the file `history`; another model is served by `serve`.
 
     What goes wrong with one message is said, and the conversation goes on. Raises NotServed at the start, where nobody
     serves the model and none comes for as long as the address says.
@@ -57,174 +70,223 @@ async def chat(
         model = await resolve(client, model, routes)
         if not await unless(stop, ready(client, model, address.wait, Printer().note)):
             return EXIT_INTERRUPTED
-    sys.stderr.write(f"talking to {model}; ^C stops an answer, ^D ends\n")
-    talk = Conversation(address, model, sampling, Keyboard(), stop, is_seeded, functions, is_allowed)
-    if system:
-        talk.messages.append(Message("system", system))
-    return await talk.run()
+    models: list[str] = []
+    typist = _typist(history, lambda: models)
+    how = "/help lists commands, ^C stops an answer, ^D ends" if typist.is_a_terminal else "^C stops an answer"
+    sys.stderr.write(f"talking to {model}; {how}\n")
+    talk = Conversation(model, sampling, system)
+    chat = Chat(address, talk, typist, stop, is_seeded, functions, is_allowed, is_plain, routes, serve, models)
+    return await chat.run()
 
 
-class Conversation:
-    """One conversation and its history."""
+def _typist(history: Path | None, models: Callable[[], Sequence[str]]) -> Typist:
+    """A line that can be edited, where there is a terminal for it."""
+    if sys.stdin is None or not sys.stdin.isatty() or not sys.stderr.isatty() or is_dumb():
+        return Keyboard()
+    from producers.terminal.editor import Editor
+
+    return Editor(history, orders.words(models))
+
+
+class Chat:
+    """A terminal, and the conversation that is held there."""
 
     def __init__(
         self,
         address: Address,
-        model: str,
-        sampling: Sampling,
-        keyboard: Keyboard,
+        talk: Conversation,
+        typist: Typist,
         stop: asyncio.Event,
-        is_seeded: bool,
+        is_seeded: bool = True,
         functions: Sequence[Callable[..., object]] = (),
         is_allowed: bool = False,
+        is_plain: bool = False,
+        routes: Routes = NO_ROUTES,
+        serve: Serve = _as_it_is,
+        models: list[str] | None = None,
     ) -> None:
-        self.messages: list[Message] = []
-        self._address, self._model, self._sampling, self._is_seeded = address, model, sampling, is_seeded
-        self._functions = functions
-        self._permission = Permission(keyboard, is_allowed)
-        self._keyboard = keyboard
-        self._stop = stop
-        self._conversation = new_id()
+        """`models` are kept as those that can be talked to."""
+        self._address, self._talk, self._typist, self._stop = address, talk, typist, stop
+        self._is_seeded, self._functions, self._is_plain = is_seeded, functions, is_plain
+        self._permission = Permission(typist, is_allowed)
+        self._routes, self._serve = routes, serve
+        self._models = models if models is not None else []
         self._client: Client | None = None
+        self._connections = AsyncExitStack()
         self._num_failed = 0
-        self._is_left = False
+        self._is_left = self._is_pressed = False
 
     async def run(self) -> int:
         """The exit code: for a script also whether every message was answered."""
-        async with AsyncExitStack() as connections:
-            while not self._has_ended and (text := await self._prompted()) is not None:
-                if text.strip():
-                    await self._turn(connections, Message("user", text))
+        # Between an answer and the prompt a ^C is the prompt's; a script's ends it.
+        takes = interrupts_go_to(self._press) if self._typist.is_a_terminal else nullcontext()
+        try:
+            async with self._connections:
+                with takes:
+                    await self._until_left()
+        except Left:
+            return EXIT_INTERRUPTED
         if self._stop.is_set():
             return EXIT_INTERRUPTED
-        return EXIT_ERROR if self._num_failed and not self._keyboard.is_a_terminal else 0
+        return EXIT_ERROR if self._num_failed and not self._typist.is_a_terminal else 0
 
-    async def _prompted(self) -> str | None:
-        """The next line; None when there is none, or at a ^C."""
-        sys.stderr.write("> ")
-        sys.stderr.flush()
-        typed = asyncio.ensure_future(self._keyboard.lines.get())
-        stopped = asyncio.ensure_future(self._stop.wait())
-        try:
-            await asyncio.wait({typed, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            text = typed.result() if typed.done() else None
-        finally:
-            typed.cancel()
-            stopped.cancel()
-        if text is None:
-            sys.stderr.write("\n")
-        return None if self._stop.is_set() else text
+    async def _until_left(self) -> None:
+        """Raises Left."""
+        while not self._has_ended and (text := await self._prompted()) is not None:
+            await self._heard(text)
+
+    def _press(self) -> None:
+        if self._is_pressed:
+            self._stop.set()
+        self._is_pressed = True
 
     @property
     def _has_ended(self) -> bool:
         """Whether there is no more input, and nobody else hears of it."""
         return self._is_left or self._permission.is_left
 
-    async def _turn(self, connections: AsyncExitStack, message: Message) -> None:
-        """Streams the answers to one message, and keeps what was said where there is an answer."""
-        printer, before, cut = Printer(), [*self.messages, message], ""
+    async def _prompted(self) -> str | None:
+        """The next message; None when there is none, or at a signal. Raises Left."""
+        looking = asyncio.ensure_future(self._look_for_models())
+        typed = asyncio.ensure_future(self._typist.message(self._is_pressed))
+        self._is_pressed = False
+        stopped = asyncio.ensure_future(self._stop.wait())
+        tasks = (looking, typed, stopped)
+        text: str | None = None
         try:
-            if self._client is None or self._client.nc.is_closed:
-                # A connection that was closed for good takes nothing of the conversation along.
-                self._client = await connections.enter_async_context(Client(self._address))
-            rounds = self._rounds(self._client, before, printer)
-        except (TurnpikeError, nats.errors.Error) as error:
-            self._tell(error, printer, has_answers=False)
-            return
-        try:
-            async with self._stopping(rounds, printer) as interrupted:
-                stopped = await self._follow(self._client, rounds, printer, interrupted)
-                if interrupted.is_set() and stopped is None and self._has_answered(rounds):
-                    self._stop.set()  # behind the answer's end, a ^C is the prompt's
-        except TurnFailed:
-            printer.end_line()
-            printer.note(summary(rounds.answer))
-            self._num_failed += 1
-        except (TurnpikeError, nats.errors.Error) as error:
-            self._tell(error, printer, has_answers=len(rounds.messages) > len(before))
-        else:
-            cut = stopped.text if stopped is not None else ""
-        # A stopped answer stays in the history as far as it went.
-        said = [*rounds.messages, *([Message("assistant", cut)] if cut else [])]
-        if len(said) > len(before):
-            self.messages = said
-
-    def _has_answered(self, rounds: Rounds) -> bool:
-        """Whether the last answer came to its end by itself, calls nothing, and the chat goes on."""
-        return isinstance(rounds.answer.end, Done) and not rounds.done.tool_calls and not self._has_ended
-
-    def _tell(self, error: Exception, printer: Printer, *, has_answers: bool) -> None:
-        """Says what went wrong, and what becomes of the message."""
-        printer.end_line()
-        kept = "as far as it came" if has_answers else "without this message"
-        printer.note(f"{error or type(error).__name__}; the conversation is kept {kept}")
-        self._num_failed += 1
-
-    async def _follow(
-        self, client: Client, rounds: Rounds, printer: Printer, interrupted: asyncio.Event
-    ) -> Answer | None:
-        """Shows each round's answer and what its calls gave; the answer that was stopped, None where none was."""
-        tells_place = sys.stderr.isatty()
-        answers = rounds.answers()
-        num_shown = len(rounds.messages)
-
-        async def run_calls() -> None:
-            await anext(answers, None)
-
-        async with aclosing(answers):
-            while await unless(interrupted, run_calls()) and rounds.answer.end is None:
-                for text in results(rounds.messages[num_shown:]):
-                    printer.note(text)
-                num_shown = len(rounds.messages)
-                answer = rounds.answer
-                following = Following(client, answer, printer.show, printer.note, self._address.wait, tells_place)
-                await following.until(interrupted)
-                printer.end_line()
-                printer.note(summary(answer))
-                if following.was_stopped:
-                    return answer
-        for text in results(rounds.messages[num_shown:]):
-            printer.note(text)
-        return None
-
-    def _rounds(self, client: Client, messages: list[Message], printer: Printer) -> Rounds:
-        async def on_tool_call(call: ToolCall) -> str | None:
-            return await self._permission.refusal(call, printer)
-
-        return client.converse(
-            self._model,
-            messages,
-            tools=self._functions,
-            on_tool_call=on_tool_call,
-            conversation=self._conversation,
-            sampling=with_seed(self._sampling, self._is_seeded),
-        )
-
-    @asynccontextmanager
-    async def _stopping(self, rounds: Rounds, printer: Printer) -> AsyncIterator[asyncio.Event]:
-        """An event that a ^C sets, or a ^D while the turn waits, or the end of the program."""
-        interrupted = asyncio.Event()
-
-        async def on_stop() -> None:
-            await self._stop.wait()
-            interrupted.set()
-
-        async def on_end_of_input() -> None:
-            await self._keyboard.ended.wait()
-            if not self._keyboard.is_a_terminal:
-                return  # piped in: what was read is answered
-            await asyncio.sleep(LEAVE_SECONDS)
-            if rounds.answer.started is None:
-                self._is_left = True
-                interrupted.set()
-            else:
-                printer.note("ends after this answer; ^C stops it")
-
-        tasks = [asyncio.ensure_future(work()) for work in (on_stop, on_end_of_input)]
-        try:
-            with interrupts_go_to(interrupted.set):
-                yield interrupted
+            await asyncio.wait({typed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            text = typed.result() if typed.done() else None
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if text is None:
+                sys.stderr.write("\n")
+        return None if self._stop.is_set() else text
+
+    async def _look_for_models(self) -> None:
+        """Those that complete /model."""
+        try:
+            client = await self._connected()
+            self._models[:] = await choices(client.nc, await client.boards())
+        except (TurnpikeError, nats.errors.Error):
+            return  # said where something is asked
+
+    async def _connected(self) -> Client:
+        """A connection that was closed for good takes nothing of the conversation along."""
+        if self._client is None or self._client.nc.is_closed:
+            self._client = await self._connections.enter_async_context(Client(self._address))
+        return self._client
+
+    async def _heard(self, text: str) -> None:
+        """A command where somebody has typed one, else a message."""
+        if not text.strip():
+            return
+        try:
+            order = orders.parsed(text) if self._typist.is_a_terminal else None
+            if order is None:
+                await self._message(text)
+            else:
+                await self._obey(*order)
+        except TurnpikeError as error:
+            _note(str(error))
+
+    async def _message(self, text: str) -> None:
+        exchange = Exchange(
+            self._talk,
+            self._typist,
+            self._permission,
+            Printer(self._is_plain),
+            self._stop,
+            functions=self._functions,
+            is_seeded=self._is_seeded,
+            wait_seconds=self._address.wait,
+        )
+        interrupted = asyncio.Event()
+        try:
+            with interrupts_go_to(interrupted.set):
+                is_connected = await unless(interrupted, self._connected())
+        except (TurnpikeError, nats.errors.Error) as error:
+            exchange.tell(error, has_answers=False)
+        else:
+            if is_connected:
+                await exchange.run(await self._connected(), text)
+        self._num_failed += exchange.has_failed
+        self._is_left |= exchange.is_left
+        self._is_pressed |= exchange.was_pressed_late
+        if self._is_pressed and not self._typist.is_a_terminal:
+            self._stop.set()
+
+    async def _obey(self, order: orders.Order, argument: str) -> None:
+        """Raises TurnpikeError."""
+        match order.name:
+            case "help":
+                print_columns(orders.help_rows())
+            case "exit":
+                self._is_left = True
+            case "new":
+                self._talk.begin_anew()
+                _note("a new conversation" + ("; the system message stays" if self._talk.system else ""))
+            case "system":
+                self._tell_system(argument)
+            case "model":
+                await self._change_model(argument)
+            case "save" | "load" if not argument:
+                _note(f"which file? {order.usage}")
+            case "save":
+                path = Path(argument).expanduser()
+                save(self._talk, path)
+                _note(f"saved {counted(self._talk.num_questions, 'question')} and what was answered in {path}")
+            case "load":
+                self._load(Path(argument).expanduser())
+
+    def _tell_system(self, text: str) -> None:
+        if text:
+            self._talk.system = None if text == "-" else text
+        _note(f"system: {self._talk.system}" if self._talk.system else "no system message: /system TEXT gives one")
+
+    def _load(self, path: Path) -> None:
+        """Raises NotSaved."""
+        found = load(path)
+        self._talk.begin_anew(found.said)
+        self._talk.system = found.system
+        for one in found.said[-2:]:
+            if one.content and one.role in ("user", "assistant"):
+                self._show(one)
+        other = found.model if found.model and found.model != self._talk.model else None
+        told = f"{counted(found.num_questions, 'question')} from {path}"
+        _note(told + (f"; it was with {other}: /model {other} changes over" if other else ""))
+
+    def _show(self, message: Message) -> None:
+        """What was said before."""
+        if message.role == "user":
+            sys.stderr.write(f"> {shown(message.content)}\n")
+        else:
+            printer = Printer(self._is_plain)
+            printer.write(message.content)
+            printer.end_line()
+
+    async def _change_model(self, name: str) -> None:
+        """To one that is served, or can be. Raises TurnpikeError."""
+        if not name:
+            others = [one for one in self._models if one != self._talk.model]
+            _note(f"{self._talk.model}; others: {', '.join(others) or 'none'}")
+            return
+        interrupted = asyncio.Event()
+        with self._typist.listening(), interrupts_go_to(interrupted.set):
+            if not await unless(interrupted, self._change_to(name)):
+                _note(f"stopped: still {self._talk.model}")
+
+    async def _change_to(self, name: str) -> None:
+        client = await self._connected()
+        if self._routes.policy(name) is not None:
+            model = await resolve(client, name, self._routes)
+        else:
+            model = await self._serve(name)
+        await ready(client, model, self._address.wait, _note)
+        self._talk.model = model
+        _note(f"talking to {model}")
+
+
+def _note(text: str) -> None:
+    Printer(is_plain=True).note(text)

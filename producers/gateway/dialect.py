@@ -25,7 +25,8 @@ from typing import Any, Protocol
 
 from starlette.responses import Response
 
-from broker.messages import Chunk, Done, Failed, Message, Sampling, TokenLogprob, Tool, ToolChoice
+from broker.messages import Chunk, Done, Failed, Message, Sampling, Started, TokenLogprob, Tool, ToolChoice
+from producers.gateway.bodies import Harmless
 from producers.gateway.errors import ApiError
 from producers.gateway.visits import Visit
 
@@ -49,8 +50,8 @@ class AnswerWriter(Protocol):
     def goes_to(self, index: int, turn: str, model: str) -> None:
         """From now on the answer is that turn's, of that model."""
 
-    def begun_with(self, index: int, fingerprint: str) -> None:
-        """A worker has begun; `fingerprint` names its model file."""
+    def begun_with(self, index: int, started: Started) -> None:
+        """A worker has begun."""
 
     def failure(self, failed: Failed) -> ApiError:
         """What a failed turn is to the client."""
@@ -136,7 +137,7 @@ class TurnRequest(Protocol):
         """Raises ApiError, which names the field, for what is understood and must be refused."""
 
     def asked(self) -> Sequence[Asked]:
-        """The turns. Raises ApiError."""
+        """The turns; none where nothing is to be answered: then the writer's `whole` of nothing is. Raises ApiError."""
 
     def writer(self, turn: str, model: str) -> AnswerWriter:
         """Of their answers; the first one's turn."""
@@ -149,6 +150,8 @@ class Turned:
     kind: Callable[..., TurnRequest]
     """The struct that its bodies are read as."""
     summary: str
+    harmless: Mapping[str, Harmless] = field(default_factory=dict)
+    """Fields that it does not have, and the values with which they ask for nothing: those are not named."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,8 @@ class Plain:
     statuses: tuple[int, ...] = ()
     """Of what may go wrong, beside 401."""
     needs_key: bool = True
+    header: str | None = None
+    """It is for requests with that header; others are another dialect's, who has the same path."""
     media_type: str | None = None
     """Where it may answer in a stream."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from broker.messages import Chunk, Done, TokenLogprob
+from broker.messages import CallDelta, Chunk, Done, TokenLogprob
 
 PartKind = Literal["thoughts", "text", "call"]
 
@@ -65,12 +65,16 @@ class Parts:
         """What a chunk tells."""
         if chunk.reasoning:
             yield from self._grow("thoughts", chunk.reasoning)
+        calls = [*chunk.calls]
+        # A call that breaks off is told as text, too, and its last arguments may come with that.
+        while calls and not calls[0].name and self._is_open(calls[0]):
+            yield from self._grow("call", calls.pop(0).arguments)
         if chunk.text or (chunk.logprobs and not chunk.reasoning and not chunk.calls):
             yield from self._grow("text", chunk.text, chunk.logprobs)
-        for delta in chunk.calls:
-            if self._open is None or self._open.kind != "call" or self._open._number != delta.index:
+        for delta in calls:
+            if delta.name:
                 yield from self._begin(Part(self._num_parts, "call", delta.id, delta.name, _number=delta.index))
-            if delta.arguments:
+            if delta.arguments and self._is_open(delta):
                 yield from self._grow("call", delta.arguments)
 
     def end(self) -> Iterator[Event]:
@@ -78,6 +82,9 @@ class Parts:
         if self._open is not None:
             closed, self._open = self._open, None
             yield Closed(closed)
+
+    def _is_open(self, delta: CallDelta) -> bool:
+        return self._open is not None and self._open.kind == "call" and self._open._number == delta.index
 
     def _begin(self, part: Part) -> Iterator[Event]:
         yield from self.end()

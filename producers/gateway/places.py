@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable, Sequence
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
 from nats.aio.msg import Msg
+from starlette.types import Message, Send
 
 from broker import codec, subjects
 from broker.answer import Answer
@@ -25,6 +27,34 @@ CHARACTERS_A_TOKEN = 4
 """About: for a prompt that nobody counted."""
 
 log = logging.getLogger(__name__)
+
+
+class Held:
+    """The places of one request's turns. Each is given back once."""
+
+    def __init__(self, answers: Sequence[Answer], settle: Callable[[Answer], None]) -> None:
+        self._left = list(answers)
+        self._settle = settle
+
+    def give_back(self) -> None:
+        """The request is over."""
+        self._give_back(self._left)
+
+    def given_back_before_the_last(self, send: Send) -> Send:
+        """`send`, before whose last message those that have ended give their places back: who has a whole answer may
+        ask for the next one at once."""
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                self._give_back([answer for answer in self._left if not answer.may_run])
+            await send(message)
+
+        return sending
+
+    def _give_back(self, answers: Sequence[Answer]) -> None:
+        self._left = [answer for answer in self._left if answer not in answers]
+        for answer in answers:
+            self._settle(answer)
 
 
 class Places:
@@ -44,7 +74,12 @@ class Places:
             finally:
                 self._group = None
 
-    def settle(self, account: Account, client: str, answer: Answer, *, priority: str) -> None:
+    def held(self, account: Account, client: str, answers: Sequence[Answer], *, priority: str) -> Held:
+        """Takes the places of a request's turns; raises ApiError where the account may have no more."""
+        account.begin(time.monotonic(), len(answers))
+        return Held(answers, lambda answer: self._end(account, client, answer, priority))
+
+    def _end(self, account: Account, client: str, answer: Answer, priority: str) -> None:
         """The request is over; the turn, where it is not, is waited for."""
         if not answer.may_run or not account.has_limits or self._group is None:
             account.end(cost_of(answer, answer.end), time.monotonic())

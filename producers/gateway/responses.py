@@ -11,6 +11,7 @@ import nats.errors
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from broker.errors import ServerError
@@ -40,6 +41,20 @@ class Endpoint:
             await refused(unavailable(error), self._error_body)(scope, receive, send)
         except ClientGone:
             log.info("⊘ client gone path=%s", scope["path"])
+
+
+class HeaderRoute(Route):
+    """A route of requests that have a header."""
+
+    def __init__(self, header: str, path: str, endpoint: Endpoint, method: str) -> None:
+        super().__init__(path, endpoint, methods=[method])
+        self._header = header.lower().encode()
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """None where the header is missing."""
+        if scope["type"] != "http" or all(name != self._header for name, _ in scope["headers"]):
+            return Match.NONE, {}
+        return super().matches(scope)
 
 
 def json_response(value: Any, headers: list[tuple[bytes, bytes]] | None = None, status: int = 200) -> Response:

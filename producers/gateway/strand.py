@@ -57,7 +57,7 @@ class Strand:
     def begin(self, *, has_arrived: bool) -> bytes:
         """The first event, once it is known who answers, or where something of the answer has arrived."""
         if self.answer.started is not None:
-            self._writer.begun_with(self.index, self.answer.started.model)
+            self._writer.begun_with(self.index, self.answer.started)
         elif not has_arrived:
             return b""
         if self._has_begun:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from broker.messages import Message, ToolCall
-from producers.terminal.keyboard import Keyboard
+from producers.terminal.keyboard import Typist
 from producers.terminal.printing import Printer
 
 MAX_SHOWN = 300
@@ -18,7 +18,7 @@ NOT_ALLOWED = "error: the user did not allow this call"
 class Permission:
     """Whoever sits at the keyboard is asked about each call; where nobody does, none is run unless all are allowed."""
 
-    def __init__(self, keyboard: Keyboard, is_allowed: bool) -> None:
+    def __init__(self, keyboard: Typist, is_allowed: bool) -> None:
         self._keyboard, self._is_allowed = keyboard, is_allowed
         self.is_left = False
         """Whether the input ended at a question."""
@@ -35,11 +35,9 @@ class Permission:
         for line in self._keyboard.drop_typed_ahead():
             # Whoever typed it had not seen the call.
             printer.note(f"typed before the question, and no answer to it: {line}")
-        sys.stderr.write("run it? [y/N] ")
-        sys.stderr.flush()
         typed = None
         try:
-            typed = await self._keyboard.lines.get()
+            typed = await self._keyboard.question("run it? [y/N] ")
             self.is_left = typed is None
         finally:
             if typed is None:  # what is said next begins a line

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 
 class FoldingTable(Table):
@@ -33,3 +34,13 @@ def causes(failures: Mapping[str, int]) -> str:
 def plural(count: int, one: str, many: str | None = None) -> str:
     """`1 turn`, `2 turns`."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def print_columns(rows: Iterable[tuple[str, str]]) -> None:
+    """Words and what they mean, on standard error."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    for left, right in rows:
+        grid.add_row(Text(f"  {left}"), Text(right))
+    Console(stderr=True).print(grid)

@@ -13,7 +13,7 @@ import pytest
 from msgspec import Struct
 from starlette.responses import Response
 
-from broker.messages import Chunk, Done, Failed, Message, Sampling
+from broker.messages import Chunk, Done, Failed, Message, Sampling, Started
 from producers.gateway.dialect import Asked, Finished, Plain, Turned
 from producers.gateway.errors import ApiError
 from producers.gateway.failures import error_of
@@ -38,7 +38,7 @@ class LinesWriter:
     def goes_to(self, index: int, turn: str, model: str) -> None:
         pass
 
-    def begun_with(self, index: int, fingerprint: str) -> None:
+    def begun_with(self, index: int, started: Started) -> None:
         pass
 
     def failure(self, failed: Failed) -> ApiError:

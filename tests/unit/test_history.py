@@ -122,6 +122,17 @@ async def test_an_answer_is_the_last_one_however_many_results_of_its_calls_follo
     assert not history.is_current("alice", Turn("t", "c", later))
 
 
+async def test_calls_that_come_back_with_other_ids_are_the_ones_that_were_answered() -> None:
+    """Ollama's clients keep none; a template that writes none is as it was."""
+    history = History(FakeRenderer(), FakeVocabulary())
+    prompt = await history.prompt("alice", turn("hi"))
+    tokens = [*prompt.tokens, 70, 71]
+    history.remember("alice", turn("hi"), prompt, tokens, "CD", (ToolCall("a1b2c3d4e", "f", "{}"),))
+    said = (Message("assistant", "CD", (ToolCall("call00000", "f", "{}"),)), Message("tool", "on", (), "call00000"))
+    later = await history.prompt("alice", Turn("t", "c", (Message("user", "hi"), *said)))
+    assert later.num_known == len(tokens)
+
+
 async def test_old_conversations_are_forgotten_beyond_the_cap() -> None:
     history = History(FakeRenderer(), Retokenizing(), max_tokens=100)
     prompt = await history.prompt("alice", turn("hi"))

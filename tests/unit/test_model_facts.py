@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import msgspec
 import numpy as np
 import pytest
 
+from broker.discovery import Load, WorkerInfo
+from broker.messages.boards import NO_FILE, ModelFile
 from tests.support import TURNPIKE
-from workers.model_facts import FILE_TYPES, facts_of
+from workers.model_facts import FILE_TYPES, described, facts_of
 from workers.models import DEMO
+from workers.reporting.facts import file_facts
 
 GIB = 1024**3
 CALLING = """{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}{% for m in messages %}{{ m.content }}
@@ -65,6 +69,21 @@ def test_what_a_header_tells_is_told(tmp_path: Path) -> None:
     assert found.largest_context == 4096
     plain = facts_of(mixture(tmp_path / "p.gguf"), 1)
     assert (plain.has_template, plain.has_tools, plain.has_thinking, plain.largest_context) == (False, False, False, 0)
+
+
+def test_a_worker_tells_of_its_file_what_a_board_does(tmp_path: Path) -> None:
+    path = mixture(tmp_path / "m.gguf")
+    file = described([path], "5" * 64)
+    assert file == ModelFile("cohere2moe", "Q4_K_M", 2 * 192 + 65536, 64, "5" * 64, path.stat().st_mtime)
+
+    def told(facts: dict[str, str], quantization: str = "Q4_K_M") -> ModelFile:
+        return WorkerInfo("w", "m", "M", quantization, 512, "pi", Load(1, 0, 0, 0.0), facts=facts).file
+
+    facts = file_facts(file) | {"file_sha256": "5" * 64, "other": "x"}
+    assert told(facts) == msgspec.structs.replace(file, modified_at=round(file.modified_at))
+    assert told({}, "Q8_0") == ModelFile(quantization="Q8_0"), "of an earlier release"
+    assert told(facts | {"parameters": "many"}) == NO_FILE
+    assert file_facts(NO_FILE) == {}
 
 
 def test_the_names_of_quantisations_are_those_of_the_format() -> None:

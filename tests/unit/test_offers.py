@@ -14,6 +14,7 @@ import pytest
 
 from broker.catalogue import Locked, UnknownModel, write_lock
 from broker.discovery import OF_RELEASE
+from broker.messages.boards import ModelFile
 from workers.boards.file_facts import FileFacts, facts_of_files
 from workers.boards.offers import Offer, Offers, shared_out
 from workers.boards.settings import BoardSettings
@@ -137,6 +138,7 @@ def test_what_a_worker_would_have_and_could_is_told_by_the_file(tmp_path: Path) 
     settings = BoardSettings(num_ctx=1024, num_slots=3)
     found = facts_of_files([DEMO.path], "m", settings)
     assert (found.num_ctx, found.num_slots, found.can) == (1024, 3, ("chat", "raw", "score", "tools", *OF_RELEASE))
+    assert found.file == ModelFile("llama", "Q8_0", 3_836_672, 256, "", DEMO.path.stat().st_mtime)
     long = BoardSettings(num_ctx=4096, deterministic=True)
     assert facts_of_files([DEMO.path], "m", long).num_ctx == 2048, "what it was trained for"
     assert facts_of_files([DEMO.path], "m", long).num_slots == 1

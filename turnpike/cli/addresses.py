@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from broker.settings import CommonSettings
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-
     from broker.connection import Address
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
@@ -53,14 +51,6 @@ def address(options: CommonSettings, user: str) -> Address:
     # Named here, it is meant more than the one in a file that may have come from another machine.
     ca = str(Path(options.tls_ca).expanduser()) if options.tls_ca else found.ca
     return dataclasses.replace(found, ca=ca, wait=options.wait_seconds, origin=origin)
-
-
-def broker_or_own(options: CommonSettings, model: str) -> AbstractAsyncContextManager[Address]:
-    """The broker that is meant; for the demo model, where none is named and none runs here, one for the while."""
-    from producers.local_system import address_or_own
-
-    entry = ENTRY if model == "demo" and not is_named(options) else None
-    return address_or_own(address(options, "local"), entry, model)
 
 
 def version() -> str:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from broker import logs
 from broker.messages.boards import DRAINING, LOADING
 from broker.process import signal_child, spawn, terminate
 from workers.boards.line import FromBoard, FromWorker, Line, pair
@@ -200,5 +201,7 @@ class Child:
         line = line[:MAX_LINE_CHARS].rstrip()
         if line:
             self._last.append(line)
+            if not logs.is_shown(line):
+                return
             sys.stderr.write(f"{self.model or 'spare'} | {line}\n")
             sys.stderr.flush()

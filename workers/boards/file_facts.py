@@ -10,13 +10,14 @@ from pathlib import Path
 import msgspec
 
 from broker.discovery import CHAT, OF_RELEASE, RAW, SCORE, THINKING, TOOLS
+from broker.messages.boards import NO_FILE, ModelFile
 from workers.architectures import KNOWN
 from workers.boards.settings import BoardSettings
 from workers.calls import syntax_of
 from workers.gguf_header import Header
 from workers.machine.memory import MemoryPlan
 from workers.machine.model_plan import plan_of
-from workers.model_facts import TEMPLATE_KEY
+from workers.model_facts import TEMPLATE_KEY, described
 from workers.model_file import answering_parts, header
 from workers.prompts.chat_template import catalogued, of_model
 
@@ -35,13 +36,15 @@ class FileFacts:
     """… and so many turns at once."""
     can: tuple[str, ...] | None = None
     """As discovery has it; None where the file does not tell whether its model chats."""
+    file: ModelFile = NO_FILE
 
 
 def facts_of_files(paths: Sequence[Path], model: str, settings: BoardSettings) -> FileFacts:
     """Of the model of that name, of which `paths` are the files. Raises ModelFileError."""
     parts = answering_parts(paths[0], KNOWN)
     plan, num_ctx = plan_of(parts, msgspec.structs.replace(settings, park_bytes=0), UNBOUNDED)
-    return FileFacts(plan, num_ctx, plan.num_slots, _abilities(header(parts[0]), model, settings))
+    can = _abilities(header(parts[0]), model, settings)
+    return FileFacts(plan, num_ctx, plan.num_slots, can, described(parts))
 
 
 def _abilities(head: Header, model: str, settings: BoardSettings) -> tuple[str, ...] | None:

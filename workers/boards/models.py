@@ -242,6 +242,7 @@ class ModelHere:
             is_passing=self.state == BROKEN and self.is_passing,
             num_ctx=self.offer.num_ctx,
             can=self.offer.can if self.can is None else self.can,
+            file=self.offer.file,
         )
 
 

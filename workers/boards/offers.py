@@ -13,8 +13,11 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
+import msgspec
+
 from broker.catalogue import Locked, locked_as, read_lock
 from broker.errors import TurnpikeError
+from broker.messages.boards import NO_FILE, ModelFile
 from workers.boards.file_facts import FileFacts, facts_of_files
 from workers.boards.settings import BoardSettings
 from workers.machine.memory import MemoryPlan
@@ -49,6 +52,7 @@ class Offer:
     """… how many turns it would take at once, …"""
     can: tuple[str, ...] | None = None
     """… and what it could (`broker.discovery`), as far as the file tells."""
+    file: ModelFile = NO_FILE
 
     @property
     def planned_bytes(self) -> int:
@@ -132,7 +136,9 @@ class Offers:
             if known is None:
                 log.warning("not understood model=%s", name, exc_info=True)
             return replace(offer, reason=f"{paths[0].name} is not understood: {type(error).__name__}: {error}")
-        return replace(offer, plan=facts.plan, num_ctx=facts.num_ctx, num_slots=facts.num_slots, can=facts.can)
+        file = msgspec.structs.replace(facts.file, sha256=digest)
+        offer = replace(offer, num_ctx=facts.num_ctx, num_slots=facts.num_slots, can=facts.can, file=file)
+        return replace(offer, plan=facts.plan)
 
 
 def _sizes(paths: Sequence[Path]) -> tuple[dict[Path, os.stat_result], str]:

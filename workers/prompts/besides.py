@@ -61,8 +61,10 @@ def without_thoughts(message: Message) -> Message:
 
 
 def plain(message: Message) -> Message:
-    """The same for messages that say the same, with thoughts or without, however their calls' arguments are spaced."""
+    """The same for messages that say the same, with thoughts or without, however their calls' arguments are spaced, and
+    whatever ids they have: a template that writes them makes another text of them, which is seen there."""
     calls = tuple(
-        msgspec.structs.replace(call, arguments=plain_arguments(call.arguments)) for call in message.tool_calls
+        msgspec.structs.replace(call, id="-", arguments=plain_arguments(call.arguments)) for call in message.tool_calls
     )
-    return msgspec.structs.replace(message, tool_calls=calls, reasoning="")
+    told = message.tool_call_id and "-"
+    return msgspec.structs.replace(message, tool_calls=calls, tool_call_id=told, reasoning="")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from broker.discovery import FILE_FACTS
+from broker.messages.boards import ModelFile
 from workers.engine.polling import name as name_of
 from workers.engine.threads import FixedThreads, StepThreads
 from workers.machine.bandwidth import ReadBandwidth
@@ -22,6 +24,13 @@ _SETTINGS = (
 def setting_facts(config: WorkerSettings) -> dict[str, str]:
     """The settings that decide how quick it is, and what it answers."""
     return {name: str(getattr(config, name)).lower() for name in _SETTINGS}
+
+
+def file_facts(file: ModelFile) -> dict[str, str]:
+    """What the model's file says of it, by the names that discovery has for that."""
+    told = {"num_parameters": file.num_parameters, "num_embd": file.num_embd, "modified_at": round(file.modified_at)}
+    found = {"architecture": file.architecture} | told
+    return {FILE_FACTS[name]: str(value) for name, value in found.items() if value}
 
 
 def thread_facts(threads: StepThreads, poll: int | None) -> dict[str, str]:
