@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from broker.messages import Chunk, Done, Failed
+from broker.messages import Chunk, Done, Failed, Started
 from producers.gateway.dialect import Finished
 from producers.gateway.errors import ApiError
 from producers.gateway.failures import error_of
@@ -24,7 +24,7 @@ class PromptWriter:
     def goes_to(self, index: int, turn: str, model: str) -> None:
         """Nothing is said of it."""
 
-    def begun_with(self, index: int, fingerprint: str) -> None:
+    def begun_with(self, index: int, started: Started) -> None:
         """Nothing is said of it."""
 
     def failure(self, failed: Failed) -> ApiError:

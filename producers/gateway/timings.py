@@ -42,6 +42,8 @@ class Course:
     """An answer as far as it was streamed."""
 
     num_tokens: int = 0
+    num_prompt: int = 0
+    """Tokens of the prompt, once that is known."""
     progress: Progress = NOTHING
     """Of its prompt, where that is told."""
     _first_at: float | None = None
@@ -57,11 +59,6 @@ class Course:
         self.num_tokens += len(chunk.tokens)
         if self._first_at is None and chunk.tokens:
             self._first_at = time.perf_counter()
-
-    @property
-    def num_prompt(self) -> int:
-        """Tokens of the prompt, as far as is known."""
-        return self.progress.num_prompt
 
     @property
     def timings(self) -> dict[str, Any]:

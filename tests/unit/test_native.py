@@ -14,6 +14,7 @@ from producers.gateway.errors import ApiError
 from producers.gateway.native.completion import CompletionBody
 from producers.gateway.native.errors import error_body
 from producers.gateway.native.infill import InfillBody
+from producers.gateway.native.sampling import HARMLESS
 from producers.gateway.native.tokens import DetokenizeBody, TokenizeBody
 from producers.gateway.posted import posted
 from producers.gateway.timings import timings
@@ -21,6 +22,11 @@ from producers.gateway.timings import timings
 
 def completion(prompt: Any = "Why?", **more: Any) -> CompletionBody:
     return posted(msgspec.json.encode({"prompt": prompt} | more), CompletionBody)[0]
+
+
+def named(**more: Any) -> list[str]:
+    """What is said to be ignored."""
+    return sorted(posted(msgspec.json.encode({"prompt": "Why?"} | more), CompletionBody, HARMLESS)[1])
 
 
 def done(text: str = "So.\n", **more: Any) -> Done:
@@ -46,7 +52,7 @@ def events(body: bytes) -> list[dict[str, Any]]:
 )
 def test_a_prompt_is_a_text_or_tokens_or_both_or_a_list_of_those(prompt: Any, told: list[Any]) -> None:
     asked = completion(prompt).asked()
-    assert [one.more.get("prompt", one.history[0].content) for one in asked] == told
+    assert [one.more["prompt"] if not one.history else one.history[0].content for one in asked] == told
     assert all(one.is_raw for one in asked)
 
 
@@ -95,9 +101,9 @@ def test_a_schema_is_held_to_and_an_empty_one_is_any_object() -> None:
 def test_samplers_that_are_not_done_are_named_and_those_that_are_off_are_not() -> None:
     off = {"mirostat": 0, "mirostat_tau": 7.0, "typical_p": 1, "xtc_probability": 0, "dry_multiplier": 0, "n_keep": 0}
     harmless = {"cache_prompt": True, "id_slot": -1, "repeat_last_n": 64, "samplers": ["top_k"], "lora": []}
-    assert list(completion(**off, **harmless).ignored) == []
-    asked = completion(mirostat=2, typical_p=0.9, cache_prompt=False, id_slot=0, n_keep=4)
-    assert sorted(asked.ignored) == ["cache_prompt", "id_slot", "mirostat", "n_keep", "typical_p"]
+    assert named(**off, **harmless) == []
+    undone = named(mirostat=2, typical_p=0.9, cache_prompt=False, id_slot=0, n_keep=4, post_sampling_probs=True)
+    assert undone == ["cache_prompt", "id_slot", "mirostat", "n_keep", "post_sampling_probs", "typical_p"]
 
 
 def test_a_whole_answer_has_all_that_llama_server_tells() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from broker.messages import Chunk, Done, Failed, TokenLogprob
+from broker.messages import Chunk, Done, Failed, Started, TokenLogprob
 from producers.gateway.dialect import Finished
 from producers.gateway.errors import ApiError
 from producers.gateway.failures import error_of
@@ -53,8 +53,9 @@ class Writer:
         """From now on the answer is that turn's, of that model."""
         self._model = model
 
-    def begun_with(self, index: int, fingerprint: str) -> None:
-        """A worker has begun: nothing is said of it."""
+    def begun_with(self, index: int, started: Started) -> None:
+        """A worker has begun, and knows how many tokens the prompt has."""
+        self._courses[index].num_prompt = started.prompt_tokens
 
     def failure(self, failed: Failed) -> ApiError:
         """What a failed turn is to the API."""

@@ -21,8 +21,6 @@ TOKENS, PROMPT, INFILL = "tokens", "prompt", "infill"
 MAX_ANSWERS = 8
 """Of one prompt."""
 MAX_PROMPTS = 64
-PLACEHOLDER = "…"
-"""The message of a turn whose prompt is tokens; its prompt counts."""
 
 Mixed = tuple[int | str, ...]
 """Tokens and texts, one after the other."""
@@ -60,8 +58,8 @@ class Answered(Chosen, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def ignored(self) -> Sequence[str]:
-        """The fields that ask for what is not done."""
-        return self.undone
+        """Probabilities are the model's own, before any cut."""
+        return ("post_sampling_probs",) if self.post_sampling_probs else ()
 
     def check(self) -> None:
         """There is nothing that must be refused."""
@@ -128,8 +126,7 @@ def asked_of(prompt: str | Mixed, sampling: Sampling, *, has_progress: bool) -> 
     can = {PROGRESS} if has_progress else set()
     if isinstance(prompt, str):
         return Asked((Message("user", prompt),), sampling, is_raw=True, more=more, can=frozenset(can))
-    message = Message("user", PLACEHOLDER)
-    return Asked((message,), sampling, is_raw=True, more=more | {"prompt": prompt}, can=frozenset(can | {TOKENS}))
+    return Asked((), sampling, is_raw=True, more=more | {"prompt": prompt}, can=frozenset(can | {TOKENS}))
 
 
 def _prompt(given: Any) -> str | Mixed:

@@ -11,6 +11,7 @@ from producers.gateway.native import server
 from producers.gateway.native.completion import CompletionBody
 from producers.gateway.native.errors import ERROR_SCHEMA, error_body
 from producers.gateway.native.infill import InfillBody
+from producers.gateway.native.sampling import HARMLESS
 from producers.gateway.native.tokens import DetokenizeBody, TokenizeBody
 
 
@@ -21,11 +22,11 @@ class Native:
     error_schema = ERROR_SCHEMA
 
     def __init__(self) -> None:
-        completion = Turned(CompletionBody, "A prompt's continuation, in llama-server's shape")
+        completion = Turned(CompletionBody, "A prompt's continuation, in llama-server's shape", HARMLESS)
         self.turns: Mapping[str, Turned] = {
             "/completion": completion,
             "/completions": completion,
-            "/infill": Turned(InfillBody, "What stands between two texts"),
+            "/infill": Turned(InfillBody, "What stands between two texts", HARMLESS),
             "/tokenize": Turned(TokenizeBody, "A text's tokens"),
             "/detokenize": Turned(DetokenizeBody, "The text of tokens"),
         }

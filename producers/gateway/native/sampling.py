@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 
 from broker.errors import InvalidMessage
 from broker.messages import Sampling
+from producers.gateway.bodies import ANY_VALUE, Harmless
 from producers.gateway.errors import ApiError
 
 MOST_TOKENS = 1_000_000
@@ -54,28 +55,26 @@ OFF: dict[str, Any] = {
     "lora": [],
 }
 """What answers tell of samplers and of contexts that shift: as it is where they are off."""
-HARMLESS: dict[str, tuple[Any, ...]] = {
+HARMLESS: Mapping[str, Harmless] = {name: (value,) for name, value in OFF.items()} | {
+    "adaptive_decay": ANY_VALUE,
     "cache_prompt": (True,),
+    "dry_allowed_length": ANY_VALUE,
+    "dry_base": ANY_VALUE,
+    "dry_penalty_last_n": ANY_VALUE,
+    "dry_sequence_breakers": ANY_VALUE,
+    "dynatemp_exponent": ANY_VALUE,
     "id_slot": (-1,),
+    "mirostat_eta": ANY_VALUE,
+    "mirostat_tau": ANY_VALUE,
     "n_cache_reuse": (0,),
+    "n_discard": ANY_VALUE,
     "n_indent": (0,),
+    "samplers": ANY_VALUE,
+    "sse_ping_interval": ANY_VALUE,
     "t_max_predict_ms": (0, -1),
-    "top_n_sigma": (-1, 0),
-    "mirostat_tau": (),
-    "mirostat_eta": (),
-    "dry_base": (),
-    "dry_allowed_length": (),
-    "dry_penalty_last_n": (),
-    "dry_sequence_breakers": (),
-    "xtc_threshold": (),
-    "adaptive_decay": (),
-    "dynatemp_exponent": (),
-    "n_discard": (),
-    "samplers": (),
-    "sse_ping_interval": (),
-    "speculative": (),
+    "xtc_threshold": ANY_VALUE,
 }
-"""Other values that ask for nothing; () of a field that by itself asks for nothing whatever it is."""
+"""Values of what is not done that ask for nothing, so that they are not named."""
 SAMPLERS = ["penalties", "top_k", "top_p", "min_p", "temperature"]
 """Those that there are, in their order."""
 
@@ -102,46 +101,11 @@ class Chosen(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     n_probs: Annotated[int, Meta(ge=0)] | None = None
     logprobs: Annotated[int, Meta(ge=0)] | None = None
     post_sampling_probs: bool | None = None
-    cache_prompt: bool | None = None
-    id_slot: int | None = None
-    n_keep: int | None = None
-    n_discard: int | None = None
-    n_indent: int | None = None
-    n_cache_reuse: int | None = None
-    t_max_predict_ms: int | None = None
-    sse_ping_interval: int | None = None
-    samplers: tuple[str, ...] | str | None = None
-    min_keep: int | None = None
-    repeat_last_n: int | None = None
-    top_n_sigma: float | None = None
-    xtc_probability: float | None = None
-    xtc_threshold: float | None = None
-    typical_p: float | None = None
-    dynatemp_range: float | None = None
-    dynatemp_exponent: float | None = None
-    dry_multiplier: float | None = None
-    dry_base: float | None = None
-    dry_allowed_length: int | None = None
-    dry_penalty_last_n: int | None = None
-    dry_sequence_breakers: tuple[str, ...] | None = None
-    mirostat: int | None = None
-    mirostat_tau: float | None = None
-    mirostat_eta: float | None = None
-    adaptive_target: float | None = None
-    adaptive_decay: float | None = None
-    backend_sampling: bool | None = None
-    lora: tuple[dict[str, Any], ...] | None = None
 
     @property
     def num_probs(self) -> int:
         """How many of the likeliest tokens are told with each; 0 without."""
         return self.logprobs or 0 if self.n_probs is None else self.n_probs
-
-    @property
-    def undone(self) -> list[str]:
-        """The fields that ask for what is not done."""
-        names = [*HARMLESS, *(name for name in OFF if name not in HARMLESS)]
-        return [name for name in names if not _asks_for_nothing(name, getattr(self, name, None))]
 
     @property
     def limit(self) -> int:
@@ -225,9 +189,3 @@ def settings_of(sampling: Sampling, *, is_streamed: bool, limit: int, more: dict
 
 def _or[T](value: T | None, default: T) -> T:
     return default if value is None else value
-
-
-def _asks_for_nothing(name: str, value: Any) -> bool:
-    if value is None or HARMLESS.get(name) == ():
-        return True
-    return value in HARMLESS.get(name, ()) or (name in OFF and value == OFF[name]) or value == ()

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from broker.messages import Done, Message, Sampling
 from producers.gateway.dialect import Asked
-from producers.gateway.native.completion import PLACEHOLDER, PROMPT
+from producers.gateway.native.completion import PROMPT
 from producers.gateway.rendering import PromptWriter
 
 MOST_TOKENS = 100_000
@@ -52,10 +52,11 @@ class TokenizeBody(_Body, frozen=True, forbid_unknown_fields=True, kw_only=True)
     def asked(self) -> Sequence[Asked]:
         """The one turn, which makes tokens and no answer."""
         more: dict[str, Any] = {"kind": "prompt", "bare": not self.add_special, "as_text": not self.parse_special}
-        text = self.content if isinstance(self.content, str) else PLACEHOLDER
-        if not isinstance(self.content, str):
-            more["prompt"] = self.content
-        return [Asked((Message("user", text),), Sampling(), is_raw=True, more=more, can=frozenset({PROMPT}))]
+        if isinstance(self.content, str):
+            history: tuple[Message, ...] = (Message("user", self.content),)
+        else:
+            history, more = (), more | {"prompt": self.content}
+        return [Asked(history, Sampling(), is_raw=True, more=more, can=frozenset({PROMPT}))]
 
     def writer(self, turn: str, model: str) -> PromptWriter:
         """Of the tokens."""
@@ -76,7 +77,7 @@ class DetokenizeBody(_Body, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def asked(self) -> Sequence[Asked]:
         """The one turn, which makes a text of them and no answer."""
         more = {"kind": "prompt", "bare": True, "prompt": self.tokens}
-        return [Asked((Message("user", PLACEHOLDER),), Sampling(), is_raw=True, more=more, can=frozenset({PROMPT}))]
+        return [Asked((), Sampling(), is_raw=True, more=more, can=frozenset({PROMPT}))]
 
     def writer(self, turn: str, model: str) -> PromptWriter:
         """Of the text."""
