@@ -36,7 +36,9 @@ CHAT, RAW, SCORE, TOOLS, THINKING = "chat", "raw", "score", "tools", "thinking"
 tools, calls or thoughts, and to think or not, as a turn says: its model has thoughts."""
 PENALTIES = "penalties"
 """It knows presence and frequency penalties, and biases."""
-OF_RELEASE = (PENALTIES,)
+PREFILL = "prefill"
+"""The last message may be an assistant's, whose text is gone on with, or the system's."""
+OF_RELEASE = (PENALTIES, PREFILL)
 """What every worker of this release can, whatever its model is."""
 OF_BOARD = "board"
 """The fact that names the board that has started a worker."""

@@ -130,18 +130,19 @@ async def serve(
         nc = await connect(address, name=f"turnpike-worker-{name}")
         loaded = await _load_among_others(nc, path, name, config, cleanup, loading)
         vocabulary = loaded.model.vocabulary
-        loaded.model.template.tell()
+        syntax = syntax_of(loaded.model.chat_template or "", config.tool_syntax or "")
         renderer = TemplateRenderer(
             loaded.model.chat_template,
             bos_token=vocabulary.text(vocabulary.bos),
             eos_token=vocabulary.text(vocabulary.eos),
             date=config.template_date or ("none" if config.deterministic else "today"),
-            write=writer(syntax_of(loaded.model.chat_template or "", config.tool_syntax or "")),
+            write=writer(syntax),
             child=templates,
         )
         history = History(
             renderer,
             vocabulary,
+            thoughts=syntax.thoughts,
             raw_as_text=config.raw_as_text,
             by_text=config.deterministic,
             has_boundaries=_checkpoint_bytes(loaded) > 0,
@@ -200,6 +201,7 @@ async def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStac
         LlamaModel, path, is_paged=is_paged, chat_template=config.chat_template, of_catalogue=known, heard=loading.at
     )
     cleanup.callback(model.close)
+    model.template.tell()
     options = context_options(config, num_ctx)
     engine = LlamaEngine(model, options)
     cleanup.callback(engine.close)
@@ -330,12 +332,8 @@ async def _assemble(
     if not loaded.model.template.is_plain:
         can = await abilities(renderer, has_thoughts=readers.has_thoughts)
     options = _options(loaded, config, version, can)
-    tags = {
-        "node": options.node,
-        "model": options.model,
-        "quantization": options.quantization or "unknown",
-        "worker": options.name,
-    }
+    tags = {"node": options.node, "model": options.model, "worker": options.name}
+    tags |= {"quantization": options.quantization or "unknown"}
     cell = loaded.model.kv_shape.quantized(config.kv_type).bytes_per_young_token
     shape = Shape(loaded.active_bytes, cell, loaded.bandwidth.bytes_per_second)
     metrics = WorkerMetrics(tags, loaded.engine.num_slots, loaded.engine.num_ctx, shape, loaded.threads)

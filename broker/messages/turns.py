@@ -84,15 +84,18 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
 
 
 def check_messages(messages: Sequence[Message]) -> None:
-    """Raises InvalidMessage for a history whose last message nobody would answer, and for what another role says."""
-    if messages[-1].role not in ("user", "tool"):
-        raise InvalidMessage(f"messages[{len(messages) - 1}].role", "the last message must be the user's or a tool's")
+    """Raises InvalidMessage for what another role says, and for an answer that cannot be gone on with."""
     for index, one in enumerate(messages):
         if one.role != "assistant" and (one.tool_calls or one.reasoning):
             field = "tool_calls" if one.tool_calls else "reasoning"
             raise InvalidMessage(f"messages[{index}].{field}", "only an assistant's message has any")
         if (one.role == "tool") != (one.tool_call_id is not None):
             raise InvalidMessage(f"messages[{index}].tool_call_id", "a tool's message has one, and no other has")
+    last, field = messages[-1], f"messages[{len(messages) - 1}]"
+    if last.tool_calls:
+        raise InvalidMessage(f"{field}.tool_calls", "an answer with calls is over: nothing can be written behind it")
+    if last.reasoning and not last.content:
+        raise InvalidMessage(f"{field}.reasoning", "only a text can be gone on with, and no thought")
 
 
 class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -101,6 +104,7 @@ class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     id: Token
     conversation: Token
     messages: tuple[Message, ...]
+    """Where the last one is an assistant's, the answer goes on behind it, and holds only what is new."""
     sampling: Sampling = Sampling()
     deadline: Seconds | None = None
     """Seconds since the epoch, by the producer's wall clock; the turn ends as failed(deadline) after it."""
@@ -124,6 +128,8 @@ class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
             raise InvalidMessage("messages", "must hold at least one message")
         if self.raw and len(self.messages) != 1:
             raise InvalidMessage("raw", "a raw prompt is one message")
+        if self.raw and self.messages[0].role != "user":
+            raise InvalidMessage("messages[0].role", "a raw prompt is the user's")
         if self.raw and (self.tools or self.chat_template_kwargs):
             raise InvalidMessage("tools" if self.tools else FIELD, "a raw prompt has no template")
         if self.chat_template_kwargs:

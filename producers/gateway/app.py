@@ -33,6 +33,7 @@ from producers.gateway.keys import Account, Keys
 from producers.gateway.models import Models
 from producers.gateway.openai.answers import Writer
 from producers.gateway.openapi import document
+from producers.gateway.origins import Doorkeeper, Origins
 from producers.gateway.page_files import PageFiles
 from producers.gateway.places import Places
 from producers.gateway.posted import posted
@@ -61,6 +62,7 @@ class Gateway:
         leave_out_tools: bool = False,
         thinking: Thinking | None = None,
         is_strict: bool = False,
+        origins: Origins | None = None,
         dialects: tuple[Dialect, ...] | None = None,
     ) -> None:
         """Of all dialects, unless they are named."""
@@ -72,6 +74,7 @@ class Gateway:
         self._places = Places(nc)
         self._rounds = Rounds()
         self._is_strict = is_strict
+        self._origins = origins or Origins(are_keys_wanted=keys.are_wanted)
         self._dialects = all_dialects(leave_out_tools=leave_out_tools) if dialects is None else dialects
         self._models = Models(self._seen, (AUTO, *routes.policies))
         self._clients = Clients(nc)
@@ -98,7 +101,7 @@ class Gateway:
             *self._page.routes(),
         ]
         missing = not_found(lambda path: nearest(self._dialects, path).error_body)
-        return Starlette(routes=routes, exception_handlers={404: missing, 405: missing})
+        return Doorkeeper(Starlette(routes=routes, exception_handlers={404: missing, 405: missing}), self._origins)
 
     async def look(self) -> None:
         """Keeps what is known of the workers, and sends what was measured, until it is cancelled."""
@@ -155,7 +158,7 @@ class Gateway:
         async def handle(request: HttpRequest, receive: Receive, send: Send) -> None:
             account = self._account(request)
             body = await body_of(request.headers, request.receive)
-            wanted, ignored = posted(body, turned.kind, is_strict=self._is_strict)
+            wanted, ignored = posted(body, turned.kind, turned.harmless, is_strict=self._is_strict)
             await self._turns.answer(account, request, wanted, ignored, receive, send)
 
         return handle

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from starlette.responses import Response
 
 from broker.messages import Chunk, Done, Failed, Message, Sampling, Started, TokenLogprob, Tool, ToolChoice
+from producers.gateway.bodies import Harmless
 from producers.gateway.errors import ApiError
 from producers.gateway.visits import Visit
 
@@ -136,7 +137,7 @@ class TurnRequest(Protocol):
         """Raises ApiError, which names the field, for what is understood and must be refused."""
 
     def asked(self) -> Sequence[Asked]:
-        """The turns. Raises ApiError."""
+        """The turns; none where nothing is to be answered: then the writer's `whole` of nothing is. Raises ApiError."""
 
     def writer(self, turn: str, model: str) -> AnswerWriter:
         """Of their answers; the first one's turn."""
@@ -149,6 +150,8 @@ class Turned:
     kind: Callable[..., TurnRequest]
     """The struct that its bodies are read as."""
     summary: str
+    harmless: Mapping[str, Harmless] = field(default_factory=dict)
+    """Fields that it does not have, and the values with which they ask for nothing: those are not named."""
 
 
 @dataclass(frozen=True)

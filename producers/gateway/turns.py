@@ -18,6 +18,7 @@ from broker.errors import InvalidMessage, InvalidName, ServerError
 from broker.messages import Sampling
 from broker.messages.turns import Thinking
 from broker.priorities import Priority
+from producers.gateway.abilities import abilities_for
 from producers.gateway.choosing import Chooser
 from producers.gateway.clients import Clients
 from producers.gateway.dialect import AnswerWriter, Asked, TurnRequest
@@ -51,23 +52,26 @@ class _Taken:
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """As of now: a turn whose model a policy chose may have gone to the next one."""
-        first = self.answers[0]
-        decision = first.decision if isinstance(first, FallbackAnswer) else self.decision
-        found = {
-            "turnpike-turn": ", ".join(answer.turn.id for answer in self.answers),
-            "request-id": first.turn.id,
-            "x-request-id": first.turn.id,
-            "turnpike-conversation": first.turn.conversation,
-            "turnpike-model": decision.model,
-            "turnpike-route": f"{decision.policy}: {decision.reason}" if decision.policy else decision.reason,
-        }
+        found, decision = {}, self.decision
+        if self.answers:
+            first = self.answers[0]
+            if isinstance(first, FallbackAnswer):
+                decision = first.decision
+            found = {
+                "turnpike-turn": ", ".join(answer.turn.id for answer in self.answers),
+                "request-id": first.turn.id,
+                "x-request-id": first.turn.id,
+                "turnpike-conversation": first.turn.conversation,
+            }
+        found["turnpike-model"] = decision.model
+        found["turnpike-route"] = f"{decision.policy}: {decision.reason}" if decision.policy else decision.reason
         if self.ignored:
             found["turnpike-ignored"] = ", ".join(self.ignored)
         return [(name.encode(), value.encode()) for name, value in found.items()]
 
     def writer(self) -> AnswerWriter:
         """Of the answers, in the request's dialect."""
-        return self.wanted.writer(self.answers[0].turn.id, self.decision.model)
+        return self.wanted.writer(self.answers[0].turn.id if self.answers else "", self.decision.model)
 
 
 class Turns:
@@ -131,6 +135,10 @@ class Turns:
         all_asked = wanted.asked()
         if len(all_asked) > MAX_TURNS:
             raise ApiError(400, f"{len(all_asked)} answers are asked for, and {MAX_TURNS} are allowed at once")
+        if not all_asked:  # it only wants its model to be there
+            decision = await self._chooser.first(wanted.model, Needs())
+            await self._chooser.check_served(decision.model)
+            return _Taken(wanted, ignored, (), decision)
         needs = self._needs_of(all_asked, beginning_of(said, all_asked[0].history), request)
         decision = await self._chooser.first(wanted.model, needs)
         answers = self._ask(client, all_asked, decision.model, said, priority, deadline)
@@ -188,7 +196,7 @@ class Turns:
             Needs.of(one.history, raw=one.is_raw, tools=one.offer.tools, priority=priority, conversation=beginning)
             for one in all_asked
         ]
-        can = frozenset().union(*(one.can for one in found), *(one.can for one in all_asked))
+        can = frozenset().union(*(one.can for one in found), *map(abilities_for, all_asked))
         return dataclasses.replace(found[0], can=can, num_tokens=max(one.num_tokens for one in found))
 
     def _sampling_of(self, asked: Asked) -> Sampling:

@@ -24,6 +24,8 @@ from broker.server import EmbeddedServer
 from producers.gateway.app import Gateway
 from producers.gateway.dialect import Dialect
 from producers.gateway.keys import ClientKeys, Keys
+from producers.gateway.ollama.port import OllamaPort
+from producers.gateway.origins import Origins
 from producers.http_server import listen, serve_http
 from producers.routing.policies import Routes
 from telemetry.database import init
@@ -175,6 +177,8 @@ def start_gateway(nats_server: EmbeddedServer) -> StartGateway:
         thinking: Thinking | None = None,
         is_strict: bool = False,
         dialects: tuple[Dialect, ...] | None = None,
+        origins: tuple[str, ...] = (),
+        ollama_port: int | None = None,
     ) -> AsyncIterator[str]:
         """Its address."""
         stop = asyncio.Event()
@@ -190,11 +194,14 @@ def start_gateway(nats_server: EmbeddedServer) -> StartGateway:
             thinking=thinking,
             is_strict=is_strict,
             dialects=dialects,
+            origins=Origins(origins, keys is not None),
         )
         async with asyncio.TaskGroup() as group:
             looking = group.create_task(gateway.look())
             listening = listen("127.0.0.1", port)
-            group.create_task(serve_http(gateway.app(), listening, stop, max_connections=max_connections))
+            also = [] if ollama_port is None else [listen("127.0.0.1", ollama_port)]
+            app = gateway.app() if ollama_port is None else OllamaPort(gateway.app(), ollama_port)
+            group.create_task(serve_http(app, listening, stop, also=also, max_connections=max_connections))
             try:
                 yield f"http://127.0.0.1:{port}"
             finally:

@@ -32,6 +32,8 @@ class Job:
     """For scoring: all tokens of prompt and continuation, and where the continuation begins."""
     shown: Mapping[int, bytes] = field(default_factory=dict)
     """Control tokens that have a text in this answer, and which: a call, or a thought, is written with them."""
+    begun: tuple[int, ...] = ()
+    """Of the prompt's last tokens, those that the answer's grammar is of too: it takes them first."""
     resumed: tuple[int, ...] = ()
     """The answer's tokens that an earlier worker has sent: known, to be computed, not to be told again."""
     thinking: Thinking | None = None

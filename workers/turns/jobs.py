@@ -10,6 +10,7 @@ from broker.errors import TurnRejected
 from broker.messages import Sampling, Turn
 from broker.priorities import BATCH
 from workers.engine.events import Job
+from workers.prompts.begun import schema_holds
 from workers.prompts.history import History, Prompt, without_oldest
 from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
 from workers.turns.holding import Holding
@@ -72,6 +73,7 @@ class JobMaker:
             gbnf=await self._grammars.gbnf(turn.sampling, client) if calls is None else None,
             calls=calls,
             continuations=continuations,
+            begun=self._history.begun_tokens(turn) if schema_holds(turn) else (),
             boundaries=prompt.boundaries,
             shown=self._readers.shown if self._readers.reads(turn) else {},
             thinking=self._readers.thinking(turn, prompt.rendered.text, is_held=calls is not None),

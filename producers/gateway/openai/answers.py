@@ -19,19 +19,19 @@ from producers.gateway.openai.errors import FIELDS, error_body
 from producers.gateway.openai.tools import tool_call_deltas, tool_calls
 
 
-def usage_of(usages: Sequence[Usage]) -> dict[str, Any]:
-    """The tokens of all answers: those from the cache are among the prompt's, those of thoughts and of right guesses
-    among the completion's. A prompt of several answers is counted for each that has computed or found it."""
+def usage_of(usages: Sequence[Usage], of_prompts: Sequence[Usage]) -> dict[str, Any]:
+    """The tokens of all answers, and of each prompt once: those from the cache are among the prompt's, those of
+    thoughts and of right guesses among the completion's."""
 
-    def total(name: str) -> int:
-        return sum(getattr(usage, name) for usage in usages)
+    def total(name: str, of: Sequence[Usage] = usages) -> int:
+        return sum(getattr(usage, name) for usage in of)
 
-    prompt_tokens, completion_tokens = total("prompt_tokens"), total("completion_tokens")
+    prompt_tokens, completion_tokens = total("prompt_tokens", of_prompts), total("completion_tokens")
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": total("cached_tokens")},
+        "prompt_tokens_details": {"cached_tokens": total("cached_tokens", of_prompts)},
         "completion_tokens_details": {
             "reasoning_tokens": total("reasoning_tokens"),
             "accepted_prediction_tokens": total("accepted_tokens"),
@@ -92,6 +92,10 @@ class AnswerObjects:
     id: str
     model: str
     is_chat: bool
+    is_silent: bool = False
+    """Whether nothing was to be generated: what was is not told."""
+    num_answers: int = 1
+    """Of each prompt: it is computed once for all of them, and counted once."""
     fingerprint: str | None = None
     """Of the model file, once a worker has begun."""
 
@@ -145,6 +149,8 @@ class AnswerObjects:
     def chunks(self, index: int, chunk: Chunk) -> list[dict[str, Any]]:
         """The next events of a stream: one for thoughts and text, and one for each call that grows, as there are
         readers who look at an event's first call alone, and then at no text. None for tokens that tell nothing yet."""
+        if self.is_silent:
+            return []
         self._offsets[index].follow(chunk.attempt)
         logprobs = self._logprobs(index, chunk.logprobs)
         if not self.is_chat:
@@ -163,20 +169,30 @@ class AnswerObjects:
     def end(self, index: int, done: Done) -> dict[str, Any]:
         """The event that says why it ended."""
         nothing: dict[str, Any] = {"delta": {}} if self.is_chat else {"text": ""}
+        reason = "length" if self.is_silent else finish_reason_of(done)
         choice: dict[str, Any] = {"index": index} | nothing
-        return self._object(True, [choice | {"logprobs": None, "finish_reason": finish_reason_of(done)}])
+        return self._object(True, [choice | {"logprobs": None, "finish_reason": reason}])
 
     def usage(self, dones: Sequence[Done]) -> dict[str, Any]:
         """The event that tells the tokens."""
-        return self._object(True, []) | {"usage": usage_of([done.usage for done in dones])}
+        return self._object(True, []) | {"usage": self._usage(dones)}
 
     def whole(self, answers: Sequence[Finished]) -> dict[str, Any]:
         """The answers in one object."""
         choices = [self._choice(index, one) for index, one in enumerate(answers)]
-        return self._object(False, choices) | {"usage": usage_of([one.done.usage for one in answers])}
+        return self._object(False, choices) | {"usage": self._usage([one.done for one in answers])}
+
+    def _usage(self, dones: Sequence[Done]) -> dict[str, Any]:
+        usages = [done.usage for done in dones]
+        if self.is_silent:
+            usages = [msgspec.structs.replace(one, completion_tokens=0, reasoning_tokens=0) for one in usages]
+        return usage_of(usages, usages[:: self.num_answers])
 
     def _choice(self, index: int, answer: Finished) -> dict[str, Any]:
         done = answer.done
+        if self.is_silent:
+            done = msgspec.structs.replace(done, text="", reasoning="", tool_calls=(), finish_reason="length")
+            answer = Finished(done)
         choice: dict[str, Any] = {"index": index}
         message: dict[str, Any] = {"role": "assistant", "content": done.text, "refusal": None}
         if done.reasoning:
@@ -193,8 +209,17 @@ class Writer:
 
     media_type = "text/event-stream"
 
-    def __init__(self, turn: str, model: str, *, is_chat: bool, has_usage: bool = False) -> None:
-        self._objects = AnswerObjects(turn, model, is_chat)
+    def __init__(
+        self,
+        turn: str,
+        model: str,
+        *,
+        is_chat: bool,
+        has_usage: bool = False,
+        is_silent: bool = False,
+        num_answers: int = 1,
+    ) -> None:
+        self._objects = AnswerObjects(turn, model, is_chat, is_silent, num_answers)
         self._has_usage = has_usage
 
     @classmethod

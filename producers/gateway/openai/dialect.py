@@ -9,9 +9,11 @@ from starlette.responses import Response
 
 from producers.gateway.dialect import Plain, Turned
 from producers.gateway.errors import ApiError
+from producers.gateway.openai.chat import ChatRequest, ChatWithoutTools
+from producers.gateway.openai.completions import CompletionRequest
 from producers.gateway.openai.errors import ERROR_SCHEMA, error_body
+from producers.gateway.openai.fields import HARMLESS
 from producers.gateway.openai.listing import entry
-from producers.gateway.openai.requests import ChatRequest, ChatWithoutTools, CompletionRequest
 from producers.gateway.responses import json_response
 from producers.gateway.visits import Visit
 
@@ -23,8 +25,8 @@ class OpenAi:
     error_schema = ERROR_SCHEMA
 
     def __init__(self, *, leave_out_tools: bool) -> None:
-        chat = Turned(ChatWithoutTools if leave_out_tools else ChatRequest, "A chat's next turn")
-        completion = Turned(CompletionRequest, "A text's continuation, without the model's template")
+        chat = Turned(ChatWithoutTools if leave_out_tools else ChatRequest, "A chat's next turn", HARMLESS)
+        completion = Turned(CompletionRequest, "Texts' continuations, without the model's template", HARMLESS)
         self.turns: Mapping[str, Turned] = {
             "/v1/chat/completions": chat,
             "/chat/completions": chat,

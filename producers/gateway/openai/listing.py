@@ -21,6 +21,7 @@ def entry(listed: Listed) -> dict[str, Any]:
     }
     if listed.num_ctx is not None:
         found["context_length"] = listed.num_ctx
+    found |= {"template": listed.can_chat, "tools": listed.can_call}
     if listed.workers:
         found["quantization"] = listed.workers[0].quantization
     elif listed.status is not None and listed.status.share is not None:
