@@ -156,7 +156,12 @@ def test_who_asks_nothing_wants_a_model_loaded_or_unloaded() -> None:
 def test_calls_and_results_without_ids_find_each_other() -> None:
     """As Home Assistant sends them: no ids, no names of tools, results in the order of the calls."""
     calls = [{"function": {"name": "lamp", "arguments": {"on": on}}} for on in (True, False)]
-    said = [HI, {"role": "assistant", "tool_calls": calls}, {"role": "tool", "content": "1"}, {"role": "TOOL", "content": "2"}]
+    said = [
+        HI,
+        {"role": "assistant", "tool_calls": calls},
+        {"role": "tool", "content": "1"},
+        {"role": "TOOL", "content": "2"},
+    ]
     _, called, first, second = asked(said).history
     assert [call.parsed for call in called.tool_calls] == [{"on": True}, {"on": False}]
     ids = [call.id for call in called.tool_calls]
