@@ -199,7 +199,14 @@ class Turns:
         """Of a model that is to answer them all: those of the longest."""
         priority = priority_of(request.headers)
         found = [
-            Needs.of(one.history, raw=one.is_raw, tools=one.offer.tools, priority=priority, conversation=beginning)
+            Needs.of(
+                one.history,
+                raw=one.is_raw,
+                kind=one.more.get("kind", "generate"),
+                tools=one.offer.tools,
+                priority=priority,
+                conversation=beginning,
+            )
             for one in all_asked
         ]
         can = frozenset().union(*(one.can for one in found), *map(abilities_for, all_asked))

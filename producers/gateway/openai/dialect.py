@@ -11,6 +11,7 @@ from producers.gateway.dialect import Plain, Turned
 from producers.gateway.errors import ApiError
 from producers.gateway.openai.chat import ChatRequest, ChatWithoutTools
 from producers.gateway.openai.completions import CompletionRequest
+from producers.gateway.openai.embeddings import EmbeddingsRequest
 from producers.gateway.openai.errors import ERROR_SCHEMA, error_body
 from producers.gateway.openai.fields import HARMLESS, RESPONSES_HARMLESS
 from producers.gateway.openai.listing import entry
@@ -33,6 +34,7 @@ class OpenAi:
             "/v1/chat/completions": chat,
             "/chat/completions": chat,
             "/v1/completions": completion,
+            "/v1/embeddings": Turned(EmbeddingsRequest, "The vectors of texts"),
         }
         store = ResponseStore()
         responses = ResponsesWithoutTools if leave_out_tools else ResponsesRequest

@@ -66,13 +66,11 @@ SERVERS: Mapping[str, Harmless] = {
     "post_sampling_probs": (False,),
     "reasoning_format": ("auto", "deepseek"),
     "response_fields": ([],),
-    "return_progress": (False,),
     "return_tokens": (False,),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "sse_ping_interval": ANY_VALUE,
     "t_max_predict_ms": (-1, 0),
-    "timings_per_token": (False,),
     "verbose": (False,),
 }
 """What such servers do besides."""
