@@ -177,8 +177,16 @@ class Client:
         """
         if isinstance(texts, str):
             texts = (texts,)
-        options = {"truncate": truncate, "dimensions": dimensions, "priority": priority, "deadline": deadline}
-        parts = self.embed_in_turns(model, texts, run=run, max_in_flight=max_in_flight, **options)
+        parts = self.embed_in_turns(
+            model,
+            texts,
+            truncate=truncate,
+            dimensions=dimensions,
+            priority=priority,
+            deadline=deadline,
+            run=run,
+            max_in_flight=max_in_flight,
+        )
         return joined([part async for part in parts])
 
     def embed_in_turns(
