@@ -39,7 +39,9 @@ PENALTIES = "penalties"
 """It knows presence and frequency penalties, and biases."""
 PREFILL = "prefill"
 """The last message may be an assistant's, whose text is gone on with, or the system's."""
-OF_RELEASE = (PENALTIES, PREFILL)
+PROGRESS = "progress"
+"""It tells how far a prompt is computed, where a turn asks."""
+OF_RELEASE = (PENALTIES, PREFILL, PROGRESS)
 """What every worker of this release can, whatever its model is."""
 OF_BOARD = "board"
 """The fact that names the board that has started a worker."""

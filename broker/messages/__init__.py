@@ -21,7 +21,17 @@ from broker.messages.ends import (
 )
 from broker.messages.fields import WIRE_VERSION, Count, Seconds, Token, Word, new_id
 from broker.messages.queue import Beacon, Cancel, DeadLetter, Leaving
-from broker.messages.replies import Chunk, HandedBack, Other, Replay, ReplayRequest, Reply, Started, TokenLogprob
+from broker.messages.replies import (
+    Chunk,
+    HandedBack,
+    Other,
+    Progress,
+    Replay,
+    ReplayRequest,
+    Reply,
+    Started,
+    TokenLogprob,
+)
 from broker.messages.states import (
     MAX_PART_BYTES,
     CutPoint,
@@ -90,6 +100,7 @@ __all__ = [
     "Other",
     "Point",
     "Points",
+    "Progress",
     "RecomputedFor",
     "Remembered",
     "Replay",

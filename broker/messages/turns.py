@@ -139,6 +139,8 @@ class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
     """Whether one answer may hold more than one call."""
+    progress: bool = False
+    """Chunks tell how far its prompt is computed, before the answer's first token."""
     texts: Annotated[tuple[EmbedText, ...], Meta(max_length=MAX_TEXTS)] = ()
     """For `embed`: of each a vector is made."""
     truncate: bool = False

@@ -77,6 +77,7 @@ class JobMaker:
             continuations=continuations,
             begun=self._history.begun_tokens(turn) if schema_holds(turn) else (),
             boundaries=prompt.boundaries,
+            tells_progress=turn.progress,
             shown=self._readers.shown if self._readers.reads(turn) else {},
             thinking=self._readers.thinking(turn, prompt.rendered.text, is_held=calls is not None),
         )
