@@ -126,8 +126,8 @@ class Client:
         the first is given): as many turns as the model calls tools in. The chunks are those of all, the end is the last
         answer's.
 
-        `deadline` is in seconds since the epoch; `more` are other fields of the turn, as `texts`. Raises NoTool, InvalidMessage and InvalidName here, PublishError,
-        TurnFailed and TooManyRounds on the way.
+        `deadline` is in seconds since the epoch; `more` are other fields of the turn, as `texts`. Raises NoTool,
+        InvalidMessage and InvalidName here, PublishError, TurnFailed and TooManyRounds on the way.
         """
         if isinstance(messages, str):
             messages = (Message("user", messages),)
