@@ -51,8 +51,15 @@ def name_of(messages: Sequence[Message]) -> str:
     return chain([*messages, Message("assistant", "")])[-1][1]
 
 
+def answered(messages: Sequence[Message], answer: str, calls: tuple[ToolCall, ...] = ()) -> tuple[Message, ...]:
+    """The history with an answer: a message of its own, or the rest of the one that had begun it."""
+    if (last := messages[-1]).role != "assistant":
+        return (*messages, Message("assistant", answer, calls))
+    return (*messages[:-1], msgspec.structs.replace(last, content=last.content + answer, tool_calls=calls))
+
+
 def next_name(conversation: str, messages: Sequence[Message], answer: str, calls: tuple[ToolCall, ...] = ()) -> str:
     """Of the turn that continues this answer: `conversation` itself, unless that is the name of these messages."""
     if conversation != name_of(messages):
         return conversation
-    return name_of((*messages, Message("assistant", answer, calls)))
+    return name_of(answered(messages, answer, calls))

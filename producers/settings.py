@@ -96,11 +96,23 @@ class GatewaySettings(CommonSettings, frozen=True, kw_only=True):
     log_level: Level = "INFO"
     gateway_host: Annotated[str, Setting("the interface to listen at")] = "127.0.0.1"
     gateway_port: GatewayPort = 8080
+    ollama_port: Annotated[
+        int | None,
+        Setting("the port to listen at besides, as Ollama: its clients know 11434 (default: none; 0: none)"),
+    ] = None
     keys: Annotated[
         str | None,
         Setting("a TOML file of clients and the SHA-256 of their keys (default: none is wanted)", path="file"),
     ] = None
     allow_anyone: Annotated[bool, Setting("without keys, at any address")] = False
+    origins: Annotated[
+        tuple[str, ...],
+        Setting(
+            "browser pages of this origin may ask, * of all; can be given again (default: with keys all, else this "
+            "machine's)",
+            metavar="http://HOST:PORT",
+        ),
+    ] = ()
     leave_out_tools: Annotated[
         bool, Setting("answer requests that offer tools without them: for models that are too small for any")
     ] = False

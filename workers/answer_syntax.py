@@ -13,7 +13,7 @@ from workers.calls import SYNTAXES, Syntax, syntax_of
 from workers.calls.choosing import DEFAULT, told
 from workers.calls.deriving import ANSWER, ARGUMENTS, PROBE, Written
 from workers.engine.protocol import Vocabulary
-from workers.prompts.history import Renderer
+from workers.prompts.rendered import Renderer
 from workers.prompts.tools_form import ToolsForm
 from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
 

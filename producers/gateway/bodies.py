@@ -10,7 +10,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -34,14 +34,42 @@ _WORDS = {
 }
 
 
-def read[T](body: bytes, kind: type[T]) -> tuple[T, list[str]]:
-    """A body as a request, and the fields in it that its kind does not have; raises ApiError, which names the field."""
-    unknown: list[str] = []
-    value = relaxed(_decoded(body), _info(kind), unknown)
+def part[T](value: Any, kind: type[T], place: str, unknown: list[str]) -> T:
+    """A part of a body, whose kind was found out from itself; raises ApiError, which names it by `place`."""
+    found = relaxed(value, _info(kind), unknown, place)
     try:
-        return msgspec.convert(value, kind), unknown
+        return msgspec.convert(found, kind)
+    except msgspec.ValidationError as error:
+        wrong = _refusal(str(error), found, kind)
+        param = f"{place}.{wrong.param}" if wrong.param else place
+        message = wrong.message.replace(wrong.param or "the body", param, 1)
+        raise ApiError(400, message, param=param, code=wrong.code) from None
+
+
+ANY_VALUE = None
+"""Of a field that asks for nothing, whatever it says."""
+Harmless = tuple[Any, ...] | None
+"""The values with which a field asks for nothing."""
+
+
+def read[T](body: bytes, kind: type[T], harmless: Mapping[str, Harmless] | None = None) -> tuple[T, list[str]]:
+    """A body as a request, and the fields in it that its kind does not have; raises ApiError, which names the field.
+    `harmless` are such fields that ask for nothing with some values."""
+    unknown: list[str] = []
+    found = _decoded(body)
+    value = relaxed(found, _info(kind), unknown)
+    try:
+        request = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise _refusal(str(error), value, kind) from None
+    return request, [name for name in unknown if not _is_harmless(name, found, harmless or {})]
+
+
+def _is_harmless(name: str, body: dict[str, Any], harmless: Mapping[str, Harmless]) -> bool:
+    if name not in harmless:
+        return False
+    values = harmless[name]
+    return values is ANY_VALUE or body.get(name) in values
 
 
 _info: Callable[[Any], inspect.Type] = functools.cache(inspect.type_info)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from broker.discovery import CHAT, THINKING, TOOLS, WorkerInfo
+from broker.messages.boards import NO_FILE, ModelFile
 from broker.model_status import LOADED, ModelStatus
 from broker.priorities import INTERACTIVE
 from producers.gateway.seen import Seen
@@ -19,7 +20,7 @@ class Listed:
 
     id: str
     created: int
-    """Seconds since the epoch."""
+    """When its file was written, in seconds since the epoch."""
     workers: tuple[WorkerInfo, ...] = ()
     """That take turns for it; the one that would be the first to take one is the first."""
     status: ModelStatus | None = None
@@ -38,6 +39,11 @@ class Listed:
         if not self.workers:
             return frozenset((self.status.can if self.status is not None else None) or ())
         return frozenset.intersection(*(frozenset(one.can or ()) for one in self.workers))
+
+    @property
+    def abilities(self) -> list[str]:
+        """All that its workers can, as far as they tell (`broker.discovery`)."""
+        return sorted(self._can)
 
     def can(self, what: str) -> bool:
         """Whether all its workers tell that they can, as one of a release that does not tell may take the turn; of a
@@ -72,6 +78,20 @@ class Listed:
         return self.status.num_ctx or None if self.status is not None else None
 
     @property
+    def file(self) -> ModelFile:
+        """What its file says of it, as far as that is told."""
+        if self.workers:
+            return self.workers[0].file
+        return NO_FILE if self.status is None else self.status.file
+
+    @property
+    def file_bytes(self) -> int:
+        """Of its file; 0 where that is not told."""
+        if self.workers:
+            return self.workers[0].file_bytes or 0
+        return 0 if self.status is None else self.status.file_bytes
+
+    @property
     def state(self) -> str | None:
         """As boards have it; None of a policy."""
         if self.is_policy:
@@ -87,7 +107,7 @@ class Listed:
 
 
 class Models:
-    """A model was made when it was first seen here, as far as we know."""
+    """A model was made when its file was, or else when it was first seen here, as far as we know."""
 
     def __init__(self, seen: Seen, policies: Sequence[str]) -> None:
         self._seen = seen
@@ -106,14 +126,18 @@ class Models:
         for worker in sorted(self._seen.workers, key=lambda one: (one.model, one.load.expected_wait_seconds)):
             if worker.is_serving:
                 serving.setdefault(worker.model, []).append(worker)
-        found = {name: Listed(name, self._created(name), tuple(workers)) for name, workers in serving.items()}
+        found = {
+            name: Listed(name, self._created(name, [one.file for one in workers]), tuple(workers))
+            for name, workers in serving.items()
+        }
         for status in self._seen.boards.values():
             if status.is_servable and status.model not in found:
-                found[status.model] = Listed(status.model, self._created(status.model), status=status)
+                found[status.model] = Listed(status.model, self._created(status.model, [status.file]), status=status)
         members = tuple(found.values())
         for policy in self._policies if members else ():
             found[policy] = Listed(policy, self._started_at, members=members, is_policy=True)
         return found
 
-    def _created(self, model: str) -> int:
-        return self._seen_at.get(model, self._started_at)
+    def _created(self, model: str, files: Iterable[ModelFile]) -> int:
+        written = (int(one.modified_at) for one in files if one.modified_at)
+        return min(written, default=self._seen_at.get(model, self._started_at))

@@ -57,10 +57,11 @@ def document(version: str, dialects: Sequence[Dialect], *, keys_are_wanted: bool
     for dialect in dialects:
         error = _error_name(dialect, dialects)
         schemas[error] = dialect.error_schema
-        for path, turned in dialect.turns.items():
+        told = _told(dialect)
+        for path, turned in ((path, turned) for path, turned in dialect.turns.items() if path in told):
             operation = _post_turn(turned, schema_of[turned.kind], dialect.media_type, error)
             paths.setdefault(path, {})["post"] = operation
-        for plain in (one for one in dialect.plain if one.header is None):
+        for plain in (one for one in dialect.plain if one.header is None and one.path in told):
             operation = _plain(plain, schema_of.get(plain.kind), error)
             paths.setdefault(plain.path.replace(":path}", "}"), {})[plain.method.lower()] = operation
     found: dict[str, Any] = {
@@ -76,6 +77,12 @@ def document(version: str, dialects: Sequence[Dialect], *, keys_are_wanted: bool
         }
         found["security"] = [{"key": []}, {"x-api-key": []}]
     return found
+
+
+def _told(dialect: Dialect) -> set[str]:
+    """Its paths, but those that are others without their `/v1`."""
+    paths = {*dialect.turns, *(one.path for one in dialect.plain)}
+    return {path for path in paths if f"/v1{path}" not in paths}
 
 
 def _error_name(dialect: Dialect, dialects: Sequence[Dialect]) -> str:
@@ -94,6 +101,7 @@ def _own_paths() -> dict[str, Any]:
             "get": follow | {"parameters": [_in_path("turn"), _MODEL]},
             "delete": stop | {"parameters": [_in_path("turn")]},
         },
+        "/cluster": {"get": _operation("Boards, models, queues and workers, and one's own turns in work", (401, 503))},
         "/health": {"get": _operation("Whether turns are taken", (503,))},
         "/health/live": {"get": _operation("Whether the process runs")},
         "/health/ready": {"get": _operation("Whether turns are taken", (503,))},

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
-from producers.gateway.bodies import read
+from producers.gateway.bodies import Harmless, read
 from producers.gateway.dialect import TurnRequest
 from producers.gateway.errors import unsupported
 
@@ -14,10 +14,12 @@ MAX_IGNORED = 32
 """Fields that a header names."""
 
 
-def posted[T: TurnRequest](body: bytes, kind: Callable[..., T], *, is_strict: bool = False) -> tuple[T, list[str]]:
+def posted[T: TurnRequest](
+    body: bytes, kind: Callable[..., T], harmless: Mapping[str, Harmless] | None = None, *, is_strict: bool = False
+) -> tuple[T, list[str]]:
     """A body as a request, and the fields that ask for what is not done; a strict gateway refuses them. Raises
     ApiError, which names the field that is wrong."""
-    request, ignored = read(body, cast(type[T], kind))
+    request, ignored = read(body, cast(type[T], kind), harmless)
     ignored += request.ignored
     if ignored and is_strict:
         raise unsupported(ignored[0])

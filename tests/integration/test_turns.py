@@ -43,6 +43,25 @@ async def until_settled(nc: NatsConnection) -> None:
 # --- The path of a turn ---
 
 
+async def test_an_answer_that_is_begun_is_gone_on_with_and_the_next_turn_goes_on_from_the_whole(
+    client: Client, start_worker: StartWorker
+) -> None:
+    question, begun = Message("user", "hello"), Message("assistant", "I ")
+    async with start_worker(FakeEngine(answer="say so.")):
+        answer = client.ask("m", [question, begun])
+        assert "".join([chunk.text async for chunk in answer]) == answer.done.text == "say so."
+        assert answer.done.usage.completion_tokens == len("say so.")
+        following = [question, Message("assistant", "I say so."), Message("user", "Why?")]
+        second = await client.ask("m", following, conversation=answer.turn.conversation)
+    assert answer.done.usage.prompt_tokens == len("user: hello\nassistant: I ") + 1
+    assert second.usage.cached_tokens == answer.done.usage.prompt_tokens + len("say so.")
+
+
+async def test_a_lone_system_message_is_answered(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker(FakeEngine(answer="Yes.")):
+        assert (await client.ask("m", [Message("system", "Say yes.")])).text == "Yes."
+
+
 async def test_an_answer_streams_back_token_by_token(client: Client, start_worker: StartWorker) -> None:
     async with start_worker():
         answer = client.ask("m", "hello")
@@ -137,7 +156,7 @@ async def test_stop_strings_and_limits_end_an_answer(client: Client, start_worke
     async with start_worker():
         stopped = await client.ask("m", "one two three", sampling=Sampling(stop=("two",)))
         cut = await client.ask("m", "one two three", sampling=Sampling(max_tokens=4))
-    assert (stopped.text, stopped.finish_reason) == ("echo one ", "stop")
+    assert (stopped.text, stopped.finish_reason, stopped.stop) == ("echo one ", "stop", "two")
     assert (cut.text, cut.finish_reason) == ("echo", "length")
 
 

@@ -277,3 +277,18 @@ async def test_a_vocabulary_of_262144_tokens_follows_a_schema() -> None:
     finally:
         model.vocabulary.matcher_process.close()
         model.close()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+async def test_a_schema_is_of_what_was_begun_too(bench: Start, grammars: GrammarChecker, temperature: float) -> None:
+    one = bench()
+    gbnf, begun = await gbnf_of(POINT, grammars), '{"x":'
+    tokens = one.model.vocabulary.tokenize(begun, template_spans=[], add_bos=False)
+    sampling = Sampling(max_tokens=200, temperature=temperature, seed=3)
+    one.submit("point", [*prompt(40), *tokens], sampling, gbnf=gbnf, begun=tuple(tokens))
+    one.run()
+    assert one.finished("point").reason == "stop"
+    jsonschema.validate(json.loads(begun + one.text("point")), POINT)
+    one.submit("other", prompt(40), sampling, gbnf=gbnf, begun=(tokens[-1],))
+    one.run()
+    assert one.rejected("other").code == "invalid_grammar"

@@ -30,6 +30,8 @@ from broker.messages import (
 
 TURN: dict[str, Any] = {"v": 1, "id": "t", "conversation": "c", "messages": [{"role": "user", "content": "hi"}]}
 
+CALL = {"id": "abcdefghi", "name": "lamp", "arguments": "{}"}
+
 calls = st.builds(ToolCall, st.text("abc9", min_size=1, max_size=9), st.just("lamp"), st.text())
 messages = (
     st.builds(Message, st.just("user"), st.text())
@@ -133,7 +135,10 @@ def test_any_map_is_a_turn_or_an_invalid_message(fields: dict[str, Any]) -> None
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "assistant", "content": "x"}], "raw": True}, "messages[0].role"),
+        ({"messages": [{"role": "assistant", "content": "", "reasoning": "x"}]}, "messages[0].reasoning"),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "system", "content": "", "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
         ({"messages": "hi"}, "messages"),
         ({"sampling": {"max_tokens": 0}}, "sampling.max_tokens"),
         ({"sampling": {"max_tokens": -1}}, "sampling.max_tokens"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_what_is_not_done_is_named_where_it_asks_for_something() -> None:
 def test_what_cannot_be_done_is_refused_by_its_name(more: dict[str, Any], words: str) -> None:
     error = refusal(**more)
     assert error_body(error) == {"error": error.message}
-    assert pytest.raises(ApiError, asked, **more).match(words)
+    assert re.search(words, error.message)
 
 
 def test_formats_are_schemas() -> None:
@@ -300,7 +301,7 @@ def test_a_whole_answer_is_one_object() -> None:
 
 def test_a_failure_is_a_status_and_one_text_and_in_a_stream_the_last_line() -> None:
     error = error_of(Failed("prompt_too_long", "900 tokens, and the context holds 512"))
-    assert (error.status, "exceeds the context length" in error.message) == (400, True)
+    assert (error.status, "maximum context length is 512 tokens" in error.message) == (400, True)
     assert error_of(Failed("invalid_grammar", "sampling.json_schema: x")).message == "format: x"
     assert error_of(Failed("deadline", "late")).status == 408
     assert error_of(Failed("odd", "x")).status == 500

@@ -10,7 +10,8 @@ import pytest
 from broker.messages import Message
 from producers.gateway.errors import ApiError
 from producers.gateway.naming import conversation_of
-from producers.gateway.openai.requests import ChatRequest, CompletionRequest
+from producers.gateway.openai.chat import ChatRequest
+from producers.gateway.openai.completions import CompletionRequest
 from producers.gateway.posted import posted, shown
 from tests.unit.test_dialect import HI, request
 

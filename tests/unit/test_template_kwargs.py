@@ -11,7 +11,8 @@ from broker import codec
 from broker.errors import InvalidMessage
 from broker.messages import Message, Remembered, Turn
 from broker.messages.template_kwargs import TAKEN, canonical
-from producers.gateway.openai.requests import ChatRequest, CompletionRequest
+from producers.gateway.openai.chat import ChatRequest
+from producers.gateway.openai.completions import CompletionRequest
 from producers.gateway.posted import posted
 from tests.fakes import FakeRenderer, FakeVocabulary
 from workers.prompts.history import History

@@ -90,7 +90,10 @@ def test_a_turn_without_tools_is_on_the_wire_as_it_was() -> None:
         ({"messages": [{**QUESTION, "tool_call_id": "c1"}]}, "messages[0].tool_call_id"),
         ({"messages": [{**QUESTION, "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
         ({"messages": [{**QUESTION, "reasoning": "x"}]}, "messages[0].reasoning"),
-        ({"messages": [QUESTION, {"role": "assistant", "content": "", "tool_calls": [CALL]}]}, "messages[1].role"),
+        (
+            {"messages": [QUESTION, {"role": "assistant", "content": "", "tool_calls": [CALL]}]},
+            "messages[1].tool_calls",
+        ),
         (
             {"messages": [{"role": "assistant", "content": "", "tool_calls": [CALL] * 129}, QUESTION]},
             "messages[0].tool_calls",

@@ -108,6 +108,11 @@ class Syntax:
         """The same with other marks around thoughts."""
         return replace(self, thoughts=thoughts)
 
+    @property
+    def behind_text(self) -> Syntax:
+        """The same for the rest of an answer whose text has begun: no thought comes, and no call without a mark."""
+        return replace(self, bare="", thoughts=None, whole=None)
+
     def thinks_after(self, prompt: str) -> bool:
         """Whether an answer to that prompt begins within a thought, as the template opened it."""
         return self.thoughts is not None and self.thoughts.are_open(prompt)

@@ -125,9 +125,11 @@ class Outputs:
         grammar: HeldText | CallFollower | None = None
         if job.calls is not None:
             grammar = job.calls.follow(self._engine.vocabulary.piece)
-            grammar.replay(answer)
+            grammar.replay([*job.begun, *answer])
         elif job.gbnf is not None and not (thought is not None and thought.awaits_grammar):
-            grammar = HeldText(job.gbnf, answer[thought.num_before_grammar if thought is not None else 0 :])
+            grammar = HeldText(
+                job.gbnf, [*job.begun, *answer[thought.num_before_grammar if thought is not None else 0 :]]
+            )
         foresee = functools.partial(self._foresee, active.sequence)
         active.sampler = self._engine.sampler(job.sampling, tokens, grammar, foresee, len(answer))
 

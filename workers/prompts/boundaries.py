@@ -55,7 +55,8 @@ def boundaries(
     else:
         same = before(end + common_prefix([*map(ord, rendered.text[end:])], [*map(ord, header)]))
         certain = same[: _num_certain(vocabulary, same)]
-        found.add(max(common_prefix(one, tokens) for one in (before(end), certain)))
+        # An answer that is begun goes on right behind its text.
+        found.add(min(max(common_prefix(one, tokens) for one in (before(end), certain)), len(tokens) - 1))
     return tuple(sorted(at for at in found if 0 < at < len(tokens)))
 
 

@@ -9,47 +9,20 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
-import msgspec
-from msgspec import Struct
-
-from broker.conversations import chain, name_of, next_name
-from broker.messages import Earlier, Message, Remembered, Tool, ToolCall, Turn, Written
+from broker.conversations import answered, chain, name_of, next_name
+from broker.messages import Earlier, Message, Remembered, ToolCall, Turn, Written
+from workers.calls.syntax import Thoughts
 from workers.engine.protocol import Vocabulary
 from workers.engine.slots import common_prefix
 from workers.kv.index import TOKEN_BYTES, packed
-from workers.prompts.besides import given_besides, offered, plain, variables, without_thoughts
+from workers.prompts.begun import begun, rendered
+from workers.prompts.besides import given_besides, without_thoughts
 from workers.prompts.boundaries import boundaries
-from workers.prompts.rendered import Rendered
+from workers.prompts.known import Known, Told, goes_on
+from workers.prompts.rendered import Rendered, Renderer
 from workers.prompts.spoken import as_spoken, ends_with
-
-BLOCK_BYTES = 1024
-
-
-def block_size(num_bytes: int) -> int:
-    """At least so many bytes: a power of two of BLOCK_BYTES, or one and a half."""
-    size = BLOCK_BYTES
-    while size < num_bytes:
-        size *= 2
-    return size // 4 * 3 if size // 4 * 3 >= max(num_bytes, BLOCK_BYTES) else size
-
-
-class Renderer(Protocol):
-    """Renders a conversation with the model's chat template. TemplateRenderer does, and so do the tests' fakes."""
-
-    async def render(
-        self,
-        messages: tuple[Message, ...],
-        exact: Collection[int] = (),
-        kwargs: dict[str, Any] | None = None,
-        tools: tuple[Tool, ...] = (),
-    ) -> Rendered:
-        """The prompt of a conversation, with the texts of the messages `exact` as they were said; `kwargs` are
-        variables for the template, `tools` what it offers. Raises TurnRejected."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -67,77 +40,6 @@ class Prompt:
     """Positions in the tokens that other conversations, or this one, come back to; empty where nobody asks for them."""
 
 
-class _Told(Struct, frozen=True):
-    """How a conversation stood when its last answer was over."""
-
-    messages: tuple[Message, ...]
-    prompt_text: str
-    given_besides: str = ""
-    """What its template was given besides the messages."""
-    num_told_anew: int = 0
-    written: Written | None = None
-    """The last answer, where it is more than its text."""
-
-
-@dataclass(frozen=True)
-class _Known:
-    """A conversation in one block of memory, of one of few sizes: blocks of all lengths leave holes when they go that
-    nothing fits into, and a worker's heap grew by those for hours."""
-
-    block: bytes
-    num_text_bytes: int
-    num_tokens: int
-    num_messages: int
-    conversation: str
-    num_kept: int
-    """Tokens in the block."""
-
-    @classmethod
-    def of(cls, told: _Told, numbers: bytes, conversation: str) -> _Known:
-        text = msgspec.json.encode(told)
-        size = len(text) + len(numbers)
-        block = b"".join((text, numbers, bytes(block_size(size) - size)))
-        num_tokens = len(numbers) // TOKEN_BYTES
-        num_written = len(told.written.tokens) // TOKEN_BYTES if told.written is not None else 0
-        return cls(block, len(text), num_tokens, len(told.messages), conversation, num_tokens + num_written)
-
-    @property
-    def told(self) -> _Told:
-        return msgspec.json.decode(self.block[: self.num_text_bytes], type=_Told)
-
-    @property
-    def packed_tokens(self) -> bytes:
-        return self.block[self.num_text_bytes : self.num_text_bytes + self.num_tokens * TOKEN_BYTES]
-
-    @property
-    def tokens(self) -> list[int]:
-        return array("i", self.packed_tokens).tolist()
-
-    def as_written(self, told: _Told, rendered: Rendered) -> tuple[list[int], int] | None:
-        """The tokens of prompt and answer as the model wrote it, and the length of their text; None where the template
-        does not write the very same, or somebody else says a part of it."""
-        written, answer = told.written, len(told.messages) - 1
-        if written is None:
-            return None
-        text = told.prompt_text + written.text
-        if not rendered.text.startswith(text):
-            return None
-        if any(index > answer and begin < len(text) for index, begin, _ in rendered.contents):
-            return None
-        return [*self.tokens[: written.num_before], *array("i", written.tokens)], len(text)
-
-    def as_said(self, told: _Told, rendered: Rendered) -> tuple[list[int], int] | None:
-        """The tokens of prompt and answer as it was sent, and the length of their text; None where the template tells
-        history otherwise than it was told at the time."""
-        answer = len(told.messages) - 1
-        said, begin = told.messages[answer].content, len(told.prompt_text)
-        end = begin + len(said)
-        has_place = not said or (answer, begin, end) in rendered.contents
-        if not has_place or not rendered.text.startswith(told.prompt_text + said):
-            return None
-        return self.tokens, end
-
-
 def without_oldest(messages: tuple[Message, ...]) -> tuple[Message, ...] | None:
     """A conversation without its oldest turn: what is said at its beginning by `system` stays. None when only the last
     turn is left."""
@@ -151,13 +53,6 @@ def _num_told_anew(remembered: Remembered, num_messages: int) -> int:
     return num_messages - 1 if remembered.num_told_anew is None else remembered.num_told_anew
 
 
-def _goes_on(turn: Turn, told: _Told) -> bool:
-    """Whether the turn's prompt begins as that one did, by what both were made of."""
-    if given_besides(turn) != told.given_besides:
-        return False
-    return [*map(plain, turn.messages[: len(told.messages)])] == [*map(plain, told.messages)]
-
-
 class History:
     """The tokens of the conversations that this worker answered lately."""
 
@@ -166,6 +61,7 @@ class History:
         renderer: Renderer,
         vocabulary: Vocabulary,
         *,
+        thoughts: Thoughts | None = None,
         max_tokens: int = 2_000_000,
         raw_as_text: bool = False,
         by_text: bool = False,
@@ -173,18 +69,19 @@ class History:
     ) -> None:
         """With `by_text` a prompt is made of what the messages say and of nothing else: then the same turn is the same
         tokens with every worker, also one that remembers nothing. With `has_boundaries` a chat's prompts say where
-        conversations part in them.
+        conversations part in them. `thoughts` are the marks around the model's.
 
         With `raw_as_text` no control token is recognised in a raw prompt. By default all are, as it is the client's
         own from end to end; but none in one that is scored: what is compared there are texts."""
         self._renderer = renderer
         self._vocabulary = vocabulary
+        self._thoughts = thoughts
         self._raw_as_text = raw_as_text
         self._by_text = by_text
         self._has_boundaries = has_boundaries
         self._max_tokens = max_tokens
         self._num_tokens = 0
-        self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], Known] = OrderedDict()
         """By client and what was said."""
         self._latest: dict[tuple[str, str], str] = {}
         """By client and conversation, what was said in it last."""
@@ -201,32 +98,29 @@ class History:
             return prompt
         known = self._last_known(client, turn)
         told = known.told if known is not None else None
-        if known is None or told is None or not _goes_on(turn, told):
+        if known is None or told is None or not goes_on(turn, told):
             return await self._told_anew(turn)
         if self._by_text:
             prompt = await self._told_anew(turn)
             return replace(prompt, num_known=common_prefix(prompt.tokens, known.tokens))
         answer = len(told.messages) - 1
         exact = [index for index in range(told.num_told_anew, answer + 1) if told.messages[index].role == "assistant"]
-        rendered = await self._rendered(turn, exact)
-        found = known.as_written(told, rendered) or known.as_said(told, rendered)
+        whole = await rendered(self._renderer, turn, exact, self._thoughts)
+        found = known.as_written(told, whole) or known.as_said(told, whole)
         if found is None:
             return await self._told_anew(turn)
         tokens, rest = found
-        tail = self._vocabulary.tokenize(
-            rendered.text[rest:], template_spans=rendered.template_spans(rest), add_bos=False
-        )
-        prompt = Prompt(rendered, [*tokens, *tail], len(tokens), told.num_told_anew)
+        tail = self._vocabulary.tokenize(whole.text[rest:], template_spans=whole.template_spans(rest), add_bos=False)
+        prompt = Prompt(whole, [*tokens, *tail], len(tokens), told.num_told_anew)
         return self._with_boundaries(turn, prompt, known_text=rest)
 
     async def _told_anew(self, turn: Turn) -> Prompt:
-        prompt = self._tokenized(await self._rendered(turn))
-        return self._with_boundaries(turn, replace(prompt, num_told_anew=len(turn.messages)))
+        prompt = self._tokenized(await rendered(self._renderer, turn, thoughts=self._thoughts))
+        # What is begun goes on, and is in the next prompt as it is in this one.
+        num_told = len(turn.messages) - bool(begun(turn))
+        return self._with_boundaries(turn, replace(prompt, num_told_anew=num_told))
 
-    async def _rendered(self, turn: Turn, exact: Collection[int] = ()) -> Rendered:
-        return await self._renderer.render(turn.messages, exact, variables(turn), offered(turn))
-
-    def _last_known(self, client: str, turn: Turn) -> _Known | None:
+    def _last_known(self, client: str, turn: Turn) -> Known | None:
         """Of the answers that the turn's history holds, the last one that was given here."""
         names = (name for _, name in reversed(chain(turn.messages)))
         return next((known for name in names if (known := self._known.get((client, name))) is not None), None)
@@ -261,6 +155,11 @@ class History:
             shared += 1
         return tokens, min(shared, len(tokens) - 1)
 
+    def begun_tokens(self, turn: Turn) -> tuple[int, ...]:
+        """Those that spell what the turn's answer goes on behind."""
+        text = begun(turn)
+        return tuple(self._vocabulary.tokenize(text, template_spans=[], add_bos=False)) if text else ()
+
     def remember(
         self,
         client: str,
@@ -274,12 +173,12 @@ class History:
         """Notes an answer: `tokens` are the prompt's and the answer's, `text` and `calls` what the client was sent,
         `written` what the answer's tokens spell, marks and thoughts too, where that is more than its text. Returns the
         name of the conversation that goes on from it."""
-        num_prompt = len(prompt.tokens)
-        as_written = None if written is None else Written(written, packed(tokens[num_prompt:]), num_prompt)
+        num_prompt, before = len(prompt.tokens), begun(turn)
+        as_written = None if written is None else Written(before + written, packed(tokens[num_prompt:]), num_prompt)
         tokens = tokens[:num_prompt] + as_spoken(self._vocabulary, tokens[num_prompt:], text)
-        told = _Told(
-            (*map(without_thoughts, turn.messages), Message("assistant", text, calls)),
-            prompt.rendered.text,
+        told = Told(
+            tuple(map(without_thoughts, answered(turn.messages, text, calls))),
+            prompt.rendered.text.removesuffix(before),
             given_besides(turn),
             prompt.num_told_anew,
             as_written,
@@ -288,7 +187,7 @@ class History:
         # What it was before is kept for one turn more: another chat may say the same so far, or this one go back.
         for _, name in chain(turn.messages)[:-1]:
             self._forget((client, name))
-        self._keep(client, _Known.of(told, array("i", tokens).tobytes(), conversation), told)
+        self._keep(client, Known.of(told, array("i", tokens).tobytes(), conversation), told)
         return conversation
 
     def is_current(self, client: str, turn: Turn) -> bool:
@@ -307,7 +206,7 @@ class History:
             told.messages, told.prompt_text, tokens, told.given_besides, told.num_told_anew, before, told.written
         )
 
-    def _before(self, client: str, told: _Told, tokens: bytes) -> Earlier | None:
+    def _before(self, client: str, told: Told, tokens: bytes) -> Earlier | None:
         """The answer before the last one, where it is known and the last one's prompt was made of it."""
         names = [name for _, name in chain(told.messages)]
         known = self._known.get((client, names[-2])) if len(names) > 1 else None
@@ -326,7 +225,7 @@ class History:
         known = self._known.get((client, self._latest.get((client, conversation), "")))
         num_known = known.num_messages if known is not None else 0
         if len(remembered.tokens) % TOKEN_BYTES == 0 and num_known < len(remembered.messages):
-            told = _Told(
+            told = Told(
                 remembered.messages,
                 remembered.prompt_text,
                 remembered.given_besides,
@@ -334,7 +233,7 @@ class History:
                 remembered.written if self._is_written(remembered) else None,
             )
             if (before := remembered.before) is not None:
-                earlier = _Told(
+                earlier = Told(
                     told.messages[: before.num_messages],
                     told.prompt_text[: before.num_characters],
                     told.given_besides,
@@ -354,13 +253,13 @@ class History:
         is_within = written.num_before * TOKEN_BYTES <= len(remembered.tokens)
         return is_within and self._has_all(array("i", written.tokens))
 
-    def _adopt(self, client: str, conversation: str, told: _Told, tokens: bytes) -> None:
+    def _adopt(self, client: str, conversation: str, told: Told, tokens: bytes) -> None:
         numbers = array("i", tokens)
         # What does not end with its answer is an older release's, which remembered stop texts too.
         if told.messages and self._has_all(numbers) and ends_with(self._vocabulary, numbers, told.messages[-1].content):
-            self._keep(client, _Known.of(told, tokens, conversation), told)
+            self._keep(client, Known.of(told, tokens, conversation), told)
 
-    def _keep(self, client: str, known: _Known, told: _Told) -> None:
+    def _keep(self, client: str, known: Known, told: Told) -> None:
         said = name_of(told.messages)
         self._forget((client, said))
         self._known[client, said] = known

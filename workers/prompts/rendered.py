@@ -1,8 +1,12 @@
-"""A prompt's text, and which part of it is whose."""
+"""A prompt's text, which part of it is whose, and who renders it."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any, Protocol
+
+from broker.messages import Message, Tool
 
 
 @dataclass(frozen=True)
@@ -28,3 +32,18 @@ class Rendered:
         """The text before a position, and the contents there."""
         contents = [(index, begin, min(end, at)) for index, begin, end in self.contents if begin < at]
         return Rendered(self.text[:at], contents)
+
+
+class Renderer(Protocol):
+    """Renders a conversation with the model's chat template. TemplateRenderer does, and so do the tests' fakes."""
+
+    async def render(
+        self,
+        messages: tuple[Message, ...],
+        exact: Collection[int] = (),
+        kwargs: dict[str, Any] | None = None,
+        tools: tuple[Tool, ...] = (),
+    ) -> Rendered:
+        """The prompt of a conversation, with the texts of the messages `exact` as they were said; `kwargs` are
+        variables for the template, `tools` what it offers. Raises TurnRejected."""
+        ...

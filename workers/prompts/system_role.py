@@ -66,8 +66,9 @@ def merged(messages: list[dict[str, Any]], where: SystemRole) -> list[dict[str, 
             found[0] = message | {"content": _joined([found[0]["content"], message["content"]])}
         else:
             found.append(message)
-    if waiting:  # nothing of the user's follows: a message of its own
-        found.append({"role": "user", "content": _joined(waiting)})
+    if waiting:  # nothing of the user's follows: a message of its own, in front of an answer that is begun
+        is_begun = bool(found) and messages[-1]["role"] == "assistant"
+        found.insert(len(found) - is_begun, {"role": "user", "content": _joined(waiting)})
     return found
 
 

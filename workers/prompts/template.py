@@ -88,7 +88,8 @@ def render(
         text = _compiled(template).render(
             _dated(date) | {name: of_client(value) for name, value in (kwargs or {}).items()},
             messages=merged(said, system_role),
-            add_generation_prompt=True,
+            # An answer that is begun goes on within its message.
+            add_generation_prompt=not messages or messages[-1]["role"] != "assistant",
             bos_token=bos_token,
             eos_token=eos_token,
             tools=offered or _NoTools(),

@@ -19,7 +19,7 @@ from broker.discovery import CHAT, OF_RELEASE, RAW, SCORE, THINKING, TOOLS, Load
 from broker.errors import OtherFile, TurnRejected
 from broker.messages import Message
 from broker.process import pid_namespace
-from workers.prompts.history import Renderer
+from workers.prompts.rendered import Renderer
 from workers.worker_options import WorkerOptions
 
 PLAIN_ABILITIES = (RAW, SCORE, *OF_RELEASE)

@@ -19,6 +19,7 @@ from workers.calls.syntax import Syntax, Tool
 from workers.calls.thought_tokens import ThoughtTokens
 from workers.engine.detokenizer import Detokenizer
 from workers.engine.thoughts import Thinking
+from workers.prompts.begun import is_begun
 from workers.prompts.besides import budget_of, must_call, offered
 
 _ID_CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -133,19 +134,23 @@ class AnswerReaders:
         """Whether the model may think before it answers."""
         return self.syntax is not None and self.syntax.thoughts is not None
 
+    def _syntax(self, turn: Turn) -> Syntax | None:
+        """The syntax of the turn's answer, as far as there is anything but text to be found in it; None for nothing."""
+        if self.syntax is None or turn.raw or turn.continuations:
+            return None
+        syntax = self.syntax.behind_text if is_begun(turn) else self.syntax
+        return syntax if syntax.thoughts is not None or offered(turn) else None
+
     def reads(self, turn: Turn) -> bool:
         """Whether there is anything but text to be found in the turn's answer."""
-        if self.syntax is None or turn.raw or turn.continuations:
-            return False
-        return self.syntax.thoughts is not None or bool(offered(turn))
+        return self._syntax(turn) is not None
 
     def held_syntax(self, turn: Turn) -> Syntax | None:
         """The syntax of the turn's calls, where a grammar holds them: without what no grammar has."""
-        if not self.holds or self.syntax is None or not can_hold(self.syntax):
+        syntax = self._syntax(turn)
+        if not self.holds or syntax is None or not can_hold(syntax) or not offered(turn):
             return None
-        if not self.reads(turn) or not offered(turn):
-            return None
-        return held(self.syntax, beside_text=turn.sampling.json_schema is not None)
+        return held(syntax, beside_text=turn.sampling.json_schema is not None)
 
     def read_again(self, reader: AnswerReader, turn: Turn, tokens: Sequence[int]) -> Told:
         """What an earlier worker has sent of the turn's answer, these tokens, by which the reader knows where in it it
@@ -166,23 +171,23 @@ class AnswerReaders:
 
     def of(self, turn: Turn, prompt: str, *, is_held: bool = False) -> AnswerReader:
         """Of the turn's answer, which follows that prompt; `is_held`: a grammar does hold its calls."""
-        if self.syntax is None or not self.reads(turn):
-            return AnswerReader(turn.id)
-        return AnswerReader(turn.id, self._parser(self.syntax, turn, prompt, is_held))
+        syntax = self._syntax(turn)
+        return AnswerReader(turn.id, self._parser(syntax, turn, prompt, is_held) if syntax is not None else None)
 
     def thinking(self, turn: Turn, prompt: str, *, is_held: bool = False) -> Thinking | None:
         """What the engine has to know of the turn's thoughts; None where it lets the model think as it likes, and
         where the model has no thoughts."""
-        thoughts = self.syntax.thoughts if self.syntax is not None else None
+        syntax = self._syntax(turn)
+        thoughts = syntax.thoughts if syntax is not None else None
         sampling, budget = turn.sampling, budget_of(turn.sampling.thinking)
         has_grammar = sampling.grammar is not None or sampling.json_schema is not None
         goes_on = has_grammar or must_call(turn)
-        if self.syntax is None or thoughts is None or not self.reads(turn) or (budget is None and not goes_on):
+        if syntax is None or thoughts is None or (budget is None and not goes_on):
             return None
         # Behind a thought that is a message a call may follow as well: only the second time it has to be the answer.
         first = (thoughts.end,) if offered(turn) else ()
         return Thinking(
-            parser=partial(self._parser, self.syntax, turn, prompt, is_held),
+            parser=partial(self._parser, syntax, turn, prompt, is_held),
             begin=thoughts.begin,
             closings=(*first, thoughts.end + thoughts.answer),
             answer=thoughts.answer,

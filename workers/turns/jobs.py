@@ -10,6 +10,7 @@ from broker.errors import TurnRejected
 from broker.messages import Sampling, Turn
 from broker.priorities import BATCH
 from workers.engine.events import Job
+from workers.prompts.begun import schema_holds
 from workers.prompts.history import History, Prompt, without_oldest
 from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
 from workers.turns.holding import Holding
@@ -53,6 +54,8 @@ class JobMaker:
     async def make(self, work: Work) -> tuple[Job, Prompt]:
         """The turn's job and its prompt; notes what was left out of it. Raises TurnRejected."""
         turn, client = work.turn, work.address.client
+        if turn.kind == "embed":
+            raise TurnRejected("unsupported", "kind: the model writes text: it makes no vectors")
         prompt = await self._prompt(work)
         if not prompt.tokens and not turn.continuations:
             raise TurnRejected("empty_prompt", "messages: the prompt has no tokens, and the model adds none of its own")
@@ -72,7 +75,9 @@ class JobMaker:
             gbnf=await self._grammars.gbnf(turn.sampling, client) if calls is None else None,
             calls=calls,
             continuations=continuations,
+            begun=self._history.begun_tokens(turn) if schema_holds(turn) else (),
             boundaries=prompt.boundaries,
+            tells_progress=turn.progress,
             shown=self._readers.shown if self._readers.reads(turn) else {},
             thinking=self._readers.thinking(turn, prompt.rendered.text, is_held=calls is not None),
         )

@@ -43,7 +43,8 @@ ERROR_SCHEMA: dict[str, Any] = {
 def error_of(failed: Failed) -> ApiError:
     """What a failed turn is to the API."""
     error = failures.error_of(failed, {"sampling.json_schema": "output_config.format.schema"})
-    if failed.code == "prompt_too_long" and error.facts:
+    if failed.code == "prompt_too_long" and (facts := error.facts):
         # The words by which the API's clients know that they must shorten their history.
-        error.message = f"prompt is too long: {error.facts['n_prompt_tokens']} tokens > {error.facts['n_ctx']} maximum"
+        message = f"prompt is too long: {facts['n_prompt_tokens']} tokens > {facts['n_ctx']} maximum"
+        return ApiError(error.status, message, param=error.param, code=error.code, facts=facts)
     return error

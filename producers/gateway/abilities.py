@@ -1,0 +1,19 @@
+"""What a worker must be able to do for a turn, beyond what every release could. Pure."""
+
+from __future__ import annotations
+
+from broker.discovery import PENALTIES, PREFILL
+from producers.gateway.dialect import Asked
+
+
+def abilities_for(asked: Asked) -> frozenset[str]:
+    """In the words of `broker/discovery.py`."""
+    sampling, found = asked.sampling, set(asked.can)
+    if sampling.presence_penalty or sampling.frequency_penalty or sampling.logit_bias:
+        found.add(PENALTIES)
+    if asked.history and asked.history[-1].role in ("assistant", "system"):
+        found.add(PREFILL)
+    found |= {name for name in ("suffix", "prompt", "echo") if asked.more.get(name)}
+    if asked.more.get("kind") == "prompt":
+        found.add("prompt")
+    return frozenset(found)

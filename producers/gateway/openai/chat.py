@@ -1,0 +1,171 @@
+"""`POST /v1/chat/completions`: a chat's next turn. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from broker.errors import InvalidMessage
+from broker.messages import Message, check_messages
+from broker.messages.tools import check_tools
+from broker.messages.turns import Thinking
+from producers.gateway.dialect import NOTHING, Asked, Offer
+from producers.gateway.errors import ApiError, unsupported
+from producers.gateway.openai.answers import Writer
+from producers.gateway.openai.chat_messages import ChatMessage
+from producers.gateway.openai.formats import ResponseFormat
+from producers.gateway.openai.requests import MAX_TOP_LOGPROBS, MOST_TOKENS, Common
+from producers.gateway.openai.tools import Choice, FunctionTool, choice_of, param_of
+
+ThoughtTokens = Annotated[int, Meta(ge=-1, le=MOST_TOKENS)]
+"""-1 is as many as the model likes."""
+NumLogprobs = Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A chat, whose last message is answered, or gone on with where it is the assistant's."""
+
+    messages: Annotated[tuple[ChatMessage, ...], Meta(min_length=1, max_length=10_000)]
+    logprobs: bool | NumLogprobs | None = None
+    top_logprobs: NumLogprobs | None = None
+    n_probs: NumLogprobs | None = None
+    response_format: ResponseFormat | None = None
+    tools: tuple[FunctionTool, ...] | None = None
+    tool_choice: Choice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
+    reasoning_budget_tokens: ThoughtTokens | None = None
+    thinking_budget_tokens: ThoughtTokens | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+
+    def check(self) -> None:
+        """Raises ApiError for what is understood and cannot be done."""
+        super().check()
+        for index, one in enumerate(self.messages):
+            if (missing := one.missing) is not None:
+                field = f"messages[{index}].{missing}"
+                raise ApiError(400, f"{field} is required", param=field, code="missing_required_parameter")
+        try:
+            check_messages(self.history)
+        except InvalidMessage as error:
+            raise ApiError(400, error.reason, param=param_of(error.field)) from None
+        self._check_ending()
+        self._check_tools()
+        if self.top_logprobs and self.logprobs in (None, False):
+            raise ApiError(400, "top_logprobs wants logprobs: true", param="top_logprobs")
+        if self.response_format is not None:
+            _ = self.response_format.wanted
+
+    def _check_ending(self) -> None:
+        """Whether a last message of the assistant's is gone on with is told by its being the last."""
+        is_answers = self.history[-1].role == "assistant"
+        if self.continue_final_message and (self.add_generation_prompt or not is_answers):
+            raise unsupported("continue_final_message", "wants a last message of the assistant's, and no new one")
+        if is_answers and len(self.history) > 1 and self.history[-2].role == "assistant":
+            field = f"messages[{len(self.history) - 1}].role"
+            raise ApiError(400, "two messages of the assistant's at the end: which one is gone on with?", param=field)
+
+    def _check_tools(self) -> None:
+        tools = tuple(one.tool for one in self.tools or ())
+        try:
+            check_tools(tools, choice_of(self.tool_choice))
+        except InvalidMessage as error:
+            param = param_of(error.field)
+            raise ApiError(400, f"{param}: {error.reason}", param=param) from None
+        if tools and self.grammar:
+            raise ApiError(400, "grammar: a grammar and tools cannot both be given", param="grammar")
+
+    @property
+    def offer(self) -> Offer:
+        """The tools that the model may call."""
+        if not self.tools:
+            return NOTHING
+        is_parallel = self.parallel_tool_calls is not False
+        return Offer(tuple(one.tool for one in self.tools), choice_of(self.tool_choice), is_parallel)
+
+    @property
+    def thinking(self) -> Thinking | None:
+        """As `reasoning_effort` says, and the budget, by either of its names."""
+        if self.reasoning_effort in ("none", "minimal"):
+            return "off"
+        budget = self.thinking_budget_tokens if self.reasoning_budget_tokens is None else self.reasoning_budget_tokens
+        if budget is not None and budget >= 0:
+            return budget
+        return None if self.reasoning_effort is None else "on"
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many of the likeliest tokens are told with each; None without log-probabilities. llama-server takes
+        their number as `n_probs`, too, and others as `logprobs`."""
+        if self.logprobs is True:
+            return self.top_logprobs or 0
+        return (self.logprobs if self.logprobs is not None else self.n_probs) or None
+
+    @property
+    def history(self) -> tuple[Message, ...]:
+        """The chat, the last message of which is to be answered. An assistant's that say nothing are left out at its
+        end: there are clients that send an empty answer back, to get another."""
+        found = [one.message for one in self.messages]
+        while (
+            len(found) > 1 and found[-1].role == "assistant" and not (found[-1].content.strip() or found[-1].tool_calls)
+        ):
+            found.pop()
+        return tuple(found)
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer must follow."""
+        return self.json_schema if self.response_format is None else self.response_format.wanted
+
+    @property
+    def template_kwargs(self) -> dict[str, Any] | None:
+        """Variables for the model's chat template."""
+        return self.chat_template_kwargs or None
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The names of participants; tools are known by their calls."""
+        named = (index for index, one in enumerate(self.messages) if one.name and one.role != "tool")
+        return (*super().ignored, *(f"messages[{index}].name" for index in named))
+
+    def asked(self) -> Sequence[Asked]:
+        """So many answers as are wanted, each with a seed of its own."""
+        return [
+            Asked(self.history, sampling, False, self.template_kwargs, self.offer, *self.with_progress)
+            for sampling in self.samplings()
+        ]
+
+    def writer(self, turn: str, model: str) -> Writer:
+        """Of its answers."""
+        return Writer(
+            turn,
+            model,
+            is_chat=True,
+            has_usage=self.wants_usage,
+            is_silent=self.is_silent,
+            num_answers=self.num_answers,
+            has_timings=bool(self.timings_per_token),
+        )
+
+
+class ChatWithoutTools(ChatRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The same for a gateway that leaves tools out: a model is free to call none where it need not."""
+
+    def _check_tools(self) -> None:
+        if self.tool_choice not in (None, "auto", "none"):
+            raise unsupported("tool_choice", "cannot demand a call: this gateway leaves tools out")
+
+    @property
+    def offer(self) -> Offer:
+        """Nothing."""
+        return NOTHING
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Tools besides."""
+        return (*(["tools"] if self.tools else []), *super().ignored)

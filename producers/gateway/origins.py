@@ -1,0 +1,106 @@
+"""Whose browser pages may ask. A page of any website runs in the browser of who looks at it, and reaches what that
+machine reaches: who needs no key must not become any website's model."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+LOOPBACK = r"https?://(localhost|[\w-]+\.localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?"
+APPLICATIONS = r"(app|file|tauri|vscode-webview|vscode-file|capacitor|chrome-extension|moz-extension)://.*"
+"""Programs of the machine's own; no website has such an origin."""
+OWN = re.compile(f"{LOOPBACK}|{APPLICATIONS}")
+EXPOSED = (
+    "Turnpike-Turn",
+    "Turnpike-Conversation",
+    "Turnpike-Model",
+    "Turnpike-Route",
+    "Turnpike-Ignored",
+    "Retry-After",
+    "x-should-retry",
+)
+METHODS = ("GET", "POST", "DELETE")
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Which ones may. Without any that are named: pages of this machine; with keys all, as no page knows a key.
+
+    `is_private`: no key is wanted, and the gateway listens to its own machine alone. Then a name that somebody else's
+    name server may resolve to this machine is no name of it either (DNS rebinding)."""
+
+    named: Sequence[str] = ()
+    are_keys_wanted: bool = False
+    is_private: bool = True
+
+    @property
+    def are_all(self) -> bool:
+        """Whether any page may ask."""
+        return "*" in self.named or (self.are_keys_wanted and not self.named)
+
+    def may(self, origin: str, host: str) -> bool:
+        """Whether a page of that origin may, where the gateway was asked for by that name: its own page may."""
+        if self.are_all or origin in self.named:
+            return True
+        return bool(OWN.fullmatch(origin)) or (origin.partition("://")[2] == host and self.knows(host))
+
+    def knows(self, host: str) -> bool:
+        """Whether the gateway may be asked for by that name."""
+        if not self.is_private or self.are_all:
+            return True
+        name = (urlsplit(f"//{host}").hostname or "").lower() if _is_name(host) else ""
+        if name in ("localhost", socket.gethostname().lower()) or name.endswith(".localhost"):
+            return True
+        if any(urlsplit(one).hostname == name for one in self.named):
+            return True
+        try:
+            return bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
+
+
+def _is_name(host: str) -> bool:
+    return re.fullmatch(r"[\w.:\[\]-]{1,255}", host) is not None
+
+
+class Doorkeeper:
+    """In front of the gateway: answers browsers that ask whether a page may, and lets no page in that may not."""
+
+    def __init__(self, app: ASGIApp, origins: Origins) -> None:
+        self._origins = origins
+        self._cors = CORSMiddleware(
+            app,
+            allow_origins=("*",) if origins.are_all else origins.named,
+            allow_origin_regex=None if origins.are_all else OWN.pattern,
+            allow_methods=METHODS,
+            allow_headers=("*",),
+            allow_private_network=True,
+            expose_headers=EXPOSED,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        origin, host = headers.get("origin"), headers.get("host", "")
+        if not self._origins.knows(host):
+            await _refused(f"this gateway is not called {host[:100]!r}: ask for it as localhost")(scope, receive, send)
+        elif origin is None or self._origins.may(origin, host):
+            await self._cors(scope, receive, send)
+        elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+            # Answered, with who may: a browser shows both to whoever wonders why.
+            own = {"Access-Control-Allow-Origin": f"http://{host or 'localhost'}", "Vary": "Origin"}
+            await PlainTextResponse("", 204, own)(scope, receive, send)
+        else:
+            await _refused("pages of that origin may not ask: see --origins")(scope, receive, send)
+
+
+def _refused(why: str) -> PlainTextResponse:
+    return PlainTextResponse(why + "\n", 403)
