@@ -265,15 +265,16 @@ async def test_it_installs_as_an_app(page: Page, start_worker: StartWorker, star
 async def test_models_that_answer_nobody_are_not_offered(
     page: Page, nats_server: EmbeddedServer, start_worker: StartWorker, start_gateway: StartGateway
 ) -> None:
-    await nats_server.ensure(["m", "vectors"])
+    await nats_server.ensure(["m", "vectors", "base"])
     async with (
         start_worker(can=(CHAT, RAW)),
+        start_worker(name="w3", model="base", can=(RAW,)),
         start_worker(name="w2", model="vectors", can=("embed",)),
         start_gateway() as url,
         httpx2.AsyncClient(base_url=url) as plain,
     ):
-        await visit(page, url)
-        await expect(page.locator("#model option")).to_have_text(["m", "auto"])
+        await visit(page, url, num_models=3)
+        await expect(page.locator("#model option")).to_have_text(["base", "m", "auto"])
         assert "vectors" in {one["id"] for one in (await plain.get("/v1/models")).json()["data"]}
 
 

@@ -60,13 +60,16 @@ const KEYS = {
   arrowdown: () => step(1),
 };
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !document.querySelector("dialog[open], [popover]:popover-open")) {
+  const isSearching = event.target === $("search") && $("search").value; // Escape empties it
+  if (event.key === "Escape" && !isSearching && !document.querySelector("dialog[open], [popover]:popover-open")) {
     if (document.body.classList.contains("listing")) { list(false); document.querySelector("main:not([hidden]) .tolist").focus(); }
     else stop(current());
   }
   if (!event.altKey || event.ctrlKey || event.metaKey) return;
-  const number = Number(event.key);
-  const deed = number ? () => $("conversations").querySelectorAll("button")[number - 1]?.click() : KEYS[event.key.toLowerCase()];
+  // With Alt some keyboards write other signs: then by its place.
+  const key = (/^[a-z]$/i.test(event.key) ? event.key : event.code.replace(/^(Key|Digit)/, "")).toLowerCase();
+  const number = Number(key);
+  const deed = number ? () => $("conversations").querySelectorAll("button")[number - 1]?.click() : KEYS[key];
   if (deed) { event.preventDefault(); deed(); }
 });
 

@@ -54,7 +54,7 @@ function draw({ boards, models, workers, turns, turns_of_others: others }) {
     (one) => one.model,
     (one) => one.state === "working" ? `working${one.worker ? ` at ${one.worker}` : ""}` : waits(one),
     (one) => one.tokens,
-    (one) => number(one.tokens_per_second, 1),
+    (one) => number(one.tokens ? one.tokens_per_second : null, 1),
     (one) => seconds(one.seconds),
   ], cancel);
   $("others").textContent = others ? `${others} ${others === 1 ? "turn" : "turns"} of others besides.` : "";

@@ -2,7 +2,7 @@
 import { ask, stop, statusOf } from "./answers.js";
 import { $, say } from "./dom.js";
 import { edit } from "./messages.js";
-import { current, draftOf, keepDraft, on, save } from "./store.js";
+import { current, draftOf, keepDraft, on } from "./store.js";
 import { last, path } from "./tree.js";
 
 const text = $("text");
@@ -26,8 +26,7 @@ function fit() {
 }
 
 function draft() {
-  keepDraft(current(), text.value);
-  save(current());
+  keepDraft(current(), text.value); // apart from its conversation, which may be long
   fit();
 }
 

@@ -181,6 +181,7 @@ on("ended", (conversation, node) => {
     box.querySelector(".actions").replaceWith(actions(one, versions));
     if (one.role === "assistant") showFacts(one, box);
   }
+  drawn.get(node).querySelector("h2").textContent = node.model || "Answer";
   grow(node, drawn.get(node));
   if (follows) toEnd();
 });

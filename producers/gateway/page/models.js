@@ -34,8 +34,8 @@ export function showChoices() {
 export async function readModels() {
   try {
     const { data } = await (await call("/v1/models")).json();
-    // One that makes vectors of texts, or has no template, answers nobody; earlier releases do not tell.
-    listed = data.filter(({ can = [] }) => !can.length || can.includes("chat"));
+    // One that makes vectors of texts answers nobody; earlier releases do not tell.
+    listed = data.filter(({ can = [] }) => !can.length || can.includes("chat") || can.includes("raw"));
     showChoices();
     say(listed.length ? "" : "no model is served just now");
     if (!listed.length) setTimeout(readModels, NOBODY_YET); // one may be on its way

@@ -30,6 +30,7 @@ export async function load() {
     state.conversations = await done(table("readonly").getAll());
   } catch { database = null; } // as a private window may have none: all is kept as long as it is open
   migrate();
+  for (const id of Object.keys(drafts)) if (!state.conversations.some((one) => one.id === id)) state.conversations.push(fresh({ id }));
   if (!state.conversations.length) state.conversations.push(fresh());
   sort();
   others.onmessage = ({ data }) => hear(data);
@@ -54,13 +55,20 @@ export function sort() { state.conversations.sort((a, b) => b.used - a.used); }
 
 export function save(conversation) {
   if (!state.conversations.includes(conversation)) return; // it was deleted meanwhile
-  if (!database) return;
-  table("readwrite").put(conversation).onsuccess = () => others.postMessage(conversation.id);
+  write(conversation.id, (conversations) => conversations.put(conversation));
 }
 
 export function drop(conversation) {
   state.conversations = state.conversations.filter((one) => one !== conversation);
-  if (database) table("readwrite").delete(conversation.id).onsuccess = () => others.postMessage(conversation.id);
+  keepDraft(conversation, "");
+  write(conversation.id, (conversations) => conversations.delete(conversation.id));
+}
+
+function write(id, deed) {
+  if (!database) return;
+  const conversations = table("readwrite");
+  deed(conversations).onsuccess = () => others.postMessage(id);
+  conversations.transaction.commit(); // the page may be left at any moment
 }
 
 // Another tab has changed or deleted it. Who reads an answer here has the better copy.

@@ -53,7 +53,9 @@ export function history(conversation, id) {
 }
 
 export function titleOf(conversation) {
-  return conversation.title || conversation.nodes.find((one) => one.role === "user")?.content.slice(0, 60) || "New conversation";
+  if (conversation.title) return conversation.title;
+  const [line] = (conversation.nodes.find((one) => one.role === "user")?.content ?? "").split("\n");
+  return (line.length > 60 ? `${line.slice(0, 58).replace(/\s+\S*$/, "")} …` : line) || "New conversation";
 }
 
 // From a list of messages, as other programs and the page's earlier releases have them.
