@@ -24,6 +24,7 @@ from broker.process import temporary_folder
 from broker.server import EmbeddedServer
 from broker.topology import ensure
 from producers.local_system import LocalSystemFailed, StartedWorker, started_worker
+from producers.terminal.printing import waiting
 
 SIZE_IS_TOLD_BYTES = 10_000_000
 """Of a file that takes a moment to load."""
@@ -137,17 +138,23 @@ class ForTheWhile:
         )
         self._workers[found.model] = worker
         async with Client(self.address) as client:
-            served = asyncio.ensure_future(worker.until_served(client))
-            died = asyncio.ensure_future(worker.process.wait())
-            try:
-                await asyncio.wait({served, died}, return_when=asyncio.FIRST_COMPLETED)
-                if not served.done():
-                    raise LocalSystemFailed(f"the worker ended with code {died.result()}: {worker.last_line}")
-                served.result()
-            finally:
-                for task in (served, died):
-                    task.cancel()
-                await asyncio.gather(served, died, return_exceptions=True)
+            with waiting(f"loading {found.model}; ^C ends"):
+                await _until_served(worker, client)
+
+
+async def _until_served(worker: StartedWorker, client: Client) -> None:
+    """Raises LocalSystemFailed where it ends before."""
+    served = asyncio.ensure_future(worker.until_served(client))
+    died = asyncio.ensure_future(worker.process.wait())
+    try:
+        await asyncio.wait({served, died}, return_when=asyncio.FIRST_COMPLETED)
+        if not served.done():
+            raise LocalSystemFailed(f"the worker ended with code {died.result()}: {worker.last_line}")
+        served.result()
+    finally:
+        for task in (served, died):
+            task.cancel()
+        await asyncio.gather(served, died, return_exceptions=True)
 
 
 async def _is_answered(client: Client, model: str) -> bool:

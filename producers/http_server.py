@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -80,7 +80,7 @@ class _Server(uvicorn.Server):
         """Takes nothing more, and ends when what is under way has ended."""
         self.should_exit = True
 
-    @contextmanager
+    @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
@@ -102,10 +102,12 @@ async def serve_http(
     listening: socket.socket,
     stop: asyncio.Event,
     *,
+    also: Sequence[socket.socket] = (),
     max_connections: int,
     grace_seconds: int = GRACE_SECONDS,
 ) -> None:
-    """Serves until `stop`; what is under way then has `grace_seconds`. Raises TurnpikeError where it ends before."""
+    """Serves until `stop`, what comes to `also` too; what is under way then has `grace_seconds`. Raises TurnpikeError
+    where it ends before."""
     config = uvicorn.Config(
         app,
         http=Patient,
@@ -119,9 +121,10 @@ async def serve_http(
         timeout_graceful_shutdown=grace_seconds,
     )
     server = _Server(config)
-    with listening:
+    with contextlib.ExitStack() as closing:
+        sockets = [closing.enter_context(one) for one in (listening, *also)]
         async with asyncio.TaskGroup() as group:
-            serving = group.create_task(server.serve([listening]))
+            serving = group.create_task(server.serve(sockets))
             stopping = group.create_task(stop.wait())
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not stop.is_set():

@@ -96,6 +96,10 @@ class GatewaySettings(CommonSettings, frozen=True, kw_only=True):
     log_level: Level = "INFO"
     gateway_host: Annotated[str, Setting("the interface to listen at")] = "127.0.0.1"
     gateway_port: GatewayPort = 8080
+    ollama_port: Annotated[
+        int | None,
+        Setting("the port to listen at besides, as Ollama: its clients know 11434 (default: none; 0: none)"),
+    ] = None
     keys: Annotated[
         str | None,
         Setting("a TOML file of clients and the SHA-256 of their keys (default: none is wanted)", path="file"),

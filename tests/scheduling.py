@@ -8,7 +8,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 TOGETHER = {"model": "model and chaos", "chaos": "model and chaos", "real": "real"}
 """Folders whose tests keep the cores busy: each of two processes has some of them, to run one after the other."""
-FIXTURE_OF_FILE = ("test_wheel.py",)
+FIXTURE_OF_FILE = ("test_wheel.py", "test_page.py", "test_page_conversations.py", "test_page_looks.py")
 """Of tests/integration: what its tests share is made once a process."""
 
 

@@ -11,7 +11,7 @@ import pty
 import signal
 import termios
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,9 @@ from broker.server import EmbeddedServer
 from tests.support import TURNPIKE
 
 INTERRUPTED = 130
+PROMPTED = ">\x08\x1b[2C"
+"""As an editor draws its prompt with nothing behind it."""
+SAID_SECONDS = 40.0
 AT_ONCE_SECONDS = 2.0
 """A second is what is meant; the machine may be busy."""
 
@@ -35,6 +38,7 @@ class Command:
     process: asyncio.subprocess.Process
     said: str = ""
     _terminal: int | None = None
+    _typed: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self, data: bytes) -> None:
@@ -42,15 +46,31 @@ class Command:
         self._changed.set()
 
     async def until_it_says(self, text: str, behind: int = 0) -> None:
-        async with asyncio.timeout(60):
-            while text not in self.said[behind:]:
-                assert self.process.returncode is None, self.said
-                self._changed.clear()
-                await self._changed.wait()
+        try:
+            async with asyncio.timeout(SAID_SECONDS):
+                while text not in self.said[behind:]:
+                    assert self.process.returncode is None, self.said
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise AssertionError(f"it has not said {text!r}: {self.said[behind:]!r}") from None
+
+    async def until_it_prompts(self) -> None:
+        """Until a line can be typed, after what was typed last."""
+        await self.until_it_says(PROMPTED, behind=self._typed)
 
     def type(self, text: str) -> None:
         assert self._terminal is not None
+        self._typed = len(self.said)
         os.write(self._terminal, text.encode())
+
+    async def leaves(self) -> int:
+        """The exit code after two ^C at the prompt."""
+        await self.until_it_prompts()
+        self.type("\x03")
+        await self.until_it_prompts()
+        assert "[^C again, or ^D, ends]" in self.said[self._typed :]
+        return await self.interrupted()
 
     async def ends(self, within: float = 60) -> int:
         return await asyncio.wait_for(self.process.wait(), within)
@@ -89,42 +109,48 @@ class Bench:
     @asynccontextmanager
     async def terminal(self, *arguments: str) -> AsyncIterator[Command]:
         """On a terminal of its own, where ^C is a key."""
-        ours, theirs = pty.openpty()
-        process = await asyncio.create_subprocess_exec(
-            *TURNPIKE,
-            *arguments,
-            "--credentials",
-            self.credentials(LOCAL),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-            preexec_fn=_take_terminal,
-        )
-        os.close(theirs)
-        command = Command(process, _terminal=ours)
-        loop = asyncio.get_running_loop()
-
-        def read() -> None:
-            try:
-                data = os.read(ours, 65536)
-            except OSError:  # the other side is closed
-                data = b""
-            if data:
-                command.take(data)
-            else:
-                loop.remove_reader(ours)
-                command._changed.set()
-
-        loop.add_reader(ours, read)
-        try:
+        async with on_a_terminal([*arguments, "--credentials", self.credentials(LOCAL)]) as command:
             yield command
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+
+
+@asynccontextmanager
+async def on_a_terminal(arguments: list[str], environment: Mapping[str, str] | None = None) -> AsyncIterator[Command]:
+    """A command on a terminal of its own, with more in its environment."""
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *TURNPIKE,
+        *arguments,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-256color", **(environment or {})},
+        start_new_session=True,
+        preexec_fn=_take_terminal,
+    )
+    os.close(theirs)
+    command = Command(process, _terminal=ours)
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        try:
+            data = os.read(ours, 65536)
+        except OSError:  # the other side is closed
+            data = b""
+        if data:
+            command.take(data)
+        else:
             loop.remove_reader(ours)
-            os.close(ours)
+            command._changed.set()
+
+    loop.add_reader(ours, read)
+    try:
+        yield command
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        loop.remove_reader(ours)
+        os.close(ours)
 
 
 def _take_terminal() -> None:
@@ -137,7 +163,7 @@ async def started(arguments: list[str], folder: Path) -> AsyncIterator[Command]:
     process = await asyncio.create_subprocess_exec(
         *TURNPIKE,
         *arguments,
-        stdin=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=folder,

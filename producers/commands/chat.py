@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 
 import nats.errors
@@ -118,15 +118,27 @@ class Chat:
 
     async def run(self) -> int:
         """The exit code: for a script also whether every message was answered."""
+        # Between an answer and the prompt a ^C is the prompt's; a script's ends it.
+        takes = interrupts_go_to(self._press) if self._typist.is_a_terminal else nullcontext()
         try:
             async with self._connections:
-                while not self._has_ended and (text := await self._prompted()) is not None:
-                    await self._heard(text)
+                with takes:
+                    await self._until_left()
         except Left:
             return EXIT_INTERRUPTED
         if self._stop.is_set():
             return EXIT_INTERRUPTED
         return EXIT_ERROR if self._num_failed and not self._typist.is_a_terminal else 0
+
+    async def _until_left(self) -> None:
+        """Raises Left."""
+        while not self._has_ended and (text := await self._prompted()) is not None:
+            await self._heard(text)
+
+    def _press(self) -> None:
+        if self._is_pressed:
+            self._stop.set()
+        self._is_pressed = True
 
     @property
     def _has_ended(self) -> bool:
@@ -137,6 +149,7 @@ class Chat:
         """The next message; None when there is none, or at a signal. Raises Left."""
         looking = asyncio.ensure_future(self._look_for_models())
         typed = asyncio.ensure_future(self._typist.message(self._is_pressed))
+        self._is_pressed = False
         stopped = asyncio.ensure_future(self._stop.wait())
         tasks = (looking, typed, stopped)
         text: str | None = None
@@ -167,7 +180,6 @@ class Chat:
 
     async def _heard(self, text: str) -> None:
         """A command where somebody has typed one, else a message."""
-        self._is_pressed = False
         if not text.strip():
             return
         try:
@@ -190,15 +202,18 @@ class Chat:
             is_seeded=self._is_seeded,
             wait_seconds=self._address.wait,
         )
+        interrupted = asyncio.Event()
         try:
-            client = await self._connected()
+            with interrupts_go_to(interrupted.set):
+                is_connected = await unless(interrupted, self._connected())
         except (TurnpikeError, nats.errors.Error) as error:
             exchange.tell(error, has_answers=False)
         else:
-            await exchange.run(client, text)
+            if is_connected:
+                await exchange.run(await self._connected(), text)
         self._num_failed += exchange.has_failed
         self._is_left |= exchange.is_left
-        self._is_pressed = exchange.was_pressed_late
+        self._is_pressed |= exchange.was_pressed_late
         if self._is_pressed and not self._typist.is_a_terminal:
             self._stop.set()
 

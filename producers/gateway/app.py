@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from pathlib import Path
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
 from starlette.applications import Starlette
 from starlette.requests import Request as HttpRequest
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Send
 
@@ -25,14 +24,17 @@ from broker.recorder import Recorder
 from producers.gateway.by_id import TurnsById
 from producers.gateway.choosing import Chooser
 from producers.gateway.clients import Clients
+from producers.gateway.cluster import Cluster
 from producers.gateway.dialect import Dialect, Plain, Turned
 from producers.gateway.dialects import all_dialects, nearest
 from producers.gateway.heads import body_of
+from producers.gateway.in_work import InWork
 from producers.gateway.keys import Account, Keys
 from producers.gateway.models import Models
 from producers.gateway.openai.answers import Writer
 from producers.gateway.openapi import document
 from producers.gateway.origins import Doorkeeper, Origins
+from producers.gateway.page_files import PageFiles
 from producers.gateway.places import Places
 from producers.gateway.posted import posted
 from producers.gateway.responses import Endpoint, Handle, HeaderRoute, json_response, not_found
@@ -44,21 +46,6 @@ from producers.routing.policies import AUTO, Routes
 REFRESH_SECONDS = 1.0
 LOOK_SECONDS = 120.0
 """By when a look at the workers is over, also where the server is slow to take points."""
-PAGE = Path(__file__).parent / "page"
-PAGE_FILES = ("index.html", "app.js", "style.css")
-SECURITY = {
-    "Content-Security-Policy": "; ".join(
-        (
-            "default-src 'self'",
-            "img-src 'self' data:",
-            "frame-ancestors 'none'",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 
 
 class Gateway:
@@ -91,9 +78,12 @@ class Gateway:
         self._dialects = all_dialects(leave_out_tools=leave_out_tools) if dialects is None else dialects
         self._models = Models(self._seen, (AUTO, *routes.policies))
         self._clients = Clients(nc)
+        self._in_work = InWork()
+        self._cluster = Cluster(nc, self._seen, self._in_work)
+        self._page = PageFiles()
         chooser = Chooser(nc, routes, self._seen, self._recorder, node)
-        self._turns = Turns(nc, self._clients, chooser, self._seen, self._places, thinking)
-        self._by_id = TurnsById(nc, self._clients, self._seen, Writer.of_turn)
+        self._turns = Turns(nc, self._clients, chooser, self._seen, self._places, self._in_work, thinking)
+        self._by_id = TurnsById(nc, self._clients, self._seen, self._in_work, Writer.of_turn)
 
     def app(self) -> ASGIApp:
         """Its routes."""
@@ -107,8 +97,8 @@ class Gateway:
             Route("/live", self._live, methods=["GET"]),
             Route("/ready", self._ready, methods=["GET"]),
             Route("/openapi.json", self._openapi, methods=["GET"]),
-            Route("/", self._page, methods=["GET"]),
-            *(Route(f"/{name}", self._page, methods=["GET"]) for name in PAGE_FILES),
+            Route("/cluster", Endpoint(self._look_at_cluster, self._dialects[0].error_body), methods=["GET"]),
+            *self._page.routes(),
         ]
         missing = not_found(lambda path: nearest(self._dialects, path).error_body)
         return Doorkeeper(Starlette(routes=routes, exception_handlers={404: missing, 405: missing}), self._origins)
@@ -117,6 +107,7 @@ class Gateway:
         """Keeps what is known of the workers, and sends what was measured, until it is cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._places.run())
+            group.create_task(self._in_work.run())
             await self._look()
 
     async def _look(self) -> None:
@@ -168,7 +159,9 @@ class Gateway:
             account = self._account(request)
             body = await body_of(request.headers, request.receive)
             wanted, ignored = posted(body, turned.kind, turned.harmless, is_strict=self._is_strict)
-            await self._turns.answer(account, request, wanted, ignored, receive, send)
+            if turned.before is not None:
+                wanted = await turned.before(wanted, self._clients.of(account))
+            await self._turns.answer(account, request, wanted, ignored, receive, send, turned.after)
 
         return handle
 
@@ -191,6 +184,12 @@ class Gateway:
 
     # --- The rest ---
 
+    async def _look_at_cluster(self, request: HttpRequest, receive: Receive, send: Send) -> None:
+        account = self._account(request)
+        await self._seen.once()
+        picture = await self._cluster.picture(self._clients.of(account))
+        await json_response(picture)(request.scope, receive, send)
+
     async def _live(self, request: HttpRequest) -> Response:
         if (problem := trouble(self._nc) or self._rounds.trouble()) is not None:
             return json_response({"status": problem}, status=503)
@@ -207,7 +206,3 @@ class Gateway:
         return json_response(
             document(self._version, self._dialects, keys_are_wanted=self._keys.are_wanted, is_strict=self._is_strict)
         )
-
-    async def _page(self, request: HttpRequest) -> Response:
-        name = request.url.path.lstrip("/") or "index.html"
-        return FileResponse(PAGE / name, headers=SECURITY | {"Cache-Control": "no-cache"})

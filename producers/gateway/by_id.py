@@ -16,6 +16,7 @@ from broker.priorities import PRIORITIES
 from producers.gateway.clients import Clients
 from producers.gateway.dialect import AnswerWriter
 from producers.gateway.errors import ApiError, unavailable
+from producers.gateway.in_work import InWork
 from producers.gateway.keys import Account
 from producers.gateway.reading import cancelled_unless_ended
 from producers.gateway.responses import json_response
@@ -30,10 +31,11 @@ MAX_MODELS_ASKED = 16
 class TurnsById:
     """The turns that a gateway's clients have, told by `writer_of` a turn."""
 
-    def __init__(self, nc: NatsConnection, clients: Clients, seen: Seen, writer_of: WriterOf) -> None:
+    def __init__(self, nc: NatsConnection, clients: Clients, seen: Seen, in_work: InWork, writer_of: WriterOf) -> None:
         self._nc = nc
         self._clients = clients
         self._seen = seen
+        self._in_work = in_work
         self._writer_of = writer_of
 
     async def follow(self, account: Account, request: HttpRequest, receive: Receive, send: Send) -> None:
@@ -44,7 +46,8 @@ class TurnsById:
         models = {worker.model for worker in self._seen.workers} | set(asked)
         try:
             answer = client.follow(turn)
-            is_there = await self._is_queued(client.name, turn, models) or await client.read(turn) is not None
+            model = await self._queued_for(client.name, turn, models)
+            is_there = model is not None or await client.read(turn) is not None
         except InvalidName as error:
             raise ApiError(404, str(error), code="no_such_turn") from None
         if not is_there:
@@ -52,9 +55,14 @@ class TurnsById:
         if request.method == "HEAD":
             await json_response({})(request.scope, receive, send)
             return
-        async with cancelled_unless_ended(answer, is_detached=True):
-            writer = self._writer_of(answer.turn.id)
-            await Stream([answer], writer, Comments(details=self._seen.details)).run(receive, send)
+        if model is not None and not self._in_work.knows(client, turn):
+            self._in_work.begin(client, answer, model=model)
+        try:
+            async with cancelled_unless_ended(answer, is_detached=True):
+                writer = self._writer_of(answer.turn.id)
+                await Stream([answer], writer, Comments(details=self._seen.details)).run(receive, send)
+        finally:
+            self._in_work.leave(answer)
 
     async def cancel(self, account: Account, request: HttpRequest) -> None:
         """Stops it, wherever it is. Raises ApiError."""
@@ -65,12 +73,12 @@ class TurnsById:
         except PublishError as error:
             raise unavailable(error) from None
 
-    async def _is_queued(self, client: str, turn: str, models: Iterable[str]) -> bool:
-        """Whether it has not ended: until then it is in its model's queue, also while it is computed."""
+    async def _queued_for(self, client: str, turn: str, models: Iterable[str]) -> str | None:
+        """The model whose queue has it: until it has ended, also while it is computed. None where it has."""
         for model in models:
             for priority in PRIORITIES:
                 subject = subjects.turn(model, priority, client, turn)
                 with contextlib.suppress(ServerError):  # no such model
                     if await last_stored(self._nc, subjects.turns_stream(model), subject) is not None:
-                        return True
-        return False
+                        return model
+        return None

@@ -22,8 +22,9 @@ from producers.gateway.errors import (
     not_loaded,
     unable,
 )
+from producers.gateway.naming import meant
 from producers.gateway.seen import STALE_SECONDS, Seen
-from producers.routing.policies import Decision, Needs, NoneAble, Routes, choose
+from producers.routing.policies import AUTO, Decision, Needs, NoneAble, Routes, choose
 
 UNSERVED_SECONDS = 1.0
 """For so long a model that nobody was found to serve is not asked for again."""
@@ -49,6 +50,7 @@ class Chooser:
         if name is None:
             message = "model is required: it is one of those that /v1/models lists"
             raise ApiError(400, message, param="model", code="missing_required_parameter")
+        name = meant(name, self._known())
         try:
             decision = self.again(name, needs)
         except NoneAble:
@@ -59,6 +61,12 @@ class Chooser:
             if not self._seen.can_all(decision.model, what):
                 raise no_tools(name) if what == TOOLS else unable(name, what)
         return decision
+
+    def _known(self) -> dict[str, str]:
+        """What a name can stand for: models, by their tokens and as people write them, and policies."""
+        models = self._seen.choices()
+        names = {one.model_name: one.model for one in self._seen.workers} | {one: one for one in models}
+        return names | {one: one for one in (AUTO, *self._routes.policies)}
 
     def _is_for_tools_alone(self, name: str, needs: Needs) -> bool:
         """Whether a policy that finds no model for a turn would find one if that had no tools."""

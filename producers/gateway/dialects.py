@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from producers.gateway.anthropic.dialect import Anthropic
 from producers.gateway.dialect import Dialect
+from producers.gateway.native.dialect import Native
+from producers.gateway.ollama.dialect import Ollama
 from producers.gateway.openai.dialect import OpenAi
 
 
 def all_dialects(*, leave_out_tools: bool = False) -> tuple[Dialect, ...]:
     """With `leave_out_tools` requests that offer tools are taken, and answered without."""
-    return (OpenAi(leave_out_tools=leave_out_tools), Anthropic(leave_out_tools=leave_out_tools))
+    return (
+        OpenAi(leave_out_tools=leave_out_tools),
+        Anthropic(leave_out_tools=leave_out_tools),
+        Ollama(leave_out_tools=leave_out_tools),
+        Native(),
+    )
 
 
 def nearest(dialects: tuple[Dialect, ...], path: str) -> Dialect:

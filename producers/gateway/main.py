@@ -11,6 +11,7 @@ from broker.connection import Address, close, connect, watch
 from broker.errors import SettingsError
 from producers.gateway.app import Gateway
 from producers.gateway.keys import Keys, read_keys
+from producers.gateway.ollama.port import OllamaPort
 from producers.gateway.origins import Origins
 from producers.http_server import listen, serve_http
 from producers.routing.policies import read_routes
@@ -31,6 +32,7 @@ async def serve(address: Address, options: GatewaySettings, version: str, stop: 
             ]
         )
     listening = listen(options.gateway_host, options.gateway_port)
+    of_ollama = [listen(options.gateway_host, options.ollama_port)] if options.ollama_port else []
     nc = await connect(address, name="turnpike-gateway")
     node = subjects.node_name(options.node)
     gateway = Gateway(
@@ -44,12 +46,16 @@ async def serve(address: Address, options: GatewaySettings, version: str, stop: 
         origins=Origins(options.origins, keys.are_wanted, _is_loopback(options.gateway_host)),
         thinking=options.thinking,
     )
+    app = gateway.app()
     host, port = listening.getsockname()[:2]
     try:
         async with asyncio.TaskGroup() as group:
             beside = [group.create_task(gateway.look()), group.create_task(watch(nc))]
             print(f"gateway at http://{host}:{port}", flush=True)  # noqa: T201
-            await serve_http(gateway.app(), listening, stop, max_connections=MAX_CONNECTIONS)
+            for one in of_ollama:
+                app = OllamaPort(app, one.getsockname()[1])
+                print(f"ollama at http://{host}:{one.getsockname()[1]}", flush=True)  # noqa: T201
+            await serve_http(app, listening, stop, also=of_ollama, max_connections=MAX_CONNECTIONS)
             for task in beside:
                 task.cancel()
     finally:

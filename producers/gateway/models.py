@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from broker.discovery import CHAT, THINKING, TOOLS, WorkerInfo
-from broker.messages.boards import ModelFile
+from broker.messages.boards import NO_FILE, ModelFile
 from broker.model_status import LOADED, ModelStatus
 from broker.priorities import INTERACTIVE
 from producers.gateway.seen import Seen
@@ -39,6 +39,11 @@ class Listed:
         if not self.workers:
             return frozenset((self.status.can if self.status is not None else None) or ())
         return frozenset.intersection(*(frozenset(one.can or ()) for one in self.workers))
+
+    @property
+    def abilities(self) -> list[str]:
+        """All that its workers can, as far as they tell (`broker.discovery`)."""
+        return sorted(self._can)
 
     def can(self, what: str) -> bool:
         """Whether all its workers tell that they can, as one of a release that does not tell may take the turn; of a
@@ -71,6 +76,20 @@ class Listed:
         if self.workers:
             return self.workers[0].num_ctx
         return self.status.num_ctx or None if self.status is not None else None
+
+    @property
+    def file(self) -> ModelFile:
+        """What its file says of it, as far as that is told."""
+        if self.workers:
+            return self.workers[0].file
+        return NO_FILE if self.status is None else self.status.file
+
+    @property
+    def file_bytes(self) -> int:
+        """Of its file; 0 where that is not told."""
+        if self.workers:
+            return self.workers[0].file_bytes or 0
+        return 0 if self.status is None else self.status.file_bytes
 
     @property
     def state(self) -> str | None:

@@ -1,14 +1,31 @@
-"""Which conversation a request's turn is of. Pure: no gateway has to remember any."""
+"""Which model a request means, and which conversation its turn is of. Pure: no gateway has to remember any."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from broker.conversations import name_of
 from broker.errors import InvalidName
 from broker.messages import Message
 from broker.subjects import token
+
+LATEST = ":latest"
+
+
+def meant(name: str, known: Mapping[str, str]) -> str:
+    """Which model or policy is meant: the one that is known by the name, also without `:latest`, in other case, or with
+    other signs between its letters and digits: `qwen2.5-coder:0.5b` is `qwen2-5-coder-0-5b`. Where none is, the name
+    without `:latest`."""
+    if (found := known.get(name)) is not None:
+        return found
+    plain = name[: -len(LATEST)] if name.lower().endswith(LATEST) else name
+    return next((of for one, of in known.items() if _letters(one) == _letters(plain)), plain)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.casefold())
 
 
 def conversation_of(said: str | None, history: Sequence[Message], place: int = 0) -> str:

@@ -101,6 +101,7 @@ def _own_paths() -> dict[str, Any]:
             "get": follow | {"parameters": [_in_path("turn"), _MODEL]},
             "delete": stop | {"parameters": [_in_path("turn")]},
         },
+        "/cluster": {"get": _operation("Boards, models, queues and workers, and one's own turns in work", (401, 503))},
         "/health": {"get": _operation("Whether turns are taken", (503,))},
         "/health/live": {"get": _operation("Whether the process runs")},
         "/health/ready": {"get": _operation("Whether turns are taken", (503,))},

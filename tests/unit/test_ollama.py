@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_what_is_not_done_is_named_where_it_asks_for_something() -> None:
 def test_what_cannot_be_done_is_refused_by_its_name(more: dict[str, Any], words: str) -> None:
     error = refusal(**more)
     assert error_body(error) == {"error": error.message}
-    assert pytest.raises(ApiError, asked, **more).match(words)
+    assert re.search(words, error.message)
 
 
 def test_formats_are_schemas() -> None:
@@ -156,7 +157,12 @@ def test_who_asks_nothing_wants_a_model_loaded_or_unloaded() -> None:
 def test_calls_and_results_without_ids_find_each_other() -> None:
     """As Home Assistant sends them: no ids, no names of tools, results in the order of the calls."""
     calls = [{"function": {"name": "lamp", "arguments": {"on": on}}} for on in (True, False)]
-    said = [HI, {"role": "assistant", "tool_calls": calls}, {"role": "tool", "content": "1"}, {"role": "TOOL", "content": "2"}]
+    said = [
+        HI,
+        {"role": "assistant", "tool_calls": calls},
+        {"role": "tool", "content": "1"},
+        {"role": "TOOL", "content": "2"},
+    ]
     _, called, first, second = asked(said).history
     assert [call.parsed for call in called.tool_calls] == [{"on": True}, {"on": False}]
     ids = [call.id for call in called.tool_calls]
@@ -295,7 +301,7 @@ def test_a_whole_answer_is_one_object() -> None:
 
 def test_a_failure_is_a_status_and_one_text_and_in_a_stream_the_last_line() -> None:
     error = error_of(Failed("prompt_too_long", "900 tokens, and the context holds 512"))
-    assert (error.status, "exceeds the context length" in error.message) == (400, True)
+    assert (error.status, "maximum context length is 512 tokens" in error.message) == (400, True)
     assert error_of(Failed("invalid_grammar", "sampling.json_schema: x")).message == "format: x"
     assert error_of(Failed("deadline", "late")).status == 408
     assert error_of(Failed("odd", "x")).status == 500

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from broker.messages import Chunk, Done, Failed, Message, TokenLogprob, ToolCall
+from broker.messages import Chunk, Done, Failed, Message, Started, TokenLogprob, ToolCall
 from producers.gateway.dialect import Finished
 from producers.gateway.errors import ApiError
 from producers.gateway.ollama.errors import error_body, error_of
@@ -96,7 +96,7 @@ class Writer:
     def goes_to(self, index: int, turn: str, model: str) -> None:
         """A client knows its model by the name that it asked for; a header tells the other."""
 
-    def begun_with(self, index: int, fingerprint: str) -> None:
+    def begun_with(self, index: int, started: Started) -> None:
         """Ollama tells nothing of the file."""
 
     def failure(self, failed: Failed) -> ApiError:

@@ -14,7 +14,8 @@ from producers.gateway.errors import ApiError
 from producers.gateway.models import Listed
 from producers.gateway.ollama import listing, pulling
 from producers.gateway.ollama.answers import LINES, line
-from producers.gateway.ollama.errors import error_body
+from producers.gateway.ollama.embeddings import EmbeddingsRequest, EmbedRequest
+from producers.gateway.ollama.errors import ERROR_SCHEMA, error_body
 from producers.gateway.ollama.pulling import PullRequest
 from producers.gateway.ollama.requests import ChatRequest, ChatWithoutTools, GenerateRequest, ModelName
 from producers.gateway.reading import ClientGone
@@ -24,7 +25,6 @@ from producers.gateway.visits import Visit
 VERSION = "0.12.11"
 """Of Ollama, whose API this is: there are clients that want one not too old, and can read nothing but three numbers."""
 LOOK_SECONDS = 0.5
-ERROR_SCHEMA = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 
 
 class ShowRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -39,22 +39,22 @@ class Ollama:
     """With `leave_out_tools` requests that offer tools are taken, and answered without."""
 
     media_type = LINES
-    error_schema: Mapping[str, Any] = ERROR_SCHEMA
+    error_schema = ERROR_SCHEMA
 
     def __init__(self, *, leave_out_tools: bool = False) -> None:
         chat = ChatWithoutTools if leave_out_tools else ChatRequest
         self.turns: Mapping[str, Turned] = {
             "/api/chat": Turned(chat, "A chat's next turn; lines of JSON unless stream is false"),
             "/api/generate": Turned(GenerateRequest, "A prompt's answer, or what stands before a suffix"),
+            "/api/embed": Turned(EmbedRequest, "The vectors of texts"),
+            "/api/embeddings": Turned(EmbeddingsRequest, "The vector of a text, as earlier clients ask for it"),
         }
         self.plain: Sequence[Plain] = (
             Plain("GET", "/api/version", _version, "The version of Ollama whose API this is"),
             Plain("GET", "/api/tags", _tags, "Models and policies that a request can be for"),
             Plain("GET", "/api/ps", _running, "Models that are loaded"),
             Plain("POST", "/api/show", _show, "What is known of a model", ShowRequest, (400, 404)),
-            Plain(
-                "POST", "/api/pull", _pull, "How far a model is", PullRequest, (400, 500), media_type=LINES
-            ),
+            Plain("POST", "/api/pull", _pull, "How far a model is", PullRequest, (400, 500), media_type=LINES),
             *(
                 Plain(method, path, _refused(what), f"Refused: {what} by operators alone", statuses=(403,))
                 for method, path, what in REFUSED
@@ -112,11 +112,10 @@ async def _pull(visit: Visit) -> Response:
         raise ApiError(400, "invalid model name", param="model", code="missing_required_parameter")
     if wanted.stream is not False:
         return StreamingResponse(_pull_lines(visit, name), media_type=LINES)
-    latest: dict[str, Any] = {}
-    async for latest in _pulled(visit, name):
+    async for _ in _pulled(visit, name):
         if await visit.request.is_disconnected():
             raise ClientGone
-    return json_response(latest)
+    return json_response(pulling.ENDING[-1])
 
 
 async def _pull_lines(visit: Visit, name: str) -> AsyncIterator[bytes]:

@@ -5,35 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from broker.messages import Failed
+from producers.gateway import failures
 from producers.gateway.errors import ApiError
 
-STATUSES = {
-    "prompt_too_long": 400,
-    "invalid_grammar": 400,
-    "invalid_message": 400,
-    "invalid_template": 400,
-    "empty_prompt": 400,
-    "answer_too_large": 400,
-    "deadline": 408,
-    "overloaded": 503,
-    "not_loaded": 503,
+FIELDS = {"sampling.json_schema": "format"}
+"""The API's names of a turn's fields that a worker refuses."""
+ERROR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}},
 }
-"""Of docs/protocol.md's codes; a 500 for any other."""
-SCHEMA_FIELD = "sampling.json_schema"
 
 
 def error_body(error: ApiError) -> dict[str, Any]:
-    """The API's error object."""
-    return {"error": error.message}
+    """The API's error object. That a model was not found is what clients look for."""
+    is_unnamed = error.code == "model_not_found" and "not found" not in error.message
+    return {"error": f"model not found: {error.message}" if is_unnamed else error.message}
 
 
 def error_of(failed: Failed) -> ApiError:
     """What a failed turn is to the API."""
-    status = STATUSES.get(failed.code, 500)
-    detail = failed.detail
-    if detail.startswith(SCHEMA_FIELD):
-        detail = "format" + detail.removeprefix(SCHEMA_FIELD)
-    elif failed.code == "prompt_too_long":
-        detail = f"{detail}: the input length exceeds the context length"
-    kind = "invalid_request_error" if status == 400 else "server_error"
-    return ApiError(status, detail, kind=kind, code=failed.code, retry_after=failed.retry_after)
+    return failures.error_of(failed, FIELDS)

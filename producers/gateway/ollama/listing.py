@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from broker.discovery import EMBED, INFILL, RAW, THINKING, TOOLS
+from broker.discovery import EMBED, RAW, THINKING, TOOLS
 from producers.gateway.models import Listed
 from producers.gateway.ollama.answers import stamp
 
@@ -15,6 +15,7 @@ LATEST = ":latest"
 FOREVER = "2300-01-01T00:00:00Z"
 """When a loaded model goes: boards keep it until another one needs its room."""
 UNKNOWN = "unknown"
+INFILL = "infill"  # TEMP
 CAPABILITIES = {TOOLS: "tools", INFILL: "insert", THINKING: "thinking", EMBED: "embedding"}
 """Ollama's words for what a worker can, beside to complete."""
 
@@ -26,7 +27,7 @@ def tagged(model: str) -> str:
 
 def tags(models: Iterable[Listed]) -> dict[str, Any]:
     """All of them."""
-    return {"models": [_entry(one) | {"modified_at": _modified_at(one), "capabilities": capabilities(one)} for one in models]}
+    return {"models": [_entry(one) | _of_file(one) for one in models]}
 
 
 def running(models: Iterable[Listed]) -> dict[str, Any]:
@@ -56,9 +57,7 @@ def shown(model: Listed) -> dict[str, Any]:
         "template": "",
         "details": _details(model),
         "model_info": info,
-        "capabilities": capabilities(model),
-        "modified_at": _modified_at(model),
-    }
+    } | _of_file(model)
 
 
 def capabilities(model: Listed) -> list[str]:
@@ -99,8 +98,8 @@ def digest_of(model: Listed) -> str:
     return model.file.sha256 or hashlib.sha256(f"{model.id} {told}".encode()).hexdigest()
 
 
-def _modified_at(model: Listed) -> str:
-    return stamp(datetime.fromtimestamp(model.created, UTC))
+def _of_file(model: Listed) -> dict[str, Any]:
+    return {"modified_at": stamp(datetime.fromtimestamp(model.created, UTC)), "capabilities": capabilities(model)}
 
 
 def human(count: int) -> str:

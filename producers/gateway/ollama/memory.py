@@ -1,7 +1,7 @@
 """`context`, the numbers by which Ollama's `/api/generate` remembers: what was said, packed into them. Pure.
 
-To a client they are opaque, and it sends them back. Ollama's are the tokens of a prompt; ours hold the messages, so that
-no gateway has to remember any, and any model can go on.
+To a client they are opaque, and it sends them back. Ollama's are the tokens of a prompt; ours hold the messages: no
+gateway has to remember any, and any model can go on.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from producers.gateway.models import Listed
 def entry(listed: Listed) -> dict[str, Any]:
     """A model or a policy as the API lists it, with what we tell besides."""
     found: dict[str, Any] = {"id": listed.id, "object": "model", "created": listed.created, "owned_by": "turnpike"}
-    found["thinking"] = listed.can_think
+    found |= {"thinking": listed.can_think, "can": listed.abilities}
     if listed.is_policy:
         return found | {"is_policy": True}
     found |= {

@@ -1,0 +1,104 @@
+"""How soon is the gateway's page there? First paint on the loopback, bytes of a first visit, a long conversation."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import sys
+
+from playwright.async_api import Browser, async_playwright
+
+from benchmarks.gateway import running
+from benchmarks.harness import Row, show
+from tests.fakes import FakeEngine
+from tests.pages import CHROMIUM
+
+NUM_VISITS = 15
+NUM_MESSAGES = 800
+PAINT = "performance.getEntriesByName('first-contentful-paint').map((one) => one.startTime)[0]"
+BYTES = (
+    "[...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]"
+    ".reduce((sum, one) => sum + one.decodedBodySize, 0)"
+)
+OPENED = """async () => {
+    const begun = performance.now();
+    document.querySelector("#conversations button").click();
+    await new Promise((seen) => requestAnimationFrame(() => setTimeout(seen)));
+    return performance.now() - begun;
+}"""
+
+
+async def visits(browser: Browser, url: str) -> tuple[list[float], float]:
+    """Milliseconds to the first paint of each visit with nothing cached, and the bytes that one transfers, unpacked,
+    with a coloured block of code."""
+    paints: list[float] = []
+    num_bytes = 0.0
+    for _ in range(NUM_VISITS + 1):  # the first one warms the browser up
+        context = await browser.new_context()
+        page = await context.new_page()
+        await page.goto(url)
+        await page.wait_for_selector("body[data-ready]")
+        paints.append(await page.evaluate(PAINT))
+        if len(paints) == 1:
+            await page.fill("#text", "Well?")
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector(".hljs-keyword")
+            num_bytes = await page.evaluate(BYTES)
+        await context.close()
+    return paints[1:], num_bytes
+
+
+async def opening(browser: Browser, url: str) -> float:
+    """Milliseconds from the click on a long conversation to its frame."""
+    said = [
+        {"role": role, "content": f"**{number}** {'words and `code` ' * 30}\n\n| a | b |\n|-|-|\n| 1 | 2 |"}
+        for number in range(NUM_MESSAGES // 2)
+        for role in ("user", "assistant")
+    ]
+    page = await browser.new_page()
+    await page.goto(url)
+    await page.wait_for_selector("body[data-ready]")
+    file = {"name": "long.json", "mimeType": "application/json", "buffer": json.dumps({"messages": said}).encode()}
+    await page.set_input_files("#file", files=[file])  # type: ignore[list-item]
+    await page.wait_for_selector(f"article:nth-of-type({NUM_MESSAGES})")
+    found = [await page.evaluate(OPENED) for _ in range(9)]
+    await page.close()
+    return statistics.median(found)
+
+
+async def measure() -> list[Row]:
+    """All three."""
+    engine = FakeEngine(answer="```python\ndef mean(values):\n    return sum(values)\n```\n")
+    async with running(engine) as (_, http, _), async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        url = str(http.base_url)
+        paints, num_bytes = await visits(browser, url)
+        opened = await opening(browser, url)
+        await browser.close()
+    paint = statistics.median(paints)
+    return [
+        Row(
+            "the page's first paint, ms",
+            f"{paint:.0f} (longest of {NUM_VISITS}: {max(paints):.0f})",
+            "–",
+            paint,
+            200,
+            True,
+        ),
+        Row("a first visit with code, KiB unpacked", f"{num_bytes / 1024:.0f}", "–", num_bytes / 1024, 250, True),
+        Row(f"a conversation of {NUM_MESSAGES} messages opened, ms", f"{opened:.0f}", "–", opened, 200, True),
+    ]
+
+
+def main() -> int:
+    """Prints and keeps the rows."""
+    if CHROMIUM is None:
+        print("no Chromium here: the page is not measured")
+        return 0
+    show("the page", asyncio.run(measure()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+// What is kept in this browser: conversations in IndexedDB, one record each; choices and drafts in localStorage.
+import { fresh, nodeOf, ofMessages } from "./tree.js";
+
+const CHOICES = "turnpike-choices";
+const DRAFTS = "turnpike-drafts";
+const EARLIER = "turnpike"; // the one record of the page's first releases
+
+export const state = { conversations: [], current: null, model: "auto", key: "", thinking: {}, ...read(CHOICES) };
+const drafts = read(DRAFTS);
+const listeners = new Map();
+const others = new BroadcastChannel("turnpike"); // the page in other tabs
+let database = null;
+
+export function on(name, listener) {
+  if (!listeners.has(name)) listeners.set(name, []);
+  listeners.get(name).push(listener);
+}
+
+export function emit(name, ...what) { for (const listener of listeners.get(name) ?? []) listener(...what); }
+
+export function current() {
+  return state.conversations.find((one) => one.id === state.current) ?? state.conversations[0];
+}
+
+export async function load() {
+  try {
+    database = await done(Object.assign(indexedDB.open("turnpike", 1), {
+      onupgradeneeded: ({ target }) => target.result.createObjectStore("conversations", { keyPath: "id" }),
+    }));
+    state.conversations = await done(table("readonly").getAll());
+  } catch { database = null; } // as a private window may have none: all is kept as long as it is open
+  migrate();
+  for (const id of Object.keys(drafts)) if (!state.conversations.some((one) => one.id === id)) state.conversations.push(fresh({ id }));
+  if (!state.conversations.length) state.conversations.push(fresh());
+  sort();
+  others.onmessage = ({ data }) => hear(data);
+}
+
+function migrate() {
+  const { conversations = [], ...choices } = read(EARLIER);
+  for (const { id, messages, turn, model } of conversations) {
+    if (!messages?.length) continue;
+    const one = ofMessages(messages, { id });
+    if (turn) one.turn = { id: turn, node: one.next - 1, model, kept: 0 };
+    state.conversations.push(one);
+    save(one);
+  }
+  if (!conversations.length) return;
+  Object.assign(state, choices);
+  saveChoices();
+  localStorage.removeItem(EARLIER);
+}
+
+export function sort() { state.conversations.sort((a, b) => b.used - a.used); }
+
+export function save(conversation) {
+  if (!state.conversations.includes(conversation)) return; // it was deleted meanwhile
+  write(conversation.id, (conversations) => conversations.put(conversation));
+}
+
+export function drop(conversation) {
+  state.conversations = state.conversations.filter((one) => one !== conversation);
+  keepDraft(conversation, "");
+  write(conversation.id, (conversations) => conversations.delete(conversation.id));
+}
+
+function write(id, deed) {
+  if (!database) return;
+  const conversations = table("readwrite");
+  deed(conversations).onsuccess = () => others.postMessage(id);
+  conversations.transaction.commit(); // the page may be left at any moment
+}
+
+// Another tab has changed or deleted it. Who reads an answer here has the better copy.
+async function hear(id) {
+  const found = await done(table("readonly").get(id));
+  const at = state.conversations.findIndex((one) => one.id === id);
+  if (at >= 0 && state.conversations[at].turn) return;
+  if (at >= 0) state.conversations.splice(at, 1);
+  if (found) state.conversations.push(found);
+  if (!state.conversations.length) state.conversations.push(fresh());
+  sort();
+  emit(state.current === id || !found ? "opened" : "listed");
+}
+
+export function saveChoices() {
+  const { current, model, key, thinking } = state;
+  localStorage.setItem(CHOICES, JSON.stringify({ current, model, key, thinking }));
+}
+
+export function draftOf(conversation) { return drafts[conversation.id] ?? ""; }
+
+export function keepDraft(conversation, text) {
+  if (text) drafts[conversation.id] = text;
+  else delete drafts[conversation.id];
+  localStorage.setItem(DRAFTS, JSON.stringify(drafts));
+}
+
+export function turnNode(conversation) { return nodeOf(conversation, conversation.turn?.node); }
+
+function read(name) {
+  try { return JSON.parse(localStorage.getItem(name)) ?? {}; } catch { return {}; } // what is not ours is replaced
+}
+
+function table(mode) { return database.transaction("conversations", mode).objectStore("conversations"); }
+
+function done(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}

@@ -1,0 +1,335 @@
+"""How the page shows things: Markdown as it comes, nothing from elsewhere, on a phone, aloud, in little time and few
+bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from playwright.async_api import Page, expect
+
+from broker.discovery import CHAT, RAW
+from broker.server import EmbeddedServer
+from producers.gateway.keys import ClientKeys, new_key
+from producers.gateway.page_files import MEDIA_TYPES, PAGE
+from tests.fakes import FakeEngine
+from tests.gateway import StartGateway
+from tests.integration.conftest import StartWorker
+from tests.pages import ask, button, ended, needs_chromium, talk, visit
+from tests.support import ROOT
+
+AXE = ROOT / "tests/axe/node_modules/axe-core/axe.min.js"
+MAX_PAGE_BYTES = 250 * 1024
+MAX_LINES = 400
+PHONE = {"width": 390, "height": 844}
+RICH = """# Heat
+
+Node 7 is *hot*, see [the log](https://example.org/log).
+
+| sensor | °C |
+|---|---:|
+| mast | 71 |
+
+```python
+def mean(values):
+    return sum(values) / len(values)
+```
+
+- [x] fan
+- [ ] filter
+"""
+
+pytestmark = needs_chromium
+
+
+async def test_markdown_is_rendered_as_it_streams(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    engine = FakeEngine(answer=RICH + "\nLast words. " * 30, step_seconds=0.005)
+    text = page.locator(".assistant .text")
+    async with start_worker(engine), start_gateway() as url:
+        await visit(page, url)
+        await ask(page, "Well?")
+        await expect(text.locator("td").first).to_have_text("mast")
+        # It is a table before the answer is at its end, and stays the one that it was.
+        await expect(button(page, "Stop")).to_be_visible()
+        await text.locator("table").evaluate("(table) => { table.isTheFirst = true; }")
+        await ended(page)
+        assert await text.locator("table").evaluate("(table) => table.isTheFirst")
+        await expect(text.locator("h3")).to_have_text("Heat")
+        await expect(text.locator("a")).to_have_attribute("rel", "noopener noreferrer")
+        await expect(text.locator("pre .hljs-keyword").first).to_have_text("def")  # coloured
+        await expect(text.locator("li")).to_have_text(["☑ fan", "☐ filter"])
+
+
+async def test_code_is_copied_as_it_was_said(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    async with start_worker(FakeEngine(answer=RICH)), start_gateway() as url:
+        await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        await visit(page, url)
+        await talk(page, "Well?")
+        await button(page.locator(".code"), "Copy").click()
+        await expect(page.locator("#announced")).to_have_text("Copied")
+        copied = await page.evaluate("navigator.clipboard.readText()")
+        assert copied == "def mean(values):\n    return sum(values) / len(values)\n"
+
+
+async def test_an_answer_runs_nothing_and_fetches_nothing(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    hostile = """<img src="https://evil.example/a.png" onerror="window.struck = 1"><script>window.struck = 2</script>
+<a href="javascript:window.struck=3" class="assistant" id="text">here</a> ![b](https://evil.example/b.png "t")
+
+<div style="position:fixed;inset:0" onclick="window.struck=4"><form action="https://evil.example"><input name=q></form>
+<iframe src="https://evil.example"></iframe></div>
+
+[x](javascript:window.struck=5) [y](data:text/html,z) <style>body { display: none }</style>
+
+```html
+<img src=x onerror="window.struck = 6">
+```
+"""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    async with start_worker(FakeEngine(answer=hostile)), start_gateway() as url:
+        await visit(page, url)
+        text = (await talk(page, "Well?")).locator(".text")
+        await expect(text.locator(".hljs-tag").first).to_be_visible()
+        assert await text.locator("img, script, iframe, form, input, style, [style], [onclick], [id]").count() == 0
+        for link in await text.locator("a").all():
+            assert re.match("https://|None", str(await link.get_attribute("href"))), await link.get_attribute("href")
+        for link in await text.locator("a:not([href])").all():
+            await link.click()
+        await expect(text.locator("a").last).to_be_visible()
+        assert await page.evaluate("window.struck") is None
+        assert {one for one in asked if not one.startswith((url, "data:"))} == set()
+
+
+async def axe(page: Page) -> list[str]:
+    """What axe-core has against what is seen."""
+    found: dict[str, Any] = await page.evaluate(f"{AXE.read_text()}; axe.run()")
+    return [f"{one['id']}: {[node['target'] for node in one['nodes']]} {one['help']}" for one in found["violations"]]
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="no axe-core here: npm ci --prefix tests/axe")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_has_nothing_against_it(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway, scheme: Any
+) -> None:
+    await page.emulate_media(color_scheme=scheme)
+    async with start_worker(FakeEngine(answer=RICH)), start_gateway() as url:
+        await visit(page, url)
+        await page.keyboard.press("Alt+o")
+        await page.get_by_label("Tokens at most").fill("150")
+        assert await axe(page) == []
+        await page.keyboard.press("Enter")
+        await talk(page, "Well?")
+        await expect(page.locator("pre .hljs-keyword").first).to_be_visible()
+        await expect(page.locator(".cut")).to_be_visible()
+        assert await axe(page) == []
+        await button(page.locator("article.user"), "Edit").click()
+        await button(page, "This conversation").click()
+        assert await axe(page) == []
+        await page.keyboard.press("Escape")
+        await page.keyboard.press("Alt+c")
+        await expect(page.locator("#workers tbody th")).to_have_text("w1, unknown")
+        assert await axe(page) == []
+        await page.set_viewport_size({"width": 390, "height": 844})
+        await page.keyboard.press("Alt+c")
+        await page.locator("#chat").get_by_role("button", name="Conversations").click()
+        assert await axe(page) == []
+
+
+async def test_a_whole_answer_is_told_aloud_once_and_no_piece_of_it(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    async with start_worker(FakeEngine(answer="It is dark. " * 20, step_seconds=0.002)), start_gateway() as url:
+        await visit(page, url)
+        await page.evaluate(
+            """() => {
+                window.told = [];
+                const note = ({ target }) => told.push(target.closest("[aria-live], [role=status]"));
+                const observer = new MutationObserver((seen) => seen.forEach(note));
+                observer.observe(document.body, { childList: true, subtree: true });
+            }"""
+        )
+        await talk(page, "Well?")
+        await expect(page.locator("#announced")).to_contain_text("It is dark. It is dark.")
+        assert await page.evaluate("told.filter(Boolean).map((one) => one.id)") == ["announced"]
+
+
+async def test_many_conversations_fit_a_phone_and_a_line_can_be_begun_there(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    async with start_worker(FakeEngine(answer=RICH + f"\n\n{'wide' * 60}\n\n`{'code' * 60}`")), start_gateway() as url:
+        await page.set_viewport_size({"width": 360, "height": 640})
+        await visit(page, url)
+        for number in range(9):
+            await button(page, "Conversations").click()
+            await page.get_by_role("button", name="New conversation").first.click()
+            await ask(page, f"Question {number} with a long name that goes on and on, {'and' * 30}")
+        await ended(page)
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert await page.evaluate("document.querySelector('#messages').scrollWidth <= innerWidth")
+        for name in ("Send", "New line", "Conversations"):
+            box = await button(page, name).bounding_box()
+            assert box is not None
+            assert box["x"] + box["width"] <= 360
+            assert box["y"] + box["height"] <= 640
+        text = page.get_by_label("Message", exact=True)
+        await text.fill("one")
+        await button(page, "New line").click()
+        await page.keyboard.type("two")
+        await expect(text).to_have_value("one\ntwo")
+        # The list is a drawer, whose keys and whose way out work.
+        side = page.get_by_role("dialog", name="Conversations")
+        await expect(side).to_have_count(0)
+        await button(page, "Conversations").click()
+        await expect(side.get_by_role("listitem")).to_have_count(9)
+        box = await page.locator("#side").bounding_box()
+        assert box is not None
+        assert box["width"] < 360
+        await page.keyboard.press("Escape")
+        await expect(side).to_have_count(0)
+        await expect(button(page, "Conversations")).to_be_focused()
+
+
+async def test_all_of_it_goes_by_keyboard(page: Page, start_worker: StartWorker, start_gateway: StartGateway) -> None:
+    async with start_worker(), start_gateway() as url:
+        await visit(page, url)
+        await expect(page.get_by_label("Message", exact=True)).to_be_focused()
+        await page.keyboard.type("First?")
+        await page.keyboard.press("Shift+Enter")
+        await page.keyboard.type("Really?")
+        await page.keyboard.press("Enter")
+        await ended(page)
+        await expect(page.locator("article.user .text")).to_have_text("First?\nReally?", use_inner_text=True)
+        names = await page.evaluate(
+            """() => [...document.querySelectorAll("a[href], button, input, select, textarea, summary")]
+                .filter((one) => one.checkVisibility() && one.tabIndex < 0).map((one) => one.outerHTML)"""
+        )
+        assert names == []  # all of them are reached by Tab
+        for key, label in (
+            ("Alt+k", "Search conversations"),
+            ("Alt+m", "Model"),
+            ("Alt+r", "Name of the conversation"),
+        ):
+            await page.keyboard.press(key)
+            await expect(page.get_by_label(label)).to_be_focused()
+        await page.keyboard.press("Escape")
+        await page.keyboard.press("Alt+n")
+        await talk(page, "Second?")
+        await page.keyboard.press("Alt+ArrowDown")
+        await expect(page.locator("article.user .text")).to_contain_text("First?")
+        await page.keyboard.press("Alt+ArrowUp")
+        await expect(page.locator("article.user .text")).to_have_text("Second?")
+
+
+async def test_a_long_conversation_is_there_at_once_and_rendered_where_it_is_looked_at(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    messages = [
+        {"role": role, "content": f"**{number}** {'words ' * 60}"}
+        for number in range(400)
+        for role in ("user", "assistant")
+    ]
+    (tmp_path / "long.json").write_text(json.dumps({"messages": messages}))
+    async with start_worker(FakeEngine(num_ctx=1 << 20)), start_gateway() as url:
+        await visit(page, url)
+        await page.get_by_label("File of conversations").set_input_files(tmp_path / "long.json")
+        await expect(page.locator("article")).to_have_count(800)
+        await expect(page.locator(".assistant strong").last).to_have_text("399")
+        assert await page.locator(".assistant strong").count() < 100
+        await page.locator("#messages").evaluate("(box) => { box.scrollTop = 0; }")
+        await expect(page.locator(".assistant strong").first).to_have_text("0")
+
+
+async def test_it_installs_as_an_app(page: Page, start_worker: StartWorker, start_gateway: StartGateway) -> None:
+    async with start_worker(), start_gateway() as url:
+        await visit(page, url)
+        session = await page.context.new_cdp_session(page)
+        manifest = await session.send("Page.getAppManifest")
+        assert manifest["errors"] == []
+        told = json.loads(manifest["data"])
+        assert (told["display"], told["start_url"]) == ("standalone", "/")
+        # An incognito context is the one thing that Chromium may have against it.
+        errors = (await session.send("Page.getInstallabilityErrors"))["installabilityErrors"]
+        assert {one["errorId"] for one in errors} <= {"in-incognito"}
+
+
+async def test_models_that_answer_nobody_are_not_offered(
+    page: Page, nats_server: EmbeddedServer, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    await nats_server.ensure(["m", "vectors", "base"])
+    async with (
+        start_worker(can=(CHAT, RAW)),
+        start_worker(name="w3", model="base", can=(RAW,)),
+        start_worker(name="w2", model="vectors", can=("embed",)),
+        start_gateway() as url,
+        httpx2.AsyncClient(base_url=url) as plain,
+    ):
+        await visit(page, url, num_models=3)
+        await expect(page.locator("#model option")).to_have_text(["base", "m", "auto"])
+        assert "vectors" in {one["id"] for one in (await plain.get("/v1/models")).json()["data"]}
+
+
+async def test_a_key_that_is_wanted_is_asked_for(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    key, digest = new_key()
+    async with start_worker(), start_gateway({"alice": ClientKeys((digest,))}) as url:
+        await page.goto(url)
+        field = page.get_by_label("API key", exact=True)
+        await expect(page.locator("#status")).to_contain_text("an API key is wanted")
+        await field.fill(key)
+        await field.press("Tab")
+        await expect(page.locator("#model option")).to_have_count(2)
+        await expect((await talk(page, "Well?")).locator(".text")).to_have_text("echo Well?")
+
+
+# --- Its files ---
+
+
+def sizes() -> dict[str, int]:
+    return {str(path.relative_to(PAGE)): path.stat().st_size for path in PAGE.rglob("*") if path.is_file()}
+
+
+def test_all_of_it_is_small_and_no_file_is_long() -> None:
+    assert sum(size for name, size in sizes().items() if not name.endswith("LICENSE")) <= MAX_PAGE_BYTES
+    lines = {path.name: len(path.read_text().splitlines()) for path in PAGE.glob("*.*") if path.suffix != ".png"}
+    assert {name for name, number in lines.items() if number > MAX_LINES} == set()
+
+
+def test_what_is_of_others_is_what_the_lock_file_says() -> None:
+    packages = json.loads((ROOT / "tools/page_vendor/package-lock.json").read_text())["packages"]
+    versions = {name.rpartition("node_modules/")[2]: one.get("version") for name, one in packages.items()}
+    for file, package in (
+        ("marked/marked.esm.js", "marked"),
+        ("dompurify/purify.min.js", "dompurify"),
+        ("highlight/core.min.js", "@highlightjs/cdn-assets"),
+        ("highlight/languages/python.min.js", "@highlightjs/cdn-assets"),
+    ):
+        path = PAGE / "vendor" / file
+        assert versions[package] in path.read_text()[:300], file
+        assert any((folder / "LICENSE").exists() for folder in path.parents if folder.is_relative_to(PAGE)), file
+
+
+async def test_its_files_come_with_their_kind_and_are_not_sent_twice(start_gateway: StartGateway) -> None:
+    async with start_gateway() as url, httpx2.AsyncClient(base_url=url) as plain:
+        for name in ("", *sizes()):
+            first = await plain.get(f"/{name}")
+            assert first.status_code == 200, name
+            assert first.headers["content-type"] == MEDIA_TYPES[Path(name).suffix or (".html" if not name else "")]
+            assert first.content == (PAGE / (name or "index.html")).read_bytes()
+            again = await plain.get(f"/{name}", headers={"If-None-Match": first.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b""), name
+            assert "default-src 'self'" in again.headers["content-security-policy"]
+        whole = await plain.get("/style.css", headers={"Accept-Encoding": "identity"})
+        assert "content-encoding" not in whole.headers
+        for name in ("../app.py", "%2e%2e/app.py", "vendor", "vendor/", ".git", "page_files.py"):
+            assert (await plain.get(f"/{name}")).status_code == 404, name
