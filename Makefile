@@ -14,7 +14,7 @@ test: setup ## the whole test suite; what a machine lacks (InfluxDB, kubectl, Ch
 	@if command -v npm >/dev/null; then for at in examples/node tests/axe tests/clients/programs; do npm ci --silent --no-audit --no-fund --prefix $$at; done; fi
 	@.venv/bin/python -m pytest -n $$(($$(nproc) + 1)) --cov --cov-report=term --cov-fail-under=0
 
-real-models: setup ## the real models of tests and benchmarks (744 MB), by hash, into .cache/real-models
+real-models: setup ## the real models of tests and benchmarks (791 MB), by hash, into .cache/real-models
 	@.venv/bin/python tools/real_models.py
 
 check: setup ## lint and types

@@ -39,6 +39,7 @@ QUESTIONS = (
     "static_tools",
     "handoff",
     "kinds",
+    "embeddings",
     "neighbour",
     "grammars",
     "held_calls",

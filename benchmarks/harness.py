@@ -29,6 +29,7 @@ from broker.messages import Message, Sampling
 from broker.process import spawn, terminate
 from broker.server import EmbeddedServer
 from tools.real_models import pinned
+from workers.model_file import embeds
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / ".cache" / "models" / "TinyLlama-1.1B-Q4_0.gguf"
@@ -100,8 +101,9 @@ def model() -> Path:
 
 
 def all_weights() -> list[Weights]:
-    """The random shape, and the real models that `make real-models` has fetched."""
-    real = [Weights(REAL_MODELS / one.file, one.name) for one in pinned() if (REAL_MODELS / one.file).is_file()]
+    """The random shape, and the real models of text that `make real-models` has fetched."""
+    here = [one for one in pinned() if (REAL_MODELS / one.file).is_file()]
+    real = [Weights(REAL_MODELS / one.file, one.name) for one in here if not embeds(REAL_MODELS / one.file)]
     return [Weights(model()), *real]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -137,6 +138,12 @@ class OverHttp:
 
 class LlamaServer(OverHttp):
     """llama.cpp's server, which renders the same chat template. It knows of no priorities and no conversations."""
+
+    async def embed(self, texts: list[str]) -> list[bytes]:
+        """The vector of each text, packed."""
+        body = {"input": texts, "encoding_format": "base64"}
+        answer = (await self._client.post("/v1/embeddings", json=body)).raise_for_status()
+        return [base64.b64decode(one["embedding"]) for one in answer.json()["data"]]
 
     async def complete(self, prompt: list[int], num_tokens: int, **more: Any) -> dict[str, Any]:
         """Goes on from tokens, greedily: its own answer, with tokens and timings."""

@@ -28,7 +28,8 @@ PIECE_BYTES = 1024 * 1024
 _HEADER = "# Written by `turnpike models lock`: what each name stands for, to the byte.\n"
 
 
-Memory = Literal["full", "sliding-window", "recurrent"]
+Memory = Literal["full", "sliding-window", "recurrent", "none"]
+"""What a model keeps of a conversation; none: it makes vectors of texts."""
 Kind = Literal["model", "dataset"]
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -20,6 +20,7 @@ from nats.aio.client import Client as NatsConnection
 from broker import availability, codec, discovery, jetstream, model_status, placing, publishing, replies, subjects
 from broker.answer import Answer, Followed
 from broker.connection import Address, close, connect
+from broker.embedding import IN_FLIGHT, Vectors, embedded, joined
 from broker.errors import (
     Duplicate,
     DuplicateTurn,
@@ -33,6 +34,7 @@ from broker.errors import (
 from broker.mailbox import Mailbox
 from broker.messages import (
     Cancel,
+    EmbedText,
     End,
     Kind,
     Message,
@@ -48,7 +50,7 @@ from broker.messages import (
 from broker.messages.boards import BoardState
 from broker.model_status import ModelStatus
 from broker.place_in_line import Line
-from broker.priorities import DEFAULT_PRIORITY, Priority
+from broker.priorities import BATCH, DEFAULT_PRIORITY, Priority
 from broker.rounds import DEFAULT_MAX_ROUNDS, Offered, OnToolCall, Rounds, RoundsAnswer, offered
 from broker.subjects import CancelAddress
 
@@ -110,6 +112,10 @@ class Client:
         tools: Sequence[Offered] = (),
         tool_choice: ToolChoice = "auto",
         parallel_tool_calls: bool = True,
+        progress: bool = False,
+        texts: Sequence[EmbedText] = (),
+        truncate: bool = False,
+        dimensions: int | None = None,
         on_tool_call: OnToolCall | None = None,
         max_rounds: int | None = None,
     ) -> Answer:
@@ -141,11 +147,70 @@ class Client:
             tools=tuple(map(offered, tools)),
             tool_choice=tool_choice,
             parallel_tool_calls=parallel_tool_calls,
+            progress=progress,
+            texts=tuple(texts),
+            truncate=truncate,
+            dimensions=dimensions,
         )
         if on_tool_call is None and max_rounds is None:
             return Answer(self, turn, model, priority)
         num_allowed = DEFAULT_MAX_ROUNDS if max_rounds is None else max_rounds
         return RoundsAnswer(self, turn, model, priority, tools, on_tool_call=on_tool_call, max_rounds=num_allowed)
+
+    async def embed(
+        self,
+        model: str,
+        texts: Iterable[EmbedText],
+        *,
+        truncate: bool = False,
+        dimensions: int | None = None,
+        priority: Priority = BATCH,
+        deadline: float | None = None,
+        run: str | None = None,
+        max_in_flight: int = IN_FLIGHT,
+    ) -> Vectors:
+        """The vectors of texts, or of lists of tokens, in their order: as many turns as it takes, `max_in_flight` of
+        them at once.
+
+        `truncate`: of a text that is longer than the model's context so much is taken as it holds; else the turn
+        fails. `dimensions`: the first so many values of each vector, again of length 1, for a model that was trained
+        for that. A turn of the priority `batch` is computed by what its node has left over; `interactive` is for who
+        waits for an answer. Raises TurnFailed, PublishError, InvalidMessage.
+        """
+        if isinstance(texts, str):
+            texts = (texts,)
+        options = {"truncate": truncate, "dimensions": dimensions, "priority": priority, "deadline": deadline}
+        parts = self.embed_in_turns(model, texts, run=run, max_in_flight=max_in_flight, **options)
+        return joined([part async for part in parts])
+
+    def embed_in_turns(
+        self,
+        model: str,
+        texts: Iterable[EmbedText] | AsyncIterable[EmbedText],
+        *,
+        truncate: bool = False,
+        dimensions: int | None = None,
+        priority: Priority = BATCH,
+        deadline: float | None = None,
+        run: str | None = None,
+        max_in_flight: int = IN_FLIGHT,
+    ) -> AsyncIterator[Vectors]:
+        """As `embed`, for more texts than one wants to have in memory: the vectors of each turn as they come."""
+
+        def ask(part: tuple[EmbedText, ...]) -> Answer:
+            turn = Turn(
+                id=new_id(),
+                conversation=new_id(),
+                kind="embed",
+                texts=part,
+                truncate=truncate,
+                dimensions=dimensions,
+                deadline=deadline,
+                run=None if run is None else subjects.token(run, "run"),
+            )
+            return Answer(self, turn, model, priority)
+
+        return embedded(ask, texts, max_in_flight)
 
     def converse(
         self,

@@ -31,14 +31,17 @@ from broker.messages.boards import NO_FILE, ModelFile
 SERVICE = "turnpike-worker"
 MIRROR = "turnpike-mirror"
 ENDPOINT = "state"
-CHAT, RAW, SCORE, TOOLS, THINKING = "chat", "raw", "score", "tools", "thinking"
+CHAT, RAW, SCORE, TOOLS, THINKING, EMBED = "chat", "raw", "score", "tools", "thinking", "embed"
 """What a worker can: turns through the model's chat template, prompts without it, scores of given answers, turns with
-tools, calls or thoughts, and to think or not, as a turn says: its model has thoughts."""
+tools, calls or thoughts, and to think or not, as a turn says: its model has thoughts; or to make vectors of texts, and
+then nothing else."""
 PENALTIES = "penalties"
 """It knows presence and frequency penalties, and biases."""
 PREFILL = "prefill"
 """The last message may be an assistant's, whose text is gone on with, or the system's."""
-OF_RELEASE = (PENALTIES, PREFILL)
+PROGRESS = "progress"
+"""It tells how far a prompt is computed, where a turn asks."""
+OF_RELEASE = (PENALTIES, PREFILL, PROGRESS)
 """What every worker of this release can, whatever its model is."""
 OF_BOARD = "board"
 """The fact that names the board that has started a worker."""
@@ -105,8 +108,8 @@ class WorkerInfo(Struct, frozen=True):
     fingerprint: str = ""
     """Of the model file; empty where the release does not tell it."""
     can: tuple[str, ...] | None = None
-    """CHAT, RAW, SCORE, TOOLS, THINKING, those of OF_RELEASE and what later releases can; None where the release does
-    not tell it."""
+    """CHAT, RAW, SCORE, TOOLS, THINKING, EMBED, those of OF_RELEASE and what later releases can; None where the
+    release does not tell it."""
     since: float = 0.0
     """When it announced itself, in seconds since the epoch by its own clock; 0 where the release does not tell it."""
 

@@ -24,7 +24,7 @@ from broker.jetstream import (
     api_subject,
 )
 from broker.priorities import PRIORITIES
-from broker.subjects import ENDS, KV_PLACEMENT, REPLIES, TELEMETRY, WRITER
+from broker.subjects import ALL_KEPT, ENDS, KV_ANSWERS, KV_PLACEMENT, REPLIES, TELEMETRY, WRITER
 
 _DISCOVERY = ("$SRV.PING.>", "$SRV.INFO.>", "$SRV.STATS.>", "$SRV.PING", "$SRV.INFO", "$SRV.STATS")
 _PLACEMENT = api_subject(DIRECT_GET, KV_PLACEMENT)
@@ -107,9 +107,11 @@ def _gateway(user: str) -> Rights:
             "cancel.>",
             "replay.>",
             "telemetry.>",
+            ALL_KEPT,
             api_subject(DIRECT_GET, REPLIES, "reply.>"),
             api_subject(DIRECT_GET, ENDS, "end.>"),
             api_subject(DIRECT_GET, "*", "turn.>"),
+            api_subject(DIRECT_GET, KV_ANSWERS, ALL_KEPT),
             _PLACEMENT,
             api_subject(STREAM_NAMES),
             api_subject(CONSUMER_INFO, "*", "*"),

@@ -84,7 +84,7 @@ class Reassembly:
 
     def _told(self, chunk: Chunk) -> list[Chunk]:
         """Adds what is new, told with the places that it has in what was read."""
-        if not (chunk.text or chunk.tokens or chunk.reasoning or chunk.calls):
+        if not (chunk.text or chunk.tokens or chunk.reasoning or chunk.calls or chunk.progress):
             return []
         if not self._is_next(chunk):
             chunk = replace(

@@ -30,6 +30,7 @@ from broker.messages import (
     Failed,
     HandedBack,
     Other,
+    Progress,
     Reply,
     Started,
     TokenLogprob,
@@ -191,13 +192,14 @@ class ReplyWriter:
         *,
         reasoning: str = "",
         calls: tuple[CallDelta, ...] = (),
+        progress: tuple[Progress, ...] = (),
     ) -> None:
         """Sends the next chunk; comes back when it is stored. What gathered while the server was away may be more than
         one. Where deltas of calls stand is for this to say."""
         calls = self._offsets.placed(calls)
         chunk = Chunk(
             *(self.num_chunks, self.attempt, text, tokens, logprobs, self._offsets.text, self._offsets.tokens),
-            *(reasoning, self._offsets.reasoning if reasoning else 0, calls),
+            *(reasoning, self._offsets.reasoning if reasoning else 0, calls, progress),
         )
         payload = codec.encode(chunk)
         # Half of what may be sent, so that a replay holds at least one.
@@ -217,6 +219,7 @@ class ReplyWriter:
             chunk.logprobs[:half],
             reasoning=chunk.reasoning[:thoughts],
             calls=calls,
+            progress=chunk.progress,
         )
         await self.write(
             chunk.text[characters:],

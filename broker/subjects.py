@@ -19,6 +19,8 @@ KV_HELD = "KV_HELD"
 """The bucket HELD, as the server stores it (ADR-8)."""
 KV_PLACEMENT = "KV_PLACEMENT"
 """The bucket PLACEMENT, likewise."""
+KV_ANSWERS = "KV_ANSWERS"
+"""The bucket ANSWERS, likewise."""
 WRITER = "writer"
 """The one consumer of TELEMETRY, which all sidecars share."""
 ALL_TURNS = "turn.>"
@@ -32,6 +34,7 @@ ALL_REPLAYS = "replay.>"
 ALL_DEAD = "dead.>"
 ALL_TELEMETRY = "telemetry.>"
 ALL_HELD = "$KV.HELD.>"
+ALL_KEPT = "$KV.ANSWERS.>"
 ALL_PLACEMENT = "$KV.PLACEMENT.>"
 ALL_PLACED = "placement.>"
 """Where the server republishes what the bucket PLACEMENT takes, under the same names."""
@@ -220,6 +223,11 @@ def node(node: str) -> str:
 def held(model: str, client: str, conversation: str) -> str:
     """The directory's entry on a conversation: which worker has its state."""
     return f"$KV.HELD.{token(model, 'model')}.{token(client, 'client')}.{token(conversation, 'conversation')}"
+
+
+def kept(client: str, answer: str) -> str:
+    """Where an answer is kept that its client asked to be."""
+    return f"$KV.ANSWERS.{token(client, 'client')}.{token(answer, 'answer')}"
 
 
 def placed_board(board: str) -> str:

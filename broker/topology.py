@@ -42,6 +42,8 @@ class Limits:
     max_telemetry_bytes: int = 256 * 1024 * 1024
     max_directory_bytes: int = 32 * 1024 * 1024
     """About 100,000 conversations."""
+    max_kept_bytes: int = 64 * 1024 * 1024
+    """Of answers that clients asked to be kept."""
     ack_wait_seconds: float = ACK_WAIT_SECONDS
     """A turn whose worker has not been heard of for so long is given to another."""
 
@@ -137,6 +139,20 @@ def _directory(limits: Limits) -> dict[str, Any]:
     )
 
 
+def _kept(limits: Limits) -> dict[str, Any]:
+    """A bucket of answers, each for a day; a full one forgets its oldest entries."""
+    return _stream(
+        subjects.KV_ANSWERS,
+        subjects.ALL_KEPT,
+        limits.max_kept_bytes,
+        max_msgs_per_subject=1,
+        max_age=_seconds(24 * 3600),
+        allow_rollup_hdrs=True,
+        deny_delete=True,
+        persist_mode="async",
+    )
+
+
 def _placement() -> dict[str, Any]:
     """A bucket too. Entries last as long as whoever writes them says (`Nats-TTL`), orders until others are given."""
     return _stream(
@@ -167,6 +183,7 @@ def streams(models: Iterable[str], limits: Limits = Limits()) -> list[dict[str, 
         _dead(limits),
         _telemetry(limits),
         _directory(limits),
+        _kept(limits),
         _placement(),
     ]
 

@@ -11,7 +11,19 @@ from nats.aio.msg import Msg
 from broker import codec, subjects
 from broker.delivery import Delivery
 from broker.jetstream import SEQUENCE, STORED_AT, StoredMessage
-from broker.messages import CallDelta, Cancel, DeadLetter, Done, End, Failed, Message, Started, TokenLogprob, Turn
+from broker.messages import (
+    CallDelta,
+    Cancel,
+    DeadLetter,
+    Done,
+    End,
+    Failed,
+    Message,
+    Progress,
+    Started,
+    TokenLogprob,
+    Turn,
+)
 from broker.priorities import INTERACTIVE, Priority
 from broker.replies import StoredReply
 from broker.subjects import TurnAddress
@@ -191,6 +203,7 @@ class FakeWriter:
         self.chunks: list[tuple[str, tuple[int, ...]]] = []
         self.thoughts: list[str] = []
         self.calls: tuple[CallDelta, ...] = ()
+        self.progress: tuple[Progress, ...] = ()
         self.is_handed_back = False
         self.can_resume: bool | None = None
         self.grammar = ""
@@ -217,6 +230,7 @@ class FakeWriter:
         *,
         reasoning: str = "",
         calls: tuple[CallDelta, ...] = (),
+        progress: tuple[Progress, ...] = (),
     ) -> None:
         if self.error is not None:
             raise self.error
@@ -224,6 +238,7 @@ class FakeWriter:
         self.chunks.append((text, tokens))
         self.thoughts.append(reasoning)
         self.calls += calls
+        self.progress += progress
 
 
 def tell(work: Work, events: Iterable[Event]) -> None:

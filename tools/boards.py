@@ -60,6 +60,11 @@ class OnBoard:
         return PI5_BANDWIDTH_BYTES[0] / read, PI5_BANDWIDTH_BYTES[1] / read
 
 
+def answering() -> dict[str, Entry]:
+    """Token → model, of those that have conversations: embedding models have none to be kept."""
+    return {token: entry for token, entry in read_catalogue().items() if entry.memory != "none"}
+
+
 def conversation_bytes(entry: Entry) -> int:
     """What is kept of a conversation of CONVERSATION_TOKENS: of windows the last tokens only, of states one."""
     in_windows = min(CONVERSATION_TOKENS, entry.window) * entry.window_bytes_per_token
@@ -88,7 +93,7 @@ def reference() -> str:
         "| model | file | KV of 1,000 tokens | " + " | ".join(heads) + " | tokens/s at most |",
         "|---|---|---|" + "---|" * (len(heads) + 1),
     ]
-    for token, entry in read_catalogue().items():
+    for token, entry in answering().items():
         cells = []
         for gib in BOARDS_GIB:
             found = on_board(entry, gib)
@@ -215,7 +220,7 @@ def board_sizes() -> dict[str, str]:
 
 def models() -> dict[str, str]:
     """Token → the text of k3s/models/TOKEN/kustomization.yaml."""
-    found = {token: kustomization(token, entry) for token, entry in read_catalogue().items()}
+    found = {token: kustomization(token, entry) for token, entry in answering().items()}
     return {token: text for token, text in found.items() if text is not None}
 
 
@@ -225,7 +230,7 @@ def plans() -> str:
         "| model | weights | context | KV cache | computing | process | parking | conversations in context, parked |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for token, entry in read_catalogue().items():
+    for token, entry in answering().items():
         found = on_k3s(entry)
         if not found.num_ctx:
             lines.append(f"| `{token}` | {entry.size_bytes / MIB:,.0f} | does not fit | | | | | |")

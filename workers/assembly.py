@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nats.aio.client import Client as NatsConnection
 
+from broker.messages import Point
 from broker.priorities import INTERACTIVE
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
@@ -74,7 +75,11 @@ def assemble(parts: Parts) -> Worker:
     presence = Presence(nc, metadata(options, engine.max_sequence_tokens), look_seconds=options.look_seconds)
     load = LoadGauge(loop, occupancy, recent, presence, node)
     peers = _peers(parts)
-    reporter = Reporter(nc, options, parts.metrics, loop, cache, node, watch.rounds, lambda: peers.giver.given_bytes)
+
+    def second(num_dropped: int) -> Point | None:
+        return parts.metrics.second(loop.snapshot, cache.stats, peers.giver.given_bytes, num_dropped)
+
+    reporter = Reporter(nc, options, parts.metrics, node, watch.rounds, second)
     queue, store = ModelQueue(nc, model), NatsTurnStore(nc, name, engine.vocabulary.num_tokens)
     cancels = Cancels(queue, model, name, in_hand, loop.cancel)
     limit, call_grammars = engine.max_sequence_tokens, parts.call_grammars

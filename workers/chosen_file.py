@@ -8,7 +8,7 @@ from pathlib import Path
 
 from broker import subjects
 from broker.catalogue import entry_of, locked_as, read_lock, verify
-from workers.model_file import answering_parts
+from workers.model_file import served_parts
 from workers.models import DEMO
 from workers.settings import WorkerSettings
 from workers.settled_files import Checked
@@ -23,7 +23,7 @@ def model_path(config: WorkerSettings, heard: Callable[[int], None] = lambda _: 
     """The file that the settings mean, verified where its hash is known, once for as long as it stays as it is and the
     machine runs; `heard` is told of bytes as they are read for that. Raises TurnpikeError."""
     if config.model_file is not None:
-        return answering_parts(Path(config.model_file).expanduser())[0]
+        return served_parts(Path(config.model_file).expanduser())[0]
     if config.model in (None, DEMO.token):
         return DEMO.verified()
     locked = locked_as(config.model, Path(config.lock_file))

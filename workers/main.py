@@ -14,7 +14,7 @@ import logging
 import os
 import typing
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,13 +24,12 @@ from nats.aio.client import Client as NatsConnection
 from broker import discovery, subjects
 from broker.connection import Address, close, connect
 from broker.discovery import OF_BOARD
-from broker.health import serve_health
 from broker.process import keep_the_heap_small
 from workers.answer_syntax import answer_readers
 from workers.assembly import Assembly, Parts, assemble
 from workers.boards.line import BoardLine, FromBoard
 from workers.boards.loading import MEASURE, READ, READY, WEIGHTS, Loading
-from workers.calls import syntax_of
+from workers.calls import Syntax, syntax_of
 from workers.calls.writing import writer
 from workers.chosen_file import known_sha256, model_path, model_token
 from workers.engine.calibration import Calibration
@@ -53,7 +52,7 @@ from workers.machine.memory import MemoryPlan, available_bytes
 from workers.machine.model_plan import draft_size, plan_of
 from workers.machine.thread_count import choose_polling, step_threads
 from workers.model_facts import bytes_for_a_token, described
-from workers.model_file import ModelFileError, answering_parts
+from workers.model_file import ModelFileError, answering_parts, embeds
 from workers.prompts.chat_template import catalogued
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateProcess, TemplateRenderer
@@ -61,7 +60,7 @@ from workers.reporting.facts import file_facts, memory_facts, setting_facts, thr
 from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.reporting.presence import PLAIN_ABILITIES, abilities
 from workers.settings import WorkerSettings
-from workers.worker import Worker
+from workers.worker import Worker, probed
 from workers.worker_options import WorkerOptions, in_a_hurry
 
 if typing.TYPE_CHECKING:
@@ -127,21 +126,18 @@ async def serve(
         await asyncio.to_thread(draft_size, config)  # whether it is a model at all is said before anything is loaded
         explain_aborts(f"model file {path}")
         name = subjects.token(config.model, "model") if config.model else model_token(path)
+        if await asyncio.to_thread(embeds, path):
+            from workers.embedding.serving import serve_embeddings
+
+            await templates.close()
+            return await serve_embeddings(address, config, path, name, version, stop, line, loading)
         nc = await connect(address, name=f"turnpike-worker-{name}")
         loaded = await _load_among_others(nc, path, name, config, cleanup, loading)
-        vocabulary = loaded.model.vocabulary
         syntax = syntax_of(loaded.model.chat_template or "", config.tool_syntax or "")
-        renderer = TemplateRenderer(
-            loaded.model.chat_template,
-            bos_token=vocabulary.text(vocabulary.bos),
-            eos_token=vocabulary.text(vocabulary.eos),
-            date=config.template_date or ("none" if config.deterministic else "today"),
-            write=writer(syntax),
-            child=templates,
-        )
+        renderer = _renderer(loaded.model, config, templates, syntax)
         history = History(
             renderer,
-            vocabulary,
+            loaded.model.vocabulary,
             thoughts=syntax.thoughts,
             raw_as_text=config.raw_as_text,
             by_text=config.deterministic,
@@ -152,12 +148,26 @@ async def serve(
         try:
             worker = await _assemble(nc, loaded, config, version, history, renderer, cache, assembly)
             line.serving(lambda: loading.served(worker.told()), loaded.threads.limit_to)
-            async with _health(worker, config):
+            async with probed(worker, config.health_port):
                 await worker.run(stop)
         finally:
             await renderer.close()
             await close(nc)
     return 0
+
+
+def _renderer(
+    model: LlamaModel, config: WorkerSettings, templates: TemplateProcess, syntax: Syntax
+) -> TemplateRenderer:
+    vocabulary = model.vocabulary
+    return TemplateRenderer(
+        model.chat_template,
+        bos_token=vocabulary.text(vocabulary.bos),
+        eos_token=vocabulary.text(vocabulary.eos),
+        date=config.template_date or ("none" if config.deterministic else "today"),
+        write=writer(syntax),
+        child=templates,
+    )
 
 
 async def _given(line: BoardLine, loading: Loading, stop: asyncio.Event) -> FromBoard | None:
@@ -366,13 +376,6 @@ def _options(loaded: LoadedModel, config: WorkerSettings, version: str, can: tup
     )
 
 
-def _health(worker: Worker, config: WorkerSettings) -> AbstractAsyncContextManager[object]:
-    """Answers probes while the worker runs, where a port was given."""
-    if config.health_port is None:
-        return contextlib.nullcontext()
-    return serve_health(config.health_port, live=worker.stuck_reason, ready=worker.unready_reason)
-
-
 def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
     """Build, machine and settings, for the records of whoever measures this worker."""
     from workers.llama.backend import system_info
@@ -394,5 +397,4 @@ def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
         "draft_model": config.draft_file.name if config.draft_file is not None else "",
         OF_BOARD: subjects.node_name(config.node) if config.board_fd is not None else "",
     }
-    found |= setting_facts(config)
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in (found | setting_facts(config)).items() if value}

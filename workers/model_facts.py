@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from broker.messages.boards import ModelFile
 from workers.architectures import KNOWN
 from workers.engine.protocol import MAX_OUTPUTS
 from workers.gguf_header import Header, Tensor, Value
-from workers.machine.memory import ROUND_CTX, MemoryPlan, largest_ctx, plan_memory
+from workers.machine.embedding_plan import plan_embedding
+from workers.machine.memory import ROUND_CTX, KvShape, MemoryPlan, largest_ctx, plan_memory
 from workers.machine.model_plan import PI5_BANDWIDTH_BYTES
 from workers.machine.model_shape import active_bytes, active_parameters, num_parameters, shape_in
-from workers.model_file import answering_parts, header
+from workers.model_file import embeds, header, served_parts
 from workers.settings import WorkerSettings
 
 TEMPLATE_KEY = "tokenizer.chat_template"
@@ -78,7 +80,7 @@ class ModelFacts(Struct, frozen=True):
 
 def facts_of(path: Path, available: int) -> ModelFacts:
     """Of a model of which one file is given, with `available` bytes for it. Raises ModelFileError."""
-    parts = answering_parts(path, KNOWN)
+    parts = served_parts(path, KNOWN)
     headers = [header(part) for part in parts]
     first, tensors = headers[0], [tensor for one in headers for tensor in one.tensors]
     values, shape = first.values, shape_in(parts[0], first)
@@ -87,18 +89,15 @@ def facts_of(path: Path, available: int) -> ModelFacts:
     context = _number(values, "context_length")
     settings = WorkerSettings()
 
-    def plan(num_ctx: int) -> MemoryPlan:
-        return plan_memory(
-            shape,
-            weight_bytes=sum(tensor.num_bytes for tensor in tensors),
-            num_ctx=num_ctx,
-            num_ubatch=settings.num_ubatch,
-            max_outputs=MAX_OUTPUTS,
-            flash_attention=True,
-            num_slots=settings.num_slots,
-        )
+    is_embedding = embeds(parts[0])
+    if is_embedding:
+        shape = dataclasses.replace(shape, bytes_per_token=0, window=0, window_bytes_per_token=0)
 
-    planned = plan(settings.num_ctx)
+    def plan(num_ctx: int) -> MemoryPlan:
+        return _planned(shape, sum(tensor.num_bytes for tensor in tensors), num_ctx, is_embedding=is_embedding)
+
+    planned_context = min(context or settings.num_ctx, settings.num_ctx) if is_embedding else settings.num_ctx
+    planned = plan(planned_context)
     read = active_bytes(first, tensors) + CONVERSATION_TOKENS * shape.bytes_per_young_token
     low, high = PI5_BANDWIDTH_BYTES
     return ModelFacts(
@@ -112,7 +111,7 @@ def facts_of(path: Path, available: int) -> ModelFacts:
         active_bytes=active_bytes(first, tensors),
         context=context,
         layers=shape.num_layers,
-        memory="recurrent" if shape.sequence_bytes else "sliding-window" if shape.window else "full",
+        memory="none" if is_embedding else _memory_of(shape),
         window=shape.window,
         kv_bytes_per_token=shape.bytes_per_token,
         window_bytes_per_token=shape.window_bytes_per_token,
@@ -125,13 +124,33 @@ def facts_of(path: Path, available: int) -> ModelFacts:
         ),
         vocabulary_tokens=shape.num_vocab,
         licence=str(values.get("general.license", "not told by the file")),
-        planned_context=settings.num_ctx,
+        planned_context=planned_context,
         planned_bytes=planned.total,
         planned=_parts(planned),
         available_bytes=available,
         largest_context=largest_ctx(plan, max(context, ROUND_CTX), available),
         tokens_per_second=(round(low / read, 1), round(high / read, 1)),
         chat_template=template,
+    )
+
+
+def _memory_of(shape: KvShape) -> Memory:
+    return "recurrent" if shape.sequence_bytes else "sliding-window" if shape.window else "full"
+
+
+def _planned(shape: KvShape, weights: int, num_ctx: int, *, is_embedding: bool) -> MemoryPlan:
+    """A worker's with default settings."""
+    if is_embedding:
+        return plan_embedding(shape, weights, num_ctx)
+    settings = WorkerSettings()
+    return plan_memory(
+        shape,
+        weight_bytes=weights,
+        num_ctx=num_ctx,
+        num_ubatch=settings.num_ubatch,
+        max_outputs=MAX_OUTPUTS,
+        flash_attention=True,
+        num_slots=settings.num_slots,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 
 from broker.errors import TurnpikeError
@@ -115,17 +115,40 @@ def answering_parts(path: Path, known: Container[str] | None = None) -> list[Pat
 
     `known` are the architectures that there are, where it is not llama.cpp itself that will tell.
     """
+    return _whole_parts(path, known, why_not)
+
+
+def served_parts(path: Path, known: Container[str] | None = None) -> list[Path]:
+    """As `answering_parts`, and for a model that makes vectors of texts too."""
+    return _whole_parts(path, known, why_not_served)
+
+
+def embeds(path: Path) -> bool:
+    """Whether the file's model makes vectors of texts, and none. Raises ModelFileError."""
     parts = parts_of(path)
-    headers = [header(part) for part in parts]
-    reason = why_not(headers[0].values, [tensor.name for one in headers for tensor in one.tensors], known)
+    return why_not(header(parts[0]).values, _names(parts)) == _EMBEDDING
+
+
+def _whole_parts(
+    path: Path,
+    known: Container[str] | None,
+    why: Callable[[dict[str, Value], Sequence[str], Container[str] | None], str | None],
+) -> list[Path]:
+    parts = parts_of(path)
+    reason = why(header(parts[0]).values, _names(parts), known)
     if reason is not None:
         raise ModelFileError(parts[0], f"is {reason}")
-    for part, one in zip(parts, headers, strict=True):
+    for part in parts:
+        one = header(part)
         if one.needed_bytes > one.file_bytes:
             raise ModelFileError(
                 part, f"is corrupted or incomplete: it has {one.file_bytes:,} bytes of {one.needed_bytes:,}"
             )
     return parts
+
+
+def _names(parts: Iterable[Path]) -> list[str]:
+    return [tensor.name for part in parts for tensor in header(part).tensors]
 
 
 def weight_bytes(parts: Iterable[Path]) -> int:
@@ -151,6 +174,21 @@ def why_not(found: dict[str, Value], tensors: Sequence[str] = (), known: Contain
         return _EMBEDDING
     if any(name.startswith(("dense_2.", "dense_3.")) for name in tensors):
         return _EMBEDDING
+    return _why_no_model(found, tensors, known) or (
+        _DRAFT if _is_draft(found.get(f"{architecture}.nextn_predict_layers"), found, tensors) else None
+    )
+
+
+def why_not_served(
+    found: dict[str, Value], tensors: Sequence[str] = (), known: Container[str] | None = None
+) -> str | None:
+    """As `why_not`, of a model that answers or makes vectors."""
+    reason = why_not(found, tensors, known)
+    return _why_no_model(found, tensors, known) if reason == _EMBEDDING else reason
+
+
+def _why_no_model(found: dict[str, Value], tensors: Sequence[str], known: Container[str] | None) -> str | None:
+    architecture = str(found.get("general.architecture", ""))
     if not architecture:
         return "no model: it names no architecture"
     if known is not None and architecture not in known:
@@ -159,7 +197,7 @@ def why_not(found: dict[str, Value], tensors: Sequence[str] = (), known: Contain
         return _TYPES["vocab"]
     if found.get("tokenizer.ggml.model") in ("none", "no_vocab"):
         return "a model without a vocabulary, which neither reads text nor writes it"
-    return _DRAFT if _is_draft(found.get(f"{architecture}.nextn_predict_layers"), found, tensors) else None
+    return None
 
 
 def _kind_of_another(found: dict[str, Value], tensors: Sequence[str]) -> str | None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
 
 from broker import discovery, topology
 from broker.delivery import Delivery
+from broker.health import serve_health
 from broker.messages.boards import LOADING
 from broker.priorities import PRIORITIES
 from workers.boards.line import FromWorker
-from workers.engine_runner import EngineRunner
 from workers.health import Watch, WorkerLost
+from workers.kv.index import Key
 from workers.kv.peers import Peers
 from workers.queue.cancels import CancelListener
 from workers.queue.pulling import TurnPuller
@@ -24,12 +28,34 @@ from workers.reporting.load import LoadGauge
 from workers.reporting.node import NodeListener
 from workers.reporting.presence import Presence
 from workers.reporting.reporter import Reporter
-from workers.turns.handler import TurnHandler
 from workers.turns.keep_alive import KeepAlive
+from workers.turns.life import TurnLife
 from workers.turns.replays import Replays
 from workers.worker_options import WorkerOptions
 
 log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """What computes, in threads of its own. `EngineRunner` is one."""
+
+    @property
+    def num_slots(self) -> int:
+        """How many turns it computes at once."""
+        ...
+
+    @property
+    def lost_reason(self) -> str | None:
+        """Why the engine is gone; None while it is there."""
+        ...
+
+    def start(self, stop: asyncio.Event) -> None:
+        """Starts the threads; `stop` is set where the engine is lost."""
+        ...
+
+    def stop(self, is_drained: bool) -> Mapping[Key, int]:
+        """Ends them; how many tokens there were of each conversation then. Blocks."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +64,13 @@ class Worker:
 
     nc: NatsConnection
     options: WorkerOptions
-    engine: EngineRunner
-    turns: TurnHandler
+    engine: Engine
+    turns: TurnLife
     puller: TurnPuller
     cancels: CancelListener
     keep_alive: KeepAlive
-    peers: Peers
+    peers: Peers | None
+    """None where nothing is kept that others could be given."""
     replays: Replays
     presence: Presence
     load: LoadGauge
@@ -73,7 +100,8 @@ class Worker:
                     for work in (self.keep_alive.run(ack_wait), self.reporter.run(), self.watch.run())
                 ]
                 self.reporter.event("worker started")
-                await self.peers.start(beats)
+                if self.peers is not None:
+                    await self.peers.start(beats)
                 await self._serve(stop)
                 await self._leave()
                 is_drained = True
@@ -115,8 +143,10 @@ class Worker:
     async def _leave(self) -> None:
         """Stops the engine and keeps what there is of conversations; peers are given of it meanwhile."""
         self.watch.end()
-        await self.peers.tell_swapped(await asyncio.to_thread(self.engine.stop, True))
-        await self.peers.stop()
+        held = await asyncio.to_thread(self.engine.stop, True)
+        if self.peers is not None:
+            await self.peers.tell_swapped(held)
+            await self.peers.stop()
 
     async def _end(self, is_drained: bool) -> None:
         """Takes itself out, hears and tells nothing more, stops the engine where it runs."""
@@ -155,3 +185,10 @@ class Worker:
             can=self.options.can,
             trouble=self.stuck_reason(),
         )
+
+
+def probed(worker: Worker, port: int | None) -> AbstractAsyncContextManager[object]:
+    """Answers probes while the worker runs, where a port was given."""
+    if port is None:
+        return contextlib.nullcontext()
+    return serve_health(port, live=worker.stuck_reason, ready=worker.unready_reason)

@@ -10,6 +10,7 @@ from broker.messages.ends import (
     NOT_UNDERSTOOD,
     CachedIn,
     Done,
+    Embeddings,
     End,
     Failed,
     FinishReason,
@@ -20,7 +21,17 @@ from broker.messages.ends import (
 )
 from broker.messages.fields import WIRE_VERSION, Count, Seconds, Token, Word, new_id
 from broker.messages.queue import Beacon, Cancel, DeadLetter, Leaving
-from broker.messages.replies import Chunk, HandedBack, Other, Replay, ReplayRequest, Reply, Started, TokenLogprob
+from broker.messages.replies import (
+    Chunk,
+    HandedBack,
+    Other,
+    Progress,
+    Replay,
+    ReplayRequest,
+    Reply,
+    Started,
+    TokenLogprob,
+)
 from broker.messages.states import (
     MAX_PART_BYTES,
     CutPoint,
@@ -38,12 +49,23 @@ from broker.messages.states import (
 )
 from broker.messages.telemetry import MAX_BATCH_POINTS, FieldValue, NodeState, Point, Points, RunEvent
 from broker.messages.tools import CallDelta, NamedTool, Tool, ToolCall, ToolChoice
-from broker.messages.turns import MAX_GRAMMAR_BYTES, Kind, Message, Role, Sampling, Turn, check_messages
+from broker.messages.turns import (
+    MAX_GRAMMAR_BYTES,
+    MAX_TEXTS,
+    EmbedText,
+    Kind,
+    Message,
+    Role,
+    Sampling,
+    Turn,
+    check_messages,
+)
 
 __all__ = [
     "MAX_BATCH_POINTS",
     "MAX_GRAMMAR_BYTES",
     "MAX_PART_BYTES",
+    "MAX_TEXTS",
     "NOT_UNDERSTOOD",
     "WIRE_VERSION",
     "Beacon",
@@ -56,6 +78,8 @@ __all__ = [
     "DeadLetter",
     "Done",
     "Earlier",
+    "EmbedText",
+    "Embeddings",
     "End",
     "Failed",
     "FetchClose",
@@ -76,6 +100,7 @@ __all__ = [
     "Other",
     "Point",
     "Points",
+    "Progress",
     "RecomputedFor",
     "Remembered",
     "Replay",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from broker.errors import InvalidMessage
 from broker.messages.fields import Count, Seconds, Token, Word
 from broker.messages.tools import ToolCall
 
@@ -69,6 +70,19 @@ class Score(Struct, frozen=True):
     """Of each of the tokens."""
 
 
+class Embeddings(Struct, frozen=True):
+    """The vectors of a turn's texts, in their order, each of length 1."""
+
+    dimension: Annotated[int, Meta(ge=1)]
+    """Values of each."""
+    data: bytes
+    """All of them, packed: float32, the least byte first."""
+
+    def __post_init__(self) -> None:
+        if len(self.data) % (4 * self.dimension):
+            raise InvalidMessage("embeddings.data", f"{len(self.data)} bytes are no vectors of {self.dimension} values")
+
+
 class Done(Struct, frozen=True, tag_field="type", tag="done", omit_defaults=True):
     """The end of a turn that was answered, with the whole answer."""
 
@@ -88,6 +102,8 @@ class Done(Struct, frozen=True, tag_field="type", tag="done", omit_defaults=True
     """What the answer calls, in its order."""
     reasoning: str = ""
     """What the model thought before it answered."""
+    embeddings: Embeddings | None = None
+    """Of a turn that was to `embed`, unless it was cancelled."""
     stop: str | None = None
     """Of the turn's stop texts, the one that ended the answer; the text ends before it."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from broker.messages.fields import Count, Token
+from broker.messages.fields import Count, Seconds, Token
 from broker.messages.tools import CallDelta
 
 
@@ -18,6 +18,16 @@ class TokenLogprob(Struct, frozen=True):
     """What the token stands for: UTF-8, of which one token may hold a part of a character; empty for control tokens."""
     top_pieces: tuple[bytes, ...] = ()
     """Of the likeliest ones, in their order."""
+
+
+class Progress(Struct, frozen=True):
+    """How far a prompt is computed: `num_computed` of its tokens, those among them that were found in a cache."""
+
+    num_prompt: Count
+    num_cached: Count
+    num_computed: Count
+    seconds: Seconds
+    """Since the turn was seated."""
 
 
 class Started(Struct, frozen=True, tag_field="type", tag="started"):
@@ -54,6 +64,8 @@ class Chunk(Struct, frozen=True, tag_field="type", tag="chunk", omit_defaults=Tr
     """How many characters of this attempt's thoughts come before."""
     calls: tuple[CallDelta, ...] = ()
     """What is added to calls, behind the text of the same chunk."""
+    progress: tuple[Progress, ...] = ()
+    """How far the prompt was computed before it, of a turn that asks for that."""
 
 
 class HandedBack(Struct, frozen=True, tag_field="type", tag="handed_back"):

@@ -13,15 +13,20 @@ from broker.messages.template_kwargs import FIELD, check_template_kwargs
 from broker.messages.tools import MAX_CALLS, CallId, Tool, ToolCall, ToolChoice, check_tools
 
 MAX_GRAMMAR_BYTES = 64 * 1024
+MAX_TEXTS = 256
+"""To embed, in one turn: the vectors of so many fit into a message up to 1,000 dimensions."""
+MAX_DIMENSIONS = 65_536
 MAX_BIAS_CHARACTERS = 4096
 """Of all texts in a turn's `logit_bias`."""
 FORBIDDEN = -1e9
 """A bias of so much, or less, is that of a token that is never chosen."""
 
 Role = Literal["system", "user", "assistant", "tool"]
-Kind = Literal["generate", "score"]
-Thinking = Literal["on", "off"] | Annotated[int, Meta(ge=0, le=1_000_000)]
+Kind = Literal["generate", "score", "embed"]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+EmbedText = Annotated[str, Meta(min_length=1)] | Annotated[tuple[TokenId, ...], Meta(min_length=1)]
+"""To embed: a text, or the tokens that it is."""
+Thinking = Literal["on", "off"] | Annotated[int, Meta(ge=0, le=1_000_000)]
 BiasedText = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
@@ -98,12 +103,24 @@ def check_messages(messages: Sequence[Message]) -> None:
         raise InvalidMessage(f"{field}.reasoning", "only a text can be gone on with, and no thought")
 
 
+def check_texts(turn: Turn) -> None:
+    """Raises InvalidMessage for texts of a turn that is not to embed, and for one that is and has anything else."""
+    if turn.kind != "embed":
+        field = "texts" if turn.texts else "truncate" if turn.truncate else "dimensions"
+        raise InvalidMessage(field, "must be given for kind 'embed', and only then")
+    if not turn.texts:
+        raise InvalidMessage("texts", "must hold at least one text")
+    for field in ("messages", "continuations", "raw", "tools", "chat_template_kwargs"):
+        if getattr(turn, field):
+            raise InvalidMessage(field, "a turn of kind 'embed' has texts, and nothing that is answered")
+
+
 class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One user message with its whole history."""
+    """One user message with its whole history; or, to `embed`, texts and no messages."""
 
     id: Token
     conversation: Token
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
     """Where the last one is an assistant's, the answer goes on behind it, and holds only what is new."""
     sampling: Sampling = Sampling()
     deadline: Seconds | None = None
@@ -122,8 +139,19 @@ class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
     """Whether one answer may hold more than one call."""
+    progress: bool = False
+    """Chunks tell how far its prompt is computed, before the answer's first token."""
+    texts: Annotated[tuple[EmbedText, ...], Meta(max_length=MAX_TEXTS)] = ()
+    """For `embed`: of each a vector is made."""
+    truncate: bool = False
+    """For `embed`: of a text that is longer than the model's context only so much is taken; else the turn fails."""
+    dimensions: Annotated[int, Meta(ge=1, le=MAX_DIMENSIONS)] | None = None
+    """For `embed`: of each vector so many values, its first, again of length 1; None: all that the model makes."""
 
     def __post_init__(self) -> None:
+        if self.kind == "embed" or self.texts or self.truncate or self.dimensions is not None:
+            check_texts(self)
+            return
         if not self.messages:
             raise InvalidMessage("messages", "must hold at least one message")
         if self.raw and len(self.messages) != 1:

@@ -13,4 +13,7 @@ def abilities_for(asked: Asked) -> frozenset[str]:
         found.add(PENALTIES)
     if asked.history and asked.history[-1].role in ("assistant", "system"):
         found.add(PREFILL)
+    found |= {name for name in ("suffix", "prompt", "echo") if asked.more.get(name)}
+    if asked.more.get("kind") == "prompt":
+        found.add("prompt")
     return frozenset(found)

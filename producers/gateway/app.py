@@ -159,7 +159,9 @@ class Gateway:
             account = self._account(request)
             body = await body_of(request.headers, request.receive)
             wanted, ignored = posted(body, turned.kind, turned.harmless, is_strict=self._is_strict)
-            await self._turns.answer(account, request, wanted, ignored, receive, send)
+            if turned.before is not None:
+                wanted = await turned.before(wanted, self._clients.of(account))
+            await self._turns.answer(account, request, wanted, ignored, receive, send, turned.after)
 
         return handle
 

@@ -34,6 +34,18 @@ _WORDS = {
 }
 
 
+def part[T](value: Any, kind: type[T], place: str, unknown: list[str]) -> T:
+    """A part of a body, whose kind was found out from itself; raises ApiError, which names it by `place`."""
+    found = relaxed(value, _info(kind), unknown, place)
+    try:
+        return msgspec.convert(found, kind)
+    except msgspec.ValidationError as error:
+        wrong = _refusal(str(error), found, kind)
+        param = f"{place}.{wrong.param}" if wrong.param else place
+        message = wrong.message.replace(wrong.param or "the body", param, 1)
+        raise ApiError(400, message, param=param, code=wrong.code) from None
+
+
 ANY_VALUE = None
 """Of a field that asks for nothing, whatever it says."""
 Harmless = tuple[Any, ...] | None

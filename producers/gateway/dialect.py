@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 from starlette.responses import Response
 
+from broker.client import Client
 from broker.messages import Chunk, Done, Failed, Message, Sampling, Started, TokenLogprob, Tool, ToolChoice
 from producers.gateway.bodies import Harmless
 from producers.gateway.errors import ApiError
@@ -143,6 +144,12 @@ class TurnRequest(Protocol):
         """Of their answers; the first one's turn."""
 
 
+Before = Callable[[Any, Client], Awaitable[TurnRequest]]
+"""Makes a request whole of what its client has stored, before it is asked for. Raises ApiError."""
+After = Callable[[Any, Sequence[Finished], Client], Awaitable[None]]
+"""Stores what is to be kept of the answers, given their writer, before their end is told."""
+
+
 @dataclass(frozen=True)
 class Turned:
     """A path that turns are posted to."""
@@ -152,6 +159,8 @@ class Turned:
     summary: str
     harmless: Mapping[str, Harmless] = field(default_factory=dict)
     """Fields that it does not have, and the values with which they ask for nothing: those are not named."""
+    before: Before | None = None
+    after: After | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from producers.gateway.anthropic.dialect import Anthropic
 from producers.gateway.dialect import Dialect
+from producers.gateway.native.dialect import Native
 from producers.gateway.ollama.dialect import Ollama
 from producers.gateway.openai.dialect import OpenAi
 
@@ -14,6 +15,7 @@ def all_dialects(*, leave_out_tools: bool = False) -> tuple[Dialect, ...]:
         OpenAi(leave_out_tools=leave_out_tools),
         Anthropic(leave_out_tools=leave_out_tools),
         Ollama(leave_out_tools=leave_out_tools),
+        Native(),
     )
 
 

@@ -15,12 +15,15 @@ ERRORS: dict[str, tuple[int, str]] = {
     "invalid_template": (400, "invalid_template"),
     "empty_prompt": (400, "empty_prompt"),
     "answer_too_large": (400, "answer_too_large"),
+    "unsupported": (400, "unsupported"),
     "deadline": (408, "deadline"),
     "overloaded": (503, "overloaded"),
     "not_loaded": (503, "model_not_loaded"),
 }
 """Of docs/protocol.md's codes. What is the client's own doing is a 400: its library asks again after a 500."""
 
+TOO_LONG = "exceed_context_size_error"
+"""llama-server's type of it, by which its clients know it; OpenAI's clients go by the code."""
 _TOO_LONG = re.compile(r"(\d+) tokens, and the context holds (\d+)")
 
 
@@ -51,11 +54,11 @@ def _too_long(failed: Failed) -> ApiError:
     code = ERRORS[failed.code][1]
     if (found := _TOO_LONG.search(failed.detail)) is None:
         message = f"{failed.detail}: the request exceeds the available context size"
-        return ApiError(400, message, param="messages", code=code)
+        return ApiError(400, message, kind=TOO_LONG, param="messages", code=code)
     num_tokens, num_ctx = int(found[1]), int(found[2])
     message = (
         f"This model's maximum context length is {num_ctx} tokens. However, your messages resulted in {num_tokens} "
         f"tokens: the request exceeds the available context size. Please reduce the length of the messages."
     )
     facts = {"n_prompt_tokens": num_tokens, "n_ctx": num_ctx}
-    return ApiError(400, message, param="messages", code=code, facts=facts)
+    return ApiError(400, message, kind=TOO_LONG, param="messages", code=code, facts=facts)

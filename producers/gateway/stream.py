@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,15 @@ from broker.errors import TurnpikeError
 from broker.messages import Chunk
 from broker.model_status import ModelStatus
 from broker.place_in_line import PlaceInLine
-from producers.gateway.dialect import AnswerWriter
+from producers.gateway.dialect import AnswerWriter, Finished
 from producers.gateway.errors import ApiError
 from producers.gateway.patience import Patience
 from producers.gateway.reading import ClientGone, Receive, Send, beside_client, chunks_of
 from producers.gateway.strand import Strand, comment
 
 Headers = Iterable[tuple[bytes, bytes]]
+Settle = Callable[[AnswerWriter, Sequence[Finished]], Awaitable[None]]
+"""What is done once all answers have ended."""
 
 FIRST_SECONDS = 0.25
 """A stream begins with what comes within so long: a turn that is refused at once is answered by its HTTP status."""
@@ -62,8 +64,11 @@ class Stream:
         comments: Comments,
         headers: Headers | Callable[[], Headers] = (),
         patience: Callable[[Answer], Patience] | None = None,
+        settle: Settle | None = None,
     ) -> None:
-        """`headers` are asked for when the stream begins, where they are to be called."""
+        """`headers` are asked for when the stream begins, where they are to be called; `settle` is awaited before the
+        end is told."""
+        self._settle = settle
         self._writer = writer
         self._comments = comments
         self._headers = headers
@@ -145,7 +150,10 @@ class Stream:
             elif strand.is_behind:  # the new answer is shorter than what the client has
                 return await self._refer(strand, send)
             elif num_left == 1:
-                return await self._send(send, strand.end() + self._ending(), last=True)
+                ending = strand.end()
+                if self._settle is not None:
+                    await self._settle(self._writer, [Finished(one.answer.done) for one in self._strands])
+                return await self._send(send, ending + self._ending(), last=True)
             else:
                 num_left -= 1
                 await self._send(send, strand.end())

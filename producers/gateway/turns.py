@@ -21,7 +21,7 @@ from broker.priorities import Priority
 from producers.gateway.abilities import abilities_for
 from producers.gateway.choosing import Chooser
 from producers.gateway.clients import Clients
-from producers.gateway.dialect import AnswerWriter, Asked, TurnRequest
+from producers.gateway.dialect import After, AnswerWriter, Asked, Finished, TurnRequest
 from producers.gateway.errors import ApiError, no_such_model, unavailable
 from producers.gateway.heads import deadline_of, is_said, priority_of
 from producers.gateway.in_work import InWork
@@ -33,7 +33,7 @@ from producers.gateway.posted import shown
 from producers.gateway.reading import beside_client, cancelled_unless_ended, collect, published, together
 from producers.gateway.responses import json_response
 from producers.gateway.seen import Seen
-from producers.gateway.stream import Comments, Stream
+from producers.gateway.stream import Comments, Settle, Stream
 from producers.routing.asking import FallbackAnswer
 from producers.routing.policies import Decision, Needs
 
@@ -103,13 +103,19 @@ class Turns:
         ignored: Sequence[str],
         receive: Receive,
         send: Send,
+        after: After | None = None,
     ) -> None:
-        """Publishes the turns and sends their answers; a header names what was `ignored`. Raises ApiError before
-        anything was sent, ClientGone."""
+        """Publishes the turns and sends their answers; a header names what was `ignored`, and `after` is done before
+        their end is told. Raises ApiError before anything was sent, ClientGone."""
         if not self._nc.is_connected:
             raise unavailable(ServerError("the gateway is not connected to NATS just now"))
         client, priority = self._clients.of(account), priority_of(request.headers)
         taken = await self._taken(client, request, wanted, shown(ignored))
+
+        async def settle(writer: AnswerWriter, finished: Sequence[Finished]) -> None:
+            if after is not None:
+                await after(writer, finished, client)
+
         is_detached = is_said(request.headers, "turnpike-detached")
         held = self._places.held(account, client.name, taken.answers, priority=priority)
         send = held.given_back_before_the_last(send)
@@ -119,10 +125,10 @@ class Turns:
                 for answer in taken.answers:
                     await published(answer, self._seen.choices)
                 if wanted.is_streamed:
-                    if await self._stream(taken, request, receive, send):
+                    if await self._stream(taken, request, receive, send, settle):
                         reading.detach()
                 else:
-                    await self._send_whole(taken, request, receive, send)
+                    await self._send_whole(taken, request, receive, send, settle)
         finally:
             self._in_work.leave(*taken.answers)
             held.give_back()
@@ -193,7 +199,14 @@ class Turns:
         """Of a model that is to answer them all: those of the longest."""
         priority = priority_of(request.headers)
         found = [
-            Needs.of(one.history, raw=one.is_raw, tools=one.offer.tools, priority=priority, conversation=beginning)
+            Needs.of(
+                one.history,
+                raw=one.is_raw,
+                kind=one.more.get("kind", "generate"),
+                tools=one.offer.tools,
+                priority=priority,
+                conversation=beginning,
+            )
             for one in all_asked
         ]
         can = frozenset().union(*(one.can for one in found), *map(abilities_for, all_asked))
@@ -205,18 +218,20 @@ class Turns:
             return asked.sampling
         return msgspec.structs.replace(asked.sampling, thinking=self._thinking)
 
-    async def _stream(self, taken: _Taken, request: HttpRequest, receive: Receive, send: Send) -> bool:
+    async def _stream(self, taken: _Taken, request: HttpRequest, receive: Receive, send: Send, settle: Settle) -> bool:
         """Whether the client was told to read the turns elsewhere, so that they must go on."""
         comments = Comments(
             details=self._seen.details if is_said(request.headers, "turnpike-details") else None,
             num_workers=lambda answer: self._seen.num_serving(answer.model),
             status=lambda answer: self._seen.boards.get(answer.model),
         )
-        stream = Stream(taken.answers, taken.writer(), comments, taken.headers, self._patience)
+        stream = Stream(taken.answers, taken.writer(), comments, taken.headers, self._patience, settle)
         await stream.run(receive, send)
         return stream.is_referred
 
-    async def _send_whole(self, taken: _Taken, request: HttpRequest, receive: Receive, send: Send) -> None:
+    async def _send_whole(
+        self, taken: _Taken, request: HttpRequest, receive: Receive, send: Send, settle: Settle
+    ) -> None:
         writer = taken.writer()
         works = [self._patience(answer).bounded(collect(answer, writer)) for answer in taken.answers]
         finished = await beside_client(together(works), receive)
@@ -225,6 +240,7 @@ class Turns:
                 writer.goes_to(index, answer.turn.id, answer.decision.model)
             if answer.started is not None:
                 writer.begun_with(index, answer.started)
+        await settle(writer, finished)
         await json_response(writer.whole(finished), taken.headers())(request.scope, receive, send)
 
     def _patience(self, answer: Answer) -> Patience:

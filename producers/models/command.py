@@ -34,8 +34,8 @@ WIDE = 140
 EXIT_NO_ANSWERS = 3
 """Of `turnpike models verify`: all is as locked, and something of it is no model that answers."""
 
-ATTENTION = {"full": "all tokens", "sliding-window": "a window"}
-"""What a model looks back on; recurrent ones on none of them."""
+ATTENTION = {"full": "all tokens", "sliding-window": "a window", "none": "embeds"}
+"""What a model looks back on; recurrent ones on none of them, and those that make vectors have no conversations."""
 LOCK_SECONDS = 60.0
 """How long `turnpike models lock` waits for another one: it asks the hub a question for each name."""
 

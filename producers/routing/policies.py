@@ -33,7 +33,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from broker.discovery import CHAT, RAW, SCORE, TOOLS, WorkerInfo
+from broker.discovery import CHAT, EMBED, RAW, SCORE, TOOLS, WorkerInfo
 from broker.errors import PublishError, TurnpikeError, UnservedModel
 from broker.messages import Message, Tool, new_id
 from broker.model_status import ModelStatus
@@ -150,7 +150,7 @@ class Needs:
     """What a turn asks of its model, as far as it can be told beforehand."""
 
     can: frozenset[str] = frozenset()
-    """CHAT, RAW, SCORE, TOOLS."""
+    """CHAT, RAW, SCORE, TOOLS, EMBED."""
     num_tokens: int = 0
     """Of its prompt, about."""
     priority: Priority = DEFAULT_PRIORITY
@@ -169,7 +169,7 @@ class Needs:
         conversation: str | None = None,
     ) -> Needs:
         """What the turn of these messages needs of a model and its worker."""
-        can = {RAW if raw else CHAT} | ({SCORE} if kind == "score" else set())
+        can = {EMBED} if kind == "embed" else {RAW if raw else CHAT} | ({SCORE} if kind == "score" else set())
         if tools or any(one.tool_calls or one.tool_call_id or one.reasoning for one in messages):
             can.add(TOOLS)
         num_bytes = sum(len(message.content.encode(errors="replace")) for message in messages)

@@ -17,6 +17,7 @@ from broker.messages import (
     CutPoint,
     DeadLetter,
     Done,
+    Embeddings,
     End,
     Failed,
     FetchClose,
@@ -62,7 +63,9 @@ TURN_ID = "odd-00000000"
 
 
 def turn(rng: random.Random) -> Turn:
-    """A valid one."""
+    """A valid one, now and then of texts."""
+    if rng.random() < 0.1:
+        return Turn(TURN_ID, "c", kind="embed", texts=("text", (1, rng.randrange(99))), dimensions=rng.randrange(1, 9))
     roles = ("user", "assistant")
     messages = tuple(Message(roles[at % 2], rng.choice(_WORDS) * 3) for at in range(rng.choice((1, 3))))  # type: ignore[arg-type]
     sampling = Sampling(
@@ -95,6 +98,9 @@ SAMPLES: Mapping[str, Callable[[random.Random], msgspec.Struct]] = {
     "chunk": lambda rng: Chunk(rng.randrange(4), 0, "text", (5, 6), (), 0, 0),
     "handed back": lambda rng: HandedBack(1, 0),
     "done": lambda rng: Done("stop", "text", (5, 6), _usage(rng), Timings(0.1, 0.2, 0.3), "w", 0, 2),
+    "vectors": lambda rng: Done(
+        "stop", "", (), _usage(rng), Timings(0.1, 0.2, 0.0), "w", embeddings=Embeddings(2, bytes(8 * rng.randrange(9)))
+    ),
     "failed": lambda rng: Failed("overloaded", "no room", True, "w", 0, 2.0),
     "beacon": lambda rng: Beacon(rng.randrange(99), rng.randrange(9)),
     "holding": lambda rng: Holding("w1", "f", rng.randrange(99), rng.randrange(9999)),

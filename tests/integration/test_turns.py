@@ -156,7 +156,7 @@ async def test_stop_strings_and_limits_end_an_answer(client: Client, start_worke
     async with start_worker():
         stopped = await client.ask("m", "one two three", sampling=Sampling(stop=("two",)))
         cut = await client.ask("m", "one two three", sampling=Sampling(max_tokens=4))
-    assert (stopped.text, stopped.finish_reason) == ("echo one ", "stop")
+    assert (stopped.text, stopped.finish_reason, stopped.stop) == ("echo one ", "stop", "two")
     assert (cut.text, cut.finish_reason) == ("echo", "length")
 
 

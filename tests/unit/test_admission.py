@@ -27,10 +27,11 @@ from tests.turn_fakes import (
 from workers.engine.events import LoopSnapshot
 from workers.kv.fetcher import Offer
 from workers.prompts.history import History
-from workers.turns.admission import Admission, Admitted, Understood
+from workers.turns.admission import Admission, Admitted
 from workers.turns.jobs import ROOM_TOKENS, JobMaker, Overflow
 from workers.turns.outcomes import Dead, Over
 from workers.turns.recent import RecentTurns
+from workers.turns.understanding import Understood
 
 MEASURED = LoopSnapshot(prefill_tokens_per_second=100.0, decode_tokens_per_second=10.0)
 DONE = Done("stop", "", (), Usage(1, 0, 0), Timings(0, 0, 0), "w0")

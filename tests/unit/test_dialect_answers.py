@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.messages import Chunk, Failed, TokenLogprob
-from producers.gateway.failures import error_of
+from producers.gateway.failures import TOO_LONG, error_of
 from producers.gateway.openai.answers import AnswerObjects, Writer
 from producers.gateway.openai.errors import FIELDS, error_body
 
@@ -34,7 +34,7 @@ def test_whose_fault_a_failure_is_and_whether_to_ask_again(
 def test_a_full_context_is_told_in_words_and_numbers_that_clients_know() -> None:
     found = error_of(Failed("prompt_too_long", "messages: 507 tokens, and the context holds 300"), FIELDS)
     error = error_body(found)["error"]
-    assert (found.status, error["code"], error["type"]) == (400, "context_length_exceeded", "invalid_request_error")
+    assert (found.status, error["code"], error["type"]) == (400, "context_length_exceeded", TOO_LONG)
     assert (error["n_prompt_tokens"], error["n_ctx"]) == (507, 300)
     assert "maximum context length is 300 tokens" in error["message"]
     assert "exceeds the available context size" in error["message"]

@@ -7,7 +7,7 @@ import pytest
 from broker.messages import Sampling
 from tests.engine_bench import LONG, Bench, Observed, Told, job, tokens_of
 from workers.engine.calibration import Calibration
-from workers.engine.events import Finished, Generated, Lost, Rejected, Seated
+from workers.engine.events import Computed, Finished, Generated, Lost, Rejected, Seated
 from workers.engine.power import Power
 from workers.engine.protocol import EngineLost, KvCacheFull
 from workers.engine.threads import StepThreads, Threads
@@ -37,6 +37,19 @@ def test_a_job_is_seated_generates_and_finishes() -> None:
     assert (end.reason, end.num_prompt_tokens, end.num_cached, end.num_generated) == ("stop", 5, 0, 6)
     assert end.tokens == (*tokens_of("hello"), *tokens_of("answer"))
     assert bench.engine.num_samplers == 0
+
+
+def test_each_step_of_a_prompt_is_told_of_to_whom_it_matters() -> None:
+    bench = Bench()
+    bench.loop.submit(job("1", LONG))
+    bench.loop.submit(job("2", LONG * 8, tells_progress=True))
+    bench.run()
+    assert [event for event in bench.of("1") if isinstance(event, Computed)] == []
+    told = [event.num_tokens for event in bench.of("2") if isinstance(event, Computed)]
+    assert len(told) > 1
+    assert told == sorted(set(told))
+    assert told[-1] == len(LONG * 8)
+    assert isinstance(bench.of("2")[len(told) + 1], Generated), "they come before the first token"
 
 
 def test_the_next_turn_of_a_conversation_goes_on_behind_what_is_in_its_slot() -> None:

@@ -72,7 +72,11 @@ def test_a_library_has_its_one_importer(library: str, importers: list[str]) -> N
             assert any(name.startswith(importer) for importer in importers), f"{name} imports {library}"
 
 
-READS_MODELS = {"workers/main.py": "a worker's process", "turnpike/cli/planning.py": "how much memory a file will take"}
+READS_MODELS = {
+    "workers/main.py": "a worker's process",
+    "workers/embedding/serving.py": "an embedding model's, which the former hands on to",
+    "turnpike/cli/planning.py": "how much memory a file will take",
+}
 
 
 def test_only_the_entry_point_and_the_process_import_llama() -> None:

@@ -60,6 +60,8 @@ SET_FROM_OUTSIDE = {
     "workers/llama/context.py: batch": _LIBRARY,
     "workers/llama/context.py: parameters": _LIBRARY,
     "workers/llama/context.py: self._batch": _LIBRARY,
+    "workers/llama/embedding.py: parameters": _LIBRARY,
+    "workers/llama/loaded_file.py: parameters": _LIBRARY,
     "workers/llama/random_model.py: parameters": _LIBRARY,
     "workers/prompts/provenance.py: Sourced": "a method for each of str's",
     "workers/prompts/provenance.py: change": "a method for each of str's",

@@ -81,6 +81,6 @@ def test_parts_that_make_another_file_are_refused(model: RealModel, tmp_path: Pa
 
 def test_the_gate_s_models_are_pinned_whole() -> None:
     names = {model.name for model in pinned() if model.in_gate}
-    assert names == {"gemma-3-270m", "qwen2.5-coder-0.5b"}
+    assert names == {"gemma-3-270m", "qwen2.5-coder-0.5b", "all-minilm-l6-v2"}
     for model in pinned():
         assert all(len(sha256) == 64 for sha256 in (model.sha256, *model.parts))

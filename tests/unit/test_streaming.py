@@ -9,7 +9,7 @@ import pytest
 
 from broker.conversations import name_of
 from broker.errors import Fenced
-from broker.messages import Cancel, Done, Failed, Holding, Message, RecomputedFor, ToolCall, Turn, Usage
+from broker.messages import Cancel, Done, Failed, Holding, Message, Progress, RecomputedFor, ToolCall, Turn, Usage
 from tests.fakes import FakeRenderer, FakeVocabulary
 from tests.turn_fakes import (
     CLIENT,
@@ -21,7 +21,7 @@ from tests.turn_fakes import (
     turn_of,
     work_of,
 )
-from workers.engine.events import Event, Finished, Generated, Lost, Rejected, Seated
+from workers.engine.events import Computed, Event, Finished, Generated, Lost, Rejected, Seated
 from workers.kv.fetcher import Offer
 from workers.kv.index import Key
 from workers.prompts.history import History, Prompt
@@ -163,6 +163,15 @@ async def test_tokens_without_text_are_written_too() -> None:
     stage = Stage()
     await stage.done(work_of(), Generated(JOB, "", (9,), ()), finished())
     assert stage.writer.chunks == [("", (9,))]
+
+
+async def test_how_far_the_prompt_is_computed_is_written_where_the_turn_asks() -> None:
+    for asks in (True, False):
+        stage, work = Stage(), work_of(turn_of(progress=asks))
+        await stage.done(work, Seated(JOB, 1), Computed(JOB, 3, 0.5), generated("a"), finished("a"))
+        told = (Progress(3, 1, 1, 0.0), Progress(3, 1, 3, 0.5))
+        assert stage.writer.progress == (told if asks else ())
+        assert stage.writer.chunks[-1] == ("a", (100,))
 
 
 async def test_a_turn_that_is_over_without_a_token_writes_no_chunk() -> None:

@@ -32,9 +32,10 @@ from workers.kv.fetcher import Offer
 from workers.kv.index import Key
 from workers.prompts.history import History
 from workers.turns.admission import Admission
-from workers.turns.handler import DEATH_STARTS, TurnHandler
+from workers.turns.handler import TurnHandler
 from workers.turns.in_hand import TurnsInHand
 from workers.turns.jobs import JobMaker
+from workers.turns.life import DEATH_STARTS
 from workers.turns.prefetch import Prefetch
 from workers.turns.recent import RecentTurns
 from workers.turns.remembering import Remembering

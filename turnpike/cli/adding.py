@@ -76,9 +76,9 @@ def _from_file(options: AddOptions, token: str) -> Locked:
     """Linked into the models' folder, or copied where that is another disk. Raises ModelFileError before."""
     from broker.catalogue import Locked, LockedFile, sha256_of
     from workers.architectures import KNOWN
-    from workers.model_file import answering_parts
+    from workers.model_file import served_parts
 
-    parts = answering_parts(Path(options.source).expanduser(), KNOWN)
+    parts = served_parts(Path(options.source).expanduser(), KNOWN)
     files = tuple(LockedFile(part.name, sha256_of(part), part.stat().st_size) for part in parts)
     first = files[0]
     found = Locked("", "", first.file, first.sha256, first.size_bytes, files=files if len(files) > 1 else ())

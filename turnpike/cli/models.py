@@ -94,10 +94,10 @@ def run_verify(options: VerifyOptions) -> int:
 def _why_not(path: Path) -> str | None:
     """By the file's header, without llama.cpp."""
     from workers.architectures import KNOWN
-    from workers.model_file import ModelFileError, answering_parts
+    from workers.model_file import ModelFileError, served_parts
 
     try:
-        answering_parts(path, KNOWN)
+        served_parts(path, KNOWN)
     except ModelFileError as error:
         return str(error)
     return None

@@ -29,9 +29,13 @@ def _file_plan(path: Path, options: WorkerSettings) -> int:
     """The bytes of a plan for a model's file, as llama.cpp reads it."""
     from workers.engine.protocol import MAX_OUTPUTS
     from workers.llama.context import LlamaModel
+    from workers.machine.embedding_plan import embedding_plan
     from workers.machine.memory import plan_memory
     from workers.machine.model_plan import draft_size
+    from workers.model_file import embeds, served_parts
 
+    if embeds(path):
+        return embedding_plan(served_parts(path), options, 1 << 62)[0].total
     model = LlamaModel(path)
     try:
         plan = plan_memory(

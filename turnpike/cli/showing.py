@@ -120,4 +120,9 @@ def _lines(facts: ModelFacts, tools: ToolFacts | None) -> list[str]:
         f" of {facts.available_bytes / MIB:,.0f} MiB here {fits}",
         "speed": f"{low} to {high} tokens/s at most on a Raspberry Pi 5",
     }
+    if facts.memory == "none":
+        rows["architecture"] = f"{facts.architecture}, {facts.layers} layers"
+        rows["for"] = "vectors of texts (turnpike embed), and no answers"
+        for name in ("template", "tools", "thinking", "calls", "KV cache", "speed"):
+            del rows[name]
     return [f"{name + ':':<14} {value}" for name, value in rows.items()]

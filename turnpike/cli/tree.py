@@ -6,7 +6,7 @@ from typing import Annotated
 
 from broker.declaring import Argument
 from broker.settings import CommonSettings
-from turnpike.cli import asking, broker, demo, install, listing, measuring, models, operating, services
+from turnpike.cli import asking, broker, demo, embedding, install, listing, measuring, models, operating, services
 from turnpike.cli.command import Command
 
 
@@ -31,6 +31,7 @@ TURNPIKE = Command(
         services.BOARD,
         asking.ASK,
         asking.CHAT,
+        embedding.EMBED,
         *measuring.COMMANDS,
         services.SIDECAR,
         services.TELEMETRY,

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import msgspec
 
-from broker.discovery import CHAT, OF_RELEASE, RAW, SCORE, THINKING, TOOLS
+from broker.discovery import CHAT, EMBED, OF_RELEASE, RAW, SCORE, THINKING, TOOLS
 from broker.messages.boards import NO_FILE, ModelFile
 from workers.architectures import KNOWN
 from workers.boards.settings import BoardSettings
 from workers.calls import syntax_of
 from workers.gguf_header import Header
+from workers.machine.embedding_plan import embedding_plan
 from workers.machine.memory import MemoryPlan
 from workers.machine.model_plan import plan_of
 from workers.model_facts import TEMPLATE_KEY, described
-from workers.model_file import answering_parts, header
+from workers.model_file import embeds, header, served_parts
 from workers.prompts.chat_template import catalogued, of_model
 
 UNBOUNDED = 1 << 62
@@ -41,7 +42,10 @@ class FileFacts:
 
 def facts_of_files(paths: Sequence[Path], model: str, settings: BoardSettings) -> FileFacts:
     """Of the model of that name, of which `paths` are the files. Raises ModelFileError."""
-    parts = answering_parts(paths[0], KNOWN)
+    parts = served_parts(paths[0], KNOWN)
+    if embeds(paths[0]):
+        of_vectors, sizes = embedding_plan(parts, settings, UNBOUNDED)
+        return FileFacts(of_vectors, sizes.max_text_tokens, settings.num_slots, (EMBED,), described(parts))
     plan, num_ctx = plan_of(parts, msgspec.structs.replace(settings, park_bytes=0), UNBOUNDED)
     can = _abilities(header(parts[0]), model, settings)
     return FileFacts(plan, num_ctx, plan.num_slots, can, described(parts))

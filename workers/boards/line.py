@@ -14,6 +14,7 @@ from typing import Self
 import msgspec
 from msgspec import Struct
 
+from broker.discovery import EMBED
 from broker.messages.boards import LOADING
 from broker.messages.fields import Count, Seconds, Token, Word
 from broker.waiting import comes_before
@@ -56,6 +57,11 @@ class FromWorker(Struct, frozen=True, omit_defaults=True):
     """What it can (`broker.discovery`); None before it serves."""
     trouble: str | None = None
     """Why it should be started anew."""
+
+    @property
+    def yields(self) -> bool:
+        """Whether its threads take what others leave by themselves: of an embedding model's worker they do."""
+        return EMBED in (self.can or ())
 
 
 class FromBoard(Struct, frozen=True, omit_defaults=True):

@@ -178,7 +178,8 @@ class Supervisor:
             self._parking.serving(name)
 
     def _share_cores(self) -> None:
-        turns = {name: child.told.num_in_hand for name, child in self._children.items()}
+        told = {name: child.told for name, child in self._children.items()}
+        turns = {name: one.num_in_hand for name, one in told.items() if not one.yields}
         for name, num in shared_cores(self._node.num_cores, turns).items():
             self._children[name].limit_threads(num)
 

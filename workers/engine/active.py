@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from broker.messages import CachedIn, FinishReason, Score
 from workers.engine.checkpoints import BEFORE_END
 from workers.engine.detokenizer import Detokenizer
-from workers.engine.events import Finished, Job
+from workers.engine.events import Computed, Finished, Job
 from workers.engine.protocol import TokenSampler, Vocabulary
 from workers.engine.sequence import Sequence
 from workers.engine.slots import common_prefix
@@ -39,6 +39,7 @@ class ActiveJob:
     cached_in: CachedIn | None = None
     prefill_seconds: float = 0.0
     joules: float | None = None
+    seated_at: float = 0.0
     first_token_at: float = 0.0
     last_token_at: float = 0.0
     scores: list[Score] = field(default_factory=list)
@@ -119,6 +120,10 @@ class ActiveJob:
             self.prefill_seconds += seconds
         if watts is not None:
             self.joules = (self.joules or 0.0) + watts * seconds
+
+    def computed(self, num_tokens: int, now: float) -> Computed:
+        """How far its prompt is computed, with so many tokens."""
+        return Computed(self.id, min(num_tokens, len(self.job.prompt)), now - self.seated_at)
 
     def finished(self, reason: FinishReason) -> Finished:
         """What it came to, when it ends now."""

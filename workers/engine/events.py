@@ -36,6 +36,8 @@ class Job:
     """Of the prompt's last tokens, those that the answer's grammar is of too: it takes them first."""
     resumed: tuple[int, ...] = ()
     """The answer's tokens that an earlier worker has sent: known, to be computed, not to be told again."""
+    tells_progress: bool = False
+    """Each step that computes a part of the prompt is told of."""
     thinking: Thinking | None = None
     """Of an answer whose thoughts have a budget, or whose grammar begins behind one."""
     boundaries: tuple[int, ...] = ()
@@ -64,6 +66,15 @@ class Seated:
     cached_in: CachedIn | None = None
     waited_seconds: float = 0.0
     """Since it was submitted, by the engine's clock: it is told only with what the step behind it brought."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A part of the prompt was computed, up to that of its tokens; `seconds` after the job was seated."""
+
+    job: str
+    num_tokens: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -119,7 +130,7 @@ class Lost:
     reason: str
 
 
-Event = Seated | Generated | Finished | Rejected | Lost
+Event = Seated | Computed | Generated | Finished | Rejected | Lost
 
 
 @dataclass(frozen=True)

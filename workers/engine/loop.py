@@ -220,7 +220,8 @@ class EngineLoop:
         if is_new and (ending := self._outputs.open(active)) is not None:
             self._end(active, ending)
         elif is_new:
-            waited = self._clock() - active.sequence.arrived_at
+            active.seated_at = self._clock()
+            waited = active.seated_at - active.sequence.arrived_at
             self._events.append(Seated(active.id, place.num_cached, place.cached_in, waited))
 
     def _end(self, active: ActiveJob, ending: Ending) -> None:
@@ -252,6 +253,8 @@ class EngineLoop:
         for sequence, span, outputs in zip(step.sequences, step.spans, rows, strict=True):
             active = self._running[sequence.id]
             self._seating.keep_checkpoint(active)
+            if active.job.tells_progress and span.start < sequence.num_prompt_tokens:
+                self._events.append(active.computed(span.end, self._clock()))
             ending = self._outputs.take(active, span, outputs)
             self._seating.keep_in_passing(active)
             if ending is not None:

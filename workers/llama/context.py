@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
@@ -19,7 +17,8 @@ from workers.engine.scheduler import MIN_PREFILL_TOKENS
 from workers.grammars.held_calls import CallFollower
 from workers.grammars.held_text import HeldText
 from workers.llama.adjustments import Logits
-from workers.llama.backend import has_grouped_attention, messages, progress
+from workers.llama.backend import has_grouped_attention, messages
+from workers.llama.loaded_file import LoadedFile, reason_in
 from workers.llama.sampler import LlamaSampler, logprob_of
 from workers.llama.state_form import StateForm
 from workers.llama.thread_pools import PooledThreads
@@ -27,7 +26,7 @@ from workers.llama.tiles import FLASH_TILE, padding_of
 from workers.llama.vocabulary import LlamaVocabulary, tokens_of
 from workers.machine.memory import KvShape
 from workers.machine.model_shape import shape_in
-from workers.model_file import ModelFileError, answering_parts, weight_bytes
+from workers.model_file import ModelFileError, answering_parts
 from workers.prompts.chat_template import ChatTemplate, of_model
 
 KvType = Literal["f16", "q8_0"]
@@ -48,13 +47,8 @@ class ContextOptions:
     """q8_0 takes 17/32 of f16's bytes and wants flash attention."""
 
 
-def _reason(line: str) -> str:
-    """What a line of llama.cpp's log says, without the function that says it."""
-    return line.partition(": ")[2] or line or "no reason given"
-
-
-class LlamaModel:
-    """A loaded model file."""
+class LlamaModel(LoadedFile):
+    """A loaded model of text, with its vocabulary and its chat template."""
 
     def __init__(
         self,
@@ -66,34 +60,14 @@ class LlamaModel:
         of_catalogue: str = "",
         heard: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """With `is_paged` the weights stay in the mapped file alone, so that the system may drop and read them again;
-        else llama.cpp makes copies in a layout that is quicker to compute with.
-
-        `chat_template` is a name or a file that goes before what the model file has; `of_catalogue` the name of what
-        stands in for a file's that has none. `heard` is told how much is loaded, 0 to 1. Raises ModelFileError,
-        SettingsError.
-        """
-        self.parts = answering_parts(path)
-        """Its files: one, or those that it was split into."""
-        self.path = path = self.parts[0]
-        found = messages()
-        found.lines.clear()
-        found.buffers.clear()
-        parameters = lib.llama_model_default_params()
-        parameters.vocab_only = vocab_only
-        parameters.n_gpu_layers = 0
-        parameters.use_extra_bufts = not is_paged
-        parameters.progress_callback = progress(heard)
-        self.pointer: Any = lib.llama_model_load_from_file(str(path).encode(), parameters)
-        if not self.pointer:
-            reason = next((line for line in found.lines if "error" in line.lower() or "fail" in line.lower()), "")
-            raise ModelFileError(path, f"llama.cpp cannot load it: {_reason(reason)}")
+        """`chat_template` is a name or a file that goes before what the model file has; `of_catalogue` the name of what
+        stands in for a file's that has none; all else is `LoadedFile`'s. Raises ModelFileError, SettingsError."""
+        super().__init__(answering_parts(path), vocab_only=vocab_only, is_paged=is_paged, heard=heard)
         if lib.llama_model_has_encoder(self.pointer) or lib.llama_model_is_diffusion(self.pointer):
-            self.close()
-            raise ModelFileError(path, "is of a kind of model that is not served here")
-        self.buffers = dict(found.buffers)
+            super().close()
+            raise ModelFileError(self.path, "is of a kind of model that is not served here")
         self.template = self._template(chat_template, of_catalogue)
-        self.vocabulary = LlamaVocabulary(self.pointer, self.template.text, path)
+        self.vocabulary = LlamaVocabulary(self.pointer, self.template.text, self.path)
 
     def _template(self, given: str | None, of_catalogue: str) -> ChatTemplate:
         found = lib.llama_model_chat_template(self.pointer, None)
@@ -111,46 +85,6 @@ class LlamaModel:
         return self.template.text
 
     @property
-    def file_bytes(self) -> int:
-        """Of all its files."""
-        return sum(part.stat().st_size for part in self.parts)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Of the tensors in all its files."""
-        return weight_bytes(self.parts)
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """Tells this model's files from others: by their sizes and first and last mebibytes, as all takes seconds."""
-        digest = hashlib.sha256()
-        for part in self.parts:
-            size = part.stat().st_size
-            digest.update(str(size).encode())
-            with part.open("rb") as file:
-                digest.update(file.read(1 << 20))
-                file.seek(max(0, size - (1 << 20)))
-                digest.update(file.read())
-        return digest.hexdigest()[:16]
-
-    @property
-    def name(self) -> str:
-        """For people: the one in the file, or the file's own."""
-        return self._metadata("general.name") or self.path.stem
-
-    @property
-    def quantization(self) -> str:
-        """As llama.cpp names it: Q4_0, Q4_K - Medium, …; "unknown" where neither the file nor its tensors tell."""
-        name = lib.llama_ftype_name(lib.llama_model_ftype(self.pointer)) or b""
-        found = str(name.decode("utf-8", "replace").removeprefix("(guessed) "))
-        return "unknown" if not found or found.startswith("unknown") else found
-
-    @property
-    def num_ctx_train(self) -> int:
-        """Tokens of the longest sequence that it was trained for."""
-        return int(lib.llama_model_n_ctx_train(self.pointer))
-
-    @property
     def is_recurrent(self) -> bool:
         """Whether it keeps, in some layer at least, one state a sequence and not one a token."""
         return bool(lib.llama_model_is_recurrent(self.pointer) or lib.llama_model_is_hybrid(self.pointer))
@@ -165,17 +99,10 @@ class LlamaModel:
         """What a token of context costs, and a sequence."""
         return shape_in(self.path)
 
-    def _metadata(self, key: str) -> str:
-        buffer = ctypes.create_string_buffer(1024)
-        length = lib.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
-
     def close(self) -> None:
         """Frees the model; its contexts must be gone."""
         self.vocabulary.matcher_process.close()
-        if self.pointer:
-            lib.llama_model_free(self.pointer)
-            self.pointer = None
+        super().close()
 
 
 class LlamaEngine(PooledThreads):
@@ -209,7 +136,7 @@ class LlamaEngine(PooledThreads):
             why = next((line for line in reversed(found.lines) if "fail" in line or "error" in line), "")
             raise ModelFileError(
                 model.path,
-                f"llama.cpp cannot make a context of {options.num_ctx} tokens for it: {_reason(why)}",
+                f"llama.cpp cannot make a context of {options.num_ctx} tokens for it: {reason_in(why)}",
             )
         super().__init__(context, options.num_threads, pools_of)
         self.buffers = model.buffers | found.buffers

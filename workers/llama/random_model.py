@@ -168,12 +168,21 @@ def add_vocabulary(writer: gguf.GGUFWriter, pieces: list[str], scores: list[floa
     writer.add_chat_template(CHATML)
 
 
+def _dtype(name: str, dimensions: tuple[int, ...]) -> np.dtype[np.floating]:
+    """What llama.cpp computes with in single precision is stored so."""
+    is_single = len(dimensions) == 1 or any(part in name for part in ("conv1d", ".conv.", "ssm_a", "ssm_d", "ssm_norm"))
+    return np.dtype(np.float32 if is_single else np.float16)
+
+
 def write_tensors(
-    writer: gguf.GGUFWriter, shapes: dict[str, tuple[int, ...]], make: Callable[[str], np.ndarray]
+    writer: gguf.GGUFWriter,
+    shapes: dict[str, tuple[int, ...]],
+    make: Callable[[str], np.ndarray],
+    dtype_of: Callable[[str, tuple[int, ...]], np.dtype[np.floating]] = _dtype,
 ) -> None:
     """Writes the file; `make` gives one tensor after the other, so that one at a time is in memory."""
     for name, dimensions in shapes.items():
-        dtype = _dtype(name, dimensions)
+        dtype = dtype_of(name, dimensions)
         writer.add_tensor_info(name, dimensions, dtype, int(np.prod(dimensions)) * dtype.itemsize)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -181,12 +190,6 @@ def write_tensors(
     for name in shapes:
         writer.write_tensor_data(make(name))
     writer.close()
-
-
-def _dtype(name: str, dimensions: tuple[int, ...]) -> np.dtype[np.floating]:
-    """What llama.cpp computes with in single precision is stored so."""
-    is_single = len(dimensions) == 1 or any(part in name for part in ("conv1d", ".conv.", "ssm_a", "ssm_d", "ssm_norm"))
-    return np.dtype(np.float32 if is_single else np.float16)
 
 
 def piece_type(piece: str) -> int:

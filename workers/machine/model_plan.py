@@ -8,6 +8,7 @@ from pathlib import Path
 
 from broker.catalogue import Entry
 from workers.engine.protocol import MAX_OUTPUTS
+from workers.machine.embedding_plan import plan_embedding
 from workers.machine.memory import DraftSize, KvShape, MemoryPlan, check_memory, plan_memory
 from workers.machine.model_shape import shape_in
 from workers.model_file import answering_parts, header, weight_bytes
@@ -42,6 +43,8 @@ def kv_shape(entry: Entry) -> KvShape:
 
 def plan(entry: Entry, num_ctx: int, resident_bytes: int | None = None, draft: DraftSize | None = None) -> MemoryPlan:
     """A worker's with default settings and a context of `num_ctx` tokens; of weights `resident_bytes` at most."""
+    if entry.memory == "none":
+        return plan_embedding(kv_shape(entry), entry.size_bytes, min(entry.context, num_ctx))
     return plan_memory(
         kv_shape(entry),
         weight_bytes=resident(entry.size_bytes, resident_bytes),

@@ -188,6 +188,7 @@ class WorkerMetrics:
                 ),
                 "decode_tokens_per_second": formulas.decode_rate(num_new, timings.decode),
                 "prompt_tokens": usage.prompt_tokens,
+                "num_texts": len(turn.texts) if turn is not None and turn.texts else None,
                 "cached_tokens": usage.cached_tokens,
                 "completion_tokens": num_new,
                 "reasoning_tokens": usage.reasoning_tokens,

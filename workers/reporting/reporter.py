@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import nats.errors
 from nats.aio.client import Client as NatsConnection
@@ -13,13 +14,10 @@ from nats.aio.client import Client as NatsConnection
 from broker import connection
 from broker.delivery import Delivery
 from broker.health import Rounds
-from broker.messages import End, Turn
+from broker.messages import End, Point, Turn
 from broker.recorder import Recorder
 from workers.health import ROUND_SECONDS
-from workers.kv.cache import OffloadCache
-from workers.reporting.load import HasSnapshot
 from workers.reporting.load_waits import LoadWaits
-from workers.reporting.metrics import WorkerMetrics
 from workers.reporting.node import NodeListener
 from workers.turns.work import TurnNotes
 from workers.worker_options import WorkerOptions
@@ -30,28 +28,45 @@ LAST_POINTS_SECONDS = 1.0
 """How long a worker that stops waits for a server that does not take its last points."""
 
 
+class Metrics(Protocol):
+    """What a worker counts. `WorkerMetrics` is one."""
+
+    def turn(
+        self,
+        now: int,
+        delivery: Delivery,
+        turn: Turn | None,
+        end: End,
+        notes: TurnNotes,
+        load_wait: float | None = None,
+    ) -> Point | None:
+        """A turn's point at `now`, nanoseconds since the epoch."""
+        ...
+
+    def event(self, now: int, kind: str, text: str) -> Point | None:
+        """For an annotation."""
+        ...
+
+
 class Reporter:
-    """Makes a worker's points and sends them once a second. `given_bytes` is what it gave to its peers so far."""
+    """Makes a worker's points and sends them once a second. `second` makes the point of its engine since the last one,
+    and is told how many points were dropped."""
 
     def __init__(
         self,
         nc: NatsConnection,
         options: WorkerOptions,
-        metrics: WorkerMetrics,
-        engine: HasSnapshot,
-        cache: OffloadCache,
+        metrics: Metrics,
         node: NodeListener,
         rounds: Rounds,
-        given_bytes: Callable[[], int],
+        second: Callable[[int], Point | None],
     ) -> None:
         self._nc = nc
         self._options = options
         self._metrics = metrics
-        self._engine = engine
-        self._cache = cache
         self._node = node
         self._rounds = rounds
-        self._given_bytes = given_bytes
+        self._second = second
         self._recorder = Recorder(nc, options.node, max_buffered=MAX_POINTS)
         self.load_waits = LoadWaits()
         """What turns waited for the model to be loaded."""
@@ -63,11 +78,7 @@ class Reporter:
             self._rounds.begin("the loop that tells of each second", ROUND_SECONDS)
             await asyncio.sleep(1)
             self._node.forget_old()
-            self._recorder.record(
-                self._metrics.second(
-                    self._engine.snapshot, self._cache.stats, self._given_bytes(), self._recorder.num_dropped
-                )
-            )
+            self._recorder.record(self._second(self._recorder.num_dropped))
             await self._recorder.flush()
 
     def event(self, kind: str) -> None:

@@ -1,4 +1,4 @@
-"""Whether a delivery is a turn to compute: understood, not over, not cancelled, not late, and a job for the engine."""
+"""Whether a turn is a job for the engine: not over, not cancelled, not late, and with a prompt that it can compute."""
 
 from __future__ import annotations
 
@@ -7,30 +7,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from broker import codec, subjects
-from broker.delivery import Delivery
-from broker.errors import InvalidMessage, InvalidName, TurnRejected
+from broker.errors import TurnRejected
 from broker.messages import End, Failed, Turn
-from broker.queued_ends import past_deadline, stopped
-from broker.subjects import TurnAddress
 from workers.engine.events import Job
 from workers.kv.fetcher import Offer
 from workers.prompts.history import Prompt
 from workers.turns.jobs import JobMaker
-from workers.turns.outcomes import Dead, Outcome, Over
 from workers.turns.ports import CancelLookup, EnginePort, StateSource, TurnStore
 from workers.turns.recent import RecentTurns
+from workers.turns.understanding import Understanding
 from workers.turns.work import Work
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Understood:
-    """A delivery that is a turn, and has no end yet as far as is known."""
-
-    address: TurnAddress
-    turn: Turn
 
 
 @dataclass(frozen=True)
@@ -43,7 +31,7 @@ class Admitted:
     """What a peer has of its conversation."""
 
 
-class Admission:
+class Admission(Understanding):
     """Checks turns for the worker of that name, the cheap checks first. `interactive_wait` is in how many seconds a
     turn that is queued now would be seated: what is told to one that comes too late here."""
 
@@ -58,40 +46,18 @@ class Admission:
         recent: RecentTurns,
         interactive_wait: Callable[[], float],
     ) -> None:
-        self._worker = worker
-        self._store = store
-        self._cancels = cancels
+        super().__init__(worker, store, cancels)
         self._peers = peers
         self._jobs = jobs
         self._engine = engine
         self._recent = recent
         self._interactive_wait = interactive_wait
 
-    async def understand(self, delivery: Delivery) -> Understood | Outcome:
-        """The turn that was delivered, or what else its bytes come to. Raises ServerError."""
-        try:
-            address = subjects.parse_turn(delivery.subject)
-        except InvalidName:
-            # Nobody to answer: not a subject that a producer may publish to.
-            log.warning("! turn dropped subject=%r", delivery.subject[:200])
-            return Over()
-        if delivery.num_delivered > 1 and await self._store.read_end(address.client, address.turn):
-            return Over()
-        try:
-            turn = codec.decode(delivery.payload, Turn, delivery.headers)
-            if turn.id != address.turn:
-                raise InvalidMessage("id", f"{turn.id!r} is not the subject's turn {address.turn!r}")
-        except InvalidMessage as error:
-            return Dead(Failed("invalid_message", str(error), worker=self._worker))
-        return Understood(address, turn)
-
     async def admit(self, work: Work) -> Admitted | End:
         """The turn's job, or the end that it comes to without being begun. Raises ServerError."""
         turn = work.turn
-        if (cancel := await self._cancels.of(work)) is not None:
-            return stopped(cancel, work.queue_wait, self._worker)
-        if turn.deadline is not None and time.time() >= turn.deadline:
-            return past_deadline(self._worker)
+        if (end := await self.ended(work)) is not None:
+            return end
         # Before the prompt: what the peer remembers of the conversation decides its tokens.
         offer = await self._peers.find(work.address.client, turn)
         try:

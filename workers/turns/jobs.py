@@ -54,6 +54,8 @@ class JobMaker:
     async def make(self, work: Work) -> tuple[Job, Prompt]:
         """The turn's job and its prompt; notes what was left out of it. Raises TurnRejected."""
         turn, client = work.turn, work.address.client
+        if turn.kind == "embed":
+            raise TurnRejected("unsupported", "kind: the model writes text: it makes no vectors")
         prompt = await self._prompt(work)
         if not prompt.tokens and not turn.continuations:
             raise TurnRejected("empty_prompt", "messages: the prompt has no tokens, and the model adds none of its own")
@@ -75,6 +77,7 @@ class JobMaker:
             continuations=continuations,
             begun=self._history.begun_tokens(turn) if schema_holds(turn) else (),
             boundaries=prompt.boundaries,
+            tells_progress=turn.progress,
             shown=self._readers.shown if self._readers.reads(turn) else {},
             thinking=self._readers.thinking(turn, prompt.rendered.text, is_held=calls is not None),
         )

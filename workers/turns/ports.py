@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from broker.messages import CallDelta, Cancel, DeadLetter, End, Started, TokenLogprob, Turn
+from broker.messages import CallDelta, Cancel, DeadLetter, End, Progress, Started, TokenLogprob, Turn
 from broker.replies import StoredReply
 from broker.subjects import TurnAddress
 from workers.engine.events import Job, LoopSnapshot
@@ -115,6 +115,7 @@ class Writer(Protocol):
         *,
         reasoning: str = "",
         calls: tuple[CallDelta, ...] = (),
+        progress: tuple[Progress, ...] = (),
     ) -> None:
         """Sends the next chunk; comes back when it is stored."""
         ...

@@ -8,8 +8,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from broker.messages import Done, Failed, Timings, TokenLogprob
-from workers.engine.events import Event, Finished, Generated, Lost, Rejected, Seated
+from broker.messages import Done, Failed, Progress, Timings, TokenLogprob
+from workers.engine.events import Computed, Event, Finished, Generated, Lost, Rejected, Seated
 from workers.kv.fetcher import Offer
 from workers.prompts.history import Prompt
 from workers.turns.answer_reader import ALL_TEXT, AnswerReader, AnswerReaders, Told, joined
@@ -30,9 +30,10 @@ class _Piece:
     told: Told
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...]
+    progress: tuple[Progress, ...]
 
     @classmethod
-    def of(cls, batch: Sequence[Event], reader: AnswerReader) -> _Piece:
+    def of(cls, batch: Sequence[Event], reader: AnswerReader, progress: _Progress) -> _Piece:
         made = [event for event in batch if isinstance(event, Generated)]
         told = [reader.feed(event.text, len(event.tokens)) for event in made]
         if isinstance(batch[-1], Finished):
@@ -41,10 +42,29 @@ class _Piece:
             joined(told),
             tuple(token for event in made for token in event.tokens),
             tuple(logprob for event in made for logprob in event.logprobs),
+            tuple(told for event in batch for told in progress.of(event)),
         )
 
     def __bool__(self) -> bool:
-        return bool(self.told or self.tokens)
+        return bool(self.told or self.tokens or self.progress)
+
+
+@dataclass
+class _Progress:
+    """How far a prompt of so many tokens is computed, where that is to be told."""
+
+    num_prompt: int
+    is_told: bool
+    num_cached: int = 0
+
+    def of(self, event: Event) -> tuple[Progress, ...]:
+        match event:
+            case Seated(num_cached=num_cached) if self.is_told:
+                self.num_cached = num_cached
+                return (Progress(self.num_prompt, num_cached, num_cached, 0.0),)
+            case Computed(num_tokens=num_tokens, seconds=seconds) if self.is_told:
+                return (Progress(self.num_prompt, self.num_cached, num_tokens, seconds),)
+        return ()
 
 
 @dataclass
@@ -87,8 +107,9 @@ class Streaming:
         """Writes what the engine tells until it has told the end; `is_held`: a grammar holds the calls in it. Raises
         Fenced."""
         answer = self._begun(work, prompt, writer, is_held)
+        progress = _Progress(len(prompt.tokens), work.turn.progress)
         async for batch in gathered(work, self._coalesce_seconds):
-            piece = _Piece.of(batch, answer.reader)
+            piece = _Piece.of(batch, answer.reader, progress)
             answer.add(piece)
             if isinstance(first := batch[0], Seated):
                 answer.queue_wait += first.waited_seconds
@@ -100,9 +121,15 @@ class Streaming:
                 case _:
                     pass
             if piece:
-                work.notes.token_sent()
+                if piece.told or piece.tokens:
+                    work.notes.token_sent()
                 told = piece.told
-                await writer.write(told.text, piece.tokens, piece.logprobs, reasoning=told.reasoning, calls=told.calls)
+                await writer.write(
+                    *(told.text, piece.tokens, piece.logprobs),
+                    reasoning=told.reasoning,
+                    calls=told.calls,
+                    progress=piece.progress,
+                )
             if isinstance(end := batch[-1], Finished):
                 return Answered(await self._finish(work, prompt, writer, offer, answer, end))
         raise AssertionError("the events ended without an end")

@@ -14,6 +14,7 @@ from producers.gateway.errors import ApiError
 from producers.gateway.models import Listed
 from producers.gateway.ollama import listing, pulling
 from producers.gateway.ollama.answers import LINES, line
+from producers.gateway.ollama.embeddings import EmbeddingsRequest, EmbedRequest
 from producers.gateway.ollama.errors import ERROR_SCHEMA, error_body
 from producers.gateway.ollama.pulling import PullRequest
 from producers.gateway.ollama.requests import ChatRequest, ChatWithoutTools, GenerateRequest, ModelName
@@ -45,6 +46,8 @@ class Ollama:
         self.turns: Mapping[str, Turned] = {
             "/api/chat": Turned(chat, "A chat's next turn; lines of JSON unless stream is false"),
             "/api/generate": Turned(GenerateRequest, "A prompt's answer, or what stands before a suffix"),
+            "/api/embed": Turned(EmbedRequest, "The vectors of texts"),
+            "/api/embeddings": Turned(EmbeddingsRequest, "The vector of a text, as earlier clients ask for it"),
         }
         self.plain: Sequence[Plain] = (
             Plain("GET", "/api/version", _version, "The version of Ollama whose API this is"),

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from broker.discovery import RAW, THINKING, TOOLS
+from broker.discovery import EMBED, RAW, THINKING, TOOLS
 from producers.gateway.models import Listed
 from producers.gateway.ollama.answers import stamp
 
@@ -15,7 +15,7 @@ LATEST = ":latest"
 FOREVER = "2300-01-01T00:00:00Z"
 """When a loaded model goes: boards keep it until another one needs its room."""
 UNKNOWN = "unknown"
-EMBED, INFILL = "embed", "infill"  # TEMP
+INFILL = "infill"  # TEMP
 CAPABILITIES = {TOOLS: "tools", INFILL: "insert", THINKING: "thinking", EMBED: "embedding"}
 """Ollama's words for what a worker can, beside to complete."""
 

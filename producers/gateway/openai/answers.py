@@ -17,6 +17,10 @@ from producers.gateway.errors import ApiError
 from producers.gateway.failures import error_of
 from producers.gateway.openai.errors import FIELDS, error_body
 from producers.gateway.openai.tools import tool_call_deltas, tool_calls
+from producers.gateway.timings import Course, progress_of, timings
+
+BEGINNING = {"role": "assistant", "content": None, "refusal": None}
+"""Of a stream's answer."""
 
 
 def usage_of(usages: Sequence[Usage], of_prompts: Sequence[Usage]) -> dict[str, Any]:
@@ -96,12 +100,15 @@ class AnswerObjects:
     """Whether nothing was to be generated: what was is not told."""
     num_answers: int = 1
     """Of each prompt: it is computed once for all of them, and counted once."""
+    has_timings: bool = False
+    """Told with each event of a stream; at its end, and with whole answers, they are anyway."""
     fingerprint: str | None = None
     """Of the model file, once a worker has begun."""
 
     def __post_init__(self) -> None:
         self.created = int(time.time())
         self._offsets: defaultdict[int, Offsets] = defaultdict(Offsets)
+        self._courses: defaultdict[int, Course] = defaultdict(Course)
 
     def goes_to(self, index: int, turn: str, model: str) -> None:
         """From now on the answer is that turn's, of that model; the first one's names all of them."""
@@ -109,8 +116,9 @@ class AnswerObjects:
             self.id, self.model = turn, model
 
     def begun_with(self, fingerprint: str) -> None:
-        """A worker has begun; `fingerprint` names its model file."""
-        self.fingerprint = fingerprint
+        """A worker has begun; `fingerprint` names its model file, behind the letter by which llama-server's builds, and
+        so those who look for one, begin."""
+        self.fingerprint = f"b-{fingerprint}"
 
     def go_on_at(self, index: int, num_characters: int) -> None:
         """What comes next stands behind so many characters of the text."""
@@ -144,14 +152,33 @@ class AnswerObjects:
         """The first event of a stream, which says whose words follow."""
         if not self.is_chat:
             return None
-        return self._event(index, {"delta": {"role": "assistant", "content": "", "refusal": None}}, None)
+        return self._event(index, {"delta": BEGINNING}, None)
 
     def chunks(self, index: int, chunk: Chunk) -> list[dict[str, Any]]:
         """The next events of a stream: one for thoughts and text, and one for each call that grows, as there are
         readers who look at an event's first call alone, and then at no text. None for tokens that tell nothing yet."""
+        progress = self._progress(index, chunk)
         if self.is_silent:
-            return []
+            return progress
         self._offsets[index].follow(chunk.attempt)
+        return progress + [self._timed(index, one) for one in self._told(index, chunk)]
+
+    def _progress(self, index: int, chunk: Chunk) -> list[dict[str, Any]]:
+        """An event for each part of the prompt that was computed, where that was asked for."""
+        course = self._courses[index]
+        course.follow(chunk.attempt)
+        events = []
+        for one in chunk.progress:
+            course.progress = one
+            event = self._event(index, {"delta": {}} if self.is_chat else {"text": ""}, None)
+            events.append(self._timed(index, event) | {"prompt_progress": progress_of(one)})
+        course.count(chunk)
+        return events
+
+    def _timed(self, index: int, event: dict[str, Any]) -> dict[str, Any]:
+        return event | {"timings": self._courses[index].timings} if self.has_timings else event
+
+    def _told(self, index: int, chunk: Chunk) -> list[dict[str, Any]]:
         logprobs = self._logprobs(index, chunk.logprobs)
         if not self.is_chat:
             has_more = chunk.text or logprobs is not None
@@ -171,16 +198,18 @@ class AnswerObjects:
         nothing: dict[str, Any] = {"delta": {}} if self.is_chat else {"text": ""}
         reason = "length" if self.is_silent else finish_reason_of(done)
         choice: dict[str, Any] = {"index": index} | nothing
-        return self._object(True, [choice | {"logprobs": None, "finish_reason": reason}])
+        found = self._object(True, [choice | {"logprobs": None, "finish_reason": reason}])
+        return found | {"timings": timings(done)}
 
     def usage(self, dones: Sequence[Done]) -> dict[str, Any]:
         """The event that tells the tokens."""
-        return self._object(True, []) | {"usage": self._usage(dones)}
+        return self._object(True, []) | {"usage": self._usage(dones), "timings": timings(dones[0])}
 
     def whole(self, answers: Sequence[Finished]) -> dict[str, Any]:
         """The answers in one object."""
         choices = [self._choice(index, one) for index, one in enumerate(answers)]
-        return self._object(False, choices) | {"usage": self._usage([one.done for one in answers])}
+        dones = [one.done for one in answers]
+        return self._object(False, choices) | {"usage": self._usage(dones), "timings": timings(dones[0])}
 
     def _usage(self, dones: Sequence[Done]) -> dict[str, Any]:
         usages = [done.usage for done in dones]
@@ -218,8 +247,9 @@ class Writer:
         has_usage: bool = False,
         is_silent: bool = False,
         num_answers: int = 1,
+        has_timings: bool = False,
     ) -> None:
-        self._objects = AnswerObjects(turn, model, is_chat, is_silent, num_answers)
+        self._objects = AnswerObjects(turn, model, is_chat, is_silent, num_answers, has_timings)
         self._has_usage = has_usage
 
     @classmethod

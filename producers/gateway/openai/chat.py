@@ -136,7 +136,7 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
     def asked(self) -> Sequence[Asked]:
         """So many answers as are wanted, each with a seed of its own."""
         return [
-            Asked(self.history, sampling, template_kwargs=self.template_kwargs, offer=self.offer)
+            Asked(self.history, sampling, False, self.template_kwargs, self.offer, *self.with_progress)
             for sampling in self.samplings()
         ]
 
@@ -149,6 +149,7 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
             has_usage=self.wants_usage,
             is_silent=self.is_silent,
             num_answers=self.num_answers,
+            has_timings=bool(self.timings_per_token),
         )
 
 

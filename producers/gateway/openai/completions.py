@@ -67,9 +67,11 @@ class CompletionRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only
     def _one(self, prompt: str | tuple[str | int, ...], sampling: Any) -> Asked:
         more: dict[str, Any] = {"suffix": self.suffix} if self.suffix else {}
         more |= {"echo": True} if self.echo else {}
+        progress, can = self.with_progress
+        more |= progress
         if isinstance(prompt, str):
-            return Asked((Message("user", prompt),), sampling, is_raw=True, more=more)
-        return Asked((), sampling, is_raw=True, more=more | {"prompt": prompt})
+            return Asked((Message("user", prompt),), sampling, is_raw=True, more=more, can=can)
+        return Asked((), sampling, is_raw=True, more=more | {"prompt": prompt}, can=can)
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of its answers."""
@@ -80,4 +82,5 @@ class CompletionRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only
             has_usage=self.wants_usage,
             is_silent=self.is_silent,
             num_answers=self.num_answers,
+            has_timings=bool(self.timings_per_token),
         )

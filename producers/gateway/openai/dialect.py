@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -11,9 +11,12 @@ from producers.gateway.dialect import Plain, Turned
 from producers.gateway.errors import ApiError
 from producers.gateway.openai.chat import ChatRequest, ChatWithoutTools
 from producers.gateway.openai.completions import CompletionRequest
+from producers.gateway.openai.embeddings import EmbeddingsRequest
 from producers.gateway.openai.errors import ERROR_SCHEMA, error_body
-from producers.gateway.openai.fields import HARMLESS
+from producers.gateway.openai.fields import HARMLESS, RESPONSES_HARMLESS
 from producers.gateway.openai.listing import entry
+from producers.gateway.openai.response_store import ResponseStore
+from producers.gateway.openai.responses import CountRequest, ResponsesRequest, ResponsesWithoutTools
 from producers.gateway.responses import json_response
 from producers.gateway.visits import Visit
 
@@ -27,11 +30,18 @@ class OpenAi:
     def __init__(self, *, leave_out_tools: bool) -> None:
         chat = Turned(ChatWithoutTools if leave_out_tools else ChatRequest, "A chat's next turn", HARMLESS)
         completion = Turned(CompletionRequest, "Texts' continuations, without the model's template", HARMLESS)
-        self.turns: Mapping[str, Turned] = {
+        self.turns: dict[str, Turned] = {
             "/v1/chat/completions": chat,
             "/chat/completions": chat,
             "/v1/completions": completion,
+            "/v1/embeddings": Turned(EmbeddingsRequest, "The vectors of texts"),
         }
+        store = ResponseStore()
+        responses = ResponsesWithoutTools if leave_out_tools else ResponsesRequest
+        response = Turned(responses, "A response", RESPONSES_HARMLESS, store.before, store.after)
+        count = Turned(CountRequest, "How many tokens the prompt of a response has", RESPONSES_HARMLESS, store.before)
+        for prefix in ("/v1", ""):
+            self.turns |= {f"{prefix}/responses": response, f"{prefix}/responses/input_tokens": count}
         listed, one = "Models and policies that are served", "One of them"
         self.plain: Sequence[Plain] = [
             *(Plain("GET", path, _models, listed) for path in ("/v1/models", "/models")),
@@ -39,6 +49,8 @@ class OpenAi:
                 Plain("GET", f"{path}/{{model:path}}", _model, one, statuses=(404,))
                 for path in ("/v1/models", "/models")
             ),
+            Plain("GET", "/v1/responses/{response}", store.read, "A response that was kept", statuses=(404, 503)),
+            Plain("DELETE", "/v1/responses/{response}", store.forget, "Forgets it", statuses=(404, 503)),
         ]
 
     def error_body(self, error: ApiError) -> dict[str, Any]:

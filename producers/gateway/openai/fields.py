@@ -66,17 +66,22 @@ SERVERS: Mapping[str, Harmless] = {
     "post_sampling_probs": (False,),
     "reasoning_format": ("auto", "deepseek"),
     "response_fields": ([],),
-    "return_progress": (False,),
     "return_tokens": (False,),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "sse_ping_interval": ANY_VALUE,
     "t_max_predict_ms": (-1, 0),
-    "timings_per_token": (False,),
     "verbose": (False,),
 }
 """What such servers do besides."""
-HARMLESS: Mapping[str, Harmless] = {**OPENAI, **SAMPLERS, **SERVERS}
+HARMLESS: dict[str, Harmless] = {**OPENAI, **SAMPLERS, **SERVERS}
+RESPONSES_HARMLESS: Mapping[str, Harmless] = HARMLESS | {
+    "background": (False,),
+    "context_management": ([],),
+    "max_tool_calls": (),
+    "truncation": ("disabled",),
+}
+"""Of the Responses API besides."""
 
 REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "functions": (((),), "use tools"),

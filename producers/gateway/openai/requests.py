@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from broker.discovery import PROGRESS
 from broker.errors import InvalidMessage
 from broker.messages import Sampling
 from broker.messages.turns import Thinking
@@ -69,6 +70,8 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     prompt_cache_key: Annotated[str, Meta(max_length=512)] | None = None
     n: NumAnswers | None = None
     n_cmpl: NumAnswers | None = None
+    timings_per_token: bool | None = None
+    return_progress: bool | None = None
     functions: tuple[dict[str, Any], ...] | None = None
     function_call: str | dict[str, Any] | None = None
     modalities: tuple[str, ...] | None = None
@@ -117,6 +120,11 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def num_answers(self) -> int:
         """Of each prompt."""
         return self.n or self.n_cmpl or 1
+
+    @property
+    def with_progress(self) -> tuple[dict[str, Any], frozenset[str]]:
+        """What a turn is told, and a worker must be able to do, where the prompt's progress is wanted."""
+        return ({"progress": True}, frozenset({PROGRESS})) if self.return_progress else ({}, frozenset())
 
     @property
     def thinking(self) -> Thinking | None:

@@ -1,0 +1,1 @@
+"""`turnpike embed`: the vectors of a file of texts."""

@@ -1,0 +1,72 @@
+"""`POST /v1/embeddings`. Pure."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from broker.embedding import Vectors
+from broker.messages import Done, EmbedText
+from broker.messages.turns import MAX_DIMENSIONS
+from producers.gateway.dialect import Asked
+from producers.gateway.embedding import VectorWriter, asked_to_embed
+from producers.gateway.errors import ApiError
+
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+
+class EmbeddingsRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Texts, or lists of tokens, of each a vector."""
+
+    model: Annotated[str, Meta(max_length=256)] = ""
+    input: str | tuple[str | TokenId | tuple[TokenId, ...], ...]
+    """A text, several, the tokens of one, or of several."""
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Meta(ge=1, le=MAX_DIMENSIONS)] | None = None
+    """The first so many values, again of length 1: for models that were trained for that."""
+    truncate: bool | None = None
+    """Not in the API: of a text that is longer than the model's context take so much as it holds."""
+    user: Annotated[str, Meta(max_length=512)] | None = None
+
+    is_streamed = False
+    conversation = None
+    ignored = ()
+
+    def check(self) -> None:
+        """Raises ApiError for a list of some texts and some tokens."""
+        if isinstance(self.input, tuple) and 0 < sum(isinstance(one, int) for one in self.input) < len(self.input):
+            raise ApiError(400, "input: must be texts, or tokens, and not both", param="input")
+
+    @property
+    def texts(self) -> tuple[EmbedText, ...]:
+        """Those to embed."""
+        if isinstance(self.input, str):
+            return (self.input,)
+        tokens = tuple(one for one in self.input if isinstance(one, int))
+        return (tokens,) if tokens else tuple(one for one in self.input if not isinstance(one, int))
+
+    def asked(self) -> Sequence[Asked]:
+        """The turns. Raises ApiError."""
+        return asked_to_embed(self.texts, truncate=bool(self.truncate), dimensions=self.dimensions)
+
+    def writer(self, turn: str, model: str) -> VectorWriter:
+        """Of the answer."""
+        return VectorWriter(model, self._told)
+
+    def _told(self, model: str, vectors: Vectors, dones: Sequence[Done]) -> dict[str, Any]:
+        def value(index: int) -> object:
+            if self.encoding_format == "base64":
+                return base64.b64encode(vectors.packed(index)).decode()
+            return vectors[index].tolist()
+
+        return {
+            "object": "list",
+            "data": [
+                {"object": "embedding", "index": index, "embedding": value(index)} for index in range(len(vectors))
+            ],
+            "model": model,
+            "usage": {"prompt_tokens": vectors.num_tokens, "total_tokens": vectors.num_tokens},
+        }

@@ -1,0 +1,308 @@
+"""`POST /v1/responses`: what goes on from items, and from an answer that was kept. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from broker.errors import InvalidMessage
+from broker.messages import Message, NamedTool, Sampling, Tool, ToolChoice, check_messages
+from broker.messages.tools import ToolName, check_tools
+from broker.messages.turns import Thinking
+from producers.gateway.bodies import part
+from producers.gateway.dialect import NOTHING, Asked, Offer
+from producers.gateway.errors import ApiError, unsupported
+from producers.gateway.openai.chat import Effort, NumLogprobs
+from producers.gateway.openai.requests import Common, Limit
+from producers.gateway.openai.response_items import checked, items_of, messages_of
+from producers.gateway.openai.response_writer import CountWriter, ResponseWriter
+
+LOGPROBS = "message.output_text.logprobs"
+
+
+class TextFormat(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the text must look like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    description: str | None = None
+
+
+class TextConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the text is to be."""
+
+    format: TextFormat | None = None
+    verbosity: str | None = None
+
+
+class ReasoningConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """How to think. Thoughts are told as they are, so that a summary of them is nothing to ask for."""
+
+    effort: Effort | None = None
+    summary: str | None = None
+    generate_summary: str | None = None
+
+
+class FunctionTool(Struct, frozen=True, forbid_unknown_fields=True):
+    """A function that is offered. All calls follow their schema, so `strict` asks for nothing."""
+
+    type: Literal["function"]
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    @property
+    def tool(self) -> Tool:
+        """As a turn has it."""
+        return Tool(self.name, self.description or "", self.parameters)
+
+
+class ResponsesRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One answer to a text, or to items."""
+
+    input: str | tuple[dict[str, Any], ...] = ()
+    instructions: str | None = None
+    previous_response_id: Annotated[str, Meta(max_length=64)] | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
+    tool_choice: Literal["auto", "none", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextConfig | None = None
+    reasoning: ReasoningConfig | None = None
+    max_output_tokens: Limit | None = None
+    top_logprobs: NumLogprobs | None = None
+    include: tuple[str, ...] | None = None
+    store: bool | None = None
+    metadata: dict[str, str] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    prompt: Any = None
+    of_conversation: Any = msgspec.field(default=None, name="conversation")
+
+    def check(self) -> None:
+        """Raises ApiError for what is understood and cannot be done."""
+        super().check()
+        if self.of_conversation is not None:
+            raise unsupported("conversation", "is not supported: previous_response_id goes on from an answer")
+        if self.prompt is not None:
+            raise unsupported("prompt", "is not supported: templates of prompts are not kept here")
+        if self.num_answers > 1:
+            raise unsupported("n", "is not supported: a response is one answer")
+        if self.previous_response_id is None:
+            checked(self.said)
+        wanted = self.text.format if self.text is not None else None
+        if wanted is not None and wanted.type == "json_schema" and wanted.schema is None:
+            raise ApiError(400, "a schema is wanted", param="text.format.schema")
+        self._check_tools()
+
+    def _check_tools(self) -> None:
+        offer = self.offer
+        try:
+            check_tools(offer.tools, offer.choice)
+        except InvalidMessage as error:
+            raise ApiError(400, f"{error.field}: {error.reason}", param=error.field) from None
+        if offer.tools and self.grammar:
+            raise ApiError(400, "grammar: a grammar and tools cannot both be given", param="grammar")
+
+    @property
+    def said(self) -> tuple[Message, ...]:
+        """What the input adds to the conversation. Raises ApiError."""
+        if isinstance(self.input, str):
+            return (Message("user", self.input),)
+        return messages_of(items_of(self.input, []))
+
+    @property
+    def _functions(self) -> list[FunctionTool]:
+        given = enumerate(self.tools or ())
+        return [part(one, FunctionTool, f"tools[{place}]", []) for place, one in given if one.get("type") == "function"]
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Tools that are not functions, what is to be told besides, and what items have that is not known."""
+        unknown: list[str] = []
+        if not isinstance(self.input, str):
+            items_of(self.input, unknown)
+        others = [f"tools[{place}]" for place, one in enumerate(self.tools or ()) if one.get("type") != "function"]
+        told = [f"include.{one}" for one in self.include or () if one != LOGPROBS]
+        if self.text is not None and self.text.verbosity not in (None, "medium"):
+            told.append("text.verbosity")
+        return (*super().ignored, *unknown, *others, *told)
+
+    @property
+    def offer(self) -> Offer:
+        """The functions that the model may call. Raises ApiError."""
+        tools = tuple(one.tool for one in self._functions)
+        choice, allowed = self._choice()
+        if allowed is not None:
+            tools = tuple(one for one in tools if one.name in allowed)
+        if not tools and choice == "auto":
+            return NOTHING
+        return Offer(tools, choice, self.parallel_tool_calls is not False)
+
+    def _choice(self) -> tuple[ToolChoice, list[str] | None]:
+        """And which tools alone, where not all of them."""
+        match self.tool_choice:
+            case None:
+                return "auto", None
+            case "auto" | "none" | "required":
+                return self.tool_choice, None
+            case {"type": "function", "name": str(name)}:
+                return NamedTool(name), None
+            case {"type": "allowed_tools", "mode": "auto" | "required" as mode, "tools": list(tools)}:
+                return mode, [str(one.get("name")) for one in tools if isinstance(one, dict)]
+        raise unsupported("tool_choice", "can be auto, none, required, a function or allowed_tools")
+
+    @property
+    def limit(self) -> int | None:
+        """Of the answer's tokens."""
+        return self.max_output_tokens if self.max_output_tokens is not None else super().limit
+
+    @property
+    def thinking(self) -> Thinking | None:
+        """As `reasoning.effort` says."""
+        effort = self.reasoning.effort if self.reasoning is not None else None
+        return None if effort is None else "off" if effort in ("none", "minimal") else "on"
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many of the likeliest tokens are told with each; None without log-probabilities."""
+        return (self.top_logprobs or 0) if LOGPROBS in (self.include or ()) else self.top_logprobs or None
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer must follow."""
+        wanted = self.text.format if self.text is not None else None
+        if wanted is None:
+            return self.json_schema
+        return None if wanted.type == "text" else wanted.schema or {"type": "object"}
+
+    def asked(self) -> Sequence[Asked]:
+        """One answer."""
+        return self.going_on_from(()).asked()
+
+    def writer(self, turn: str, model: str) -> ResponseWriter:
+        """Of it."""
+        return self.going_on_from(()).writer(turn, model)
+
+    def going_on_from(self, earlier: Sequence[Message]) -> Continued:
+        """The same behind what was said before."""
+        return Continued(self, (*earlier, *self.said))
+
+    def told_back(self, sampling: Sampling) -> dict[str, Any]:
+        """What the answer's object says of the request."""
+        wanted = self.text.format if self.text is not None else None
+        return {
+            "instructions": self.instructions,
+            "max_output_tokens": self.limit,
+            "metadata": self.metadata or {},
+            "parallel_tool_calls": self.parallel_tool_calls is not False,
+            "previous_response_id": self.previous_response_id,
+            "prompt_cache_key": self.prompt_cache_key,
+            "reasoning": {"effort": self.reasoning.effort if self.reasoning else None, "summary": None},
+            "service_tier": "default",
+            "store": self.store is not False,
+            "temperature": sampling.temperature,
+            "text": {"format": msgspec.to_builtins(wanted) if wanted is not None else {"type": "text"}},
+            "tool_choice": self.tool_choice or "auto",
+            "tools": [msgspec.to_builtins(one) for one in self._functions],
+            "top_logprobs": sampling.logprobs or 0,
+            "top_p": sampling.top_p,
+            "truncation": "disabled",
+            "user": self.user,
+        }
+
+
+@dataclass(frozen=True)
+class Continued:
+    """A request with all that was said before; instructions are of this one alone."""
+
+    request: ResponsesRequest
+    messages: tuple[Message, ...]
+
+    @property
+    def model(self) -> str:
+        """A model, a policy, or nothing."""
+        return self.request.model
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the answer is read in pieces."""
+        return self.request.is_streamed
+
+    @property
+    def conversation(self) -> str | None:
+        """`prompt_cache_key`, or else `user`."""
+        return self.request.conversation
+
+    @property
+    def ignored(self) -> Sequence[str]:
+        """As the request's."""
+        return self.request.ignored
+
+    def check(self) -> None:
+        """The request was checked."""
+
+    def asked(self) -> Sequence[Asked]:
+        """One answer. Raises ApiError."""
+        first = (Message("system", self.request.instructions),) if self.request.instructions else ()
+        history = (*first, *self.messages)
+        checked(history)
+        try:
+            check_messages(history)
+        except InvalidMessage as error:
+            raise ApiError(400, f"input: {error.reason}", param="input") from None
+        kwargs = self.request.chat_template_kwargs or None
+        return [Asked(history, self.request.sampling(), template_kwargs=kwargs, offer=self.request.offer)]
+
+    def writer(self, turn: str, model: str) -> ResponseWriter:
+        """Of it."""
+        request = self.request
+        told_back = request.told_back(request.sampling())
+        return ResponseWriter(turn, model, told_back, self.messages, is_stored=request.store is not False)
+
+
+class ResponsesWithoutTools(ResponsesRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The same for a gateway that leaves tools out."""
+
+    @property
+    def offer(self) -> Offer:
+        """Nothing."""
+        if self.tool_choice not in (None, "auto", "none"):
+            raise unsupported("tool_choice", "cannot demand a call: this gateway leaves tools out")
+        return NOTHING
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Tools besides."""
+        return (*(["tools"] if self.tools else []), *super().ignored)
+
+
+class CountRequest(ResponsesRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`POST /v1/responses/input_tokens`: how many tokens the prompt of a request has."""
+
+    @property
+    def is_streamed(self) -> bool:
+        """A number has no pieces."""
+        return False
+
+    def going_on_from(self, earlier: Sequence[Message]) -> Continued:
+        """The same behind what was said before."""
+        return Counted(self, (*earlier, *self.said))
+
+
+class Counted(Continued):
+    """Its prompt is made, and nothing is generated."""
+
+    def asked(self) -> Sequence[Asked]:
+        """One prompt."""
+        (one,) = super().asked()
+        return [Asked(one.history, one.sampling, False, one.template_kwargs, one.offer, {"kind": "prompt"})]
+
+    def writer(self, turn: str, model: str) -> ResponseWriter:
+        """Of it."""
+        return CountWriter(turn, model, {}, self.messages, is_stored=False)

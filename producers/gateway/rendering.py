@@ -1,0 +1,63 @@
+"""Answers to turns that make a prompt and nothing more: their text, their tokens, or how many these are. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from broker.messages import Chunk, Done, Failed, Started
+from producers.gateway.dialect import Finished
+from producers.gateway.errors import ApiError
+from producers.gateway.failures import error_of
+
+
+class PromptWriter:
+    """Tells the one prompt by `tell`; there are no streams of it."""
+
+    media_type = "application/json"
+
+    def __init__(self, tell: Callable[[Done], Any], fields: Mapping[str, str] | None = None) -> None:
+        """`fields` are a request's names of a turn's fields that a worker refuses."""
+        self._tell = tell
+        self._fields = fields or {}
+
+    def goes_to(self, index: int, turn: str, model: str) -> None:
+        """Nothing is said of it."""
+
+    def begun_with(self, index: int, started: Started) -> None:
+        """Nothing is said of it."""
+
+    def failure(self, failed: Failed) -> ApiError:
+        """What a failed turn is to the API."""
+        return error_of(failed, self._fields)
+
+    def whole(self, answers: Sequence[Finished]) -> Any:
+        """The prompt."""
+        return self._tell(answers[0].done)
+
+    def begin(self, index: int) -> bytes:
+        """Nothing."""
+        return b""
+
+    def piece(self, index: int, chunk: Chunk) -> bytes:
+        """Nothing: a prompt comes with the end."""
+        return b""
+
+    def go_on_at(self, index: int, num_characters: int) -> None:
+        """There are no pieces."""
+
+    def end(self, index: int, done: Done) -> bytes:
+        """Nothing."""
+        return b""
+
+    def finish(self, dones: Sequence[Done], details: bytes = b"") -> bytes:
+        """Nothing."""
+        return b""
+
+    def broken_off(self, error: ApiError) -> bytes:
+        """Nothing: there are no streams."""
+        return b""
+
+    def comment(self, text: str) -> bytes:
+        """Nothing."""
+        return b""
