@@ -11,7 +11,7 @@ import pty
 import signal
 import termios
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,42 +109,48 @@ class Bench:
     @asynccontextmanager
     async def terminal(self, *arguments: str) -> AsyncIterator[Command]:
         """On a terminal of its own, where ^C is a key."""
-        ours, theirs = pty.openpty()
-        process = await asyncio.create_subprocess_exec(
-            *TURNPIKE,
-            *arguments,
-            "--credentials",
-            self.credentials(LOCAL),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-            preexec_fn=_take_terminal,
-        )
-        os.close(theirs)
-        command = Command(process, _terminal=ours)
-        loop = asyncio.get_running_loop()
-
-        def read() -> None:
-            try:
-                data = os.read(ours, 65536)
-            except OSError:  # the other side is closed
-                data = b""
-            if data:
-                command.take(data)
-            else:
-                loop.remove_reader(ours)
-                command._changed.set()
-
-        loop.add_reader(ours, read)
-        try:
+        async with on_a_terminal([*arguments, "--credentials", self.credentials(LOCAL)]) as command:
             yield command
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+
+
+@asynccontextmanager
+async def on_a_terminal(arguments: list[str], environment: Mapping[str, str] | None = None) -> AsyncIterator[Command]:
+    """A command on a terminal of its own, with more in its environment."""
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *TURNPIKE,
+        *arguments,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-256color", **(environment or {})},
+        start_new_session=True,
+        preexec_fn=_take_terminal,
+    )
+    os.close(theirs)
+    command = Command(process, _terminal=ours)
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        try:
+            data = os.read(ours, 65536)
+        except OSError:  # the other side is closed
+            data = b""
+        if data:
+            command.take(data)
+        else:
             loop.remove_reader(ours)
-            os.close(ours)
+            command._changed.set()
+
+    loop.add_reader(ours, read)
+    try:
+        yield command
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        loop.remove_reader(ours)
+        os.close(ours)
 
 
 def _take_terminal() -> None:

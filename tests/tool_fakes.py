@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from tests.fakes import END, FIRST, FakeEngine
 from workers.calls import SYNTAXES, Thoughts
@@ -16,6 +17,23 @@ READERS = AnswerReaders(
 def called(name: str, /, **arguments: object) -> str:
     """A call as the model writes it."""
     return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
+
+
+class Knowing(FakeEngine):
+    """Answers by what the last question says: with the answer of the first key that is in it, and behind a tool's
+    result with `result`."""
+
+    def __init__(self, answers: Mapping[str, str], result: str) -> None:
+        super().__init__(num_slots=4, num_ctx=4096)
+        self._answers = answers
+        self._result = result
+
+    def next_token(self, tokens: list[int], index: int) -> int:
+        text = "".join([chr(token - FIRST) for token in tokens if token >= FIRST])
+        question = text.rpartition("user: ")[2]
+        found = next((answer for key, answer in self._answers.items() if key in question), "?")
+        answer = self._result if "tool: " in question else found
+        return ord(answer[index]) + FIRST if index < len(answer) else END
 
 
 class ScriptedEngine(FakeEngine):

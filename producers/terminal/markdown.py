@@ -180,7 +180,7 @@ class Drawn:
         if num_same >= last and len(lines) > last and lines[last].startswith(old[last]):
             self._file.write("\n".join([lines[last][len(old[last]) :], *lines[last + 1 :]]))
         else:
-            begins = self._rise(old, min(num_same, last))
+            begins = self._rise(old, min(num_same, last, len(lines) - 1))
             self._file.write(_cleared(lines[begins:]))
         self._lines = lines
 

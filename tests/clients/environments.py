@@ -44,7 +44,7 @@ def make_python() -> None:
         "--disable-pip-version-check",
     ]
     install += ["--require-hashes", "--only-binary", ":all:", "-r", PROGRAMS / "requirements.lock"]
-    _run("installing pydantic-ai, LangChain, openai and openai-agents", install)
+    _run("installing the clients", install)
     (PYTHON / "made-of").write_text(_digest(PROGRAMS / "requirements.lock"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,18 @@ FILES = {
     "openai-agents": "openai_agents.py",
     "ai-sdk": "ai_sdk.mjs",
 }
+FEATURES = {
+    "openai": ("openai_features.py",),
+    "anthropic": ("anthropic_features.py",),
+    "ollama": ("ollama_features.py",),
+    "litellm": ("litellm_features.py", "openai"),
+    "litellm-anthropic": ("litellm_features.py", "anthropic"),
+    "langchain": ("langchain_features.py",),
+    "pydantic-ai": ("pydantic_ai_features.py",),
+    "instructor": ("instructor_features.py",),
+    "llm": ("llm_features.py",),
+}
+"""Programs that try what a client has, one after the other, with their arguments."""
 SECONDS = 300.0
 """For a client; what does not end by then hangs."""
 
@@ -33,12 +46,28 @@ async def account_of(name: str, url: str, model: str, *, python: Path = PYTHON /
     told |= {"max_tokens": house.MAX_TOKENS, "max_rounds": house.MAX_ROUNDS}
     own = {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "none", "TURNPIKE_MODEL": model}
     own |= {"TURNPIKE_HOUSE": json.dumps(told)}
+    return await _last_line(name, ["node" if program.suffix == ".mjs" else python, program], own)
+
+
+async def features_of(
+    name: str, url: str, model: str, embedder: str = "", *, python: Path = PYTHON / "bin" / "python"
+) -> dict[str, Any]:
+    """What a client can, as its program tells at its end. `url` is the gateway's; `embedder` a model of embeddings,
+    where there is one. Raises AssertionError with its last words."""
+    program, *arguments = FEATURES[name]
+    own = {"TURNPIKE_URL": url, "TURNPIKE_MODEL": model, "TURNPIKE_EMBEDDER": embedder}
+    # It would ask elsewhere what models cost.
+    own |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    return await _last_line(name, [python, PROGRAMS / program, *arguments], own)
+
+
+async def _last_line(name: str, command: Sequence[str | Path], own: Mapping[str, str]) -> dict[str, Any]:
     # Nothing that would have another answer, or hear of this one.
-    kept = {key: one for key, one in os.environ.items() if not key.startswith(("OPENAI_", "LANG", "PYTHON"))}
+    others = ("OPENAI_", "ANTHROPIC_", "OLLAMA_", "LITELLM_", "LLM_", "LANG", "PYTHON")
+    kept = {key: one for key, one in os.environ.items() if not key.startswith(others)}
     process = await asyncio.create_subprocess_exec(
-        "node" if program.suffix == ".mjs" else python,
-        program,
-        env=kept | own,
+        *command,
+        env={**kept, **own},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.clients import environments
-from tests.clients.programs import house
-from tests.clients.running import FILES, account_of, num_right
+from tests.clients.programs import features, house
+from tests.clients.running import FEATURES, FILES, account_of, features_of, num_right
 from tests.gateway import StartGateway
 from tests.integration.conftest import StartWorker
-from tests.tool_fakes import READERS, ScriptedEngine, called
+from tests.tool_fakes import READERS, Knowing, ScriptedEngine, called
 
 TEXTS = [f"Answer {number}." for number in range(len(house.REQUESTS))]
 SCRIPT = [
@@ -21,6 +21,18 @@ SCRIPT = [
     for (_, name, arguments), text in zip(house.REQUESTS, TEXTS, strict=True)
     for said in (called(name, **arguments), text)
 ]
+
+CITY = '{"name": "Oslo", "population": 700000}'
+KNOWN = {
+    "Call it.": called("City", name="Oslo", population=700000),
+    features.SCHEMA: CITY,
+    features.CHAT: "Oslo.",
+    features.STREAM: "one, two, three, four, five",
+    features.TOOLS: called("read_temperature", room="attic"),
+    features.THOUGHTS: "<think>\nNothing divides it.\n</think>\n\nYes.",
+}
+TAKEN = {("langchain", "thoughts"): "taken", ("llm", "thoughts"): "taken"}
+"""What a client asks for, and drops when it comes."""
 
 
 def interpreter_for(name: str) -> Path:
@@ -45,3 +57,14 @@ async def test_a_client_runs_every_call_and_gets_its_answer(
     assert num_right(account) == len(house.REQUESTS)
     assert [(one["text"], one["answers"]) for one in account["requests"]] == [(text, 2) for text in TEXTS]
     assert account["lamps"] == {"kitchen": True, "attic": False, "workshop": False}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+async def test_a_client_can_what_it_offers(start_worker: StartWorker, start_gateway: StartGateway, name: str) -> None:
+    if not environments.has_python():
+        pytest.skip("its packages are not installed: `make e2e-clients` does it")
+    engine = Knowing(KNOWN, f"It is {features.CELSIUS}.")
+    async with start_worker(engine, readers=READERS), start_gateway() as url:
+        found = (await features_of(name, url, "m"))["features"]
+    assert found == {feature: TAKEN.get((name, feature), "yes") for feature in found}
+    assert found

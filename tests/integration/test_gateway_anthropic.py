@@ -124,6 +124,15 @@ async def test_an_answer_says_by_which_stop_sequence_it_ended(
     assert (said(cut), cut.stop_reason, cut.stop_sequence) == ([{"type": "text", "text": "echo"}], "max_tokens", None)
 
 
+async def test_an_answer_that_was_begun_for_the_model_goes_on_and_holds_only_what_is_new(
+    start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    begun = {"messages": [*HELLO, {"role": "assistant", "content": "I say:"}]}
+    async with serving(start_worker, start_gateway, FakeEngine(answer=" hello")) as api:
+        for one in (await api.messages.create(**ASKED | begun), await streamed(api, **begun)):
+            assert said(one) == [{"type": "text", "text": " hello"}]
+
+
 # --- Tools and thoughts ---
 
 
@@ -151,14 +160,14 @@ async def test_thoughts_text_and_calls_are_blocks_whole_and_streamed(
 async def test_rounds_of_calls_go_on_with_the_packages_own_messages(
     start_worker: StartWorker, start_gateway: StartGateway, is_streamed: bool
 ) -> None:
-    messages, counted = [*HELLO], []
+    messages, counted = [*HELLO], list[object]()
     async with serving(start_worker, start_gateway, Counting(4)) as api:
         while True:
             asked = {"messages": messages, "tools": [COUNT, LAMP], "system": "You count."}
             answer = await (streamed(api, **asked) if is_streamed else api.messages.create(**ASKED | asked))
             if answer.stop_reason != "tool_use":
                 break
-            (call,) = (block for block in answer.content if block.type == "tool_use")
+            (call,) = (block for block in answer.content if isinstance(block, ToolUseBlock))
             assert counted == [] or (answer.usage.cache_read_input_tokens or 0) > 0
             counted.append(call.input)
             result = [{"type": "text", "text": str(call.input)}]

