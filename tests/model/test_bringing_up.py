@@ -68,8 +68,8 @@ async def test_a_broker_that_is_there_is_used_and_a_worker_started_only_where_no
         found = await asyncio.to_thread(run, "ask", "demo", "How do I drain a node?", environment=environment(tmp_path))
         assert found.stderr.startswith("nobody serves demo: starting a worker of demo for the while"), found.stderr
         assert found.stdout.startswith("First stop new turns.")
+        await server.ensure(["m"])
         async with worker(server, DEMO.path):
-            await asyncio.to_thread(run, "broker", "ensure", "--model", "m", environment=environment(tmp_path))
             found = await asyncio.to_thread(
                 run, "ask", "m", "How do I drain a node?", environment=environment(tmp_path)
             )
