@@ -93,7 +93,9 @@ class Doorkeeper:
         headers = Headers(scope=scope)
         origin, host = headers.get("origin"), headers.get("host", "")
         if not self._origins.knows(host):
-            await _refused(f"this gateway is not called {host[:100]!r}: ask for it as localhost, or see --origins")(scope, receive, send)
+            await _refused(f"this gateway is not called {host[:100]!r}: ask for it as localhost, or see --origins")(
+                scope, receive, send
+            )
         elif origin is None or self._origins.may(origin, host):
             await self._cors(scope, receive, send)
         elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
