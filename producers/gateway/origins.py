@@ -55,12 +55,13 @@ class Origins:
 
     def knows(self, host: str) -> bool:
         """Whether the gateway may be asked for by that name."""
-        if not self.is_private or self.are_all:
+        if not self.is_private or self.are_all or not host:  # no browser leaves it out
             return True
         name = (urlsplit(f"//{host}").hostname or "").lower() if _is_name(host) else ""
-        here = socket.gethostname().lower()
-        # What ends so nobody's public name server tells; the second is how containers ask for their host.
-        if name in ("localhost", here, f"{here}.local") or name.endswith((".localhost", ".internal")):
+        # Names that no public name server tells; `host.docker.internal` is how containers ask for their host.
+        if name and ("." not in name or name.endswith((".localhost", ".internal"))):
+            return True
+        if name == f"{socket.gethostname().lower()}.local":
             return True
         if any(urlsplit(one).hostname == name for one in self.named):
             return True
