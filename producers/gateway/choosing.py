@@ -10,7 +10,7 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import availability, points
 from broker.discovery import CHAT, RAW, TOOLS
-from broker.errors import UnservedModel
+from broker.errors import InvalidName, UnservedModel
 from broker.model_status import is_coming
 from broker.recorder import Recorder
 from producers.gateway.errors import (
@@ -91,13 +91,19 @@ class Chooser:
         seen = self._seen
         return choose(self._routes, wanted, seen.workers, needs, boards=seen.boards, without=without)
 
+    async def _has_queue(self, model: str) -> bool:
+        try:
+            return await availability.has_queue(self._nc, model)
+        except InvalidName:
+            return False
+
     async def check_served(self, model: str) -> None:
         """Raises ApiError where the model's queue would take a turn that nobody takes from it, now or once a board has
         loaded it."""
         if self._seen.num_serving(model):
             return
         status = self._seen.boards.get(model)
-        if not await availability.has_queue(self._nc, model):
+        if not await self._has_queue(model):
             raise no_such_model(model, self._seen.choices()) if status is None else no_queue_yet(model)
         if is_coming(status):
             return

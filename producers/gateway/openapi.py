@@ -14,6 +14,7 @@ from producers.gateway.dialect import Dialect, Plain, Turned
 _ERRORS = {
     400: "Not understood, or not supported",
     401: "No key, or none that is known",
+    403: "Not for clients to do",
     404: "No such model",
     408: "The deadline has passed, or the body came too slowly",
     413: "Too large",

@@ -134,8 +134,9 @@ async def test_a_model_is_told_to_be_loaded_or_unloaded_where_nothing_is_asked(c
     assert (await client.generate("m", keep_alive=0)).done_reason == "unload"
     assert (await client.chat("m", [], keep_alive=0)).done_reason == "unload"
     assert [part.done_reason async for part in await client.chat("m", [], stream=True)] == ["load"]
-    with pytest.raises(ollama.ResponseError, match="model not found"):
-        await client.generate("other")
+    for name in ("other", "no name of a model"):
+        with pytest.raises(ollama.ResponseError, match="model not found"):
+            await client.generate(name)
 
 
 async def test_log_probabilities_have_their_tokens_text(client: ollama.AsyncClient) -> None:

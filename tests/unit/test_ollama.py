@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from broker.conversations import next_name
-from broker.discovery import PENALTIES
 from broker.messages import Chunk, Done, Failed, Message, Sampling, Timings, TokenLogprob, Tool, ToolCall, Usage
 from producers.gateway.dialect import Asked, Finished
 from producers.gateway.errors import ApiError
@@ -78,8 +77,6 @@ def test_options_say_how_tokens_are_chosen() -> None:
     assert (found.max_tokens, found.temperature, found.top_k, found.top_p, found.min_p) == (7, 0.0, 3, 0.5, 0.1)
     assert (found.repeat_penalty, found.seed, found.stop) == (1.1, 2**70 % 2**63, ("a",))
     assert (found.presence_penalty, found.frequency_penalty) == (0.5, -1)
-    assert asked(options={"presence_penalty": 0.5}).can == {PENALTIES}
-    assert asked(options={"presence_penalty": 0}).can == set()
     assert [sampling(num_predict=limit).max_tokens for limit in (-1, -2, 10**9)] == [MOST_TOKENS] * 3
     assert sampling(top_p=0).top_k == 1
     assert sampling(top_p=1.5, top_k=-1, stop="end").top_p == 1.0

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from broker.discovery import PENALTIES
 from broker.messages import Sampling
 from producers.gateway.errors import ApiError
 
@@ -88,8 +87,8 @@ class Options(NotDone, frozen=True, forbid_unknown_fields=True, kw_only=True):
     top_p: Annotated[float, Meta(ge=0)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repeat_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
-    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-100, le=100)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-100, le=100)] | None = None
     seed: int | None = None
     stop: Stop | tuple[Stop, ...] | None = None
 
@@ -114,16 +113,6 @@ class Options(NotDone, frozen=True, forbid_unknown_fields=True, kw_only=True):
         found = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
         return tuple(one for one in found if one)
 
-    @property
-    def _penalties(self) -> dict[str, float]:
-        found = {"presence_penalty": self.presence_penalty, "frequency_penalty": self.frequency_penalty}
-        return {name: value for name, value in found.items() if value}
-
-    @property
-    def can(self) -> frozenset[str]:
-        """What a worker must be able to do for that."""
-        return frozenset({PENALTIES}) if self._penalties else frozenset()
-
     def sampling(self, **more: Any) -> Sampling:
         """How tokens are to be chosen, with Ollama's defaults for what is not said."""
         top_p = TOP_P if self.top_p is None else min(self.top_p, 1.0)
@@ -141,6 +130,7 @@ class Options(NotDone, frozen=True, forbid_unknown_fields=True, kw_only=True):
             repeat_penalty=1.0 if self.repeat_penalty is None else self.repeat_penalty,
             seed=seed % 2**63,
             stop=self.stops,
-            **self._penalties,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
             **more,
         )

@@ -92,10 +92,6 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             return None
         return "on" if self.think else "off"
 
-    @property
-    def _can(self) -> frozenset[str]:
-        return frozenset() if self.options is None else self.options.can
-
     def _sampling(self) -> Sampling:
         return (self.options or NO_OPTIONS).sampling(
             json_schema=self._schema,
@@ -124,7 +120,7 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
         """The turn; none where nothing is asked. Raises ApiError."""
         if self.asks_nothing:
             return ()
-        return (Asked(history_of(self.messages), self._sampling(), offer=self.offer, can=self._can),)
+        return (Asked(history_of(self.messages), self._sampling(), offer=self.offer),)
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of its answer."""
@@ -191,9 +187,9 @@ class GenerateRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=T
             return ()
         prompt, sampling = (Message("user", self.prompt),), self._sampling()
         if self.suffix:
-            more, can = {"suffix": self.suffix}, self._can | {INSERT}
+            more, can = {"suffix": self.suffix}, frozenset({INSERT})
             return (Asked(prompt, sampling, is_raw=True, more=more, can=can),)
-        return (Asked(prompt if self.raw else self._history, sampling, is_raw=self.raw, can=self._can),)
+        return (Asked(prompt if self.raw else self._history, sampling, is_raw=self.raw),)
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of its answer."""
