@@ -42,8 +42,8 @@ def test_a_file_is_talked_to_under_its_name(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_locked_is_talked_to_and_one_that_is_not_here_is_told_how_it_is_had(tmp_path: Path) -> None:
-    where = ("--lock-file", str(tmp_path / "lock"), "--models-dir", str(tmp_path / "models"))
-    where += ("--catalogue", str(tmp_path / "own.toml"))
+    where = ["--lock-file", str(tmp_path / "lock"), "--models-dir", str(tmp_path / "models")]
+    where += ["--catalogue", str(tmp_path / "own.toml")]
     added = run("models", "add", str(DEMO.path), "--name", "mine", *where, environment=environment(tmp_path))
     assert added.returncode == 0, added.stderr
     asked = run("ask", "mine", "How do I drain a node?", *where, environment=environment(tmp_path))
