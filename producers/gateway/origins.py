@@ -79,6 +79,7 @@ class Doorkeeper:
     """In front of the gateway: answers browsers that ask whether a page may, and lets no page in that may not."""
 
     def __init__(self, app: ASGIApp, origins: Origins) -> None:
+        self._app = app
         self._origins = origins
         self._cors = CORSMiddleware(
             app,
@@ -97,7 +98,9 @@ class Doorkeeper:
             await _refused(f"this gateway is not called {host[:100]!r}: ask for it as localhost, or see --origins")(
                 scope, receive, send
             )
-        elif origin is None or self._origins.may(origin, host):
+        elif origin is None:
+            await self._app(scope, receive, send)
+        elif self._origins.may(origin, host):
             await self._cors(scope, receive, send)
         elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             # Answered, with who may: a browser shows both to whoever wonders why.
