@@ -113,11 +113,9 @@ class Client:
         tool_choice: ToolChoice = "auto",
         parallel_tool_calls: bool = True,
         progress: bool = False,
-        texts: Sequence[EmbedText] = (),
-        truncate: bool = False,
-        dimensions: int | None = None,
         on_tool_call: OnToolCall | None = None,
         max_rounds: int | None = None,
+        **more: Any,
     ) -> Answer:
         """One turn. Nothing is sent before the answer is iterated or awaited.
 
@@ -128,8 +126,8 @@ class Client:
         the first is given): as many turns as the model calls tools in. The chunks are those of all, the end is the last
         answer's.
 
-        `deadline` is in seconds since the epoch. Raises NoTool, InvalidMessage and InvalidName here, PublishError,
-        TurnFailed and TooManyRounds on the way.
+        `deadline` is in seconds since the epoch; `more` are other fields of the turn, as `texts`. Raises NoTool,
+        InvalidMessage and InvalidName here, PublishError, TurnFailed and TooManyRounds on the way.
         """
         if isinstance(messages, str):
             messages = (Message("user", messages),)
@@ -148,9 +146,7 @@ class Client:
             tool_choice=tool_choice,
             parallel_tool_calls=parallel_tool_calls,
             progress=progress,
-            texts=tuple(texts),
-            truncate=truncate,
-            dimensions=dimensions,
+            **more,
         )
         if on_tool_call is None and max_rounds is None:
             return Answer(self, turn, model, priority)
@@ -179,8 +175,16 @@ class Client:
         """
         if isinstance(texts, str):
             texts = (texts,)
-        options = {"truncate": truncate, "dimensions": dimensions, "priority": priority, "deadline": deadline}
-        parts = self.embed_in_turns(model, texts, run=run, max_in_flight=max_in_flight, **options)
+        parts = self.embed_in_turns(
+            model,
+            texts,
+            truncate=truncate,
+            dimensions=dimensions,
+            priority=priority,
+            deadline=deadline,
+            run=run,
+            max_in_flight=max_in_flight,
+        )
         return joined([part async for part in parts])
 
     def embed_in_turns(

@@ -65,7 +65,6 @@ class ForTheWhile:
         self._entry, self._find, self._say = entry, find, say
         self._may_start = may_start
         self._accounts = dict(accounts)
-        self._workers: dict[str, StartedWorker] = {}
         self._numbers = itertools.count(1)
         self._stack = AsyncExitStack()
 
@@ -107,13 +106,6 @@ class ForTheWhile:
         await self._start_worker(found)
         return model
 
-    def ended(self, model: str) -> str | None:
-        """Why a worker of the model that was started here is gone; None while it is there, or was never."""
-        worker = self._workers.get(model)
-        if worker is None or worker.process.returncode is None:
-            return None
-        return f"the worker that was started for {model} has ended: {worker.last_line}"
-
     async def _start_broker(self) -> None:
         folder = self._stack.enter_context(temporary_folder("turnpike-local-"))
         server = await self._stack.enter_async_context(EmbeddedServer(folder / "server"))
@@ -136,7 +128,6 @@ class ForTheWhile:
             name=f"local-{os.getpid()}-{next(self._numbers)}",
             flags=("--model", found.model, *found.flags),
         )
-        self._workers[found.model] = worker
         async with Client(self.address) as client:
             with waiting(f"loading {found.model}; ^C ends"):
                 await _until_served(worker, client)

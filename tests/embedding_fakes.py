@@ -60,7 +60,7 @@ class FakeEmbedder:
     def vector(self, text: str) -> np.ndarray:
         """What a client gets of a text."""
         found = np.frombuffer(self.raw_vector(self.tokens_of(text)), "<f4")
-        return found / np.linalg.norm(found)
+        return np.asarray(found / np.linalg.norm(found))
 
 
 def options_of(name: str, model: str = "m") -> WorkerOptions:

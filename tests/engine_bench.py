@@ -26,7 +26,8 @@ def tokens_of(text: str) -> list[int]:
 
 def job(name: str, prompt: str = "hello", *, max_tokens: int = 20, **fields: object) -> Job:
     conversation = fields.pop("conversation", name)
-    return Job(name, "c", conversation, tokens_of(prompt), max_tokens, **fields)  # type: ignore[arg-type]
+    client = fields.pop("client", "c")
+    return Job(name, client, conversation, tokens_of(prompt), max_tokens, **fields)  # type: ignore[arg-type]
 
 
 class Watched(FakeSampler):
@@ -58,8 +59,10 @@ class Watched(FakeSampler):
 class Observed(FakeEngine):
     """Notes what is asked of it, and by whom it was left."""
 
-    def __init__(self, *, num_slots: int = 4, num_ctx: int = 4096, answer: str = "answer") -> None:
-        super().__init__(num_slots=num_slots, num_ctx=num_ctx, answer=answer)
+    def __init__(
+        self, *, num_slots: int = 4, num_ctx: int = 4096, answer: str = "answer", can_remove_part: bool = True
+    ) -> None:
+        super().__init__(num_slots=num_slots, num_ctx=num_ctx, answer=answer, can_remove_part=can_remove_part)
         self.noted: list[str] = []
         self.grammars_answer = True
         self.errors: list[Exception] = []
@@ -104,7 +107,12 @@ class Bench:
         self.engine = engine or Observed()
         self.scheduler = Watching(budget=1e9, max_batch_tokens=512, max_batch_outputs=32, costs=CostModel(0.001))
         self.scheduler.noted = self.engine.noted
-        self.slots = Slots(self.engine.num_slots, self.engine.num_ctx)
+        self.slots = Slots(
+            self.engine.num_slots,
+            self.engine.num_ctx,
+            can_remove_part=self.engine.can_remove_part,
+            checkpoint_bytes=1 << 20,
+        )
         self.cache = OffloadCache(cache_bytes)
         self.now = 0.0
         self.steps: list[tuple[Step, float]] = []

@@ -16,8 +16,8 @@ from tests.fakes import END, FIRST, FakeEngine
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 ARGUMENTS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-port=0")
-REFUSED = re.compile("Failed to load resource: the server responded with a status of 4")
-"""What Chromium itself says of an answer that the page expects, and tells in its own words."""
+REFUSED = re.compile("Failed to load resource: (the server responded with a status of 4|net::ERR_FAILED)")
+"""What Chromium itself says of what the page expects, and tells in its own words."""
 
 
 class Spoken(FakeEngine):
@@ -62,7 +62,14 @@ async def page(chromium: str) -> AsyncIterator[Page]:
 async def visit(page: Page, url: str, num_models: int = 2) -> None:
     """Comes back once the page is ready and knows so many models, `auto` among them."""
     await page.goto(url)
+    await page.wait_for_selector("body[data-ready]")
     await expect(page.locator("#model option")).to_have_count(num_models)
+
+
+async def again(page: Page) -> None:
+    """Loads it anew, and comes back once it lives."""
+    await page.reload()
+    await page.wait_for_selector("body[data-ready]")
 
 
 async def ask(page: Page, text: str) -> None:

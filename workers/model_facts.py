@@ -185,6 +185,8 @@ def entry_of_files(path: Path, facts: ModelFacts, locked: Locked) -> Entry:
     """What a catalogue says of a model of which the first file is given."""
     shape = shape_in(path)
     template = "in the file" if facts.has_template else "none in the file"
+    if facts.memory == "none":
+        template = "none: it makes vectors"
     return Entry(
         name=facts.name,
         family=facts.architecture,
@@ -193,14 +195,14 @@ def entry_of_files(path: Path, facts: ModelFacts, locked: Locked) -> Entry:
         quantization=facts.quantization,
         context=facts.context,
         size_bytes=facts.file_bytes,
-        kv_bytes_per_token=shape.bytes_per_token,
+        kv_bytes_per_token=facts.kv_bytes_per_token,
         shape=(shape.num_layers, shape.num_embd, shape.num_heads, shape.num_ff, shape.num_vocab),
         memory=facts.memory,
         template=template,
         licence=facts.licence,
         checked="the file's header",
-        window=shape.window,
-        window_bytes_per_token=shape.window_bytes_per_token,
+        window=facts.window,
+        window_bytes_per_token=facts.window_bytes_per_token,
         state_bytes=shape.sequence_bytes,
         active_bytes=facts.active_bytes,
     )

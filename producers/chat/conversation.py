@@ -39,6 +39,14 @@ class Conversation:
         """What was said once the turn is over, the system's message among it."""
         self.said = tuple(messages[1:] if self.system else messages)
 
+    def tell(self, system: str | None) -> None:
+        """What the model is told before all else, from now on."""
+        self.system = system
+
+    def change_to(self, model: str) -> None:
+        """Another model goes on with it."""
+        self.model = model
+
     def begin_anew(self, said: Sequence[Message] = ()) -> None:
         """Another conversation, with the same model and system message."""
         self.said, self.id = tuple(said), new_id()

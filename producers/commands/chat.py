@@ -242,14 +242,14 @@ class Chat:
 
     def _tell_system(self, text: str) -> None:
         if text:
-            self._talk.system = None if text == "-" else text
+            self._talk.tell(None if text == "-" else text)
         _note(f"system: {self._talk.system}" if self._talk.system else "no system message: /system TEXT gives one")
 
     def _load(self, path: Path) -> None:
         """Raises NotSaved."""
         found = load(path)
         self._talk.begin_anew(found.said)
-        self._talk.system = found.system
+        self._talk.tell(found.system)
         for one in found.said[-2:]:
             if one.content and one.role in ("user", "assistant"):
                 self._show(one)
@@ -284,7 +284,7 @@ class Chat:
         else:
             model = await self._serve(name)
         await ready(client, model, self._address.wait, _note)
-        self._talk.model = model
+        self._talk.change_to(model)
         _note(f"talking to {model}")
 
 

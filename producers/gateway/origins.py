@@ -28,7 +28,7 @@ EXPOSED = (
     "Retry-After",
     "x-should-retry",
 )
-METHODS = ("GET", "POST", "DELETE")
+METHODS = ("GET", "POST", "DELETE", "OPTIONS")
 
 
 @dataclass(frozen=True)

@@ -73,10 +73,14 @@ def _is_piped_in() -> bool:
 
 def _heard() -> str:
     """All of it; whoever waits for that is told."""
-    told = threading.Timer(PATIENT_SECONDS, lambda: sys.stderr.write("[reading standard input up to its end]\n"))
-    told.daemon = True
-    told.start()
+    is_read = threading.Event()
+
+    def tell() -> None:
+        if not is_read.wait(PATIENT_SECONDS):
+            sys.stderr.write("[reading standard input up to its end]\n")
+
+    threading.Thread(target=tell, daemon=True).start()
     try:
         return sys.stdin.buffer.read().decode("utf-8", "replace")
     finally:
-        told.cancel()
+        is_read.set()

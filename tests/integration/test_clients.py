@@ -31,7 +31,7 @@ KNOWN = {
     features.TOOLS: called("read_temperature", room="attic"),
     features.THOUGHTS: "<think>\nNothing divides it.\n</think>\n\nYes.",
 }
-TAKEN = {("langchain", "thoughts"): "taken", ("llm", "thoughts"): "taken"}
+TAKEN = {("langchain", "thoughts"): "taken"}
 """What a client asks for, and drops when it comes."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from broker.answer import TurnFailed
 from broker.client import Client
 from broker.embedding import Vectors
 from broker.errors import InvalidMessage
+from broker.messages import EmbedText
 from broker.priorities import BATCH, INTERACTIVE
 from broker.server import EmbeddedServer
 from tests.embedding_fakes import NUM_TOKENS, FakeEmbedder, embedding_worker
@@ -116,7 +118,7 @@ async def test_a_cancelled_turn_ends_at_once_and_a_late_one_at_its_deadline(
     ],
 )
 async def test_what_the_model_cannot_is_refused_by_name(
-    nats_server: EmbeddedServer, client: Client, texts: list[str], options: dict[str, int], code: str, words: str
+    nats_server: EmbeddedServer, client: Client, texts: list[EmbedText], options: dict[str, Any], code: str, words: str
 ) -> None:
     async with embedding_worker(nats_server, FakeEmbedder()):
         with pytest.raises(TurnFailed, match=words) as caught:

@@ -113,8 +113,7 @@ async def test_ollamas_package_gets_vectors_by_both_of_its_ways(
     nats_server: EmbeddedServer, start_gateway: StartGateway
 ) -> None:
     embedder = FakeEmbedder()
-    async with embedding_worker(nats_server, embedder), start_gateway() as url:
-        api = ollama.AsyncClient(url)
+    async with embedding_worker(nats_server, embedder), start_gateway() as url, ollama.AsyncClient(url) as api:
         several = await api.embed("m", TEXTS[:40])
         cut = await api.embed("m", "a b c d e f g h i j", dimensions=2)
         one = await api.embeddings("m", "text number 7")

@@ -13,7 +13,7 @@ from tests.gateway import USER, StartGateway
 from tests.integration.conftest import StartWorker
 from tests.integration.test_gateway_tools import LAMP
 from tests.integration.test_tools import CALL, THINKING
-from tests.pages import ask, needs_chromium, visit
+from tests.pages import again, ask, needs_chromium, visit
 from tests.thought_fakes import THOUGHT, Thinker
 
 ANSWER = "All is well on the mast. " * 18
@@ -33,7 +33,7 @@ async def test_it_talks_stops_reads_on_after_a_reload_and_keeps_conversations_ap
         await expect(answer).to_contain_text("All is well on the mast. All")
         await expect(page.get_by_role("button", name="Stop")).to_be_visible()
         # A reload in its midst reads it from the beginning on.
-        await page.reload()
+        await again(page)
         await expect(page.locator(".user .text")).to_have_text("How is the mast?")
         await expect(answer).to_have_text(ANSWER.strip(), timeout=30_000)
         facts = page.locator("article .facts").last
@@ -57,6 +57,38 @@ async def test_it_talks_stops_reads_on_after_a_reload_and_keeps_conversations_ap
         await expect(page.locator(".user")).to_have_count(2)
         await page.keyboard.press("Alt+1")
         await expect(answer).to_have_text(ANSWER.strip(), timeout=30_000)
+
+
+LOSE = """
+const whole = fetch;
+window.fetch = async (...asked) => {
+    const answer = await whole(...asked);
+    if (asked[1]?.method !== "POST") return answer;
+    const { readable, writable } = new TransformStream();
+    const control = new AbortController();
+    window.lose = () => control.abort(new TypeError("network error"));
+    answer.body.pipeTo(writable, { signal: control.signal }).catch(() => {});
+    return new Response(readable, answer);
+};
+"""
+"""Streams break as a cable's end breaks them, once `lose` is called."""
+
+
+async def test_an_answer_is_read_on_where_the_connection_was_lost(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    async with start_worker(FakeEngine(answer=ANSWER, step_seconds=0.01)), start_gateway() as url:
+        await page.add_init_script(LOSE)
+        await visit(page, url)
+        await ask(page, "How is the mast?")
+        answer = page.locator(".assistant .text").last
+        await expect(answer).to_contain_text("All is well on the mast. All")
+        # What is read on with is lost at first, as the stream was.
+        await page.route("**/turns/*", lambda route: route.abort(), times=1)
+        await page.evaluate("window.lose()")
+        await expect(page.locator("#status")).to_have_text("the connection was lost: reading on …")
+        await expect(answer).to_have_text(ANSWER.strip(), timeout=30_000)
+        await expect(page.locator(".bad")).to_have_count(0)
 
 
 async def test_a_turn_that_waits_is_stopped_too(
@@ -94,7 +126,7 @@ async def test_thoughts_and_calls_are_folded_and_stay_as_they_were_left(
         state = {"conversations": [kept], "current": "c", "model": "m", "key": ""}
         await page.goto(url)
         await page.evaluate("(state) => localStorage.setItem('turnpike', JSON.stringify(state))", state)
-        await page.reload()
+        await again(page)
         thoughts, call = page.locator("details.thoughts"), page.locator("details.call")
         await expect(thoughts.locator("summary")).to_have_text("Thoughts")
         await expect(thoughts.locator("div")).to_be_hidden()
@@ -154,7 +186,7 @@ async def test_whether_a_model_thinks_is_chosen_where_it_can_and_kept(
         await bound.fill("-1")
         await bound.press("Tab")
         await expect(bound).to_have_value("7")  # what is no number of tokens changes nothing
-        await page.reload()
+        await again(page)
         await expect(control).to_have_value("budget")
         await expect(bound).to_have_value("7")
         assert await thought_of("And behind a reload?") == THOUGHT[:7].strip()

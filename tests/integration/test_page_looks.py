@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from playwright.async_api import Page, expect
 
-from broker.discovery import CHAT, RAW
+from broker.discovery import CHAT, EMBED, RAW
 from broker.server import EmbeddedServer
 from producers.gateway.keys import ClientKeys, new_key
 from producers.gateway.page_files import MEDIA_TYPES, PAGE
@@ -269,7 +269,7 @@ async def test_models_that_answer_nobody_are_not_offered(
     async with (
         start_worker(can=(CHAT, RAW)),
         start_worker(name="w3", model="base", can=(RAW,)),
-        start_worker(name="w2", model="vectors", can=("embed",)),
+        start_worker(name="w2", model="vectors", can=(EMBED,)),
         start_gateway() as url,
         httpx2.AsyncClient(base_url=url) as plain,
     ):

@@ -20,10 +20,14 @@ what it starts is replaced by [tests/llama_server](../tests/llama_server), and s
 - **the models.** It wants stories260K and others from the hub. A folder that `TP_LLAMA_SERVER_MODELS` names may have
   them, by repository; without it the model that Turnpike ships stands in for the small ones, changed so that it goes on
   as a teller of stories does ([standin.py](../tests/llama_server/standin.py)), and Qwen2.5-Coder-0.5B (`make
-  real-models`) for those of 1 to 8 billion weights.
+  real-models`) for those of 1 to 8 billion weights, all-MiniLM-L6-v2 for bge-small.
 - **words.** What a model says word for word (`match_regex`) is not asked of another one: any text is taken then.
 - **numbers of tokens of stories260K's vocabulary**: llama.cpp's tokenizer counts them for the model that is there
   ([counts.py](../tests/llama_server/counts.py)).
+
+- **what llama-server's command line says of all requests** and no flag of a gateway does (`--temp`, `--seed`, `--n-predict`,
+  `--verbose`): each request says it that leaves it open.
+- **the case of header names**, which have none, and which the suite looks up in a dictionary.
 
 Nothing else is. `make llama-server-tests ARGS=--docs` writes this page.
 """

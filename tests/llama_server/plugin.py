@@ -24,6 +24,10 @@ from tests.llama_server.verdicts import Verdicts, test_id
 OUTCOMES = "TP_LLAMA_SERVER_OUTCOMES"
 """The file that takes them, a JSON object a line."""
 
+GENERATING = ("completion", "completions", "/infill")
+"""Paths of what llama-server generates, but for those whose bodies have other names."""
+LIMITS = ("n_predict", "max_tokens", "max_completion_tokens")
+
 _systems: Systems | None = None
 _folder = tempfile.TemporaryDirectory(prefix="turnpike-templates-")
 _verdicts = Verdicts.read()
@@ -52,6 +56,26 @@ def stop(self: Any) -> None:
     """Instead of `ServerProcess.stop`: it is kept for the next one."""
 
 
+def with_flags(their: Callable[..., Any]) -> Callable[..., Any]:
+    """Instead of what sends a request: what llama-server's command line says of all of them, and no flag of ours does,
+    is said in each that leaves it open."""
+
+    def send(self: Any, method: str, path: str, data: Any = None, *more: Any, **options: Any) -> Any:
+        if method == "POST" and isinstance(data, dict) and path.endswith(GENERATING):
+            said = {"temperature": self.temperature, "seed": self.seed}
+            if self.n_predict and not any(name in data for name in LIMITS):
+                said[LIMITS[0]] = self.n_predict
+            if self.debug:
+                said["verbose"] = True
+            data = {name: value for name, value in said.items() if name not in data} | data
+        found = their(self, method, path, data, *more, **options)
+        if hasattr(found, "headers"):  # their names have no case, and a dictionary's have
+            found.headers = {name.title(): value for name, value in found.headers.items()}
+        return found
+
+    return send
+
+
 def match_regex(regex: str, text: str) -> bool:
     """Instead of the suite's: the model that would say it is another one here."""
     return bool(text) if not _is_itself() else _their_match_regex(regex, text)
@@ -67,6 +91,8 @@ def pytest_load_initial_conftests() -> None:
     _their_match_regex = utils.match_regex
     utils.ServerProcess.start = start  # type: ignore[attr-defined]
     utils.ServerProcess.stop = stop  # type: ignore[attr-defined]
+    for name in ("make_request", "make_stream_request"):
+        setattr(utils.ServerProcess, name, with_flags(getattr(utils.ServerProcess, name)))
     utils.ServerPreset.load_all = staticmethod(lambda: None)  # type: ignore[attr-defined]
     utils.download_file = lambda url, output_file_path=None: url  # type: ignore[attr-defined]
     utils.match_regex = match_regex  # type: ignore[attr-defined]

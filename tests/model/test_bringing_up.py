@@ -42,8 +42,8 @@ def test_a_file_is_talked_to_under_its_name(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_locked_is_talked_to_and_one_that_is_not_here_is_told_how_it_is_had(tmp_path: Path) -> None:
-    where = ("--lock-file", str(tmp_path / "lock"), "--models-dir", str(tmp_path / "models"))
-    where += ("--catalogue", str(tmp_path / "own.toml"))
+    where = ["--lock-file", str(tmp_path / "lock"), "--models-dir", str(tmp_path / "models")]
+    where += ["--catalogue", str(tmp_path / "own.toml")]
     added = run("models", "add", str(DEMO.path), "--name", "mine", *where, environment=environment(tmp_path))
     assert added.returncode == 0, added.stderr
     asked = run("ask", "mine", "How do I drain a node?", *where, environment=environment(tmp_path))
@@ -68,8 +68,8 @@ async def test_a_broker_that_is_there_is_used_and_a_worker_started_only_where_no
         found = await asyncio.to_thread(run, "ask", "demo", "How do I drain a node?", environment=environment(tmp_path))
         assert found.stderr.startswith("nobody serves demo: starting a worker of demo for the while"), found.stderr
         assert found.stdout.startswith("First stop new turns.")
+        await server.ensure(["m"])
         async with worker(server, DEMO.path):
-            await asyncio.to_thread(run, "broker", "ensure", "--model", "m", environment=environment(tmp_path))
             found = await asyncio.to_thread(
                 run, "ask", "m", "How do I drain a node?", environment=environment(tmp_path)
             )

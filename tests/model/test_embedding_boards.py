@@ -29,11 +29,11 @@ async def test_a_board_serves_a_chat_s_model_and_an_embedding_model_side_by_side
     async with EmbeddedServer(tmp_path / "server") as server, Client(server.address(LOCAL)) as client:
         await server.ensure(["chat", "e"])
         write_credentials(tmp_path / "board.credentials", server.address(BOARD))
-        where = ["--credentials", tmp_path / "board.credentials", "--data-dir", tmp_path / "data"]
+        where: list[str | Path] = ["--credentials", tmp_path / "board.credentials", "--data-dir", tmp_path / "data"]
         where += ["--lock-file", tmp_path / "lock", "--models-dir", tmp_path / "models"]
         words = ["board", "--model", "chat", "--model", "e", "--max-wait-seconds", "0"]
         with (tmp_path / "log").open("wb") as log:
-            board = await spawn([*TURNPIKE, *words, *FLAGS, *where], stdout=log.fileno(), stderr=log.fileno())
+            board = await spawn([*TURNPIKE, *words, *FLAGS, *map(str, where)], stdout=log.fileno(), stderr=log.fileno())
         try:
             async with asyncio.timeout(90):
                 vectors = await client.embed("e", ["where is the mast", "check the fan"])

@@ -25,10 +25,11 @@ def test_the_system_message_comes_first_and_stays_when_all_else_begins_anew() ->
     first, asked = talk.id, talk.asking("Hello")
     assert asked == (Message("system", "Be brief."), Message("user", "Hello"))
     talk.keep([*asked, Message("assistant", "Hi.")])
-    talk.system = "Be long."
-    assert talk.messages == (Message("system", "Be long."), Message("user", "Hello"), Message("assistant", "Hi."))
+    talk.tell("Be long.")
+    assert list(talk.messages) == [Message("system", "Be long."), Message("user", "Hello"), Message("assistant", "Hi.")]
     talk.begin_anew()
-    assert (talk.messages, talk.num_questions) == ((Message("system", "Be long."),), 0)
+    assert list(talk.messages) == [Message("system", "Be long.")]
+    assert talk.num_questions == 0
     assert talk.id != first, "workers know by it what they have computed"
 
 

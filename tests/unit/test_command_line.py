@@ -69,7 +69,7 @@ def test_what_is_said_before_a_command_is_said_to_it(words: str, path: str) -> N
 @pytest.mark.parametrize(
     ("words", "problems"),
     [
-        ("--num-ctx 512 ask m hello", ["--num-ctx is nothing to `ask`"]),
+        ("--num-slots 5 ask m hello", ["--num-slots is nothing to `ask`"]),
         ("wroker", ["wroker: unknown command (did you mean worker?)"]),
         ("dead frobnicate", ["dead frobnicate: unknown command, none of list, show, replay, purge"]),
         ("ask m hello --max_tokens 5", ["unrecognized arguments: --max_tokens (did you mean --max-tokens?)"]),

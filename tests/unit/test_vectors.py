@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Generator
 from typing import Any
 
+import msgpack  # type: ignore[import-untyped]
+import msgspec
 import numpy as np
 import pytest
 
@@ -49,7 +51,7 @@ def test_a_turn_of_texts_and_its_vectors_pass_the_wire() -> None:
 )
 def test_what_is_wrong_with_a_turn_of_texts_names_its_field(changes: dict[str, Any], field: str) -> None:
     fields = {"id": "t", "conversation": "c", "kind": "embed", "texts": ("a",)} | changes
-    payload = codec.msgpack.packb({"v": 1} | codec.msgspec.to_builtins(fields))
+    payload = msgpack.packb({"v": 1} | msgspec.to_builtins(fields))
     with pytest.raises(InvalidMessage) as caught:
         codec.decode(payload, Turn)
     assert caught.value.field == field

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from broker.catalogue import Locked, locked_as, read_lock
+from broker.discovery import EMBED
 from broker.errors import TurnpikeError
 from broker.messages.boards import NO_FILE, ModelFile
 from workers.boards.file_facts import FileFacts, facts_of_files
@@ -174,6 +175,8 @@ def shared_out(offers: Mapping[str, Offer], memory_bytes: int, park_bytes: int |
             continue
         room = memory_bytes - offer.plan.total
         parked = park_bytes if park_bytes is not None else max(0, min(kept // num_together, room))
+        if EMBED in (offer.can or ()):
+            parked = 0  # it has no conversations
         plan = replace(offer.plan, offload_cache=parked)
         if plan.total > memory_bytes:
             reason = f"takes {_mib(plan.total)} MiB, and this board has {_mib(memory_bytes)} MiB for models"

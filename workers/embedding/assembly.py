@@ -73,7 +73,10 @@ class EmbeddingRunner:
             self._in_hand.route([Lost(reason)])
             stop.set()
 
-        self._loop.start(lambda reason: loop.call_soon_threadsafe(hear, reason))
+        def lost(reason: str) -> None:
+            loop.call_soon_threadsafe(hear, reason)
+
+        self._loop.start(lost)
 
     def stop(self, is_drained: bool) -> Mapping[Key, int]:
         """Ends the threads. Blocks."""

@@ -35,7 +35,7 @@ from workers.reporting.facts import file_facts
 from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.settings import WorkerSettings
 from workers.worker import Worker, probed
-from workers.worker_options import WorkerOptions, in_a_hurry
+from workers.worker_options import WorkerOptions
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def _options(loaded: Loaded, config: WorkerSettings, version: str) -> WorkerOpti
         facts=_facts(loaded, config),
         can=(EMBED,),
         may_differ=config.allow_other_file,
-        **({} if config.board_fd is None else in_a_hurry(has_others=True)),
+        leave_seconds=WorkerOptions.leave_seconds if config.board_fd is None else 0.0,
     )
 
 

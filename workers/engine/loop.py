@@ -204,9 +204,10 @@ class EngineLoop:
     def _seat_waiting(self) -> None:
         # What states are copied for it is work of a step: past its bound the streams come first.
         until = self._seating.copy_seconds + self._scheduler.step_bound()
-        while self._seating.copy_seconds < until and (active := self._seating.next_up()) is not None:
+        running = self._running.values()
+        while self._seating.copy_seconds < until and (active := self._seating.next_up(running)) is not None:
             while (place := self._seating.seat(active)) is None:
-                victim = self._seating.preempt_for(active, self._running.values())
+                victim = self._seating.preempt_for(active, running)
                 if victim is None:
                     return
                 self._scheduler.remove(victim.sequence)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
 from workers.engine.active import ActiveJob, Place
@@ -18,6 +18,7 @@ from workers.engine.events import LoopSnapshot
 from workers.engine.offloading import Export, Offloading
 from workers.engine.preemption import next_up, victim_of
 from workers.engine.protocol import Engine, State
+from workers.engine.sharing import leader_of
 from workers.engine.slots import Seat, Slots
 from workers.kv.cache import OffloadCache
 from workers.kv.index import Key, KvEntry
@@ -54,9 +55,25 @@ class Seating:
         """Jobs that never had a slot."""
         return len(self._waiting)
 
-    def next_up(self) -> ActiveJob | None:
-        """Who is to be seated next; None when nobody waits."""
-        return next_up(self._waiting, self._preempted)
+    def next_up(self, running: Collection[ActiveJob] = ()) -> ActiveJob | None:
+        """Who is to be seated next; None when nobody waits for a slot, but at most for what a running job computes."""
+        if not self._waiting:
+            return next_up((), self._preempted)
+        for one in running:
+            if not one.is_preempted and not self._slots.canonical_chunk:
+                self._slots.note(one.sequence.slot, one.sequence.tokens[: one.sequence.num_computed])
+        return next_up([one for one in self._waiting if not self._follows(one, running)], self._preempted)
+
+    def _follows(self, active: ActiveJob, running: Iterable[ActiveJob]) -> bool:
+        """Whether a running job is about to compute what this one begins with; one whose memory cannot be cut pauses
+        there, so that it can be copied."""
+        found = leader_of(active, running, self._slots, self._engine.is_whole)
+        if found is None:
+            return False
+        leader, num_tokens = found
+        if not self._engine.can_remove_part:
+            leader.sequence.stops = tuple(sorted({*leader.sequence.stops, num_tokens}))
+        return True
 
     def preempt_for(self, active: ActiveJob, running: Iterable[ActiveJob]) -> ActiveJob | None:
         """Takes the slot of a batch job for an interactive one: the job that has to go on later, whose computed tokens

@@ -155,12 +155,20 @@ class Slots:
             return None
         return self._with_room(Seat(seat.slot, evicted=seat.evicted), num_cells)
 
+    def may_share(self, one: str, other: str) -> bool:
+        """Whether what a client has computed is of use to another one."""
+        return one == other or self._share_across_clients
+
+    def num_reusable(self, tokens: list[int], client: str, is_whole: Callable[[int, int], bool] = _always) -> int:
+        """How many of a prompt's tokens a seat would find in some slot."""
+        return max(self._reusable(slot, tokens, client, is_whole) for slot in self._slots)
+
     def num_shared(self, tokens: list[int], client: str) -> int:
         """How many of a prompt's tokens some slot has, the last one not counted: whether or not they can be reused."""
         return max(self._shared(slot, tokens, client) for slot in self._slots)
 
     def _shared(self, slot: Slot, tokens: list[int], client: str) -> int:
-        if not slot.tokens or (slot.client != client and not self._share_across_clients):
+        if not slot.tokens or not self.may_share(slot.client, client):
             return 0
         return min(common_prefix(slot.tokens, tokens), len(tokens) - 1)
 

@@ -130,7 +130,7 @@ class _Batch:
         self._is_output = np.ones(num_tokens, np.int8)
         # A pointer for each token: to its place in the column.
         self._pointers = self._sequences.ctypes.data + 4 * np.arange(num_tokens, dtype=np.uintp)
-        self._kind = {name: kind for name, kind in lib.llama_batch._fields_}
+        self._kind: dict[str, Any] = {field[0]: field[1] for field in lib.llama_batch._fields_}
 
     def of(self, texts: Sequence[Tokens]) -> Any:
         """The `llama_batch` of these texts, until the next one. In columns: a loop over tokens would hold the

@@ -8,6 +8,8 @@ import { facts, place, rate } from "./words.js";
 
 const STOP_PATIENCE = 3000; // milliseconds for a turn that waits to end once it was stopped
 const OTHER_TEMPERATURE = 0.7; // of another answer, which at 0 would be the same word for word
+const NUM_TRIES = 20; // to read on where the connection was lost, as a phone's that slept
+const MAX_DELAY = 15000; // milliseconds between two of them
 const running = new Map(); // conversation → { control, status, isStopping }
 
 export function statusOf(conversation) { return running.get(conversation)?.status ?? ""; }
@@ -51,7 +53,7 @@ export function readOn(conversation) {
     return;
   }
   forget(conversation, node);
-  read(conversation, (signal) => call(`/turns/${id}?model=${encodeURIComponent(model ?? "")}`, { signal }));
+  return read(conversation, (signal) => call(`/turns/${id}?model=${encodeURIComponent(model ?? "")}`, { signal }));
 }
 
 function forget({ turn }, node) {
@@ -72,7 +74,8 @@ function take(node, delta) {
 
 async function read(conversation, request) {
   const node = turnNode(conversation);
-  const run = { control: new AbortController(), status: "", isStopping: false, tokens: 0, first: 0 };
+  const tries = running.get(conversation)?.tries ?? 0;
+  const run = { tries, control: new AbortController(), status: "", isStopping: false, tokens: 0, first: 0 };
   running.set(conversation, run);
   save(conversation);
   emit("begun", conversation);
@@ -80,6 +83,7 @@ async function read(conversation, request) {
     const answered = await request(run.control.signal);
     goesTo(conversation, answered.headers.get("turnpike-turn"), answered.headers.get("turnpike-model"));
     for await (const event of events(answered.body)) {
+      run.tries = 0;
       if (event.comment) hear(conversation, node, run, event.comment);
       else if (event.data.error) throw new Error(event.data.error.message);
       else if (take(node, event.data.choices?.[0]?.delta ?? {})) {
@@ -94,14 +98,24 @@ async function read(conversation, request) {
   } catch (error) {
     const isLeft = error.name === "AbortError" && !run.isStopping;
     if (isLeft) return; // the page is left: the turn goes on
+    if (isLost(error) && conversation.turn.id !== "new" && run.tries < NUM_TRIES) {
+      run.tries += 1;
+      tell(conversation, run, "the connection was lost: reading on …");
+      run.isWaiting = true;
+      setTimeout(readOn, Math.min(MAX_DELAY, 1000 * run.tries), conversation);
+      return;
+    }
     if (error.name === "AbortError") node.cut = "stopped";
     else node.bad = error.message;
     conversation.turn = null;
   } finally {
-    running.delete(conversation);
+    if (!run.isWaiting) running.delete(conversation);
     if (!conversation.turn) ended(conversation, node);
   }
 }
+
+// Not the gateway's word: that has a status, or came as an event.
+function isLost(error) { return error.isLost || error instanceof TypeError; }
 
 function ended(conversation, node) {
   conversation.isUnread = conversation.id !== state.current || document.hidden;

@@ -8,7 +8,7 @@ import { begin, drawList, dropCurrent, open, rename, step } from "./list.js";
 import { drawMessages } from "./messages.js";
 import { readModels, showChoices } from "./models.js";
 import { openOptions, showOptions } from "./options.js";
-import { current, load, on, saveChoices, state } from "./store.js";
+import { current, keepDraft, load, on, saveChoices, state } from "./store.js";
 
 const narrow = matchMedia("(max-width: 48rem)");
 
@@ -78,6 +78,7 @@ document.addEventListener("keydown", (event) => {
 await load();
 state.current = current().id;
 saveChoices();
+if ($("text").value) keepDraft(current(), $("text").value); // typed before the page lived
 drawMessages();
 drawList();
 showComposer();
@@ -87,5 +88,6 @@ readModels();
 for (const conversation of state.conversations) if (conversation.turn) readOn(conversation);
 document.addEventListener("visibilitychange", () => { if (!document.hidden && current().isUnread) open(current(), { focuses: false }); });
 addEventListener("pagehide", () => state.conversations.forEach(leave));
+addEventListener("pageshow", ({ persisted }) => { if (persisted) location.reload(); }); // its readers have left
 if (!narrow.matches) $("text").focus();
 document.body.dataset.ready = "";

@@ -8,7 +8,7 @@ export async function call(path, { headers = {}, ...options } = {}) {
     answer = await fetch(path, { ...options, headers: { ...key, ...headers } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("the gateway cannot be reached");
+    throw Object.assign(new Error("the gateway cannot be reached"), { isLost: true });
   }
   if (answer.ok) return answer;
   const said = await answer.json().catch(() => null);

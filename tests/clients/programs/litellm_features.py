@@ -68,10 +68,11 @@ def schema() -> bool:
 
 
 def thoughts() -> str | bool:
-    if API == "openai":  # it knows by a model's name whether it thinks, and ours is none that it knows
-        message = ask(THOUGHTS, reasoning_effort="low", allowed_openai_params=["reasoning_effort"]).choices[0].message
-    else:
-        message = ask(THOUGHTS, thinking={"type": "enabled", "budget_tokens": 60}).choices[0].message
+    more: Any = {"thinking": {"type": "enabled", "budget_tokens": 60}}
+    if API == "openai":
+        more = {"reasoning_effort": "low"}
+    # It knows by a model's name whether it thinks, and ours is none that it knows.
+    message = ask(THOUGHTS, **more, allowed_openai_params=[*more]).choices[0].message
     return told(message.content, getattr(message, "reasoning_content", None))
 
 

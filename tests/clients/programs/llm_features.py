@@ -46,7 +46,7 @@ def stream() -> bool:
 
 
 def tools() -> bool:
-    chain = model.chain(TOOLS, tools=[read_temperature], chain_limit=3, options={"max_tokens": MAX_TOKENS})
+    chain = model.chain(TOOLS, tools=[read_temperature], options={"max_tokens": MAX_TOKENS})
     text = chain.text()
     return any(one.tool_calls() for one in chain.responses()) and bool(text)
 

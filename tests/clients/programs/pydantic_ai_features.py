@@ -1,5 +1,7 @@
 """pydantic-ai: agents over OpenAI's API."""
 
+import functools
+
 from features import (
     CHAT,
     MAX_TOKENS,
@@ -44,12 +46,12 @@ def stream() -> bool:
 def tools() -> bool | str:
     called: list[str] = []
 
-    def read(room: str) -> str:
-        """Measures how warm a room is."""
+    @functools.wraps(read_temperature)
+    def noted(room: str) -> str:
         called.append(room)
         return read_temperature(room)
 
-    agent = Agent(model, tools=[read], model_settings=settings, retries=3)
+    agent = Agent(model, tools=[noted], model_settings=settings, retries=3)
     found = agent.run_sync(TOOLS, usage_limits=UsageLimits(request_limit=5))
     return ("yes" if called else "taken") if found.output else False
 

@@ -1,0 +1,2 @@
+// The page is painted first; then it lives.
+requestAnimationFrame(() => setTimeout(() => import("./app.js")));
