@@ -1,5 +1,5 @@
 # Every target does the set-up it needs; the second run starts in seconds.
-.PHONY: help demo test real-models check bench chaos chaos-boards hostile fuzz soak lock images dist clean setup e2e-kubernetes e2e-clients experiment long
+.PHONY: help demo llama-server-tests test real-models check bench chaos chaos-boards hostile fuzz soak lock images dist clean setup e2e-kubernetes e2e-clients experiment long
 
 setup: ## what every other target does first: .venv, with the pinned packages and llama.cpp compiled; plain `make` too
 	@tools/setup.sh
@@ -43,6 +43,9 @@ e2e-kubernetes: setup ## on the Kubernetes that KUBECONFIG names, in the network
 
 e2e-clients: setup ## a dozen well-known clients before a real model: calls of tools, and the table of docs/clients.md; CLIENT=NAME for one
 	@.venv/bin/python -m tests.clients $(CLIENT)
+
+llama-server-tests: setup ## llama-server's own tests against a gateway; ARGS="-k tokenize" for some, ARGS=--docs writes docs/llama-server-tests.md
+	@.venv/bin/python -m tests.llama_server $(ARGS)
 
 experiment: setup ## the paper's experiment, in .cache/experiment, with its report, on shapes made on the spot; PLAN=FILE for another, DATASET=FILE for OpenAssistant trees
 	@tools/experiment.sh $(or $(PLAN),experiments/shapes.toml) $(if $(DATASET),"$(DATASET)")

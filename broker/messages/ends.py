@@ -104,6 +104,8 @@ class Done(Struct, frozen=True, tag_field="type", tag="done", omit_defaults=True
     """What the model thought before it answered."""
     embeddings: Embeddings | None = None
     """Of a turn that was to `embed`, unless it was cancelled."""
+    pieces: tuple[bytes, ...] = ()
+    """Of the kind `prompt`: what each of the tokens is written with, control tokens too."""
     stop: str | None = None
     """Of the turn's stop texts, the one that ended the answer; the text ends before it."""
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from broker.messages import Chunk, Done, Failed, Started
-from producers.gateway.dialect import Finished
+from broker.discovery import PROMPT
+from broker.messages import Chunk, Done, Failed, Sampling, Started
+from producers.gateway.dialect import Asked, Finished
 from producers.gateway.errors import ApiError
 from producers.gateway.failures import error_of
+
+
+def prompt_of(asked: Asked) -> Asked:
+    """The turn that tells the prompt of another one."""
+    more = {name: one for name, one in asked.more.items() if name != "progress"} | {"kind": "prompt"}
+    return dataclasses.replace(asked, sampling=Sampling(), more=more, can=asked.can | {PROMPT})
+
+
+def spelled(done: Done) -> str:
+    """A prompt as the model gets it, with all its control tokens."""
+    return b"".join(done.pieces).decode(errors="replace")
 
 
 class PromptWriter:

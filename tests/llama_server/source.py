@@ -18,19 +18,26 @@ PARTS = ("tools/server/tests/", "models/templates/", "tools/mtmd/test-1.jpeg")
 PACKAGE = "llama-cpp-python"
 
 
+def is_there() -> bool:
+    """Whether nothing has to be fetched."""
+    return bool(os.environ.get(GIVEN)) or _folder().is_dir()
+
+
 def tests() -> Path:
     """The folder of the tests; fetches the source (77 MB) where it is not there. Raises CalledProcessError."""
     if given := os.environ.get(GIVEN):
         return Path(given).expanduser().resolve() / "tools" / "server" / "tests"
-    lock = _lock()
-    version = lock.split()[0].partition("==")[2]
-    folder = FOLDER / version
-    if not folder.is_dir():
-        print(f"fetching the source of {PACKAGE} {version} (77 MB)", flush=True)  # noqa: T201
-        with tempfile.TemporaryDirectory(dir=FOLDER.parent) as place:
-            (archive,) = _fetched(lock, Path(place))
+    if not (folder := _folder()).is_dir():
+        print(f"fetching the source of {PACKAGE} {folder.name} (77 MB)", flush=True)  # noqa: T201
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=FOLDER) as place:
+            (archive,) = _fetched(_lock(), Path(place))
             _unpack(archive, folder)
     return folder / "tools" / "server" / "tests"
+
+
+def _folder() -> Path:
+    return FOLDER / _lock().split()[0].partition("==")[2]
 
 
 def _lock() -> str:

@@ -195,13 +195,11 @@ def test_the_first_token_comes_with_the_prompt_and_counts_for_no_step() -> None:
 def test_what_fills_a_gap_is_asked_for_by_its_two_sides() -> None:
     body = {"input_prefix": "int main() {\n", "input_suffix": "}\n", "prompt": "  return"}
     asked = posted(msgspec.json.encode(body), InfillBody)[0]
-    assert [(one.history[0].content, one.more) for one in asked.asked()] == [
-        ("int main() {\n  return", {"suffix": "}\n"})
-    ]
-    extra = [{"filename": "a.h", "text": "int a;\n"}]
-    asked = posted(msgspec.json.encode(body | {"input_extra": extra}), InfillBody)[0]
-    text = asked.asked()[0].history[0].content
-    assert text.index("int a;") < text.index("int main")
+    (one,) = asked.asked()
+    assert (one.history[0].content, one.more) == ("int main() {\n  return", {"suffix": "}\n", "files": ()})
+    extra = [{"filename": "a.h", "text": "int a;\n"}, {"text": "int b;\n"}]
+    (one,) = posted(msgspec.json.encode(body | {"input_extra": extra}), InfillBody)[0].asked()
+    assert one.more["files"] == (("a.h", "int a;\n"), ("tmp", "int b;\n"))
 
 
 @pytest.mark.parametrize("extra", [{}, {"filename": "ok"}, {"filename": 1, "text": "a"}, {"filename": 1, "text": 2}])
@@ -227,8 +225,41 @@ def test_errors_have_llama_servers_shape() -> None:
     assert unknown == {"code": 401, "message": "who are you?", "type": "authentication_error"}
 
 
-def test_texts_and_tokens_are_made_of_each_other_by_turns_that_generate_nothing() -> None:
-    (asked,) = posted(b'{"content": "a b", "add_special": true}', TokenizeBody)[0].asked()
-    assert (asked.history[0].content, asked.more["kind"], asked.more["bare"]) == ("a b", "prompt", False)
-    (asked,) = posted(b'{"tokens": [1, 2]}', DetokenizeBody)[0].asked()
-    assert (asked.more["kind"], asked.more["prompt"]) == ("prompt", (1, 2))
+@pytest.mark.parametrize(
+    ("body", "prompt"),
+    [
+        ({"content": "a b"}, (0, "a b")),
+        ({"content": "a b", "add_special": True}, ("a b",)),
+        ({"content": [1, "a", 2]}, (0, 1, "a", 2)),
+    ],
+)
+def test_a_text_is_begun_as_prompts_are_only_where_that_is_wanted(body: dict[str, Any], prompt: Any) -> None:
+    asked = posted(msgspec.json.encode(body), TokenizeBody)[0]
+    (one,) = asked.asked()
+    assert (one.more, one.history) == ({"kind": "prompt", "prompt": prompt}, ())
+    made = (5, 7, 8)
+    found = asked.writer("t", "m").whole([Finished(done("", tokens=made))])
+    assert found == {"tokens": [*made] if "add_special" in body else [7, 8]}
+
+
+def test_pieces_of_tokens_are_texts_or_bytes() -> None:
+    asked = posted(b'{"content": "x", "with_pieces": true}', TokenizeBody)[0]
+    end = done("", tokens=(0, 7, 8), pieces=(b"<unk>", b"a", b"\xc3"))
+    assert asked.writer("t", "m").whole([Finished(end)]) == {
+        "tokens": [{"id": 7, "piece": "a"}, {"id": 8, "piece": [0xC3]}]
+    }
+
+
+def test_tokens_become_their_text_control_tokens_too() -> None:
+    asked = posted(b'{"tokens": [1, 2]}', DetokenizeBody)[0]
+    assert asked.asked()[0].more == {"kind": "prompt", "prompt": (0, 1, 2)}
+    end = done("", tokens=(0, 1, 2), pieces=(b"<unk>", b"<s>", b" a"))
+    assert asked.writer("t", "m").whole([Finished(end)]) == {"content": "<s> a"}
+
+
+def test_a_prompt_is_told_as_the_model_gets_it_where_it_is_asked_for() -> None:
+    asked = completion(["a", "b"], response_fields=["prompt"])
+    assert [one.more.get("kind", "generate") for one in asked.asked()] == ["generate"] * 2 + ["prompt"] * 2
+    ends = [done("1"), done("2"), done("", pieces=(b"<s>", b" a")), done("", pieces=(b"<s>", b" b"))]
+    found = asked.writer("t", "m").whole([*map(Finished, ends)])
+    assert found == [{"prompt": "<s> a"}, {"prompt": "<s> b"}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from producers.gateway.errors import ApiError
 from producers.gateway.failures import error_of
 from producers.gateway.native.errors import FIELDS, error_body
 from producers.gateway.native.probabilities import by_token, probability
+from producers.gateway.rendering import spelled
 from producers.gateway.timings import Course, progress_of, timings
 
 EMPTY = Chunk(0, 0, "")
@@ -44,8 +46,10 @@ class Writer:
 
     media_type = "text/event-stream"
 
-    def __init__(self, model: str, asking: Asking) -> None:
+    def __init__(self, model: str, asking: Asking, *, tells_prompts: bool = False) -> None:
+        """With `tells_prompts` the answers are followed by their prompts."""
         self._model = model
+        self._tells_prompts = tells_prompts
         self._asking = asking
         self._courses: defaultdict[int, Course] = defaultdict(Course)
 
@@ -63,6 +67,10 @@ class Writer:
 
     def whole(self, answers: Sequence[Finished]) -> Any:
         """The answer, or the list of them."""
+        if self._tells_prompts:
+            half = len(answers) // 2
+            prompts = [spelled(one.done) for one in answers[half:]]
+            self._asking, answers = dataclasses.replace(self._asking, prompts=prompts), answers[:half]
         found = [self._final(index, one.done, one.done.text, one.logprobs) for index, one in enumerate(answers)]
         return found if self._asking.is_list else found[0]
 

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from broker.discovery import PROGRESS
+from broker.discovery import PROGRESS, TOKENS
 from broker.messages import Message, Sampling
 from producers.gateway.dialect import Asked
 from producers.gateway.errors import ApiError
 from producers.gateway.native.answers import Asking, Writer
 from producers.gateway.native.sampling import Chosen, settings_of
+from producers.gateway.rendering import prompt_of
 
-TOKENS, PROMPT, INFILL = "tokens", "prompt", "infill"
 MAX_ANSWERS = 8
 """Of one prompt."""
 MAX_PROMPTS = 64
@@ -106,18 +106,25 @@ class CompletionBody(Answered, frozen=True, forbid_unknown_fields=True, kw_only=
     def asked(self) -> Sequence[Asked]:
         """So many answers to each prompt as are wanted. Raises ApiError."""
         samplings = self.samplings(self.num_answers)
-        return [
+        found = [
             asked_of(prompt, sampling, has_progress=bool(self.return_progress))
             for prompt in self.prompts()[0]
             for sampling in samplings
         ]
+        return [*found, *map(prompt_of, found)] if self.tells_prompts else found
+
+    @property
+    def tells_prompts(self) -> bool:
+        """Whether prompts are told as the model gets them, where a whole answer is to have them: as they came else."""
+        return not self.is_streamed and (bool(self.verbose) or "prompt" in (self.response_fields or ()))
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of the answers."""
         prompts, is_list = self.prompts()
         texts = ["".join(map(str, one)) if isinstance(one, tuple) else one for one in prompts]
         texts = [one for one in texts for _ in range(self.num_answers)]
-        return Writer(model, self.asking(self.samplings(1)[0], texts, is_list=is_list or len(texts) > 1))
+        asking = self.asking(self.samplings(1)[0], texts, is_list=is_list or len(texts) > 1)
+        return Writer(model, asking, tells_prompts=self.tells_prompts)
 
 
 def asked_of(prompt: str | Mixed, sampling: Sampling, *, has_progress: bool) -> Asked:

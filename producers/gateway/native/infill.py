@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from broker.discovery import INFILL
 from broker.messages import Message
 from producers.gateway.dialect import Asked
 from producers.gateway.native.answers import Writer
-from producers.gateway.native.completion import INFILL, Answered
+from producers.gateway.native.completion import Answered
 
-SNIPPET = "\n\n--- snippet ---\n\n"
-"""In front of what is known of other files, as llama-server has it for models without a mark for files."""
+NO_NAME = "tmp"
+"""Of a file whose name is not said, as llama-server calls it."""
 
 
 class Snippet(Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,16 +31,11 @@ class InfillBody(Answered, frozen=True, forbid_unknown_fields=True, kw_only=True
     prompt: str = ""
     input_extra: tuple[Snippet, ...] = ()
 
-    @property
-    def before(self) -> str:
-        """What stands before the gap, with what is known of other files in front."""
-        snippets = "".join(f"{SNIPPET}{one.text}" for one in self.input_extra)
-        return (snippets + SNIPPET if snippets else "") + self.input_prefix + self.prompt
-
     def asked(self) -> Sequence[Asked]:
         """So many answers as are wanted. Raises ApiError."""
-        history = (Message("user", self.before),)
-        more = {"suffix": self.input_suffix}
+        history = (Message("user", self.input_prefix + self.prompt),)
+        files = tuple((one.filename or NO_NAME, one.text) for one in self.input_extra)
+        more = {"suffix": self.input_suffix, "files": files}
         return [
             Asked(history, sampling, is_raw=True, more=more, can=frozenset({INFILL}))
             for sampling in self.samplings(self.num_answers)
@@ -47,5 +43,5 @@ class InfillBody(Answered, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of the answers."""
-        prompts = [self.before] * self.num_answers
+        prompts = [self.input_prefix + self.prompt] * self.num_answers
         return Writer(model, self.asking(self.samplings(1)[0], prompts, is_list=len(prompts) > 1))

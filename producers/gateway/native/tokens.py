@@ -7,12 +7,14 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from broker.messages import Done, Message, Sampling
+from broker.discovery import PROMPT, TOKENS
+from broker.messages import Done, Sampling
 from producers.gateway.dialect import Asked
-from producers.gateway.native.completion import PROMPT
 from producers.gateway.rendering import PromptWriter
 
 MOST_TOKENS = 100_000
+FIRST = 0
+"""A token that every model has."""
 
 
 class _Body(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -49,23 +51,27 @@ class TokenizeBody(_Body, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Control tokens that are written out are those."""
     with_pieces: bool = False
 
+    @property
+    def ignored(self) -> Sequence[str]:
+        """What a worker recognises in a raw prompt is its own setting."""
+        return () if self.parse_special else ("parse_special",)
+
     def asked(self) -> Sequence[Asked]:
-        """The one turn, which makes tokens and no answer."""
-        more: dict[str, Any] = {"kind": "prompt", "bare": not self.add_special, "as_text": not self.parse_special}
-        if isinstance(self.content, str):
-            history: tuple[Message, ...] = (Message("user", self.content),)
-        else:
-            history, more = (), more | {"prompt": self.content}
-        return [Asked(history, Sampling(), is_raw=True, more=more, can=frozenset({PROMPT}))]
+        """The one turn, which makes tokens and no answer. Only a prompt that begins with a text is begun as the model's
+        prompts are: one that is not to be has a token in front, which is left out again."""
+        parts = self.content if isinstance(self.content, tuple) else (self.content,)
+        more = {"kind": "prompt", "prompt": parts if self.add_special else (FIRST, *parts)}
+        return [Asked((), Sampling(), is_raw=True, more=more, can=frozenset({PROMPT, TOKENS}))]
 
     def writer(self, turn: str, model: str) -> PromptWriter:
         """Of the tokens."""
         return PromptWriter(self._tokens)
 
     def _tokens(self, done: Done) -> dict[str, Any]:
+        first = 0 if self.add_special else 1
         if not self.with_pieces:
-            return {"tokens": [*done.tokens]}
-        pairs = zip(done.tokens, done.pieces, strict=True)
+            return {"tokens": [*done.tokens[first:]]}
+        pairs = zip(done.tokens[first:], done.pieces[first:], strict=True)
         return {"tokens": [{"id": token, "piece": _piece(piece)} for token, piece in pairs]}
 
 
@@ -76,12 +82,12 @@ class DetokenizeBody(_Body, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     def asked(self) -> Sequence[Asked]:
         """The one turn, which makes a text of them and no answer."""
-        more = {"kind": "prompt", "bare": True, "prompt": self.tokens}
-        return [Asked((), Sampling(), is_raw=True, more=more, can=frozenset({PROMPT}))]
+        more = {"kind": "prompt", "prompt": (FIRST, *self.tokens)}
+        return [Asked((), Sampling(), is_raw=True, more=more, can=frozenset({PROMPT, TOKENS}))]
 
     def writer(self, turn: str, model: str) -> PromptWriter:
         """Of the text."""
-        return PromptWriter(lambda done: {"content": done.text})
+        return PromptWriter(lambda done: {"content": b"".join(done.pieces[1:]).decode(errors="replace")})
 
 
 def _piece(piece: bytes) -> str | list[int]:

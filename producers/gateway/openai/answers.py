@@ -17,6 +17,7 @@ from producers.gateway.errors import ApiError
 from producers.gateway.failures import error_of
 from producers.gateway.openai.errors import FIELDS, error_body
 from producers.gateway.openai.tools import tool_call_deltas, tool_calls
+from producers.gateway.rendering import spelled
 from producers.gateway.timings import Course, progress_of, timings
 
 BEGINNING = {"role": "assistant", "content": None, "refusal": None}
@@ -248,9 +249,12 @@ class Writer:
         is_silent: bool = False,
         num_answers: int = 1,
         has_timings: bool = False,
+        tells_prompt: bool = False,
     ) -> None:
+        """With `tells_prompt` the last of the answers is the prompt."""
         self._objects = AnswerObjects(turn, model, is_chat, is_silent, num_answers, has_timings)
         self._has_usage = has_usage
+        self._tells_prompt = tells_prompt
 
     @classmethod
     def of_turn(cls, turn: str) -> Self:
@@ -271,7 +275,11 @@ class Writer:
 
     def whole(self, answers: Sequence[Finished]) -> dict[str, Any]:
         """The answers in one object."""
-        return self._objects.whole(answers)
+        if not self._tells_prompt:
+            return self._objects.whole(answers)
+        *answers, prompt = answers
+        told = {"prompt": spelled(prompt.done), "content": answers[0].done.text, "timings": timings(answers[0].done)}
+        return self._objects.whole(answers) | {"__verbose": told}
 
     def begin(self, index: int) -> bytes:
         """Whose words follow; nothing in front of a completion's."""

@@ -18,6 +18,7 @@ from producers.gateway.openai.chat_messages import ChatMessage
 from producers.gateway.openai.formats import ResponseFormat
 from producers.gateway.openai.requests import MAX_TOP_LOGPROBS, MOST_TOKENS, Common
 from producers.gateway.openai.tools import Choice, FunctionTool, choice_of, param_of
+from producers.gateway.rendering import prompt_of
 
 ThoughtTokens = Annotated[int, Meta(ge=-1, le=MOST_TOKENS)]
 """-1 is as many as the model likes."""
@@ -42,6 +43,7 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    verbose: bool | None = None
 
     def check(self) -> None:
         """Raises ApiError for what is understood and cannot be done."""
@@ -131,14 +133,21 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
     def ignored(self) -> tuple[str, ...]:
         """The names of participants; tools are known by their calls."""
         named = (index for index, one in enumerate(self.messages) if one.name and one.role != "tool")
-        return (*super().ignored, *(f"messages[{index}].name" for index in named))
+        verbose = ("verbose",) if self.verbose and self.is_streamed else ()
+        return (*super().ignored, *verbose, *(f"messages[{index}].name" for index in named))
 
     def asked(self) -> Sequence[Asked]:
-        """So many answers as are wanted, each with a seed of its own."""
-        return [
+        """So many answers as are wanted, each with a seed of its own; and the prompt, where it is to be told."""
+        found = [
             Asked(self.history, sampling, False, self.template_kwargs, self.offer, *self.with_progress)
             for sampling in self.samplings()
         ]
+        return [*found, prompt_of(found[0])] if self.tells_prompt else found
+
+    @property
+    def tells_prompt(self) -> bool:
+        """Whether a whole answer has the prompt beside it."""
+        return bool(self.verbose) and not self.is_streamed
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of its answers."""
@@ -150,6 +159,7 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
             is_silent=self.is_silent,
             num_answers=self.num_answers,
             has_timings=bool(self.timings_per_token),
+            tells_prompt=self.tells_prompt,
         )
 
 

@@ -15,6 +15,7 @@ from producers.gateway.openai.embeddings import EmbeddingsRequest
 from producers.gateway.openai.errors import ERROR_SCHEMA, error_body
 from producers.gateway.openai.fields import HARMLESS, RESPONSES_HARMLESS
 from producers.gateway.openai.listing import entry
+from producers.gateway.openai.prompts import ChatCountRequest, TemplateRequest
 from producers.gateway.openai.response_store import ResponseStore
 from producers.gateway.openai.responses import CountRequest, ResponsesRequest, ResponsesWithoutTools
 from producers.gateway.responses import json_response
@@ -36,6 +37,9 @@ class OpenAi:
             "/v1/completions": completion,
             "/v1/embeddings": Turned(EmbeddingsRequest, "The vectors of texts"),
         }
+        counted = Turned(ChatCountRequest, "How many tokens the prompt of a chat has", HARMLESS)
+        self.turns |= {f"{prefix}/chat/completions/input_tokens": counted for prefix in ("/v1", "")}
+        self.turns["/apply-template"] = Turned(TemplateRequest, "The prompt of a chat", HARMLESS)
         store = ResponseStore()
         responses = ResponsesWithoutTools if leave_out_tools else ResponsesRequest
         response = Turned(responses, "A response", RESPONSES_HARMLESS, store.before, store.after)

@@ -71,7 +71,6 @@ SERVERS: Mapping[str, Harmless] = {
     "spaces_between_special_tokens": (True,),
     "sse_ping_interval": ANY_VALUE,
     "t_max_predict_ms": (-1, 0),
-    "verbose": (False,),
 }
 """What such servers do besides."""
 HARMLESS: dict[str, Harmless] = {**OPENAI, **SAMPLERS, **SERVERS}
