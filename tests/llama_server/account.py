@@ -25,8 +25,8 @@ what it starts is replaced by [tests/llama_server](../tests/llama_server), and s
 - **numbers of tokens of stories260K's vocabulary**: llama.cpp's tokenizer counts them for the model that is there
   ([counts.py](../tests/llama_server/counts.py)).
 
-- **what llama-server's command line says of all requests** and no flag of a gateway does (`--temp`, `--seed`, `--n-predict`,
-  `--verbose`): each request says it that leaves it open.
+- **what llama-server's command line says of all requests** and no flag of a gateway does (`--temp`, `--seed`,
+  `--n-predict`, `--verbose`): each request says it that leaves it open.
 - **the case of header names**, which have none, and which the suite looks up in a dictionary.
 
 Nothing else is. `make llama-server-tests ARGS=--docs` writes this page.

@@ -22,7 +22,15 @@ from tests.support import ROOT, TURNPIKE, free_port
 MOST_SYSTEMS = 3
 START_SECONDS = 60.0
 LOOK_SECONDS = 0.02
-NAMES = ("gpt-3.5-turbo", "gpt-3.5-turbo-instruct", "davinci-002", "gpt-4.1", "codellama70b", "text-embedding-3-small", "test")
+NAMES = (
+    "gpt-3.5-turbo",
+    "gpt-3.5-turbo-instruct",
+    "davinci-002",
+    "gpt-4.1",
+    "codellama70b",
+    "text-embedding-3-small",
+    "test",
+)
 """What the suite calls the one model that there is: policies, whose names may be any."""
 
 
