@@ -38,7 +38,11 @@ PENALTIES = "penalties"
 """It knows presence and frequency penalties, and biases."""
 PREFILL = "prefill"
 """The last message may be an assistant's, whose text is gone on with, or the system's."""
-OF_RELEASE = (PENALTIES, PREFILL)
+PROMPT, TOKENS, ECHO = "prompt", "tokens", "echo"
+"""Turns of the kind `prompt`, raw prompts of tokens, and answers that begin with their prompt."""
+INFILL = "infill"
+"""Its model fills in the middle: a raw turn's `suffix`, and `files`."""
+OF_RELEASE = (PENALTIES, PREFILL, PROMPT, TOKENS, ECHO)
 """What every worker of this release can, whatever its model is."""
 OF_BOARD = "board"
 """The fact that names the board that has started a worker."""

@@ -85,13 +85,18 @@ class Admission:
             return Dead(Failed("invalid_message", str(error), worker=self._worker))
         return Understood(address, turn)
 
+    async def over(self, work: Work) -> End | None:
+        """The end of a turn that was cancelled, or is late; None for one that is neither. Raises ServerError."""
+        if (cancel := await self._cancels.of(work)) is not None:
+            return stopped(cancel, work.queue_wait, self._worker)
+        deadline = work.turn.deadline
+        return past_deadline(self._worker) if deadline is not None and time.time() >= deadline else None
+
     async def admit(self, work: Work) -> Admitted | End:
         """The turn's job, or the end that it comes to without being begun. Raises ServerError."""
         turn = work.turn
-        if (cancel := await self._cancels.of(work)) is not None:
-            return stopped(cancel, work.queue_wait, self._worker)
-        if turn.deadline is not None and time.time() >= turn.deadline:
-            return past_deadline(self._worker)
+        if (over := await self.over(work)) is not None:
+            return over
         # Before the prompt: what the peer remembers of the conversation decides its tokens.
         offer = await self._peers.find(work.address.client, turn)
         try:

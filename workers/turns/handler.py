@@ -21,6 +21,7 @@ from workers.turns.in_hand import TurnsInHand
 from workers.turns.outcomes import Answered, Dead, Faulted, Outcome, Returned, TakenOver
 from workers.turns.ports import EnginePort, Writer
 from workers.turns.prefetch import Prefetch
+from workers.turns.prompt_questions import PromptQuestions
 from workers.turns.recent import RecentTurns
 from workers.turns.settlement import Settlement
 from workers.turns.streaming import Streaming
@@ -42,6 +43,7 @@ class TurnHandler:
     admission: Admission
     prefetch: Prefetch
     streaming: Streaming
+    questions: PromptQuestions
     settlement: Settlement
     engine: EnginePort
     recent: RecentTurns
@@ -86,6 +88,8 @@ class TurnHandler:
         await self.settlement.settle(delivery, outcome, work.turn, work.notes)
 
     async def _answer(self, work: Work) -> Outcome:
+        if work.turn.kind == "prompt":
+            return Answered(await self.admission.over(work) or await self.questions.answer(work))
         admitted = await self.admission.admit(work)
         if not isinstance(admitted, Admitted):
             return Answered(admitted)
