@@ -145,7 +145,7 @@ def test_control_tokens_within_an_answer_are_not_shown(vocabulary: LlamaVocabula
         assert sum(len(event.tokens) for event in told) == len(said) + 2
 
 
-@pytest.mark.parametrize(("name", "has_marks"), [("qwen2", True), ("llama-spm", False)])
+@pytest.mark.parametrize(("name", "has_marks"), [("refact", True), ("llama-spm", False)])
 def test_a_gap_is_marked_where_the_vocabulary_has_marks_and_control_tokens_are_spelled(
     name: str, has_marks: bool
 ) -> None:
@@ -154,7 +154,7 @@ def test_a_gap_is_marked_where_the_vocabulary_has_marks_and_control_tokens_are_s
         assert (marks is not None) == has_marks
         if marks is not None:
             spelled = [vocabulary.spelled(token) for token in (marks.prefix, marks.suffix, marks.middle)]
-            assert spelled == [b"<|fim_prefix|>", b"<|fim_suffix|>", b"<|fim_middle|>"]
+            assert spelled == [b"<fim_prefix>", b"<fim_suffix>", b"<fim_middle>"]
         text = "a b"
         tokens = vocabulary.tokenize(text, template_spans=[], add_bos=False)
         assert b"".join(map(vocabulary.spelled, tokens)).decode() == text
