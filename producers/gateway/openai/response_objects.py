@@ -75,6 +75,10 @@ class ResponseObject:
         """By which it is asked for later."""
         return PREFIX + self.turn
 
+    def goes_to(self, turn: str, model: str) -> None:
+        """From now on it is that turn's, of that model."""
+        self.turn, self.model = turn, model
+
     def begun(self) -> dict[str, Any]:
         """While it is answered."""
         return self._object("in_progress", [])

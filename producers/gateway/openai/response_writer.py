@@ -56,7 +56,7 @@ class ResponseWriter:
 
     def goes_to(self, index: int, turn: str, model: str) -> None:
         """From now on the answer is that turn's, of that model."""
-        self._object.turn, self._object.model = turn, model
+        self._object.goes_to(turn, model)
 
     def begun_with(self, index: int, started: Started) -> None:
         """The API tells nothing of it."""

@@ -7,61 +7,22 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from broker.errors import InvalidMessage
-from broker.messages import Message, NamedTool, Sampling, Tool, ToolChoice, check_messages
-from broker.messages.tools import ToolName, check_tools
+from broker.messages import Message, NamedTool, Sampling, ToolChoice, check_messages
+from broker.messages.tools import check_tools
 from broker.messages.turns import Thinking
 from producers.gateway.bodies import part
 from producers.gateway.dialect import NOTHING, Asked, Offer
 from producers.gateway.errors import ApiError, unsupported
-from producers.gateway.openai.chat import Effort, NumLogprobs
+from producers.gateway.openai.chat import NumLogprobs
 from producers.gateway.openai.requests import Common, Limit
+from producers.gateway.openai.response_config import FunctionTool, ReasoningConfig, TextConfig
 from producers.gateway.openai.response_items import checked, items_of, messages_of
 from producers.gateway.openai.response_writer import CountWriter, ResponseWriter
 
 LOGPROBS = "message.output_text.logprobs"
-
-
-class TextFormat(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the text must look like."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    name: str | None = None
-    schema: dict[str, Any] | None = None
-    strict: bool | None = None
-    description: str | None = None
-
-
-class TextConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """How the text is to be."""
-
-    format: TextFormat | None = None
-    verbosity: str | None = None
-
-
-class ReasoningConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """How to think. Thoughts are told as they are, so that a summary of them is nothing to ask for."""
-
-    effort: Effort | None = None
-    summary: str | None = None
-    generate_summary: str | None = None
-
-
-class FunctionTool(Struct, frozen=True, forbid_unknown_fields=True):
-    """A function that is offered. All calls follow their schema, so `strict` asks for nothing."""
-
-    type: Literal["function"]
-    name: ToolName
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-    @property
-    def tool(self) -> Tool:
-        """As a turn has it."""
-        return Tool(self.name, self.description or "", self.parameters)
 
 
 class ResponsesRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
