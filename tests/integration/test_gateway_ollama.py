@@ -359,7 +359,7 @@ async def test_a_pull_is_told_how_far_a_load_is_and_what_is_nowhere(
         assert (await client.pull("coming")).status == "success"
         for stream in (False, True):
             with pytest.raises(
-                ollama.ResponseError, match=r"pull model manifest: file does not exist.*turnpike models pull no"
+                ollama.ResponseError, match=r"^pull model manifest: file does not exist.*turnpike models pull no"
             ):
                 await read_all(await client.pull("nowhere", stream=stream))
             with pytest.raises(ollama.ResponseError, match="broken cannot be loaded: not a model"):
