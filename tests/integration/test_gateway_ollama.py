@@ -98,7 +98,7 @@ async def test_a_chat_is_answered_whole_and_in_pieces(client: ollama.AsyncClient
 
 
 async def test_the_plain_client_and_its_functions_work_too(client: ollama.AsyncClient) -> None:
-    plain = ollama.Client(str(client._client.base_url))
+    plain: Any = ollama.Client(str(client._client.base_url))
     parts = await asyncio.to_thread(lambda: list(plain.chat("m", USER, stream=True, options=GREEDY)))
     assert "".join(part["message"]["content"] for part in parts) == "echo hello there"
     generated = await asyncio.to_thread(plain.generate, "m", "hello there")
@@ -227,7 +227,8 @@ async def test_functions_are_called_as_the_package_offers_them(
     engine = ScriptedEngine(called("lamp", room="attic", percent=40), "Done.")
     async with start_worker(engine, readers=READERS), start_gateway() as url, ollama.AsyncClient(url) as client:
         first = await client.chat("m", USER, tools=[lamp])
-        (call,) = first.message.tool_calls or ()
+        assert first.message.tool_calls is not None
+        (call,) = first.message.tool_calls
         assert (call.function.name, call.function.arguments) == ("lamp", {"room": "attic", "percent": 40})
         before = engine.num_tokens
         result = {"role": "tool", "tool_name": "lamp", "content": lamp(**call.function.arguments)}
@@ -358,7 +359,7 @@ async def test_a_pull_is_told_how_far_a_load_is_and_what_is_nowhere(
         assert (await client.pull("coming")).status == "success"
         for stream in (False, True):
             with pytest.raises(
-                ollama.ResponseError, match=r"pull model manifest: file does not exist.*turnpike models pull no"
+                ollama.ResponseError, match=r"^pull model manifest: file does not exist.*turnpike models pull no"
             ):
                 await read_all(await client.pull("nowhere", stream=stream))
             with pytest.raises(ollama.ResponseError, match="broken cannot be loaded: not a model"):

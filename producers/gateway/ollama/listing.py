@@ -15,7 +15,8 @@ LATEST = ":latest"
 FOREVER = "2300-01-01T00:00:00Z"
 """When a loaded model goes: boards keep it until another one needs its room."""
 UNKNOWN = "unknown"
-INFILL = "infill"  # TEMP
+INFILL = "infill"
+"""What a worker can whose model has marks for a gap in a text."""
 CAPABILITIES = {TOOLS: "tools", INFILL: "insert", THINKING: "thinking", EMBED: "embedding"}
 """Ollama's words for what a worker can, beside to complete."""
 

@@ -56,4 +56,4 @@ def nowhere(name: str) -> ApiError:
         f"pull model manifest: file does not exist: no node has {name[:100]!r}, and no client can order it. On a node "
         f"that is to serve it its operator says: turnpike models pull {name[:100]}"
     )
-    return ApiError(500, message, param="model", code="model_not_found")
+    return ApiError(500, message, param="model", code="no_such_file")
