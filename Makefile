@@ -41,7 +41,7 @@ soak: setup ## an hour at full load: memory, descriptors and streams stay flat
 e2e-kubernetes: setup ## on the Kubernetes that KUBECONFIG names, in the network namespace NETNS if that is set
 	@$(if $(NETNS),nsenter --net=/run/netns/$(NETNS)) .venv/bin/python -m tests.kubernetes
 
-e2e-clients: setup ## pydantic-ai, LangChain, openai, openai-agents, the AI SDK and Home Assistant's shape call a real model's tools; CLIENT=NAME for one
+e2e-clients: setup ## a dozen well-known clients before a real model: calls of tools, and the table of docs/clients.md; CLIENT=NAME for one
 	@.venv/bin/python -m tests.clients $(CLIENT)
 
 llama-server-tests: setup ## llama-server's own tests against a gateway; ARGS="-k tokenize" for some, ARGS=--docs writes docs/llama-server-tests.md

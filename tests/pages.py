@@ -98,7 +98,7 @@ def bodies(page: Page) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
 
     def note(request: Request) -> None:
-        if request.method == "POST":
+        if request.method == "POST" and request.post_data_json is not None:
             found.append(request.post_data_json)
 
     page.on("request", note)

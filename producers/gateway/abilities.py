@@ -5,6 +5,9 @@ from __future__ import annotations
 from broker.discovery import PENALTIES, PREFILL
 from producers.gateway.dialect import Asked
 
+_OPTIONS = {"suffix": "infill", "prompt": "tokens", "echo": "echo"}
+"""Of a turn, and what it takes to know them."""
+
 
 def abilities_for(asked: Asked) -> frozenset[str]:
     """In the words of `broker/discovery.py`."""
@@ -13,7 +16,7 @@ def abilities_for(asked: Asked) -> frozenset[str]:
         found.add(PENALTIES)
     if asked.history and asked.history[-1].role in ("assistant", "system"):
         found.add(PREFILL)
-    found |= {name for name in ("suffix", "prompt", "echo") if asked.more.get(name)}
+    found |= {ability for option, ability in _OPTIONS.items() if asked.more.get(option)}
     if asked.more.get("kind") == "prompt":
         found.add("prompt")
     return frozenset(found)

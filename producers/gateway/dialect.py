@@ -114,6 +114,11 @@ class Asked:
     can: frozenset[str] = frozenset()
     """What a worker must be able to do for that, in the words of `broker/discovery.py`."""
 
+    @property
+    def told(self) -> tuple[Message, ...]:
+        """By which its conversation is known, and its length: the history, or a prompt of tokens as text."""
+        return self.history or (Message("user", str(self.more.get("prompt", ""))),)
+
 
 class TurnRequest(Protocol):
     """What a body asks for."""

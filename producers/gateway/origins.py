@@ -55,10 +55,13 @@ class Origins:
 
     def knows(self, host: str) -> bool:
         """Whether the gateway may be asked for by that name."""
-        if not self.is_private or self.are_all:
+        if not self.is_private or self.are_all or not host:  # no browser leaves it out
             return True
         name = (urlsplit(f"//{host}").hostname or "").lower() if _is_name(host) else ""
-        if name in ("localhost", socket.gethostname().lower()) or name.endswith(".localhost"):
+        # Names that no public name server tells; `host.docker.internal` is how containers ask for their host.
+        if name and ("." not in name or name.endswith((".localhost", ".internal"))):
+            return True
+        if name == f"{socket.gethostname().lower()}.local":
             return True
         if any(urlsplit(one).hostname == name for one in self.named):
             return True
@@ -76,6 +79,7 @@ class Doorkeeper:
     """In front of the gateway: answers browsers that ask whether a page may, and lets no page in that may not."""
 
     def __init__(self, app: ASGIApp, origins: Origins) -> None:
+        self._app = app
         self._origins = origins
         self._cors = CORSMiddleware(
             app,
@@ -91,8 +95,12 @@ class Doorkeeper:
         headers = Headers(scope=scope)
         origin, host = headers.get("origin"), headers.get("host", "")
         if not self._origins.knows(host):
-            await _refused(f"this gateway is not called {host[:100]!r}: ask for it as localhost")(scope, receive, send)
-        elif origin is None or self._origins.may(origin, host):
+            await _refused(f"this gateway is not called {host[:100]!r}: ask for it as localhost, or see --origins")(
+                scope, receive, send
+            )
+        elif origin is None:
+            await self._app(scope, receive, send)
+        elif self._origins.may(origin, host):
             await self._cors(scope, receive, send)
         elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             # Answered, with who may: a browser shows both to whoever wonders why.

@@ -145,7 +145,7 @@ class Turns:
             decision = await self._chooser.first(wanted.model, Needs())
             await self._chooser.check_served(decision.model)
             return _Taken(wanted, ignored, (), decision)
-        needs = self._needs_of(all_asked, beginning_of(said, all_asked[0].history), request)
+        needs = self._needs_of(all_asked, beginning_of(said, all_asked[0].told), request)
         decision = await self._chooser.first(wanted.model, needs)
         answers = self._ask(client, all_asked, decision.model, said, priority, deadline)
         if deadline is None:  # who gives one waits as long
@@ -178,7 +178,7 @@ class Turns:
                     model,
                     asked.history,
                     sampling=self._sampling_of(asked),
-                    conversation=conversation_of(said, asked.history, prompts.index(prompt)),
+                    conversation=conversation_of(said, asked.told, prompts.index(prompt)),
                     priority=priority,
                     deadline=deadline,
                     raw=asked.is_raw,
@@ -200,7 +200,7 @@ class Turns:
         priority = priority_of(request.headers)
         found = [
             Needs.of(
-                one.history,
+                one.told,
                 raw=one.is_raw,
                 kind=one.more.get("kind", "generate"),
                 tools=one.offer.tools,

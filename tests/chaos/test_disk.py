@@ -26,6 +26,7 @@ LIMITS = Limits(
     max_end_bytes=4 * MIB,
     max_dead_bytes=2 * MIB,
     max_telemetry_bytes=2 * MIB,
+    max_kept_bytes=2 * MIB,
 )
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a disk of its own to fill needs root")

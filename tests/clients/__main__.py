@@ -1,8 +1,9 @@
-"""`make e2e-clients`: well-known clients of the OpenAI API call tools of a real model, through a gateway, a broker and
-a worker of our own. Each runs as its users run it, in an environment of its own; calls are really executed.
+"""`make e2e-clients`: well-known clients of the gateway's APIs before a real model, a broker and a worker of our own.
+Each runs as its users run it, in an environment of its own; calls are really executed.
 
 What is held to is the shape: every request is taken, every answer ends, calls were made and their results went back.
-How many of the calls are right is told: that is the model's. Names of clients as arguments run those alone.
+How many of the calls are right is told: that is the model's. What each client can goes into the table of
+docs/clients.md. Names of clients as arguments run those alone; `table` makes the table and no more.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import itertools
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,15 @@ from producers.local_system import local_system
 from tests.clients.environments import CannotBeMade, make_node, make_python
 from tests.clients.home import DATE_TIME, LIGHT_SET, LIVE_CONTEXT, TURN_OFF, TURN_ON, Home
 from tests.clients.home_assistant import KEY, Assist, Said, check_server
-from tests.clients.running import FILES, SECONDS, account_of, num_right
+from tests.clients.running import FEATURES, FILES, SECONDS, account_of, features_of, num_right
+from tests.clients.table import write
 from tests.cluster import until_open
 from tests.real import QWEN, model_file
 from tests.support import ROOT, free_port
 
-MODEL = "qwen"
+MODEL, EMBEDDER = "qwen", "minilm"
+TABLE = "table"
+MINILM = "all-minilm-l6-v2"
 ORDERS: list[tuple[str, str, Callable[[Home], bool]]] = [
     ("Turn on the kitchen lamp.", TURN_ON, lambda home: home.state_of("Kitchen lamp")[0] == "on"),
     ("Turn off the bedroom lamp.", TURN_OFF, lambda home: home.state_of("Bedroom lamp")[0] == "off"),
@@ -70,10 +74,9 @@ def say(text: str) -> None:
 
 
 @asynccontextmanager
-async def served(folder: Path, file: Path) -> AsyncIterator[str]:
+async def served(folder: Path, model: str, file: Path, flags: Sequence[str] = ()) -> AsyncIterator[str]:
     """The address of a gateway before a broker and a worker."""
-    flags = ("--num-ctx", "32768", "--num-slots", "4")  # a small model calls on and on
-    async with local_system(ROOT / "turnpike", folder, model=MODEL, model_file=file, flags=flags) as system:
+    async with local_system(ROOT / "turnpike", folder, model=model, model_file=file, flags=flags) as system:
         credentials = folder / "gateway.credentials"
         write_credentials(credentials, system.gateway_address)
         port = free_port()
@@ -82,7 +85,7 @@ async def served(folder: Path, file: Path) -> AsyncIterator[str]:
             gateway = await spawn([*command, "--gateway-port", str(port)], stdout=log.fileno(), stderr=log.fileno())
         try:
             await until_open(port, gateway)
-            yield f"http://127.0.0.1:{port}/v1"
+            yield f"http://127.0.0.1:{port}"
         finally:
             await terminate(gateway)
 
@@ -98,6 +101,25 @@ async def run_program(name: str, url: str) -> str:
         say(f"    {one['request']} {calls} {one['text']!r}")
     num_answers, num_calls = (sum(one["answers"] for one in requests), sum(len(one["calls"]) for one in requests))
     return line(account["client"], num_answers, num_calls, f"{num_right(account)} of {len(requests)}", started)
+
+
+async def run_features(url: str, folder: Path) -> list[str]:
+    """What failed of what the clients can, all of which goes into the table."""
+    await asyncio.to_thread(make_python)
+    accounts, failed = [], []
+    async with AsyncExitStack() as stack:
+        embedder, embedder_url = "", url
+        if (file := model_file(MINILM)) is not None:
+            embedder = EMBEDDER
+            embedder_url = await stack.enter_async_context(served(folder, embedder, file))
+        for name in FEATURES:
+            say(f"{name} …")
+            account = await features_of(name, url, MODEL, embedder, embedder_url)
+            accounts.append(account)
+            say("".join(f"    {feature}: {word}\n" for feature, word in account["features"].items()).rstrip())
+            failed += [f"{name}: {one}: {word}" for one, word in account["features"].items() if word.startswith("no: ")]
+    write(accounts)
+    return failed
 
 
 async def run_home_assistant(url: str, *, stream: bool) -> str:
@@ -146,22 +168,26 @@ async def main() -> int:
     """The exit code."""
     homes = {f"home-assistant{name}": one for name, one in (("", True), ("-whole", False))}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("client", nargs="*", choices=[[], *FILES, *homes], help="default: all of them")
-    wanted = parser.parse_args().client or [*FILES, *homes]
+    parser.add_argument("client", nargs="*", choices=[[], *FILES, *homes, TABLE], help="default: all of them")
+    wanted = parser.parse_args().client or [*FILES, *homes, TABLE]
     file = model_file(QWEN)
     if file is None:
         say("the model is missing: make real-models")
         return 1
     lines, failed, skipped = [], [], []
     with tempfile.TemporaryDirectory(prefix="turnpike-clients-") as folder:
-        async with served(Path(folder), file) as url:
+        flags = ("--num-ctx", "32768", "--num-slots", "4")  # a small model calls on and on
+        (Path(folder) / EMBEDDER).mkdir()
+        async with served(Path(folder), MODEL, file, flags) as url:
             for name in wanted:
                 say(f"{name} …")
                 try:
-                    if name in homes:
-                        lines.append(await run_home_assistant(url, stream=homes[name]))
+                    if name == TABLE:
+                        failed += await run_features(url, Path(folder) / EMBEDDER)
+                    elif name in homes:
+                        lines.append(await run_home_assistant(f"{url}/v1", stream=homes[name]))
                     else:
-                        lines.append(await run_program(name, url))
+                        lines.append(await run_program(name, f"{url}/v1"))
                 except CannotBeMade as error:
                     skipped.append(f"{name}: {error}")
                 except (AssertionError, TimeoutError, ValueError, openai.OpenAIError) as error:

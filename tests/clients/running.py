@@ -49,16 +49,15 @@ async def account_of(name: str, url: str, model: str, *, python: Path = PYTHON /
     return await _last_line(name, ["node" if program.suffix == ".mjs" else python, program], own)
 
 
-async def features_of(
-    name: str, url: str, model: str, embedder: str = "", *, python: Path = PYTHON / "bin" / "python"
-) -> dict[str, Any]:
+async def features_of(name: str, url: str, model: str, embedder: str = "", embedder_url: str = "") -> dict[str, Any]:
     """What a client can, as its program tells at its end. `url` is the gateway's; `embedder` a model of embeddings,
-    where there is one. Raises AssertionError with its last words."""
+    where there is one, maybe at another one. Raises AssertionError with its last words."""
     program, *arguments = FEATURES[name]
-    own = {"TURNPIKE_URL": url, "TURNPIKE_MODEL": model, "TURNPIKE_EMBEDDER": embedder}
+    own = {"TURNPIKE_URL": url, "TURNPIKE_MODEL": model}
+    own |= {"TURNPIKE_EMBEDDER": embedder, "TURNPIKE_EMBEDDER_URL": embedder_url or url}
     # It would ask elsewhere what models cost.
     own |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    return await _last_line(name, [python, PROGRAMS / program, *arguments], own)
+    return await _last_line(name, [PYTHON / "bin" / "python", PROGRAMS / program, *arguments], own)
 
 
 async def _last_line(name: str, command: Sequence[str | Path], own: Mapping[str, str]) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,7 @@ from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.support import TURNPIKE
 from tests.terminal import Bench, Queued, output
+from turnpike.cli.main import main
 
 
 async def sent(queued: Queued) -> Turn:
@@ -84,10 +87,16 @@ async def test_an_answer_that_has_not_ended_by_its_deadline_fails(bench: Bench, 
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-async def test_what_cannot_be_asked_is_one_sentence(bench: Bench, words: list[str], problem: str) -> None:
-    (bench.folder / "binary").write_bytes(b"\xff\xfe\x00")
-    code, _, said = await output(bench, "ask", "m", *words)
-    assert code == 2
+def test_what_cannot_be_asked_is_one_sentence(
+    words: list[str], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("binary").write_bytes(b"\xff\xfe\x00")
+    Path("nothing").touch()
+    with Path("nothing").open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert main(["ask", "m", *words]) == 2
+    said = capsys.readouterr().err
     assert said.startswith(f"turnpike: {problem}")
     assert len(said.splitlines()) == 1
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from broker.server import EmbeddedServer
 from tests.clients import environments
 from tests.clients.programs import features, house
 from tests.clients.running import FEATURES, FILES, account_of, features_of, num_right
+from tests.embedding_fakes import FakeEmbedder, embedding_worker
 from tests.gateway import StartGateway
 from tests.integration.conftest import StartWorker
 from tests.tool_fakes import READERS, Knowing, ScriptedEngine, called
@@ -60,11 +62,18 @@ async def test_a_client_runs_every_call_and_gets_its_answer(
 
 
 @pytest.mark.parametrize("name", FEATURES)
-async def test_a_client_can_what_it_offers(start_worker: StartWorker, start_gateway: StartGateway, name: str) -> None:
+async def test_a_client_can_what_it_offers(
+    nats_server: EmbeddedServer, start_worker: StartWorker, start_gateway: StartGateway, name: str
+) -> None:
     if not environments.has_python():
         pytest.skip("its packages are not installed: `make e2e-clients` does it")
     engine = Knowing(KNOWN, f"It is {features.CELSIUS}.")
-    async with start_worker(engine, readers=READERS), start_gateway() as url:
-        found = (await features_of(name, url, "m"))["features"]
+    await nats_server.ensure(["m", "e"])
+    async with (
+        start_worker(engine, readers=READERS),
+        embedding_worker(nats_server, FakeEmbedder(), name="w2", model="e"),
+        start_gateway() as url,
+    ):
+        found = (await features_of(name, url, "m", "e"))["features"]
     assert found == {feature: TAKEN.get((name, feature), "yes") for feature in found}
     assert found

@@ -304,8 +304,9 @@ async def test_a_turn_whose_reader_is_told_to_read_it_elsewhere_goes_on(
 
 
 async def test_a_request_without_a_model_goes_to_the_default(
-    start_worker: StartWorker, start_gateway: StartGateway
+    nats_server: EmbeddedServer, start_worker: StartWorker, start_gateway: StartGateway
 ) -> None:
+    await nats_server.ensure(["m", "other"])
     routes = Routes(default="gpt-3.5-turbo", policies={"gpt-3.5-turbo": Policy(), "org/name": Policy(by="smallest")})
     async with start_worker():
         async with start_gateway(routes=routes) as url, httpx2.AsyncClient(base_url=f"{url}/v1/") as plain:
@@ -320,6 +321,13 @@ async def test_a_request_without_a_model_goes_to_the_default(
             assert {one["id"] for one in listed} == {"m", "auto", "gpt-3.5-turbo", "org/name"}
             assert all(abs(one["created"] - time.time()) < 60 for one in listed)
         async with start_gateway() as url, httpx2.AsyncClient(base_url=f"{url}/v1/") as plain:
+            answer = await plain.post("chat/completions", json={"messages": USER})
+            assert answer.json()["model"] == "m", "the only one that there is"
+        async with (
+            start_worker(name="w2", model="other"),
+            start_gateway() as url,
+            httpx2.AsyncClient(base_url=f"{url}/v1/") as plain,
+        ):
             answer = await plain.post("chat/completions", json={"messages": USER})
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
 

@@ -93,9 +93,11 @@ def test_a_plain_installation_brings_no_engine_and_no_numpy(requirements: list[s
         "msgpack",
         "msgspec",
         "nats-py",
+        "prompt-toolkit",
         "pygments",
         "rich",
         "shtab",
+        "wcwidth",
     ]
 
 

@@ -319,6 +319,10 @@ def test_what_is_wrong_is_said_in_a_sentence(body: dict[str, Any], param: str, s
         ({"prompt": []}, "prompt: must not be empty"),
         ({"prompt": ["a"] * 129}, "prompt: must have at most 128 entries"),
         ({"suffix": "x", "echo": True}, "echo is not supported beside a suffix"),
+        (
+            {"logprobs": 1, "echo": True},
+            "echo is not supported beside logprobs: those of a prompt are not told",
+        ),
         ({"prompt": ""}, "prompt: must not be empty"),
         ({"logprobs": 21}, "logprobs: must be at most 20, not 21"),
     ],

@@ -80,7 +80,7 @@ def test_a_worker_tells_of_its_file_what_a_board_does(tmp_path: Path) -> None:
         return WorkerInfo("w", "m", "M", quantization, 512, "pi", Load(1, 0, 0, 0.0), facts=facts).file
 
     facts = file_facts(file) | {"file_sha256": "5" * 64, "other": "x"}
-    assert told(facts) == msgspec.structs.replace(file, modified_at=round(file.modified_at))
+    assert told(facts) == msgspec.structs.replace(file, modified_at=int(file.modified_at))
     assert told({}, "Q8_0") == ModelFile(quantization="Q8_0"), "of an earlier release"
     assert told(facts | {"parameters": "many"}) == NO_FILE
     assert file_facts(NO_FILE) == {}

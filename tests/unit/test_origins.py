@@ -63,10 +63,18 @@ def test_a_gateways_own_page_may_by_the_name_that_it_was_asked_for() -> None:
 
 def test_a_gateway_of_this_machine_alone_has_no_names_of_others() -> None:
     """Else a website's name that is made to stand for this machine would make its page the gateway's own."""
-    for host in ("evil.example:8080", "", "127.0.0.1.evil.example", "a b", "localhost.evil.example"):
+    for host in ("evil.example:8080", "chat.local", "127.0.0.1.evil.example", "a b", "localhost.evil.example"):
         assert not Origins().knows(host), host
         assert not Origins().may(f"http://{host}", host)
-    for host in ("localhost:8080", HERE, "[::1]:8080", "x.localhost", socket.gethostname(), "192.168.1.9:80"):
+    for host in (
+        "localhost:8080",
+        HERE,
+        "[::1]:8080",
+        "x.localhost",
+        "host.docker.internal:80",
+        socket.gethostname(),
+        "192.168.1.9:80",
+    ):
         assert Origins().knows(host), host
     assert Origins(("http://chat.example:3000",)).knows("chat.example")
     assert Origins(is_private=False).knows("gateway.turnpike.svc")

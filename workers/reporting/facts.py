@@ -28,7 +28,7 @@ def setting_facts(config: WorkerSettings) -> dict[str, str]:
 
 def file_facts(file: ModelFile) -> dict[str, str]:
     """What the model's file says of it, by the names that discovery has for that."""
-    told = {"num_parameters": file.num_parameters, "num_embd": file.num_embd, "modified_at": round(file.modified_at)}
+    told = {"num_parameters": file.num_parameters, "num_embd": file.num_embd, "modified_at": int(file.modified_at)}
     found = {"architecture": file.architecture} | told
     return {FILE_FACTS[name]: str(value) for name, value in found.items() if value}
 

@@ -23,6 +23,8 @@ MAX_TOKENS = 500
 MOST_TOKENS = 1_000_000
 """What the wire takes; no context holds as many."""
 MAX_STOPS = 16
+PROMPT = "prompt"
+"""The kind of a turn of which the prompt alone is wanted, and what a worker must be able to do for it."""
 LEAST_TEMPERATURE = 1e-5
 
 
@@ -126,7 +128,7 @@ class CountRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def asked(self) -> Sequence[Asked]:
         """The prompt's turn, of which nothing is answered. Raises ApiError."""
-        return (Asked(self.history, self.sampling(), offer=self.offer, more={"kind": "prompt"}),)
+        return (Asked(self.history, self.sampling(), offer=self.offer, more={"kind": PROMPT}, can=frozenset({PROMPT})),)
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of the number."""

@@ -41,6 +41,10 @@ class CompletionRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only
             raise ApiError(400, "prompt: must not be empty", param="prompt")
         if self.suffix and self.echo:
             raise unsupported("echo", "is not supported beside a suffix")
+        if self.echo and self.num_logprobs is not None:
+            raise unsupported("echo", "is not supported beside logprobs: those of a prompt are not told")
+        if self.echo and self.is_silent:
+            raise unsupported("echo", "is not supported where nothing is generated: max_tokens must be at least 1")
 
     @property
     def prompts(self) -> list[str | tuple[str | int, ...]]:

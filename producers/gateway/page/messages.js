@@ -38,7 +38,7 @@ function article(node, versions, isNear) {
   if (isMine) box.lastChild.textContent = node.content;
   else {
     box.append(h("p", { class: "facts" }));
-    box.fill = () => { box.isFilled = true; grow(node, box); };
+    box.fill = () => grow(node, box);
     if (isNear) box.fill();
     else { box.querySelector(".text").textContent = node.content; showBesides(box, node); near.observe(box); }
   }

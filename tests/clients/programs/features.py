@@ -35,7 +35,8 @@ URL = os.environ.get("TURNPIKE_URL", "")
 """The gateway's."""
 MODEL = os.environ.get("TURNPIKE_MODEL", "")
 EMBEDDER = os.environ.get("TURNPIKE_EMBEDDER", "")
-"""A model of embeddings, where one is served."""
+"""A model of embeddings, where one is served, and where."""
+EMBEDDER_URL = os.environ.get("TURNPIKE_EMBEDDER_URL", "")
 
 
 def read_temperature(room: str) -> str:

@@ -4,6 +4,7 @@ from features import (
     CHAT,
     EMBEDDED,
     EMBEDDER,
+    EMBEDDER_URL,
     MAX_TOKENS,
     MODEL,
     SCHEMA,
@@ -62,7 +63,9 @@ def thoughts() -> str | bool:
 
 def embeddings() -> bool:
     return are_vectors(
-        OpenAIEmbeddings(model=EMBEDDER, check_embedding_ctx_length=False, **own).embed_documents(EMBEDDED)
+        OpenAIEmbeddings(
+            model=EMBEDDER, check_embedding_ctx_length=False, **own | {"base_url": f"{EMBEDDER_URL}/v1"}
+        ).embed_documents(EMBEDDED)
     )
 
 

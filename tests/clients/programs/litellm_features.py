@@ -9,6 +9,7 @@ from features import (
     CHAT,
     EMBEDDED,
     EMBEDDER,
+    EMBEDDER_URL,
     MAX_TOKENS,
     MODEL,
     ROOM,
@@ -77,7 +78,7 @@ def thoughts() -> str | bool:
 
 
 def embeddings() -> bool:
-    found = litellm.embedding(model=f"openai/{EMBEDDER}", input=EMBEDDED, api_base=BASE, api_key="none")
+    found = litellm.embedding(model=f"openai/{EMBEDDER}", input=EMBEDDED, api_base=f"{EMBEDDER_URL}/v1", api_key="none")
     return are_vectors([one["embedding"] for one in found.data])
 
 

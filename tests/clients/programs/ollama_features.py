@@ -9,6 +9,7 @@ from features import (
     CITY,
     EMBEDDED,
     EMBEDDER,
+    EMBEDDER_URL,
     MAX_TOKENS,
     MODEL,
     SCHEMA,
@@ -61,7 +62,7 @@ def thoughts() -> str | bool:
 
 
 def embeddings() -> bool:
-    return are_vectors(client.embed(model=EMBEDDER, input=EMBEDDED).embeddings)
+    return are_vectors(ollama.Client(host=EMBEDDER_URL).embed(model=EMBEDDER, input=EMBEDDED).embeddings)
 
 
 features = Features("ollama")

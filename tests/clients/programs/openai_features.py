@@ -8,6 +8,7 @@ from features import (
     CHAT,
     EMBEDDED,
     EMBEDDER,
+    EMBEDDER_URL,
     MAX_TOKENS,
     MODEL,
     ROOM,
@@ -69,7 +70,14 @@ def thoughts() -> str | bool:
 
 
 def embeddings() -> bool:
-    return are_vectors([one.embedding for one in client.embeddings.create(model=EMBEDDER, input=EMBEDDED).data])
+    return are_vectors(
+        [
+            one.embedding
+            for one in client.with_options(base_url=f"{EMBEDDER_URL}/v1")
+            .embeddings.create(model=EMBEDDER, input=EMBEDDED)
+            .data
+        ]
+    )
 
 
 features = Features("openai", "chats")
