@@ -57,7 +57,8 @@ class Assist:
             think=self._think,
             format=schema,
         )
-        content, thinking, calls = "", "", []
+        content, thinking = "", ""
+        calls: list[ollama.Message.ToolCall] = []
         async for part in stream:
             content += part.message.content or ""
             thinking += part.message.thinking or ""

@@ -103,7 +103,7 @@ async def test_the_plain_client_and_its_functions_work_too(client: ollama.AsyncC
     assert "".join(part["message"]["content"] for part in parts) == "echo hello there"
     generated = await asyncio.to_thread(plain.generate, "m", "hello there")
     assert generated["response"] == "echo hello there"
-    plain.close()
+    plain._client.close()
 
 
 async def test_the_next_turn_finds_what_was_computed(start_worker: StartWorker, start_gateway: StartGateway) -> None:
@@ -227,7 +227,8 @@ async def test_functions_are_called_as_the_package_offers_them(
     engine = ScriptedEngine(called("lamp", room="attic", percent=40), "Done.")
     async with start_worker(engine, readers=READERS), start_gateway() as url, ollama.AsyncClient(url) as client:
         first = await client.chat("m", USER, tools=[lamp])
-        (call,) = first.message.tool_calls or ()
+        assert first.message.tool_calls is not None
+        (call,) = first.message.tool_calls
         assert (call.function.name, call.function.arguments) == ("lamp", {"room": "attic", "percent": 40})
         before = engine.num_tokens
         result = {"role": "tool", "tool_name": "lamp", "content": lamp(**call.function.arguments)}
