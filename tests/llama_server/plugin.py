@@ -94,8 +94,8 @@ def pytest_load_initial_conftests() -> None:
     for name in ("make_request", "make_stream_request"):
         setattr(utils.ServerProcess, name, with_flags(getattr(utils.ServerProcess, name)))
     utils.ServerPreset.load_all = staticmethod(lambda: None)
-    utils.download_file = lambda url, output_file_path=None: url
-    utils.match_regex = match_regex
+    utils.download_file = lambda url, output_file_path=None: url  # type: ignore[attr-defined]
+    utils.match_regex = match_regex  # type: ignore[attr-defined]
 
 
 def _is_itself() -> bool:
