@@ -45,7 +45,7 @@ INFILL = "infill"
 """Its model fills in the middle: a raw turn's `suffix`, and `files`."""
 PROGRESS = "progress"
 """It tells how far a prompt is computed, where a turn asks."""
-OF_RELEASE = (PENALTIES, PREFILL, PROGRESS)
+OF_RELEASE = (PENALTIES, PREFILL, PROMPT, TOKENS, ECHO, PROGRESS)
 """What every worker of this release can, whatever its model is."""
 OF_BOARD = "board"
 """The fact that names the board that has started a worker."""

@@ -17,7 +17,7 @@ from workers.assembly import Assembly, Parts, assemble
 from workers.engine.calibration import UNMEASURED, Calibration
 from workers.engine.loop import EngineLoop
 from workers.engine.power import Power
-from workers.engine.protocol import Engine, Foresee, Span, State, TokenSampler
+from workers.engine.protocol import Engine, Foresee, Infill, Span, State, TokenSampler
 from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.grammars.held_calls import CallFollower
@@ -45,6 +45,11 @@ class FakeVocabulary:
     def piece(self, token: int) -> bytes:
         assert 0 <= token < self.num_tokens, "llama.cpp would abort"
         return chr(token - FIRST).encode() if token >= FIRST else b""
+
+    def spelled(self, token: int) -> bytes:
+        return self.piece(token) or f"<{token}>".encode()
+
+    infill: Infill | None = None
 
     def is_end(self, token: int) -> bool:
         return token == END

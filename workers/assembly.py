@@ -33,6 +33,7 @@ from workers.turns.in_hand import TurnsInHand
 from workers.turns.jobs import GrammarCompiler, JobMaker
 from workers.turns.keep_alive import KeepAlive
 from workers.turns.prefetch import Prefetch
+from workers.turns.prompt_questions import PromptQuestions
 from workers.turns.recent import RecentTurns
 from workers.turns.remembering import Remembering
 from workers.turns.replays import Replays
@@ -98,6 +99,7 @@ def assemble(parts: Parts) -> Worker:
             recent,
             parts.readers,
         ),
+        questions=PromptQuestions(name, history, engine.vocabulary),
         settlement=Settlement(name, store, reporter, recent),
         engine=loop,
         recent=recent,

@@ -341,6 +341,7 @@ async def _assemble(
     can: tuple[str, ...] = PLAIN_ABILITIES
     if not loaded.model.template.is_plain:
         can = await abilities(renderer, has_thoughts=readers.has_thoughts)
+    can += () if loaded.model.vocabulary.infill is None else (discovery.INFILL,)
     options = _options(loaded, config, version, can)
     tags = {"node": options.node, "model": options.model, "worker": options.name}
     tags |= {"quantization": options.quantization or "unknown"}

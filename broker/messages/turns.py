@@ -22,7 +22,7 @@ FORBIDDEN = -1e9
 """A bias of so much, or less, is that of a token that is never chosen."""
 
 Role = Literal["system", "user", "assistant", "tool"]
-Kind = Literal["generate", "score", "embed"]
+Kind = Literal["generate", "score", "prompt", "embed"]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 EmbedText = Annotated[str, Meta(min_length=1)] | Annotated[tuple[TokenId, ...], Meta(min_length=1)]
 """To embed: a text, or the tokens that it is."""
@@ -147,17 +147,20 @@ class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """For `embed`: of a text that is longer than the model's context only so much is taken; else the turn fails."""
     dimensions: Annotated[int, Meta(ge=1, le=MAX_DIMENSIONS)] | None = None
     """For `embed`: of each vector so many values, its first, again of length 1; None: all that the model makes."""
+    prompt: Annotated[tuple[TokenId | str, ...], Meta(max_length=2**20)] = ()
+    """Of a raw turn, instead of its message: tokens and texts in a row."""
+    suffix: str | None = None
+    """Of a raw turn: what follows the gap that the answer fills, by the model's own marks."""
+    files: Annotated[tuple[tuple[Annotated[str, Meta(max_length=1024)], str], ...], Meta(max_length=64)] = ()
+    """Beside a gap: names and contents of other files."""
+    echo: bool = False
+    """Of a raw turn: the answer's text begins with the prompt's."""
 
     def __post_init__(self) -> None:
         if self.kind == "embed" or self.texts or self.truncate or self.dimensions is not None:
             check_texts(self)
             return
-        if not self.messages:
-            raise InvalidMessage("messages", "must hold at least one message")
-        if self.raw and len(self.messages) != 1:
-            raise InvalidMessage("raw", "a raw prompt is one message")
-        if self.raw and self.messages[0].role != "user":
-            raise InvalidMessage("messages[0].role", "a raw prompt is the user's")
+        self._check_raw()
         if self.raw and (self.tools or self.chat_template_kwargs):
             raise InvalidMessage("tools" if self.tools else FIELD, "a raw prompt has no template")
         if self.chat_template_kwargs:
@@ -165,8 +168,27 @@ class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
         check_tools(self.tools, self.tool_choice)
         if self.tools and self.sampling.grammar is not None:
             raise InvalidMessage("sampling.grammar", "a grammar and tools cannot both be given")
-        check_messages(self.messages)
+        if self.messages:
+            check_messages(self.messages)
         if (self.kind == "score") != bool(self.continuations):
             raise InvalidMessage("continuations", "must be given for kind 'score', and only then")
         if not all(self.continuations):
             raise InvalidMessage("continuations", "must not be empty texts")
+
+    def _check_raw(self) -> None:
+        given = {"prompt": self.prompt, "suffix": self.suffix is not None, "files": self.files, "echo": self.echo}
+        named = next((name for name, value in given.items() if value), None)
+        if named is not None and (not self.raw or self.kind == "score"):
+            raise InvalidMessage(named, "is of a raw turn, and of none that is scored")
+        if self.prompt and self.messages:
+            raise InvalidMessage("messages", "must be empty where there is a prompt")
+        if not self.messages and not self.prompt:
+            raise InvalidMessage("messages", "must hold at least one message")
+        if self.raw and len(self.messages) > 1:
+            raise InvalidMessage("raw", "a raw prompt is one message")
+        if self.raw and self.messages and self.messages[0].role != "user":
+            raise InvalidMessage("messages[0].role", "a raw prompt is the user's")
+        if self.files and self.suffix is None:
+            raise InvalidMessage("files", "are beside a gap: a suffix is wanted")
+        if self.echo and (self.kind != "generate" or self.sampling.logprobs is not None):
+            raise InvalidMessage("echo", "is of an answer without log-probabilities: a prompt's are scored")

@@ -75,7 +75,11 @@ def turn(rng: random.Random) -> Turn:
         presence_penalty=0.5,
         logit_bias=((rng.randrange(99), -1.0), ("end", 2.0)),
     )
-    return Turn(TURN_ID, "c", messages, sampling)
+    if rng.random() < 0.2:
+        return Turn(
+            TURN_ID, "c", (), sampling, raw=True, prompt=("x", rng.randrange(99)), suffix="y", files=(("a", "b"),)
+        )
+    return Turn(TURN_ID, "c", messages, sampling, kind=rng.choice(("generate", "generate", "prompt")))
 
 
 def board(rng: random.Random) -> BoardState:

@@ -16,7 +16,7 @@ from broker.errors import Fenced, UnservedModel
 from broker.messages import DeadLetter, Done, End, Failed, Message, Sampling, Turn, new_id
 from broker.server import EmbeddedServer
 from producers.routing.policies import AUTO, Routes, choose
-from tests.fakes import FakeEngine
+from tests.fakes import FIRST, FakeEngine
 from tests.integration.conftest import StartWorker
 
 
@@ -55,6 +55,32 @@ async def test_an_answer_that_is_begun_is_gone_on_with_and_the_next_turn_goes_on
         second = await client.ask("m", following, conversation=answer.turn.conversation)
     assert answer.done.usage.prompt_tokens == len("user: hello\nassistant: I ") + 1
     assert second.usage.cached_tokens == answer.done.usage.prompt_tokens + len("say so.")
+
+
+async def end_of_raw(client: Client, **fields: Any) -> Done:
+    """Of a turn that is published as it stands."""
+    turn = Turn(new_id(), new_id(), **fields)
+    await client.publish(turn, "m")
+    end = await end_of(client, turn.id)
+    assert isinstance(end, Done), end
+    return end
+
+
+async def test_an_echo_begins_the_answer_with_its_prompt(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker(FakeEngine(answer="say so.")):
+        done = await end_of_raw(client, messages=(), raw=True, echo=True, prompt=("I ", FIRST + ord("d"), "o "))
+    assert (done.text, done.usage.completion_tokens) == ("I do say so.", len("say so."))
+    assert len(done.tokens) == len("say so.")
+
+
+async def test_a_question_for_a_prompt_computes_nothing(client: Client, start_worker: StartWorker) -> None:
+    async with start_worker() as running:
+        chat = await end_of_raw(client, messages=(Message("user", "hello"),), kind="prompt")
+        text = await end_of_raw(client, messages=(), raw=True, kind="prompt", prompt=tuple(chat.tokens[1:6]))
+        steps = running.engine.num_steps
+    assert chat.text == "user: hello\nassistant: "
+    assert (len(chat.tokens), chat.usage.prompt_tokens, chat.usage.completion_tokens) == (24, 24, 0)
+    assert (text.text, steps) == ("user:", 0)
 
 
 async def test_a_lone_system_message_is_answered(client: Client, start_worker: StartWorker) -> None:

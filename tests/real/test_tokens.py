@@ -21,6 +21,7 @@ from tests.real.vocabularies import (
     examples,
     is_of_words,
     lead,
+    specimen,
     streamed,
     text_by_llama_cpp,
     vocabulary_of,
@@ -142,3 +143,18 @@ def test_control_tokens_within_an_answer_are_not_shown(vocabulary: LlamaVocabula
         told, _ = answered(vocabulary, wanted, Sampling(logprobs=2))
         assert "".join(event.text for event in told) == b"".join(pieces).decode()
         assert sum(len(event.tokens) for event in told) == len(said) + 2
+
+
+@pytest.mark.parametrize(("name", "has_marks"), [("refact", True), ("llama-spm", False)])
+def test_a_gap_is_marked_where_the_vocabulary_has_marks_and_control_tokens_are_spelled(
+    name: str, has_marks: bool
+) -> None:
+    with specimen(name) as vocabulary:
+        marks = vocabulary.infill
+        assert (marks is not None) == has_marks
+        if marks is not None:
+            spelled = [vocabulary.spelled(token) for token in (marks.prefix, marks.suffix, marks.middle)]
+            assert spelled == [b"<fim_prefix>", b"<fim_suffix>", b"<fim_middle>"]
+        text = "a b"
+        tokens = vocabulary.tokenize(text, template_spans=[], add_bos=False)
+        assert b"".join(map(vocabulary.spelled, tokens)).decode() == text

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from broker.messages import Message, Turn
 from tests.fakes import FakeRenderer
 from workers.engine.detokenizer import Detokenizer
+from workers.engine.protocol import Infill
 from workers.kv.index import packed
 from workers.prompts.history import History
 from workers.prompts.spoken import RETOKENIZED, as_spoken, ends_with, num_spoken
@@ -29,6 +30,11 @@ class ByteVocabulary:
             if token == merged:
                 return text.encode()
         return bytes([token - 3]) if token >= 3 else b""
+
+    def spelled(self, token: int) -> bytes:
+        return self.piece(token)
+
+    infill: Infill | None = None
 
     def is_end(self, token: int) -> bool:
         return token == 0

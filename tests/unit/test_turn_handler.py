@@ -37,6 +37,7 @@ from workers.turns.in_hand import TurnsInHand
 from workers.turns.jobs import JobMaker
 from workers.turns.life import DEATH_STARTS
 from workers.turns.prefetch import Prefetch
+from workers.turns.prompt_questions import PromptQuestions
 from workers.turns.recent import RecentTurns
 from workers.turns.remembering import Remembering
 from workers.turns.settlement import FAULT_SECONDS, Settlement
@@ -116,6 +117,7 @@ class House:
             ),
             prefetch=Prefetch(self.engine, OffloadCache(0), self.peers),
             streaming=Streaming("w1", 0.0, Remembering(history, self.engine, self.peers), self.recent),
+            questions=PromptQuestions("w1", history, FakeVocabulary()),
             settlement=Settlement("w1", self.store, self.report, self.recent),
             engine=self.engine,
             recent=self.recent,

@@ -57,8 +57,24 @@ class EngineLost(EngineError):
         super().__init__(f"llama_decode returned {code}")
 
 
+@dataclass(frozen=True, slots=True)
+class Infill:
+    """The tokens that a vocabulary has for what stands around a gap."""
+
+    prefix: int
+    suffix: int
+    middle: int
+    repository: int | None = None
+    file: int | None = None
+
+
 class Vocabulary(Protocol):
     """Text ↔ tokens. Thread-safe."""
+
+    @property
+    def infill(self) -> Infill | None:
+        """Its marks around a gap; None where it has none."""
+        ...
 
     begin: int | None
     """The token that stands for a text's beginning: BOS, or EOS where there is no BOS; None where there is neither."""
@@ -68,6 +84,10 @@ class Vocabulary(Protocol):
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; empty for control tokens."""
+        ...
+
+    def spelled(self, token: int) -> bytes:
+        """The bytes that a token is written with, control tokens too."""
         ...
 
     def is_end(self, token: int) -> bool:

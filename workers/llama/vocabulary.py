@@ -11,6 +11,7 @@ from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
+from workers.engine.protocol import Infill
 from workers.grammars.remote_matcher import MatcherProcess
 
 _UNKNOWN = lib.LLAMA_TOKEN_ATTR_UNKNOWN
@@ -75,6 +76,19 @@ class LlamaVocabulary:
                 length = lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
             piece = self._pieces[token] = buffer.raw[:length]
         return piece
+
+    def spelled(self, token: int) -> bytes:
+        """The bytes that a token is written with, control tokens too."""
+        return self.piece(token) or self.text(token).encode()
+
+    @cached_property
+    def infill(self) -> Infill | None:
+        """Its marks around a gap, as llama.cpp finds them; None where one of the three is missing."""
+        names = ("pre", "suf", "mid", "rep", "sep")
+        pre, suf, mid, rep, sep = (int(getattr(lib, f"llama_vocab_fim_{name}")(self._vocab)) for name in names)
+        if min(pre, suf, mid) < 0:
+            return None
+        return Infill(pre, suf, mid, rep if rep >= 0 else None, sep if sep >= 0 else None)
 
     def is_end(self, token: int) -> bool:
         """Whether it ends an answer."""

@@ -17,7 +17,8 @@ from workers.prompts.rendered import Rendered, Renderer
 
 def begun(turn: Turn) -> str:
     """What the turn's answer goes on behind; empty where it begins anew."""
-    return turn.messages[-1].content if turn.messages[-1].role == "assistant" else ""
+    last = turn.messages[-1] if turn.messages else None
+    return last.content if last is not None and last.role == "assistant" else ""
 
 
 def is_begun(turn: Turn) -> bool:

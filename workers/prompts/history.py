@@ -21,6 +21,7 @@ from workers.prompts.begun import begun, rendered
 from workers.prompts.besides import given_besides, without_thoughts
 from workers.prompts.boundaries import boundaries
 from workers.prompts.known import Known, Told, goes_on
+from workers.prompts.raw import raw_prompt
 from workers.prompts.rendered import Rendered, Renderer
 from workers.prompts.spoken import as_spoken, ends_with
 
@@ -89,9 +90,8 @@ class History:
     async def prompt(self, client: str, turn: Turn) -> Prompt:
         """The tokens of a turn's prompt; raises TurnRejected."""
         if turn.raw:
-            text = turn.messages[0].content
             is_text = turn.kind == "score" or self._raw_as_text
-            prompt = self._tokenized(Rendered(text, [(0, 0, len(text))] if is_text else []))
+            prompt = Prompt(*raw_prompt(self._vocabulary, turn, as_text=is_text))
             if not prompt.tokens and turn.kind == "score" and self._vocabulary.begin is not None:
                 # Nothing to score behind, of a model that begins with nothing: the token that stands for a beginning.
                 return Prompt(prompt.rendered, [self._vocabulary.begin])

@@ -13,6 +13,7 @@ from workers.turns.life import TurnLife
 from workers.turns.outcomes import Answered, Outcome, Returned
 from workers.turns.ports import EnginePort, Writer
 from workers.turns.prefetch import Prefetch
+from workers.turns.prompt_questions import PromptQuestions
 from workers.turns.streaming import Streaming
 from workers.turns.understanding import Understood
 from workers.turns.work import Work
@@ -25,6 +26,7 @@ class TurnHandler(TurnLife):
     admission: Admission
     prefetch: Prefetch
     streaming: Streaming
+    questions: PromptQuestions
     engine: EnginePort
 
     async def _understand(self, delivery: Delivery) -> Understood | Outcome:
@@ -34,6 +36,8 @@ class TurnHandler(TurnLife):
         self.engine.cancel(work.job)
 
     async def _answer(self, work: Work) -> Outcome:
+        if work.turn.kind == "prompt":
+            return Answered(await self.admission.ended(work) or await self.questions.answer(work))
         admitted = await self.admission.admit(work)
         if not isinstance(admitted, Admitted):
             return Answered(admitted)

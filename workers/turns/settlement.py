@@ -71,7 +71,8 @@ class Settlement:
         await delivery.ack()
         if is_ours:
             self._report.turn(delivery, turn, end, notes)
-            self._recent.ended(end)
+            if turn is None or turn.kind != "prompt":
+                self._recent.ended(end)
         match end:
             case Done(finish_reason=reason, usage=usage):
                 log.info("← turn=%s reason=%s tokens=%d", address.turn, reason, usage.completion_tokens)
