@@ -113,6 +113,10 @@ class Client:
         tool_choice: ToolChoice = "auto",
         parallel_tool_calls: bool = True,
         progress: bool = False,
+        prompt: Sequence[int | str] = (),
+        suffix: str | None = None,
+        files: Sequence[tuple[str, str]] = (),
+        echo: bool = False,
         on_tool_call: OnToolCall | None = None,
         max_rounds: int | None = None,
         **more: Any,
@@ -146,6 +150,10 @@ class Client:
             tool_choice=tool_choice,
             parallel_tool_calls=parallel_tool_calls,
             progress=progress,
+            prompt=tuple(prompt),
+            suffix=suffix,
+            files=tuple(files),
+            echo=echo,
             **more,
         )
         if on_tool_call is None and max_rounds is None:
