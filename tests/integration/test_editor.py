@@ -152,6 +152,12 @@ async def test_commands_are_listed_completed_and_refused(bench: Bench, start_wor
         one.type("/save\r")
         await one.until_it_says("[which file? /save FILE]")
         await one.until_it_prompts()
+        one.type("/save ~nobody-here/x.json\r")
+        await one.until_it_says("[~nobody-here/x.json: No such file or directory]")
+        await one.until_it_prompts()
+        one.type("/model ~nobody-here/x.gguf\r")
+        await one.until_it_says("[model file ~nobody-here/x.gguf: there is no such file]")
+        await one.until_it_prompts()
         one.type("/exit\r")
         assert await one.ends() == 0
 
