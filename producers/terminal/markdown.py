@@ -18,6 +18,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 from rich.markdown import CodeBlock, Heading, Markdown
 from rich.syntax import Syntax
+from rich.text import Text
 
 MAX_DRAWING_SHARE = 0.25
 """Of the time that an answer takes: a block that takes long to draw is drawn less often."""
@@ -49,6 +50,7 @@ class _Markdown(Markdown):
 
 
 _PARSER = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+_DEEPEST = _PARSER.options.maxNesting - 1
 
 
 def _parsed(text: str) -> list[Token]:
@@ -69,8 +71,12 @@ def _blocks(text: str) -> list[str]:
 
 def rendered(text: str, console: Console, width: int) -> list[str]:
     """The lines of Markdown as the terminal is to show them, none of them longer than `width`."""
-    shown = _Markdown("", hyperlinks=False)
-    shown.parsed = _parsed(text)
+    tokens = _parsed(text)
+    shown: _Markdown | Text = Text(text)
+    # What lies deeper the parser leaves out: a model that repeats itself may write `>` for ever.
+    if all(token.level < _DEEPEST for token in tokens):
+        shown = _Markdown("", hyperlinks=False)
+        shown.parsed = tokens
     with console.capture() as capture:
         console.print(shown, width=width)
     lines = [_without_padding(line) for line in capture.get().split("\n")]

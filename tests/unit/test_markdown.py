@@ -147,3 +147,11 @@ def test_a_list_without_end_is_drawn_less_often(terminal: Terminal) -> None:
     one.end()
     assert len(terminal.getvalue()) < 200_000
     assert "2999" in screen_of(terminal)[-2]
+
+
+@pytest.mark.parametrize("mark", [">", "- "])
+def test_what_nests_without_end_stands_there_as_it_was_written(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, mark: str
+) -> None:
+    shown = drawn(terminal, [mark] * 100 + ["deep"], monkeypatch)
+    assert "".join(shown).replace(" ", "") == mark.strip() * 100 + "deep"
