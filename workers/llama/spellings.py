@@ -1,9 +1,8 @@
-"""One pattern for thousands of spellings: they share their beginnings, so that a text that begins like all of them, line
-after line of `<`, is not held against each."""
+"""One pattern for thousands of spellings: they share their beginnings, so that a text that begins like all of them, `<`
+after `<`, is not held against each."""
 
 from __future__ import annotations
 
-import os.path
 import re
 from collections.abc import Collection
 from itertools import groupby
@@ -23,6 +22,12 @@ def _any_of(words: list[str]) -> str:
     branches = []
     for _, group in groupby(words[is_optional:], key=lambda word: word[0]):
         alike = list(group)
-        shared = os.path.commonprefix(alike)
+        shared = _shared(alike[0], alike[-1])
         branches.append(re.escape(shared) + _any_of([word.removeprefix(shared) for word in alike]))
     return f"(?:{'|'.join(branches)}){'?' if is_optional else ''}"
+
+
+def _shared(one: str, other: str) -> str:
+    """What both begin with: of sorted words' first and last that is what all begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return one[: next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))]
