@@ -12,7 +12,7 @@ from nats.aio.client import Client as NatsConnection
 
 from benchmarks.own_worker import run
 from broker import codec, subjects
-from broker.messages import CallDelta, Chunk, HandedBack, Reply, Started, TokenLogprob
+from broker.messages import CallDelta, Chunk, HandedBack, Progress, Reply, Started, TokenLogprob
 from broker.subjects import TurnAddress
 from workers.assembly import Parts, assemble
 from workers.worker import Worker
@@ -51,9 +51,11 @@ class PlainWriter:
         *,
         reasoning: str = "",
         calls: tuple[CallDelta, ...] = (),
+        progress: tuple[Progress, ...] = (),
     ) -> None:
         assert not reasoning
         assert not calls
+        assert not progress
         offsets = self._num_characters, self._num_tokens
         await self._publish(Chunk(self.num_chunks, self.attempt, text, tokens, logprobs, *offsets))
         self._num_characters += len(text)

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from playwright.async_api import Locator, Page, Request, async_playwright, expect
@@ -99,7 +99,7 @@ def bodies(page: Page) -> list[dict[str, Any]]:
 
     def note(request: Request) -> None:
         if request.method == "POST" and request.post_data_json is not None:
-            found.append(request.post_data_json)
+            found.append(cast(dict[str, Any], request.post_data_json))
 
     page.on("request", note)
     return found

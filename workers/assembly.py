@@ -99,7 +99,7 @@ def assemble(parts: Parts) -> Worker:
             recent,
             parts.readers,
         ),
-        questions=PromptQuestions(name, history),
+        questions=PromptQuestions(name, history, engine.vocabulary),
         settlement=Settlement(name, store, reporter, recent),
         engine=loop,
         recent=recent,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from broker.discovery import PENALTIES, PREFILL
+from broker.discovery import ECHO, INFILL, PENALTIES, PREFILL, PROMPT, TOKENS
 from producers.gateway.dialect import Asked
 
-_OPTIONS = {"suffix": "infill", "prompt": "tokens", "echo": "echo"}
+_OPTIONS = {"suffix": INFILL, "prompt": TOKENS, "echo": ECHO}
 """Of a turn, and what it takes to know them."""
 
 
@@ -18,5 +18,5 @@ def abilities_for(asked: Asked) -> frozenset[str]:
         found.add(PREFILL)
     found |= {ability for option, ability in _OPTIONS.items() if asked.more.get(option)}
     if asked.more.get("kind") == "prompt":
-        found.add("prompt")
+        found.add(PROMPT)
     return frozenset(found)

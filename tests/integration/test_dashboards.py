@@ -46,6 +46,7 @@ from tests.integration.test_telemetry import sidecar
 from tests.support import ROOT, eventually
 from tests.trees import plant
 from tests.unit.test_board import PMIC, firmware
+from workers.reporting.metrics import WorkerMetrics
 
 FOLDER = ROOT / "k3s" / "dashboards"
 KNOWN_UNITS = {
@@ -107,7 +108,9 @@ async def fill(nats_server: EmbeddedServer, influx: InfluxServer, start_worker: 
         sidecar(nats_server, tmp_path, influx.url, "unknown") as side,
     ):
         side._board.watts = 5.0  # this machine has no source of them
-        running.worker.reporter._metrics.shape = type(running.worker.reporter._metrics.shape)(10**9, 1000, 3e10)
+        metrics = running.worker.reporter._metrics
+        assert isinstance(metrics, WorkerMetrics)
+        metrics.shape = type(metrics.shape)(10**9, 1000, 3e10)
         for run in ("first", "second"):
             options = LoadSettings(model="m", max_tokens=20, run=run)
             records = await run_load(client, options, conversations)

@@ -221,6 +221,18 @@ async def test_a_request_says_how_much_is_thought_and_whether_it_is_told(
         assert await thought({"type": "adaptive", "display": "omitted"}) == [""]
 
 
+async def test_a_conversation_is_counted_as_its_prompt_is_and_nothing_is_answered(
+    start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    asked: Any = {"model": "m", "messages": HELLO, "system": "Be brief."}
+    async with serving(start_worker, start_gateway, FakeEngine()) as api:
+        found = await api.messages.count_tokens(**asked)
+        shorter = await api.messages.count_tokens(model="m", messages=HELLO)
+        answer = await api.messages.create(**asked, max_tokens=1)
+    assert found.input_tokens == answer.usage.input_tokens + (answer.usage.cache_read_input_tokens or 0)
+    assert 0 < shorter.input_tokens < found.input_tokens
+
+
 # --- Errors, keys, leaving ---
 
 

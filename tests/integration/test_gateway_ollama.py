@@ -103,7 +103,7 @@ async def test_the_plain_client_and_its_functions_work_too(client: ollama.AsyncC
     assert "".join(part["message"]["content"] for part in parts) == "echo hello there"
     generated = await asyncio.to_thread(plain.generate, "m", "hello there")
     assert generated["response"] == "echo hello there"
-    plain.close()
+    plain._client.close()
 
 
 async def test_the_next_turn_finds_what_was_computed(start_worker: StartWorker, start_gateway: StartGateway) -> None:

@@ -15,6 +15,7 @@ from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.kv_fakes import LAYOUT
 from tests.support import eventually
+from workers.engine_runner import EngineRunner
 from workers.kv.cache import MIN_OFFLOADED_TOKENS, OffloadCache
 from workers.kv.disk import Disk
 
@@ -194,6 +195,7 @@ async def test_batch_keeps_its_share_of_slots_and_a_cancelled_turn_that_was_set_
             slow = group.create_task(
                 wait_for(client.ask("m", TEXT, conversation="i", sampling=Sampling(max_tokens=400)))
             )
+            assert isinstance(running.worker.engine, EngineRunner)
             jobs = running.worker.engine._loop._running
             (aside,) = await eventually(lambda: [one for one in list(jobs.values()) if one.is_preempted])
             name = aside.job.conversation

@@ -8,6 +8,7 @@ import httpx2
 import openai
 import pytest
 
+from tests.fakes import FIRST
 from tests.gateway import USER, StartGateway, talk
 from tests.integration.conftest import StartWorker
 
@@ -41,6 +42,26 @@ async def test_a_list_of_prompts_is_answered_in_its_order(api: openai.AsyncOpenA
     answer = await api.completions.create(model="m", prompt=prompts, n=2, max_tokens=50)
     assert [one.text for one in answer.choices] == ["echo hi", "echo hi", "echo you", "echo you"]
     assert [one.index for one in answer.choices] == [0, 1, 2, 3]
+
+
+async def test_a_prompt_may_be_tokens_or_several_of_them_and_be_told_again(api: openai.AsyncOpenAI) -> None:
+    tokens = [ord(character) + FIRST for character in PROMPT]
+    answer = await api.completions.create(model="m", prompt=tokens, max_tokens=50)
+    assert answer.choices[0].text == "echo hi"
+    answer = await api.completions.create(model="m", prompt=[tokens, tokens], max_tokens=50)
+    assert [one.text for one in answer.choices] == ["echo hi", "echo hi"]
+    answer = await api.completions.create(model="m", prompt=PROMPT, echo=True, max_tokens=50)
+    assert answer.choices[0].text == f"{PROMPT}echo hi"
+    with pytest.raises(openai.BadRequestError, match="infill"):
+        await api.completions.create(model="m", prompt="def f(", suffix="return 1")
+
+
+async def test_the_tokens_of_a_responses_prompt_are_counted(api: openai.AsyncOpenAI) -> None:
+    answer = await api.responses.create(model="m", input="hello there", instructions="Be brief.")
+    assert answer.usage is not None
+    body = {"model": "m", "input": "hello there", "instructions": "Be brief."}
+    counted: Any = await api.post("/responses/input_tokens", body=body, cast_to=object)
+    assert counted == {"object": "response.input_tokens", "input_tokens": answer.usage.input_tokens}
 
 
 async def test_penalties_and_biases_are_taken(api: openai.AsyncOpenAI) -> None:

@@ -138,7 +138,7 @@ async def test_thoughts_and_calls_are_folded_and_stay_as_they_were_left(
         await call.locator("summary").click()
         await expect(call.locator("div")).to_have_text('{"on": true}')
         await expect(page.locator(".assistant .text")).to_have_text(ANSWER.strip())
-        order = await page.locator(".assistant").evaluate("(box) => [...box.children].map((one) => one.className)")
+        order = await page.locator(".assistant").evaluate("(box) => [...box.children].map((one) => one.classList[0])")
         assert order == ["hidden", "thoughts", "text", "call", "facts", "actions"]  # as they were said
         await expect(page.locator("article .facts")).to_contain_text("tokens/s")
         await expect(page.locator("#conversations .name")).to_have_text("Light!")  # ended, and drawn anew

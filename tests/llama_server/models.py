@@ -45,7 +45,7 @@ def model_of(repo: str | None, file: str | None) -> Model:
         raise NoModel(f"no model here ranks as {file} does")
     if repo is None or (repo in TINY and "bert" not in (file or "")):
         return Model(split_stories() if "-of-" in (file or "") else stories(), False)
-    name = MINILM if "bert" in (file or "") else GEMMA if "gemma" in repo else QWEN
+    name = MINILM if "bert" in (file or "") else GEMMA if "tinygemma" in repo else QWEN
     if (found := model_file(name)) is None:
         raise NoModel(f"`make real-models` fetches {name}, which stands in for {repo}")
     return Model(found, False)

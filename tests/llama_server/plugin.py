@@ -89,11 +89,11 @@ def pytest_load_initial_conftests() -> None:
     global _their_match_regex
     utils = importlib.import_module("utils")
     _their_match_regex = utils.match_regex
-    utils.ServerProcess.start = start  # type: ignore[attr-defined]
-    utils.ServerProcess.stop = stop  # type: ignore[attr-defined]
+    utils.ServerProcess.start = start
+    utils.ServerProcess.stop = stop
     for name in ("make_request", "make_stream_request"):
         setattr(utils.ServerProcess, name, with_flags(getattr(utils.ServerProcess, name)))
-    utils.ServerPreset.load_all = staticmethod(lambda: None)  # type: ignore[attr-defined]
+    utils.ServerPreset.load_all = staticmethod(lambda: None)
     utils.download_file = lambda url, output_file_path=None: url  # type: ignore[attr-defined]
     utils.match_regex = match_regex  # type: ignore[attr-defined]
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -28,7 +28,6 @@ def nested(depth: int) -> dict[str, Any]:
     return {"a": nested(depth - 1)} if depth > 1 else {}
 
 
-Request = ChatRequest | CompletionRequest
 Kind = type[ChatRequest] | type[CompletionRequest]
 
 FIRST = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
@@ -46,10 +45,10 @@ def named(chat: ChatRequest, header: str | None = None) -> str:
 NO_MODEL: dict[str, dict[str, str]] = {"model": {"model": ""}}
 
 
-def request(kind: Kind, **more: Any) -> Request:
+def request[T: ChatRequest | CompletionRequest](kind: type[T], **more: Any) -> T:
     begin: dict[str, Any] = {"model": "m"}
     begin |= {"messages": [{"role": "user", "content": "hi"}]} if kind is ChatRequest else {"prompt": "hi"}
-    return cast(Request, posted(msgspec.json.encode(begin | more), kind)[0])
+    return posted(msgspec.json.encode(begin | more), kind)[0]
 
 
 def test_a_conversation_is_named_by_header_then_key_then_user() -> None:

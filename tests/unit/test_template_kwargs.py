@@ -75,8 +75,8 @@ def test_the_gateway_takes_them_for_chats_and_for_chats_only() -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"a": True}}
     assert posted(json.dumps(body).encode(), ChatRequest)[0].template_kwargs == {"a": True}
     assert posted(json.dumps(body | {"chat_template_kwargs": {}}).encode(), ChatRequest)[0].template_kwargs is None
-    completion = {"model": "m", "prompt": "x"}
-    assert posted(json.dumps(completion).encode(), CompletionRequest)[0].template_kwargs is None
+    (asked,) = posted(b'{"model": "m", "prompt": "x"}', CompletionRequest)[0].asked()
+    assert asked.template_kwargs is None
 
 
 def test_what_they_say_is_text_and_never_the_templates() -> None:

@@ -117,7 +117,7 @@ class House:
             ),
             prefetch=Prefetch(self.engine, OffloadCache(0), self.peers),
             streaming=Streaming("w1", 0.0, Remembering(history, self.engine, self.peers), self.recent),
-            questions=PromptQuestions("w1", history),
+            questions=PromptQuestions("w1", history, FakeVocabulary()),
             settlement=Settlement("w1", self.store, self.report, self.recent),
             engine=self.engine,
             recent=self.recent,

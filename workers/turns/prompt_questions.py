@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from broker.errors import TurnRejected
 from broker.messages import Done, End, Failed, Timings, Usage
+from workers.engine.protocol import Vocabulary
 from workers.prompts.history import History
 from workers.turns.work import Work
 
@@ -11,10 +12,11 @@ from workers.turns.work import Work
 class PromptQuestions:
     """Answers them for the worker of that name, at the cost of a prompt's text and tokens."""
 
-    def __init__(self, worker: str, history: History) -> None:
+    def __init__(self, worker: str, history: History, vocabulary: Vocabulary) -> None:
         """`history` makes the prompt that would be computed."""
         self._worker = worker
         self._history = history
+        self._vocabulary = vocabulary
 
     async def answer(self, work: Work) -> End:
         """The prompt as text and tokens, and how many they are."""
@@ -23,4 +25,5 @@ class PromptQuestions:
         except TurnRejected as error:
             return Failed(error.code, error.detail, error.retryable, self._worker)
         usage, timings = Usage(len(prompt.tokens), 0, 0), Timings(work.queue_wait, 0.0, 0.0)
-        return Done("stop", prompt.rendered.text, tuple(prompt.tokens), usage, timings, self._worker)
+        pieces, tokens = tuple(map(self._vocabulary.spelled, prompt.tokens)), tuple(prompt.tokens)
+        return Done("stop", prompt.rendered.text, tokens, usage, timings, self._worker, pieces=pieces)

@@ -107,10 +107,10 @@ class Streaming:
         """Writes what the engine tells until it has told the end; `is_held`: a grammar holds the calls in it. Raises
         Fenced."""
         answer = self._begun(work, prompt, writer, is_held)
+        progress = _Progress(len(prompt.tokens), work.turn.progress)
         if work.turn.echo and not writer.resumed_text and prompt.rendered.text:
             await writer.write(prompt.rendered.text, ())
             answer.text.append(prompt.rendered.text)
-        progress = _Progress(len(prompt.tokens), work.turn.progress)
         async for batch in gathered(work, self._coalesce_seconds):
             piece = _Piece.of(batch, answer.reader, progress)
             answer.add(piece)

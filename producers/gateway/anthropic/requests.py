@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from broker.discovery import PROMPT
 from broker.errors import InvalidMessage
 from broker.messages import Message, Sampling
 from broker.messages.tools import check_tools
@@ -23,8 +24,6 @@ MAX_TOKENS = 500
 MOST_TOKENS = 1_000_000
 """What the wire takes; no context holds as many."""
 MAX_STOPS = 16
-PROMPT = "prompt"
-"""The kind of a turn of which the prompt alone is wanted, and what a worker must be able to do for it."""
 LEAST_TEMPERATURE = 1e-5
 
 
@@ -128,7 +127,9 @@ class CountRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def asked(self) -> Sequence[Asked]:
         """The prompt's turn, of which nothing is answered. Raises ApiError."""
-        return (Asked(self.history, self.sampling(), offer=self.offer, more={"kind": PROMPT}, can=frozenset({PROMPT})),)
+        return (
+            Asked(self.history, self.sampling(), offer=self.offer, more={"kind": "prompt"}, can=frozenset({PROMPT})),
+        )
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of the number."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from broker.discovery import EMBED, RAW, THINKING, TOOLS
+from broker.discovery import EMBED, INFILL, RAW, THINKING, TOOLS
 from producers.gateway.models import Listed
 from producers.gateway.ollama.answers import stamp
 
@@ -15,8 +15,6 @@ LATEST = ":latest"
 FOREVER = "2300-01-01T00:00:00Z"
 """When a loaded model goes: boards keep it until another one needs its room."""
 UNKNOWN = "unknown"
-INFILL = "infill"
-"""What a worker can whose model has marks for a gap in a text."""
 CAPABILITIES = {TOOLS: "tools", INFILL: "insert", THINKING: "thinking", EMBED: "embedding"}
 """Ollama's words for what a worker can, beside to complete."""
 

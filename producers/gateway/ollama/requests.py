@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from broker.discovery import INFILL
 from broker.messages import Message, Sampling
 from broker.messages.turns import Thinking
 from producers.gateway.dialect import NOTHING, Asked, Offer
@@ -22,7 +23,6 @@ from producers.gateway.ollama.options import Options
 
 MAX_TOP_LOGPROBS = 20
 NO_OPTIONS = Options()
-INSERT = "infill"
 
 ModelName = Annotated[str, Meta(max_length=256)]
 
@@ -187,7 +187,7 @@ class GenerateRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=T
             return ()
         prompt, sampling = (Message("user", self.prompt),), self._sampling()
         if self.suffix:
-            more, can = {"suffix": self.suffix}, frozenset({INSERT})
+            more, can = {"suffix": self.suffix}, frozenset({INFILL})
             return (Asked(prompt, sampling, is_raw=True, more=more, can=can),)
         return (Asked(prompt if self.raw else self._history, sampling, is_raw=self.raw),)
 
