@@ -338,9 +338,8 @@ async def _assemble(
 ) -> Worker:
     # Whoever names the model gets an answer in the plain form, too; nobody is sent to it who only wants to chat.
     readers = await answer_readers(loaded.model, config.tool_syntax, renderer, holds=not config.free_calls)
-    can: tuple[str, ...] = PLAIN_ABILITIES
-    if not loaded.model.template.is_plain:
-        can = await abilities(renderer, has_thoughts=readers.has_thoughts)
+    is_plain = loaded.model.template.is_plain
+    can = PLAIN_ABILITIES if is_plain else await abilities(renderer, has_thoughts=readers.has_thoughts)
     can += () if loaded.model.vocabulary.infill is None else (discovery.INFILL,)
     options = _options(loaded, config, version, can)
     tags = {"node": options.node, "model": options.model, "worker": options.name}
