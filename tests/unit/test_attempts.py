@@ -238,4 +238,7 @@ def test_a_call_that_another_worker_ends_is_one_call_to_its_client_in_every_dial
     told = strand.chunk(Chunk(1, 1, "", calls=(CallDelta(0, arguments=":true}", offset=5),))).decode()
     assert "content_block_stop" not in told
     assert json.loads(told.partition("data: ")[2])["delta"]["partial_json"] == "true}"
-    assert "content_block_stop" not in strand.chunk(Chunk(2, 1, "", calls=(CallDelta(0, arguments=" ", offset=11),))).decode()
+    assert (
+        "content_block_stop"
+        not in strand.chunk(Chunk(2, 1, "", calls=(CallDelta(0, arguments=" ", offset=11),))).decode()
+    )

@@ -170,3 +170,11 @@ def test_a_response_that_was_begun_anew_has_the_new_items_alone() -> None:
     assert told.count(b"event: response.output_item.done") == 2
     last = json.loads(writer.finish([end]).decode().partition("data: ")[2])
     assert [one["content"][0]["text"] for one in last["response"]["output"]] == ["Hello"]
+
+
+def test_items_are_bounded_as_a_chats_messages_are() -> None:
+    """Each is read for itself, and more than once: a body of nothing but items would stop the gateway for all."""
+    with pytest.raises(ApiError, match="input: must have at most 10000 entries"):
+        request(input=[{"role": "user", "content": ""}] * 10_001)
+    with pytest.raises(ApiError, match="tools: must have at most 1000 entries"):
+        request(tools=[TOOL] * 1001)
