@@ -57,7 +57,7 @@ class Origins:
         """Whether the gateway may be asked for by that name."""
         if not self.is_private or self.are_all or not host:  # no browser leaves it out
             return True
-        name = (urlsplit(f"//{host}").hostname or "").lower() if _is_name(host) else ""
+        name = _name_of(host)
         # Names that no public name server tells; `host.docker.internal` is how containers ask for their host.
         if name and ("." not in name or name.endswith((".localhost", ".internal"))):
             return True
@@ -71,8 +71,14 @@ class Origins:
             return False
 
 
-def _is_name(host: str) -> bool:
-    return re.fullmatch(r"[\w.:\[\]-]{1,255}", host) is not None
+def _name_of(host: str) -> str:
+    """Of a `Host` header, without its port; "" where it is none."""
+    if re.fullmatch(r"[\w.:\[\]-]{1,255}", host) is None:
+        return ""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:  # brackets that hold no address
+        return ""
 
 
 class Doorkeeper:

@@ -25,6 +25,9 @@ class Strand:
         self._turn = answer.turn.id
         self._has_begun = False
         self._attempt = 0
+        self._written_attempt = 0
+        """The one that the writer's pieces are of: an answer that goes on behind what the client has is no new one to
+        it, whoever computed it."""
         self._sent = NOTHING
         """What the client has."""
         self._held: Told | None = None
@@ -76,16 +79,23 @@ class Strand:
             elif self._sent:
                 # What an API client has cannot be taken back.
                 self._held = NOTHING
+            if self._held is None:
+                self._written_attempt = chunk.attempt
         if self._held is not None:
             self._held = self._held.and_then(chunk)
             if not self._sent.is_beginning_of(self._held):
                 return b""
-            event = self._writer.piece(self.index, self._sent.missing_of(self._held, chunk))
+            event = self._piece(self._sent.missing_of(self._held, chunk))
             self._sent, self._held = self._held, None
             self._writer.go_on_at(self.index, len(self._sent.text))
             return event
         self._sent = self._sent.and_then(chunk)
-        return begin + self._writer.piece(self.index, chunk)
+        return begin + self._piece(chunk)
+
+    def _piece(self, chunk: Chunk) -> bytes:
+        if chunk.attempt != self._written_attempt:
+            chunk = msgspec.structs.replace(chunk, attempt=self._written_attempt)
+        return self._writer.piece(self.index, chunk)
 
     def _restarted(self, attempt: int) -> dict[str, Any]:
         return {"restarted": attempt} | ({"index": self.index} if self.index else {})

@@ -27,6 +27,7 @@ from broker.messages import (
     new_id,
 )
 from broker.reassembly import Reassembly
+from producers.gateway.anthropic.answers import Writer as AnthropicWriter
 from producers.gateway.openai.answers import Writer
 from producers.gateway.strand import Strand
 from producers.gateway.stream import Comments, Stream
@@ -227,3 +228,17 @@ def test_who_reads_comments_is_told_to_drop_what_it_has() -> None:
     text, strand = sent(chunks, reads_comments=True)
     assert text == '{"node!{"node": 7}'
     assert not strand.is_contradicted
+
+
+def test_a_call_that_another_worker_ends_is_one_call_to_its_client_in_every_dialect() -> None:
+    """Its arguments go on where they were: neither part of them is a call without the other."""
+    strand = Strand(0, answer(), AnthropicWriter("t", "m"), reads_comments=False)
+    strand.chunk(Chunk(0, 0, "", calls=(CallDelta(0, "a", "lamp", '{"on":'),)))
+    assert strand.chunk(Chunk(0, 1, "", calls=(CallDelta(0, "a", "lamp", '{"on"'),))) == b""
+    told = strand.chunk(Chunk(1, 1, "", calls=(CallDelta(0, arguments=":true}", offset=5),))).decode()
+    assert "content_block_stop" not in told
+    assert json.loads(told.partition("data: ")[2])["delta"]["partial_json"] == "true}"
+    assert (
+        "content_block_stop"
+        not in strand.chunk(Chunk(2, 1, "", calls=(CallDelta(0, arguments=" ", offset=11),))).decode()
+    )

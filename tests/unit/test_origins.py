@@ -63,7 +63,8 @@ def test_a_gateways_own_page_may_by_the_name_that_it_was_asked_for() -> None:
 
 def test_a_gateway_of_this_machine_alone_has_no_names_of_others() -> None:
     """Else a website's name that is made to stand for this machine would make its page the gateway's own."""
-    for host in ("evil.example:8080", "chat.local", "127.0.0.1.evil.example", "a b", "localhost.evil.example"):
+    names = ("evil.example:8080", "chat.local", "127.0.0.1.evil.example", "a b", "localhost.evil.example")
+    for host in (*names, "[", "[evil.example]:80"):
         assert not Origins().knows(host), host
         assert not Origins().may(f"http://{host}", host)
     for host in (

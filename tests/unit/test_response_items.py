@@ -160,3 +160,21 @@ def test_a_stream_that_breaks_off_ends_as_failed() -> None:
     (event,) = events(writer().broken_off(ApiError(503, "gone")))
     assert event["type"] == "response.failed"
     assert event["response"]["error"] == {"code": "server_error", "message": "gone"}
+
+
+def test_a_response_that_was_begun_anew_has_the_new_items_alone() -> None:
+    writer = ResponseWriter("t", "m", {}, (), is_stored=False)
+    end = Done("stop", "Hello", (), Usage(1, 0, 2), Timings(0, 0, 0), "w")
+    writer.begin(0)
+    told = writer.piece(0, Chunk(0, 0, "Hey")) + writer.piece(0, Chunk(0, 1, "Hello")) + writer.end(0, end)
+    assert told.count(b"event: response.output_item.done") == 2
+    last = json.loads(writer.finish([end]).decode().partition("data: ")[2])
+    assert [one["content"][0]["text"] for one in last["response"]["output"]] == ["Hello"]
+
+
+def test_items_are_bounded_as_a_chats_messages_are() -> None:
+    """Each is read for itself, and more than once: a body of nothing but items would stop the gateway for all."""
+    with pytest.raises(ApiError, match="input: must have at most 10000 entries"):
+        request(input=[{"role": "user", "content": ""}] * 10_001)
+    with pytest.raises(ApiError, match="tools: must have at most 1000 entries"):
+        request(tools=[TOOL] * 1001)

@@ -141,8 +141,8 @@ def _prompt(given: Any) -> str | Mixed:
     match given:
         case {"multimodal_data": _}:
             raise ApiError(400, "prompt: the model takes no images", param="prompt.multimodal_data")
-        case {"prompt_string": text}:
-            return _prompt(text)
+        case {"prompt_string": str(text)} if text:
+            return text
         case str() if given:
             return given
         case tuple() | list() if given and all(_is_token(one) or isinstance(one, str) for one in given):

@@ -33,6 +33,7 @@ class ResponseWriter:
         self.is_stored = is_stored
         """Whether it is to be kept; from its end on, whether it was."""
         self._parts = Parts()
+        self._attempt = 0
         self._num_events = 0
         self._output: list[dict[str, Any]] | None = None
         """What was streamed."""
@@ -76,8 +77,13 @@ class ResponseWriter:
         return self._event("response.created", response=begun) + self._event("response.in_progress", response=begun)
 
     def piece(self, index: int, chunk: Chunk) -> bytes:
-        """What a chunk adds to items."""
-        return self._events(self._parts.chunk(chunk))
+        """What a chunk adds to items; those of an answer that was begun anew are the only ones of the response."""
+        told = b""
+        if chunk.attempt > self._attempt:
+            self._attempt = chunk.attempt
+            told = self._events(self._parts.end(), "incomplete")
+            self._output = []
+        return told + self._events(self._parts.chunk(chunk))
 
     def go_on_at(self, index: int, num_characters: int) -> None:
         """Events tell no places in the text."""

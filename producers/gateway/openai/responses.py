@@ -28,10 +28,10 @@ LOGPROBS = "message.output_text.logprobs"
 class ResponsesRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One answer to a text, or to items."""
 
-    input: str | tuple[dict[str, Any], ...] = ()
+    input: str | Annotated[tuple[dict[str, Any], ...], Meta(max_length=10_000)] = ()
     instructions: str | None = None
     previous_response_id: Annotated[str, Meta(max_length=64)] | None = None
-    tools: tuple[dict[str, Any], ...] | None = None
+    tools: Annotated[tuple[dict[str, Any], ...], Meta(max_length=1000)] | None = None
     tool_choice: Literal["auto", "none", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
