@@ -54,6 +54,14 @@ class Course:
         if attempt > self._attempt:
             self._attempt, self.num_tokens, self._first_at = attempt, 0, None
 
+    def has_prompt(self, num_tokens: int) -> None:
+        """A worker has begun, and knows how many tokens the prompt has."""
+        self.num_prompt = num_tokens
+
+    def has_computed(self, progress: Progress) -> None:
+        """A part of the prompt is computed."""
+        self.progress = progress
+
     def count(self, chunk: Chunk) -> None:
         """The chunk's tokens are told now."""
         self.num_tokens += len(chunk.tokens)
