@@ -11,7 +11,6 @@ import contextlib
 import functools
 import importlib.metadata
 import logging
-import os
 import typing
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack
@@ -23,7 +22,6 @@ from nats.aio.client import Client as NatsConnection
 
 from broker import discovery, subjects
 from broker.connection import Address, close, connect
-from broker.discovery import OF_BOARD
 from broker.process import keep_the_heap_small
 from workers.answer_syntax import answer_readers
 from workers.assembly import Assembly, Parts, assemble
@@ -31,7 +29,7 @@ from workers.boards.line import BoardLine, FromBoard
 from workers.boards.loading import MEASURE, READ, READY, WEIGHTS, Loading
 from workers.calls import Syntax, syntax_of
 from workers.calls.writing import writer
-from workers.chosen_file import known_sha256, model_path, model_token
+from workers.chosen_file import model_path, model_token
 from workers.engine.calibration import Calibration
 from workers.engine.draft_context import DraftContext
 from workers.engine.drafting import Drafting
@@ -42,21 +40,21 @@ from workers.engine.scheduler import Scheduler
 from workers.engine.slots import Slots
 from workers.engine.threads import StepThreads
 from workers.grammars.checker import GrammarChecker
+from workers.identity import Identity, tags_of
 from workers.kv.cache import OffloadCache
 from workers.kv.opening import open_cache
 from workers.machine.bandwidth import ReadBandwidth
 from workers.machine.cores import others_now
-from workers.machine.facts import machine_facts
 from workers.machine.known_costs import memory_reads, step_costs
 from workers.machine.memory import MemoryPlan, available_bytes
 from workers.machine.model_plan import draft_size, plan_of
 from workers.machine.thread_count import choose_polling, step_threads
-from workers.model_facts import bytes_for_a_token, described
+from workers.model_facts import bytes_for_a_token
 from workers.model_file import ModelFileError, answering_parts, embeds
 from workers.prompts.chat_template import catalogued
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateProcess, TemplateRenderer
-from workers.reporting.facts import file_facts, memory_facts, setting_facts, thread_facts
+from workers.reporting.facts import memory_facts, setting_facts, thread_facts
 from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.reporting.presence import PLAIN_ABILITIES, abilities
 from workers.settings import WorkerSettings
@@ -341,60 +339,42 @@ async def _assemble(
     is_plain = loaded.model.template.is_plain
     can = PLAIN_ABILITIES if is_plain else await abilities(renderer, has_thoughts=readers.has_thoughts)
     can += () if loaded.model.vocabulary.infill is None else (discovery.INFILL,)
-    options = _options(loaded, config, version, can)
-    tags = {"node": options.node, "model": options.model, "worker": options.name}
-    tags |= {"quantization": options.quantization or "unknown"}
+    options = _options(Identity(loaded.name, loaded.model, config, version), loaded, can)
     cell = loaded.model.kv_shape.quantized(config.kv_type).bytes_per_young_token
     shape = Shape(loaded.active_bytes, cell, loaded.bandwidth.bytes_per_second)
-    metrics = WorkerMetrics(tags, loaded.engine.num_slots, loaded.engine.num_ctx, shape, loaded.threads)
+    metrics = WorkerMetrics(tags_of(options), loaded.engine.num_slots, loaded.engine.num_ctx, shape, loaded.threads)
     power = Power()
     loop = _engine_loop(loaded, config, cache, metrics, power)
     grammars = GrammarChecker(loaded.model.vocabulary.matcher_process)
     return assembly(Parts(nc, loop, history, grammars, options, cache, metrics, power, readers, grammars))
 
 
-def _options(loaded: LoadedModel, config: WorkerSettings, version: str, can: tuple[str, ...]) -> WorkerOptions:
-    node, model = subjects.node_name(config.node), loaded.model
-    return WorkerOptions(
-        name=config.worker_name or f"{node[:48]}-{os.getpid()}",
-        model=loaded.name,
-        model_name=model.name,
-        quantization=model.quantization,
-        node=node,
-        version=version,
-        fingerprint=model.fingerprint,
+def _options(identity: Identity, loaded: LoadedModel, can: tuple[str, ...]) -> WorkerOptions:
+    config = identity.config
+    return identity.options(
+        can,
+        _facts(identity, loaded),
         coalesce_seconds=config.coalesce_seconds,
         overflow=config.overflow,
         state_fingerprint=loaded.layout,
         fetch_bytes_per_second=config.fetch_bytes_per_second,
         park_seconds=config.park_seconds,
-        wait_seconds=config.wait_seconds,
-        facts=_facts(loaded, config),
-        can=can,
-        may_differ=config.allow_other_file,
         **({} if config.board_fd is None else in_a_hurry(has_others=loaded.has_others)),
     )
 
 
-def _facts(loaded: LoadedModel, config: WorkerSettings) -> dict[str, str]:
-    """Build, machine and settings, for the records of whoever measures this worker."""
+def _facts(identity: Identity, loaded: LoadedModel) -> dict[str, str]:
     from workers.llama.backend import system_info
 
-    found = {
-        "llama-cpp-python": importlib.metadata.version("llama-cpp-python"),
-        "llama.cpp": system_info().strip(),
-        "file": loaded.model.path.name,
-        "file_bytes": str(loaded.model.file_bytes),
+    config = identity.config
+    others = {
         "active_bytes": str(loaded.active_bytes),
-        "file_sha256": known_sha256(config),
-        **file_facts(described(loaded.model.parts)),
-        **machine_facts(),
         **thread_facts(loaded.threads, loaded.engine.poll),
         **memory_facts(loaded.bandwidth),
         "num_ctx": str(loaded.num_ctx),
         "flash_attention": str(not config.deterministic).lower(),
         "chat_template": loaded.model.template.origin,
         "draft_model": config.draft_file.name if config.draft_file is not None else "",
-        OF_BOARD: subjects.node_name(config.node) if config.board_fd is not None else "",
+        **setting_facts(config),
     }
-    return {name: value for name, value in (found | setting_facts(config)).items() if value}
+    return identity.facts(system_info(), others)

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from nats.aio.client import Client as NatsConnection
 
-from broker import subjects
 from broker.connection import Address, close, connect
-from broker.discovery import EMBED, OF_BOARD
+from broker.discovery import EMBED
 from workers.boards.line import BoardLine
 from workers.boards.loading import READY, WEIGHTS, Loading
-from workers.chosen_file import known_sha256
 from workers.embedding.assembly import EmbeddingParts, assemble_embedding
 from workers.embedding.loop import EmbeddingLoop
 from workers.embedding.metrics import EmbeddingMetrics
 from workers.engine.threads import FixedThreads, Threads
+from workers.identity import Identity, tags_of
 from workers.llama.backend import system_info
 from workers.llama.embedding import EmbeddingModel, LlamaEmbedder
 from workers.llama.sizing import report
 from workers.machine.cores import num_cores
 from workers.machine.embedding_plan import embedding_plan
-from workers.machine.facts import machine_facts
 from workers.machine.memory import available_bytes
-from workers.model_facts import described
 from workers.model_file import served_parts
-from workers.reporting.facts import file_facts
 from workers.reporting.metrics import Shape, WorkerMetrics
 from workers.settings import WorkerSettings
 from workers.worker import Worker, probed
@@ -89,13 +83,8 @@ def _load(path: Path, name: str, config: WorkerSettings, cleanup: ExitStack, loa
 
 def _assembled(nc: NatsConnection, loaded: Loaded, config: WorkerSettings, version: str) -> Worker:
     model, embedder = loaded.model, loaded.embedder
-    options = _options(loaded, config, version)
-    tags = {
-        "node": options.node,
-        "model": options.model,
-        "quantization": options.quantization or "unknown",
-        "worker": options.name,
-    }
+    options = _options(Identity(loaded.name, model, config, version), loaded)
+    tags = tags_of(options)
     seconds = EmbeddingMetrics(tags, config.num_slots)
     return assemble_embedding(
         EmbeddingParts(
@@ -116,37 +105,16 @@ def _threads(config: WorkerSettings) -> Threads | FixedThreads:
     return Threads(num_cores()) if fixed is None else FixedThreads(fixed)
 
 
-def _options(loaded: Loaded, config: WorkerSettings, version: str) -> WorkerOptions:
-    node, model = subjects.node_name(config.node), loaded.model
-    return WorkerOptions(
-        name=config.worker_name or f"{node[:48]}-{os.getpid()}",
-        model=loaded.name,
-        model_name=model.name,
-        quantization=model.quantization,
-        node=node,
-        version=version,
-        fingerprint=model.fingerprint,
-        wait_seconds=config.wait_seconds,
-        facts=_facts(loaded, config),
-        can=(EMBED,),
-        may_differ=config.allow_other_file,
-        leave_seconds=WorkerOptions.leave_seconds if config.board_fd is None else 0.0,
-    )
+def _options(identity: Identity, loaded: Loaded) -> WorkerOptions:
+    leave_seconds = WorkerOptions.leave_seconds if identity.config.board_fd is None else 0.0
+    return identity.options((EMBED,), _facts(identity, loaded), leave_seconds=leave_seconds)
 
 
-def _facts(loaded: Loaded, config: WorkerSettings) -> dict[str, str]:
-    """Build, machine and settings, for the records of whoever measures this worker."""
-    found = {
-        "llama-cpp-python": importlib.metadata.version("llama-cpp-python"),
-        "llama.cpp": system_info().strip(),
-        "file": loaded.model.path.name,
-        "file_bytes": str(loaded.model.file_bytes),
-        "file_sha256": known_sha256(config),
-        **file_facts(described(loaded.model.parts)),
-        **machine_facts(),
+def _facts(identity: Identity, loaded: Loaded) -> dict[str, str]:
+    config = identity.config
+    others = {
         "dimension": str(loaded.embedder.dimension),
         "num_slots": str(config.num_slots),
         "threads_batch_are": "measured" if isinstance(_threads(config), Threads) else "fixed",
-        OF_BOARD: subjects.node_name(config.node) if config.board_fd is not None else "",
     }
-    return {name: value for name, value in found.items() if value}
+    return identity.facts(system_info(), others)
