@@ -1,151 +1,247 @@
-"""What does the gateway add? Time to first token against our own client, many streams at once, memory over requests."""
+"""What does the gateway add, in each dialect? Time to first token against our own client, many streams at once, memory
+over requests.
+
+A worker whose engine computes nothing, an embedder that is none, one gateway process a dialect: what is measured is the
+way. Requests are streamed as the dialect's own clients stream them, with what those leave out left out (a response is
+stored). For memory 16 are in flight, the first token is asked for one by one, by our client and through the gateway in
+turns. Twelve minutes on two cores; `--requests 200 --pairs 10` for a first look.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import json
 import statistics
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import httpx2
 import psutil
+from rich.console import Console
+from rich.table import Table
 
-from benchmarks.harness import Row, gateway, show
+from benchmarks.gateway_dialects import DIALECTS, MODEL, SLOW, VECTORS, Asked, Came
+from benchmarks.harness import Row, gateway, keep
 from broker.accounts import LOCAL, WORKER
 from broker.client import Client
 from broker.connection import connect
-from broker.messages import Message, Sampling
 from broker.server import EmbeddedServer
+from tests.embedding_fakes import FakeEmbedder, embedding_worker
 from tests.fakes import FakeEngine, fake_worker
 from workers.worker_options import WorkerOptions
 
 NUM_PAIRS = 300
+NUM_WARM = 20
 NUM_STREAMS = 200
 NUM_REQUESTS = 10_000
+NUM_LOOKS = 10
+IN_FLIGHT = 16
 STREAM_TOKENS = 60
+SHORT = "abcd"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one dialect; seconds, and memory in MiB."""
+
+    name: str
+    ours: list[float]
+    """To the first token, pair by pair."""
+    through: list[float]
+    ours_at_once: list[float]
+    """To the first tokens of many streams."""
+    through_at_once: list[float]
+    ends: list[float]
+    """Of those through the gateway."""
+    ours_took: float
+    memory: list[float]
+    """Of the gateway, each tenth of the requests."""
+    num_requests: int
+
+    @property
+    def added(self) -> list[float]:
+        """By the gateway, pair by pair."""
+        return [through - ours for ours, through in zip(self.ours, self.through, strict=True)]
+
+    @property
+    def slope(self) -> float:
+        """KiB for each thousand requests, of a line through all looks."""
+        numbers = [(index + 1) * self.num_requests / NUM_LOOKS / 1000 for index in range(len(self.memory))]
+        return statistics.linear_regression(numbers, self.memory).slope * 1024
+
+    def rows(self) -> list[Row]:
+        """What is kept, with the targets."""
+        rows = []
+        for name, share, target in (("p50", 0.5, 3.0), ("p99", 0.99, 10.0)):
+            through, ours, added = (at(found, share) * 1000 for found in (self.through, self.ours, self.added))
+            question = f"{self.name}: time to first token through the gateway − by our own client, {name}, ms"
+            rows.append(Row(question, f"{through:.2f}", f"{ours:.2f}", added, target, True))
+        last, middle = max(self.ends), statistics.median(self.ends)
+        question = f"{self.name}: {len(self.ends)} streams at once: the last one's end ÷ the median's"
+        rows.append(Row(question, f"{last:.1f} s", f"{middle:.1f} s", last / middle, 2.0, True))
+        early, late = self.memory[0], self.memory[-1]
+        num = self.num_requests
+        question = f"{self.name}: the gateway's memory after {num:,} requests ÷ after {num // NUM_LOOKS:,}"
+        rows.append(Row(question, f"{late:.1f} MiB", f"{early:.1f} MiB", late / early, 1.05, True))
+        return rows
+
+
+def at(values: Sequence[float], share: float) -> float:
+    """The value that so large a share is not above."""
+    return sorted(values)[int(share * (len(values) - 1))]
 
 
 @asynccontextmanager
-async def running(engine: FakeEngine) -> AsyncIterator[tuple[Client, httpx2.AsyncClient, psutil.Process]]:
-    """A broker, a worker whose engine computes nothing, and a gateway process: what is measured is the way, not the
-    model."""
-    with TemporaryDirectory(prefix="turnpike-bench-") as folder:
-        async with EmbeddedServer(Path(folder)) as server:
-            await server.ensure(["m"])
-            nc = await connect(server.address(WORKER), name="w")
-            options = WorkerOptions(name="w", model="m", coalesce_seconds=0, pull_seconds=0.2)
-            worker = fake_worker(nc, engine, options)
-            stop = asyncio.Event()
-            serving = asyncio.create_task(worker.run(stop))
-            await worker.is_serving.wait()
-            limits = httpx2.Limits(max_connections=NUM_STREAMS + 10, max_keepalive_connections=NUM_STREAMS)
-            try:
-                async with (
-                    gateway(server) as (url, process),
-                    Client(server.address(LOCAL)) as client,
-                    httpx2.AsyncClient(base_url=url, timeout=120, limits=limits) as http,
-                ):
-                    yield client, http, psutil.Process(process.pid)
-            finally:
-                stop.set()
-                await serving
-                await nc.close()
+async def working(server: EmbeddedServer, model: str, engine: FakeEngine) -> AsyncIterator[None]:
+    """A worker of that engine."""
+    nc = await connect(server.address(WORKER), name=f"w-{model}")
+    worker = fake_worker(
+        nc, engine, WorkerOptions(name=f"w-{model}", model=model, coalesce_seconds=0, pull_seconds=0.2)
+    )
+    stop = asyncio.Event()
+    serving = asyncio.create_task(worker.run(stop))
+    await worker.is_serving.wait()
+    try:
+        yield
+    finally:
+        stop.set()
+        await serving
+        await nc.close()
 
 
-async def first_by_client(client: Client, text: str) -> float:
-    started = time.perf_counter()
-    first: float | None = None
-    async for chunk in client.ask("m", [Message("user", text)], sampling=Sampling(max_tokens=4)):
-        first = first if first is not None or not chunk.tokens else time.perf_counter() - started
-    assert first is not None
-    return first
+@asynccontextmanager
+async def running(
+    engine: FakeEngine, slow: FakeEngine | None = None, embedder: FakeEmbedder | None = None
+) -> AsyncIterator[tuple[Client, httpx2.AsyncClient, psutil.Process]]:
+    """A broker, a worker of each, and a gateway process."""
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="turnpike-bench-"))
+        server = await stack.enter_async_context(EmbeddedServer(Path(folder)))
+        engines = {MODEL: engine} | ({SLOW: slow} if slow is not None else {})
+        await server.ensure([*engines, *([VECTORS] if embedder is not None else [])])
+        for model, one in engines.items():
+            await stack.enter_async_context(working(server, model, one))
+        if embedder is not None:
+            await stack.enter_async_context(embedding_worker(server, embedder, name="w-e", model=VECTORS))
+        url, process = await stack.enter_async_context(gateway(server))
+        client = await stack.enter_async_context(Client(server.address(LOCAL)))
+        limits = httpx2.Limits(max_connections=NUM_STREAMS + 10, max_keepalive_connections=NUM_STREAMS)
+        http = await stack.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=120, limits=limits))
+        yield client, http, psutil.Process(process.pid)
 
 
-async def stream(http: httpx2.AsyncClient, text: str, max_tokens: int) -> tuple[float, int]:
-    """The time to the first token, and how many characters came."""
-    body = {"model": "m", "messages": [{"role": "user", "content": text}], "stream": True, "max_tokens": max_tokens}
-    started = time.perf_counter()
-    first: float | None = None
-    num = 0
-    async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
-        assert answer.status_code == 200, (await answer.aread()).decode()
-        async for line in answer.aiter_lines():
-            if not line.startswith("data: {"):
-                continue
-            choices = json.loads(line[6:])["choices"]
-            if choices and (piece := choices[0]["delta"].get("content")):
-                first = first if first is not None else time.perf_counter() - started
-                num += len(piece)
-    assert first is not None
-    return first, num
+@asynccontextmanager
+async def running_for_all() -> AsyncIterator[tuple[Client, httpx2.AsyncClient, psutil.Process]]:
+    """With a worker that has a slot for each of many streams, so that it is the gateway that may starve one."""
+    slow = FakeEngine(num_slots=NUM_STREAMS, num_ctx=100_000, answer="x" * STREAM_TOKENS, step_seconds=0.02)
+    slow.max_batch_outputs = NUM_STREAMS
+    async with running(FakeEngine(answer=SHORT), slow, FakeEmbedder(max_text_tokens=512, max_batch_tokens=512)) as all_:
+        yield all_
 
 
-async def ttft() -> list[Row]:
-    """Pairs, one by one, so that what else the machine does falls on both."""
-    async with running(FakeEngine(answer="abcd")) as (client, http, _):
-        ours: list[float] = []
-        through: list[float] = []
-        for number in range(NUM_PAIRS + 20):
-            ours.append(await first_by_client(client, f"a{number}"))
-            through.append((await stream(http, f"b{number}", 4))[0])
-    ours, through = sorted(ours[20:]), sorted(through[20:])
-    rows = []
-    for name, share, target in (("p50", 0.5, 3.0), ("p99", 0.99, 10.0)):
-        place = int(share * (NUM_PAIRS - 1))
-        added = (through[place] - ours[place]) * 1000
-        question = f"time to first token through the gateway − by our own client, {name}, ms"
-        rows.append(Row(question, f"{through[place] * 1000:.2f}", f"{ours[place] * 1000:.2f}", added, target, True))
-    return rows
+async def memory(dialect: Asked, http: httpx2.AsyncClient, process: psutil.Process, num_requests: int) -> list[float]:
+    """Of the gateway's process, each tenth of the requests, a few at once."""
+    numbers = iter(range(1, num_requests + 1))
+    seen: list[float] = []
+
+    async def work() -> None:
+        for number in numbers:
+            came = await dialect.ask(http, MODEL, f"{number} " + "words " * (number % 50), len(SHORT))
+            assert came.num == len(SHORT)
+            if number % (num_requests // NUM_LOOKS) == 0:
+                seen.append(process.memory_info().rss / 2**20)
+
+    await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
+    return seen
 
 
-async def many() -> Row:
-    """All at once on one gateway process; how unevenly they end."""
-    engine = FakeEngine(num_slots=NUM_STREAMS, num_ctx=100_000, answer="x" * STREAM_TOKENS, step_seconds=0.02)
-    engine.max_batch_outputs = NUM_STREAMS  # so that it is the gateway that may starve one
-    async with running(engine) as (_, http, _):
-        started = time.perf_counter()
-
-        async def one(number: int) -> tuple[float, int]:
-            _, num = await stream(http, f"s{number}", STREAM_TOKENS)
-            return time.perf_counter() - started, num
-
-        found = await asyncio.gather(*(one(number) for number in range(NUM_STREAMS)))
-    assert all(num == STREAM_TOKENS for _, num in found)
-    ends = sorted(seconds for seconds, _ in found)
-    name = f"{NUM_STREAMS} streams at once: the last one's end ÷ the median's"
-    middle = statistics.median(ends)
-    return Row(name, f"{ends[-1]:.1f} s", f"{middle:.1f} s", ends[-1] / middle, 2.0, True)
+async def pairs(
+    dialect: Asked, client: Client, http: httpx2.AsyncClient, num_pairs: int
+) -> tuple[list[float], list[float]]:
+    """Seconds to the first token by our client and through the gateway, one by one, so that what else the machine does
+    falls on both; each is the first of every other pair."""
+    ours: list[float] = []
+    through: list[float] = []
+    for number in range(num_pairs + NUM_WARM):
+        for is_ours in (number % 2 == 0, number % 2 == 1):
+            if is_ours:
+                ours.append((await dialect.ask_ourselves(client, MODEL, f"a{number}", len(SHORT))).first_seconds)
+            else:
+                through.append((await dialect.ask(http, MODEL, f"b{number}", len(SHORT))).first_seconds)
+    return ours[NUM_WARM:], through[NUM_WARM:]
 
 
-async def memory() -> Row:
-    """Of the gateway's process, over requests, a few at once."""
-    async with running(FakeEngine(answer="abcd")) as (_, http, process):
-        numbers = iter(range(NUM_REQUESTS))
+async def at_once(ask: Callable[[int], Awaitable[Came]]) -> tuple[list[float], list[float]]:
+    """Seconds to the first token of each of many streams, and to its end."""
+    began_at = time.perf_counter()
 
-        async def work() -> None:
-            for number in numbers:
-                await stream(http, f"{number} " + "words " * (number % 50), 4)
-                if number == NUM_REQUESTS // 5:
-                    seen.append(process.memory_info().rss)
+    async def one(number: int) -> tuple[float, float]:
+        came = await ask(number)
+        assert came.num == STREAM_TOKENS, "a text that is not whole"
+        return came.first_seconds, time.perf_counter() - began_at
 
-        seen: list[int] = []
-        await asyncio.gather(*(work() for _ in range(16)))
-        seen.append(process.memory_info().rss)
-    early, late = (one / 2**20 for one in seen)
-    name = f"the gateway's memory after {NUM_REQUESTS:,} requests ÷ after {NUM_REQUESTS // 5:,}"
-    return Row(name, f"{late:.1f} MiB", f"{early:.1f} MiB", late / early, 1.05, True)
+    found = await asyncio.gather(*(one(number) for number in range(NUM_STREAMS)))
+    return [first for first, _ in found], [end for _, end in found]
 
 
-async def measure() -> list[Row]:
-    return [*await ttft(), await many(), await memory()]
+async def measured(dialect: Asked, num_requests: int, num_pairs: int) -> Figures:
+    """Memory first, while the process is young."""
+    async with running_for_all() as (client, http, process):
+        seen = await memory(dialect, http, process, num_requests)
+        ours, through = await pairs(dialect, client, http, num_pairs)
+        ours_at_once, ours_ends = await at_once(
+            lambda number: dialect.ask_ourselves(client, SLOW, f"o{number}", STREAM_TOKENS)
+        )
+        through_at_once, ends = await at_once(lambda number: dialect.ask(http, SLOW, f"s{number}", STREAM_TOKENS))
+    took = max(ours_ends)
+    return Figures(dialect.name, ours, through, ours_at_once, through_at_once, ends, took, seen, num_requests)
+
+
+def show(all_figures: Sequence[Figures]) -> None:
+    """One row a dialect."""
+    table = Table(title="the gateway, by our client / through it; p50 and p99 in ms")
+    for name in ("dialect", "TTFT ours", "through", "added", f"{NUM_STREAMS} streams", "longest TTFT"):
+        table.add_column(name)
+    num = all_figures[0].num_requests
+    for name in (f"MiB at {num // NUM_LOOKS:,}", f"at {num:,}", "KiB / 1,000"):
+        table.add_column(name, justify="right")
+    for one in all_figures:
+        times = [
+            f"{at(found, 0.5) * 1000:.2f}, {at(found, 0.99) * 1000:.2f}" for found in (one.ours, one.through, one.added)
+        ]
+        took = f"{one.ours_took:.1f} / {max(one.ends):.1f} s"
+        longest = f"{max(one.ours_at_once):.2f} / {max(one.through_at_once):.2f} s"
+        grown = (f"{one.memory[0]:.1f}", f"{one.memory[-1]:.1f}", f"{one.slope:+.0f}")
+        table.add_row(one.name, *times, took, longest, *grown)
+    Console(width=160).print(table)
+
+
+async def measure(dialects: Sequence[Asked], num_requests: int, num_pairs: int) -> list[Figures]:
+    """One dialect after the other."""
+    found = []
+    for dialect in dialects:
+        began_at = time.perf_counter()
+        found.append(await measured(dialect, num_requests, num_pairs))
+        print(f"{dialect.name}: {time.perf_counter() - began_at:.0f} s", flush=True)
+    return found
 
 
 def main() -> None:
-    show("the gateway", asyncio.run(measure()))
+    """Prints the table, and keeps its rows."""
+    names = [one.name for one in DIALECTS]
+    parser = argparse.ArgumentParser(description="what does the gateway add, in each dialect?")
+    parser.add_argument("--dialects", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--requests", type=int, default=NUM_REQUESTS, help="for the memory; each tenth is looked at")
+    parser.add_argument("--pairs", type=int, default=NUM_PAIRS, help="of first tokens")
+    wanted = parser.parse_args()
+    dialects = [one for one in DIALECTS if one.name in wanted.dialects]
+    found = asyncio.run(measure(dialects, wanted.requests, wanted.pairs))
+    show(found)
+    keep([row for figures in found for row in figures.rows()])
 
 
 if __name__ == "__main__":

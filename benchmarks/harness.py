@@ -74,6 +74,11 @@ def show(title: str, rows: list[Row]) -> None:
         bound = f"{'≤' if row.at_most else '≥'} {row.target:g}"
         table.add_row(row.question, row.ours, row.peer, f"{row.result:.3g}", bound, "yes" if row.is_met else "NO")
     Console(width=160).print(table)
+    keep(rows)
+
+
+def keep(rows: list[Row]) -> None:
+    """As JSON lines, for the table of all."""
     with (ROOT / ".cache" / "bench.jsonl").open("a") as file:
         for row in rows:
             file.write(json.dumps({**row.__dict__, "is_met": row.is_met}) + "\n")

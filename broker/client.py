@@ -112,11 +112,6 @@ class Client:
         tools: Sequence[Offered] = (),
         tool_choice: ToolChoice = "auto",
         parallel_tool_calls: bool = True,
-        progress: bool = False,
-        prompt: Sequence[int | str] = (),
-        suffix: str | None = None,
-        files: Sequence[tuple[str, str]] = (),
-        echo: bool = False,
         on_tool_call: OnToolCall | None = None,
         max_rounds: int | None = None,
         **more: Any,
@@ -130,7 +125,8 @@ class Client:
         the first is given): as many turns as the model calls tools in. The chunks are those of all, the end is the last
         answer's.
 
-        `deadline` is in seconds since the epoch; `more` are other fields of the turn, as `texts`. Raises NoTool,
+        `deadline` is in seconds since the epoch; `more` are other fields of the turn, as `prompt`, `suffix`,
+        `echo` or `texts` (docs/protocol.md has them). Raises NoTool,
         InvalidMessage and InvalidName here, PublishError, TurnFailed and TooManyRounds on the way.
         """
         if isinstance(messages, str):
@@ -149,11 +145,6 @@ class Client:
             tools=tuple(map(offered, tools)),
             tool_choice=tool_choice,
             parallel_tool_calls=parallel_tool_calls,
-            progress=progress,
-            prompt=tuple(prompt),
-            suffix=suffix,
-            files=tuple(files),
-            echo=echo,
             **more,
         )
         if on_tool_call is None and max_rounds is None:

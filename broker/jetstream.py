@@ -31,6 +31,8 @@ WRONG_LAST_SEQUENCE = (10071, 10164)
 NOT_TAKEN = 10077
 """The stream is full, or has one of this subject and takes no second."""
 TOO_LARGE = (10054, 10097)
+NO_TTL = 10166
+"""The stream was made without `allow_msg_ttl`."""
 NO_ROOM = (10002, 10023, 10028, 10047)
 """What streams may hold together is more than the account, the server or its disk has: insufficient resources."""
 NO_RESPONDERS = 503

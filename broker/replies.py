@@ -42,6 +42,9 @@ from broker.wire import Wire
 
 MAX_DETAIL = 2000
 """Characters of why a turn failed: a stranger's value may stand in it."""
+BRIEF_SECONDS = 300
+"""How long an end of vectors, or of a prompt's pieces, is kept: a list of texts makes a megabyte of them in a second,
+and would push out the answers that are kept for a day."""
 ENDS_REMOVED = 64
 _FULL_MARGIN = 4096
 """What the server keeps with a message: its subject, headers and a frame."""
@@ -290,14 +293,19 @@ def _is_whole(attempt: list[Reply | Other], model: str, grammar: str) -> bool:
 async def write_end(nc: Wire, address: TurnAddress, end: End) -> bool:
     """Writes the end of a turn; False when it already had one. The server decides: the first writer wins."""
     subject = subjects.end(address.client, address.turn)
-    payload = _fitting(nc, end)
+    is_brief = isinstance(end, Done) and (end.embeddings is not None or bool(end.pieces))
+    headers = {jetstream.MESSAGE_TTL: str(BRIEF_SECONDS)} if is_brief else {}
+    payload = _fitting(nc, end, headers)
 
     async def store() -> bool:
         while True:
             try:
-                await publishing.publish(nc, subject, payload)
+                await publishing.publish(nc, subject, payload, headers=headers)
                 return True
             except NotStored as error:
+                if error.code == jetstream.NO_TTL and headers:
+                    headers.clear()  # an older release has made the stream: kept as long as all
+                    continue
                 if error.code != jetstream.NOT_TAKEN:
                     raise
             # Either there is one already, maybe ours, stored while its acknowledgement was lost; or the stream is full.
@@ -320,14 +328,14 @@ async def _stored[T](nc: Wire, store: Callable[[], Awaitable[T]], *, what: str, 
     return await retried(store, after=(NotStored, NoStream, NotAcknowledged), delay=RETRY_SECONDS, tell=tell)
 
 
-def _fitting(nc: Wire, end: End) -> bytes:
+def _fitting(nc: Wire, end: End, headers: Mapping[str, str]) -> bytes:
     """The bytes of an end that the server takes: for an answer that is too large, those of one that says so."""
     if isinstance(end, Failed) and len(end.detail) > MAX_DETAIL:
         end = replace(end, detail=f"{end.detail[:MAX_DETAIL]}…")
     payload = codec.encode(end)
-    if publishing.fits(nc, payload) or isinstance(end, Failed):
+    if publishing.fits(nc, payload, headers) or isinstance(end, Failed):
         return payload
-    size = publishing.num_bytes(payload, publishing.with_content_type())
+    size = publishing.num_bytes(payload, publishing.with_content_type(headers))
     detail = f"the answer has {size:,} bytes, over the server's max_payload of {publishing.limit(nc):,}"
     return codec.encode(Failed("answer_too_large", detail, worker=end.worker, attempt=end.attempt))
 

@@ -104,6 +104,8 @@ def _ends(limits: Limits) -> dict[str, Any]:
         discard_new_per_subject=True,
         max_msgs_per_subject=1,
         max_age=_seconds(24 * 3600),
+        # Those that are large and made anew at little cost go early (`broker/replies.py`).
+        allow_msg_ttl=True,
         republish={"src": subjects.ALL_ENDS, "dest": subjects.ALL_LIVE},
     )
 

@@ -62,7 +62,7 @@ class Command:
     def type(self, text: str) -> None:
         assert self._terminal is not None
         self._typed = len(self.said)
-        os.write(self._terminal, text.encode())
+        os.write(self._terminal, text.encode(errors="surrogateescape"))
 
     async def leaves(self) -> int:
         """The exit code after two ^C at the prompt."""

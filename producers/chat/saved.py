@@ -4,6 +4,7 @@ be posted to /v1/chat/completions as it is, and what others wrote in that form b
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,24 @@ class NotSaved(TurnpikeError):
 
 def save(talk: Conversation, path: Path) -> None:
     """Writes it whole or not at all. Raises NotSaved, also where something else is there."""
-    if path.exists():
-        try:
-            load(path)
-        except NotSaved:
-            raise NotSaved(path, "is there already, and is no conversation: it is left as it is") from None
     body = {"model": talk.model, "messages": [_row(one) for one in talk.messages]}
-    part = path.with_name(f".{path.name}.part")
+    part = path.parent / f".{path.name}.part"
     try:
+        if path.exists():
+            _check_that_it_is_one(path)
         part.write_text(json.dumps(body, ensure_ascii=False, indent=1) + "\n")
         part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise NotSaved(path, error.strerror or str(error)) from None
+    except (OSError, ValueError) as error:
+        with suppress(OSError, ValueError):
+            part.unlink()
+        raise NotSaved(path, getattr(error, "strerror", None) or str(error)) from None
+
+
+def _check_that_it_is_one(path: Path) -> None:
+    try:
+        load(path)
+    except NotSaved:
+        raise NotSaved(path, "is there already, and is no conversation: it is left as it is") from None
 
 
 def load(path: Path) -> Conversation:

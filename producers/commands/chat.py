@@ -7,6 +7,7 @@ commands, where somebody types them.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, nullcontext
@@ -188,8 +189,8 @@ class Chat:
                 await self._message(text)
             else:
                 await self._obey(*order)
-        except TurnpikeError as error:
-            _note(str(error))
+        except (TurnpikeError, nats.errors.Error, OSError) as error:
+            _note(str(error) or type(error).__name__)
 
     async def _message(self, text: str) -> None:
         exchange = Exchange(
@@ -234,11 +235,11 @@ class Chat:
             case "save" | "load" if not argument:
                 _note(f"which file? {order.usage}")
             case "save":
-                path = Path(argument).expanduser()
+                path = Path(os.path.expanduser(argument))
                 save(self._talk, path)
                 _note(f"saved {counted(self._talk.num_questions, 'question')} and what was answered in {path}")
             case "load":
-                self._load(Path(argument).expanduser())
+                self._load(Path(os.path.expanduser(argument)))
 
     def _tell_system(self, text: str) -> None:
         if text:

@@ -142,21 +142,21 @@ class Stream:
             if isinstance(what, ApiError):
                 await self._send(send, self._writer.broken_off(what), last=True)
                 return
-            await self._send(send, strand.begin(has_arrived=True))
+            begin = strand.begin(has_arrived=True)
             if what is not None:
-                await self._send(send, strand.chunk(what))
+                await self._send(send, begin + strand.chunk(what))
                 if strand.is_contradicted:
                     return await self._refer(strand, send)
             elif strand.is_behind:  # the new answer is shorter than what the client has
                 return await self._refer(strand, send)
             elif num_left == 1:
-                ending = strand.end()
+                ending = begin + strand.end()
                 if self._settle is not None:
                     await self._settle(self._writer, [Finished(one.answer.done) for one in self._strands])
                 return await self._send(send, ending + self._ending(), last=True)
             else:
                 num_left -= 1
-                await self._send(send, strand.end())
+                await self._send(send, begin + strand.end())
             found = await self._next(PLACE_SECONDS)
 
     async def _refer(self, strand: Strand, send: Send) -> None:

@@ -49,18 +49,18 @@ class Course:
     _first_at: float | None = None
     _attempt: int = 0
 
-    def begins(self, num_prompt: int) -> None:
-        """A worker has begun, and knows how many tokens the prompt has."""
-        self.num_prompt = num_prompt
-
-    def goes_on(self, progress: Progress) -> None:
-        """So far its prompt is computed."""
-        self.progress = progress
-
     def follow(self, attempt: int) -> None:
         """What comes next is of that attempt; a higher one begins anew."""
         if attempt > self._attempt:
             self._attempt, self.num_tokens, self._first_at = attempt, 0, None
+
+    def has_prompt(self, num_tokens: int) -> None:
+        """A worker has begun, and knows how many tokens the prompt has."""
+        self.num_prompt = num_tokens
+
+    def has_computed(self, progress: Progress) -> None:
+        """A part of the prompt is computed."""
+        self.progress = progress
 
     def count(self, chunk: Chunk) -> None:
         """The chunk's tokens are told now."""

@@ -74,7 +74,9 @@ class Editor:
         with at_an_end_by_force(lambda: termios.tcsetattr(self._fd, termios.TCSANOW, before)):
             while True:
                 try:
-                    return await self._session.prompt_async(handle_sigint=False, set_exception_handler=False)
+                    text = await self._session.prompt_async(handle_sigint=False, set_exception_handler=False)
+                    # What is no UTF-8 comes as surrogates, which no message can hold.
+                    return text.encode(errors="surrogateescape").decode(errors="replace")
                 except EOFError:
                     self.ended.set()
                     return None
@@ -220,4 +222,10 @@ def _history(path: Path | None) -> History:
             path.write_bytes(later[max(0, later.find(b"\n# ")) :])
     except OSError:
         return InMemoryHistory()
-    return FileHistory(path)
+    return _Kept(path)
+
+
+class _Kept(FileHistory):
+    def store_string(self, string: str) -> None:
+        with suppress(OSError):  # a disk that is full ends no conversation
+            super().store_string(string)

@@ -22,7 +22,7 @@ def question(text: str | None, files: Sequence[str]) -> str:
     """The text, behind it each file and, where it is a pipe or a file, standard input; that alone where there is no
     text, or `-`. Raises SettingsError where there is nothing to ask, or a file that is no text."""
     parts = [text] if text not in (None, "-") else []
-    parts += [_quoted(_read(Path(name).expanduser()), name) for name in files]
+    parts += [_quoted(_read(Path(os.path.expanduser(name))), name) for name in files]
     if text == "-" or not parts:
         if sys.stdin is None or (text != "-" and sys.stdin.isatty()):
             raise SettingsError(["TEXT is missing: what is to be asked? It can be piped in, too"])
@@ -37,7 +37,7 @@ def question(text: str | None, files: Sequence[str]) -> str:
 def schema_of(text: str) -> dict[str, Any]:
     """A JSON schema as it stands, or in a file. Raises SettingsError."""
     try:
-        found = json.loads(text if text.lstrip().startswith("{") else Path(text).expanduser().read_text())
+        found = json.loads(text if text.lstrip().startswith("{") else Path(os.path.expanduser(text)).read_text())
     except OSError as error:
         raise SettingsError([f"--json-schema: {text}: {error.strerror}"]) from None
     except (ValueError, RecursionError) as error:

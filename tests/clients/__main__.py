@@ -114,7 +114,11 @@ async def run_features(url: str, folder: Path) -> list[str]:
             embedder_url = await stack.enter_async_context(served(folder, embedder, file))
         for name in FEATURES:
             say(f"{name} …")
-            account = await features_of(name, url, MODEL, embedder, embedder_url)
+            try:
+                account = await features_of(name, url, MODEL, embedder, embedder_url)
+            except (AssertionError, TimeoutError) as error:
+                failed.append(f"{name}: {error or 'it did not end'}")
+                continue
             accounts.append(account)
             say("".join(f"    {feature}: {word}\n" for feature, word in account["features"].items()).rstrip())
             failed += [f"{name}: {one}: {word}" for one, word in account["features"].items() if word.startswith("no: ")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -53,6 +54,15 @@ async def test_a_line_is_edited_and_what_was_typed_is_remembered_to_the_next_tim
         async with chat(bench) as other:
             await answered(other, UP)
             assert (await sent(queued))[-1].content == text
+
+
+async def test_bytes_that_are_no_text_are_typed_as_such_and_a_history_that_is_gone_ends_nothing(
+    bench: Bench, start_worker: StartWorker, queued: Queued
+) -> None:
+    async with start_worker(), chat(bench) as one:
+        shutil.rmtree(bench.folder / "data")
+        await answered(one, "caf\udce9 au lait")
+        assert (await sent(queued))[-1].content == "caf\ufffd au lait"
 
 
 async def test_several_lines_and_what_is_pasted_are_one_message(
@@ -141,6 +151,12 @@ async def test_commands_are_listed_completed_and_refused(bench: Bench, start_wor
         await one.until_it_prompts()
         one.type("/save\r")
         await one.until_it_says("[which file? /save FILE]")
+        await one.until_it_prompts()
+        one.type("/save ~nobody-here/x.json\r")
+        await one.until_it_says("[~nobody-here/x.json: No such file or directory]")
+        await one.until_it_prompts()
+        one.type("/model ~nobody-here/x.gguf\r")
+        await one.until_it_says("[model file ~nobody-here/x.gguf: there is no such file]")
         await one.until_it_prompts()
         one.type("/exit\r")
         assert await one.ends() == 0

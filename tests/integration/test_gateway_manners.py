@@ -140,7 +140,7 @@ PATHS: dict[str, set[str]] = {
     "/app.js": {"GET", "HEAD"},
     "/health": {"GET", "HEAD"},
 }
-NOWHERE = ("/v1/embeddings", "/v1/chat/completions/x", "/nothing", "/app.py", "/..%2fapp.py", "/%ff%00", "/v1", "/v2/")
+NOWHERE = ("/v1/images", "/v1/chat/completions/x", "/nothing", "/app.py", "/..%2fapp.py", "/%ff%00", "/v1", "/v2/")
 
 
 async def request(api: openai.AsyncOpenAI, method: str, path: str) -> tuple[int, dict[str, str], bytes]:
@@ -261,9 +261,9 @@ async def test_every_event_of_a_stream_says_which_model_file_answers(
         engine.gate.set()
         chunks = [chunk async for chunk in stream]
         assert chunks[0].choices[0].delta.role == "assistant"
-        assert {chunk.system_fingerprint for chunk in chunks} == {"f17"}
+        assert {chunk.system_fingerprint for chunk in chunks} == {"b-f17"}
         old = await api.completions.create(model="m", prompt="user: hi\nassistant: ", stream=True)
-        assert {chunk.system_fingerprint async for chunk in old} == {"f17"}
+        assert {chunk.system_fingerprint async for chunk in old} == {"b-f17"}
         await busy
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import httpx2
-from playwright.async_api import Page, expect
+from playwright.async_api import Locator, Page, expect
 
 from broker.discovery import CHAT, RAW, SCORE, TOOLS
 from broker.discovery import THINKING as THINKS
@@ -74,21 +74,39 @@ window.fetch = async (...asked) => {
 """Streams break as a cable's end breaks them, once `lose` is called."""
 
 
+async def begun(page: Page, url: str) -> Locator:
+    """An answer that has begun to come, by a stream that can be broken."""
+    await page.add_init_script(LOSE)
+    await visit(page, url)
+    await ask(page, "How is the mast?")
+    answer = page.locator(".assistant .text").last
+    await expect(answer).to_contain_text("All is well on the mast. All")
+    return answer
+
+
 async def test_an_answer_is_read_on_where_the_connection_was_lost(
     page: Page, start_worker: StartWorker, start_gateway: StartGateway
 ) -> None:
     async with start_worker(FakeEngine(answer=ANSWER, step_seconds=0.01)), start_gateway() as url:
-        await page.add_init_script(LOSE)
-        await visit(page, url)
-        await ask(page, "How is the mast?")
-        answer = page.locator(".assistant .text").last
-        await expect(answer).to_contain_text("All is well on the mast. All")
+        answer = await begun(page, url)
         # What is read on with is lost at first, as the stream was.
         await page.route("**/turns/*", lambda route: route.abort(), times=1)
         await page.evaluate("window.lose()")
         await expect(page.locator("#status")).to_have_text("the connection was lost: reading on …")
         await expect(answer).to_have_text(ANSWER.strip(), timeout=30_000)
         await expect(page.locator(".bad")).to_have_count(0)
+
+
+async def test_what_has_come_stays_where_the_turn_cannot_be_read_on(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    async with start_worker(FakeEngine(answer=ANSWER, step_seconds=0.01)), start_gateway() as url:
+        answer = await begun(page, url)
+        gone = '{"error": {"message": "there is no such turn"}}'
+        await page.route("**/turns/*", lambda route: route.fulfill(status=404, body=gone))
+        await page.evaluate("window.lose()")
+        await expect(page.locator(".bad")).to_have_text("there is no such turn")
+        await expect(answer).to_contain_text("All is well on the mast. All")
 
 
 async def test_a_turn_that_waits_is_stopped_too(

@@ -278,3 +278,51 @@ async def test_what_the_page_kept_before_is_taken_over(
             await expect(page.locator("#conversations .name")).to_have_text(["Old?"])
             await expect(page.get_by_label("Model")).to_have_value("m")
             assert await page.get_by_label("API key", exact=True).input_value() == "k"
+
+
+async def test_drafts_in_several_tabs_are_all_kept(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    async with start_worker(), start_gateway() as url:
+        await visit(page, url)
+        await talk(page, "First?")
+        await page.keyboard.press("Alt+n")
+        await talk(page, "Second?")
+        other = await page.context.new_page()
+        await visit(other, url)
+        await other.keyboard.press("Alt+2")
+        text, its_text = (one.get_by_label("Message", exact=True) for one in (page, other))
+        await text.fill("of the second")
+        await its_text.fill("of the first")
+        await again(page)
+        await expect(page.locator("article.user .text")).to_have_text("First?")  # it was opened last
+        await expect(text).to_have_value("of the first")
+        await page.keyboard.press("Alt+1")
+        await expect(text).to_have_value("of the second")
+
+
+async def test_where_the_browser_keeps_nothing_it_talks_all_the_same(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    none = "() => { throw new DOMException('denied', 'SecurityError'); }"
+    await page.add_init_script(
+        f"Storage.prototype.setItem = Storage.prototype.getItem = {none}; IDBFactory.prototype.open = {none};"
+    )
+    async with start_worker(), start_gateway() as url:
+        await visit(page, url)
+        await expect((await talk(page, "Well?")).locator(".text")).to_have_text("echo Well?")
+        await page.get_by_label("Message", exact=True).fill("a draft")
+        await page.keyboard.press("Alt+n")
+        await page.keyboard.press("Alt+2")
+        await expect(page.get_by_label("Message", exact=True)).to_have_value("a draft")
+
+
+async def test_a_disk_that_is_full_is_told_and_the_answer_is_there(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    full = "() => { throw new DOMException('The disk is full', 'QuotaExceededError'); }"
+    await page.add_init_script(f"IDBObjectStore.prototype.put = {full};")
+    async with start_worker(), start_gateway() as url:
+        await visit(page, url)
+        await expect((await talk(page, "Well?")).locator(".text")).to_have_text("echo Well?")
+        await expect(page.locator("#status")).to_contain_text("The disk is full. Export what is to stay.")

@@ -19,7 +19,7 @@ from producers.gateway.page_files import MEDIA_TYPES, PAGE
 from tests.fakes import FakeEngine
 from tests.gateway import StartGateway
 from tests.integration.conftest import StartWorker
-from tests.pages import ask, button, ended, needs_chromium, talk, visit
+from tests.pages import again, ask, button, ended, needs_chromium, talk, visit
 from tests.support import ROOT
 
 AXE = ROOT / "tests/axe/node_modules/axe-core/axe.min.js"
@@ -108,6 +108,19 @@ async def test_an_answer_runs_nothing_and_fetches_nothing(
         await expect(text.locator("a").last).to_be_visible()
         assert await page.evaluate("window.struck") is None
         assert {one for one in asked if not one.startswith((url, "data:"))} == set()
+
+
+async def test_an_answer_that_nests_without_end_is_shown_as_it_stands(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    said = [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": ">" * 20_000}]
+    (tmp_path / "deep.json").write_text(json.dumps({"messages": said}))
+    async with start_worker(), start_gateway() as url:
+        await visit(page, url)
+        await page.get_by_label("File of conversations").set_input_files(tmp_path / "deep.json")
+        await expect(page.locator("#status")).to_have_text("1 conversation read.")
+        await again(page)
+        await expect(page.locator(".assistant .text")).to_have_text(">" * 20_000)
 
 
 async def axe(page: Page) -> list[str]:

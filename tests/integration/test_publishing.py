@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from nats.aio.client import Client as NatsConnection
 
@@ -21,6 +22,7 @@ from broker.messages import (
     Chunk,
     DeadLetter,
     Done,
+    Embeddings,
     Failed,
     Message,
     Point,
@@ -32,7 +34,7 @@ from broker.messages import (
     new_id,
 )
 from broker.recorder import Recorder
-from broker.replies import ReplyWriter, read_end, read_replies, write_end
+from broker.replies import BRIEF_SECONDS, ReplyWriter, read_end, read_replies, write_end
 from broker.server import EmbeddedServer
 from broker.subjects import TurnAddress
 from producers.commands import dead
@@ -95,6 +97,37 @@ async def test_a_failure_that_quotes_a_megabyte_of_a_strangers_is_cut(worker: Na
     assert isinstance(found, Failed)
     assert found.detail.startswith("v: 999")
     assert len(found.detail) < 3000
+
+
+VECTORS = Done("stop", "", (), Usage(1, 0, 0), Timings(0.0, 0.0, 0.0), "w", embeddings=Embeddings(1, bytes(4)))
+PIECES = msgspec.structs.replace(VECTORS, embeddings=None, tokens=(1,), pieces=(b"a",))
+ANSWER = msgspec.structs.replace(VECTORS, embeddings=None, text="a", tokens=(1,))
+
+
+async def stored_end(nc: NatsConnection, end: Done) -> jetstream.StoredMessage:
+    address = TurnAddress("m", "interactive", LOCAL, new_id())
+    async with asyncio.timeout(10):
+        assert await write_end(nc, address, end)
+    assert await read_end(nc, LOCAL, address.turn) == end
+    found = await jetstream.last_stored(nc, subjects.ENDS, subjects.end(LOCAL, address.turn))
+    assert found is not None
+    return found
+
+
+async def test_vectors_and_pieces_are_kept_for_minutes_and_push_out_no_answer(worker: NatsConnection) -> None:
+    for end, told in ((VECTORS, str(BRIEF_SECONDS)), (PIECES, str(BRIEF_SECONDS)), (ANSWER, None)):
+        assert (await stored_end(worker, end)).headers.get(jetstream.MESSAGE_TTL) == told
+
+
+async def test_vectors_are_kept_as_answers_are_where_an_older_release_made_the_stream(
+    operator: NatsConnection, worker: NatsConnection
+) -> None:
+    config = next(one for one in topology.streams([]) if one["name"] == subjects.ENDS)
+    await jetstream.api(operator, f"STREAM.DELETE.{subjects.ENDS}")
+    await jetstream.create_stream(operator, {name: value for name, value in config.items() if name != "allow_msg_ttl"})
+    assert jetstream.MESSAGE_TTL not in (await stored_end(worker, VECTORS)).headers
+    await topology.ensure(operator, ["m"])
+    assert jetstream.MESSAGE_TTL in (await stored_end(worker, VECTORS)).headers
 
 
 async def test_what_gathered_while_the_server_was_away_goes_as_several_chunks(worker: NatsConnection) -> None:

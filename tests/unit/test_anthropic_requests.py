@@ -276,7 +276,7 @@ def test_a_count_asks_for_the_prompt_alone() -> None:
     (asked,) = request.asked()
     assert asked.history == (Message("system", "s"), Message("user", "hi"))
     assert (asked.more, asked.offer.tools[0].name, request.is_streamed) == ({"kind": "prompt"}, "lamp", False)
-    assert (ignored, asked.can) == (["max_tokens"], {"prompt"})
+    assert (ignored, asked.can) == (["max_tokens"], frozenset({"prompt"}))
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ async def test_calls_and_thoughts_of_an_answer_that_was_begun_anew_go_on_where_t
     calls = [one for delta in deltas for one in delta.get("tool_calls", ())]
     assert [one["function"]["arguments"] for one in calls] == ['{"on"', ": true}"]
     assert (calls[0]["id"], calls[0]["function"]["name"], "id" in calls[1]) == ("a", "lamp", False)
-    assert "".join(delta.get("content", "") for delta in deltas) == "Well."
+    assert "".join(delta.get("content") or "" for delta in deltas) == "Well."
     assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "Hm."
     assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
 

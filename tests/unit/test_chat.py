@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,13 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
         load(tmp_path / "nothing.json")
     with pytest.raises(NotSaved, match="No such file"):
         save(Conversation("m"), tmp_path / "nowhere" / "x.json")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "..", ""])
+def test_a_name_that_no_file_can_have_is_told(name: str, tmp_path: Path) -> None:
+    for deed in (load, partial(save, Conversation("m"))):
+        with pytest.raises(NotSaved):
+            deed(tmp_path / name)
 
 
 @pytest.mark.parametrize(

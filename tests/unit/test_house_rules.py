@@ -65,6 +65,8 @@ SET_FROM_OUTSIDE = {
     "workers/llama/random_model.py: parameters": _LIBRARY,
     "workers/prompts/provenance.py: Sourced": "a method for each of str's",
     "workers/prompts/provenance.py: change": "a method for each of str's",
+    "producers/terminal/markdown.py: child": _LIBRARY,
+    "producers/terminal/markdown.py: shown": _LIBRARY,
     "telemetry/database.py: found": _LIBRARY,
     "telemetry/influx.py: self.client.api_client": _LIBRARY,
     "telemetry/resources.py: psutil": _LIBRARY,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -156,7 +157,7 @@ def run_chat(options: ChatOptions) -> int:
     from producers.routing.policies import read_routes
     from producers.terminal.tool_file import functions_of
 
-    functions = functions_of(Path(options.tools).expanduser()) if options.tools is not None else []
+    functions = functions_of(Path(os.path.expanduser(options.tools))) if options.tools is not None else []
     routes = read_routes(options.routes)
 
     async def chat_there(stop: asyncio.Event) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ def _found(options: ModelSettings, name: str, num_ctx: int | None) -> LocalModel
     context = ("--num-ctx", str(num_ctx)) if num_ctx is not None else ()
     where = ("--data-dir", data_dir(options).absolute())
     if not subjects.is_token(name):
-        parts = answering_parts(Path(name).expanduser())
+        parts = answering_parts(Path(os.path.expanduser(name)))
         flags = ("--model-file", parts[0].absolute(), *where, *context)
         return LocalModel(model_token(parts[0]), flags, sum(one.stat().st_size for one in parts))
     if name == DEMO.token:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from broker.messages import CachedIn, FinishReason, Score
 from workers.engine.checkpoints import BEFORE_END
 from workers.engine.detokenizer import Detokenizer
-from workers.engine.events import Computed, Finished, Job
+from workers.engine.events import Computed, Finished, Job, Seated
 from workers.engine.protocol import TokenSampler, Vocabulary
 from workers.engine.sequence import Sequence
 from workers.engine.slots import common_prefix
@@ -113,6 +113,11 @@ class ActiveJob:
             sequence.first_output = len(sequence.tokens) - 1
         else:
             sequence.num_cached, self.cached_in = place.num_cached, place.cached_in
+
+    def seated(self, now: float, place: Place) -> Seated:
+        """It is begun."""
+        self.seated_at = now
+        return Seated(self.id, place.num_cached, place.cached_in, now - self.sequence.arrived_at)
 
     def charge(self, seconds: float, watts: float | None, *, is_prefill: bool) -> None:
         """Adds its share of a step: `seconds` of it, at what the node drew meanwhile."""

@@ -18,7 +18,7 @@ from workers.engine.accounts import Accounts
 from workers.engine.active import ActiveJob, Place
 from workers.engine.calibration import UNMEASURED, Calibration
 from workers.engine.drafting import Drafting
-from workers.engine.events import Event, Finished, Job, LoopSnapshot, Lost, Rejected, Seated
+from workers.engine.events import Event, Finished, Job, LoopSnapshot, Lost, Rejected
 from workers.engine.inbox import Inbox
 from workers.engine.offloading import Export
 from workers.engine.outputs import Ending, Outputs
@@ -221,9 +221,7 @@ class EngineLoop:
         if is_new and (ending := self._outputs.open(active)) is not None:
             self._end(active, ending)
         elif is_new:
-            active.seated_at = self._clock()
-            waited = active.seated_at - active.sequence.arrived_at
-            self._events.append(Seated(active.id, place.num_cached, place.cached_in, waited))
+            self._events.append(active.seated(self._clock(), place))
 
     def _end(self, active: ActiveJob, ending: Ending) -> None:
         """Lets a job go: tells of its end, and gives back what it had."""

@@ -72,7 +72,7 @@ class Seating:
             return False
         leader, num_tokens = found
         if not self._engine.can_remove_part:
-            leader.sequence.stops = tuple(sorted({*leader.sequence.stops, num_tokens}))
+            leader.sequence.stop_at(num_tokens)
         return True
 
     def preempt_for(self, active: ActiveJob, running: Iterable[ActiveJob]) -> ActiveJob | None:

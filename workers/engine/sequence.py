@@ -41,6 +41,10 @@ class Sequence:
         if self.first_output < 0:
             self.first_output = self.num_prompt_tokens - 1
 
+    def stop_at(self, num_tokens: int) -> None:
+        """Its computation pauses behind so many tokens too, for others to copy them."""
+        self.stops = tuple(sorted({*self.stops, num_tokens}))
+
     @property
     def num_remaining(self) -> int:
         """Known tokens that are not computed yet."""

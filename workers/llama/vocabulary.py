@@ -13,6 +13,7 @@ import llama_cpp.llama_cpp as lib
 
 from workers.engine.protocol import Infill
 from workers.grammars.remote_matcher import MatcherProcess
+from workers.llama.spellings import longest_of
 
 _UNKNOWN = lib.LLAMA_TOKEN_ATTR_UNKNOWN
 _CONTROL = lib.LLAMA_TOKEN_ATTR_CONTROL
@@ -121,8 +122,7 @@ class LlamaVocabulary:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        spellings = sorted(self.control_tokens, key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, spellings)) or r"(?!)")
+        return longest_of(self.control_tokens)
 
     def tokenize(self, text: str, *, template_spans: list[tuple[int, int]], add_bos: bool) -> list[int]:
         """As llama.cpp tokenises the whole text, except that control tokens count only inside `template_spans`.

@@ -59,7 +59,7 @@ class Writer:
 
     def begun_with(self, index: int, started: Started) -> None:
         """A worker has begun, and knows how many tokens the prompt has."""
-        self._courses[index].begins(started.prompt_tokens)
+        self._courses[index].has_prompt(started.prompt_tokens)
 
     def failure(self, failed: Failed) -> ApiError:
         """What a failed turn is to the API."""
@@ -108,7 +108,7 @@ class Writer:
     def _progress(self, index: int, chunk: Chunk) -> Iterator[dict[str, Any]]:
         """An event for each part of the prompt that was computed, where that was asked for."""
         for one in chunk.progress:
-            self._courses[index].goes_on(one)
+            self._courses[index].has_computed(one)
             yield self._partial(index, EMPTY) | {"prompt_progress": progress_of(one)}
 
     def _partial(self, index: int, chunk: Chunk) -> dict[str, Any]:

@@ -170,7 +170,7 @@ class AnswerObjects:
         course.follow(chunk.attempt)
         events = []
         for one in chunk.progress:
-            course.goes_on(one)
+            course.has_computed(one)
             event = self._event(index, {"delta": {}} if self.is_chat else {"text": ""}, None)
             events.append(self._timed(index, event) | {"prompt_progress": progress_of(one)})
         course.count(chunk)

@@ -52,8 +52,11 @@ export function readOn(conversation) {
     save(conversation);
     return;
   }
-  forget(conversation, node);
-  return read(conversation, (signal) => call(`/turns/${id}?model=${encodeURIComponent(model ?? "")}`, { signal }));
+  return read(conversation, async (signal) => {
+    const answered = await call(`/turns/${id}?model=${encodeURIComponent(model ?? "")}`, { signal });
+    forget(conversation, node); // not before: what came once is better than nothing
+    return answered;
+  });
 }
 
 function forget({ turn }, node) {

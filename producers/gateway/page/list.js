@@ -1,7 +1,7 @@
 // The list of conversations: found by their words, each with how it stands.
 import { statusOf } from "./answers.js";
 import { $, h, say } from "./dom.js";
-import { current, draftOf, drop, emit, on, save, saveChoices, sort, state } from "./store.js";
+import { current, draftOf, drop, emit, keepDraft, on, save, saveChoices, sort, state } from "./store.js";
 import { fresh, titleOf } from "./tree.js";
 
 export function open(conversation, { focuses = true } = {}) {
@@ -29,6 +29,7 @@ export function begin() {
 export function dropCurrent() {
   const conversation = current();
   if (conversation.turn) { say("Stop the answer first."); return; }
+  const draft = draftOf(conversation);
   drop(conversation);
   if (!state.conversations.length) state.conversations.push(fresh());
   open(current());
@@ -36,6 +37,7 @@ export function dropCurrent() {
     state.conversations.push(conversation);
     sort();
     save(conversation);
+    keepDraft(conversation, draft);
     open(conversation);
   });
 }

@@ -44,8 +44,16 @@ export function render(box, text, isWhole) {
   for (const gone of known.splice(from + blocks.length)) gone.element.remove();
 }
 
-// The text's blocks, each with the blank lines behind it.
+// As it was written, where it nests too deeply to be read: a model that repeats itself may write `>` for ever.
 function blocksOf(text) {
+  try { return parsed(text); } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    return [{ raw: text, html: `<p>${escaped(text)}</p>` }];
+  }
+}
+
+// The text's blocks, each with the blank lines behind it.
+function parsed(text) {
   const tokens = marked.lexer(text);
   const found = [];
   for (const token of tokens) {

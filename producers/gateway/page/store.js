@@ -1,4 +1,5 @@
 // What is kept in this browser: conversations in IndexedDB, one record each; choices and drafts in localStorage.
+import { say } from "./dom.js";
 import { fresh, nodeOf, ofMessages } from "./tree.js";
 
 const CHOICES = "turnpike-choices";
@@ -66,13 +67,20 @@ export function drop(conversation) {
 
 function write(id, deed) {
   if (!database) return;
-  const conversations = table("readwrite");
-  deed(conversations).onsuccess = () => others.postMessage(id);
-  conversations.transaction.commit(); // the page may be left at any moment
+  try {
+    const conversations = table("readwrite");
+    deed(conversations).onsuccess = () => others.postMessage(id);
+    conversations.transaction.onabort = ({ target }) => notKept(target.error); // as where the disk is full
+    conversations.transaction.commit(); // the page may be left at any moment
+  } catch (error) { notKept(error); }
 }
+
+// All goes on as long as the page is open.
+function notKept(error) { say(`This browser does not keep it: ${error.message}. Export what is to stay.`); }
 
 // Another tab has changed or deleted it. Who reads an answer here has the better copy.
 async function hear(id) {
+  if (!database) return;
   const found = await done(table("readonly").get(id));
   const at = state.conversations.findIndex((one) => one.id === id);
   if (at >= 0 && state.conversations[at].turn) return;
@@ -85,21 +93,28 @@ async function hear(id) {
 
 export function saveChoices() {
   const { current, model, key, thinking } = state;
-  localStorage.setItem(CHOICES, JSON.stringify({ current, model, key, thinking }));
+  keep(CHOICES, { current, model, key, thinking });
 }
 
 export function draftOf(conversation) { return drafts[conversation.id] ?? ""; }
 
 export function keepDraft(conversation, text) {
-  if (text) drafts[conversation.id] = text;
-  else delete drafts[conversation.id];
-  localStorage.setItem(DRAFTS, JSON.stringify(drafts));
+  const kept = read(DRAFTS); // other tabs' among them
+  for (const all of [drafts, kept]) {
+    if (text) all[conversation.id] = text;
+    else delete all[conversation.id];
+  }
+  keep(DRAFTS, kept);
 }
 
 export function turnNode(conversation) { return nodeOf(conversation, conversation.turn?.node); }
 
 function read(name) {
   try { return JSON.parse(localStorage.getItem(name)) ?? {}; } catch { return {}; } // what is not ours is replaced
+}
+
+function keep(name, value) {
+  try { localStorage.setItem(name, JSON.stringify(value)); } catch { /* full, or none there: for as long as it is open */ }
 }
 
 function table(mode) { return database.transaction("conversations", mode).objectStore("conversations"); }

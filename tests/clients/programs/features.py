@@ -30,6 +30,8 @@ ROOM: dict[str, Any] = {
 }
 CELSIUS = "31 degrees"
 MAX_TOKENS = 120
+MAX_ROUNDS = 5
+"""Of calls with their results, where a client lets a model go on."""
 
 URL = os.environ.get("TURNPIKE_URL", "")
 """The gateway's."""

@@ -61,7 +61,8 @@ def tools() -> bool:
     result = read_temperature(**json.loads(call.function.arguments))
     messages = [{"role": "user", "content": TOOLS}, said]
     messages += [{"role": "tool", "tool_call_id": one.id, "content": result} for one in said.tool_calls]
-    return bool(ask(TOOLS, messages=messages, tools=[TOOL]).choices[0].message.content)
+    second = ask(TOOLS, messages=messages, tools=[TOOL], tool_choice="none")
+    return bool(second.choices[0].message.content)
 
 
 def schema() -> bool:

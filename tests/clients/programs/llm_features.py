@@ -8,6 +8,7 @@ from pathlib import Path
 from features import (
     CHAT,
     CITY,
+    MAX_ROUNDS,
     MAX_TOKENS,
     MODEL,
     SCHEMA,
@@ -45,10 +46,14 @@ def stream() -> bool:
     return is_stream(model.prompt(STREAM, max_tokens=MAX_TOKENS))
 
 
-def tools() -> bool:
+def tools() -> bool | str:
     chain = model.chain(TOOLS, tools=[read_temperature], options={"max_tokens": MAX_TOKENS})
-    text = chain.text()
-    return any(one.tool_calls() for one in chain.responses()) and bool(text)
+    text, has_called = "", False
+    for number, one in enumerate(chain.responses()):
+        text, has_called = one.text(), has_called or bool(one.tool_calls())
+        if number == MAX_ROUNDS:
+            return "calls on" if has_called else False
+    return has_called and bool(text)
 
 
 def schema() -> bool:

@@ -18,7 +18,7 @@ from features import (
     told,
 )
 from pydantic import BaseModel
-from pydantic_ai import Agent, NativeOutput, UsageLimits
+from pydantic_ai import Agent, NativeOutput, UsageLimitExceeded, UsageLimits
 from pydantic_ai.messages import ThinkingPart
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
@@ -52,7 +52,10 @@ def tools() -> bool | str:
         return read_temperature(room)
 
     agent = Agent(model, tools=[noted], model_settings=settings, retries=3)
-    found = agent.run_sync(TOOLS, usage_limits=UsageLimits(request_limit=5))
+    try:
+        found = agent.run_sync(TOOLS, usage_limits=UsageLimits(request_limit=5))
+    except UsageLimitExceeded:
+        return "calls on" if called else False
     return ("yes" if called else "taken") if found.output else False
 
 
