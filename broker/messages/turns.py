@@ -147,6 +147,10 @@ class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Beside a gap: names and contents of other files."""
     echo: bool = False
     """Of a raw turn: the answer's text begins with the prompt's."""
+    bare: bool = False
+    """For `prompt`: without what the model's prompts begin with, or what a template opens an answer by."""
+    as_text: bool = False
+    """Of a raw turn for `prompt`: control tokens that are written out are text."""
     progress: bool = False
     """Chunks tell how far its prompt is computed, before the answer's first token."""
     texts: Annotated[tuple[EmbedText, ...], Meta(max_length=MAX_TEXTS)] = ()
@@ -176,7 +180,8 @@ class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
             raise InvalidMessage("continuations", "must not be empty texts")
 
     def _check_raw(self) -> None:
-        given = {"prompt": self.prompt, "suffix": self.suffix is not None, "files": self.files, "echo": self.echo}
+        given = {"prompt": self.prompt, "suffix": self.suffix is not None, "files": self.files}
+        given |= {"echo": self.echo, "as_text": self.as_text}
         named = next((name for name, value in given.items() if value), None)
         if named is not None and (not self.raw or self.kind == "score"):
             raise InvalidMessage(named, "is of a raw turn, and of none that is scored")
@@ -190,5 +195,7 @@ class Turn(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
             raise InvalidMessage("messages[0].role", "a raw prompt is the user's")
         if self.files and self.suffix is None:
             raise InvalidMessage("files", "are beside a gap: a suffix is wanted")
+        if (self.bare or self.as_text) and self.kind != "prompt":
+            raise InvalidMessage("bare" if self.bare else "as_text", "is of a turn that only asks for its prompt")
         if self.echo and (self.kind != "generate" or self.sampling.logprobs is not None):
             raise InvalidMessage("echo", "is of an answer without log-probabilities: a prompt's are scored")

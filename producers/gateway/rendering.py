@@ -16,7 +16,8 @@ from producers.gateway.failures import error_of
 def prompt_of(asked: Asked) -> Asked:
     """The turn that tells the prompt of another one."""
     more = {name: one for name, one in asked.more.items() if name != "progress"} | {"kind": "prompt"}
-    return dataclasses.replace(asked, sampling=Sampling(), more=more, can=asked.can | {PROMPT})
+    sampling = Sampling(thinking=asked.sampling.thinking)  # which the template hears of
+    return dataclasses.replace(asked, sampling=sampling, more=more, can=asked.can | {PROMPT})
 
 
 def spelled(done: Done) -> str:

@@ -24,9 +24,11 @@ what it starts is replaced by [tests/llama_server](../tests/llama_server), and s
 - **words.** What a model says word for word (`match_regex`) is not asked of another one: any text is taken then.
 - **numbers of tokens of stories260K's vocabulary**: llama.cpp's tokenizer counts them for the model that is there
   ([counts.py](../tests/llama_server/counts.py)).
-
 - **what llama-server's command line says of all requests** and no flag of a gateway does (`--temp`, `--seed`,
   `--n-predict`, `--verbose`): each request says it that leaves it open.
+- **names of models that are not there** (`gpt-3.5-turbo`, `davinci-002`, `test`, …), which llama-server answers to with
+  its one model and a gateway refuses: its file of routes has a policy for each, and `auto` as the default
+  ([serving.py](../tests/llama_server/serving.py)).
 - **the case of header names**, which have none, and which the suite looks up in a dictionary.
 
 Nothing else is. `make llama-server-tests ARGS=--docs` writes this page.

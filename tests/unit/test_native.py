@@ -226,25 +226,28 @@ def test_errors_have_llama_servers_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "prompt"),
+    ("body", "prompt", "is_bare", "is_text"),
     [
-        ({"content": "a b"}, (0, "a b")),
-        ({"content": "a b", "add_special": True}, ("a b",)),
-        ({"content": [1, "a", 2]}, (0, 1, "a", 2)),
+        ({"content": "a b"}, ("a b",), True, False),
+        ({"content": "a b", "add_special": True}, ("a b",), False, False),
+        ({"content": [1, "a", 2]}, (1, "a", 2), True, False),
+        ({"content": [], "parse_special": False}, ("",), True, True),
     ],
 )
-def test_a_text_is_begun_as_prompts_are_only_where_that_is_wanted(body: dict[str, Any], prompt: Any) -> None:
+def test_a_text_is_begun_as_prompts_are_only_where_that_is_wanted(
+    body: dict[str, Any], prompt: Any, is_bare: bool, is_text: bool
+) -> None:
     asked = posted(msgspec.json.encode(body), TokenizeBody)[0]
     (one,) = asked.asked()
-    assert (one.more, one.history) == ({"kind": "prompt", "prompt": prompt}, ())
-    made = (5, 7, 8)
-    found = asked.writer("t", "m").whole([Finished(done("", tokens=made))])
-    assert found == {"tokens": [*made] if "add_special" in body else [7, 8]}
+    assert one.more == {"kind": "prompt", "prompt": prompt, "bare": is_bare, "as_text": is_text}
+    assert one.history == ()
+    found = asked.writer("t", "m").whole([Finished(done("", tokens=(5, 7, 8)))])
+    assert found == {"tokens": [5, 7, 8]}
 
 
 def test_pieces_of_tokens_are_texts_or_bytes() -> None:
     asked = posted(b'{"content": "x", "with_pieces": true}', TokenizeBody)[0]
-    end = done("", tokens=(0, 7, 8), pieces=(b"<unk>", b"a", b"\xc3"))
+    end = done("", tokens=(7, 8), pieces=(b"a", b"\xc3"))
     assert asked.writer("t", "m").whole([Finished(end)]) == {
         "tokens": [{"id": 7, "piece": "a"}, {"id": 8, "piece": [0xC3]}]
     }

@@ -27,6 +27,15 @@ class Coding(FakeVocabulary):
     infill: Infill | None = Infill(2, 0, 1, FIRST + ord("®"), FIRST + ord("©"))
 
 
+class Recognising(FakeVocabulary):
+    """Takes <2> for a control token where a template may have written it."""
+
+    def tokenize(self, text: str, *, template_spans: list[tuple[int, int]], add_bos: bool) -> list[int]:
+        if text == "<2>" and any(begin < end for begin, end in template_spans):
+            return [1, 2] if add_bos else [2]
+        return super().tokenize(text, template_spans=template_spans, add_bos=add_bos)
+
+
 def spelled(text: str) -> list[int]:
     return [FIRST + ord(letter) for letter in text]
 
@@ -44,6 +53,21 @@ async def test_tokens_and_texts_are_a_prompt_in_a_row() -> None:
     assert (await history.prompt("alice", raw(prompt=("ab", "c")))).rendered.text == "abc"
     # Tokens are taken as they stand: nothing is put before them.
     assert (await history.prompt("alice", raw(prompt=(9, "b")))).tokens == [9, *spelled("b")]
+
+
+async def test_who_asks_for_a_prompt_may_want_no_beginning_and_control_tokens_as_text() -> None:
+    history = History(FakeRenderer(), Recognising())
+
+    async def tokens(**fields: Any) -> list[int]:
+        return (await history.prompt("alice", raw(kind="prompt", **fields))).tokens
+
+    for given in ({"prompt": ("<2>",)}, {"messages": (Message("user", "<2>"),)}):
+        assert await tokens(**given) == [1, 2]
+        assert await tokens(**given, bare=True) == [2]
+        assert await tokens(**given, bare=True, as_text=True) == spelled("<2>")
+    for name in ("bare", "as_text"):
+        with pytest.raises(InvalidMessage, match=name):
+            raw(prompt=("a",), **{name: True})
 
 
 async def test_a_token_that_there_is_not_is_refused_by_its_place() -> None:

@@ -70,3 +70,24 @@ def test_what_a_client_gives_itself_stays() -> None:
     assert "Reasoning: high" in prompt_of("openai-gpt-oss-120b", "off", {"reasoning_effort": "high"})
     assert "Reasoning: medium" in prompt_of("openai-gpt-oss-120b", "on")
     assert " 600" in prompt_of("ByteDance-Seed-OSS", 600)
+
+
+@pytest.mark.parametrize(
+    ("template", "is_on"),
+    [
+        ("<think>{% if not enable_thinking %}</think>{% endif %}", True),
+        ("<think>{% if enable_thinking is defined and not enable_thinking %}</think>{% endif %}", None),
+        ("{% set enable_thinking = enable_thinking | default(false) %}{% if not enable_thinking %}x{% endif %}", None),
+        ("{% if enable_thinking %}<think>{% endif %}", None),
+    ],
+)
+def test_where_nothing_is_said_no_thought_is_ended_for_that(template: str, is_on: bool | None) -> None:
+    assert switched(template, {}).get("enable_thinking") is is_on
+    assert switched(template, {"enable_thinking": False}) == {"enable_thinking": False}
+
+
+@pytest.mark.skipif(not TEMPLATES, reason="the templates of llama.cpp's source are not here")
+@pytest.mark.parametrize("name", ["deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "Qwen-QwQ-32B"])
+def test_a_model_that_thinks_does_so_where_nothing_is_said(name: str) -> None:
+    assert prompt_of(name, None).endswith("<think>\n")
+    assert prompt_of(name, "off").endswith("</think>")

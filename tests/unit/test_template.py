@@ -144,3 +144,10 @@ def test_what_a_template_hears_of_the_time_changes_once_a_day_only() -> None:
 def test_a_text_without_bounds_is_refused() -> None:
     with pytest.raises(TemplateFailed, match="characters of text"):
         run("{% for i in range(90000) %}{{ 'x' * 100 }}{% endfor %}", "x")
+
+
+def test_a_prompt_without_the_beginning_of_an_answer() -> None:
+    messages = [{"role": "user", "content": "hello"}]
+    kwargs = {"add_generation_prompt": False}
+    found = render(CHATML, messages, bos_token="<s>", eos_token="</s>", kwargs=kwargs)
+    assert found["text"] == "<|im_start|>user\nhello<|im_end|>\n"

@@ -11,7 +11,7 @@ from broker.conversations import plain_arguments
 from broker.messages import Message, Tool, Turn
 from broker.messages.template_kwargs import canonical
 from broker.messages.turns import Thinking
-from workers.prompts.switches import SWITCH
+from workers.prompts.switches import OPENS_ANSWER, SWITCH
 
 _SWITCHES = (SWITCH, "thinking")
 """By which names most templates ask whether the model is to think (Qwen3, GLM, SmolLM3; DeepSeek V3.1, Granite)."""
@@ -28,12 +28,12 @@ def must_call(turn: Turn) -> bool:
 
 
 def variables(turn: Turn) -> dict[str, Any] | None:
-    """The client's own, and the switches for thinking where it says so otherwise."""
-    if turn.sampling.thinking is None:
-        return turn.chat_template_kwargs
-    budget = budget_of(turn.sampling.thinking)
-    told = {"thinking_budget": budget} if budget else {}
-    return dict.fromkeys(_SWITCHES, budget != 0) | told | (turn.chat_template_kwargs or {})
+    """The client's own, the switches for thinking where it says so otherwise, and that no answer is to begin."""
+    told: dict[str, Any] = {OPENS_ANSWER: False} if turn.bare else {}
+    if turn.sampling.thinking is not None:
+        budget = budget_of(turn.sampling.thinking)
+        told |= dict.fromkeys(_SWITCHES, budget != 0) | ({"thinking_budget": budget} if budget else {})
+    return told | (turn.chat_template_kwargs or {}) if told else turn.chat_template_kwargs
 
 
 def budget_of(thinking: Thinking | None) -> int | None:

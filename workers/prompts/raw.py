@@ -13,14 +13,15 @@ from workers.prompts.rendered import Rendered
 def raw_prompt(vocabulary: Vocabulary, turn: Turn, *, as_text: bool) -> tuple[Rendered, list[int]]:
     """A raw turn's prompt and its tokens; with `as_text` no control token is recognised in its texts. Raises
     TurnRejected."""
+    as_text = as_text or turn.as_text
     if turn.suffix is not None:
         tokens = _around_a_gap(vocabulary, turn, turn.suffix)
         return Rendered(b"".join(map(vocabulary.spelled, tokens)).decode("utf-8", "replace"), []), tokens
     if not turn.prompt:
         text = turn.messages[0].content
         rendered = Rendered(text, [(0, 0, len(text))] if as_text else [])
-        return rendered, vocabulary.tokenize(text, template_spans=rendered.template_spans(), add_bos=True)
-    tokens = _mixed(vocabulary, turn.prompt, as_text=as_text, add_bos=True)
+        return rendered, vocabulary.tokenize(text, template_spans=rendered.template_spans(), add_bos=not turn.bare)
+    tokens = _mixed(vocabulary, turn.prompt, as_text=as_text, add_bos=not turn.bare)
     parts = (part.encode() if isinstance(part, str) else vocabulary.spelled(part) for part in turn.prompt)
     return Rendered(b"".join(parts).decode("utf-8", "replace"), []), tokens
 

@@ -33,6 +33,7 @@ from workers.prompts.provenance import (
     whole,
 )
 from workers.prompts.sourcing import of_client, sourced_message
+from workers.prompts.switches import OPENS_ANSWER
 from workers.prompts.system_role import SystemRole, merged
 from workers.prompts.tools_form import generic
 
@@ -80,16 +81,18 @@ def render(
     template that does not take tools is told of them, of calls and results as `tools_form.generic` does. Raises
     TemplateFailed.
     """
+    given = dict(kwargs or {})
+    opens = given.pop(OPENS_ANSWER, True)
     try:
         said = [sourced_message(message, index, exact) for index, message in enumerate(messages)]
         offered = of_client(tools or [])
         if not takes_tools:
             said, offered = generic(said, offered, _json_of_content), []
         text = _compiled(template).render(
-            _dated(date) | {name: of_client(value) for name, value in (kwargs or {}).items()},
+            _dated(date) | {name: of_client(value) for name, value in given.items()},
             messages=merged(said, system_role),
             # An answer that is begun goes on within its message.
-            add_generation_prompt=not messages or messages[-1]["role"] != "assistant",
+            add_generation_prompt=opens and (not messages or messages[-1]["role"] != "assistant"),
             bos_token=bos_token,
             eos_token=eos_token,
             tools=offered or _NoTools(),

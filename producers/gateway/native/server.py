@@ -17,7 +17,6 @@ from producers.gateway.visits import Visit
 async def props(visit: Visit) -> Response:
     """`GET /props`: of the model that `?model=` names, or of the first one that is served."""
     one = await _model(visit)
-    template = one.workers[0].facts.get("chat_template", "") if one.workers else ""
     settings = settings_of(Sampling(**DEFAULTS), is_streamed=True, limit=-1, more={})
     found: dict[str, Any] = {
         "default_generation_settings": {"id_task": -1, "n_ctx": one.num_ctx or 0, "params": settings},
@@ -29,7 +28,7 @@ async def props(visit: Visit) -> Response:
         "endpoint_slots": True,
         "endpoint_props": False,
         "endpoint_metrics": False,
-        "chat_template": template,
+        "chat_template": "",  # workers tell where theirs is from, not what it says: /apply-template tells what it makes
         "build_info": f"turnpike {visit.version}",
         "is_sleeping": one.state != "loaded",
     }

@@ -51,16 +51,10 @@ class TokenizeBody(_Body, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Control tokens that are written out are those."""
     with_pieces: bool = False
 
-    @property
-    def ignored(self) -> Sequence[str]:
-        """What a worker recognises in a raw prompt is its own setting."""
-        return () if self.parse_special else ("parse_special",)
-
     def asked(self) -> Sequence[Asked]:
-        """The one turn, which makes tokens and no answer. Only a prompt that begins with a text is begun as the model's
-        prompts are: one that is not to be has a token in front, which is left out again."""
-        parts = self.content if isinstance(self.content, tuple) else (self.content,)
-        more = {"kind": "prompt", "prompt": parts if self.add_special else (FIRST, *parts)}
+        """The one turn, which makes tokens and no answer."""
+        parts = self.content if isinstance(self.content, tuple) and self.content else (self.content or "",)
+        more = {"kind": "prompt", "prompt": parts, "bare": not self.add_special, "as_text": not self.parse_special}
         return [Asked((), Sampling(), is_raw=True, more=more, can=frozenset({PROMPT, TOKENS}))]
 
     def writer(self, turn: str, model: str) -> PromptWriter:
@@ -68,10 +62,9 @@ class TokenizeBody(_Body, frozen=True, forbid_unknown_fields=True, kw_only=True)
         return PromptWriter(self._tokens)
 
     def _tokens(self, done: Done) -> dict[str, Any]:
-        first = 0 if self.add_special else 1
         if not self.with_pieces:
-            return {"tokens": [*done.tokens[first:]]}
-        pairs = zip(done.tokens[first:], done.pieces[first:], strict=True)
+            return {"tokens": [*done.tokens]}
+        pairs = zip(done.tokens, done.pieces, strict=True)
         return {"tokens": [{"id": token, "piece": _piece(piece)} for token, piece in pairs]}
 
 

@@ -22,8 +22,9 @@ class TemplateRequest(ChatRequest, frozen=True, forbid_unknown_fields=True, kw_o
 
     def asked(self) -> Sequence[Asked]:
         """The one turn."""
-        more, can = {"kind": "prompt"}, frozenset({PROMPT})
-        return [Asked(self.history, Sampling(), False, self.template_kwargs, self.offer, more, can)]
+        more = {"kind": "prompt", "bare": self.add_generation_prompt is False}
+        told = Sampling(thinking=self.thinking)
+        return [Asked(self.history, told, False, self.template_kwargs, self.offer, more, frozenset({PROMPT}))]
 
     def writer(self, turn: str, model: str) -> PromptWriter:  # type: ignore[override]
         """Of the prompt."""
