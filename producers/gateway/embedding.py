@@ -9,10 +9,11 @@ from typing import Any
 from broker.discovery import EMBED
 from broker.embedding import Vectors, in_parts, joined, vectors_of
 from broker.errors import InvalidMessage
-from broker.messages import Chunk, Done, EmbedText, Failed, Sampling, Started
+from broker.messages import Done, EmbedText, Failed, Sampling
 from producers.gateway.dialect import Asked, Finished
 from producers.gateway.errors import ApiError
 from producers.gateway.failures import error_of
+from producers.gateway.whole import WholeWriter
 
 MAX_TEXTS = 2048
 """Of one request, as in OpenAI's API."""
@@ -35,10 +36,8 @@ def asked_to_embed(
     return [Asked((), Sampling(), more={**options, "texts": part}, can=frozenset({EMBED})) for part in in_parts(texts)]
 
 
-class VectorWriter:
+class VectorWriter(WholeWriter):
     """Implements AnswerWriter for a request that is answered with vectors, whole and never streamed."""
-
-    media_type = "application/json"
 
     def __init__(
         self, model: str, tell: Callable[[str, Vectors, Sequence[Done]], Any], *, param: str = "input"
@@ -51,9 +50,6 @@ class VectorWriter:
     def goes_to(self, index: int, turn: str, model: str) -> None:
         """From now on the answer is that model's."""
         self._model = model
-
-    def begun_with(self, index: int, started: Started) -> None:
-        """A worker has begun."""
 
     def failure(self, failed: Failed) -> ApiError:
         """What a failed turn is to the client: which text it was, a worker knows by its place in its turn only."""
@@ -73,30 +69,3 @@ class VectorWriter:
             return self._tell(self._model, joined(map(vectors_of, dones)), dones)
         except InvalidMessage as error:
             raise ApiError(502, str(error), kind="server_error", code="no_vectors") from None
-
-    def begin(self, index: int) -> bytes:
-        """Nothing is streamed."""
-        return b""
-
-    def piece(self, index: int, chunk: Chunk) -> bytes:
-        """Nothing is streamed."""
-        return b""
-
-    def go_on_at(self, index: int, num_characters: int) -> None:
-        """Nothing is streamed."""
-
-    def end(self, index: int, done: Done) -> bytes:
-        """Nothing is streamed."""
-        return b""
-
-    def finish(self, dones: Sequence[Done], details: bytes = b"") -> bytes:
-        """Nothing is streamed."""
-        return b""
-
-    def broken_off(self, error: ApiError) -> bytes:
-        """Nothing is streamed."""
-        return b""
-
-    def comment(self, text: str) -> bytes:
-        """Nothing is streamed."""
-        return b""

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from broker.discovery import PROMPT
-from broker.messages import Chunk, Done, Failed, Sampling, Started
+from broker.messages import Done, Failed, Sampling
 from producers.gateway.dialect import Asked, Finished
 from producers.gateway.errors import ApiError
 from producers.gateway.failures import error_of
+from producers.gateway.whole import WholeWriter
 
 
 def prompt_of(asked: Asked) -> Asked:
@@ -25,21 +26,13 @@ def spelled(done: Done) -> str:
     return b"".join(done.pieces).decode(errors="replace")
 
 
-class PromptWriter:
+class PromptWriter(WholeWriter):
     """Tells the one prompt by `tell`; there are no streams of it."""
-
-    media_type = "application/json"
 
     def __init__(self, tell: Callable[[Done], Any], fields: Mapping[str, str] | None = None) -> None:
         """`fields` are a request's names of a turn's fields that a worker refuses."""
         self._tell = tell
         self._fields = fields or {}
-
-    def goes_to(self, index: int, turn: str, model: str) -> None:
-        """Nothing is said of it."""
-
-    def begun_with(self, index: int, started: Started) -> None:
-        """Nothing is said of it."""
 
     def failure(self, failed: Failed) -> ApiError:
         """What a failed turn is to the API."""
@@ -48,30 +41,3 @@ class PromptWriter:
     def whole(self, answers: Sequence[Finished]) -> Any:
         """The prompt."""
         return self._tell(answers[0].done)
-
-    def begin(self, index: int) -> bytes:
-        """Nothing."""
-        return b""
-
-    def piece(self, index: int, chunk: Chunk) -> bytes:
-        """Nothing: a prompt comes with the end."""
-        return b""
-
-    def go_on_at(self, index: int, num_characters: int) -> None:
-        """There are no pieces."""
-
-    def end(self, index: int, done: Done) -> bytes:
-        """Nothing."""
-        return b""
-
-    def finish(self, dones: Sequence[Done], details: bytes = b"") -> bytes:
-        """Nothing."""
-        return b""
-
-    def broken_off(self, error: ApiError) -> bytes:
-        """Nothing: there are no streams."""
-        return b""
-
-    def comment(self, text: str) -> bytes:
-        """Nothing."""
-        return b""
