@@ -271,3 +271,11 @@ async def test_a_grammar_that_cannot_be_followed_is_the_turns_end() -> None:
     jobs = JobMaker(desk.history, Refusing(), 4096, "error")
     admission = Admission("w1", desk.store, FakeCancels(), desk.peers, jobs, FakeEnginePort(), desk.recent, lambda: 0.0)
     assert await admission.admit(work_of()) == Failed("invalid_grammar", "grammar: of c", True, "w1")
+
+
+async def test_what_would_hold_up_the_engine_is_done_before_it_and_what_is_no_number_is_greedy() -> None:
+    wanted = Sampling(temperature=1e-30, logit_bias=((7, 1.0), ("ab", -2.0)))
+    desk = Desk()
+    found = (await desk.admitted(turn_of(sampling=wanted))).job.sampling
+    assert found.logit_bias == ((7, 1.0), *((token, -2.0) for token in desk.history.tokens_of("ab")))
+    assert found.temperature == 0.0

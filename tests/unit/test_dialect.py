@@ -148,7 +148,7 @@ def test_fields_for_whole_numbers_are_found() -> None:
         ({"top_p": 1e-300}, {"top_p": 1e-300}),
         ({"temperature": 0}, {"temperature": 0.0}),
         ({"temperature": 2}, {"temperature": 2.0}),
-        ({"temperature": 1e-40}, {"temperature": 0.0}),
+        ({"temperature": 1e-40}, {"temperature": 1e-40}),
         ({"min_p": 0}, {"min_p": 0.0}),
         ({"min_p": 1}, {"min_p": 1.0}),
         ({"top_k": -1}, {"top_k": 0}),

@@ -142,6 +142,10 @@ class History:
         )
         return replace(prompt, boundaries=found)
 
+    def tokens_of(self, text: str) -> list[int]:
+        """Of a text by itself, in which no control token is recognised."""
+        return self._vocabulary.tokenize(text, template_spans=[], add_bos=False)
+
     def continuation(self, prompt: Prompt, text: str) -> tuple[list[int], int]:
         """The tokens of prompt and answer `text`, tokenised as one, and at which one the answer begins."""
         rendered = prompt.rendered

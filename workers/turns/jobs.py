@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal, Protocol
 
 import msgspec
@@ -16,6 +17,8 @@ from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
 from workers.turns.holding import Holding
 from workers.turns.work import Work
 
+LEAST_TEMPERATURE = 1e-5
+"""Logits divided by a lower one are no numbers any more: the likeliest token is all that is left of them."""
 ROOM_TOKENS = 256
 """What is left for the answer where a conversation's oldest turns are dropped."""
 
@@ -71,7 +74,7 @@ class JobMaker:
             prompt=prompt.tokens,
             max_tokens=max(max_tokens, 1),
             is_batch=work.address.priority == BATCH,
-            sampling=turn.sampling,
+            sampling=await self._sampling(turn.sampling),
             gbnf=await self._grammars.gbnf(turn.sampling, client) if calls is None else None,
             calls=calls,
             continuations=continuations,
@@ -82,6 +85,22 @@ class JobMaker:
             thinking=self._readers.thinking(turn, prompt.rendered.text, is_held=calls is not None),
         )
         return job, prompt
+
+    async def _sampling(self, wanted: Sampling) -> Sampling:
+        """As the engine's thread can take it at once: biased texts are tokens already, which takes a while for many."""
+        if wanted.temperature < LEAST_TEMPERATURE:
+            wanted = msgspec.structs.replace(wanted, temperature=0.0)
+        if not any(isinstance(of, str) for of, _ in wanted.logit_bias):
+            return wanted
+        return msgspec.structs.replace(wanted, logit_bias=await asyncio.to_thread(self._biases, wanted))
+
+    def _biases(self, wanted: Sampling) -> tuple[tuple[int, float], ...]:
+        tokens_of = self._history.tokens_of
+        return tuple(
+            (token, bias)
+            for of, bias in wanted.logit_bias
+            for token in (tokens_of(of) if isinstance(of, str) else (of,))
+        )
 
     async def _prompt(self, work: Work) -> Prompt:
         """The turn's prompt, without its oldest turns where it is too long and the setting says so."""

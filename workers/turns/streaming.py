@@ -60,8 +60,9 @@ class _Progress:
     def of(self, event: Event) -> tuple[Progress, ...]:
         match event:
             case Seated(num_cached=num_cached) if self.is_told:
-                self.num_cached = num_cached
-                return (Progress(self.num_prompt, num_cached, num_cached, 0.0),)
+                # What an earlier worker answered may be cached too: the prompt's part of it.
+                self.num_cached = min(num_cached, self.num_prompt)
+                return (Progress(self.num_prompt, self.num_cached, self.num_cached, 0.0),)
             case Computed(num_tokens=num_tokens, seconds=seconds) if self.is_told:
                 return (Progress(self.num_prompt, self.num_cached, num_tokens, seconds),)
         return ()

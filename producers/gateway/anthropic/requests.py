@@ -24,7 +24,6 @@ MAX_TOKENS = 500
 MOST_TOKENS = 1_000_000
 """What the wire takes; no context holds as many."""
 MAX_STOPS = 16
-LEAST_TEMPERATURE = 1e-5
 
 
 class ThinkingConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -175,8 +174,7 @@ class MessagesRequest(CountRequest, frozen=True, forbid_unknown_fields=True, kw_
         try:
             return Sampling(
                 max_tokens=min(MAX_TOKENS if self.max_tokens is None else self.max_tokens, MOST_TOKENS),
-                # Below the least one logits divided by it are no numbers any more.
-                temperature=temperature if temperature >= LEAST_TEMPERATURE else 0.0,
+                temperature=temperature,
                 # No share of the probability at all is the likeliest token alone.
                 top_k=1 if self.top_p == 0 else min(max(0, self.top_k or 0), MOST_TOKENS),
                 top_p=self.top_p or 1.0,

@@ -16,7 +16,6 @@ MAX_TOKENS = 2048
 turns share."""
 MOST_TOKENS = 1_000_000
 MAX_STOPS = 16
-LEAST_TEMPERATURE = 1e-5
 TEMPERATURE, TOP_K, TOP_P = 0.8, 40, 0.9
 """Ollama's own defaults."""
 
@@ -121,8 +120,7 @@ class Options(NotDone, frozen=True, forbid_unknown_fields=True, kw_only=True):
         seed = self.seed if self.seed is not None and self.seed >= 0 else secrets.randbits(62)
         return Sampling(
             max_tokens=self.limit,
-            # Below the least one logits divided by it are no numbers any more, and the likeliest token is all there is.
-            temperature=temperature if temperature >= LEAST_TEMPERATURE else 0.0,
+            temperature=temperature,
             # No share of the probability at all is the likeliest token alone.
             top_k=1 if top_p == 0 else top_k,
             top_p=top_p or 1.0,

@@ -31,7 +31,6 @@ MAX_TOP_LOGPROBS = 20
 MAX_STOPS = 16
 MAX_ANSWERS = 8
 """Of one prompt."""
-LEAST_TEMPERATURE = 1e-5
 
 Stop = Annotated[str, Meta(max_length=256)]
 """An empty one stops nothing."""
@@ -165,7 +164,7 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         try:
             return Sampling(
                 max_tokens=_max_tokens(self.limit),
-                temperature=_temperature(self.temperature),
+                temperature=1.0 if self.temperature is None else self.temperature,
                 # No share of the probability at all is the likeliest token alone.
                 top_k=1 if self.top_p == 0 else min(max(0, self.top_k or 0), MOST_TOKENS),
                 top_p=self.top_p or 1.0,
@@ -184,13 +183,6 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             )
         except InvalidMessage as error:
             raise ApiError(400, str(error), param=param_of(error.field)) from None
-
-
-def _temperature(wanted: float | None) -> float:
-    """Below the least one logits divided by it are no numbers any more, and the likeliest token is all that is left."""
-    if wanted is None:
-        return 1.0
-    return wanted if wanted >= LEAST_TEMPERATURE else 0.0
 
 
 def _max_tokens(limit: int | None) -> int:
