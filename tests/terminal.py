@@ -68,8 +68,8 @@ class Command:
         """The exit code after two ^C at the prompt."""
         await self.until_it_prompts()
         self.type("\x03")
+        await self.until_it_says("[^C again, or ^D, ends]", behind=self._typed)
         await self.until_it_prompts()
-        assert "[^C again, or ^D, ends]" in self.said[self._typed :]
         return await self.interrupted()
 
     async def ends(self, within: float = 60) -> int:

@@ -61,18 +61,19 @@ def test_locked_pulled_verified_and_used_offline(server: Hub, tmp_path: Path) ->
 
 
 def test_what_is_as_locked_and_no_model_that_answers_is_told(tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(str(tmp_path / "bert.gguf"), "bert")
-    writer.add_tensor("token_embd.weight", np.zeros((4, 32), dtype=np.float32))
+    writer = gguf.GGUFWriter(str(tmp_path / "lora.gguf"), "llama")
+    writer.add_type("adapter")
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.zeros((4, 64), dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with serving((tmp_path / "bert.gguf").read_bytes()) as server:
+    with serving((tmp_path / "lora.gguf").read_bytes()) as server:
         lock(tmp_path, server)
         pulled, verified = models(tmp_path, server, "pull"), models(tmp_path, server, "verify")
     assert (pulled.returncode, verified.returncode) == (0, 3)
     for found in (pulled, verified):
-        assert "is an embedding model, which makes vectors and no text" in found.stderr
+        assert "is a LoRA adapter" in found.stderr
     assert "as locked" in verified.stdout
 
 

@@ -195,7 +195,7 @@ async def test_three_crashes_are_poison_whatever_they_sent(
 async def test_a_reader_that_comes_in_the_middle_reads_all_of_it(
     client: Client, nats_server: EmbeddedServer, start_worker: StartWorker
 ) -> None:
-    async with start_worker(FakeEngine(answer=ANSWER)) as running:
+    async with start_worker(FakeEngine(answer=ANSWER, step_seconds=0.02)) as running:
         first = client.ask("m", "hello")
         stream = first.__aiter__()
         for _ in range(5):

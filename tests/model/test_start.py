@@ -29,49 +29,6 @@ from workers.model_file import ModelFileError
 from workers.models import DEMO
 
 
-def write_bert(path: Path) -> Path:
-    """An encoder with random weights: llama.cpp loads it, and aborts at the first use of its context as ours is."""
-    rng, width, ff = np.random.default_rng(0), 32, 64
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"▁w{number}" for number in range(123))]
-    writer = gguf.GGUFWriter(str(path), "bert")
-    for add, value in (
-        (writer.add_context_length, 512),
-        (writer.add_embedding_length, width),
-        (writer.add_feed_forward_length, ff),
-        (writer.add_block_count, 1),
-        (writer.add_head_count, 2),
-        (writer.add_token_type_count, 2),
-        (writer.add_bos_token_id, 2),
-        (writer.add_eos_token_id, 3),
-        (writer.add_unk_token_id, 1),
-    ):
-        add(value)
-    writer.add_layer_norm_eps(1e-12)
-    writer.add_causal_attention(False)
-    writer.add_tokenizer_model("bert")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3] * 5 + [1] * 123)
-
-    def tensor(name: str, *shape: int) -> None:
-        writer.add_tensor(name, (rng.standard_normal(shape) * 0.02).astype(np.float32))
-
-    tensor("token_embd.weight", len(tokens), width)
-    tensor("token_types.weight", 2, width)
-    tensor("position_embd.weight", 512, width)
-    for name in ("token_embd_norm", "blk.0.attn_output_norm", "blk.0.layer_output_norm"):
-        tensor(f"{name}.weight", width)
-        tensor(f"{name}.bias", width)
-    for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
-        tensor(f"blk.0.{name}.weight", width, width)
-        tensor(f"blk.0.{name}.bias", width)
-    tensor("blk.0.ffn_up.weight", ff, width)
-    tensor("blk.0.ffn_up.bias", ff)
-    tensor("blk.0.ffn_down.weight", width, ff)
-    tensor("blk.0.ffn_down.bias", width)
-    return finish(writer, path)
-
-
 def write_adapter(path: Path) -> Path:
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_type("adapter")
@@ -93,7 +50,6 @@ def write_cut(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("write", "reason"),
     [
-        (write_bert, "is an embedding model"),
         (write_adapter, "is a LoRA adapter"),
         (write_vocabulary, "is a vocabulary without a model"),
         (write_cut, "was cut off in its header"),
