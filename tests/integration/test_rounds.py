@@ -272,8 +272,8 @@ def test_tools_that_nobody_could_run_are_refused_at_once(client_alone: Client) -
         client_alone.converse("m", "Light.", tools=[temperature], max_rounds=0)
     with pytest.raises(InvalidMessage, match="name of an earlier tool"):
         client_alone.converse("m", "Light.", tools=[temperature, temperature])
+    over = Message("assistant", "Well?", (ToolCall("call-1", "temperature", "{}"),))
     with pytest.raises(InvalidMessage, match="an answer with calls is over"):
-        over = Message("assistant", "Well?", (ToolCall("call-1", "temperature", "{}"),))
         client_alone.converse("m", [over], tools=[temperature])
     with pytest.raises(InvalidMessage, match="'lamp' is no function"):
         client_alone.ask("m", "Light.", tools=[Tool("lamp")], max_rounds=2)
