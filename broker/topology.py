@@ -42,8 +42,8 @@ class Limits:
     max_telemetry_bytes: int = 256 * 1024 * 1024
     max_directory_bytes: int = 32 * 1024 * 1024
     """About 100,000 conversations."""
-    max_kept_bytes: int = 64 * 1024 * 1024
-    """Of answers that clients asked to be kept."""
+    max_kept_bytes: int = 24 * 1024 * 1024
+    """Of answers that clients asked to be kept: set aside on every server, also where the disk is small."""
     ack_wait_seconds: float = ACK_WAIT_SECONDS
     """A turn whose worker has not been heard of for so long is given to another."""
 

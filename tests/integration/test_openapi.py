@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from tests.gateway import StartGateway
 from tests.integration.conftest import StartWorker
-from tests.support import ROOT
 
 CHECKS = (
     "not_a_server_error",
@@ -17,23 +18,25 @@ CHECKS = (
     "content_type_conformance",
     "response_schema_conformance",
 )
+# What nobody has is a 500 there, as Ollama's own is.
+CONFIG = """
+[[operations]]
+include-name = "POST /api/pull"
+checks.not_a_server_error.expected-statuses = ["2xx", "4xx", "500"]
+"""
+# Most of the time goes into making requests of large schemas: a few of each operation, of which there are 41.
+OPTIONS = "--phases fuzzing,stateful --max-examples 5 --workers 2 --request-timeout 20 --seed 1 --no-color"
 
 
-@pytest.mark.timeout(180)
-async def test_it_keeps_to_its_openapi_document(start_worker: StartWorker, start_gateway: StartGateway) -> None:
+@pytest.mark.timeout(300)
+async def test_it_keeps_to_its_openapi_document(
+    start_worker: StartWorker, start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(CONFIG)
+    command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config), "run"]
+    command += ["--checks", ",".join(CHECKS), *OPTIONS.split()]
     async with start_worker(), start_gateway() as url:
-        command = [str(ROOT / ".venv/bin/schemathesis"), "run", f"{url}/openapi.json", "--checks", ",".join(CHECKS)]
-        command += ["--exclude-path-regex", "^/(chat|messages|models|responses)"]  # the same again, without /v1
-        command += [
-            "--phases",
-            "fuzzing,stateful",
-            "--max-examples",
-            "8",
-            "--request-timeout",
-            "20",
-            "--seed",
-            "1",
-            "--no-color",
-        ]
-        found = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, cwd="/tmp")
+        command.append(f"{url}/openapi.json")
+        found = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, cwd=tmp_path)
     assert found.returncode == 0, found.stdout[-6000:] + found.stderr[-2000:]

@@ -272,8 +272,9 @@ def test_tools_that_nobody_could_run_are_refused_at_once(client_alone: Client) -
         client_alone.converse("m", "Light.", tools=[temperature], max_rounds=0)
     with pytest.raises(InvalidMessage, match="name of an earlier tool"):
         client_alone.converse("m", "Light.", tools=[temperature, temperature])
-    with pytest.raises(InvalidMessage, match="the last message"):
-        client_alone.converse("m", [Message("assistant", "Well?")], tools=[temperature])
+    over = Message("assistant", "Well?", (ToolCall("call-1", "temperature", "{}"),))
+    with pytest.raises(InvalidMessage, match="an answer with calls is over"):
+        client_alone.converse("m", [over], tools=[temperature])
     with pytest.raises(InvalidMessage, match="'lamp' is no function"):
         client_alone.ask("m", "Light.", tools=[Tool("lamp")], max_rounds=2)
     with pytest.raises(InvalidMessage, match="max_rounds"):
