@@ -39,6 +39,7 @@ from tests.chaos.scale import Scale, board_flags, lock_models, models_in
 from tests.cluster import Cluster, Process
 from tests.support import ROOT, RunFolder, argument, eventually
 from workers.boards.child import SILENT_SECONDS
+from workers.kv.board_folder import BoardFolder
 
 ACK_WAIT_SECONDS = 5.0
 NUM_PRODUCERS = 2
@@ -280,7 +281,8 @@ class BoardsChaos:
         assert set(codes) == {0}, f"producers ended with {codes}"
 
     async def _end(self, watch: Watch) -> None:
-        """Half of the boards end, the others are killed: then nothing may be claimed any more, once that expires."""
+        """Half of the boards end, the others are killed: then nothing may be claimed any more, once that expires, and
+        no half of a file is left: of a board that was killed, once its folder is taken up again."""
         self.account.orphans += [pid for pid in _workers_in(self._folder) if pid not in self._workers()]
         for board in self._boards[::2]:
             board.terminate()
@@ -295,6 +297,9 @@ class BoardsChaos:
                 break
             await watch.changed(0.5)
         self.account.orphans += _workers_in(self._folder)
+        for index in range(1, len(self._boards), 2):
+            kept = BoardFolder(self._folder / "kept" / f"b{index}")
+            await asyncio.to_thread(kept.bound, kept.max_bytes)  # as its next start does
         self.account.left += [str(path) for path in (self._folder / "kept").glob("*/*/*.part")]
 
 

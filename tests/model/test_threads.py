@@ -43,8 +43,8 @@ def test_streams_that_decode_together_do_not_take_the_threads_of_prompts(tiny: L
     engine = Watched(tiny)
     scheduler = Scheduler(budget=60.0, max_batch_tokens=512, max_batch_outputs=32)
     loop = EngineLoop(engine, scheduler, Slots(2, 512), OffloadCache(0), threads=BOTH)
-    for name in ("a", "b"):
-        loop.submit(Job(name, "c", name, list(range(3, 43)), 3))
+    for name, first in (("a", 3), ("b", 4)):  # prompts that begin alike would be computed once
+        loop.submit(Job(name, "c", name, list(range(first, first + 40)), 3))
     while loop.has_work:
         assert loop.take_orders()
         loop.run_round()
