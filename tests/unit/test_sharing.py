@@ -89,3 +89,15 @@ def test_a_running_answer_gives_its_prompt_to_one_that_comes_later() -> None:
     bench.run()
     assert seated(bench, "2").num_cached == len(PROMPT)
     assert bench.text("1") == bench.text("2") == "a" * 40
+
+
+def test_nobody_waits_for_a_prompt_of_a_batch_but_who_is_of_one() -> None:
+    bench = Bench(Observed(num_slots=4, num_ctx=8192))
+    bench.loop.submit(job("1", PROMPT, is_batch=True))
+    bench.round()
+    bench.loop.submit(job("2", PROMPT, is_batch=True))
+    bench.loop.submit(job("3", PROMPT))
+    bench.round()
+    assert {event.job for event in bench.events if isinstance(event, Seated)} == {"1", "3"}
+    bench.run()
+    assert seated(bench, "2").num_cached == len(PROMPT) - 1

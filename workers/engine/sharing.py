@@ -27,6 +27,8 @@ def leader_of(
         sequence = one.sequence
         if one.is_preempted or one.job.continuations or not slots.may_share(one.job.client, job.client):
             continue
+        if one.job.is_batch and not job.is_batch:  # whose turn comes later
+            continue
         if sequence.num_computed >= sequence.num_prompt_tokens or sequence.tokens[:most] != wanted[:most]:
             continue
         shared = min(common_prefix(sequence.tokens, wanted), len(wanted) - 1)
