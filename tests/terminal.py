@@ -56,8 +56,8 @@ class Command:
             raise AssertionError(f"it has not said {text!r}: {self.said[behind:]!r}") from None
 
     async def until_it_prompts(self) -> None:
-        """Until a line can be typed, after what was typed last."""
-        await self.until_it_says(PROMPTED, behind=self._typed)
+        """Until a line can be typed, after what was typed last and behind the answer's end: one of before is no sign."""
+        await self.until_it_says(PROMPTED, behind=max(self._typed, self.said.rfind("[stop: ")))
 
     def type(self, text: str) -> None:
         assert self._terminal is not None
