@@ -56,7 +56,7 @@ class Command:
             raise AssertionError(f"it has not said {text!r}: {self.said[behind:]!r}") from None
 
     async def until_it_prompts(self) -> None:
-        """Until a line can be typed, after what was typed last and behind the answer's end: one of before is no sign."""
+        """Until a line can be typed, after what was typed last and behind the answer's end: one of before is none."""
         await self.until_it_says(PROMPTED, behind=max(self._typed, self.said.rfind("[stop: ")))
 
     def type(self, text: str) -> None:
