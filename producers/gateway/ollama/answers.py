@@ -11,6 +11,7 @@ import msgspec
 from broker.messages import Chunk, Done, Failed, Message, Started, TokenLogprob, ToolCall
 from producers.gateway.dialect import Finished
 from producers.gateway.errors import ApiError
+from producers.gateway.logprobs import logprob_of
 from producers.gateway.ollama.errors import error_body, error_of
 from producers.gateway.ollama.memory import packed
 from producers.gateway.ollama.messages import tool_calls
@@ -60,23 +61,7 @@ def done_reason(done: Done) -> str:
 
 def logprobs_of(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
     """The field, where there are any."""
-
-    def one(piece: bytes, logprob: float) -> dict[str, Any]:
-        return {"token": piece.decode(errors="replace"), "logprob": logprob, "bytes": list(piece)}
-
-    if not logprobs:
-        return {}
-    return {
-        "logprobs": [
-            one(token.piece, token.logprob)
-            | {
-                "top_logprobs": [
-                    one(piece, value) for (_, value), piece in zip(token.top, token.top_pieces, strict=False)
-                ]
-            }
-            for token in logprobs
-        ]
-    }
+    return {"logprobs": [logprob_of(token) for token in logprobs]} if logprobs else {}
 
 
 class Writer:

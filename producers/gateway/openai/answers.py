@@ -15,6 +15,7 @@ from broker.messages import Chunk, Done, Failed, Started, TokenLogprob, Usage
 from producers.gateway.dialect import Finished
 from producers.gateway.errors import ApiError
 from producers.gateway.failures import error_of
+from producers.gateway.logprobs import logprob_of
 from producers.gateway.openai.errors import FIELDS, error_body
 from producers.gateway.openai.tools import tool_call_deltas, tool_calls
 from producers.gateway.rendering import spelled
@@ -48,16 +49,6 @@ def usage_of(usages: Sequence[Usage], of_prompts: Sequence[Usage]) -> dict[str, 
 def finish_reason_of(done: Done) -> str:
     """As the API has them: a turn that was stopped has come to its end."""
     return done.finish_reason if done.finish_reason in ("length", "tool_calls") else "stop"
-
-
-def _chat_logprob(token_logprob: TokenLogprob) -> dict[str, Any]:
-    def one(piece: bytes, logprob: float) -> dict[str, Any]:
-        return {"token": piece.decode(errors="replace"), "logprob": logprob, "bytes": list(piece)}
-
-    top = zip(token_logprob.top, token_logprob.top_pieces, strict=False)
-    return one(token_logprob.piece, token_logprob.logprob) | {
-        "top_logprobs": [one(piece, logprob) for (_, logprob), piece in top]
-    }
 
 
 class Offsets:
@@ -135,7 +126,7 @@ class AnswerObjects:
         if not logprobs:
             return None
         if self.is_chat:
-            return {"content": [_chat_logprob(one) for one in logprobs], "refusal": None}
+            return {"content": [logprob_of(one) for one in logprobs], "refusal": None}
         return {
             "tokens": [one.piece.decode(errors="replace") for one in logprobs],
             "token_logprobs": [one.logprob for one in logprobs],

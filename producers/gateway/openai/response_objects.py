@@ -8,6 +8,7 @@ from typing import Any
 
 from broker.messages import Done, TokenLogprob, Usage
 from producers.gateway.errors import ApiError
+from producers.gateway.logprobs import logprob_of
 from producers.gateway.parts import Part
 
 PREFIX = "resp_"
@@ -26,15 +27,7 @@ def usage_of(usage: Usage) -> dict[str, Any]:
 
 def logprobs_of(logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
     """Of an answer's tokens, each with the likeliest ones there."""
-
-    def one(piece: bytes, logprob: float) -> dict[str, Any]:
-        return {"token": piece.decode(errors="replace"), "logprob": logprob, "bytes": list(piece)}
-
-    return [
-        one(token.piece, token.logprob)
-        | {"top_logprobs": [one(piece, at[1]) for at, piece in zip(token.top, token.top_pieces, strict=False)]}
-        for token in logprobs
-    ]
+    return [logprob_of(token) for token in logprobs]
 
 
 def text_part(text: str, logprobs: Sequence[TokenLogprob] = ()) -> dict[str, Any]:
