@@ -9,13 +9,13 @@ from producers.gateway.ollama.dialect import Ollama
 from producers.gateway.openai.dialect import OpenAi
 
 
-def all_dialects(*, leave_out_tools: bool = False) -> tuple[Dialect, ...]:
+def all_dialects(*, leave_out_tools: bool = False, has_slots: bool = True) -> tuple[Dialect, ...]:
     """With `leave_out_tools` requests that offer tools are taken, and answered without."""
     return (
         OpenAi(leave_out_tools=leave_out_tools),
         Anthropic(leave_out_tools=leave_out_tools),
         Ollama(leave_out_tools=leave_out_tools),
-        Native(),
+        Native(has_slots=has_slots),
     )
 
 
