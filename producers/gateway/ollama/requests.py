@@ -127,20 +127,6 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
         return Writer(self.model, is_chat=True, nothing=self.reason)
 
 
-class ChatWithoutTools(ChatRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The same for a gateway that leaves tools out."""
-
-    @property
-    def offer(self) -> Offer:
-        """Nothing."""
-        return NOTHING
-
-    @property
-    def ignored(self) -> list[str]:
-        """Tools besides."""
-        return super().ignored + (["tools"] if self.tools else [])
-
-
 class GenerateRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`POST /api/generate`: a prompt, by the model's template unless it is `raw`, or what stands before a suffix."""
 
