@@ -33,6 +33,7 @@ from producers.gateway.responses import json_response
 from producers.gateway.seen import Seen
 from producers.gateway.stream import Comments, Settle, Stream
 from producers.routing.asking import FallbackAnswer
+from producers.routing.lengths import parts_of
 from producers.routing.policies import Decision, Needs
 
 MAX_TURNS = 128
@@ -191,12 +192,13 @@ class Turns:
         priority = priority_of(request.headers)
         found = [
             Needs.of(
-                one.told,
+                one.history,
                 raw=one.is_raw,
                 kind=one.more.get("kind", "generate"),
                 tools=one.offer.tools,
                 priority=priority,
                 conversation=beginning,
+                **parts_of(one.more),
             )
             for one in all_asked
         ]
