@@ -29,8 +29,8 @@ LOWEST = 19
 """A share of 15 in 1,039 beside a thread of the usual priority, where both want a core (sched(7))."""
 
 STEP_SECONDS = 0.25
-"""Of a step that nobody waits for, at most, by the last one's speed: so long others that begin to compute meanwhile have
-it beside them. A text of more tokens than that has a step of its own."""
+"""Of a step that nobody waits for, at most, by the last one's speed: so long do others that begin to compute meanwhile
+have it beside them. A text of more tokens than that has a step of its own."""
 
 CONTENDED = 0.25
 """Of the time that a step wanted a core, what it waited for one where others compute beside it: half of it, where they
