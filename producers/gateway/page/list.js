@@ -34,7 +34,7 @@ export function dropCurrent() {
   if (!state.conversations.length) state.conversations.push(fresh());
   open(current());
   say(`Deleted: ${titleOf(conversation)}`, () => {
-    state.conversations.push(conversation);
+    if (!state.conversations.some((one) => one.id === conversation.id)) state.conversations.push(conversation); // another tab may have it
     sort();
     save(conversation);
     keepDraft(conversation, draft);
@@ -43,12 +43,14 @@ export function dropCurrent() {
 }
 
 export function rename() {
+  if ($("title").querySelector("input")) return; // just being done
   const conversation = current();
   const input = h("input", { "aria-label": "Name of the conversation", maxlength: 120 });
   input.value = titleOf(conversation);
   let isKept = true;
   const close = () => {
     if (isKept && input.value.trim() !== titleOf(conversation)) { conversation.title = input.value.trim(); save(conversation); }
+    $("title").textContent = "";
     emit("listed");
   };
   input.addEventListener("blur", close);
