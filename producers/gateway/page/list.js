@@ -4,6 +4,8 @@ import { $, h, say } from "./dom.js";
 import { current, draftOf, drop, emit, keepDraft, on, save, saveChoices, sort, state } from "./store.js";
 import { fresh, titleOf } from "./tree.js";
 
+const touched = matchMedia("(pointer: coarse)"); // where a focused field brings up a keyboard
+
 export function open(conversation, { focuses = true } = {}) {
   state.current = conversation.id;
   if (conversation.isUnread) { conversation.isUnread = false; save(conversation); }
@@ -85,7 +87,7 @@ function has(conversation, words) {
 
 function row(conversation) {
   const isOpen = conversation === current();
-  const button = h("button", { type: "button", "aria-current": String(isOpen), onclick: () => open(conversation) }, h("span", { class: "name" }, titleOf(conversation)));
+  const button = h("button", { type: "button", "aria-current": String(isOpen), onclick: () => open(conversation, { focuses: !touched.matches }) }, h("span", { class: "name" }, titleOf(conversation)));
   const [kind, words] = standing(conversation);
   if (kind) button.append(h("span", { class: `standing ${kind}` }, words));
   return button;
