@@ -9,6 +9,7 @@ import pytest
 
 from broker import codec
 from broker.messages import Message, NamedTool, Tool, ToolCall, Turn
+from producers.gateway.abilities import abilities_for
 from producers.gateway.anthropic.requests import CountRequest, MessagesRequest
 from producers.gateway.dialect import NOTHING, Asked, Offer
 from producers.gateway.errors import ApiError
@@ -282,7 +283,7 @@ def test_a_count_asks_for_the_prompt_alone() -> None:
     (asked,) = request.asked()
     assert asked.history == (Message("system", "s"), Message("user", "hi"))
     assert (asked.more, asked.offer.tools[0].name, request.is_streamed) == ({"kind": "prompt"}, "lamp", False)
-    assert (ignored, asked.can) == (["max_tokens"], frozenset({"prompt"}))
+    assert (ignored, abilities_for(asked)) == (["max_tokens"], frozenset({"prompt"}))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from broker.messages import Chunk, Done, Failed, Message, Progress, Timings, TokenLogprob, Usage
+from producers.gateway.abilities import abilities_for
 from producers.gateway.dialect import Finished
 from producers.gateway.errors import ApiError
 from producers.gateway.manners import Manners
@@ -85,6 +86,22 @@ def test_what_no_worker_would_understand_is_refused_by_its_name_and_is_no_dead_l
     with pytest.raises(ApiError) as refused:
         Manners().kept(completion(**({"prompt": "Why?"} | more)).asked())
     assert (refused.value.status, refused.value.param, refused.value.message) == (400, param, message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "abilities"),
+    [
+        (TokenizeBody, {"content": "a"}, {"prompt", "tokens"}),
+        (DetokenizeBody, {"tokens": []}, {"prompt", "tokens"}),
+        (InfillBody, {"input_prefix": "a", "input_suffix": ""}, {"infill"}),
+        (CompletionBody, {"prompt": [1], "return_progress": True}, {"tokens", "progress"}),
+        (CompletionBody, {"prompt": "a", "presence_penalty": 1}, {"penalties"}),
+        (CompletionBody, {"prompt": "a"}, set()),
+    ],
+)
+def test_what_a_worker_must_be_able_to_do_is_told_by_the_turn(kind: Any, body: Any, abilities: set[str]) -> None:
+    (asked,) = posted(msgspec.json.encode(body), kind)[0].asked()
+    assert abilities_for(asked) == abilities
 
 
 def test_several_answers_are_turns_of_their_own_seeds() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from broker.conversations import next_name
 from broker.messages import Chunk, Done, Failed, Message, Sampling, Timings, TokenLogprob, Tool, ToolCall, Usage
+from producers.gateway.abilities import abilities_for
 from producers.gateway.dialect import Asked, Finished
 from producers.gateway.errors import ApiError
 from producers.gateway.manners import Manners
@@ -217,7 +218,7 @@ def test_a_prompt_is_a_chat_unless_it_is_raw() -> None:
     (raw,) = generate(raw=True).asked()
     assert (raw.is_raw, raw.history) == (True, (Message("user", "hi"),))
     (insert,) = generate("def f(", suffix="return 1", system="x").asked()
-    assert (insert.is_raw, insert.more["suffix"], [*insert.can]) == (True, "return 1", ["infill"])
+    assert (insert.is_raw, insert.more["suffix"], [*abilities_for(insert)]) == (True, "return 1", ["infill"])
 
 
 @pytest.mark.parametrize(

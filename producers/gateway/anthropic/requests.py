@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from broker.discovery import PROMPT
 from broker.errors import InvalidMessage
 from broker.messages import Message, Sampling
 from broker.messages.turns import Thinking
@@ -16,7 +15,7 @@ from producers.gateway.anthropic.answers import CountWriter, Writer
 from producers.gateway.anthropic.blocks import CacheControl, SystemText
 from producers.gateway.anthropic.history import InputMessage, billing_of, history_of
 from producers.gateway.anthropic.tools import Choice, ClientTool, param_of
-from producers.gateway.dialect import NOTHING, Asked, Offer
+from producers.gateway.dialect import NOTHING, AnswerWriter, Asked, Offer
 from producers.gateway.errors import ApiError
 
 MAX_TOKENS = 500
@@ -120,12 +119,12 @@ class CountRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def asked(self) -> Sequence[Asked]:
         """The prompt's turn, of which nothing is answered. Raises ApiError."""
-        more, can = {"kind": "prompt"}, frozenset({PROMPT})
-        return (Asked(self.history, self.sampling(), offer=self.offer, more=more, can=can, param_of=param_of),)
+        more = {"kind": "prompt"}
+        return (Asked(self.history, self.sampling(), offer=self.offer, more=more, param_of=param_of),)
 
-    def writer(self, turn: str, model: str) -> Writer:
+    def writer(self, turn: str, model: str) -> AnswerWriter:
         """Of the number."""
-        return CountWriter(turn, model)
+        return CountWriter()
 
 
 class MessagesRequest(CountRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -183,7 +182,7 @@ class MessagesRequest(CountRequest, frozen=True, forbid_unknown_fields=True, kw_
         """The turn. Raises ApiError."""
         return (Asked(self.history, self.sampling(), offer=self.offer, param_of=param_of),)
 
-    def writer(self, turn: str, model: str) -> Writer:
+    def writer(self, turn: str, model: str) -> AnswerWriter:
         """Of its answer."""
         hides_thoughts = self.thinking is not None and self.thinking.display == "omitted"
         return Writer(turn, model, shows_thoughts=not hides_thoughts)

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from broker.discovery import INFILL
 from broker.messages import Message, Sampling
 from broker.messages.turns import Thinking
 from producers.gateway.dialect import NOTHING, Asked, Offer
@@ -173,8 +172,7 @@ class GenerateRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=T
             return ()
         prompt, sampling = (Message("user", self.prompt),), self._sampling()
         if self.suffix:
-            more, can = {"suffix": self.suffix}, frozenset({INFILL})
-            return (Asked(prompt, sampling, is_raw=True, more=more, can=can),)
+            return (Asked(prompt, sampling, is_raw=True, more={"suffix": self.suffix}),)
         return (Asked(prompt if self.raw else self._history, sampling, is_raw=self.raw),)
 
     def writer(self, turn: str, model: str) -> Writer:

@@ -122,7 +122,7 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
     def asked(self) -> Sequence[Asked]:
         """So many answers as are wanted, each with a seed of its own; and the prompt, where it is to be told."""
         found = [
-            Asked(self.history, sampling, False, self.template_kwargs, self.offer, *self.with_progress, param_of)
+            Asked(self.history, sampling, False, self.template_kwargs, self.offer, self.progress, param_of)
             for sampling in self.samplings()
         ]
         return [*found, prompt_of(found[0])] if self.tells_prompt else found

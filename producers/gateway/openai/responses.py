@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from broker.messages import Message, NamedTool, Sampling, ToolChoice
+from broker.messages import Done, Message, NamedTool, Sampling, ToolChoice
 from broker.messages.turns import Thinking
 from producers.gateway.bodies import part
 from producers.gateway.dialect import NOTHING, Asked, Offer, plain_name
@@ -19,7 +19,8 @@ from producers.gateway.openai.chat import NumLogprobs
 from producers.gateway.openai.requests import Common, Limit
 from producers.gateway.openai.response_config import FunctionTool, ReasoningConfig, TextConfig
 from producers.gateway.openai.response_items import checked, items_of, messages_of
-from producers.gateway.openai.response_writer import CountWriter, ResponseWriter
+from producers.gateway.openai.response_writer import FIELDS, ResponseWriter
+from producers.gateway.rendering import PromptWriter
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -238,6 +239,10 @@ class Counted(Continued):
         (one,) = super().asked()
         return [dataclasses.replace(one, more={"kind": "prompt"})]
 
-    def writer(self, turn: str, model: str) -> ResponseWriter:
-        """Of it."""
-        return CountWriter(turn, model, {}, self.messages, is_stored=False)
+    def writer(self, turn: str, model: str) -> PromptWriter:  # type: ignore[override]
+        """Of their number."""
+        return PromptWriter(_count, FIELDS)
+
+
+def _count(done: Done) -> dict[str, Any]:
+    return {"object": "response.input_tokens", "input_tokens": done.usage.prompt_tokens}
