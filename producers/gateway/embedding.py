@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from broker.discovery import EMBED
 from broker.embedding import Vectors, in_parts, joined, vectors_of
 from broker.errors import InvalidMessage
 from broker.messages import Done, EmbedText, Failed, Sampling
@@ -33,7 +32,7 @@ def asked_to_embed(
         if not text:
             raise ApiError(400, f"{param}[{index}]: must not be empty", param=f"{param}[{index}]")
     options = {"kind": "embed", "truncate": truncate, "dimensions": dimensions}
-    return [Asked((), Sampling(), more={**options, "texts": part}, can=frozenset({EMBED})) for part in in_parts(texts)]
+    return [Asked((), Sampling(), more={**options, "texts": part}) for part in in_parts(texts)]
 
 
 class VectorWriter(WholeWriter):
