@@ -39,7 +39,7 @@ class AsidePuller:
         puller = self._queue.puller(ASIDE)
         await puller.start()
         try:
-            while await unless(closing, self._places.acquire()):
+            while not closing.is_set() and await unless(closing, self._places.acquire()):
                 delivery = None
                 try:
                     self._queue.check()
