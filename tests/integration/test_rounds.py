@@ -89,7 +89,7 @@ async def test_an_answer_that_was_begun_is_one_message_of_the_history(
     async with start_worker(ScriptedEngine(*answers), readers=READERS):
         rounds = client.converse("m", begun, tools=[temperature], conversation="c")
         await rounds
-    texts = ["is warm."] if len(answers) == 1 else ["is ", "error: there is no sensor in cellar", "Cold."]
+    texts = ["is warm."] if len(answers) == 1 else ["is", "error: there is no sensor in cellar", "Cold."]
     assert told(rounds) == [
         ("user", "Warm?"),
         ("assistant", "The cellar " + texts[0]),
