@@ -13,11 +13,10 @@ import pytest
 from broker.delivery import Delivery
 from broker.errors import ConnectionLost, NotReady
 from broker.jetstream import NAK
-from broker.priorities import ASIDE, BATCH, INTERACTIVE, LANES, PRIORITIES, Lane
+from broker.priorities import BATCH, INTERACTIVE, LANES, PRIORITIES, Lane
 from tests.turn_fakes import Wire, delivery_of, turn_of
 from workers.engine.preemption import BATCH_EVERY
-from workers.queue import asides, pulling
-from workers.queue.asides import AsidePuller
+from workers.queue import pulling
 from workers.queue.occupancy import Occupancy
 from workers.queue.pulling import TurnPuller
 
@@ -312,35 +311,6 @@ async def test_a_turn_that_comes_as_a_worker_closes_is_handed_back() -> None:
         await asyncio.wait_for(asyncio.gather(*gate.loops), SECONDS)
     assert gate.taken.empty()
     assert gate.queue.wire.told == [NAK]
-
-
-# --- Turns that take no slot ---
-
-
-async def test_so_many_turns_without_a_slot_are_taken_at_once() -> None:
-    queue, taken, closing = FakeQueue(), asyncio.Queue[Delivery](), asyncio.Event()
-    puller = AsidePuller(queue, 2.0, max_held=2)
-    await queue.put(ASIDE, 3)
-    running = asyncio.ensure_future(puller.run(taken.put_nowait, closing))
-    first, _ = await taken.get(), await taken.get()
-    assert (len(queue.waiting[ASIDE]), queue.num_open[ASIDE]) == (1, 0)
-    puller.free(first)
-    puller.free(await taken.get())
-    await queue.until_open(ASIDE)
-    closing.set()
-    await asyncio.wait_for(running, SECONDS)
-    assert (taken.empty(), queue.num_stopped) == (True, 1)
-
-
-async def test_a_failed_pull_of_turns_without_a_slot_costs_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asides, "RETRY_SECONDS", 0.0)
-    queue, taken, closing = FakeQueue(), asyncio.Queue[Delivery](), asyncio.Event()
-    queue.error = NotReady("consumer")
-    await queue.put(ASIDE)
-    running = asyncio.ensure_future(AsidePuller(queue, 2.0, max_held=1).run(taken.put_nowait, closing))
-    await asyncio.wait_for(taken.get(), SECONDS)
-    closing.set()
-    await asyncio.wait_for(running, SECONDS)
 
 
 # --- Occupancy ---
