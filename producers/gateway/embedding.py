@@ -29,7 +29,7 @@ def asked_to_embed(
     if len(texts) > MAX_TEXTS:
         raise ApiError(400, f"{param}: {len(texts)} texts, and {MAX_TEXTS} are allowed at once", param=param)
     for index, text in enumerate(texts):
-        if not text:
+        if text == ():
             raise ApiError(400, f"{param}[{index}]: must not be empty", param=f"{param}[{index}]")
     options = {"kind": "embed", "truncate": truncate, "dimensions": dimensions}
     return [Asked((), Sampling(), more={**options, "texts": part}) for part in in_parts(texts)]
