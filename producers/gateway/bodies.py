@@ -46,6 +46,18 @@ def part[T](value: Any, kind: type[T], place: str, unknown: list[str]) -> T:
         raise ApiError(400, message, param=param, code=wrong.code) from None
 
 
+def misfit(value: msgspec.Struct) -> ApiError | None:
+    """What who reads a struct that was made here would refuse of it, by its own field; None where nothing is."""
+    try:
+        built = msgspec.to_builtins(value)
+        msgspec.convert(built, type(value))
+    except msgspec.ValidationError as error:
+        return _refusal(str(error), built, type(value))
+    except (ValueError, OverflowError, RecursionError, TypeError) as error:
+        return ApiError(400, f"the request cannot be queued: {error}")
+    return None
+
+
 ANY_VALUE = None
 """Of a field that asks for nothing, whatever it says."""
 Harmless = tuple[Any, ...] | None
@@ -135,8 +147,16 @@ def relaxed(value: Any, kind: inspect.Type, unknown: list[str], path: str = "") 
     return value
 
 
+@functools.cache
+def _fields_of(kind: type) -> dict[str, inspect.Type]:
+    """By their names in JSON."""
+    found = _info(kind)
+    assert isinstance(found, inspect.StructType)
+    return {field.encode_name: field.type for field in found.fields}
+
+
 def _relaxed_struct(value: dict[str, Any], kind: inspect.StructType, unknown: list[str], path: str) -> dict[str, Any]:
-    fields = {field.encode_name: field.type for field in kind.fields}
+    fields = _fields_of(kind.cls)
     found = {}
     for name, one in value.items():
         if one is None:

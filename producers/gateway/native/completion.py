@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from broker.discovery import PROGRESS, TOKENS
 from broker.messages import Message, Sampling
 from producers.gateway.dialect import Asked
 from producers.gateway.errors import ApiError
@@ -130,10 +129,9 @@ class CompletionBody(Answered, frozen=True, forbid_unknown_fields=True, kw_only=
 def asked_of(prompt: str | Mixed, sampling: Sampling, *, has_progress: bool) -> Asked:
     """The turn of a prompt as it stands."""
     more: dict[str, Any] = {"progress": True} if has_progress else {}
-    can = {PROGRESS} if has_progress else set()
     if isinstance(prompt, str):
-        return Asked((Message("user", prompt),), sampling, is_raw=True, more=more, can=frozenset(can))
-    return Asked((), sampling, is_raw=True, more=more | {"prompt": prompt}, can=frozenset(can | {TOKENS}))
+        return Asked((Message("user", prompt),), sampling, is_raw=True, more=more)
+    return Asked((), sampling, is_raw=True, more=more | {"prompt": prompt})
 
 
 def _prompt(given: Any) -> str | Mixed:
