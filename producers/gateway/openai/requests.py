@@ -17,8 +17,8 @@ from msgspec import Meta, Struct
 from broker.errors import InvalidMessage
 from broker.messages import Sampling
 from broker.messages.turns import Thinking
+from producers.gateway.biases import LogitBias, biases_of
 from producers.gateway.errors import ApiError, unsupported
-from producers.gateway.openai.biases import LogitBias, biases_of
 from producers.gateway.openai.fields import REFUSED
 from producers.gateway.openai.formats import StreamOptions
 from producers.gateway.openai.tools import param_of
