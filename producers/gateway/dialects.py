@@ -9,14 +9,9 @@ from producers.gateway.ollama.dialect import Ollama
 from producers.gateway.openai.dialect import OpenAi
 
 
-def all_dialects(*, leave_out_tools: bool = False, has_slots: bool = True) -> tuple[Dialect, ...]:
-    """With `leave_out_tools` requests that offer tools are taken, and answered without."""
-    return (
-        OpenAi(leave_out_tools=leave_out_tools),
-        Anthropic(leave_out_tools=leave_out_tools),
-        Ollama(leave_out_tools=leave_out_tools),
-        Native(has_slots=has_slots),
-    )
+def all_dialects(*, has_slots: bool = True) -> tuple[Dialect, ...]:
+    """Made anew: what one keeps is of its gateway. Without slots llama-server's tells of none."""
+    return OpenAi(), Anthropic(), Ollama(), Native(has_slots=has_slots)
 
 
 def nearest(dialects: tuple[Dialect, ...], path: str) -> Dialect:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from broker.discovery import EMBED
 from broker.embedding import Vectors, in_parts, joined, vectors_of
 from broker.errors import InvalidMessage
 from broker.messages import Done, EmbedText, Failed, Sampling
@@ -84,7 +83,7 @@ def asked_to_embed(
         if text == ():
             raise ApiError(400, f"{param}[{index}]: must not be empty", param=f"{param}[{index}]")
     options = {"kind": "embed", "truncate": truncate, "dimensions": dimensions}
-    return [Asked((), Sampling(), more={**options, "texts": part}, can=frozenset({EMBED})) for part in in_parts(texts)]
+    return [Asked((), Sampling(), more={**options, "texts": part}) for part in in_parts(texts)]
 
 
 class VectorWriter(WholeWriter):
