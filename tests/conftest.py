@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ settings.load_profile("untimed")
 # Before numpy is imported. Tests share the cores: threads of its matrices wait for each other by spinning, which cost
 # more than five times what they computed.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+gc.disable()  # until all tests are collected, in which next to nothing is thrown away
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 ORDER = ("unit", "integration", "model", "chaos", "real")
@@ -32,6 +34,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: place.get(item.path.parent.name, len(place)))
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.path.parent.name in ORDER[:2])
+
+
+def pytest_collection_finish() -> None:
+    """What modules and tests are made of stays: no search for garbage goes through a million of objects any more."""
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
