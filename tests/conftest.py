@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ settings.load_profile("untimed")
 # Before numpy is imported. Tests share the cores: threads of its matrices wait for each other by spinning, which cost
 # more than five times what they computed.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-gc.disable()  # until all tests are collected, in which next to nothing is thrown away
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 ORDER = ("unit", "integration", "model", "chaos", "real")
@@ -36,10 +35,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: item.path.parent.name in ORDER[:2])
 
 
-def pytest_collection_finish() -> None:
-    """What modules and tests are made of stays: no search for garbage goes through a million of objects any more."""
-    gc.enable()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What modules and tests are made of stays: no search for garbage goes through its million objects, then or now."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)
