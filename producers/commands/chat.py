@@ -222,7 +222,7 @@ class Chat:
         """Raises TurnpikeError."""
         match order.name:
             case "help":
-                print_columns(orders.help_rows())
+                print_columns(orders.help_rows(has_editor=not is_dumb()))
             case "exit":
                 self._is_left = True
             case "new":

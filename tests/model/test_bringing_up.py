@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.accounts import DEFAULTS, write_credentials
+from broker.accounts import DEFAULTS, LOCAL, OPERATOR, WORKER, write_credentials
+from broker.client import Client
 from broker.server import EmbeddedServer
+from producers.bringing_up import ForTheWhile, LocalModel
 from tests.model.test_commands import run, worker
 from tests.support import ROOT, eventually
 from tests.terminal import INTERRUPTED, on_a_terminal
@@ -76,6 +78,33 @@ async def test_a_broker_that_is_there_is_used_and_a_worker_started_only_where_no
             assert "starting" not in found.stderr
             assert found.stdout.startswith("First stop new turns."), found.stderr
     assert left_in(tmp_path) == []
+
+
+async def test_a_worker_that_dies_is_followed_by_another_one(tmp_path: Path) -> None:
+    async with EmbeddedServer(tmp_path / "server") as server:
+        accounts = {user: server.address(user) for user in (LOCAL, OPERATOR, WORKER)}
+        where, found = accounts[LOCAL], LocalModel("demo")
+        async with (
+            ForTheWhile(
+                where, ROOT / "turnpike", find=lambda _: found, may_start=True, accounts=accounts, say=lambda _: None
+            ) as own,
+            Client(where) as client,
+            asyncio.timeout(90),
+        ):
+            assert await own.serve("demo") == "demo"
+            (first,) = await client.workers()
+            os.kill(process_of(first.worker), signal.SIGKILL)
+            while {one.worker for one in await client.workers()} <= {first.worker}:
+                pass
+    assert left_in(tmp_path) == []
+
+
+def process_of(worker_name: str) -> int:
+    """Whose command has that name in it."""
+    (found,) = (
+        path for path in Path("/proc").glob("[0-9]*/cmdline") if f"\0{worker_name}\0".encode() in path.read_bytes()
+    )
+    return int(found.parent.name)
 
 
 async def test_an_interrupt_while_a_model_loads_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:
