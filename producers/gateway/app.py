@@ -30,6 +30,7 @@ from producers.gateway.dialects import all_dialects, nearest
 from producers.gateway.heads import body_of
 from producers.gateway.in_work import InWork
 from producers.gateway.keys import Account, Keys
+from producers.gateway.manners import Manners
 from producers.gateway.models import Models
 from producers.gateway.openai.answers import Writer
 from producers.gateway.openapi import document
@@ -75,14 +76,15 @@ class Gateway:
         self._rounds = Rounds()
         self._is_strict = is_strict
         self._origins = origins or Origins(are_keys_wanted=keys.are_wanted)
-        self._dialects = all_dialects(leave_out_tools=leave_out_tools) if dialects is None else dialects
+        self._dialects = all_dialects() if dialects is None else dialects
         self._models = Models(self._seen, (AUTO, *routes.policies))
         self._clients = Clients(nc)
         self._in_work = InWork()
         self._cluster = Cluster(nc, self._seen, self._in_work)
         self._page = PageFiles()
+        manners = Manners(thinking, leave_out_tools, is_strict)
         chooser = Chooser(nc, routes, self._seen, self._recorder, node)
-        self._turns = Turns(nc, self._clients, chooser, self._seen, self._places, self._in_work, thinking)
+        self._turns = Turns(nc, self._clients, chooser, self._seen, self._places, self._in_work, manners)
         self._by_id = TurnsById(nc, self._clients, self._seen, self._in_work, Writer.of_turn)
 
     def app(self) -> ASGIApp:

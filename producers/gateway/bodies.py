@@ -46,6 +46,18 @@ def part[T](value: Any, kind: type[T], place: str, unknown: list[str]) -> T:
         raise ApiError(400, message, param=param, code=wrong.code) from None
 
 
+def misfit(fields: Mapping[str, Any], kind: type[msgspec.Struct]) -> ApiError | None:
+    """What who reads a struct of these fields would refuse of it, by its own names; None where it is whole."""
+    try:
+        built = msgspec.to_builtins(fields)
+        msgspec.convert(built, kind)
+    except msgspec.ValidationError as error:
+        return _refusal(str(error), built, kind)
+    except (ValueError, OverflowError, RecursionError, TypeError) as error:
+        return ApiError(400, f"the request cannot be queued: {error}")
+    return None
+
+
 ANY_VALUE = None
 """Of a field that asks for nothing, whatever it says."""
 Harmless = tuple[Any, ...] | None

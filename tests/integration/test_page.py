@@ -14,6 +14,7 @@ from tests.integration.conftest import StartWorker
 from tests.integration.test_gateway_tools import LAMP
 from tests.integration.test_tools import CALL, THINKING
 from tests.pages import again, ask, needs_chromium, visit
+from tests.pages import nats_server as nats_server
 from tests.thought_fakes import THOUGHT, Thinker
 
 ANSWER = "All is well on the mast. " * 18

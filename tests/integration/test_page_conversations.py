@@ -10,6 +10,7 @@ from playwright.async_api import Page, expect
 from tests.gateway import StartGateway
 from tests.integration.conftest import StartWorker
 from tests.pages import Spoken, again, ask, bodies, button, ended, needs_chromium, talk, visit
+from tests.pages import nats_server as nats_server
 
 pytestmark = needs_chromium
 

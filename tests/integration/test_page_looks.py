@@ -20,6 +20,7 @@ from tests.fakes import FakeEngine
 from tests.gateway import StartGateway
 from tests.integration.conftest import StartWorker
 from tests.pages import again, ask, button, ended, needs_chromium, talk, visit
+from tests.pages import nats_server as nats_server
 from tests.support import ROOT
 
 AXE = ROOT / "tests/axe/node_modules/axe-core/axe.min.js"

@@ -16,7 +16,7 @@ from broker.accounts import DEFAULTS, LOCAL, OPERATOR, WORKER, write_credentials
 from broker.client import Client
 from broker.server import EmbeddedServer
 from producers.bringing_up import ForTheWhile, LocalModel
-from tests.model.test_commands import run, worker
+from tests.model.test_commands import OF_TESTS, run, worker
 from tests.support import ROOT, eventually
 from tests.terminal import INTERRUPTED, on_a_terminal
 from workers.models import DEMO
@@ -24,7 +24,7 @@ from workers.models import DEMO
 
 def environment(folder: Path) -> dict[str, str]:
     """One in which no broker was named, and what is started leaves its traces in `folder`."""
-    return {"TMPDIR": str(folder), "TURNPIKE_CONFIG": "", "TURNPIKE_DATA_DIR": str(folder / "data")}
+    return {**OF_TESTS, "TMPDIR": str(folder), "TURNPIKE_CONFIG": "", "TURNPIKE_DATA_DIR": str(folder / "data")}
 
 
 def left_in(folder: Path) -> list[str]:
