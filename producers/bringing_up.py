@@ -98,7 +98,10 @@ class ForTheWhile:
             nc = await connect(self.address, name="turnpike-probe")
         except ServerUnavailable as error:
             # A broker that does not let us in is one all the same, and holds the port.
-            if not self._may_start or isinstance(error, Refused) or (found := found or self._find(name)) is None:
+            if not self._may_start or isinstance(error, Refused):
+                raise
+            if (found := found or self._find(name)) is None:
+                self._say(f"no model of this machine is called {name}: `turnpike models list` lists them")
                 raise
             self._say(f"no broker runs here: starting one for the while, and {_told(found)}")
             await self._start_broker()

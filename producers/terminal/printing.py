@@ -113,7 +113,7 @@ class Printer:
 
     def note(self, text: str) -> None:
         """A line on stderr, which leaves what stdout has as it is: somebody may read that."""
-        line = _folded(f"[{shown(text)}]")
+        line = folded(f"[{shown(text)}]")
         is_seen_together = self._is_seen and sys.stderr.isatty()
         if is_seen_together and self._drawn is not None and self._drawn.is_within_line:
             self._drawn.note(line)
@@ -122,7 +122,7 @@ class Printer:
         sys.stderr.flush()
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     """Between words where a terminal's line ends, which would break them."""
     width = _columns(sys.stderr)
     if not width:
@@ -138,7 +138,7 @@ def _columns(file: TextIO) -> int:
     """How many fit into a terminal's line; 0 where it is none, or does not say."""
     try:
         return os.get_terminal_size(file.fileno()).columns
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         return 0
 
 

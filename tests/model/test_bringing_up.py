@@ -56,6 +56,7 @@ def test_a_name_that_is_locked_is_talked_to_and_one_that_is_not_here_is_told_how
         missing = run("chat", name, *where, environment=environment(tmp_path))
         assert (missing.returncode, command in missing.stderr) == (1, True), missing.stderr
     unknown = run("chat", "nobody", *where, environment=environment(tmp_path))
+    assert unknown.stderr.startswith("no model of this machine is called nobody: `turnpike models list`")
     assert "no NATS server answers" in unknown.stderr
     broken = run("chat", str(tmp_path / "lock.gguf"), environment=environment(tmp_path))
     assert (broken.returncode, "lock.gguf" in broken.stderr) == (1, True), broken.stderr
@@ -115,15 +116,18 @@ async def test_an_interrupt_while_a_model_loads_ends_at_once_and_leaves_nothing(
         assert "Traceback" not in chat.said
 
 
-async def test_what_a_chat_starts_writes_nothing_into_its_terminal(tmp_path: Path) -> None:
-    async with on_a_terminal(["chat", "demo"], environment(tmp_path)) as chat:
+async def test_what_a_chat_starts_writes_nothing_into_its_terminal_and_no_colour_unasked_for(tmp_path: Path) -> None:
+    async with on_a_terminal(["chat", "demo"], environment(tmp_path) | {"NO_COLOR": "1"}) as chat:
         await chat.until_it_prompts()
         mark = len(chat.said)
         chat.type("Hello. My name is Torvik and I am new here.\r")
         await chat.until_it_says("[stop: ")
         await chat.until_it_prompts()
+        chat.type("half a line\x03")
+        await chat.until_it_says("[^C again, or ^D, ends]", behind=mark)
         chat.type("\x04")
         assert await chat.ends() == 0
+        assert "\x1b[90m" not in chat.said
         assert " I workers" not in chat.said[mark:]
         assert "Thank you" in chat.said
     assert left_in(tmp_path) == []
