@@ -10,7 +10,9 @@ TOOL: Any = {"name": asked.NAME, "description": asked.DESCRIPTION, "input_schema
 
 
 def fields(text: str) -> dict[str, Any]:
-    chosen = {"model": asked.MODEL, "temperature": asked.TEMPERATURE, "max_tokens": asked.MAX_TOKENS}
+    # The API has a temperature; the package has no word for it any more.
+    more = {"extra_body": {"temperature": asked.TEMPERATURE}}
+    chosen = {"model": asked.MODEL, "max_tokens": asked.MAX_TOKENS} | more
     return chosen | {"messages": asked.question(text)}
 
 

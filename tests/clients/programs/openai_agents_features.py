@@ -12,7 +12,6 @@ from agents import (
     OpenAIChatCompletionsModel,
     OpenAIResponsesModel,
     Runner,
-    RunResultBase,
     function_tool,
     set_tracing_disabled,
 )
@@ -31,7 +30,7 @@ def agent(*, settings: dict[str, Any] | None = None, **more: Any) -> Agent:
     return Agent(name="one", model=MODELS[API](asked.MODEL, client), model_settings=ModelSettings(**chosen), **more)
 
 
-def calls(run: RunResultBase, kind: str) -> list[Any]:
+def items(run: Any, kind: str) -> list[Any]:
     return [item for item in run.new_items if item.type == kind]
 
 
@@ -55,8 +54,8 @@ def tools() -> bool | str:
         one = agent(tools=[thermometer], settings={"tool_choice": "required"})
         run = Runner.run_sync(one, asked.TOOLS, max_turns=asked.MAX_ROUNDS)
     except MaxTurnsExceeded as error:
-        return "calls on" if error.run_data and calls(error.run_data, "tool_call_output_item") else False
-    return bool(calls(run, "tool_call_output_item") and run.final_output)
+        return "calls on" if error.run_data and items(error.run_data, "tool_call_output_item") else False
+    return bool(items(run, "tool_call_output_item") and run.final_output)
 
 
 def schema() -> bool:
@@ -65,8 +64,8 @@ def schema() -> bool:
 
 def thoughts() -> str | bool:
     run = Runner.run_sync(agent(settings={"reasoning": Reasoning(effort="low")}), asked.THOUGHTS)
-    items = [item.raw_item for item in calls(run, "reasoning_item")]
-    return asked.told(run.final_output, "".join(part.text for one in items for part in one.content or one.summary))
+    thought = [item.raw_item for item in items(run, "reasoning_item")]
+    return asked.told(run.final_output, "".join(part.text for one in thought for part in one.content or one.summary))
 
 
 asked.tell(
