@@ -30,6 +30,7 @@ from producers.gateway.dialects import all_dialects, nearest
 from producers.gateway.heads import body_of
 from producers.gateway.in_work import InWork
 from producers.gateway.keys import Account, Keys
+from producers.gateway.manners import Manners
 from producers.gateway.models import Models
 from producers.gateway.openai.answers import Writer
 from producers.gateway.openapi import document
@@ -37,7 +38,7 @@ from producers.gateway.origins import Doorkeeper, Origins
 from producers.gateway.page_files import PageFiles
 from producers.gateway.places import Places
 from producers.gateway.posted import posted
-from producers.gateway.responses import Endpoint, Handle, HeaderRoute, json_response, not_found
+from producers.gateway.responses import Endpoint, Handle, HeaderRoute, Straight, json_response, not_found
 from producers.gateway.seen import Seen
 from producers.gateway.turns import Turns
 from producers.gateway.visits import Visit
@@ -75,14 +76,15 @@ class Gateway:
         self._rounds = Rounds()
         self._is_strict = is_strict
         self._origins = origins or Origins(are_keys_wanted=keys.are_wanted)
-        self._dialects = all_dialects(leave_out_tools=leave_out_tools) if dialects is None else dialects
+        self._dialects = all_dialects() if dialects is None else dialects
         self._models = Models(self._seen, (AUTO, *routes.policies))
         self._clients = Clients(nc)
         self._in_work = InWork()
         self._cluster = Cluster(nc, self._seen, self._in_work)
         self._page = PageFiles()
+        manners = Manners(thinking, leave_out_tools, is_strict)
         chooser = Chooser(nc, routes, self._seen, self._recorder, node)
-        self._turns = Turns(nc, self._clients, chooser, self._seen, self._places, self._in_work, thinking)
+        self._turns = Turns(nc, self._clients, chooser, self._seen, self._places, self._in_work, manners)
         self._by_id = TurnsById(nc, self._clients, self._seen, self._in_work, Writer.of_turn)
 
     def app(self) -> ASGIApp:
@@ -101,7 +103,9 @@ class Gateway:
             *self._page.routes(),
         ]
         missing = not_found(lambda path: nearest(self._dialects, path).error_body)
-        return Doorkeeper(Starlette(routes=routes, exception_handlers={404: missing, 405: missing}), self._origins)
+        others = Starlette(routes=routes, exception_handlers={404: missing, 405: missing})
+        posts = {route.path: route.app for route in spoken if route.methods == {"POST"} and not route.param_convertors}
+        return Doorkeeper(Straight(posts, others), self._origins)
 
     async def look(self) -> None:
         """Keeps what is known of the workers, and sends what was measured, until it is cancelled."""

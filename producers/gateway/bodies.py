@@ -46,6 +46,18 @@ def part[T](value: Any, kind: type[T], place: str, unknown: list[str]) -> T:
         raise ApiError(400, message, param=param, code=wrong.code) from None
 
 
+def misfit(fields: Mapping[str, Any], kind: type[msgspec.Struct]) -> ApiError | None:
+    """What who reads a struct of these fields would refuse of it, by its own names; None where it is whole."""
+    try:
+        built = msgspec.to_builtins(fields)
+        msgspec.convert(built, kind)
+    except msgspec.ValidationError as error:
+        return _refusal(str(error), built, kind)
+    except (ValueError, OverflowError, RecursionError, TypeError) as error:
+        return ApiError(400, f"the request cannot be queued: {error}")
+    return None
+
+
 ANY_VALUE = None
 """Of a field that asks for nothing, whatever it says."""
 Harmless = tuple[Any, ...] | None
@@ -135,8 +147,16 @@ def relaxed(value: Any, kind: inspect.Type, unknown: list[str], path: str = "") 
     return value
 
 
+@functools.cache
+def _fields_of(kind: type) -> dict[str, inspect.Type]:
+    """By their names in JSON."""
+    found = _info(kind)
+    assert isinstance(found, inspect.StructType)
+    return {field.encode_name: field.type for field in found.fields}
+
+
 def _relaxed_struct(value: dict[str, Any], kind: inspect.StructType, unknown: list[str], path: str) -> dict[str, Any]:
-    fields = {field.encode_name: field.type for field in kind.fields}
+    fields = _fields_of(kind.cls)
     found = {}
     for name, one in value.items():
         if one is None:

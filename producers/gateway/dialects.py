@@ -9,14 +9,9 @@ from producers.gateway.ollama.dialect import Ollama
 from producers.gateway.openai.dialect import OpenAi
 
 
-def all_dialects(*, leave_out_tools: bool = False) -> tuple[Dialect, ...]:
-    """With `leave_out_tools` requests that offer tools are taken, and answered without."""
-    return (
-        OpenAi(leave_out_tools=leave_out_tools),
-        Anthropic(leave_out_tools=leave_out_tools),
-        Ollama(leave_out_tools=leave_out_tools),
-        Native(),
-    )
+def all_dialects() -> tuple[Dialect, ...]:
+    """Made anew: what one keeps is of its gateway."""
+    return OpenAi(), Anthropic(), Ollama(), Native()
 
 
 def nearest(dialects: tuple[Dialect, ...], path: str) -> Dialect:

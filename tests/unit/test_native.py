@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from broker.messages import Chunk, Done, Failed, Message, Progress, Timings, TokenLogprob, Usage
+from producers.gateway.abilities import abilities_for
 from producers.gateway.dialect import Finished
 from producers.gateway.errors import ApiError
+from producers.gateway.manners import Manners
 from producers.gateway.native.completion import CompletionBody
 from producers.gateway.native.errors import error_body
 from producers.gateway.native.infill import InfillBody
@@ -66,11 +68,65 @@ def test_what_is_no_prompt_is_refused_by_its_name(prompt: Any) -> None:
     assert str(refused.value.param).startswith("prompt")
 
 
+@pytest.mark.parametrize(
+    ("more", "param", "message"),
+    [
+        ({"repeat_penalty": -1}, "repeat_penalty", "repeat_penalty: must be above 0, not -1.0"),
+        ({"presence_penalty": 1000}, "presence_penalty", "presence_penalty: must be at most 100, not 1000.0"),
+        ({"temperature": 1000}, "temperature", "temperature: must be at most 100, not 1000.0"),
+        ({"stop": ["x"] * 17}, "stop", "stop: must have at most 16 entries"),
+        ({"stop": "x" * 257}, "stop[0]", "stop[0]: must have at most 256 characters"),
+        ({"grammar": "x" * 65_537}, "grammar", "grammar: must have at most 65536 characters"),
+        ({"prompt": [-1]}, "prompt[0]", "prompt[0]: must be at least 0, not -1"),
+    ],
+)
+def test_what_no_worker_would_understand_is_refused_by_its_name_and_is_no_dead_letter(
+    more: dict[str, Any], param: str, message: str
+) -> None:
+    with pytest.raises(ApiError) as refused:
+        Manners().kept(completion(**({"prompt": "Why?"} | more)).asked())
+    assert (refused.value.status, refused.value.param, refused.value.message) == (400, param, message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "abilities"),
+    [
+        (TokenizeBody, {"content": "a"}, {"prompt", "tokens"}),
+        (DetokenizeBody, {"tokens": []}, {"prompt", "tokens"}),
+        (InfillBody, {"input_prefix": "a", "input_suffix": ""}, {"infill"}),
+        (CompletionBody, {"prompt": [1], "return_progress": True}, {"tokens", "progress"}),
+        (CompletionBody, {"prompt": "a", "presence_penalty": 1}, {"penalties"}),
+        (CompletionBody, {"prompt": "a"}, set()),
+    ],
+)
+def test_what_a_worker_must_be_able_to_do_is_told_by_the_turn(kind: Any, body: Any, abilities: set[str]) -> None:
+    (asked,) = posted(msgspec.json.encode(body), kind)[0].asked()
+    assert abilities_for(asked) == abilities
+
+
 def test_several_answers_are_turns_of_their_own_seeds() -> None:
     asked = completion(["a", "b"], n=2, seed=4).asked()
     assert [(one.history, one.sampling.seed) for one in asked] == [
         ((Message("user", text),), seed) for text in "ab" for seed in (4, 5)
     ]
+
+
+def test_an_answer_tells_its_own_seed_also_a_random_one() -> None:
+    body = completion(["a", "b"], n=2)
+    told = body.writer("t", "m").whole([Finished(done()) for _ in range(4)])
+    assert [one["generation_settings"]["seed"] for one in told] == [one.sampling.seed for one in body.asked()]
+    assert completion().sampling.seed != completion().sampling.seed
+
+
+def test_of_many_answers_the_first_one_tells_a_long_grammar() -> None:
+    grammar = "root ::= " + '"a" ' * 10_000
+    body = completion(["x"] * 64, n=2, grammar=grammar)
+    told = body.writer("t", "m").whole([Finished(done()) for _ in range(128)])
+    assert told[0]["generation_settings"]["grammar"] == grammar
+    assert "grammar" not in told[1]["generation_settings"]
+    assert len(msgspec.json.encode(told)) < 400_000
+    (one,) = events(completion(grammar=grammar).writer("t", "m").end(0, done()))
+    assert one["generation_settings"]["grammar"] == grammar
 
 
 def test_what_a_request_leaves_open_is_as_llama_server_has_it() -> None:

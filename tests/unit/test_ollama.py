@@ -12,15 +12,18 @@ import pytest
 
 from broker.conversations import next_name
 from broker.messages import Chunk, Done, Failed, Message, Sampling, Timings, TokenLogprob, Tool, ToolCall, Usage
+from producers.gateway.abilities import abilities_for
 from producers.gateway.dialect import Asked, Finished
 from producers.gateway.errors import ApiError
+from producers.gateway.manners import Manners
 from producers.gateway.naming import conversation_of
 from producers.gateway.ollama.answers import Writer
 from producers.gateway.ollama.errors import error_body, error_of
 from producers.gateway.ollama.memory import packed, unpacked
-from producers.gateway.ollama.options import MAX_TOKENS, MOST_TOKENS
-from producers.gateway.ollama.requests import ChatRequest, ChatWithoutTools, GenerateRequest
+from producers.gateway.ollama.options import DEFAULTS
+from producers.gateway.ollama.requests import ChatRequest, GenerateRequest
 from producers.gateway.posted import posted
+from producers.gateway.sampling import MOST_TOKENS
 
 HI = {"role": "user", "content": "hi"}
 LAMP = {"type": "object", "properties": {"on": {"type": "boolean"}}}
@@ -31,7 +34,7 @@ def chat(messages: Any = (HI,), **more: Any) -> tuple[ChatRequest, list[str]]:
 
 
 def asked(messages: Any = (HI,), **more: Any) -> Asked:
-    (found,) = chat(messages, **more)[0].asked()
+    (found,), _ = Manners().kept(chat(messages, **more)[0].asked())
     return found
 
 
@@ -67,7 +70,7 @@ def test_an_answer_comes_in_pieces_unless_that_is_declined() -> None:
 def test_what_is_not_said_is_as_ollama_has_it() -> None:
     found = sampling()
     assert (found.temperature, found.top_k, found.top_p, found.min_p) == (0.8, 40, 0.9, 0.0)
-    assert (found.repeat_penalty, found.max_tokens, found.thinking) == (1.0, MAX_TOKENS, None)
+    assert (found.repeat_penalty, found.max_tokens, found.thinking) == (1.0, DEFAULTS.max_tokens, None)
     assert sampling().seed != sampling(seed=-1).seed
 
 
@@ -182,13 +185,18 @@ def test_results_are_matched_by_the_names_of_tools_and_by_ids_where_there_are_an
     assert orphan.tool_call_id
 
 
+def test_an_empty_answer_that_is_sent_back_asks_for_another() -> None:
+    assert asked([HI, {"role": "assistant", "content": " "}]).history == asked().history
+    assert asked([HI, {"role": "assistant", "content": "So"}]).history[-1].content == "So"
+
+
 def test_tools_are_offered_and_left_out() -> None:
     tool = {"type": "function", "function": {"name": "lamp", "description": "Switches", "parameters": LAMP}}
     assert asked(tools=[tool]).offer.tools == (Tool("lamp", "Switches", LAMP),)
     body = msgspec.json.encode({"model": "m", "messages": [HI], "tools": [tool]})
-    request, ignored = posted(body, ChatWithoutTools)
-    assert request.asked()[0].offer.tools == ()
-    assert ignored == ["tools"]
+    request, _ = posted(body, ChatRequest)
+    (one,), ignored = Manners(leave_out_tools=True).kept(request.asked())
+    assert (one.offer.tools, ignored) == ((), ["tools"])
 
 
 def test_the_next_turn_of_a_round_of_tools_is_found_without_ids() -> None:
@@ -216,7 +224,7 @@ def test_a_prompt_is_a_chat_unless_it_is_raw() -> None:
     (raw,) = generate(raw=True).asked()
     assert (raw.is_raw, raw.history) == (True, (Message("user", "hi"),))
     (insert,) = generate("def f(", suffix="return 1", system="x").asked()
-    assert (insert.is_raw, insert.more["suffix"], [*insert.can]) == (True, "return 1", ["infill"])
+    assert (insert.is_raw, insert.more["suffix"], [*abilities_for(insert)]) == (True, "return 1", ["infill"])
 
 
 @pytest.mark.parametrize(

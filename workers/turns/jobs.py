@@ -11,8 +11,9 @@ from broker.errors import TurnRejected
 from broker.messages import Sampling, Turn
 from broker.priorities import BATCH
 from workers.engine.events import Job
-from workers.prompts.begun import schema_holds
-from workers.prompts.history import History, Prompt, without_oldest
+from workers.prompts.begun import begun, schema_holds
+from workers.prompts.history import History, Prompt, Shortened
+from workers.prompts.off_loop import off_loop, size_of
 from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
 from workers.turns.holding import Holding
 from workers.turns.work import Work
@@ -62,7 +63,8 @@ class JobMaker:
         prompt = await self._prompt(work)
         if not prompt.tokens and not turn.continuations:
             raise TurnRejected("empty_prompt", "messages: the prompt has no tokens, and the model adds none of its own")
-        continuations = self._continuations(turn, prompt)
+        size = len(turn.continuations) * len(prompt.rendered.text) + size_of(turn)
+        continuations = await off_loop(size, lambda: self._continuations(turn, prompt))
         max_tokens = min(turn.sampling.max_tokens, self._max_tokens - len(prompt.tokens))
         if continuations:
             max_tokens = max(len(tokens) for tokens, _ in continuations) - len(prompt.tokens)
@@ -78,7 +80,7 @@ class JobMaker:
             gbnf=await self._grammars.gbnf(turn.sampling, client) if calls is None else None,
             calls=calls,
             continuations=continuations,
-            begun=self._history.begun_tokens(turn) if schema_holds(turn) else (),
+            begun=await self._begun(turn),
             boundaries=prompt.boundaries,
             tells_progress=turn.progress,
             shown=self._readers.shown if self._readers.reads(turn) else {},
@@ -102,22 +104,46 @@ class JobMaker:
             for token in (tokens_of(of) if isinstance(of, str) else (of,))
         )
 
+    async def _begun(self, turn: Turn) -> tuple[int, ...]:
+        if not schema_holds(turn):
+            return ()
+        return await off_loop(len(begun(turn)), lambda: self._history.begun_tokens(turn))
+
     async def _prompt(self, work: Work) -> Prompt:
         """The turn's prompt, without its oldest turns where it is too long and the setting says so."""
-        turn, client, limit = work.turn, work.address.client, self._max_tokens
-        prompt = await self._history.prompt(client, turn)
-        while len(prompt.tokens) >= limit - (ROOM_TOKENS if work.notes.num_dropped else 0):
-            shorter = without_oldest(turn.messages) if self._overflow == "drop" and not turn.raw else None
-            if shorter is None:
-                if len(prompt.tokens) < limit:
-                    break  # the last turn fits, if without room to spare
-                raise TurnRejected(
-                    "prompt_too_long", f"messages: {len(prompt.tokens)} tokens, and the context holds {limit}"
-                )
-            work.notes.dropped(len(turn.messages) - len(shorter))
-            turn = msgspec.structs.replace(turn, messages=shorter)
-            prompt = await self._history.prompt(client, turn)
+        turn, limit = work.turn, self._max_tokens
+        prompt = await self._history.prompt(work.address.client, turn)
+        if len(prompt.tokens) >= limit and self._overflow == "drop" and not turn.raw:
+            prompt = await self._shortened(work, prompt)
+        if len(prompt.tokens) >= limit:
+            detail = f"messages: {len(prompt.tokens)} tokens, and the context holds {limit}"
+            raise TurnRejected("prompt_too_long", detail)
         return prompt
+
+    async def _shortened(self, work: Work, whole: Prompt) -> Prompt:
+        """Without as few of the oldest turns as leave room for an answer, or all that can go. Looked for in strides and
+        then between them, as each look is a rendering of what is left: a conversation may have thousands of turns."""
+        turn, shortened, prompt = work.turn, Shortened(work.turn.messages), whole
+
+        async def without(num_turns: int) -> Prompt:
+            left = msgspec.structs.replace(turn, messages=shortened.without(num_turns))
+            return await self._history.prompt(work.address.client, left)
+
+        too_few, enough = 0, min(1, shortened.num_turns)
+        while too_few < enough and not self._leaves_room(prompt := await without(enough)):
+            too_few, enough = enough, min(2 * enough, shortened.num_turns)
+        while enough - too_few > 1:
+            shorter = await without(middle := (too_few + enough) // 2)
+            if self._leaves_room(shorter):
+                enough, prompt = middle, shorter
+            else:
+                too_few = middle
+        if enough:
+            work.notes.dropped(len(turn.messages) - len(shortened.without(enough)))
+        return prompt
+
+    def _leaves_room(self, prompt: Prompt) -> bool:
+        return len(prompt.tokens) < self._max_tokens - ROOM_TOKENS
 
     def _continuations(self, turn: Turn, prompt: Prompt) -> tuple[tuple[tuple[int, ...], int], ...]:
         found = []

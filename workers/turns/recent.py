@@ -30,12 +30,18 @@ class RecentTurns:
     """Turns that ended as failed, since the start."""
     num_settled: int = 0
     """Deliveries, since the start."""
+    num_aside: int = 0
+    """Deliveries of turns that take no slot: nothing is expected of the others by them."""
 
     def took(self, seconds: float) -> None:
         """A delivery was settled after so long."""
         self.mean_seconds = _smoothed(self.mean_seconds, seconds)
         self.longest_seconds = max(seconds, (1 - _FORGETTING) * self.longest_seconds)
         self.num_settled += 1
+
+    def took_no_slot(self) -> None:
+        """A delivery was settled that no other had to wait for."""
+        self.num_aside += 1
 
     @property
     def longest_expected_seconds(self) -> float | None:

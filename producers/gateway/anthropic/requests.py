@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from broker.discovery import PROMPT
-from broker.errors import InvalidMessage
 from broker.messages import Message, Sampling
-from broker.messages.tools import check_tools
 from broker.messages.turns import Thinking
 from producers.gateway.anthropic.answers import CountWriter, Writer
 from producers.gateway.anthropic.blocks import CacheControl, SystemText
 from producers.gateway.anthropic.history import InputMessage, billing_of, history_of
 from producers.gateway.anthropic.tools import Choice, ClientTool, param_of
-from producers.gateway.dialect import NOTHING, Asked, Offer
-from producers.gateway.errors import UNSUPPORTED, ApiError
+from producers.gateway.dialect import NOTHING, AnswerWriter, Asked, Offer
+from producers.gateway.sampling import MAX_STOPS, MOST_TOKENS, Defaults, Share, Stop, sampling_of, stops_of
 
-MAX_TOKENS = 500
-MOST_TOKENS = 1_000_000
-"""What the wire takes; no context holds as many."""
-MAX_STOPS = 16
+DEFAULTS = Defaults(max_tokens=500)
 
 
 class ThinkingConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,11 +74,6 @@ class CountRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             tool.check(f"tools[{index}]")
         if self.tool_choice is not None:
             self.tool_choice.check()
-        try:
-            check_tools(self.offer.tools, self.offer.choice)
-        except InvalidMessage as error:
-            param = param_of(error.field)
-            raise ApiError(400, f"{param}: {error.reason}", param=param) from None
 
     @property
     def is_streamed(self) -> bool:
@@ -126,13 +114,12 @@ class CountRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def asked(self) -> Sequence[Asked]:
         """The prompt's turn, of which nothing is answered. Raises ApiError."""
-        return (
-            Asked(self.history, self.sampling(), offer=self.offer, more={"kind": "prompt"}, can=frozenset({PROMPT})),
-        )
+        more = {"kind": "prompt"}
+        return (Asked(self.history, self.sampling(), offer=self.offer, more=more, param_of=param_of),)
 
-    def writer(self, turn: str, model: str) -> Writer:
+    def writer(self, turn: str, model: str) -> AnswerWriter:
         """Of the number."""
-        return CountWriter(turn, model)
+        return CountWriter()
 
 
 class MessagesRequest(CountRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -140,11 +127,9 @@ class MessagesRequest(CountRequest, frozen=True, forbid_unknown_fields=True, kw_
 
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_p: Share | None = None
     top_k: Annotated[int, Meta(ge=-1)] | None = None
-    stop_sequences: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=MAX_STOPS)] | None = (
-        None
-    )
+    stop_sequences: Annotated[tuple[Stop, ...], Meta(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     metadata: Metadata | None = None
     service_tier: str | None = None
@@ -169,48 +154,24 @@ class MessagesRequest(CountRequest, frozen=True, forbid_unknown_fields=True, kw_
         return found.schema if found is not None else None
 
     def sampling(self) -> Sampling:
-        """How the API wants tokens chosen: by default with temperature 1 and a random seed. Raises ApiError."""
-        temperature = 1.0 if self.temperature is None else self.temperature
-        try:
-            return Sampling(
-                max_tokens=min(MAX_TOKENS if self.max_tokens is None else self.max_tokens, MOST_TOKENS),
-                temperature=temperature,
-                # No share of the probability at all is the likeliest token alone.
-                top_k=1 if self.top_p == 0 else min(max(0, self.top_k or 0), MOST_TOKENS),
-                top_p=self.top_p or 1.0,
-                seed=secrets.randbits(62),
-                stop=tuple(filter(None, self.stop_sequences or ())),
-                json_schema=self.schema,
-                thinking=super().sampling().thinking,
-            )
-        except InvalidMessage as error:
-            raise ApiError(400, str(error), param=param_of(error.field)) from None
+        """How the API wants tokens chosen, with a random seed. Raises ApiError."""
+        return sampling_of(
+            DEFAULTS,
+            limit=self.max_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            stop=stops_of(self.stop_sequences),
+            json_schema=self.schema,
+            thinking=super().sampling().thinking,
+            param_of=param_of,
+        )
 
     def asked(self) -> Sequence[Asked]:
         """The turn. Raises ApiError."""
-        return (Asked(self.history, self.sampling(), offer=self.offer),)
+        return (Asked(self.history, self.sampling(), offer=self.offer, param_of=param_of),)
 
-    def writer(self, turn: str, model: str) -> Writer:
+    def writer(self, turn: str, model: str) -> AnswerWriter:
         """Of its answer."""
         hides_thoughts = self.thinking is not None and self.thinking.display == "omitted"
         return Writer(turn, model, shows_thoughts=not hides_thoughts)
-
-
-class MessagesWithoutTools(MessagesRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The same for a gateway that leaves tools out: a model is free to call none where it need not."""
-
-    def check(self) -> None:
-        """Raises ApiError where one must be called."""
-        super().check()
-        if self.tool_choice is not None and self.tool_choice.type in ("any", "tool"):
-            message = "tool_choice: this gateway leaves tools out, so none can be demanded"
-            raise ApiError(400, message, param="tool_choice", code=UNSUPPORTED)
-
-    @property
-    def ignored(self) -> Sequence[str]:
-        """Tools besides."""
-        return [*(["tools"] if self.tools else []), *super().ignored]
-
-    def asked(self) -> Sequence[Asked]:
-        """The turn, which offers none. Raises ApiError."""
-        return (Asked(self.history, self.sampling()),)

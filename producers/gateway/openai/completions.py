@@ -12,10 +12,10 @@ from broker.messages.turns import TokenId
 from producers.gateway.dialect import Asked
 from producers.gateway.errors import ApiError, unsupported
 from producers.gateway.openai.answers import Writer
-from producers.gateway.openai.requests import MAX_TOP_LOGPROBS, Common
+from producers.gateway.openai.requests import Common
+from producers.gateway.sampling import NumLogprobs
 
 MAX_PROMPTS = 128
-NumLogprobs = Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)]
 Tokens = Annotated[tuple[TokenId | str, ...], Meta(min_length=1)]
 """A prompt of tokens, or of texts and tokens."""
 
@@ -70,12 +70,10 @@ class CompletionRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only
 
     def _one(self, prompt: str | tuple[str | int, ...], sampling: Any) -> Asked:
         more: dict[str, Any] = {"suffix": self.suffix} if self.suffix else {}
-        more |= {"echo": True} if self.echo else {}
-        progress, can = self.with_progress
-        more |= progress
+        more |= ({"echo": True} if self.echo else {}) | self.progress
         if isinstance(prompt, str):
-            return Asked((Message("user", prompt),), sampling, is_raw=True, more=more, can=can)
-        return Asked((), sampling, is_raw=True, more=more | {"prompt": prompt}, can=can)
+            return Asked((Message("user", prompt),), sampling, is_raw=True, more=more)
+        return Asked((), sampling, is_raw=True, more=more | {"prompt": prompt})
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of its answers."""

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from producers.gateway.dialect import Plain, Turned
 from producers.gateway.errors import ApiError
-from producers.gateway.openai.chat import ChatRequest, ChatWithoutTools
+from producers.gateway.openai.chat import ChatRequest
 from producers.gateway.openai.completions import CompletionRequest
 from producers.gateway.openai.embeddings import EmbeddingsRequest
 from producers.gateway.openai.errors import ERROR_SCHEMA, error_body
@@ -17,19 +17,19 @@ from producers.gateway.openai.fields import HARMLESS, RESPONSES_HARMLESS
 from producers.gateway.openai.listing import entry
 from producers.gateway.openai.prompts import ChatCountRequest, TemplateRequest
 from producers.gateway.openai.response_store import ResponseStore
-from producers.gateway.openai.responses import CountRequest, ResponsesRequest, ResponsesWithoutTools
+from producers.gateway.openai.responses import CountRequest, ResponsesRequest
 from producers.gateway.responses import json_response
 from producers.gateway.visits import Visit
 
 
 class OpenAi:
-    """With `leave_out_tools` requests that offer tools are taken, and answered without."""
+    """OpenAI's, chats, completions, vectors and responses."""
 
     media_type = "text/event-stream"
     error_schema = ERROR_SCHEMA
 
-    def __init__(self, *, leave_out_tools: bool) -> None:
-        chat = Turned(ChatWithoutTools if leave_out_tools else ChatRequest, "A chat's next turn", HARMLESS)
+    def __init__(self) -> None:
+        chat = Turned(ChatRequest, "A chat's next turn", HARMLESS)
         completion = Turned(CompletionRequest, "Texts' continuations, without the model's template", HARMLESS)
         self.turns: dict[str, Turned] = {
             "/v1/chat/completions": chat,
@@ -41,8 +41,7 @@ class OpenAi:
         self.turns |= {f"{prefix}/chat/completions/input_tokens": counted for prefix in ("/v1", "")}
         self.turns["/apply-template"] = Turned(TemplateRequest, "The prompt of a chat", HARMLESS)
         store = ResponseStore()
-        responses = ResponsesWithoutTools if leave_out_tools else ResponsesRequest
-        response = Turned(responses, "A response", RESPONSES_HARMLESS, store.before, store.after)
+        response = Turned(ResponsesRequest, "A response", RESPONSES_HARMLESS, store.before, store.after)
         count = Turned(CountRequest, "How many tokens the prompt of a response has", RESPONSES_HARMLESS, store.before)
         for prefix in ("/v1", ""):
             self.turns |= {f"{prefix}/responses": response, f"{prefix}/responses/input_tokens": count}

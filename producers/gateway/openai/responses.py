@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -9,20 +10,25 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from broker.errors import InvalidMessage
-from broker.messages import Message, NamedTool, Sampling, ToolChoice, check_messages
-from broker.messages.tools import check_tools
+from broker.messages import Done, Message, NamedTool, Sampling, ToolChoice
 from broker.messages.turns import Thinking
 from producers.gateway.bodies import part
-from producers.gateway.dialect import NOTHING, Asked, Offer
+from producers.gateway.dialect import NOTHING, Asked, Offer, plain_name
+from producers.gateway.endings import to_be_answered
 from producers.gateway.errors import ApiError, unsupported
-from producers.gateway.openai.chat import NumLogprobs
-from producers.gateway.openai.requests import Common, Limit
+from producers.gateway.openai.requests import Common
 from producers.gateway.openai.response_config import FunctionTool, ReasoningConfig, TextConfig
 from producers.gateway.openai.response_items import checked, items_of, messages_of
-from producers.gateway.openai.response_writer import CountWriter, ResponseWriter
+from producers.gateway.openai.response_writer import FIELDS, ResponseWriter
+from producers.gateway.rendering import PromptWriter
+from producers.gateway.sampling import Limit, NumLogprobs
 
 LOGPROBS = "message.output_text.logprobs"
+
+
+def _param_of(field: str) -> str:
+    """The request's name of a turn's field: items become messages, some of them one."""
+    return "input" if field.startswith("messages") else plain_name(field)
 
 
 class ResponsesRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -59,16 +65,6 @@ class ResponsesRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=
         wanted = self.text.format if self.text is not None else None
         if wanted is not None and wanted.type == "json_schema" and wanted.schema is None:
             raise ApiError(400, "a schema is wanted", param="text.format.schema")
-        self._check_tools()
-
-    def _check_tools(self) -> None:
-        offer = self.offer
-        try:
-            check_tools(offer.tools, offer.choice)
-        except InvalidMessage as error:
-            raise ApiError(400, f"{error.field}: {error.reason}", param=error.field) from None
-        if offer.tools and self.grammar:
-            raise ApiError(400, "grammar: a grammar and tools cannot both be given", param="grammar")
 
     @property
     def said(self) -> tuple[Message, ...]:
@@ -211,36 +207,16 @@ class Continued:
     def asked(self) -> Sequence[Asked]:
         """One answer. Raises ApiError."""
         first = (Message("system", self.request.instructions),) if self.request.instructions else ()
-        history = (*first, *self.messages)
+        history = to_be_answered((*first, *self.messages))
         checked(history)
-        try:
-            check_messages(history)
-        except InvalidMessage as error:
-            raise ApiError(400, f"input: {error.reason}", param="input") from None
-        kwargs = self.request.chat_template_kwargs or None
-        return [Asked(history, self.request.sampling(), template_kwargs=kwargs, offer=self.request.offer)]
+        kwargs, offer = self.request.chat_template_kwargs or None, self.request.offer
+        return [Asked(history, self.request.sampling(), template_kwargs=kwargs, offer=offer, param_of=_param_of)]
 
     def writer(self, turn: str, model: str) -> ResponseWriter:
         """Of it."""
         request = self.request
         told_back = request.told_back(request.sampling())
         return ResponseWriter(turn, model, told_back, self.messages, is_stored=request.store is not False)
-
-
-class ResponsesWithoutTools(ResponsesRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The same for a gateway that leaves tools out."""
-
-    @property
-    def offer(self) -> Offer:
-        """Nothing."""
-        if self.tool_choice not in (None, "auto", "none"):
-            raise unsupported("tool_choice", "cannot demand a call: this gateway leaves tools out")
-        return NOTHING
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        """Tools besides."""
-        return (*(["tools"] if self.tools else []), *super().ignored)
 
 
 class CountRequest(ResponsesRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -262,8 +238,12 @@ class Counted(Continued):
     def asked(self) -> Sequence[Asked]:
         """One prompt."""
         (one,) = super().asked()
-        return [Asked(one.history, one.sampling, False, one.template_kwargs, one.offer, {"kind": "prompt"})]
+        return [dataclasses.replace(one, more={"kind": "prompt"})]
 
-    def writer(self, turn: str, model: str) -> ResponseWriter:
-        """Of it."""
-        return CountWriter(turn, model, {}, self.messages, is_stored=False)
+    def writer(self, turn: str, model: str) -> PromptWriter:  # type: ignore[override]
+        """Of their number."""
+        return PromptWriter(_count, FIELDS)
+
+
+def _count(done: Done) -> dict[str, Any]:
+    return {"object": "response.input_tokens", "input_tokens": done.usage.prompt_tokens}
