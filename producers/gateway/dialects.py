@@ -10,7 +10,7 @@ from producers.gateway.openai.dialect import OpenAi
 
 
 def all_dialects(*, has_slots: bool = True) -> tuple[Dialect, ...]:
-    """Made anew: what one keeps is of its gateway."""
+    """Made anew: what one keeps is of its gateway. Without slots llama-server's tells of none."""
     return OpenAi(), Anthropic(), Ollama(), Native(has_slots=has_slots)
 
 
