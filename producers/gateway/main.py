@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 from pathlib import Path
 
@@ -47,6 +48,9 @@ async def serve(address: Address, options: GatewaySettings, version: str, stop: 
         thinking=options.thinking,
     )
     app = gateway.app()
+    # What is there by now stays: no collection is to look through it, which takes 20 ms, while streams wait.
+    gc.collect()
+    gc.freeze()
     host, port = listening.getsockname()[:2]
     try:
         async with asyncio.TaskGroup() as group:
