@@ -43,7 +43,7 @@ async def serve(address: Address, options: GatewaySettings, version: str, stop: 
         version=version,
         leave_out_tools=options.leave_out_tools,
         is_strict=options.strict,
-        origins=Origins(options.origins, keys.are_wanted, _is_loopback(options.gateway_host)),
+        origins=Origins(options.origins, keys.are_wanted, (options.gateway_host, *options.hosts)),
         thinking=options.thinking,
     )
     app = gateway.app()
