@@ -75,7 +75,9 @@ class Gateway:
         self._rounds = Rounds()
         self._is_strict = is_strict
         self._origins = origins or Origins(are_keys_wanted=keys.are_wanted)
-        self._dialects = all_dialects(leave_out_tools=leave_out_tools) if dialects is None else dialects
+        if dialects is None:
+            dialects = all_dialects(leave_out_tools=leave_out_tools, num_clients=keys.num_clients)
+        self._dialects = dialects
         self._models = Models(self._seen, (AUTO, *routes.policies))
         self._clients = Clients(nc)
         self._in_work = InWork()

@@ -9,10 +9,11 @@ from producers.gateway.ollama.dialect import Ollama
 from producers.gateway.openai.dialect import OpenAi
 
 
-def all_dialects(*, leave_out_tools: bool = False) -> tuple[Dialect, ...]:
-    """With `leave_out_tools` requests that offer tools are taken, and answered without."""
+def all_dialects(*, leave_out_tools: bool = False, num_clients: int = 1) -> tuple[Dialect, ...]:
+    """With `leave_out_tools` requests that offer tools are taken, and answered without. `num_clients` share the room
+    for answers that are kept."""
     return (
-        OpenAi(leave_out_tools=leave_out_tools),
+        OpenAi(leave_out_tools=leave_out_tools, num_clients=num_clients),
         Anthropic(leave_out_tools=leave_out_tools),
         Ollama(leave_out_tools=leave_out_tools),
         Native(),

@@ -9,7 +9,12 @@ from starlette.responses import Response
 
 from producers.gateway.anthropic.errors import ERROR_SCHEMA, error_body
 from producers.gateway.anthropic.listing import entry, page
-from producers.gateway.anthropic.requests import CountRequest, MessagesRequest, MessagesWithoutTools
+from producers.gateway.anthropic.requests import (
+    CountRequest,
+    CountWithoutTools,
+    MessagesRequest,
+    MessagesWithoutTools,
+)
 from producers.gateway.dialect import Plain, Turned
 from producers.gateway.errors import ApiError
 from producers.gateway.responses import json_response
@@ -27,7 +32,8 @@ class Anthropic:
 
     def __init__(self, *, leave_out_tools: bool) -> None:
         messages = Turned(MessagesWithoutTools if leave_out_tools else MessagesRequest, "A conversation's next message")
-        count = Turned(CountRequest, "How many tokens a conversation has as a prompt")
+        counted = CountWithoutTools if leave_out_tools else CountRequest
+        count = Turned(counted, "How many tokens a conversation has as a prompt")
         self.turns: Mapping[str, Turned] = {
             f"{prefix}/messages{path}": turned
             for prefix in ("/v1", "")

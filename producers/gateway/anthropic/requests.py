@@ -196,7 +196,7 @@ class MessagesRequest(CountRequest, frozen=True, forbid_unknown_fields=True, kw_
         return Writer(turn, model, shows_thoughts=not hides_thoughts)
 
 
-class MessagesWithoutTools(MessagesRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CountWithoutTools(CountRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The same for a gateway that leaves tools out: a model is free to call none where it need not."""
 
     def check(self) -> None:
@@ -211,6 +211,11 @@ class MessagesWithoutTools(MessagesRequest, frozen=True, forbid_unknown_fields=T
         """Tools besides."""
         return [*(["tools"] if self.tools else []), *super().ignored]
 
-    def asked(self) -> Sequence[Asked]:
-        """The turn, which offers none. Raises ApiError."""
-        return (Asked(self.history, self.sampling()),)
+    @property
+    def offer(self) -> Offer:
+        """Nothing."""
+        return NOTHING
+
+
+class MessagesWithoutTools(CountWithoutTools, MessagesRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """And its message."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from broker.discovery import PROMPT
 from broker.messages import Sampling
 from producers.gateway.dialect import Asked
-from producers.gateway.openai.chat import ChatRequest
+from producers.gateway.openai.chat import ChatRequest, ChatWithoutTools
 from producers.gateway.openai.errors import FIELDS
 from producers.gateway.rendering import PromptWriter
 
@@ -37,3 +37,11 @@ class ChatCountRequest(TemplateRequest, frozen=True, forbid_unknown_fields=True,
     def writer(self, turn: str, model: str) -> PromptWriter:  # type: ignore[override]
         """Of their number."""
         return PromptWriter(lambda done: {"input_tokens": done.usage.prompt_tokens}, FIELDS)
+
+
+class TemplateWithoutTools(ChatWithoutTools, TemplateRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The prompt at a gateway that leaves tools out: none are told to the model."""
+
+
+class ChatCountWithoutTools(ChatWithoutTools, ChatCountRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How many tokens that one is."""

@@ -20,7 +20,7 @@ from producers.gateway.openai.chat import NumLogprobs
 from producers.gateway.openai.requests import Common, Limit
 from producers.gateway.openai.response_config import FunctionTool, ReasoningConfig, TextConfig
 from producers.gateway.openai.response_items import checked, items_of, messages_of
-from producers.gateway.openai.response_writer import CountWriter, ResponseWriter
+from producers.gateway.openai.response_writer import ResponseWriter
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -218,13 +218,22 @@ class Continued:
         except InvalidMessage as error:
             raise ApiError(400, f"input: {error.reason}", param="input") from None
         kwargs = self.request.chat_template_kwargs or None
-        return [Asked(history, self.request.sampling(), template_kwargs=kwargs, offer=self.request.offer)]
+        return [Asked(history, self.request.sampling(), False, kwargs, self.request.offer, *self.request.with_progress)]
 
     def writer(self, turn: str, model: str) -> ResponseWriter:
         """Of it."""
         request = self.request
         told_back = request.told_back(request.sampling())
-        return ResponseWriter(turn, model, told_back, self.messages, is_stored=request.store is not False)
+        has_timings = bool(request.timings_per_token)
+        return ResponseWriter(
+            turn,
+            model,
+            told_back,
+            self.messages,
+            is_stored=request.store is not False,
+            has_timings=has_timings,
+            is_llama_servers=has_timings or bool(request.return_progress),
+        )
 
 
 class ResponsesWithoutTools(ResponsesRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -241,29 +250,3 @@ class ResponsesWithoutTools(ResponsesRequest, frozen=True, forbid_unknown_fields
     def ignored(self) -> tuple[str, ...]:
         """Tools besides."""
         return (*(["tools"] if self.tools else []), *super().ignored)
-
-
-class CountRequest(ResponsesRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`POST /v1/responses/input_tokens`: how many tokens the prompt of a request has."""
-
-    @property
-    def is_streamed(self) -> bool:
-        """A number has no pieces."""
-        return False
-
-    def going_on_from(self, earlier: Sequence[Message]) -> Continued:
-        """The same behind what was said before."""
-        return Counted(self, (*earlier, *self.said))
-
-
-class Counted(Continued):
-    """Its prompt is made, and nothing is generated."""
-
-    def asked(self) -> Sequence[Asked]:
-        """One prompt."""
-        (one,) = super().asked()
-        return [Asked(one.history, one.sampling, False, one.template_kwargs, one.offer, {"kind": "prompt"})]
-
-    def writer(self, turn: str, model: str) -> ResponseWriter:
-        """Of it."""
-        return CountWriter(turn, model, {}, self.messages, is_stored=False)
