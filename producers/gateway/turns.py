@@ -16,7 +16,7 @@ from starlette.types import Receive, Send
 from broker.answer import Answer
 from broker.client import Client
 from broker.errors import InvalidMessage, InvalidName, ServerError
-from broker.messages import Failed, Sampling
+from broker.messages import Sampling
 from broker.messages.turns import Thinking
 from broker.priorities import Priority
 from producers.gateway.abilities import abilities_for
@@ -90,13 +90,17 @@ class _Ending:
             await self._after(writer, finished, self._client)
         self._is_settled = True
 
+    def close(self) -> None:
+        """The reader was told how it ended, be it that it has failed."""
+        self._is_settled = True
+
     @property
     def without_reader(self) -> Read | None:
         """How a turn that goes on, is being stopped or has just ended is read once its reader has left; None where it
         does not matter. A request with an `after` is one turn."""
         if self._after is None or self._is_settled or len(self._taken.answers) != 1:
             return None
-        return None if isinstance(self._taken.answers[0].end, Failed) else self._read
+        return self._read
 
     async def _read(self, answer: Answer) -> None:
         writer = self._taken.writer()
@@ -156,8 +160,13 @@ class Turns:
                 if wanted.is_streamed:
                     if await self._stream(taken, request, receive, send, ending.settle):
                         reading.detach()
+                    else:
+                        ending.close()
                 else:
                     await self._send_whole(taken, request, receive, send, ending.settle)
+        except ApiError:
+            ending.close()
+            raise
         finally:
             self._in_work.leave(*taken.answers, read=ending.without_reader)
             held.give_back()

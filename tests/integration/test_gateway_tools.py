@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
@@ -250,36 +249,6 @@ async def test_tools_that_are_offered_are_left_out_where_that_is_set_and_said(
             with pytest.raises(openai.BadRequestError) as caught:
                 await create(model="m", messages=USER, tools=[LAMP], tool_choice=choice)
             assert caught.value.param == "tool_choice"
-
-
-async def test_where_tools_are_left_out_a_count_is_that_of_the_turn_without_them(
-    start_worker: StartWorker, start_gateway: StartGateway
-) -> None:
-    chat = {"model": "m", "messages": USER, "tools": [LAMP]}
-    response = {"model": "m", "input": "hello there", "tools": [{"type": "function", **LAMP["function"]}]}
-    tool = {"name": "lamp", "input_schema": LAMP["function"]["parameters"]}
-    message = {"model": "m", "messages": USER, "tools": [tool], "max_tokens": 9}
-    counts: tuple[tuple[str, dict[str, Any], str], ...] = (
-        ("/v1/chat/completions/input_tokens", chat, "/v1/chat/completions"),
-        ("/v1/responses/input_tokens", response, "/v1/responses"),
-        ("/v1/messages/count_tokens", message, "/v1/messages"),
-    )
-    async with start_worker(), start_gateway(leave_out_tools=True) as url, httpx2.AsyncClient(base_url=url) as plain:
-        for path, body, turn in counts:
-            counted = await plain.post(path, json=body)
-            usage = (await plain.post(turn, json=body)).json()["usage"]
-            # Anthropic's input tokens are those that were not found.
-            used = usage.get("prompt_tokens") or usage["input_tokens"] + usage.get("cache_read_input_tokens", 0)
-            assert counted.json()["input_tokens"] == used, path
-            assert "tools" in counted.headers["turnpike-ignored"]
-        rendered = await plain.post("/apply-template", json=chat)
-        assert rendered.headers["turnpike-ignored"] == "tools"
-        assert "lamp" not in rendered.json()["prompt"]
-    async with start_worker(), start_gateway() as url, httpx2.AsyncClient(base_url=url) as plain:
-        for path, body, _ in counts:
-            with_tools = (await plain.post(path, json=body)).json()["input_tokens"]
-            without = (await plain.post(path, json=body | {"tools": []})).json()["input_tokens"]
-            assert with_tools > without, path
 
 
 async def test_a_gateway_says_how_much_is_thought_where_a_chat_does_not(

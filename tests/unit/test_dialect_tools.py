@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from broker import codec
 from broker.conversations import next_name
 from broker.messages import Message, NamedTool, Tool, ToolCall, Turn
 from producers.gateway.dialect import Offer
+from producers.gateway.dialects import all_dialects
 from producers.gateway.errors import ApiError
 from producers.gateway.openai.chat import ChatRequest
 from producers.gateway.posted import posted
@@ -115,3 +117,47 @@ def test_a_conversations_calls_are_known_by_what_they_call_and_by_no_id() -> Non
 
     assert called() == called(id="b")
     assert called() != called(function={"name": "g", "arguments": "{}"})
+
+
+LAMP: Any = tool("lamp")
+CHAT_BODY: Any = {"messages": [{"role": "user", "content": "light!"}], "tools": [LAMP]}
+RESPONSE_BODY: Any = {"input": "light!", "tools": [{"type": "function", **LAMP["function"]}]}
+MESSAGE_BODY: Any = {"messages": CHAT_BODY["messages"], "tools": [{"name": "lamp", "input_schema": {"type": "object"}}]}
+COUNTED = {
+    "/v1/chat/completions/input_tokens": ("/v1/chat/completions", CHAT_BODY),
+    "/chat/completions/input_tokens": ("/chat/completions", CHAT_BODY),
+    "/apply-template": ("/v1/chat/completions", CHAT_BODY),
+    "/v1/responses/input_tokens": ("/v1/responses", RESPONSE_BODY),
+    "/responses/input_tokens": ("/responses", RESPONSE_BODY),
+    "/v1/messages/count_tokens": ("/v1/messages", MESSAGE_BODY),
+    "/messages/count_tokens": ("/messages", MESSAGE_BODY),
+}
+"""Where a prompt is counted, or shown, and where the same body has its turn."""
+
+
+@pytest.mark.parametrize(("path", "turn", "body"), [(path, *of) for path, of in COUNTED.items()])
+@pytest.mark.parametrize("leave_out_tools", [False, True])
+def test_what_is_counted_is_what_the_turn_costs(path: str, turn: str, body: Any, leave_out_tools: bool) -> None:
+    """With tools or, where a gateway leaves them out, without."""
+    turns = {of: turned for one in all_dialects(leave_out_tools=leave_out_tools) for of, turned in one.turns.items()}
+    asked = []
+    for one in (path, turn):
+        request, ignored = posted(msgspec.json.encode(body), turns[one].kind, turns[one].harmless)
+        assert ("tools" in ignored) is leave_out_tools
+        asked += request.asked()
+    counted, answered = asked
+    assert (counted.history, counted.offer) == (answered.history, answered.offer)
+    assert (counted.sampling.thinking, counted.template_kwargs) == (
+        answered.sampling.thinking,
+        answered.template_kwargs,
+    )
+    assert [one.name for one in counted.offer.tools] == ([] if leave_out_tools else ["lamp"])
+
+
+@pytest.mark.parametrize(("path", "body"), [(path, body) for path, (_, body) in COUNTED.items()])
+def test_a_count_that_demands_a_call_is_refused_as_its_turn_is_where_tools_are_left_out(path: str, body: Any) -> None:
+    turns = {of: turned for one in all_dialects(leave_out_tools=True) for of, turned in one.turns.items()}
+    choice = {"type": "any"} if "messages" in path else "required"
+    with pytest.raises(ApiError) as caught:
+        posted(msgspec.json.encode(body | {"tool_choice": choice}), turns[path].kind)
+    assert caught.value.param == "tool_choice"

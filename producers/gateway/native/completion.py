@@ -58,8 +58,19 @@ class Answered(Chosen, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def ignored(self) -> Sequence[str]:
-        """Probabilities are the model's own, before any cut."""
-        return ("post_sampling_probs",) if self.post_sampling_probs else ()
+        """Probabilities are the model's own, before any cut; `verbose` tells the prompts of whole answers."""
+        asks = {"post_sampling_probs": self.post_sampling_probs, "verbose": self.verbose and not self.tells_prompts}
+        return tuple(name for name, is_asked in asks.items() if is_asked)
+
+    @property
+    def tells_prompts(self) -> bool:
+        """Whether prompts are told as the model gets them: as they came else."""
+        return False
+
+    @property
+    def with_progress(self) -> tuple[dict[str, Any], frozenset[str]]:
+        """What a turn is told, and a worker must be able to do, where the prompt's progress is wanted."""
+        return ({"progress": True}, frozenset({PROGRESS})) if self.return_progress else ({}, frozenset())
 
     def check(self) -> None:
         """There is nothing that must be refused."""
@@ -107,9 +118,7 @@ class CompletionBody(Answered, frozen=True, forbid_unknown_fields=True, kw_only=
         """So many answers to each prompt as are wanted. Raises ApiError."""
         samplings = self.samplings(self.num_answers)
         found = [
-            asked_of(prompt, sampling, has_progress=bool(self.return_progress))
-            for prompt in self.prompts()[0]
-            for sampling in samplings
+            asked_of(prompt, sampling, *self.with_progress) for prompt in self.prompts()[0] for sampling in samplings
         ]
         return [*found, *map(prompt_of, found)] if self.tells_prompts else found
 
@@ -127,13 +136,11 @@ class CompletionBody(Answered, frozen=True, forbid_unknown_fields=True, kw_only=
         return Writer(model, asking, tells_prompts=self.tells_prompts)
 
 
-def asked_of(prompt: str | Mixed, sampling: Sampling, *, has_progress: bool) -> Asked:
+def asked_of(prompt: str | Mixed, sampling: Sampling, more: dict[str, Any], can: frozenset[str]) -> Asked:
     """The turn of a prompt as it stands."""
-    more: dict[str, Any] = {"progress": True} if has_progress else {}
-    can = {PROGRESS} if has_progress else set()
     if isinstance(prompt, str):
-        return Asked((Message("user", prompt),), sampling, is_raw=True, more=more, can=frozenset(can))
-    return Asked((), sampling, is_raw=True, more=more | {"prompt": prompt}, can=frozenset(can | {TOKENS}))
+        return Asked((Message("user", prompt),), sampling, is_raw=True, more=more, can=can)
+    return Asked((), sampling, is_raw=True, more=more | {"prompt": prompt}, can=can | {TOKENS})
 
 
 def _prompt(given: Any) -> str | Mixed:

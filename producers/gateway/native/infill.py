@@ -35,9 +35,10 @@ class InfillBody(Answered, frozen=True, forbid_unknown_fields=True, kw_only=True
         """So many answers as are wanted. Raises ApiError."""
         history = (Message("user", self.input_prefix + self.prompt),)
         files = tuple((one.filename or NO_NAME, one.text) for one in self.input_extra)
-        more = {"suffix": self.input_suffix, "files": files}
+        progress, can = self.with_progress
+        more = {"suffix": self.input_suffix, "files": files} | progress
         return [
-            Asked(history, sampling, is_raw=True, more=more, can=frozenset({INFILL}))
+            Asked(history, sampling, is_raw=True, more=more, can=can | {INFILL})
             for sampling in self.samplings(self.num_answers)
         ]
 

@@ -53,7 +53,7 @@ class ResponsesRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=
         if self.prompt is not None:
             raise unsupported("prompt", "is not supported: templates of prompts are not kept here")
         if self.num_answers > 1:
-            raise unsupported("n", "is not supported: a response is one answer")
+            raise unsupported("n_cmpl" if self.n is None else "n", "is not supported: a response is one answer")
         if self.previous_response_id is None:
             checked(self.said)
         wanted = self.text.format if self.text is not None else None
@@ -90,8 +90,10 @@ class ResponsesRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=
             items_of(self.input, unknown)
         others = [f"tools[{place}]" for place, one in enumerate(self.tools or ()) if one.get("type") != "function"]
         told = [f"include.{one}" for one in self.include or () if one != LOGPROBS]
-        if self.text is not None and self.text.verbosity not in (None, "medium"):
-            told.append("text.verbosity")
+        if self.text is not None:
+            told += self.text.ignored
+        if self.reasoning is not None:
+            told += self.reasoning.ignored
         return (*super().ignored, *unknown, *others, *told)
 
     @property
