@@ -12,7 +12,8 @@ demo: setup ## server, worker and a small load in one process tree, then a table
 
 test: setup ## the whole test suite; what a machine lacks (InfluxDB, kubectl, Chromium, Node) is skipped with its reason
 	@if command -v npm >/dev/null; then for at in examples/node tests/axe tests/clients/programs; do npm ci --silent --no-audit --no-fund --prefix $$at; done; fi
-	@.venv/bin/python -m pytest -n $$(($$(nproc) + 1)) --cov --cov-report=term --cov-fail-under=0
+	@# Hundreds of commands are started: each would compile our modules anew where an environment has no bytecode kept.
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -n $$(($$(nproc) + 1)) --cov --cov-report=term --cov-fail-under=0
 
 real-models: setup ## the real models of tests and benchmarks (791 MB), by hash, into .cache/real-models
 	@.venv/bin/python tools/real_models.py

@@ -30,7 +30,7 @@ from broker.errors import (
 )
 from broker.messages import Cancel, Chunk, Done, End, Failed, Message, Replay, Started, ToolCall, Turn
 from broker.place_in_line import Line, PlaceInLine
-from broker.priorities import DEFAULT_PRIORITY, Priority
+from broker.priorities import DEFAULT_PRIORITY, Lane, Priority, lane_of
 from broker.reassembly import Reassembly
 from broker.subjects import CancelAddress
 from broker.wire import Messages
@@ -80,7 +80,7 @@ class AnswerPort(Protocol):
     async def replay(self, turn: str, index: int) -> Replay:
         """What is stored of the turn's reply from an index on. Raises ReplayUnavailable."""
 
-    async def line(self, model: str, priority: Priority, sequence: int) -> Line | None:
+    async def line(self, model: str, lane: Lane, sequence: int) -> Line | None:
         """The line in which the queued turn of this sequence waits; None while the server does not tell."""
 
 
@@ -200,7 +200,8 @@ class Answer:
         if self.started is not None or self.end is not None or self._sequence is None:
             return None
         if self._line is None and self._subscription is not None:  # closed, it would never stop listening
-            self._line = await self._client.line(self._model, self._priority, self._sequence)
+            lane = lane_of(self.turn.kind, self._priority)
+            self._line = await self._client.line(self._model, lane, self._sequence)
         return self._line.place() if self._line is not None else None
 
     async def _subscribe(self) -> None:

@@ -20,7 +20,7 @@ from broker.discovery import SERVING, WorkerInfo
 from broker.errors import NotLoaded, NotReady, NotServed, UnservedModel
 from broker.messages.boards import BoardState
 from broker.model_status import ModelStatus
-from broker.priorities import DEFAULT_PRIORITY, PRIORITIES
+from broker.priorities import DEFAULT_PRIORITY, LANES
 from broker.retrying import retried
 
 QUICK_SECONDS = 0.25
@@ -39,7 +39,7 @@ async def state(nc: NatsConnection, model: str) -> str | None:
     None where none answers: after a quarter of a second, or two where turns are in work, whose worker may only be busy.
     Raises ServerError."""
     stream = subjects.turns_stream(model)
-    found = [await jetstream.consumer(nc, stream, priority) for priority in PRIORITIES]
+    found = [await jetstream.consumer(nc, stream, lane) for lane in LANES]
     is_idle = not any(one.num_waiting or one.num_ack_pending for one in found if one is not None)
     return await _answered(nc, model, QUICK_SECONDS if is_idle else PATIENT_SECONDS)
 

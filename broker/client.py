@@ -50,7 +50,7 @@ from broker.messages import (
 from broker.messages.boards import BoardState
 from broker.model_status import ModelStatus
 from broker.place_in_line import Line
-from broker.priorities import BATCH, DEFAULT_PRIORITY, Priority
+from broker.priorities import BATCH, DEFAULT_PRIORITY, Lane, Priority, lane_of
 from broker.rounds import DEFAULT_MAX_ROUNDS, Offered, OnToolCall, Rounds, RoundsAnswer, offered
 from broker.subjects import CancelAddress
 
@@ -285,9 +285,9 @@ class Client:
             self.nc, subjects.live(self.name, turn), max_messages=MAX_WAITING_MESSAGES, max_bytes=MAX_WAITING_BYTES
         )
 
-    async def line(self, model: str, priority: Priority, sequence: int) -> Line | None:
+    async def line(self, model: str, lane: Lane, sequence: int) -> Line | None:
         """The line in which the queued turn of this sequence waits; None while the server does not tell."""
-        return await Line.of(self.nc, model, priority, sequence)
+        return await Line.of(self.nc, model, lane, sequence)
 
     async def tell_run(self, run: str, kind: Literal["run began", "run ended"], text: str = "") -> None:
         """Tells sidecars of a load run, for their dashboards; nobody has to be listening."""
@@ -326,7 +326,7 @@ class Client:
 
     async def publish(self, turn: Turn, model: str, priority: Priority = DEFAULT_PRIORITY) -> int:
         """Queues a turn; returns its stream sequence once the server has it on disk. Raises PublishError."""
-        subject = subjects.turn(model, priority, self.name, turn.id)
+        subject = subjects.turn(model, lane_of(turn.kind, priority), self.name, turn.id)
         try:
             return (await publishing.publish(self.nc, subject, codec.encode(turn), message_id=turn.id)).sequence
         except NoStream:

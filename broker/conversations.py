@@ -51,11 +51,17 @@ def name_of(messages: Sequence[Message]) -> str:
     return chain([*messages, Message("assistant", "")])[-1][1]
 
 
-def answered(messages: Sequence[Message], answer: str, calls: tuple[ToolCall, ...] = ()) -> tuple[Message, ...]:
+def answered(
+    messages: Sequence[Message], answer: str, calls: tuple[ToolCall, ...] = (), reasoning: str = ""
+) -> tuple[Message, ...]:
     """The history with an answer: a message of its own, or the rest of the one that had begun it."""
     if (last := messages[-1]).role != "assistant":
-        return (*messages, Message("assistant", answer, calls))
-    return (*messages[:-1], msgspec.structs.replace(last, content=last.content + answer, tool_calls=calls))
+        return (*messages, Message("assistant", answer, calls, reasoning=reasoning))
+    whole = last.content + answer
+    return (
+        *messages[:-1],
+        msgspec.structs.replace(last, content=whole, tool_calls=calls, reasoning=last.reasoning or reasoning),
+    )
 
 
 def next_name(conversation: str, messages: Sequence[Message], answer: str, calls: tuple[ToolCall, ...] = ()) -> str:

@@ -103,7 +103,7 @@ class _Part:
 
     def add(self, text: EmbedText) -> tuple[EmbedText, ...] | None:
         """One more. Where it has no room beside the others, those are a turn, and it begins the next one."""
-        size = len(text.encode(errors="replace")) if isinstance(text, str) else 5 * len(text)
+        size = sum(_num_bytes(one) for one in ((text,) if isinstance(text, str) else text))
         full = None
         if self._texts and (len(self._texts) == TEXTS_A_TURN or self._num_bytes + size > BYTES_A_TURN):
             full = self.rest()
@@ -115,6 +115,11 @@ class _Part:
         """Those that are left."""
         found, self._texts, self._num_bytes = tuple(self._texts), [], 0
         return found
+
+
+def _num_bytes(piece: str | int) -> int:
+    """On the wire, at most."""
+    return 5 if isinstance(piece, int) else len(piece.encode(errors="replace")) + 5
 
 
 def in_parts(texts: Iterable[EmbedText]) -> list[tuple[EmbedText, ...]]:

@@ -23,7 +23,7 @@ from broker.jetstream import (
     acks,
     api_subject,
 )
-from broker.priorities import PRIORITIES
+from broker.priorities import LANES
 from broker.subjects import ALL_KEPT, ENDS, KV_ANSWERS, KV_PLACEMENT, REPLIES, TELEMETRY, WRITER
 
 _DISCOVERY = ("$SRV.PING.>", "$SRV.INFO.>", "$SRV.STATS.>", "$SRV.PING", "$SRV.INFO", "$SRV.STATS")
@@ -83,8 +83,8 @@ def _board(user: str) -> Rights:
 def _producer(user: str) -> Rights:
     return Rights(
         publish=(
-            # By name: what is queued under another priority no consumer takes, and it would stay for ever.
-            *(f"turn.*.{priority}.{user}.*" for priority in PRIORITIES),
+            # By name: what is queued under another one no consumer takes, and it would stay for ever.
+            *(f"turn.*.{lane}.{user}.*" for lane in LANES),
             f"cancel.{user}.>",
             f"replay.{user}.*",
             f"run.{user}",

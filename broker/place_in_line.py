@@ -14,7 +14,7 @@ from nats.aio.subscription import Subscription
 from broker import codec, jetstream, subjects
 from broker.errors import InvalidMessage, ServerError
 from broker.messages import Beacon
-from broker.priorities import Priority
+from broker.priorities import Lane
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class Line:
         self._beacons: Subscription | None = None
 
     @classmethod
-    async def of(cls, nc: NatsConnection, model: str, priority: Priority, sequence: int) -> Line | None:
+    async def of(cls, nc: NatsConnection, model: str, lane: Lane, sequence: int) -> Line | None:
         """Asks the server once (0.2 ms) and listens from then on; None while it does not tell."""
         if not nc.is_connected:
             return None
         try:
-            info = await jetstream.consumer(nc, subjects.turns_stream(model), priority)
+            info = await jetstream.consumer(nc, subjects.turns_stream(model), lane)
             if info is None:
                 return None
             line = cls(sequence, info.delivered.stream_sequence, info.num_pending)
-            line._beacons = await nc.subscribe(subjects.queue(model, priority), cb=line.on_beacon)
+            line._beacons = await nc.subscribe(subjects.queue(model, lane), cb=line.on_beacon)
         except (ServerError, nats.errors.Error):  # it has restarted, say: the turn waits all the same
             return None
         return line

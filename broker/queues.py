@@ -21,7 +21,7 @@ from broker.catalogue import read_lock
 from broker.connection import Address, check
 from broker.errors import NoRoom, ServerError
 from broker.keeping import kept
-from broker.priorities import PRIORITIES
+from broker.priorities import LANES
 from broker.settings import MIN_QUEUED_BYTES
 from broker.topology import Limits
 from broker.waiting import unless
@@ -91,7 +91,7 @@ class Queues:
     async def _ensure(self, model: str) -> list[str]:
         """With as many bytes as the server has left for it, where that is less. Raises ServerError."""
         stream = subjects.turns_stream(model)
-        if None not in [await jetstream.consumer(self._nc, stream, priority) for priority in PRIORITIES]:
+        if None not in [await jetstream.consumer(self._nc, stream, lane) for lane in LANES]:
             return []
         limits = replace(self._limits, max_queued_bytes=self._limits.max_announced_bytes)
         while True:

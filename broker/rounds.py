@@ -19,6 +19,7 @@ import msgspec
 
 from broker import functions
 from broker.answer import Answer, AnswerPort
+from broker.conversations import answered
 from broker.errors import InvalidMessage, TurnpikeError
 from broker.messages import Done, Message, Tool, ToolCall, Turn, new_id
 from broker.messages.replies import Chunk
@@ -116,11 +117,11 @@ class Rounds:
             calls = () if done.finish_reason == "cancelled" else done.tool_calls
             if calls and self.num_rounds >= self._max_rounds:
                 raise TooManyRounds(self._max_rounds, calls)
-            said = Message("assistant", done.text, calls, reasoning=done.reasoning)
+            history = answered(self.messages, done.text, calls, done.reasoning)
             if not calls:
-                self.messages.append(said)
+                self.messages[:] = history
                 return
-            await self._run_all(said)
+            await self._run_all(history)
             if self._is_cancelled:
                 return
             # What had to be called was: forced again, the model would never answer.
@@ -137,17 +138,19 @@ class Rounds:
         if self.answer.may_run:
             await self.answer.cancel()
 
-    async def _run_all(self, said: Message) -> None:
-        """Adds the calls to the history, and what came of each; of those that did not come to an end, that too."""
+    async def _run_all(self, history: Sequence[Message]) -> None:
+        """Goes on to the history with the calls, and what came of each; of those that did not come to an end, that
+        too."""
+        calls = history[-1].tool_calls
         results: list[Message] = []
         try:
-            for call in said.tool_calls:
+            for call in calls:
                 text = "error: the call was cancelled" if self._is_cancelled else await self._run(call)
                 results.append(Message("tool", text, tool_call_id=call.id))
         finally:
-            left = said.tool_calls[len(results) :]
+            left = calls[len(results) :]
             results += [Message("tool", "error: the call was cancelled", tool_call_id=call.id) for call in left]
-            self.messages += [said, *results]
+            self.messages[:] = [*history, *results]
 
     async def _run(self, call: ToolCall) -> str:
         """A call's result, or what went wrong, for the model to read."""

@@ -158,7 +158,7 @@ def load[S: Struct](
     `problems` are those that the caller has found already.
     """
     found = list(problems)
-    values = _named(environment, file, setting_names((kind, *known)), found)
+    values = _named(environment, file, (kind, *known), found)
     converted: dict[str, Any] = {}
     wrong = []
     for field in declared(kind):
@@ -190,23 +190,21 @@ def load[S: Struct](
 
 
 def _named(
-    environment: Mapping[str, str], file: Path | None, names: set[str], problems: list[str]
+    environment: Mapping[str, str], file: Path | None, kinds: Sequence[type[Struct]], problems: list[str]
 ) -> dict[str, tuple[str, Any]]:
     """Where each setting was found, and its value: the environment wins over the file."""
-    values: dict[str, tuple[str, Any]] = {}
-    for name, value in _read_file(file, problems).items():
-        if name in names:
-            values[name] = (f"{file}: {name}", value)
-        else:
-            problems.append(f"{file}: {name}: unknown setting{suggestion(name, names)}")
-    for variable, text in environment.items():
-        if not variable.startswith(PREFIX) or variable in OTHER_NAMES:
-            continue
-        name = variable.removeprefix(PREFIX).lower()
-        if name in names:
-            values[name] = (variable, text)
-        else:
-            problems.append(f"{variable}: unknown setting{suggestion(name, names)}")
+    given = [(f"{file}: {name}", name, value) for name, value in _read_file(file, problems).items()]
+    given += [
+        (variable, variable.removeprefix(PREFIX).lower(), text)
+        for variable, text in environment.items()
+        if variable.startswith(PREFIX) and variable not in OTHER_NAMES
+    ]
+    values = {name: (source, value) for source, name, value in given}
+    # All kinds' fields take longer to look up than a command to begin: they are where there is something to look for.
+    names = setting_names(kinds) if values else set()
+    problems += [
+        f"{source}: unknown setting{suggestion(name, names)}" for source, name, _ in given if name not in names
+    ]
     return values
 
 

@@ -65,26 +65,32 @@ class TurnAddress:
 
     model: str
     priority: str
+    """Its lane: its priority, or that it takes no slot."""
     client: str
     turn: str
 
 
-def turn(model: str, priority: str, client: str, turn: str) -> str:
+def turn(model: str, lane: str, client: str, turn: str) -> str:
     """Where a turn is queued; raises InvalidName, as all of these do."""
-    return f"turn.{token(model, 'model')}.{priorities.named(priority)}.{token(client, 'client')}.{token(turn, 'turn')}"
+    return f"turn.{token(model, 'model')}.{priorities.lane(lane)}.{token(client, 'client')}.{token(turn, 'turn')}"
 
 
 def parse_turn(subject: str) -> TurnAddress:
     """The parts of a turn's subject; raises InvalidName."""
     match subject.split("."):
-        case ["turn", model, priority, client, turn] if priority in priorities.PRIORITIES:
+        case ["turn", model, priority, client, turn] if priority in priorities.LANES:
             return TurnAddress(token(model, "model"), priority, token(client, "client"), token(turn, "turn"))
     raise InvalidName("subject", subject)
 
 
-def turns(model: str, priority: str | None = None) -> str:
-    """All turns of a model, or of one of its priorities: a filter."""
-    return f"turn.{token(model, 'model')}.{priority}.>" if priority else f"turn.{token(model, 'model')}.>"
+def is_aside(subject: str) -> bool:
+    """Whether a turn of that subject takes no slot."""
+    return subject.split(".")[2:3] == [priorities.ASIDE]
+
+
+def turns(model: str, lane: str | None = None) -> str:
+    """All turns of a model, or of one of its lanes: a filter."""
+    return f"turn.{token(model, 'model')}.{lane}.>" if lane else f"turn.{token(model, 'model')}.>"
 
 
 def turns_of(model: str, client: str) -> str:
@@ -196,9 +202,9 @@ def dead_rest(model: str) -> str:
     return f"dead.{token(model, 'model')}.rest"
 
 
-def queue(model: str, priority: str) -> str:
+def queue(model: str, lane: str) -> str:
     """Where workers tell how far their consumer has come."""
-    return f"queue.{token(model, 'model')}.{priority}"
+    return f"queue.{token(model, 'model')}.{lane}"
 
 
 LEAVING = "queue.*.leaving"

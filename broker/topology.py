@@ -16,7 +16,7 @@ from nats.aio.client import Client as NatsConnection
 from broker import jetstream, subjects
 from broker.errors import NotReady, ServerError
 from broker.messages.boards import MAX_STATE_BYTES
-from broker.priorities import PRIORITIES
+from broker.priorities import LANES
 from broker.process import ended_by_a_signal
 from broker.retrying import retried
 
@@ -77,7 +77,7 @@ def _turns(model: str, limits: Limits) -> dict[str, Any]:
         retention="workqueue",
         discard="new",
         max_msgs=limits.max_queued_turns,
-        max_consumers=len(PRIORITIES),
+        max_consumers=len(LANES),
         duplicate_window=_seconds(120),
         # Who has to load the model for it hears of a turn at once, as stored: no turn's text goes round for that.
         republish={"src": subjects.turns(model), "dest": subjects.queued(model), "headers_only": True},
@@ -212,12 +212,12 @@ def telemetry_consumer() -> dict[str, Any]:
 
 
 def consumers(model: str, limits: Limits = Limits()) -> list[dict[str, Any]]:
-    """The two pull consumers of a model, which all its workers share."""
+    """The pull consumers of a model, which all its workers share."""
     return [
         {
-            "durable_name": priority,
-            "name": priority,
-            "filter_subject": subjects.turns(model, priority),
+            "durable_name": lane,
+            "name": lane,
+            "filter_subject": subjects.turns(model, lane),
             "ack_policy": "explicit",
             "ack_wait": _seconds(limits.ack_wait_seconds),
             "deliver_policy": "all",
@@ -227,7 +227,7 @@ def consumers(model: str, limits: Limits = Limits()) -> list[dict[str, Any]]:
             "max_ack_pending": 1000,
             "max_waiting": 512,
         }
-        for priority in PRIORITIES
+        for lane in LANES
     ]
 
 
@@ -295,9 +295,9 @@ async def require(nc: NatsConnection, model: str, wait: float = 0.0) -> float:
 async def _require(nc: NatsConnection, model: str) -> float:
     stream = subjects.turns_stream(model)
     ack_wait = ACK_WAIT_SECONDS
-    for priority in PRIORITIES:
-        found = await jetstream.consumer(nc, stream, priority)
+    for lane in LANES:
+        found = await jetstream.consumer(nc, stream, lane)
         if found is None:
-            raise NotReady(f"consumer {stream}/{priority}")
+            raise NotReady(f"consumer {stream}/{lane}")
         ack_wait = found.ack_wait_seconds
     return ack_wait

@@ -14,7 +14,7 @@ from nats.aio.client import Client as NatsConnection
 from broker import discovery, jetstream, points, subjects
 from broker.jetstream import AccountInfo, StreamInfo
 from broker.messages import Point
-from broker.priorities import PRIORITIES
+from broker.priorities import LANES
 
 EVERY_SECONDS = 5
 """A divisor of a minute: sidecars on several nodes stamp the same instants."""
@@ -44,7 +44,7 @@ class Queues:
                 continue
             found.append(_stream(now, info))
             if name.startswith(subjects.TURNS_PREFIX):
-                found += [await self._queue(now, info, priority) for priority in PRIORITIES]
+                found += [await self._queue(now, info, lane) for lane in LANES]
             elif name == subjects.TELEMETRY:
                 await self._count_expired(info)
         found += self._by_model(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,10 @@ from broker.server import EmbeddedServer
 # How quick a machine is just now says nothing of the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+# Before numpy is imported. Tests share the cores: threads of its matrices wait for each other by spinning, which cost
+# more than five times what they computed.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 ORDER = ("unit", "integration", "model", "chaos", "real")

@@ -40,7 +40,7 @@ class FakeEmbedder:
         self.begun = threading.Event()
         self.is_broken = False
 
-    def tokens_of(self, text: str) -> list[int]:
+    def tokens_of(self, text: str, *, is_bare: bool = False) -> list[int]:
         return [zlib.crc32(word.encode()) % NUM_TOKENS for word in text.split()]
 
     def cut(self, tokens: Tokens) -> Tokens:

@@ -1,4 +1,8 @@
-"""One Chromium for all tests of the gateway's page, and a page of it that has made no error when its test is over."""
+"""One Chromium for all tests of the gateway's page, and a page of it that has made no error when its test is over.
+
+What drives it is a process of its own that is as slow to start as the browser: it is started once, too, and so these
+tests share the event loop that it was started in, with their server in it.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,22 @@ import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from playwright.async_api import Locator, Page, Request, async_playwright, expect
+import pytest_asyncio
+from playwright.async_api import Browser, Locator, Page, Request, async_playwright, expect
 
+from broker.server import EmbeddedServer
 from tests.fakes import END, FIRST, FakeEngine
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+needs_chromium = (
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here"),
+    pytest.mark.asyncio(loop_scope="session"),
+)
+"""Marks of a module whose tests have a page; it imports `nats_server` from here."""
 ARGUMENTS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-port=0")
 REFUSED = re.compile("Failed to load resource: (the server responded with a status of 4|net::ERR_FAILED)")
 """What Chromium itself says of what the page expects, and tells in its own words."""
@@ -42,21 +53,35 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.terminate()
 
 
-@pytest.fixture
-async def page(chromium: str) -> AsyncIterator[Page]:
-    """A page with a store of its own."""
-    errors: list[str] = []
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser(chromium: str) -> AsyncIterator[Browser]:
+    """The same, as it is driven."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.connect_over_cdp(chromium)
-        context = await browser.new_context(viewport={"width": 1100, "height": 760}, reduced_motion="reduce")
-        found = await context.new_page()
-        found.on("pageerror", lambda error: errors.append(str(error)))
-        found.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        yield found
-        await context.close()
+        yield browser
         await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(browser: Browser) -> AsyncIterator[Page]:
+    """A page with a store of its own."""
+    errors: list[str] = []
+    context = await browser.new_context(viewport={"width": 1100, "height": 760}, reduced_motion="reduce")
+    found = await context.new_page()
+    found.on("pageerror", lambda error: errors.append(str(error)))
+    found.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    yield found
+    await context.close()
     unexpected = [one for one in errors if not REFUSED.match(one)]
     assert unexpected == [], unexpected
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def nats_server(tmp_path: Path, queue_names: list[str]) -> AsyncIterator[EmbeddedServer]:
+    """As all tests have it, in the loop of these."""
+    async with EmbeddedServer(tmp_path / "server") as server:
+        await server.ensure(queue_names)
+        yield server
 
 
 async def visit(page: Page, url: str, num_models: int = 2) -> None:

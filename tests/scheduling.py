@@ -8,8 +8,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 TOGETHER = {"model": "model and chaos", "chaos": "model and chaos", "real": "real"}
 """Folders whose tests keep the cores busy: each of two processes has some of them, to run one after the other."""
-FIXTURE_OF_FILE = ("test_wheel.py", "test_page.py", "test_page_conversations.py", "test_page_looks.py")
-"""Of tests/integration: what its tests share is made once a process."""
+FIXTURE_OF_FILE = ("test_wheel", "test_page")
+"""How files of tests/integration begin whose tests share what is made once a process."""
 
 
 class ByFolder(LoadScopeScheduling):
@@ -19,5 +19,5 @@ class ByFolder(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         path = PurePosixPath(nodeid.partition("::")[0])
         folder = path.parent.name
-        is_one = folder == "unit" or path.name in FIXTURE_OF_FILE
+        is_one = folder == "unit" or path.name.startswith(FIXTURE_OF_FILE)
         return TOGETHER.get(folder) or (str(path) if is_one else nodeid)

@@ -24,7 +24,7 @@ from broker.messages import (
     TokenLogprob,
     Turn,
 )
-from broker.priorities import INTERACTIVE, Priority
+from broker.priorities import INTERACTIVE, Lane
 from broker.replies import StoredReply
 from broker.subjects import TurnAddress
 from workers.engine.events import Event, Job, LoopSnapshot
@@ -59,7 +59,7 @@ def delivery_of(
     turn: Turn | bytes,
     wire: Wire | None = None,
     *,
-    priority: Priority = INTERACTIVE,
+    priority: Lane = INTERACTIVE,
     subject: str | None = None,
     num_delivered: int = 1,
     num_pending: int = 0,
@@ -84,7 +84,7 @@ def codec_headers() -> dict[str, str]:
 def work_of(turn: Turn | None = None, wire: Wire | None = None, **delivered: Any) -> Work:
     """A turn in hand."""
     turn = turn or turn_of()
-    priority: Priority = delivered.get("priority", INTERACTIVE)
+    priority: Lane = delivered.get("priority", INTERACTIVE)
     address = TurnAddress(MODEL, priority, CLIENT, turn.id)
     return Work(delivery_of(turn, wire, **delivered), address, turn, f"{turn.id}/0")
 

@@ -16,6 +16,7 @@ from workers.health import Watch
 from workers.kv.cache import OffloadCache
 from workers.kv.peers import Peers
 from workers.prompts.history import History
+from workers.queue.asides import AsidePuller
 from workers.queue.cancels import CancelListener, Cancels
 from workers.queue.model_queue import ModelQueue
 from workers.queue.occupancy import Occupancy
@@ -113,6 +114,7 @@ def assemble(parts: Parts) -> Worker:
         engine=EngineRunner(loop, cache, in_hand, options.park_seconds),
         turns=turns,
         puller=TurnPuller(queue, occupancy, options.pull_seconds),
+        asides=AsidePuller(queue, options.pull_seconds),
         cancels=CancelListener(nc, model, cancels),
         keep_alive=KeepAlive(nc, watch.rounds),
         peers=peers,

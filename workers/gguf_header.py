@@ -6,6 +6,7 @@ import math
 import mmap
 import os
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 from msgspec import Struct
@@ -72,6 +73,8 @@ class Header(Struct, frozen=True):
     needed_bytes: int
     """Where its last tensor ends."""
     file_bytes: int
+    places: dict[str, tuple[int, int]] = {}
+    """Where in the file each array begins and ends."""
 
 
 class _Reader:
@@ -160,6 +163,15 @@ def read_header(path: Path) -> Header:
         raise HeaderError("is damaged, or was cut off in its header") from None
 
 
+def has_text(path: Path, head: Header, key: str, texts: Iterable[str]) -> bool:
+    """Whether one of the texts is in an array of a file with that header. Raises OSError."""
+    start, end = head.places.get(key, (0, 0))
+    with path.open("rb") as file:
+        file.seek(start)
+        found = file.read(end - start)
+    return any(_LENGTH.pack(len(one)) + one in found for one in map(str.encode, texts))
+
+
 def _what_else(beginning: bytes) -> str:
     if not beginning:
         return "is not a GGUF file: it is empty"
@@ -188,18 +200,22 @@ def _read(data: mmap.mmap, file_bytes: int) -> Header:
         raise HeaderError(f"is damaged: its header tells of too many {what}")
     values: dict[str, Value] = {"tensors": num_tensors}
     lengths: dict[str, int] = {}
+    places: dict[str, tuple[int, int]] = {}
     for _ in range(num_values):
         key, kind = reader.text(), int(reader.number("I"))
         if (length := reader.length_ahead(kind)) is not None:
             lengths[key] = length
+            places[key] = reader.at, reader.at
         if (value := reader.value(kind)) is not None:
             values[key] = value
+        if key in places:
+            places[key] = places[key][0], reader.at
     tensors, end = _tensors(reader, num_tensors)
     alignment = values.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment <= 0:
         raise HeaderError("is damaged: its alignment is no number")
     needed = -(-reader.at // alignment) * alignment + end if tensors else reader.at
-    return Header(values, lengths, tuple(tensors), needed, file_bytes)
+    return Header(values, lengths, tuple(tensors), needed, file_bytes, places)
 
 
 def _tensors(reader: _Reader, count: int) -> tuple[list[Tensor], int]:

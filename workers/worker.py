@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,6 +22,7 @@ from workers.boards.line import FromWorker
 from workers.health import Watch, WorkerLost
 from workers.kv.index import Key
 from workers.kv.peers import Peers
+from workers.queue.asides import AsidePuller
 from workers.queue.cancels import CancelListener
 from workers.queue.pulling import TurnPuller
 from workers.reporting.load import LoadGauge
@@ -67,6 +68,7 @@ class Worker:
     engine: Engine
     turns: TurnLife
     puller: TurnPuller
+    asides: AsidePuller
     cancels: CancelListener
     keep_alive: KeepAlive
     peers: Peers | None
@@ -118,9 +120,13 @@ class Worker:
         async with asyncio.TaskGroup() as group:
 
             def take(delivery: Delivery) -> None:
-                group.create_task(self._handle(delivery))
+                group.create_task(self._handle(delivery, self.puller.free))
+
+            def take_aside(delivery: Delivery) -> None:
+                group.create_task(self._handle(delivery, self.asides.free))
 
             pulls = [group.create_task(self.puller.run(priority, stop, take, closing)) for priority in PRIORITIES]
+            pulls.append(group.create_task(self.asides.run(take_aside, closing)))
             self.presence.serve()
             self.reporter.load_waits.serves()
             self.is_serving.set()
@@ -133,12 +139,12 @@ class Worker:
             asyncio.get_running_loop().call_later(leave_seconds, closing.set)
             await asyncio.gather(*pulls)
 
-    async def _handle(self, delivery: Delivery) -> None:
+    async def _handle(self, delivery: Delivery, free: Callable[[Delivery], None]) -> None:
         try:
             with self.keep_alive.holding(delivery):
                 await self.turns.handle(delivery)
         finally:
-            self.puller.free(delivery)
+            free(delivery)
 
     async def _leave(self) -> None:
         """Stops the engine and keeps what there is of conversations; peers are given of it meanwhile."""
@@ -177,7 +183,7 @@ class Worker:
             state=LOADING if load.state == discovery.STARTING else load.state,
             num_slots=load.num_slots,
             num_in_hand=load.num_active,
-            num_settled=recent.num_settled,
+            num_settled=recent.num_settled + recent.num_aside,
             num_waited=waits.num_turns,
             waited_seconds=waits.seconds,
             turn_seconds=load.turn_seconds,

@@ -24,8 +24,8 @@ FORBIDDEN = -1e9
 Role = Literal["system", "user", "assistant", "tool"]
 Kind = Literal["generate", "score", "prompt", "embed"]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-EmbedText = Annotated[str, Meta(min_length=1)] | Annotated[tuple[TokenId, ...], Meta(min_length=1)]
-"""To embed: a text, or the tokens that it is."""
+EmbedText = str | Annotated[tuple[TokenId | str, ...], Meta(min_length=1)]
+"""To embed: a text, or tokens and texts in a row."""
 Thinking = Literal["on", "off"] | Annotated[int, Meta(ge=0, le=1_000_000)]
 BiasedText = Annotated[str, Meta(min_length=1, max_length=256)]
 

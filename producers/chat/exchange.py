@@ -11,6 +11,7 @@ import nats.errors
 
 from broker.answer import Answer, TurnFailed
 from broker.client import Client
+from broker.conversations import answered
 from broker.errors import TurnpikeError
 from broker.messages import Done, Message, ToolCall
 from broker.process import interrupts_go_to
@@ -72,7 +73,7 @@ class Exchange:
         except (TurnpikeError, nats.errors.Error) as error:
             self.tell(error, has_answers=len(rounds.messages) > len(before))
         # A stopped answer stays in the history as far as it went.
-        said = [*rounds.messages, *([Message("assistant", cut)] if cut else [])]
+        said = answered(rounds.messages, cut) if cut else rounds.messages
         if len(said) > len(before):
             self._talk.keep(said)
 

@@ -14,7 +14,7 @@ from broker.client import Client
 from broker.connection import Address
 from broker.errors import InvalidMessage, ServerError
 from broker.messages import Done, End, Failed, Reply
-from broker.priorities import PRIORITIES
+from broker.priorities import LANES
 from producers.terminal.printing import counted
 
 FIRST_SECONDS = 4.0
@@ -101,8 +101,8 @@ async def _is_all_empty(client: Client) -> bool:
     """Whether nobody has anything queued or running."""
     try:
         for model in await availability.queues(client.nc):
-            for priority in PRIORITIES:
-                info = await jetstream.consumer(client.nc, subjects.turns_stream(model), priority)
+            for lane in LANES:
+                info = await jetstream.consumer(client.nc, subjects.turns_stream(model), lane)
                 if info is not None and (info.num_pending or info.num_ack_pending):
                     return False
     except (ServerError, nats.errors.Error):

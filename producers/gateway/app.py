@@ -30,13 +30,14 @@ from producers.gateway.dialects import all_dialects, nearest
 from producers.gateway.heads import body_of
 from producers.gateway.in_work import InWork
 from producers.gateway.keys import Account, Keys
+from producers.gateway.manners import Manners
 from producers.gateway.models import Models
 from producers.gateway.openai.answers import Writer
 from producers.gateway.openapi import document
 from producers.gateway.origins import Doorkeeper, Origins
 from producers.gateway.page_files import PageFiles
 from producers.gateway.places import Places
-from producers.gateway.posted import posted, shown
+from producers.gateway.posted import posted
 from producers.gateway.responses import Endpoint, Handle, HeaderRoute, json_response, not_found
 from producers.gateway.seen import Seen
 from producers.gateway.turns import Turns
@@ -75,16 +76,15 @@ class Gateway:
         self._rounds = Rounds()
         self._is_strict = is_strict
         self._origins = origins or Origins(are_keys_wanted=keys.are_wanted)
-        if dialects is None:
-            dialects = all_dialects(leave_out_tools=leave_out_tools, num_clients=keys.num_clients)
-        self._dialects = dialects
+        self._dialects = all_dialects(num_clients=keys.num_clients) if dialects is None else dialects
         self._models = Models(self._seen, (AUTO, *routes.policies))
         self._clients = Clients(nc)
         self._in_work = InWork()
         self._cluster = Cluster(nc, self._seen, self._in_work)
         self._page = PageFiles()
+        manners = Manners(thinking, leave_out_tools, is_strict)
         chooser = Chooser(nc, routes, self._seen, self._recorder, node)
-        self._turns = Turns(nc, self._clients, chooser, self._seen, self._places, self._in_work, thinking)
+        self._turns = Turns(nc, self._clients, chooser, self._seen, self._places, self._in_work, manners)
         self._by_id = TurnsById(nc, self._clients, self._seen, self._in_work, Writer.of_turn)
 
     def app(self) -> ASGIApp:
@@ -172,10 +172,7 @@ class Gateway:
             client = self._clients.of(self._account(request)) if plain.needs_key else None
             body = await body_of(request.headers, request.receive)
             visit = Visit(request, body, client, self._version, self._is_strict, self._models, self._seen)
-            answer = await plain.handle(visit)
-            if visit.ignored:
-                answer.headers["turnpike-ignored"] = ", ".join(shown(visit.ignored))
-            await answer(request.scope, receive, send)
+            await (await plain.handle(visit))(request.scope, receive, send)
 
         return handle
 

@@ -46,6 +46,18 @@ def part[T](value: Any, kind: type[T], place: str, unknown: list[str]) -> T:
         raise ApiError(400, message, param=param, code=wrong.code) from None
 
 
+def misfit(value: msgspec.Struct) -> ApiError | None:
+    """What who reads a struct that was made here would refuse of it, by its own field; None where nothing is."""
+    try:
+        built = msgspec.to_builtins(value)
+        msgspec.convert(built, type(value))
+    except msgspec.ValidationError as error:
+        return _refusal(str(error), built, type(value))
+    except (ValueError, OverflowError, RecursionError, TypeError) as error:
+        return ApiError(400, f"the request cannot be queued: {error}")
+    return None
+
+
 ANY_VALUE = None
 """Of a field that asks for nothing, whatever it says."""
 Harmless = tuple[Any, ...] | None

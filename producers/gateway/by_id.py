@@ -12,7 +12,7 @@ from starlette.types import Receive, Send
 from broker import subjects
 from broker.errors import InvalidName, PublishError, ServerError
 from broker.jetstream import last_stored
-from broker.priorities import PRIORITIES
+from broker.priorities import LANES
 from producers.gateway.clients import Clients
 from producers.gateway.dialect import AnswerWriter
 from producers.gateway.errors import ApiError, unavailable
@@ -76,8 +76,8 @@ class TurnsById:
     async def _queued_for(self, client: str, turn: str, models: Iterable[str]) -> str | None:
         """The model whose queue has it: until it has ended, also while it is computed. None where it has."""
         for model in models:
-            for priority in PRIORITIES:
-                subject = subjects.turn(model, priority, client, turn)
+            for lane in LANES:
+                subject = subjects.turn(model, lane, client, turn)
                 with contextlib.suppress(ServerError):  # no such model
                     if await last_stored(self._nc, subjects.turns_stream(model), subject) is not None:
                         return model

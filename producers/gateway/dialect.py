@@ -9,8 +9,9 @@ A dialect is added so:
    as nothing, numbers are read as JSON has them, fields that the type does not have are named in `Turnpike-Ignored`, or
    refused where the gateway is strict. What the type has and cannot be done, the body names in `ignored`.
 3. It says what it asks for as one `Asked` or several, which the core sends and follows together: `index` is the place
-   of one among them. Options of `Client.ask` that the core knows nothing of are in `Asked.more`, and what a worker must
-   be able to do for them in `Asked.can`.
+   of one among them. Other options of `Client.ask` are in `Asked.more`, and what a worker must be able to do for them
+   tells `abilities.py`. What the wire does not take is refused for all (`manners.py`), by the field's name in the
+   request: `Asked.param_of`.
 4. An `AnswerWriter` writes the answers: whole, as one value, or as the pieces of a stream's body. Where a protocol
    tells an answer by its parts (thoughts, text, calls) that open and close, `parts.py` makes those of chunks.
 5. Other paths are `Plain`: a handler of a `Visit`, which has the models and the client. Types of bodies and summaries
@@ -95,6 +96,11 @@ class Offer:
 NOTHING = Offer()
 
 
+def plain_name(field: str) -> str:
+    """A request's name of a turn's field where it has the same one."""
+    return field.removeprefix("sampling.")
+
+
 @dataclass(frozen=True)
 class Asked:
     """One turn that a body asks for."""
@@ -111,8 +117,21 @@ class Asked:
     """The tools that the model may call."""
     more: Mapping[str, Any] = field(default_factory=dict)
     """What else `Client.ask` is told."""
-    can: frozenset[str] = frozenset()
-    """What a worker must be able to do for that, in the words of `broker/discovery.py`."""
+    param_of: Callable[[str], str] = plain_name
+    """The request's name of a turn's field, by which its client is told what is wrong."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All that `Client.ask` is told beside the messages."""
+        return {
+            "sampling": self.sampling,
+            "raw": self.is_raw,
+            "chat_template_kwargs": self.template_kwargs,
+            "tools": self.offer.tools,
+            "tool_choice": self.offer.choice,
+            "parallel_tool_calls": self.offer.is_parallel,
+            **self.more,
+        }
 
     @property
     def told(self) -> tuple[Message, ...]:

@@ -9,15 +9,9 @@ from producers.gateway.ollama.dialect import Ollama
 from producers.gateway.openai.dialect import OpenAi
 
 
-def all_dialects(*, leave_out_tools: bool = False, num_clients: int = 1) -> tuple[Dialect, ...]:
-    """With `leave_out_tools` requests that offer tools are taken, and answered without. `num_clients` share the room
-    for answers that are kept."""
-    return (
-        OpenAi(leave_out_tools=leave_out_tools, num_clients=num_clients),
-        Anthropic(leave_out_tools=leave_out_tools),
-        Ollama(leave_out_tools=leave_out_tools),
-        Native(),
-    )
+def all_dialects(*, num_clients: int = 1) -> tuple[Dialect, ...]:
+    """Made anew: what one keeps is of its gateway. `num_clients` share the room for answers that are kept."""
+    return OpenAi(num_clients=num_clients), Anthropic(), Ollama(), Native()
 
 
 def nearest(dialects: tuple[Dialect, ...], path: str) -> Dialect:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from broker.discovery import EMBED
 from broker.embedding import Vectors, in_parts, joined, vectors_of
 from broker.errors import InvalidMessage
 from broker.messages import Done, EmbedText, Failed, Sampling
@@ -30,10 +29,10 @@ def asked_to_embed(
     if len(texts) > MAX_TEXTS:
         raise ApiError(400, f"{param}: {len(texts)} texts, and {MAX_TEXTS} are allowed at once", param=param)
     for index, text in enumerate(texts):
-        if not text:
+        if text == ():
             raise ApiError(400, f"{param}[{index}]: must not be empty", param=f"{param}[{index}]")
     options = {"kind": "embed", "truncate": truncate, "dimensions": dimensions}
-    return [Asked((), Sampling(), more={**options, "texts": part}, can=frozenset({EMBED})) for part in in_parts(texts)]
+    return [Asked((), Sampling(), more={**options, "texts": part}) for part in in_parts(texts)]
 
 
 class VectorWriter(WholeWriter):

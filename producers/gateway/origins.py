@@ -29,6 +29,7 @@ EXPOSED = (
     *("request-id", "x-request-id", "WWW-Authenticate"),
 )
 METHODS = ("GET", "POST", "DELETE", "OPTIONS")
+MAY_NOT = "pages of that origin may not ask: see --origins"
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ class Doorkeeper:
         self._origins = origins
         self._cors = CORSMiddleware(
             app,
-            allow_origins=("*",) if origins.are_all else origins.named,
-            allow_origin_regex=None if origins.are_all else OWN.pattern,
+            # Where all may, each is told its own name, as llama-server does; no page may send another's cookies.
+            allow_origins=() if origins.are_all else origins.named,
+            allow_origin_regex=".*" if origins.are_all else OWN.pattern,
             allow_methods=METHODS,
             allow_headers=("*",),
             allow_private_network=True,
@@ -86,11 +88,10 @@ class Doorkeeper:
         elif self._origins.may(origin, host):
             await self._cors(scope, receive, send)
         elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-            # Answered, with who may: a browser shows both to whoever wonders why.
-            own = {"Access-Control-Allow-Origin": f"http://{host or 'localhost'}", "Vary": "Origin"}
-            await PlainTextResponse("", 204, own)(scope, receive, send)
+            # Answered as llama-server does: with nothing that allows anything.
+            await PlainTextResponse(MAY_NOT, 200, {"Vary": "Origin"})(scope, receive, send)
         else:
-            await _refused("pages of that origin may not ask: see --origins")(scope, receive, send)
+            await _refused(MAY_NOT)(scope, receive, send)
 
 
 def _refused(why: str) -> PlainTextResponse:

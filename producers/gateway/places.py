@@ -20,11 +20,10 @@ from broker.jetstream import last_stored
 from broker.messages import Chunk, Done, End, Failed
 from broker.replies import read_end
 from producers.gateway.keys import Account
+from producers.routing.lengths import PARTS, about
 
 LOOK_SECONDS = 5.0
 """Between two looks for an end that did not arrive."""
-CHARACTERS_A_TOKEN = 4
-"""About: for a prompt that nobody counted."""
 
 log = logging.getLogger(__name__)
 
@@ -137,12 +136,14 @@ def cost_of(answer: Answer, end: End | None, num_later: int = 0) -> int:
     """In tokens: those that were computed of the prompt, and those that were generated.
 
     A turn that failed has no usage: what was sent of it counts, and of one that was begun and had its deadline pass the
-    prompt, by its length.
+    prompt: as its worker has counted it, or by its length.
     """
+    turn = answer.turn
     match end:
         case Done(usage=usage):
             return usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
         case Failed(code="deadline") if answer.started is not None:
-            num_characters = sum(len(one.content) for one in answer.turn.messages)
-            return answer.num_tokens + num_later + num_characters // CHARACTERS_A_TOKEN
+            parts = {name: getattr(turn, name) for name in PARTS}
+            num_prompt = answer.started.prompt_tokens or about(turn.messages, raw=turn.raw, tools=turn.tools, **parts)
+            return answer.num_tokens + num_later + num_prompt
     return answer.num_tokens + num_later

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from broker.discovery import PROMPT
 from broker.messages import Done, Failed, Sampling
 from producers.gateway.dialect import Asked, Finished
 from producers.gateway.errors import ApiError
@@ -18,7 +17,7 @@ def prompt_of(asked: Asked) -> Asked:
     """The turn that tells the prompt of another one."""
     more = {name: one for name, one in asked.more.items() if name != "progress"} | {"kind": "prompt"}
     sampling = Sampling(thinking=asked.sampling.thinking)  # which the template hears of
-    return dataclasses.replace(asked, sampling=sampling, more=more, can=asked.can | {PROMPT})
+    return dataclasses.replace(asked, sampling=sampling, more=more)
 
 
 def spelled(done: Done) -> str:

@@ -8,16 +8,13 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import msgspec
 from nats.aio.client import Client as NatsConnection
 from starlette.requests import Request as HttpRequest
 from starlette.types import Receive, Send
 
 from broker.answer import Answer
 from broker.client import Client
-from broker.errors import InvalidMessage, InvalidName, ServerError
-from broker.messages import Sampling
-from broker.messages.turns import Thinking
+from broker.errors import InvalidName, ServerError
 from broker.priorities import Priority
 from producers.gateway.abilities import abilities_for
 from producers.gateway.choosing import Chooser
@@ -27,6 +24,7 @@ from producers.gateway.errors import ApiError, no_such_model, unavailable
 from producers.gateway.heads import deadline_of, is_said, priority_of
 from producers.gateway.in_work import InWork, Read
 from producers.gateway.keys import Account
+from producers.gateway.manners import Manners
 from producers.gateway.naming import beginning_of, conversation_of
 from producers.gateway.patience import Patience
 from producers.gateway.places import Places
@@ -36,6 +34,7 @@ from producers.gateway.responses import json_response
 from producers.gateway.seen import Seen
 from producers.gateway.stream import Comments, Settle, Stream
 from producers.routing.asking import FallbackAnswer
+from producers.routing.lengths import parts_of
 from producers.routing.policies import Decision, Needs
 
 MAX_TURNS = 128
@@ -111,7 +110,7 @@ class _Ending:
 
 
 class Turns:
-    """The turns that are posted to a gateway, in whatever dialect. `thinking` is for chats that leave it open."""
+    """The turns that are posted to a gateway, in whatever dialect."""
 
     def __init__(
         self,
@@ -121,7 +120,7 @@ class Turns:
         seen: Seen,
         places: Places,
         in_work: InWork,
-        thinking: Thinking | None,
+        manners: Manners,
     ) -> None:
         self._nc = nc
         self._clients = clients
@@ -129,7 +128,7 @@ class Turns:
         self._seen = seen
         self._places = places
         self._in_work = in_work
-        self._thinking = thinking
+        self._manners = manners
 
     async def answer(
         self,
@@ -146,7 +145,7 @@ class Turns:
         if not self._nc.is_connected:
             raise unavailable(ServerError("the gateway is not connected to NATS just now"))
         client, priority = self._clients.of(account), priority_of(request.headers)
-        taken = await self._taken(client, request, wanted, shown(ignored))
+        taken = await self._taken(client, request, wanted, ignored)
 
         ending = _Ending(taken, client, after)
         is_detached = is_said(request.headers, "turnpike-detached")
@@ -176,7 +175,8 @@ class Turns:
         headers = request.headers
         said, priority = headers.get("turnpike-conversation") or wanted.conversation, priority_of(headers)
         deadline = deadline_of(headers)
-        all_asked = wanted.asked()
+        all_asked, left_out = self._manners.kept(wanted.asked())
+        ignored = shown([*left_out, *ignored])
         if len(all_asked) > MAX_TURNS:
             raise ApiError(400, f"{len(all_asked)} answers are asked for, and {MAX_TURNS} are allowed at once")
         if not all_asked:  # it only wants its model to be there
@@ -215,19 +215,11 @@ class Turns:
                 answer = client.ask(
                     model,
                     asked.history,
-                    sampling=self._sampling_of(asked),
                     conversation=conversation_of(said, asked.told, prompts.index(prompt)),
                     priority=priority,
                     deadline=deadline,
-                    raw=asked.is_raw,
-                    chat_template_kwargs=asked.template_kwargs,
-                    tools=asked.offer.tools,
-                    tool_choice=asked.offer.choice,
-                    parallel_tool_calls=asked.offer.is_parallel,
-                    **asked.more,
+                    **asked.options,
                 )
-            except InvalidMessage as error:
-                raise ApiError(400, str(error), param=error.field or None) from None
             except InvalidName:
                 raise no_such_model(model) from None
             answers.append(answer)
@@ -238,23 +230,18 @@ class Turns:
         priority = priority_of(request.headers)
         found = [
             Needs.of(
-                one.told,
+                one.history,
                 raw=one.is_raw,
                 kind=one.more.get("kind", "generate"),
                 tools=one.offer.tools,
                 priority=priority,
                 conversation=beginning,
+                **parts_of(one.more),
             )
             for one in all_asked
         ]
         can = frozenset().union(*(one.can for one in found), *map(abilities_for, all_asked))
         return dataclasses.replace(found[0], can=can, num_tokens=max(one.num_tokens for one in found))
-
-    def _sampling_of(self, asked: Asked) -> Sampling:
-        """With this gateway's word on thoughts where a chat has none, nor template variables."""
-        if asked.sampling.thinking is not None or asked.template_kwargs or asked.is_raw:
-            return asked.sampling
-        return msgspec.structs.replace(asked.sampling, thinking=self._thinking)
 
     async def _stream(self, taken: _Taken, request: HttpRequest, receive: Receive, send: Send, settle: Settle) -> bool:
         """Whether the client was told to read the turns elsewhere, so that they must go on."""

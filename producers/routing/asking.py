@@ -16,6 +16,7 @@ from broker.messages import Chunk, Message, Turn, new_id
 from broker.model_status import ModelStatus, statuses
 from broker.priorities import DEFAULT_PRIORITY, Priority
 from broker.rounds import DEFAULT_MAX_ROUNDS, Offered, RoundsAnswer, offered
+from producers.routing.lengths import parts_of
 from producers.routing.policies import Decision, Needs, Routes, choose
 
 MODELS_OWN = frozenset(
@@ -129,7 +130,8 @@ async def ask_routed(
     tools: Sequence[Offered] = options.get("tools", ())
     on_tool_call, max_rounds = options.pop("on_tool_call", None), options.pop("max_rounds", None)
     told = tuple(map(offered, tools))
-    needs = Needs.of(messages, raw=raw, kind=kind, tools=told, priority=priority, conversation=conversation)
+    parts = parts_of(options)
+    needs = Needs.of(messages, raw=raw, kind=kind, tools=told, priority=priority, conversation=conversation, **parts)
     workers, boards = await offers(client)
     decision = choose(routes, wanted, workers, needs, boards=boards)
     answer = client.ask(decision.model, messages, priority=priority, conversation=conversation, **options)

@@ -28,7 +28,7 @@ import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -39,13 +39,10 @@ from broker.messages import Message, Tool, new_id
 from broker.model_status import ModelStatus
 from broker.priorities import BATCH, DEFAULT_PRIORITY, Priority
 from broker.toml_files import read_toml
+from producers.routing.lengths import about, longest
 
 AUTO = "auto"
 MAX_NAME = 256
-BYTES_PER_TOKEN = 4
-"""About what the text of most languages has. Where that is too few for a turn, a failure of its model tells."""
-MESSAGE_TOKENS = 8
-"""What a template says around a message, about."""
 AS_LARGE = 0.5
 """A model of at least so much of the largest's bytes is its equal."""
 AS_FAST = 0.75
@@ -167,14 +164,15 @@ class Needs:
         tools: Sequence[Tool] = (),
         priority: Priority = DEFAULT_PRIORITY,
         conversation: str | None = None,
+        **parts: Any,
     ) -> Needs:
-        """What the turn of these messages needs of a model and its worker."""
+        """What the turn of these messages, or of the other parts that `lengths.py` knows, needs of a model and its
+        worker. Of texts to embed its context holds one at a time."""
         can = {EMBED} if kind == "embed" else {RAW if raw else CHAT} | ({SCORE} if kind == "score" else set())
         if tools or any(one.tool_calls or one.tool_call_id or one.reasoning for one in messages):
             can.add(TOOLS)
-        num_bytes = sum(len(message.content.encode(errors="replace")) for message in messages)
-        num_bytes += sum(len(tool.description) + len(str(tool.parameters)) for tool in tools)
-        num_tokens = num_bytes // BYTES_PER_TOKEN + (0 if raw else MESSAGE_TOKENS * len(messages))
+        is_embed = kind == "embed"
+        num_tokens = longest(parts.get("texts", ())) if is_embed else about(messages, raw=raw, tools=tools, **parts)
         return cls(frozenset(can), num_tokens, priority, conversation)
 
 

@@ -1,12 +1,17 @@
-"""What `turnpike ask` asks: the words behind it, files, and what is piped in, as one message."""
+"""What `turnpike ask` asks: the words behind it, and files, standard input among them, as one message.
+
+Standard input is read where it is named, or nothing else is there: it may be a script's, or a loop's lines.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import stat
 import sys
+import termios
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,16 +24,18 @@ PATIENT_SECONDS = 2.0
 
 
 def question(text: str | None, files: Sequence[str]) -> str:
-    """The text, behind it each file and, where it is a pipe or a file, standard input; that alone where there is no
-    text, or `-`. Raises SettingsError where there is nothing to ask, or a file that is no text."""
+    """The text, behind it each file; `-` is standard input, as either, and where there is neither. Raises SettingsError
+    where there is nothing to ask, or a file that is no text."""
+    if ([text] * (text == "-") + list(files)).count("-") > 1:
+        raise SettingsError(["-: standard input can be read once"])
     parts = [text] if text not in (None, "-") else []
-    parts += [_quoted(_read(Path(os.path.expanduser(name))), name) for name in files]
+    parts += [_quoted(_heard()) if name == "-" else _quoted(_read(name), name) for name in files]
     if text == "-" or not parts:
-        if sys.stdin is None or (text != "-" and sys.stdin.isatty()):
+        if text != "-" and sys.stdin is not None and sys.stdin.isatty():
             raise SettingsError(["TEXT is missing: what is to be asked? It can be piped in, too"])
-        parts.insert(0, sys.stdin.buffer.read().decode("utf-8", "replace"))
-    elif _is_piped_in() and (piped := _heard()).strip():
-        parts.append(_quoted(piped))
+        parts.insert(0, _heard())
+    elif "-" not in files and _is_piped_in():
+        sys.stderr.write("[what is piped in is left unread: --file - puts it behind the message]\n")
     if not any(part.strip() for part in parts):
         raise SettingsError(["TEXT is empty: what is to be asked?"])
     return "\n\n".join(part.rstrip("\n") if number else part for number, part in enumerate(parts))
@@ -47,13 +54,13 @@ def schema_of(text: str) -> dict[str, Any]:
     return found
 
 
-def _read(path: Path) -> str:
+def _read(name: str) -> str:
     try:
-        return path.read_bytes().decode()
+        return Path(os.path.expanduser(name)).read_bytes().decode()
     except OSError as error:
-        raise SettingsError([f"--file: {path}: {error.strerror}"]) from None
+        raise SettingsError([f"--file: {name}: {error.strerror}"]) from None
     except UnicodeDecodeError:
-        raise SettingsError([f"--file: {path}: is no text in UTF-8"]) from None
+        raise SettingsError([f"--file: {name}: is no text in UTF-8"]) from None
 
 
 def _quoted(text: str, name: str | None = None) -> str:
@@ -63,16 +70,27 @@ def _quoted(text: str, name: str | None = None) -> str:
 
 
 def _is_piped_in() -> bool:
-    """Whether standard input is there to be read: a terminal, a socket or /dev/null is not."""
+    """Whether somebody seems to have meant it for this command: a pipe with something in it, or a file that nobody has
+    read of, as a loop has of its own."""
     try:
-        mode = os.fstat(sys.stdin.fileno()).st_mode
+        number = sys.stdin.fileno()
+        found = os.fstat(number)
+        if stat.S_ISREG(found.st_mode):
+            return found.st_size > 0 and os.lseek(number, 0, os.SEEK_CUR) == 0
+        return stat.S_ISFIFO(found.st_mode) and _num_readable(number) > 0
     except (OSError, ValueError, AttributeError):
         return False
-    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def _num_readable(number: int) -> int:
+    """Bytes that are in a pipe just now."""
+    return int.from_bytes(fcntl.ioctl(number, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def _heard() -> str:
-    """All of it; whoever waits for that is told."""
+    """Standard input up to its end; whoever waits for that is told. Raises SettingsError where there is none."""
+    if sys.stdin is None:
+        raise SettingsError(["TEXT is missing: what is to be asked? There is no standard input"])
     is_read = threading.Event()
 
     def tell() -> None:

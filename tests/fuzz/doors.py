@@ -88,7 +88,7 @@ class Doors:
     def _next_turn(self) -> tuple[str, bytes]:
         self._num_turns += 1
         turn = f"odd-{self._num_turns:08d}"
-        return turn, subjects.turn(self._model, self._rng.choice(priorities.PRIORITIES), LOCAL, turn).encode()
+        return turn, subjects.turn(self._model, self._rng.choice(priorities.LANES), LOCAL, turn).encode()
 
     async def _ask(self, turn: str, subject: bytes, payload: bytes, headers: bytes | None) -> None:
         stored = json.loads(await self._users["stranger"].request(subject, payload, headers) or b"{}")

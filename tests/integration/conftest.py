@@ -33,6 +33,7 @@ from telemetry.influx import Influx
 from tests.fakes import FakeEngine, fake_worker
 from tests.gateway import StartGateway, talk
 from tests.influx_server import NO_INFLUXDB, InfluxServer, has_influxdb
+from tests.pages import browser as browser
 from tests.pages import chromium as chromium
 from tests.pages import page as page
 from tests.support import free_port

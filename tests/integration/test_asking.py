@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from broker import codec
 from broker.messages import Turn
+from producers.terminal.question import question
 from tests.fakes import FakeEngine
 from tests.integration.conftest import StartWorker
 from tests.support import TURNPIKE
@@ -24,17 +26,30 @@ async def sent(queued: Queued) -> Turn:
     return codec.decode((await queued.one()).data, Turn)
 
 
-async def test_the_message_is_what_is_piped_in_or_stands_before_it(
+async def test_the_message_is_what_is_piped_in_or_stands_before_it_where_that_is_asked_for(
     bench: Bench, start_worker: StartWorker, queued: Queued
 ) -> None:
     async with start_worker():
         for words in ([], ["-"]):
             code, _, _ = await output(bench, "ask", "m", *words, stdin="grüße\n日本\n".encode())
             assert (code, (await sent(queued)).messages[-1].content) == (0, "grüße\n日本\n")
-        await output(bench, "ask", "m", "What is wrong here?", stdin=b"one\n``` two\n")
+        await output(bench, "ask", "m", "What is wrong here?", "--file", "-", stdin=b"one\n``` two\n")
         assert (await sent(queued)).messages[-1].content == "What is wrong here?\n\n````\none\n``` two\n````"
-        await output(bench, "ask", "m", "alone", stdin=b"")
-        assert (await sent(queued)).messages[-1].content == "alone"
+
+
+def test_a_loops_lines_are_left_to_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lines").write_text("one\ntwo\n")
+    with (tmp_path / "lines").open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        # As where somebody has put it there for this command alone, and forgot to say so.
+        assert question("alone", []) == "alone"
+        assert capsys.readouterr().err == ("[what is piped in is left unread: --file - puts it behind the message]\n")
+        os.lseek(stdin.fileno(), 4, os.SEEK_SET)  # as the loop's `read` leaves it
+        assert question("alone", []) == "alone"
+        assert os.read(stdin.fileno(), 100) == b"two\n"
+    assert capsys.readouterr().err == ""
 
 
 async def test_files_stand_behind_the_message_by_their_names(
@@ -84,6 +99,7 @@ async def test_an_answer_that_has_not_ended_by_its_deadline_fails(bench: Bench, 
         (["x", "--deadline", "0"], "--deadline: must be above 0"),
         (["x", "--raw", "--system", "y"], "--raw: the text is the prompt itself"),
         ([], "TEXT is empty: what is to be asked?"),
+        (["-", "--file", "-"], "-: standard input can be read once"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -111,8 +127,8 @@ async def test_whoever_waits_for_a_pipe_that_nobody_writes_to_is_told(bench: Ben
     login = ["--credentials", bench.credentials("local")]
     async with start_worker():
         process = await asyncio.create_subprocess_exec(
-            *TURNPIKE, "ask", "m", "hello", *login, stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+            *TURNPIKE, "ask", "m", "hello", "--file", "-", *login,
+            stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert process.stderr is not None
         assert process.stdin is not None

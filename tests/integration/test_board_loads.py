@@ -88,6 +88,19 @@ async def test_it_looks_seldom_where_nothing_waits_and_the_server_would_tell(
         await close(nc)
 
 
+async def test_who_asks_for_a_prompt_alone_waits_for_the_model_as_others_do(
+    nats_server: EmbeddedServer, client: Client
+) -> None:
+    nc = await connect(nats_server.address(BOARD), name="b")
+    try:
+        looking = Queues(nc)
+        await client.ask("a", "hello", kind="prompt").publish()
+        found = (await looking.look({"a"}, set()))["a"]
+        assert (found.num_interactive, found.num_batch) == (1, 0)
+    finally:
+        await close(nc)
+
+
 # --- Started ahead ---
 
 

@@ -1,4 +1,4 @@
-"""`GET /cluster` and the page's second view: what there is, what waits, and one's own turns, which can be cancelled."""
+"""`GET /cluster`: what there is, what waits, and one's own turns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx2
 from nats.aio.client import Client as NatsConnection
-from playwright.async_api import Page, expect
 
 from broker import placing
 from broker.client import Client
@@ -19,7 +18,6 @@ from producers.gateway.keys import ClientKeys, new_key
 from tests.fakes import FakeEngine
 from tests.gateway import USER, StartGateway
 from tests.integration.conftest import StartWorker
-from tests.pages import ask, button, ended, needs_chromium, visit
 
 BOARD = BoardState(
     "pi-1",
@@ -133,38 +131,3 @@ async def test_it_tells_what_boards_do_and_what_waits_for_a_model_that_nobody_se
         assert models["m"]["words"].startswith("loading 40 %")
         assert models["other"]["state"] == "available"
     await answer.close()
-
-
-@needs_chromium
-async def test_the_view_lives_and_a_turn_is_cancelled_there(
-    page: Page, operator: NatsConnection, start_worker: StartWorker, start_gateway: StartGateway
-) -> None:
-    engine = FakeEngine(num_slots=1, answer="All is well. " * 300, step_seconds=0.01)
-    await placing.announce(operator, BOARD)
-    async with start_worker(engine), start_gateway() as url:
-        await visit(page, url, num_models=3)
-        await ask(page, "How is the mast?")
-        await page.keyboard.press("Alt+n")
-        await ask(page, "And the attic?")
-        await page.get_by_role("link", name="Cluster").click()
-        turns = page.locator("#turns tbody tr")
-        await expect(turns).to_have_count(2)
-        first = turns.filter(has_text="How is the mast?")
-        await expect(first).to_contain_text("working at w1")
-        await expect(turns.filter(has_text="And the attic?")).to_contain_text("waiting, 0 ahead")
-        tokens = first.locator("[data-head=Tokens]")
-        before = await tokens.text_content()
-        await expect(tokens).not_to_have_text(before or "")  # as of each second
-        await expect(page.locator("#models tbody tr").first).to_contain_text("1 of 1")
-        await expect(page.locator("#boards")).to_contain_text("3.0 of 8.0 GB · 4 cores · 3 swaps")
-        await expect(page.locator("#boards li li").first).to_contain_text("loading 40 %")
-        await expect(page.locator("#workers tbody tr")).to_contain_text("w1, unknown")
-        await button(first, "Cancel").click()
-        await expect(page.locator("#announced")).to_have_text("Cancelled.")
-        await expect(first).to_have_count(0, timeout=10_000)
-        await page.get_by_role("link", name="Chat").click()
-        await page.keyboard.press("Alt+2")
-        await expect(page.locator(".cut")).to_have_text("stopped")
-        await page.keyboard.press("Alt+1")
-        await button(page, "Stop").click()
-        await ended(page)

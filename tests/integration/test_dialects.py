@@ -109,7 +109,7 @@ class LinesDialect:
         return {"oops": error.message, "field": error.param}
 
 
-BOTH = (OpenAi(leave_out_tools=False), LinesDialect())
+BOTH = (OpenAi(), LinesDialect())
 
 
 async def test_a_second_dialect_asks_several_questions_and_is_answered_in_its_own_words(

@@ -54,12 +54,42 @@ async def test_base64_is_the_vectors_bytes(nats_server: EmbeddedServer, start_ga
     assert np.allclose(found, embedder.vector("a b"), atol=1e-6)
 
 
+async def test_texts_come_in_all_of_llama_servers_forms(
+    nats_server: EmbeddedServer, start_gateway: StartGateway
+) -> None:
+    fake = FakeEmbedder()
+    one, two, both = fake.vector("a").tolist(), fake.vector("b").tolist(), fake.vector("a b").tolist()
+    (a,), (b,) = fake.tokens_of("a"), fake.tokens_of("b")
+    parts = {"content": [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]}
+    cases: list[tuple[object, list[list[float]]]] = [
+        ([a, "b"], [both]),
+        (["a", [a, "b"], [b]], [one, both, two]),
+        ({"prompt_string": "a"}, [one]),
+        (["b", {"prompt_string": [a, b]}, parts], [two, both, both]),
+        (parts, [both]),
+    ]
+    await nats_server.ensure(["m"])
+    async with (
+        embedding_worker(nats_server, fake),
+        start_gateway() as url,
+        httpx2.AsyncClient(base_url=url) as http,
+    ):
+        for given, wanted in cases:
+            answer = await http.post("/v1/embeddings", json={"model": "m", "input": given})
+            assert answer.status_code == 200, answer.text
+            found = [row["embedding"] for row in answer.json()["data"]]
+            assert found == [pytest.approx(vector) for vector in wanted]
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "param", "words"),
     [
         ({"input": []}, 400, "input", "at least one text"),
-        ({"input": [""]}, 400, "input[0]", "must not be empty"),
-        ({"input": ["a", 1]}, 400, "input", "texts, or tokens"),
+        ({"input": [""]}, 400, "input", "it has no tokens"),
+        ({"input": [[]]}, 400, "input[0]", "must not be empty"),
+        ({"input": [1, [2]]}, 400, "input", "only texts besides"),
+        ({"input": {}}, 400, "input", "a prompt_string or a content"),
+        ({"input": {"content": [{"type": "image_url", "image_url": {}}]}}, 400, "input.content[0].type", ""),
         ({"input": ["a"] * 2049}, 400, "input", "2049 texts"),
         ({"input": {"a": 1}}, 400, "input", ""),
         ({"input": "a", "dimensions": 0}, 400, "dimensions", ""),

@@ -245,6 +245,13 @@ async def test_tools_that_are_offered_are_left_out_where_that_is_set_and_said(
         assert raw.headers["turnpike-ignored"] == "tools"
         assert raw.parse().choices[0].message.content == CALL
         assert "turnpike-ignored" not in (await create(model="m", messages=USER)).headers
+        for path in ("/chat/completions/input_tokens", "/messages/count_tokens"):  # of the prompt that there will be
+            lamp = LAMP if "chat" in path else {"name": "lamp", "input_schema": {"type": "object"}}
+            counted = [
+                await api.post(path, cast_to=object, body={"model": "m", "messages": USER} | more)
+                for more in ({}, {"tools": [lamp]})
+            ]
+            assert counted[0] == counted[1]
         for choice in ("required", {"type": "function", "function": {"name": "lamp"}}):
             with pytest.raises(openai.BadRequestError) as caught:
                 await create(model="m", messages=USER, tools=[LAMP], tool_choice=choice)

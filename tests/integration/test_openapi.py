@@ -18,11 +18,14 @@ CHECKS = (
     "content_type_conformance",
     "response_schema_conformance",
 )
-# What nobody has is a 500 there, as Ollama's own is.
+# A turn that cannot end by its deadline is a 503, which a busy machine comes to; what nobody has is a 500 of Ollama's.
 CONFIG = """
+[checks]
+not_a_server_error.expected-statuses = ["2xx", "4xx", "503"]
+
 [[operations]]
 include-name = "POST /api/pull"
-checks.not_a_server_error.expected-statuses = ["2xx", "4xx", "500"]
+checks.not_a_server_error.expected-statuses = ["2xx", "4xx", "500", "503"]
 """
 # Most of the time goes into making requests of large schemas: a few of each operation, of which there are 41.
 OPTIONS = "--phases fuzzing,stateful --max-examples 5 --workers 2 --request-timeout 20 --seed 1 --no-color"

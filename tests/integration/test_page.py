@@ -14,6 +14,7 @@ from tests.integration.conftest import StartWorker
 from tests.integration.test_gateway_tools import LAMP
 from tests.integration.test_tools import CALL, THINKING
 from tests.pages import again, ask, needs_chromium, visit
+from tests.pages import nats_server as nats_server
 from tests.thought_fakes import THOUGHT, Thinker
 
 ANSWER = "All is well on the mast. " * 18
@@ -105,8 +106,39 @@ async def test_what_has_come_stays_where_the_turn_cannot_be_read_on(
         gone = '{"error": {"message": "there is no such turn"}}'
         await page.route("**/turns/*", lambda route: route.fulfill(status=404, body=gone))
         await page.evaluate("window.lose()")
-        await expect(page.locator(".bad")).to_have_text("there is no such turn")
+        await expect(page.locator(".bad")).to_have_text("cut · there is no such turn")
         await expect(answer).to_contain_text("All is well on the mast. All")
+        await expect(page.get_by_role("button", name="Go on")).to_be_visible()
+
+
+KEPT = """async () => {
+    const open = indexedDB.open("turnpike");
+    await new Promise((resolve) => { open.onsuccess = resolve; });
+    const found = open.result.transaction("conversations").objectStore("conversations").getAll();
+    await new Promise((resolve) => { found.onsuccess = resolve; });
+    open.result.close();
+    return found.result.some(({ nodes }) => nodes.at(-1)?.content.includes("All is well on the mast. All"));
+}"""
+
+
+async def test_what_has_come_is_kept_as_it_comes_and_read_on_by_another_tab(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    engine = FakeEngine(answer=ANSWER, step_seconds=0.01)
+    async with start_worker(engine), start_gateway() as url:
+        other = await page.context.new_page()
+        await visit(other, url)
+        answer = await begun(page, url)
+        await page.wait_for_function(KEPT)
+        # The other one has heard of it, and reads it by itself once it is opened there.
+        await other.locator("#conversations button", has_text="How is the mast?").click()
+        await expect(other.locator(".assistant .text")).to_contain_text("All is well on the mast. All")
+        gone = '{"error": {"message": "there is no such turn"}}'
+        await page.route("**/turns/*", lambda route: route.fulfill(status=404, body=gone))
+        await again(page)
+        await expect(answer).to_contain_text("All is well on the mast. All")
+        await expect(page.locator(".bad")).to_have_text("cut · there is no such turn")
+        await expect(other.locator(".assistant .text")).to_have_text(ANSWER.strip(), timeout=30_000)
 
 
 async def test_a_turn_that_waits_is_stopped_too(

@@ -10,6 +10,7 @@ from playwright.async_api import Page, expect
 from tests.gateway import StartGateway
 from tests.integration.conftest import StartWorker
 from tests.pages import Spoken, again, ask, bodies, button, ended, needs_chromium, talk, visit
+from tests.pages import nats_server as nats_server
 
 pytestmark = needs_chromium
 
@@ -87,6 +88,37 @@ async def test_messages_and_conversations_are_deleted_and_come_back_on_second_th
                 await expect(page.locator("article")).to_have_count(4)
         await again(page)
         await expect(page.locator("#conversations .name")).to_have_text(["New conversation"])
+
+
+async def test_what_is_undone_takes_nothing_back_that_came_meanwhile(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    engine = Spoken()
+    async with start_worker(engine), start_gateway() as url:
+        await visit(page, url)
+        await talk(page, "First?")
+        await talk(page, "Second?")
+        engine.gate.clear()
+        await button(page.locator("article.user").last, "Delete").click()
+        await ask(page, "Third?")
+        await button(page, "Undo").click()
+        await expect(page.locator("article.user .text")).to_have_text(["First?", "Third?"])
+        engine.gate.set()
+        await ended(page)
+        await button(page.locator("article.user").last, "Version before").click()
+        await expect(page.locator("article .text")).to_have_text(["First?", "Well.", "Second?", "Well."])
+        # What another tab has done since stays as well.
+        await button(page.locator("article").last, "Delete").click()
+        other = await page.context.new_page()
+        await visit(other, url)
+        await other.keyboard.press("Alt+r")
+        await other.keyboard.type("Renamed")
+        await other.keyboard.press("Enter")
+        await expect(page.locator("#title")).to_have_text("Renamed")
+        await button(page, "Undo").click()
+        for one in (page, other):
+            await expect(one.locator("article .text")).to_have_text(["First?", "Well.", "Second?", "Well."])
+            await expect(one.locator("#title")).to_have_text("Renamed")
 
 
 async def test_conversations_have_names_and_are_found_by_their_words(

@@ -20,6 +20,7 @@ from tests.fakes import FakeEngine
 from tests.gateway import StartGateway
 from tests.integration.conftest import StartWorker
 from tests.pages import again, ask, button, ended, needs_chromium, talk, visit
+from tests.pages import nats_server as nats_server
 from tests.support import ROOT
 
 AXE = ROOT / "tests/axe/node_modules/axe-core/axe.min.js"
@@ -121,6 +122,27 @@ async def test_an_answer_that_nests_without_end_is_shown_as_it_stands(
         await expect(page.locator("#status")).to_have_text("1 conversation read.")
         await again(page)
         await expect(page.locator(".assistant .text")).to_have_text(">" * 20_000)
+
+
+@pytest.mark.parametrize("part", ["*a_", "~~a~b ", "*a *b_ ", "**a "])
+async def test_an_answer_of_marks_without_end_does_not_hold_the_page(
+    page: Page, start_worker: StartWorker, start_gateway: StartGateway, tmp_path: Path, part: str
+) -> None:
+    said = [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": part * (20_000 // len(part))}]
+    (tmp_path / "marks.json").write_text(json.dumps({"messages": said}))
+    async with start_gateway() as url:
+        await page.goto(url)
+        await page.wait_for_selector("body[data-ready]")
+        await page.get_by_label("File of conversations").set_input_files(tmp_path / "marks.json")
+        await expect(page.locator("#status")).to_have_text("1 conversation read.")
+        took = await page.evaluate("""async () => {
+            const { render } = await import("/markdown.js");
+            const { content } = (await import("/store.js")).current().nodes[1];
+            const since = performance.now();
+            render(document.createElement("div"), content, true);
+            return performance.now() - since;
+        }""")
+        assert took < 2000, took
 
 
 async def axe(page: Page) -> list[str]:

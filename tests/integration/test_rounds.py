@@ -81,6 +81,23 @@ async def test_calls_are_run_until_the_model_answers(client: Client, start_worke
     assert rounds.done.usage.cached_tokens > len("user: Warm?")
 
 
+@pytest.mark.parametrize("answers", [("is warm.",), (f"is {CELLAR}", "Cold.")], ids=["answered", "called first"])
+async def test_an_answer_that_was_begun_is_one_message_of_the_history(
+    client: Client, start_worker: StartWorker, answers: tuple[str, ...]
+) -> None:
+    begun = [Message("user", "Warm?"), Message("assistant", "The cellar ")]
+    async with start_worker(ScriptedEngine(*answers), readers=READERS):
+        rounds = client.converse("m", begun, tools=[temperature], conversation="c")
+        await rounds
+    texts = ["is warm."] if len(answers) == 1 else ["is", "error: there is no sensor in cellar", "Cold."]
+    assert told(rounds) == [
+        ("user", "Warm?"),
+        ("assistant", "The cellar " + texts[0]),
+        *zip(("tool", "assistant"), texts[1:], strict=False),
+    ]
+    assert len(rounds.messages[1].tool_calls) == len(answers) - 1
+
+
 async def test_the_end_can_just_be_awaited(client: Client, start_worker: StartWorker) -> None:
     async with start_worker(ScriptedEngine(ATTIC, "Warm."), readers=READERS):
         done = await client.converse("m", "Warm?", tools=[temperature], sampling=Sampling(max_tokens=300))

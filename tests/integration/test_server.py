@@ -15,7 +15,7 @@ from broker import jetstream, subjects, topology
 from broker.accounts import LOCAL, OPERATOR, WORKER
 from broker.connection import Address, connect
 from broker.errors import NotReady, Refused, ServerError, ServerTooOld, ServerUnavailable
-from broker.priorities import BATCH
+from broker.priorities import ASIDE, BATCH, PRIORITIES
 from broker.server import EmbeddedServer, reload_running
 from producers.bringing_up import ForTheWhile, LocalModel
 from tests.support import ROOT, TURNPIKE, free_port, freeze
@@ -45,6 +45,28 @@ async def test_an_older_releases_stream_is_brought_up_to_date(tmp_path: Path) ->
         info = await jetstream.api(nc, "STREAM.INFO.ENDS")
         assert info is not None
         assert info["config"]["discard_new_per_subject"] is True
+        await nc.close()
+
+
+async def test_an_older_releases_queue_gets_the_lane_of_turns_without_a_slot_and_keeps_its_turns(
+    tmp_path: Path,
+) -> None:
+    async with EmbeddedServer(tmp_path) as server:
+        nc = await connect(server.address(OPERATOR), name="test")
+        config = next(one for one in topology.streams(["m"]) if one["name"] == "TURNS-m")
+        await jetstream.create_stream(nc, config | {"max_consumers": len(PRIORITIES)})
+        for one in topology.consumers("m"):
+            if one["name"] in PRIORITIES:
+                await jetstream.create_consumer(nc, "TURNS-m", one)
+        await nc.request("turn.m.batch.local.t1", b"x")
+        with pytest.raises(NotReady, match=f"TURNS-m/{ASIDE}"):
+            await topology.require(nc, "m")
+        changed = await topology.ensure(nc, ["m"])
+        assert {"stream TURNS-m: updated", f"consumer TURNS-m/{ASIDE}: created"} <= set(changed)
+        await topology.require(nc, "m")
+        found = await jetstream.stream(nc, "TURNS-m")
+        assert found is not None
+        assert found.state.num_messages == 1
         await nc.close()
 
 

@@ -14,6 +14,7 @@ from broker.answer import TurnFailed
 from broker.client import Client
 from broker.errors import Fenced, UnservedModel
 from broker.messages import DeadLetter, Done, End, Failed, Message, Sampling, Turn, new_id
+from broker.priorities import ASIDE
 from broker.server import EmbeddedServer
 from producers.routing.policies import AUTO, Routes, choose
 from tests.fakes import FIRST, FakeEngine
@@ -81,6 +82,37 @@ async def test_a_question_for_a_prompt_computes_nothing(client: Client, start_wo
     assert chat.text == "user: hello\nassistant: "
     assert (len(chat.tokens), chat.usage.prompt_tokens, chat.usage.completion_tokens) == (24, 24, 0)
     assert (text.text, steps) == ("user:", 0)
+
+
+async def test_a_question_for_a_prompt_is_answered_while_all_slots_are_taken_and_others_wait(
+    client: Client, start_worker: StartWorker
+) -> None:
+    engine = FakeEngine(num_slots=1)
+    async with start_worker(engine):
+        engine.gate.clear()
+        answers = [client.ask("m", f"number {index}") for index in range(5)]
+        for answer in answers:
+            await answer.publish()
+        async with asyncio.timeout(10):
+            assert await asyncio.to_thread(engine.entered.wait, 5)
+            counted = await asyncio.gather(*(client.ask("m", "hello", kind="prompt") for _ in range(10)))
+        assert not engine.gate.is_set()
+        assert [answer.end for answer in answers] == [None] * 5
+        engine.gate.set()
+        assert [(await answer).text for answer in answers] == [f"echo number {index}" for index in range(5)]
+    assert [done.usage.prompt_tokens for done in counted] == [24] * 10
+
+
+async def test_what_takes_a_slot_is_not_answered_among_what_takes_none(
+    client: Client, start_worker: StartWorker
+) -> None:
+    turn = Turn(new_id(), new_id(), (Message("user", "hello"),))
+    subject = subjects.turn("m", ASIDE, client.name, turn.id)
+    async with start_worker():
+        await client.nc.publish(subject, codec.encode(turn), headers={codec.CONTENT_TYPE: codec.MSGPACK})
+        end = await end_of(client, turn.id)
+    assert isinstance(end, Failed)
+    assert (end.code, end.detail.partition(":")[0]) == ("invalid_message", "kind")
 
 
 async def test_a_lone_system_message_is_answered(client: Client, start_worker: StartWorker) -> None:

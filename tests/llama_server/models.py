@@ -89,5 +89,5 @@ def door(server: Any) -> Door:
     if server.reasoning in ("on", "off"):
         flags += ["--thinking", server.reasoning]
     for origin in (server.cors_origins or "*").split(","):
-        flags += [] if origin == "localhost" else ["--origins", origin]
+        flags += ["--origins", "http://localhost" if origin == "localhost" else origin]
     return Door(tuple(flags), server.api_key)

@@ -14,7 +14,7 @@ import pytest
 
 from broker.accounts import DEFAULTS, write_credentials
 from broker.server import EmbeddedServer
-from tests.model.test_commands import run, worker
+from tests.model.test_commands import OF_TESTS, run, worker
 from tests.support import ROOT, eventually
 from tests.terminal import INTERRUPTED, on_a_terminal
 from workers.models import DEMO
@@ -22,7 +22,7 @@ from workers.models import DEMO
 
 def environment(folder: Path) -> dict[str, str]:
     """One in which no broker was named, and what is started leaves its traces in `folder`."""
-    return {"TMPDIR": str(folder), "TURNPIKE_CONFIG": "", "TURNPIKE_DATA_DIR": str(folder / "data")}
+    return {**OF_TESTS, "TMPDIR": str(folder), "TURNPIKE_CONFIG": "", "TURNPIKE_DATA_DIR": str(folder / "data")}
 
 
 def left_in(folder: Path) -> list[str]:

@@ -25,8 +25,9 @@ from broker.server import EmbeddedServer
 from tests.influx_server import InfluxServer, needs_influxdb
 from tests.support import TURNPIKE
 
-NO_POINTS = {"TURNPIKE_INFLUX_URL": "file:/dev/null"}
-"""A demo's telemetry would go into the user's own folder."""
+OF_TESTS = {"TURNPIKE_INFLUX_URL": "file:/dev/null", "TURNPIKE_THREADS": "1"}
+"""A demo's telemetry would go into the user's own folder; and a worker that is told its threads measures none, which
+takes as long as all the rest of its start."""
 
 
 def run(
@@ -37,7 +38,7 @@ def run(
         [*TURNPIKE, *arguments],
         capture_output=True,
         text=True,
-        env=clean | NO_POINTS | (environment or {}),
+        env=clean | OF_TESTS | (environment or {}),
         timeout=100,
         input=stdin,
         check=False,
@@ -45,8 +46,10 @@ def run(
 
 
 @asynccontextmanager
-async def worker(server: EmbeddedServer, model: Path, *flags: str) -> AsyncIterator[subprocess.Popen[bytes]]:
-    """A worker process that serves `m`."""
+async def worker(
+    server: EmbeddedServer, model: Path, *flags: str, is_measured: bool = False
+) -> AsyncIterator[subprocess.Popen[bytes]]:
+    """A worker process that serves `m`, by one thread or by as many as it finds best."""
     credentials = server.folder / "worker.credentials"
     write_credentials(credentials, server.address(WORKER))
     command = [
@@ -58,6 +61,7 @@ async def worker(server: EmbeddedServer, model: Path, *flags: str) -> AsyncItera
         "m",
         "--credentials",
         str(credentials),
+        *(() if is_measured else ("--threads", "1")),
         *flags,
     ]
     process = await asyncio.to_thread(subprocess.Popen, command, stderr=subprocess.DEVNULL)
@@ -118,7 +122,8 @@ async def test_the_demo_uses_the_server_it_is_given(nats_server: EmbeddedServer)
 
 
 def test_the_demo_speaks_json() -> None:
-    found = run("demo", "--num-conversations", "1", "--max-tokens", "4", "--json")
+    as_users_have_it = {"TURNPIKE_THREADS": ""}
+    found = run("demo", "--num-conversations", "1", "--max-tokens", "4", "--json", environment=as_users_have_it)
     figures = json.loads(found.stdout)
     assert figures["num_turns"] == 3
     assert figures["num_failed"] == 0
@@ -164,7 +169,7 @@ def test_nothing_is_left_of_a_demo_that_ends_early(tmp_path: Path, how: str) -> 
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | NO_POINTS | {"TMPDIR": str(tmp_path)},
+        env=os.environ | OF_TESTS | {"TMPDIR": str(tmp_path)},
     )
     assert process.stderr is not None
     for line in process.stderr:
@@ -204,7 +209,7 @@ async def test_ask_and_chat_stream_and_remember(nats_server: EmbeddedServer, tin
     credentials = tmp_path / "local.credentials"
     write_credentials(credentials, nats_server.address(LOCAL))
     login = ["--credentials", str(credentials)]
-    async with worker(nats_server, tiny_path):
+    async with worker(nats_server, tiny_path, is_measured=True):
         asked = await asyncio.to_thread(run, "ask", "auto", "hello", "--max-tokens", "5", *login)
         assert asked.returncode == 0, asked.stderr
         assert "5 tokens at" in asked.stderr

@@ -192,7 +192,7 @@ def test_details_and_comments_are_no_events() -> None:
 
 
 def test_a_count_is_the_prompts_tokens() -> None:
-    assert CountWriter("t", "m").whole([Finished(done())]) == {"input_tokens": 30}
+    assert CountWriter().whole([Finished(done())]) == {"input_tokens": 30}
 
 
 # --- Errors ---

@@ -9,9 +9,11 @@ import pytest
 
 from broker import codec
 from broker.messages import Message, NamedTool, Tool, ToolCall, Turn
-from producers.gateway.anthropic.requests import CountRequest, MessagesRequest, MessagesWithoutTools
+from producers.gateway.abilities import abilities_for
+from producers.gateway.anthropic.requests import CountRequest, MessagesRequest
 from producers.gateway.dialect import NOTHING, Asked, Offer
 from producers.gateway.errors import ApiError
+from producers.gateway.manners import Manners
 from producers.gateway.posted import posted
 
 HI = {"role": "user", "content": "hi"}
@@ -21,12 +23,15 @@ LAMP = {"name": "lamp", "description": "d", "input_schema": {"type": "object"}}
 BILLING = "x-anthropic-billing-header: cc_version=2.1.101.e51; cc_entrypoint=cli; cch=a5145;"
 
 
-def read(kind: type[MessagesRequest] = MessagesRequest, **more: Any) -> tuple[Asked, list[str]]:
+PLAIN = Manners()
+
+
+def read(manners: Manners = PLAIN, **more: Any) -> tuple[Asked, list[str]]:
     """The turn, and what is ignored of the request."""
     body: dict[str, Any] = {"model": "m", "max_tokens": 20, "messages": [HI]}
-    request, ignored = posted(msgspec.json.encode(body | more), kind)
-    (asked,) = request.asked()
-    return asked, ignored
+    request, ignored = posted(msgspec.json.encode(body | more), MessagesRequest)
+    (asked,), left_out = manners.kept(request.asked())
+    return asked, [*left_out, *ignored]
 
 
 def history(*messages: dict[str, Any], **more: Any) -> tuple[Message, ...]:
@@ -202,9 +207,11 @@ def test_what_is_wrong_with_tools_is_told_in_the_requests_names(more: dict[str, 
 
 
 def test_a_gateway_may_leave_tools_out() -> None:
-    asked, ignored = read(MessagesWithoutTools, tools=[LAMP], tool_choice={"type": "auto"})
+    manners = Manners(leave_out_tools=True)
+    asked, ignored = read(manners, tools=[LAMP], tool_choice={"type": "auto"})
     assert (asked.offer, ignored) == (NOTHING, ["tools"])
-    assert refusal(kind=MessagesWithoutTools, tools=[LAMP], tool_choice={"type": "any"}).param == "tool_choice"
+    for choice in ({"type": "any"}, {"type": "tool", "name": LAMP["name"]}):
+        assert refusal(manners=manners, tools=[LAMP], tool_choice=choice).param == "tool_choice"
 
 
 # --- How it is answered ---
@@ -276,7 +283,7 @@ def test_a_count_asks_for_the_prompt_alone() -> None:
     (asked,) = request.asked()
     assert asked.history == (Message("system", "s"), Message("user", "hi"))
     assert (asked.more, asked.offer.tools[0].name, request.is_streamed) == ({"kind": "prompt"}, "lamp", False)
-    assert (ignored, asked.can) == (["max_tokens"], frozenset({"prompt"}))
+    assert (ignored, abilities_for(asked)) == (["max_tokens"], frozenset({"prompt"}))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from workers.turns.answer_reader import AnswerReaders
 
 WHY, AND, SO = Message("user", "Why?"), Message("user", "And?"), Message("user", "So?")
 LONG = (Message("system", "Brief."), WHY, Message("assistant", "x"), AND)
-NEEDS_MORE = "fireworks-ai-llama-3-firefunction-v2"
 SHOWS_THOUGHTS = ("NVIDIA-Nemotron-Nano-v2", "Qwen-Qwen3-0.6B", "Qwen3.5-4B", "StepFun3.5-Flash")
 """Tell an answer behind the last question with its thoughts, and one before it without."""
 
@@ -34,7 +33,7 @@ def turn(*messages: Message, sampling: Sampling = Sampling(), conversation: str 
     return Turn("t", conversation, messages, sampling=sampling)
 
 
-@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - {NEEDS_MORE}))
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
 async def test_a_prompt_ends_with_what_is_begun_and_the_next_one_goes_on_behind_the_whole(name: str) -> None:
     template = TEMPLATES[name]
     renderer, thoughts = Here(template, await form_of(template)), syntax_of(template).thoughts

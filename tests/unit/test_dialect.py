@@ -11,6 +11,7 @@ from broker import codec
 from broker.conversations import next_name
 from broker.messages import Message, Sampling
 from producers.gateway.errors import ApiError
+from producers.gateway.manners import Manners
 from producers.gateway.naming import conversation_of
 from producers.gateway.openai.chat import ChatRequest
 from producers.gateway.openai.completions import CompletionRequest
@@ -48,7 +49,9 @@ NO_MODEL: dict[str, dict[str, str]] = {"model": {"model": ""}}
 def request[T: ChatRequest | CompletionRequest](kind: type[T], **more: Any) -> T:
     begin: dict[str, Any] = {"model": "m"}
     begin |= {"messages": [{"role": "user", "content": "hi"}]} if kind is ChatRequest else {"prompt": "hi"}
-    return posted(msgspec.json.encode(begin | more), kind)[0]
+    found, _ = posted(msgspec.json.encode(begin | more), kind)
+    Manners().kept(found.asked())
+    return found
 
 
 def test_a_conversation_is_named_by_header_then_key_then_user() -> None:
@@ -234,12 +237,12 @@ def test_values_at_the_edges_are_taken_and_mean_what_others_mean(
         (
             {"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}, HI]},
             "messages[0].tool_calls",
-            "only an assistant's message has any",
+            "messages[0].tool_calls: only an assistant's message has any",
         ),
         (
             {"messages": [{"role": "user", "content": "x", "reasoning_content": "y"}]},
             "messages[0].reasoning_content",
-            "only an assistant's message has any",
+            "messages[0].reasoning_content: only an assistant's message has any",
         ),
         (
             {"messages": [{"role": "assistant", "tool_calls": [CALL | {"id": ""}]}, HI]},

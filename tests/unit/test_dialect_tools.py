@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
@@ -15,7 +14,6 @@ from producers.gateway.dialect import Offer
 from producers.gateway.dialects import all_dialects
 from producers.gateway.errors import ApiError
 from producers.gateway.openai.chat import ChatRequest
-from producers.gateway.posted import posted
 from tests.unit.test_dialect import CALL, HI, chat, named, request, tool
 
 
@@ -68,7 +66,7 @@ def test_an_empty_answer_that_is_sent_back_asks_for_another(empty: Any) -> None:
     assert request(ChatRequest, messages=[*called, said, said]).history == chat(called).history
     assert len(request(ChatRequest, messages=[*called, said, HI]).history) == 5
     with pytest.raises(ApiError, match="an answer with calls is over"):
-        posted(json.dumps({"model": "m", "messages": [HI, called[1]]}).encode(), ChatRequest)
+        request(ChatRequest, messages=[HI, called[1]])
 
 
 @pytest.mark.parametrize(

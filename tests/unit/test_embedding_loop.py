@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -14,6 +16,7 @@ from workers.embedding.loop import LOWEST, EmbeddingLoop
 from workers.embedding.packing import EmbedJob
 from workers.embedding.protocol import Tokens
 from workers.engine.protocol import EngineError
+from workers.machine.contention import CpuTime
 
 SECONDS = 20
 
@@ -37,8 +40,14 @@ class Watched(FakeEmbedder):
 
 
 @contextmanager
-def running(embedder: FakeEmbedder, lost: list[str] | None = None) -> Iterator[EmbeddingLoop]:
-    loop = EmbeddingLoop(embedder)
+def running(
+    embedder: FakeEmbedder,
+    lost: list[str] | None = None,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    cpu_time: Callable[[], CpuTime] = lambda: CpuTime(0, 0),
+) -> Iterator[EmbeddingLoop]:
+    loop = EmbeddingLoop(embedder, clock=clock, cpu_time=cpu_time)
     loop.start((lost if lost is not None else []).append)
     try:
         yield loop
@@ -62,6 +71,48 @@ def test_what_nobody_waits_for_is_computed_by_a_thread_of_the_lowest_priority_an
         futures = [loop.submit(job(f"{at}", 20, is_batch=at % 2 == 0)) for at in range(20)]
         assert all(future.result(SECONDS).is_done for future in futures)
     assert embedder.most_at_once == 1
+
+
+class Contended:
+    """An account of a thread for which each step ran so long, and waited three times that."""
+
+    def __init__(self, ran: float) -> None:
+        self._ran, self._num_asked = ran, 0
+
+    def __call__(self) -> CpuTime:
+        self._num_asked += 1
+        return CpuTime(self._num_asked * self._ran, 3 * self._num_asked * self._ran)
+
+
+def test_what_nobody_waits_for_rests_after_a_step_that_waited_for_its_core_and_who_waits_does_not() -> None:
+    embedder = FakeEmbedder()
+    hours = 3600.0  # it rests until the loop ends
+    with running(embedder, cpu_time=Contended(ran=hours)) as loop:
+        first = loop.submit(job("a", embedder.max_batch_texts, is_batch=True))
+        second = loop.submit(job("b", is_batch=True))
+        assert first.result(SECONDS).is_done
+        assert all(loop.submit(job(f"query {at}")).result(SECONDS).is_done for at in range(3))
+        assert not second.done()
+    assert isinstance(second.exception(SECONDS), EngineError)
+
+
+def test_a_rest_is_as_long_as_leaves_a_tenth_of_the_cores_and_ends() -> None:
+    embedder = FakeEmbedder()
+    with running(embedder, cpu_time=Contended(ran=0.001)) as loop:
+        jobs = [loop.submit(job(f"{at}", embedder.max_batch_texts, is_batch=True)) for at in range(3)]
+        began_at = time.monotonic()
+        assert all(one.result(SECONDS).is_done for one in jobs)
+        assert time.monotonic() - began_at >= 2 * 0.009
+
+
+def test_a_step_that_nobody_waits_for_is_as_short_as_the_last_ones_speed_says() -> None:
+    embedder, seconds = FakeEmbedder(), itertools.count()
+    most = embedder.max_batch_texts
+    with running(embedder, clock=lambda: float(next(seconds))) as loop:  # each step takes a second
+        for name, is_batch in (("list", True), ("next list", True), ("query", False)):
+            assert loop.submit(job(name, most, is_batch=is_batch)).result(SECONDS).is_done
+    # 16 tokens a second leave 4 for a quarter of one, which are two texts; then there is one a step.
+    assert list(map(len, embedder.steps)) == [most, 2, *[1] * (most - 2), most]
 
 
 def test_a_cancelled_job_ends_without_vectors_and_the_others_go_on() -> None:

@@ -146,6 +146,19 @@ def test_a_batch_job_gives_way_to_an_interactive_one_and_its_answer_is_whole() -
     assert bench.engine.num_restored == 1
 
 
+def test_behind_its_first_tokens_nothing_is_told_of_a_prompt_that_is_computed_once_more() -> None:
+    bench = Bench(Observed(num_slots=2, answer="a" * 40), cache_bytes=1)  # nothing has room there
+    for name in ("first", "latest"):
+        bench.loop.submit(job(name, name + LONG, max_tokens=40, is_batch=True, tells_progress=True))
+        bench.round(2)
+    bench.loop.submit(job("quick", LONG[::-1], max_tokens=3))
+    bench.run()
+    assert bench.text("latest") == "a" * 40
+    assert sum(span.start == 0 for step, _ in bench.steps for span in step.spans) == 4, "one was computed once more"
+    told = [type(event) for event in bench.of("latest")]
+    assert Computed not in told[told.index(Generated) :]
+
+
 def test_a_preempted_job_is_cancelled_like_any_other() -> None:
     bench = Bench(Observed(num_slots=2, answer="a" * 40))
     for name in ("first", "latest"):

@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from broker.messages import Chunk, Done, Failed, Message, Progress, Timings, TokenLogprob, Usage
+from producers.gateway.abilities import abilities_for
 from producers.gateway.dialect import Finished
 from producers.gateway.errors import ApiError
+from producers.gateway.manners import Manners
 from producers.gateway.native.completion import CompletionBody
 from producers.gateway.native.errors import error_body
 from producers.gateway.native.infill import InfillBody
@@ -64,6 +66,42 @@ def test_what_is_no_prompt_is_refused_by_its_name(prompt: Any) -> None:
         completion(prompt).asked()
     assert refused.value.status == 400
     assert str(refused.value.param).startswith("prompt")
+
+
+@pytest.mark.parametrize(
+    ("more", "param", "message"),
+    [
+        ({"repeat_penalty": -1}, "repeat_penalty", "repeat_penalty: must be above 0, not -1.0"),
+        ({"presence_penalty": 1000}, "presence_penalty", "presence_penalty: must be at most 100, not 1000.0"),
+        ({"temperature": 1000}, "temperature", "temperature: must be at most 100, not 1000.0"),
+        ({"stop": ["x"] * 17}, "stop", "stop: must have at most 16 entries"),
+        ({"stop": "x" * 257}, "stop[0]", "stop[0]: must have at most 256 characters"),
+        ({"grammar": "x" * 65_537}, "grammar", "grammar: must have at most 65536 characters"),
+        ({"prompt": [-1]}, "prompt[0]", "prompt[0]: must be at least 0, not -1"),
+    ],
+)
+def test_what_no_worker_would_understand_is_refused_by_its_name_and_is_no_dead_letter(
+    more: dict[str, Any], param: str, message: str
+) -> None:
+    with pytest.raises(ApiError) as refused:
+        Manners().kept(completion(**({"prompt": "Why?"} | more)).asked())
+    assert (refused.value.status, refused.value.param, refused.value.message) == (400, param, message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "abilities"),
+    [
+        (TokenizeBody, {"content": "a"}, {"prompt", "tokens"}),
+        (DetokenizeBody, {"tokens": []}, {"prompt", "tokens"}),
+        (InfillBody, {"input_prefix": "a", "input_suffix": ""}, {"infill"}),
+        (CompletionBody, {"prompt": [1], "return_progress": True}, {"tokens", "progress"}),
+        (CompletionBody, {"prompt": "a", "presence_penalty": 1}, {"penalties"}),
+        (CompletionBody, {"prompt": "a"}, set()),
+    ],
+)
+def test_what_a_worker_must_be_able_to_do_is_told_by_the_turn(kind: Any, body: Any, abilities: set[str]) -> None:
+    (asked,) = posted(msgspec.json.encode(body), kind)[0].asked()
+    assert abilities_for(asked) == abilities
 
 
 def test_several_answers_are_turns_of_their_own_seeds() -> None:

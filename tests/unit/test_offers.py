@@ -9,15 +9,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import gguf
 import msgspec
 import pytest
 
 from broker.catalogue import Locked, UnknownModel, write_lock
-from broker.discovery import OF_RELEASE
+from broker.discovery import INFILL, OF_RELEASE
 from broker.messages.boards import ModelFile
 from workers.boards.file_facts import FileFacts, facts_of_files
 from workers.boards.offers import Offer, Offers, shared_out
 from workers.boards.settings import BoardSettings
+from workers.gguf_header import read_header
+from workers.infill_marks import TOKENS_KEY, has_infill_marks
 from workers.machine.memory import MemoryPlan
 from workers.model_file import ModelFileError, header
 from workers.models import DEMO
@@ -152,6 +155,48 @@ def test_what_a_worker_would_have_and_could_is_told_by_the_file(tmp_path: Path) 
     assert facts_of_files([none], "m", settings).can is None, "its vocabulary may have ChatML's tokens"
     asked = BoardSettings(chat_template="chatml")
     assert facts_of_files([none], "m", asked).can == ("chat", "raw", "score", "tools", *OF_RELEASE)
+
+
+def test_a_vocabulary_with_the_marks_around_a_gap_tells_that_its_model_fills_it(tmp_path: Path) -> None:
+    content, marks = DEMO.path.read_bytes(), (b"<PRE>", b"<SUF>", b"<MID>")
+    at, end = header(DEMO.path).places[TOKENS_KEY]
+    at += 12
+    changed = []
+    while len(changed) < len(marks) and at < end:
+        (length,) = struct.unpack_from("<Q", content, at)
+        if length == len(marks[0]):
+            changed.append(slice(at + 8, at + 8 + length))
+        at += 8 + length
+    path = tmp_path / "infill.gguf"
+    for place, mark in zip(changed, marks, strict=True):
+        assert INFILL not in (facts_of_files([path if path.exists() else DEMO.path], "m", BoardSettings()).can or ())
+        content = content[: place.start] + mark + content[place.stop :]
+        path.write_bytes(content)
+    assert facts_of_files([path], "m", BoardSettings()).can == ("chat", "raw", "score", "tools", *OF_RELEASE, INFILL)
+
+
+@pytest.mark.parametrize(
+    ("names", "is_told"),
+    [
+        (("fim_pre", "fim_suf", "fim_mid"), True),
+        (("prefix", "suffix", "middle"), True),
+        (("fim_pre", "suffix", "fim_mid"), True),
+        (("fim_pre", "fim_suf"), False),
+    ],
+)
+def test_marks_that_the_header_names_count_whatever_they_are_spelled_like(
+    tmp_path: Path, names: tuple[str, ...], is_told: bool
+) -> None:
+    for number, expected in ((1, is_told), (2, False)):  # of two tokens
+        writer = gguf.GGUFWriter(str(tmp_path / "m.gguf"), "llama")
+        writer.add_token_list(["a", "b"])
+        for name in names:
+            writer.add_uint32(f"tokenizer.ggml.{name}_token_id", number)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+        head = read_header(tmp_path / "m.gguf")
+        assert has_infill_marks(tmp_path / "m.gguf", head) is expected
 
 
 def test_a_file_is_looked_into_again_only_when_it_is_another(tmp_path: Path) -> None:

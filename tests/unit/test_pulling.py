@@ -13,7 +13,7 @@ import pytest
 from broker.delivery import Delivery
 from broker.errors import ConnectionLost, NotReady
 from broker.jetstream import NAK
-from broker.priorities import BATCH, INTERACTIVE, PRIORITIES, Priority
+from broker.priorities import BATCH, INTERACTIVE, LANES, PRIORITIES, Lane
 from tests.turn_fakes import Wire, delivery_of, turn_of
 from workers.engine.preemption import BATCH_EVERY
 from workers.queue import pulling
@@ -24,14 +24,14 @@ SECONDS = 10.0
 
 
 class FakeQueue:
-    """Implements PulledQueue in memory: turns by priority, and pulls that wait for them or are let expire."""
+    """Implements PulledQueue in memory: turns by lane, and pulls that wait for them or are let expire."""
 
     def __init__(self) -> None:
-        self.waiting: dict[Priority, deque[Delivery]] = {priority: deque() for priority in PRIORITIES}
-        self.told: list[tuple[Priority, int, int]] = []
-        self.pulls: list[tuple[Priority, float]] = []
+        self.waiting: dict[Lane, deque[Delivery]] = {lane: deque() for lane in LANES}
+        self.told: list[tuple[Lane, int, int]] = []
+        self.pulls: list[tuple[Lane, float]] = []
         self.changed = asyncio.Condition()
-        self.num_open = dict.fromkeys(PRIORITIES, 0)
+        self.num_open = dict.fromkeys(LANES, 0)
         self.num_stopped = 0
         self.error: Exception | None = None
         """What the next pull raises."""
@@ -44,13 +44,13 @@ class FakeQueue:
         if self.is_lost:
             raise ConnectionLost("gone")
 
-    def puller(self, priority: Priority) -> FakePulls:
+    def puller(self, priority: Lane) -> FakePulls:
         return FakePulls(self, priority)
 
-    async def tell_front(self, priority: Priority, sequence: int, num_pending: int) -> None:
+    async def tell_front(self, priority: Lane, sequence: int, num_pending: int) -> None:
         self.told.append((priority, sequence, num_pending))
 
-    async def put(self, priority: Priority, number: int = 1) -> None:
+    async def put(self, priority: Lane, number: int = 1) -> None:
         """Queues so many turns at once."""
         async with self.changed:
             for index in range(number):
@@ -67,9 +67,9 @@ class FakeQueue:
                 )
             self.changed.notify_all()
 
-    async def until_open(self, *priorities: Priority) -> None:
+    async def until_open(self, *priorities: Lane) -> None:
         """Until the pulls of these priorities, and of no other, wait for turns."""
-        wanted = {priority: int(priority in priorities) for priority in PRIORITIES}
+        wanted = {priority: int(priority in priorities) for priority in LANES}
         async with asyncio.timeout(SECONDS), self.changed:
             await self.changed.wait_for(lambda: self.num_open == wanted)
 
@@ -81,7 +81,7 @@ class FakeQueue:
             await self.changed.wait_for(lambda: not any(self.num_open.values()))
             self._is_expired = False
 
-    async def next(self, priority: Priority, expires: float, closing: asyncio.Event | None) -> Delivery | None:
+    async def next(self, priority: Lane, expires: float, closing: asyncio.Event | None) -> Delivery | None:
         """What a pull gets."""
         self.pulls.append((priority, expires))
         if self.error is not None:
@@ -112,9 +112,9 @@ class FakeQueue:
 class FakePulls:
     """Implements Pulls."""
 
-    def __init__(self, queue: FakeQueue, priority: Priority) -> None:
+    def __init__(self, queue: FakeQueue, priority: Lane) -> None:
         self._queue = queue
-        self._priority: Priority = priority
+        self._priority: Lane = priority
         self._is_started = False
 
     async def start(self) -> None:
@@ -176,7 +176,7 @@ async def test_no_more_turns_are_taken_than_there_are_slots() -> None:
         gate.puller.free(first)
         await gate.next()
         assert gate.occupancy.num_held == 2
-    assert [len(waiting) for waiting in gate.queue.waiting.values()] == [0, 0]
+    assert [len(waiting) for waiting in gate.queue.waiting.values()] == [0, 0, 0]
 
 
 async def test_interactive_turns_come_before_batch_ones() -> None:

@@ -11,9 +11,10 @@ import pytest
 from broker.messages import CallDelta, Chunk, Done, Message, NamedTool, Timings, TokenLogprob, ToolCall, Usage
 from producers.gateway.dialect import Finished
 from producers.gateway.errors import ApiError
+from producers.gateway.manners import Manners
 from producers.gateway.openai.response_items import items_of, messages_of
 from producers.gateway.openai.response_writer import ResponseWriter
-from producers.gateway.openai.responses import ResponsesRequest, ResponsesWithoutTools
+from producers.gateway.openai.responses import ResponsesRequest
 from producers.gateway.posted import posted
 
 CALL = {"type": "function_call", "id": "fc_1", "call_id": "a", "name": "lamp", "arguments": "{}", "status": "completed"}
@@ -78,10 +79,11 @@ def test_functions_are_offered_and_chosen(more: dict[str, Any], names: list[str]
 
 def test_a_gateway_that_leaves_tools_out_says_so() -> None:
     body = msgspec.json.encode({"input": "hi", "tools": [TOOL]})
-    found, ignored = posted(body, ResponsesWithoutTools)
+    manners = Manners(leave_out_tools=True)
+    (found,), ignored = manners.kept(posted(body, ResponsesRequest)[0].asked())
     assert (found.offer.tools, ignored) == ((), ["tools"])
     with pytest.raises(ApiError, match="leaves tools out"):
-        posted(msgspec.json.encode({"input": "hi", "tools": [TOOL], "tool_choice": "required"}), ResponsesWithoutTools)
+        manners.kept(request(tools=[TOOL], tool_choice="required").asked())
 
 
 def test_what_is_asked_of_the_answer_becomes_the_turns() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from broker.messages import Sampling
@@ -196,6 +198,66 @@ def test_a_state_of_fewer_tokens_than_it_says_is_not_gone_on_from() -> None:
     restore = hall.engine.restore
     hall.engine.restore = lambda slot, state: restore(slot, state[:40])  # type: ignore[method-assign]
     assert hall.serve(waiting("3", LONG + "!", conversation="v")) == Place(0, 0, None)
+
+
+# --- What each step costs ---
+
+
+class Counted(list[int]):
+    """Tokens that count how many of them are read."""
+
+    num_read = 0
+
+    def __getitem__(self, wanted: Any) -> Any:
+        found = super().__getitem__(wanted)
+        self.num_read += len(found) if isinstance(wanted, slice) else 1
+        return found
+
+
+def counted(active: ActiveJob) -> Counted:
+    active.sequence.tokens = tokens = Counted(active.sequence.tokens)
+    return tokens
+
+
+def test_who_waits_for_what_another_computes_is_compared_with_it_once() -> None:
+    hall = Hall(num_slots=4, num_ctx=100_000)
+    leader, follower = waiting("leader", LONG * 100), waiting("follower", LONG * 100)
+    read = counted(leader), counted(follower)
+    hall.seat(leader)
+    hall.seating.add(follower)
+    leader.sequence.num_computed = 100
+    assert hall.seating.next_up([leader]) is None
+    before = [tokens.num_read for tokens in read]
+    assert before[1] >= len(LONG) * 100
+    for num_computed in range(101, 151):
+        leader.sequence.num_computed = num_computed
+        assert hall.seating.next_up([leader]) is None
+    assert [tokens.num_read for tokens in read] == [before[0] + 2 * 50, before[1]]
+    leader.sequence.num_computed = len(LONG) * 100
+    assert hall.seating.next_up([leader]) is follower
+
+
+def test_no_tokens_are_looked_at_for_who_could_have_no_slot_anyway() -> None:
+    hall = Hall(num_slots=1, num_ctx=100_000)
+    first, second = waiting("1", LONG * 100), waiting("2", LONG * 100)
+    hall.seat(first)
+    hall.seating.add(second)
+    tokens = counted(second)
+    assert not hall.seating.has_place([first])
+    assert hall.seating.seat(second) is None
+    assert tokens.num_read == 0
+
+
+def test_a_place_is_where_a_batch_turn_may_give_way() -> None:
+    hall = Hall()
+    running = [waiting(name, is_batch=True, arrived_at=at) for at, name in enumerate("ab")]
+    for one in running:
+        hall.seat(one)
+    hall.seating.add(waiting("batch", is_batch=True))
+    assert not hall.seating.has_place(running)
+    hall.seating.add(waiting("quick"))
+    assert hall.seating.has_place(running)
+    assert not hall.seating.has_place(running[:1]), "the last one is batch's share"
 
 
 # --- Preemption ---

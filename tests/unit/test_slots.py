@@ -6,10 +6,12 @@ from hypothesis import strategies as st
 from workers.engine.slots import MIN_COPY_TOKENS, Slots, common_prefix
 
 tokens = st.lists(st.integers(0, 1), max_size=60)
+alike = st.tuples(tokens, tokens, tokens).map(lambda parts: (parts[0] + parts[1], parts[0] + parts[2]))
 
 
-@given(tokens, tokens)
-def test_the_common_prefix_is_the_longest_one(a: list[int], b: list[int]) -> None:
+@given(alike)
+def test_the_common_prefix_is_the_longest_one(both: tuple[list[int], list[int]]) -> None:
+    a, b = both
     n = common_prefix(a, b)
     assert a[:n] == b[:n]
     assert n == min(len(a), len(b)) or a[n] != b[n]

@@ -174,6 +174,13 @@ async def test_how_far_the_prompt_is_computed_is_written_where_the_turn_asks() -
         assert stage.writer.chunks[-1] == ("a", (100,))
 
 
+async def test_behind_what_an_earlier_worker_sent_nothing_is_told_of_the_prompt() -> None:
+    stage = Stage()
+    stage.writer = FakeWriter("ab", (100, 101))
+    await stage.done(work_of(turn_of(progress=True)), Seated(JOB, 1), Computed(JOB, 3, 0.5), generated("c"), finished())
+    assert stage.writer.progress == ()
+
+
 async def test_a_turn_that_is_over_without_a_token_writes_no_chunk() -> None:
     stage, work = Stage(), work_of()
     done = await stage.done(work, Seated(JOB, 0), finished("", "cancelled"))

@@ -10,7 +10,7 @@ from broker.errors import InvalidName
 tokens = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 
 
-@given(tokens, st.sampled_from(priorities.PRIORITIES), tokens, tokens)
+@given(tokens, st.sampled_from(priorities.LANES), tokens, tokens)
 def test_a_turns_subject_is_read_back(model: str, priority: str, client: str, turn: str) -> None:
     address = subjects.parse_turn(subjects.turn(model, priority, client, turn))
     assert (address.model, address.priority, address.client, address.turn) == (model, priority, client, turn)

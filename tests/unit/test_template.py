@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 
 import pytest
@@ -133,6 +134,19 @@ LLAMA_3_2 = """{% if not date_string is defined %}{% if strftime_now is defined 
 def test_a_template_is_told_the_date_that_the_setting_says(template: str, date: str, told: str) -> None:
     messages = [{"role": "user", "content": "x"}]
     assert render(template, messages, bos_token="", eos_token="", date=date)["text"] == told
+
+
+def test_a_template_that_puts_functions_and_the_date_in_a_text_of_its_own_is_given_both() -> None:
+    template = "{{ 'You have ' + functions + ' on ' + datetime }}{{ messages[0].content }}"
+    messages = [{"role": "user", "content": "x"}]
+    tool = {"type": "function", "function": {"name": "lamp<|im_end|>", "parameters": {}}}
+    told = json.dumps([tool["function"]], indent=4)
+    found = render(template, messages, bos_token="", eos_token="", date="2026-11-05", tools=[tool])
+    text = found["text"]
+    assert text == f"You have {told} on Nov 05 2026x"
+    assert [text[start:end] for _, start, end in found["contents"]] == [told, "x"]
+    without = render(template, messages, bos_token="", eos_token="", date="2026-11-05")
+    assert without["text"] == "You have  on Nov 05 2026x"
 
 
 def test_what_a_template_hears_of_the_time_changes_once_a_day_only() -> None:

@@ -27,7 +27,6 @@ GENERIC = {
     "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": "calls, but no list of tools",
     "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": "calls, but no list of tools",
     "deepseek-ai-DeepSeek-V3.1": "calls, but no list of tools",
-    "fireworks-ai-llama-3-firefunction-v2": "wants variables that no chat has",
     "google-gemma-2-2b-it": "no tools",
     "llama-cpp-deepseek-r1": "calls, but no list of tools",
     "llama-cpp-rwkv-world": "no tools",
@@ -69,6 +68,11 @@ def rounds(word: str = "word") -> list[tuple[Message, ...]]:
         result(3, word),
     )
     return [(question,), one, both, (Message("system", f"Be brief, {word}."), *both)]
+
+
+def _functions(offered: list[dict[str, Any]]) -> str:
+    """As the card of Firefunction says it."""
+    return json.dumps([one["function"] for one in offered], indent=4, ensure_ascii=False) if offered else ""
 
 
 async def form_of(template: str) -> ToolsForm:
@@ -113,6 +117,7 @@ async def test_a_prompt_with_tools_is_what_plain_jinja_makes_of_it(name: str) ->
                 wanted = plain_jinja(template).render(
                     messages=messages_for(messages, form),
                     tools=tools_for(offered) or None,
+                    functions=_functions(tools_for(offered)),
                     add_generation_prompt=True,
                     bos_token="<s>",
                     eos_token="</s>",
@@ -146,7 +151,7 @@ async def test_no_word_of_a_tool_a_call_or_a_result_is_the_templates(name: str) 
         assert canary not in own
         for word in set(words) - {"<think>", "</think>"}:
             assert own.count(word) == calm_own.count(word)
-    assert num_rendered or name == "fireworks-ai-llama-3-firefunction-v2"
+    assert num_rendered
 
 
 PLAIN = (

@@ -44,13 +44,14 @@ class AskOptions(AskSettings, frozen=True, kw_only=True):
     model: Model
     text: Annotated[
         str | None,
-        Argument(
-            "the message (default, or -: standard input; what is piped in else stands behind it)", is_positional=True
-        ),
+        Argument("the message (-, or without it and --file: standard input)", is_positional=True),
     ] = None
     system: System = None
     file: Annotated[
-        tuple[str, ...], Argument("a text file to stand behind the message; can be given several times", path="file")
+        tuple[str, ...],
+        Argument(
+            "a text file to stand behind the message, - for standard input; can be given several times", path="file"
+        ),
     ] = ()
     schema: Annotated[
         str | None,

@@ -54,12 +54,11 @@ class Said(Struct, frozen=True):
         )
 
     def _refused(self, kinds: Sequence[type[CommonSettings]]) -> list[str]:
-        known = {field.name: field.flag for kind in self.known for field in declared(kind)}
         named = {CONFIG.name, *(field.name for kind in kinds for field in declared(kind))}
+        refused = [name for name in self.flags if name not in named]
+        known = {field.name: field.flag for kind in self.known for field in declared(kind)} if refused else {}
         return [
-            self.refusal.format(flag=known[name], path=self.path, name=self.path.rpartition(" ")[2])
-            for name in self.flags
-            if name not in named
+            self.refusal.format(flag=known[name], path=self.path, name=self.path.rpartition(" ")[2]) for name in refused
         ]
 
 

@@ -38,17 +38,17 @@ def _command(root: Command, words: list[str]) -> tuple[str, Command, list[str]]:
     path, command, rest = "", root, []
     while words and command.commands and words[0] != "--":
         word = words.pop(0)
+        if word == "help" or word in HELP:
+            rest.append("--help")  # and nothing is looked for in all commands, which takes longer than the help
+            continue
         if word.startswith("-"):
             rest.append(word)
             field = _field(command, word) or _anywhere(root, word)
-            if field is None and _FLAG.match(word) and word not in HELP:
+            if field is None and _FLAG.match(word):
                 every = {field.flag for _, one in root.walk() for field in one.fields if not field.is_positional}
                 raise SettingsError([f"unrecognized arguments: {word}{suggestion(word, every)}"])
             if _has_its_value_in(words, word, field):
                 rest.append(words.pop(0))
-            continue
-        if word == "help":
-            rest.append("--help")
             continue
         inner = next((one for one in command.commands if one.name == word), None)
         path = f"{path} {word}".strip()

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from broker.discovery import CHAT, EMBED, OF_RELEASE, RAW, SCORE, THINKING, TOOLS
+from broker.discovery import CHAT, EMBED, INFILL, OF_RELEASE, RAW, SCORE, THINKING, TOOLS
 from broker.messages.boards import NO_FILE, ModelFile
 from workers.architectures import KNOWN
 from workers.boards.settings import BoardSettings
 from workers.calls import syntax_of
 from workers.gguf_header import Header
+from workers.infill_marks import has_infill_marks
 from workers.machine.embedding_plan import embedding_plan
 from workers.machine.memory import MemoryPlan
 from workers.machine.model_plan import plan_of
@@ -47,15 +48,16 @@ def facts_of_files(paths: Sequence[Path], model: str, settings: BoardSettings) -
         of_vectors, sizes = embedding_plan(parts, settings, UNBOUNDED)
         return FileFacts(of_vectors, sizes.max_text_tokens, settings.num_slots, (EMBED,), described(parts))
     plan, num_ctx = plan_of(parts, msgspec.structs.replace(settings, park_bytes=0), UNBOUNDED)
-    can = _abilities(header(parts[0]), model, settings)
+    can = _abilities(parts[0], header(parts[0]), model, settings)
     return FileFacts(plan, num_ctx, plan.num_slots, can, described(parts))
 
 
-def _abilities(head: Header, model: str, settings: BoardSettings) -> tuple[str, ...] | None:
+def _abilities(first: Path, head: Header, model: str, settings: BoardSettings) -> tuple[str, ...] | None:
     """By the template that its worker would take. A header does not tell whether the vocabulary has ChatML's tokens."""
     of_file = str(head.values.get(TEMPLATE_KEY, ""))
     template = of_model(settings.chat_template, of_file, "" if of_file else catalogued(model), lambda _: False)
     if template.is_plain:
         return None
     has_thoughts = syntax_of(template.text, settings.tool_syntax or "").thoughts is not None
-    return (CHAT, RAW, SCORE, TOOLS, *OF_RELEASE, *((THINKING,) if has_thoughts else ()))
+    of_model_file = ((THINKING, has_thoughts), (INFILL, has_infill_marks(first, head)))
+    return (CHAT, RAW, SCORE, TOOLS, *OF_RELEASE, *(ability for ability, is_there in of_model_file if is_there))

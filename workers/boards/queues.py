@@ -12,7 +12,7 @@ from nats.aio.subscription import Subscription
 
 from broker import jetstream, subjects
 from broker.jetstream import ConsumerInfo, StreamInfo
-from broker.priorities import BATCH, INTERACTIVE, PRIORITIES, Priority
+from broker.priorities import ASIDE, BATCH, INTERACTIVE, LANES, Lane
 from workers.boards.view import Waiting
 
 LOOK_SECONDS = 0.5
@@ -46,7 +46,7 @@ class Queues:
         self._nc = nc
         self.look_seconds = LOOK_SECONDS
         """Until it should be looked again where nothing waits."""
-        self._oldest: dict[tuple[str, Priority], _Oldest] = {}
+        self._oldest: dict[tuple[str, Lane], _Oldest] = {}
         """The oldest waiting turn that was seen last."""
 
     async def listen(self, heard: Callable[[str], None]) -> Subscription:
@@ -73,31 +73,36 @@ class Queues:
         return found
 
     async def _waiting(self, model: str, queue: StreamInfo, *, is_served: bool) -> Waiting:
-        num_turns, seconds = dict.fromkeys(PRIORITIES, 0), dict.fromkeys(PRIORITIES, 0.0)
-        found = {priority: await jetstream.consumer(self._nc, queue.name, priority) for priority in PRIORITIES}
-        infos = {priority: info for priority, info in found.items() if info is not None}
+        num_turns, seconds = dict.fromkeys(LANES, 0), dict.fromkeys(LANES, 0.0)
+        found = {lane: await jetstream.consumer(self._nc, queue.name, lane) for lane in LANES}
+        infos = {lane: info for lane, info in found.items() if info is not None}
         # Where turns were deleted before anybody took them, later ones may be missing in num_pending (nats-server 2.15)
         missing = queue.state.num_messages - sum(one.num_pending + one.num_ack_pending for one in infos.values())
-        for priority, info in infos.items():
+        for lane, info in infos.items():
             is_taken = is_served or info.num_waiting > 0  # also by a worker that is no board's
-            num_turns[priority] = info.num_pending + (0 if is_taken else info.num_ack_pending)
-            if not num_turns[priority] and missing <= 0:
+            num_turns[lane] = info.num_pending + (0 if is_taken else info.num_ack_pending)
+            if not num_turns[lane] and missing <= 0:
                 continue
-            age = await self._age(model, queue, priority, info, is_taken=is_taken)
-            if not num_turns[priority] and age is not None:
-                num_turns[priority], missing = missing, 0
-            seconds[priority] = age or 0.0
-        return Waiting(num_turns[INTERACTIVE], num_turns[BATCH], seconds[INTERACTIVE], seconds[BATCH])
+            age = await self._age(model, queue, lane, info, is_taken=is_taken)
+            if not num_turns[lane] and age is not None:
+                num_turns[lane], missing = missing, 0
+            seconds[lane] = age or 0.0
+        # What takes no slot waits for the model, where it is not loaded, as somebody does.
+        num_urgent, urgent_seconds = (
+            num_turns[INTERACTIVE] + num_turns[ASIDE],
+            max(seconds[INTERACTIVE], seconds[ASIDE]),
+        )
+        return Waiting(num_urgent, num_turns[BATCH], urgent_seconds, seconds[BATCH])
 
     async def _age(
-        self, model: str, queue: StreamInfo, priority: Priority, info: ConsumerInfo, *, is_taken: bool
+        self, model: str, queue: StreamInfo, lane: Lane, info: ConsumerInfo, *, is_taken: bool
     ) -> float | None:
         """Of the oldest turn that waits, by the server's clock alone; None where there is none, or it has gone."""
-        key, behind, now = (model, priority), _behind(info, is_taken=is_taken), time.monotonic()
+        key, behind, now = (model, lane), _behind(info, is_taken=is_taken), time.monotonic()
         known = self._oldest.get(key)
         if known is None or not known.holds(behind, queue.state.first_sequence, now):
             self._oldest.pop(key, None)
-            subject = subjects.turns(model, priority)
+            subject = subjects.turns(model, lane)
             stored = await jetstream.read_stored(self._nc, queue.name, subject, limit=1, first=behind + 1)
             if not stored:
                 return None

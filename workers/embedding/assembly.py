@@ -18,6 +18,7 @@ from workers.engine.events import Lost
 from workers.engine.power import Power
 from workers.health import Watch
 from workers.kv.index import Key
+from workers.queue.asides import AsidePuller
 from workers.queue.cancels import CancelListener, Cancels
 from workers.queue.model_queue import ModelQueue
 from workers.queue.occupancy import Occupancy
@@ -114,6 +115,7 @@ def assemble_embedding(parts: EmbeddingParts) -> Worker:
         engine=EmbeddingRunner(loop, in_hand, parts.num_slots),
         turns=turns,
         puller=TurnPuller(queue, occupancy, options.pull_seconds),
+        asides=AsidePuller(queue, options.pull_seconds),
         cancels=CancelListener(nc, options.model, cancels),
         keep_alive=KeepAlive(nc, watch.rounds),
         peers=None,

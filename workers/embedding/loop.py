@@ -2,8 +2,10 @@
 
 A step takes all cores for a while, and what else computes on them, a chat's answer, would wait as long as its threads
 wait for each other. So what nobody waits for is computed by threads of the lowest priority: the kernel gives them what
-others leave. Raising a thread's priority again takes a right that a worker has not, hence two threads, of which one at
-a time computes; llama.cpp's own are made for each step, with the priority of who makes them.
+others of their group leave. Against other groups (another session's, service's or container's) no priority helps: there
+steps are short, and after one that had to wait for a core the thread rests, so that it takes a small share as long as
+others compute. Raising a thread's priority again takes a right that a worker has not, hence two threads, of which one
+at a time computes; llama.cpp's own are made for each step, with the priority of who makes them.
 """
 
 from __future__ import annotations
@@ -21,9 +23,21 @@ from workers.embedding.protocol import Embedder
 from workers.engine.events import LoopSnapshot
 from workers.engine.protocol import EngineError
 from workers.engine.threads import PREFILL, FixedThreads, Threads
+from workers.machine.contention import CpuTime, cpu_time
 
 LOWEST = 19
 """A share of 15 in 1,039 beside a thread of the usual priority, where both want a core (sched(7))."""
+
+STEP_SECONDS = 0.25
+"""Of a step that nobody waits for, at most, by the last one's speed: so long do others that begin to compute meanwhile
+have it beside them. A text of more tokens than that has a step of its own."""
+
+CONTENDED = 0.25
+"""Of the time that a step wanted a core, what it waited for one where others compute beside it: half of it, where they
+have as many threads as cores. What a worker's own messages take of its cores is below a tenth."""
+
+SHARE = 0.1
+"""Of the cores, that such steps take beside others."""
 
 MIN_TOLD_TOKENS = 64
 """Of a step that says something of its threads: fewer cost nearly as much."""
@@ -40,15 +54,17 @@ class EmbeddingLoop:
         threads: Callable[[], Threads | FixedThreads] = lambda: FixedThreads(1),
         on_step: Callable[[Step, float], None] = lambda step, seconds: None,
         clock: Callable[[], float] = time.perf_counter,
+        cpu_time: Callable[[], CpuTime] = cpu_time,
     ) -> None:
         """`threads` makes what says how many of llama.cpp's own a step takes, for each of the two; `on_step` is told
-        of each step and its seconds, in its thread."""
+        of each step and its seconds, in its thread; `cpu_time` is the calling thread's."""
         self.embedder = embedder
         """What computes: its sizes and `tokens_of` are for everybody."""
         self._packing = Packing(embedder.max_batch_tokens, embedder.max_batch_texts)
         self._num_threads = {is_batch: threads() for is_batch in (False, True)}
         self._on_step = on_step
         self._clock = clock
+        self._cpu_time = cpu_time
         self._changed = threading.Condition()
         self._running: dict[str, tuple[EmbedJob, Future[EmbedJob]]] = {}
         self._is_stopping = False
@@ -133,7 +149,7 @@ class EmbeddingLoop:
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
         try:
             while (step := self._next(is_batch)) is not None:
-                self._compute(step)
+                self._rest(self._compute(step))
         except Exception as error:
             log.exception("! the engine is lost")
             self._lost(str(error) or type(error).__name__)  # before the turns hear of it: no more are taken
@@ -146,18 +162,22 @@ class EmbeddingLoop:
             if self._is_stopping:
                 return None
             self._began_at = self._clock()
-            return self._packing.step(is_batch=is_batch)
+            rate = self._tokens_per_second
+            room = max(1, int(STEP_SECONDS * rate)) if is_batch and rate is not None else None
+            return self._packing.step(is_batch=is_batch, max_tokens=room)
 
     def _may_begin(self, is_batch: bool) -> bool:
         if self._began_at is not None or not self._packing.has(is_batch=is_batch):
             return False
         return not (is_batch and self._packing.has(is_batch=False))
 
-    def _compute(self, step: Step) -> None:
-        threads, began_at = self._num_threads[step.is_batch], self._clock()
+    def _compute(self, step: Step) -> float:
+        """How long the thread rests then."""
+        threads, began_at, before = self._num_threads[step.is_batch], self._clock(), self._cpu_time()
         vectors = self.embedder.embed(step.texts, threads.next)
-        seconds = self._clock() - began_at
-        if step.num_tokens >= MIN_TOLD_TOKENS:
+        seconds, took = self._clock() - began_at, self._cpu_time() - before
+        is_contended = step.is_batch and took.waited_share > CONTENDED
+        if step.num_tokens >= MIN_TOLD_TOKENS and not is_contended:
             threads.update(PREFILL, seconds / step.num_tokens, began_at + seconds)
         step.came_to(vectors, seconds)
         self._on_step(step, seconds)
@@ -168,6 +188,12 @@ class EmbeddingLoop:
                 if job.is_done and (found := self._running.pop(job.id, None)) is not None:
                     found[1].set_result(job)
             self._changed.notify_all()
+        return took.ran * (1 / SHARE - 1) if is_contended else 0.0
+
+    def _rest(self, seconds: float) -> None:
+        if seconds > 0:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_stopping, seconds)
 
     def _end(self, reason: str) -> None:
         with self._changed:

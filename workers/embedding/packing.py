@@ -95,9 +95,9 @@ class Packing:
         """Whether a job of that kind waits."""
         return bool(self._waiting[is_batch])
 
-    def step(self, *, is_batch: bool) -> Step:
+    def step(self, *, is_batch: bool, max_tokens: int | None = None) -> Step:
         """The next one, of jobs of one kind: the first job's next texts, and of those behind it what still fits."""
-        room, num_left = self._max_tokens, self._max_texts
+        room, num_left = min(self._max_tokens, max_tokens or self._max_tokens), self._max_texts
         parts: list[tuple[EmbedJob, tuple[Tokens, ...]]] = []
         for job in list(self._waiting[is_batch]):
             taken: list[Tokens] = []

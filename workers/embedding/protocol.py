@@ -21,8 +21,8 @@ class Embedder(Protocol):
     max_batch_texts: int
     """Of one step."""
 
-    def tokens_of(self, text: str) -> list[int]:
-        """Of a text, with what the model wants around it."""
+    def tokens_of(self, text: str, *, is_bare: bool = False) -> list[int]:
+        """Of a text, with what the model wants around it; a bare one's without."""
         ...
 
     def cut(self, tokens: Tokens) -> Tokens:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from broker.errors import TurnRejected
-from broker.messages import Embeddings, Turn
+from broker.messages import Embeddings, EmbedText, Turn
 from workers.embedding.protocol import Embedder, Tokens
 
 AROUND_BYTES = 4096
@@ -40,8 +40,17 @@ class TextReader:
             detail = f"texts: {len(turn.texts)} vectors of {dimension} values, and an answer holds {most}"
             raise TurnRejected("answer_too_large", f"{detail}: send them as several turns")
 
-    def _of(self, text: str | tuple[int, ...], index: int, *, truncate: bool) -> Tokens:
-        tokens: Tokens = text if isinstance(text, tuple) else self._embedder.tokens_of(text)
+    def _read(self, text: EmbedText) -> Tokens:
+        """Of texts in a row the first has in front what the model wants there, if it is the first of all."""
+        if isinstance(text, str):
+            return self._embedder.tokens_of(text)
+        found: list[int] = []
+        for place, piece in enumerate(text):
+            found += [piece] if isinstance(piece, int) else self._embedder.tokens_of(piece, is_bare=place > 0)
+        return found
+
+    def _of(self, text: EmbedText, index: int, *, truncate: bool) -> Tokens:
+        tokens = self._read(text)
         if max(tokens, default=0) >= self._num_tokens:
             raise TurnRejected("invalid_message", f"texts[{index}]: {max(tokens)} is no token of the model's")
         if not tokens:

@@ -79,6 +79,12 @@ class ActiveJob:
         return self.job.id
 
     @property
+    def tells_progress(self) -> bool:
+        """Whether it is told how far its prompt is: before the answer's first token, and not when the prompt is
+        computed once more, by this worker or another, behind what was told of the answer."""
+        return self.job.tells_progress and not self.sequence.num_generated
+
+    @property
     def num_cells(self) -> int:
         """The KV cells that it may come to need."""
         return len(self.job.prompt) + self.job.max_tokens

@@ -205,7 +205,11 @@ class EngineLoop:
         # What states are copied for it is work of a step: past its bound the streams come first.
         until = self._seating.copy_seconds + self._scheduler.step_bound()
         running = self._running.values()
-        while self._seating.copy_seconds < until and (active := self._seating.next_up(running)) is not None:
+        while (
+            self._seating.copy_seconds < until
+            and self._seating.has_place(running)
+            and (active := self._seating.next_up(running)) is not None
+        ):
             while (place := self._seating.seat(active)) is None:
                 victim = self._seating.preempt_for(active, running)
                 if victim is None:
@@ -252,7 +256,7 @@ class EngineLoop:
         for sequence, span, outputs in zip(step.sequences, step.spans, rows, strict=True):
             active = self._running[sequence.id]
             self._seating.keep_checkpoint(active)
-            if active.job.tells_progress and span.start < sequence.num_prompt_tokens:
+            if active.tells_progress and span.start < sequence.num_prompt_tokens:
                 self._events.append(active.computed(span.end, self._clock()))
             ending = self._outputs.take(active, span, outputs)
             self._seating.keep_in_passing(active)

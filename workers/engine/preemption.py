@@ -22,10 +22,12 @@ def batch_reserve(num_slots: int) -> int:
 def next_up(waiting: Iterable[ActiveJob], preempted: Iterable[ActiveJob]) -> ActiveJob | None:
     """The first interactive job; without one the first that was preempted, and then the first of all. In order: a large
     one is not overtaken for ever by small ones."""
+    first = None
     for one in waiting:
         if not one.job.is_batch:
             return one
-    return next(iter(preempted), None) or next(iter(waiting), None)
+        first = first or one
+    return next(iter(preempted), None) or first
 
 
 def victim_of(running: Iterable[ActiveJob], num_slots: int) -> ActiveJob | None:

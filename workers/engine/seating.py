@@ -18,7 +18,7 @@ from workers.engine.events import LoopSnapshot
 from workers.engine.offloading import Export, Offloading
 from workers.engine.preemption import next_up, victim_of
 from workers.engine.protocol import Engine, State
-from workers.engine.sharing import leader_of
+from workers.engine.sharing import Beginnings, leader_of
 from workers.engine.slots import Seat, Slots
 from workers.kv.cache import OffloadCache
 from workers.kv.index import Key, KvEntry
@@ -36,6 +36,7 @@ class Seating:
         self._clock = clock
         self._waiting: deque[ActiveJob] = deque()
         self._preempted: deque[ActiveJob] = deque()
+        self._beginnings = Beginnings()
 
     # --- Who waits ---
 
@@ -48,6 +49,7 @@ class Seating:
         found = next((one for one in self._waiting if one.id == job_id), None)
         if found is not None:
             self._waiting.remove(found)
+            self._beginnings.forget(found)
         return found
 
     @property
@@ -61,13 +63,23 @@ class Seating:
             return next_up((), self._preempted)
         for one in running:
             if not one.is_preempted and not self._slots.canonical_chunk:
-                self._slots.note(one.sequence.slot, one.sequence.tokens[: one.sequence.num_computed])
-        return next_up([one for one in self._waiting if not self._follows(one, running)], self._preempted)
+                self._slots.note(one.sequence.slot, one.sequence.tokens, one.sequence.num_computed)
+        waiting = (one for one in self._waiting if not self._follows(one, running))
+        # Where memory cannot be cut all that follow are looked at: whom they follow has to pause for each.
+        return next_up(waiting if self._engine.can_remove_part else [*waiting], self._preempted)
+
+    def has_place(self, running: Collection[ActiveJob]) -> bool:
+        """Whether somebody who waits could have a slot: one is free, or a batch job may give way. True where memory
+        cannot be cut: there a running job may have to pause for one who waits."""
+        if self._slots.num_active < self._engine.num_slots or not self._engine.can_remove_part:
+            return True
+        may_take = self._offloading.is_on and not all(one.job.is_batch for one in self._waiting)
+        return may_take and victim_of(running, self._engine.num_slots) is not None
 
     def _follows(self, active: ActiveJob, running: Iterable[ActiveJob]) -> bool:
         """Whether a running job is about to compute what this one begins with; one whose memory cannot be cut pauses
         there, so that it can be copied."""
-        found = leader_of(active, running, self._slots, self._engine.is_whole)
+        found = leader_of(active, running, self._slots, self._engine.is_whole, self._beginnings)
         if found is None:
             return False
         leader, num_tokens = found
@@ -115,6 +127,7 @@ class Seating:
             self._slots[seat.slot].num_canonical = place.num_cached
         self._expect_to_come_back(active, place, num_shared)
         (self._preempted if active.is_preempted else self._waiting).remove(active)
+        self._beginnings.forget(active)
         return place
 
     def _expect_to_come_back(self, active: ActiveJob, place: Place, num_shared: int) -> None:
@@ -132,7 +145,7 @@ class Seating:
         sequence = active.sequence
         if sequence.num_computed in sequence.stops:
             self._offloading.keep_checkpoint(sequence.slot, sequence.num_computed)
-            self._slots.note(sequence.slot, sequence.tokens[: sequence.num_computed])
+            self._slots.note(sequence.slot, sequence.tokens, sequence.num_computed)
 
     def keep_in_passing(self, active: ActiveJob) -> None:
         """Has a checkpoint made if the token that was just chosen may begin the job's stop text."""

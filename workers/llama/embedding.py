@@ -77,13 +77,14 @@ class LlamaEmbedder:
         self.buffers = model.buffers | found.buffers
         return context
 
-    def tokens_of(self, text: str) -> list[int]:
-        """Of a text, with what the model wants around it. Control tokens that it spells are text. Of any thread."""
+    def tokens_of(self, text: str, *, is_bare: bool = False) -> list[int]:
+        """Of a text, with what the model wants around it; a bare one's without. Control tokens that it spells are text.
+        Of any thread."""
         data = text.encode()
         capacity = len(data) + 16
         while True:
             buffer = (lib.llama_token * capacity)()
-            count = lib.llama_tokenize(self._vocab, data, len(data), buffer, capacity, True, False)
+            count = lib.llama_tokenize(self._vocab, data, len(data), buffer, capacity, not is_bare, False)
             if count >= 0:
                 return list(buffer[:count])
             capacity = -count

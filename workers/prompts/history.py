@@ -21,6 +21,7 @@ from workers.prompts.begun import begun, rendered
 from workers.prompts.besides import given_besides, without_thoughts
 from workers.prompts.boundaries import boundaries
 from workers.prompts.known import Known, Told, goes_on
+from workers.prompts.off_loop import MAX_READ, off_loop, size_of
 from workers.prompts.raw import raw_prompt
 from workers.prompts.rendered import Rendered, Renderer
 from workers.prompts.spoken import as_spoken, ends_with
@@ -89,45 +90,58 @@ class History:
 
     async def prompt(self, client: str, turn: Turn) -> Prompt:
         """The tokens of a turn's prompt; raises TurnRejected."""
+        size = size_of(turn)
         if turn.raw:
-            is_text = turn.kind == "score" or self._raw_as_text
-            prompt = Prompt(*raw_prompt(self._vocabulary, turn, as_text=is_text))
-            if not prompt.tokens and turn.kind == "score" and self._vocabulary.begin is not None:
-                # Nothing to score behind, of a model that begins with nothing: the token that stands for a beginning.
-                return Prompt(prompt.rendered, [self._vocabulary.begin])
-            return prompt
-        known = self._last_known(client, turn)
-        told = known.told if known is not None else None
-        if known is None or told is None or not goes_on(turn, told):
+            return await off_loop(size, lambda: self._raw(turn))
+        gone_on_from = await off_loop(size, lambda: self._gone_on_from(client, turn), at_most=MAX_READ)
+        if gone_on_from is None:
             return await self._told_anew(turn)
+        known, told = gone_on_from
         if self._by_text:
             prompt = await self._told_anew(turn)
             return replace(prompt, num_known=common_prefix(prompt.tokens, known.tokens))
         answer = len(told.messages) - 1
         exact = [index for index in range(told.num_told_anew, answer + 1) if told.messages[index].role == "assistant"]
         whole = await rendered(self._renderer, turn, exact, self._thoughts)
+        prompt = await off_loop(len(whole.text), lambda: self._following(turn, known, told, whole))
+        return prompt if prompt is not None else await self._told_anew(turn)
+
+    def _raw(self, turn: Turn) -> Prompt:
+        is_text = turn.kind == "score" or self._raw_as_text
+        prompt = Prompt(*raw_prompt(self._vocabulary, turn, as_text=is_text))
+        if not prompt.tokens and turn.kind == "score" and self._vocabulary.begin is not None:
+            # Nothing to score behind, of a model that begins with nothing: the token that stands for a beginning.
+            return Prompt(prompt.rendered, [self._vocabulary.begin])
+        return prompt
+
+    def _gone_on_from(self, client: str, turn: Turn) -> tuple[Known, Told] | None:
+        """The last answer that was given here of those in the turn's history, where its prompt begins as that one did.
+        From any thread."""
+        names = (name for _, name in reversed(chain(turn.messages)))
+        known = next((known for name in names if (known := self._known.get((client, name))) is not None), None)
+        told = known.told if known is not None else None
+        return (known, told) if known is not None and told is not None and goes_on(turn, told) else None
+
+    def _following(self, turn: Turn, known: Known, told: Told, whole: Rendered) -> Prompt | None:
+        """The prompt behind the tokens of the answer that it goes on from; None where the template tells that
+        otherwise."""
         found = known.as_written(told, whole) or known.as_said(told, whole)
         if found is None:
-            return await self._told_anew(turn)
+            return None
         tokens, rest = found
         tail = self._vocabulary.tokenize(whole.text[rest:], template_spans=whole.template_spans(rest), add_bos=False)
         prompt = Prompt(whole, [*tokens, *tail], len(tokens), told.num_told_anew)
         return self._with_boundaries(turn, prompt, known_text=rest)
 
     async def _told_anew(self, turn: Turn) -> Prompt:
-        prompt = self._tokenized(await rendered(self._renderer, turn, thoughts=self._thoughts))
+        whole = await rendered(self._renderer, turn, thoughts=self._thoughts)
+        return await off_loop(len(whole.text), lambda: self._tokenized(turn, whole))
+
+    def _tokenized(self, turn: Turn, whole: Rendered) -> Prompt:
+        tokens = self._vocabulary.tokenize(whole.text, template_spans=whole.template_spans(), add_bos=True)
         # What is begun goes on, and is in the next prompt as it is in this one.
         num_told = len(turn.messages) - bool(begun(turn))
-        return self._with_boundaries(turn, replace(prompt, num_told_anew=num_told))
-
-    def _last_known(self, client: str, turn: Turn) -> Known | None:
-        """Of the answers that the turn's history holds, the last one that was given here."""
-        names = (name for _, name in reversed(chain(turn.messages)))
-        return next((known for name in names if (known := self._known.get((client, name))) is not None), None)
-
-    def _tokenized(self, rendered: Rendered) -> Prompt:
-        spans = rendered.template_spans()
-        return Prompt(rendered, self._vocabulary.tokenize(rendered.text, template_spans=spans, add_bos=True))
+        return self._with_boundaries(turn, Prompt(whole, tokens, num_told_anew=num_told))
 
     def _with_boundaries(self, turn: Turn, prompt: Prompt, known_text: int = 0) -> Prompt:
         if not self._has_boundaries:

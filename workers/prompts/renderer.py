@@ -17,6 +17,7 @@ from broker.messages import Message, Tool
 from broker.process import die_with_parent, terminate
 from workers.calls.writing import in_tags
 from workers.prompts.given import Write, messages_for, tools_for
+from workers.prompts.off_loop import MAX_READ, characters_of, off_loop
 from workers.prompts.rendered import Rendered
 from workers.prompts.switches import switched
 from workers.prompts.system_role import SystemRole, system_role
@@ -142,20 +143,26 @@ class TemplateRenderer:
     ) -> Rendered:
         if self._template is None:
             raise TurnRejected("invalid_template", "the model file has no chat template")
-        request: dict[str, Any] = {
-            "operation": "render",
-            "template": self._template,
-            "messages": messages_for(messages, form, self._write),
-            "exact": list(exact),
-            **self._tokens,
-            "system_role": self._system_role,
-            "date": dated(self._date),
-            "kwargs": switched(self._template, kwargs or {}),
-            "tools": tools_for(tools),
-            "takes_tools": form != "generic",
-        }
-        line = json.dumps(request).encode()
-        key = digest(line)
+        template = self._template
+
+        def request() -> tuple[bytes, str]:
+            line = json.dumps(
+                {
+                    "operation": "render",
+                    "template": template,
+                    "messages": messages_for(messages, form, self._write),
+                    "exact": list(exact),
+                    **self._tokens,
+                    "system_role": self._system_role,
+                    "date": dated(self._date),
+                    "kwargs": switched(template, kwargs or {}),
+                    "tools": tools_for(tools),
+                    "takes_tools": form != "generic",
+                }
+            ).encode()
+            return line, digest(line)
+
+        line, key = await off_loop(characters_of(messages), request, at_most=MAX_READ)
         self._refusals.check(key)
         if self._num_waiting >= MAX_WAITING:
             reason = f"the model's chat template: {MAX_WAITING} wait for it already"
@@ -221,7 +228,7 @@ class TemplateProcess:
             has_used_up = await self._kill() == -signal.SIGPROF
             spent = f"not done after {self._computing_seconds:g} s of computing"
             raise _invalid(spent if has_used_up else "the process died of it")
-        answer: dict[str, Any] = json.loads(found)
+        answer: dict[str, Any] = await off_loop(len(found), lambda: json.loads(found), at_most=MAX_READ)
         if "error" in answer:
             raise _invalid(answer["error"])
         return answer

@@ -89,7 +89,7 @@ def render(
         if not takes_tools:
             said, offered = generic(said, offered, _json_of_content), []
         text = _compiled(template).render(
-            _dated(date) | {name: of_client(value) for name, value in given.items()},
+            _dated(date) | _functions(offered) | {name: of_client(value) for name, value in given.items()},
             messages=merged(said, system_role),
             # An answer that is begun goes on within its message.
             add_generation_prompt=opens and (not messages or messages[-1]["role"] != "assistant"),
@@ -120,11 +120,18 @@ def _compiled(template: str) -> jinja2.Template:
 
 
 def _dated(date: str) -> dict[str, Any]:
-    """By which names templates ask for the date: `date_string` is Llama 3.1's, which else is of July 2024."""
+    """By which names templates ask for the date: `date_string` is Llama 3.1's, which else is of July 2024, `datetime`
+    is Firefunction's; each as llama.cpp writes it."""
     if not date:
         return {}
     day = datetime.datetime.fromisoformat(date)
-    return {"strftime_now": day.strftime, "date_string": day.strftime("%d %b %Y")}
+    dates = {"date_string": day.strftime("%d %b %Y"), "datetime": day.strftime("%b %d %Y")}
+    return {"strftime_now": day.strftime, **dates}
+
+
+def _functions(tools: list[Any]) -> dict[str, Any]:
+    """What is offered, as JSON, for a template that puts a text of it into its own (Firefunction's)."""
+    return {"functions": whole(_tojson(plain([one["function"] for one in tools]), indent=4), tools) if tools else ""}
 
 
 class _NoTools(tuple[()]):

@@ -11,7 +11,7 @@ from broker import codec, connection, jetstream, subjects
 from broker.delivery import Puller
 from broker.jetstream import StoredMessage
 from broker.messages import Beacon, End
-from broker.priorities import Priority
+from broker.priorities import Lane, Priority
 from broker.queued_ends import end_queued
 from broker.subjects import CancelAddress, TurnAddress
 
@@ -30,9 +30,9 @@ class ModelQueue:
         """Raises ConnectionLost once nothing more will come of the connection."""
         connection.check(self._nc)
 
-    def puller(self, priority: Priority) -> Puller:
-        """Pulls from a priority's consumer, not started yet."""
-        return Puller(self._nc, self._stream, priority)
+    def puller(self, lane: Lane) -> Puller:
+        """Pulls from a lane's consumer, not started yet."""
+        return Puller(self._nc, self._stream, lane)
 
     async def tell_front(self, priority: Priority, sequence: int, num_pending: int) -> None:
         """Tells those who wait that the turn of that sequence was taken, and how many are behind it."""

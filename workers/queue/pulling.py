@@ -13,7 +13,7 @@ import nats.errors
 
 from broker.delivery import Delivery
 from broker.errors import NotReady
-from broker.priorities import INTERACTIVE, Priority
+from broker.priorities import INTERACTIVE, Lane, Priority
 from workers.engine.preemption import BATCH_EVERY
 from workers.queue.occupancy import Occupancy
 
@@ -51,8 +51,8 @@ class PulledQueue(Protocol):
         """Raises ConnectionLost once nothing more will come of the connection."""
         ...
 
-    def puller(self, priority: Priority) -> Pulls:
-        """Pulls from a priority's consumer."""
+    def puller(self, lane: Lane) -> Pulls:
+        """Pulls from a lane's consumer."""
         ...
 
     async def tell_front(self, priority: Priority, sequence: int, num_pending: int) -> None:

@@ -21,7 +21,7 @@ from broker import codec, subjects
 from broker.errors import InvalidMessage, PublishError, ServerError
 from broker.jetstream import StoredMessage
 from broker.messages import Cancel, End, Turn
-from broker.priorities import PRIORITIES
+from broker.priorities import LANES
 from broker.queued_ends import stopped
 from broker.subjects import CancelAddress
 from workers.health import guarded
@@ -168,9 +168,9 @@ class QueuedCancels:
     async def _cancel_turns(self, client: str, backlog: _Backlog) -> None:
         while backlog.turns:
             turn, cancel = backlog.turns.popitem(last=False)
-            for priority in PRIORITIES:
+            for lane in LANES:
                 # Not by the sequence that the cancel names: that could be another client's turn.
-                subject = subjects.turn(self._model, priority, client, turn)
+                subject = subjects.turn(self._model, lane, client, turn)
                 if (stored := await self._queue.queued(subject)) is not None:
                     await self._end(client, turn, stored.sequence, stored.stored_at, cancel)
 

@@ -11,8 +11,9 @@ from broker.errors import TurnRejected
 from broker.messages import Sampling, Turn
 from broker.priorities import BATCH
 from workers.engine.events import Job
-from workers.prompts.begun import schema_holds
+from workers.prompts.begun import begun, schema_holds
 from workers.prompts.history import History, Prompt, without_oldest
+from workers.prompts.off_loop import off_loop, size_of
 from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
 from workers.turns.holding import Holding
 from workers.turns.work import Work
@@ -62,7 +63,8 @@ class JobMaker:
         prompt = await self._prompt(work)
         if not prompt.tokens and not turn.continuations:
             raise TurnRejected("empty_prompt", "messages: the prompt has no tokens, and the model adds none of its own")
-        continuations = self._continuations(turn, prompt)
+        size = len(turn.continuations) * len(prompt.rendered.text) + size_of(turn)
+        continuations = await off_loop(size, lambda: self._continuations(turn, prompt))
         max_tokens = min(turn.sampling.max_tokens, self._max_tokens - len(prompt.tokens))
         if continuations:
             max_tokens = max(len(tokens) for tokens, _ in continuations) - len(prompt.tokens)
@@ -78,7 +80,7 @@ class JobMaker:
             gbnf=await self._grammars.gbnf(turn.sampling, client) if calls is None else None,
             calls=calls,
             continuations=continuations,
-            begun=self._history.begun_tokens(turn) if schema_holds(turn) else (),
+            begun=await self._begun(turn),
             boundaries=prompt.boundaries,
             tells_progress=turn.progress,
             shown=self._readers.shown if self._readers.reads(turn) else {},
@@ -101,6 +103,11 @@ class JobMaker:
             for of, bias in wanted.logit_bias
             for token in (tokens_of(of) if isinstance(of, str) else (of,))
         )
+
+    async def _begun(self, turn: Turn) -> tuple[int, ...]:
+        if not schema_holds(turn):
+            return ()
+        return await off_loop(len(begun(turn)), lambda: self._history.begun_tokens(turn))
 
     async def _prompt(self, work: Work) -> Prompt:
         """The turn's prompt, without its oldest turns where it is too long and the setting says so."""

@@ -15,7 +15,7 @@ import nats.errors
 from broker.delivery import Delivery
 from broker.errors import Fenced, PublishError, ServerError
 from broker.messages import Failed
-from broker.subjects import TurnAddress
+from broker.subjects import TurnAddress, is_aside
 from workers.turns.in_hand import TurnsInHand
 from workers.turns.outcomes import Dead, Faulted, Outcome, TakenOver
 from workers.turns.ports import Writer
@@ -73,7 +73,10 @@ class TurnLife(ABC):
             if not delivery.is_settled:
                 await self.settlement.settle(delivery, Faulted(error))
         finally:
-            self.recent.took(time.perf_counter() - started)
+            if is_aside(delivery.subject):
+                self.recent.num_aside += 1
+            else:
+                self.recent.took(time.perf_counter() - started)
 
     async def _serve(self, delivery: Delivery) -> None:
         found = await self._understand(delivery)

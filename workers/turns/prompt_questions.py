@@ -6,6 +6,7 @@ from broker.errors import TurnRejected
 from broker.messages import Done, End, Failed, Timings, Usage
 from workers.engine.protocol import Vocabulary
 from workers.prompts.history import History
+from workers.prompts.off_loop import off_loop
 from workers.turns.work import Work
 
 
@@ -25,5 +26,6 @@ class PromptQuestions:
         except TurnRejected as error:
             return Failed(error.code, error.detail, error.retryable, self._worker)
         usage, timings = Usage(len(prompt.tokens), 0, 0), Timings(work.queue_wait, 0.0, 0.0)
-        pieces, tokens = tuple(map(self._vocabulary.spelled, prompt.tokens)), tuple(prompt.tokens)
+        spelled, tokens = self._vocabulary.spelled, tuple(prompt.tokens)
+        pieces = await off_loop(len(tokens), lambda: tuple(map(spelled, tokens)))
         return Done("stop", prompt.rendered.text, tokens, usage, timings, self._worker, pieces=pieces)

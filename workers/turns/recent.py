@@ -30,6 +30,8 @@ class RecentTurns:
     """Turns that ended as failed, since the start."""
     num_settled: int = 0
     """Deliveries, since the start."""
+    num_aside: int = 0
+    """Deliveries of turns that take no slot: nothing is expected of the others by them."""
 
     def took(self, seconds: float) -> None:
         """A delivery was settled after so long."""

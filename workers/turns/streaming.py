@@ -108,7 +108,8 @@ class Streaming:
         """Writes what the engine tells until it has told the end; `is_held`: a grammar holds the calls in it. Raises
         Fenced."""
         answer = self._begun(work, prompt, writer, is_held)
-        progress = _Progress(len(prompt.tokens), work.turn.progress)
+        # What an earlier worker sent was behind its prompt, of which nothing is told any more.
+        progress = _Progress(len(prompt.tokens), work.turn.progress and not writer.resumed_tokens)
         if work.turn.echo and not writer.resumed_text and prompt.rendered.text:
             await writer.write(prompt.rendered.text, ())
             answer.text.append(prompt.rendered.text)

@@ -10,6 +10,7 @@ from broker import codec, subjects
 from broker.delivery import Delivery
 from broker.errors import InvalidMessage, InvalidName
 from broker.messages import End, Failed, Turn
+from broker.priorities import ASIDE, DEFAULT_PRIORITY, lane_of
 from broker.queued_ends import past_deadline, stopped
 from broker.subjects import TurnAddress
 from workers.turns.outcomes import Dead, Outcome, Over
@@ -49,6 +50,8 @@ class Understanding:
             turn = codec.decode(delivery.payload, Turn, delivery.headers)
             if turn.id != address.turn:
                 raise InvalidMessage("id", f"{turn.id!r} is not the subject's turn {address.turn!r}")
+            if address.priority == ASIDE != lane_of(turn.kind, DEFAULT_PRIORITY):
+                raise InvalidMessage("kind", f"{turn.kind!r} takes a slot, and was queued among turns that take none")
         except InvalidMessage as error:
             return Dead(Failed("invalid_message", str(error), worker=self._worker))
         return Understood(address, turn)

@@ -12,6 +12,7 @@ from producers.gateway.anthropic.errors import error_body, error_of
 from producers.gateway.dialect import Finished
 from producers.gateway.errors import ApiError
 from producers.gateway.parts import Closed, Event, Grown, Opened, Part, Parts, parts_of
+from producers.gateway.rendering import PromptWriter
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:
@@ -163,12 +164,15 @@ class Writer:
         return f": {text}\n\n".encode()
 
 
-class CountWriter(Writer):
+class CountWriter(PromptWriter):
     """Tells how many tokens a prompt has."""
 
-    def whole(self, answers: Sequence[Finished]) -> dict[str, Any]:
-        """The number."""
-        return {"input_tokens": answers[0].done.usage.prompt_tokens}
+    def __init__(self) -> None:
+        super().__init__(lambda done: {"input_tokens": done.usage.prompt_tokens})
+
+    def failure(self, failed: Failed) -> ApiError:
+        """What a failed turn is to the API."""
+        return error_of(failed)
 
 
 def _event(kind: str, **fields: Any) -> bytes:

@@ -9,12 +9,7 @@ from starlette.responses import Response
 
 from producers.gateway.anthropic.errors import ERROR_SCHEMA, error_body
 from producers.gateway.anthropic.listing import entry, page
-from producers.gateway.anthropic.requests import (
-    CountRequest,
-    CountWithoutTools,
-    MessagesRequest,
-    MessagesWithoutTools,
-)
+from producers.gateway.anthropic.requests import CountRequest, MessagesRequest
 from producers.gateway.dialect import Plain, Turned
 from producers.gateway.errors import ApiError
 from producers.gateway.responses import json_response
@@ -25,15 +20,14 @@ VERSION = "anthropic-version"
 
 
 class Anthropic:
-    """With `leave_out_tools` requests that offer tools are taken, and answered without."""
+    """Anthropic's."""
 
     media_type = "text/event-stream"
     error_schema = ERROR_SCHEMA
 
-    def __init__(self, *, leave_out_tools: bool) -> None:
-        messages = Turned(MessagesWithoutTools if leave_out_tools else MessagesRequest, "A conversation's next message")
-        counted = CountWithoutTools if leave_out_tools else CountRequest
-        count = Turned(counted, "How many tokens a conversation has as a prompt")
+    def __init__(self) -> None:
+        messages = Turned(MessagesRequest, "A conversation's next message")
+        count = Turned(CountRequest, "How many tokens a conversation has as a prompt")
         self.turns: Mapping[str, Turned] = {
             f"{prefix}/messages{path}": turned
             for prefix in ("/v1", "")

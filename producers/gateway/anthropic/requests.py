@@ -8,17 +8,15 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from broker.discovery import PROMPT
 from broker.errors import InvalidMessage
 from broker.messages import Message, Sampling
-from broker.messages.tools import check_tools
 from broker.messages.turns import Thinking
 from producers.gateway.anthropic.answers import CountWriter, Writer
 from producers.gateway.anthropic.blocks import CacheControl, SystemText
 from producers.gateway.anthropic.history import InputMessage, billing_of, history_of
 from producers.gateway.anthropic.tools import Choice, ClientTool, param_of
-from producers.gateway.dialect import NOTHING, Asked, Offer
-from producers.gateway.errors import UNSUPPORTED, ApiError
+from producers.gateway.dialect import NOTHING, AnswerWriter, Asked, Offer
+from producers.gateway.errors import ApiError
 
 MAX_TOKENS = 500
 MOST_TOKENS = 1_000_000
@@ -81,11 +79,6 @@ class CountRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             tool.check(f"tools[{index}]")
         if self.tool_choice is not None:
             self.tool_choice.check()
-        try:
-            check_tools(self.offer.tools, self.offer.choice)
-        except InvalidMessage as error:
-            param = param_of(error.field)
-            raise ApiError(400, f"{param}: {error.reason}", param=param) from None
 
     @property
     def is_streamed(self) -> bool:
@@ -126,13 +119,12 @@ class CountRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def asked(self) -> Sequence[Asked]:
         """The prompt's turn, of which nothing is answered. Raises ApiError."""
-        return (
-            Asked(self.history, self.sampling(), offer=self.offer, more={"kind": "prompt"}, can=frozenset({PROMPT})),
-        )
+        more = {"kind": "prompt"}
+        return (Asked(self.history, self.sampling(), offer=self.offer, more=more, param_of=param_of),)
 
-    def writer(self, turn: str, model: str) -> Writer:
+    def writer(self, turn: str, model: str) -> AnswerWriter:
         """Of the number."""
-        return CountWriter(turn, model)
+        return CountWriter()
 
 
 class MessagesRequest(CountRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -188,34 +180,9 @@ class MessagesRequest(CountRequest, frozen=True, forbid_unknown_fields=True, kw_
 
     def asked(self) -> Sequence[Asked]:
         """The turn. Raises ApiError."""
-        return (Asked(self.history, self.sampling(), offer=self.offer),)
+        return (Asked(self.history, self.sampling(), offer=self.offer, param_of=param_of),)
 
-    def writer(self, turn: str, model: str) -> Writer:
+    def writer(self, turn: str, model: str) -> AnswerWriter:
         """Of its answer."""
         hides_thoughts = self.thinking is not None and self.thinking.display == "omitted"
         return Writer(turn, model, shows_thoughts=not hides_thoughts)
-
-
-class CountWithoutTools(CountRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The same for a gateway that leaves tools out: a model is free to call none where it need not."""
-
-    def check(self) -> None:
-        """Raises ApiError where one must be called."""
-        super().check()
-        if self.tool_choice is not None and self.tool_choice.type in ("any", "tool"):
-            message = "tool_choice: this gateway leaves tools out, so none can be demanded"
-            raise ApiError(400, message, param="tool_choice", code=UNSUPPORTED)
-
-    @property
-    def ignored(self) -> Sequence[str]:
-        """Tools besides."""
-        return [*(["tools"] if self.tools else []), *super().ignored]
-
-    @property
-    def offer(self) -> Offer:
-        """Nothing."""
-        return NOTHING
-
-
-class MessagesWithoutTools(CountWithoutTools, MessagesRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """And its message."""

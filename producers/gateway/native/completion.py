@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from broker.discovery import PROGRESS, TOKENS
 from broker.messages import Message, Sampling
 from producers.gateway.dialect import Asked
 from producers.gateway.errors import ApiError
@@ -68,9 +67,9 @@ class Answered(Chosen, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return False
 
     @property
-    def with_progress(self) -> tuple[dict[str, Any], frozenset[str]]:
-        """What a turn is told, and a worker must be able to do, where the prompt's progress is wanted."""
-        return ({"progress": True}, frozenset({PROGRESS})) if self.return_progress else ({}, frozenset())
+    def progress(self) -> dict[str, Any]:
+        """What a turn is told where the prompt's progress is wanted."""
+        return {"progress": True} if self.return_progress else {}
 
     def check(self) -> None:
         """There is nothing that must be refused."""
@@ -118,7 +117,7 @@ class CompletionBody(Answered, frozen=True, forbid_unknown_fields=True, kw_only=
         """So many answers to each prompt as are wanted. Raises ApiError."""
         samplings = self.samplings(self.num_answers)
         found = [
-            asked_of(prompt, sampling, *self.with_progress) for prompt in self.prompts()[0] for sampling in samplings
+            asked_of(prompt, sampling, self.progress) for prompt in self.prompts()[0] for sampling in samplings
         ]
         return [*found, *map(prompt_of, found)] if self.tells_prompts else found
 
@@ -136,11 +135,11 @@ class CompletionBody(Answered, frozen=True, forbid_unknown_fields=True, kw_only=
         return Writer(model, asking, tells_prompts=self.tells_prompts)
 
 
-def asked_of(prompt: str | Mixed, sampling: Sampling, more: dict[str, Any], can: frozenset[str]) -> Asked:
+def asked_of(prompt: str | Mixed, sampling: Sampling, more: dict[str, Any]) -> Asked:
     """The turn of a prompt as it stands."""
     if isinstance(prompt, str):
-        return Asked((Message("user", prompt),), sampling, is_raw=True, more=more, can=can)
-    return Asked((), sampling, is_raw=True, more=more | {"prompt": prompt}, can=can | {TOKENS})
+        return Asked((Message("user", prompt),), sampling, is_raw=True, more=more)
+    return Asked((), sampling, is_raw=True, more=more | {"prompt": prompt})
 
 
 def _prompt(given: Any) -> str | Mixed:

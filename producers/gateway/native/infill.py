@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from broker.discovery import INFILL
 from broker.messages import Message
 from producers.gateway.dialect import Asked
 from producers.gateway.native.answers import Writer
@@ -35,12 +34,9 @@ class InfillBody(Answered, frozen=True, forbid_unknown_fields=True, kw_only=True
         """So many answers as are wanted. Raises ApiError."""
         history = (Message("user", self.input_prefix + self.prompt),)
         files = tuple((one.filename or NO_NAME, one.text) for one in self.input_extra)
-        progress, can = self.with_progress
-        more = {"suffix": self.input_suffix, "files": files} | progress
-        return [
-            Asked(history, sampling, is_raw=True, more=more, can=can | {INFILL})
-            for sampling in self.samplings(self.num_answers)
-        ]
+        more = {"suffix": self.input_suffix, "files": files} | self.progress
+        samplings = self.samplings(self.num_answers)
+        return [Asked(history, sampling, is_raw=True, more=more) for sampling in samplings]
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of the answers."""

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from broker.discovery import PROMPT, TOKENS
 from broker.messages import Done, Sampling
 from producers.gateway.dialect import Asked
 from producers.gateway.rendering import PromptWriter
@@ -55,7 +54,7 @@ class TokenizeBody(_Body, frozen=True, forbid_unknown_fields=True, kw_only=True)
         """The one turn, which makes tokens and no answer."""
         parts = self.content if isinstance(self.content, tuple) and self.content else (self.content or "",)
         more = {"kind": "prompt", "prompt": parts, "bare": not self.add_special, "as_text": not self.parse_special}
-        return [Asked((), Sampling(), is_raw=True, more=more, can=frozenset({PROMPT, TOKENS}))]
+        return [Asked((), Sampling(), is_raw=True, more=more)]
 
     def writer(self, turn: str, model: str) -> PromptWriter:
         """Of the tokens."""
@@ -76,7 +75,7 @@ class DetokenizeBody(_Body, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def asked(self) -> Sequence[Asked]:
         """The one turn, which makes a text of them and no answer."""
         more = {"kind": "prompt", "prompt": (FIRST, *self.tokens)}
-        return [Asked((), Sampling(), is_raw=True, more=more, can=frozenset({PROMPT, TOKENS}))]
+        return [Asked((), Sampling(), is_raw=True, more=more)]
 
     def writer(self, turn: str, model: str) -> PromptWriter:
         """Of the text."""

@@ -17,7 +17,7 @@ from producers.gateway.ollama.answers import LINES, line
 from producers.gateway.ollama.embeddings import EmbeddingsRequest, EmbedRequest
 from producers.gateway.ollama.errors import ERROR_SCHEMA, error_body
 from producers.gateway.ollama.pulling import PullRequest
-from producers.gateway.ollama.requests import ChatRequest, ChatWithoutTools, GenerateRequest, ModelName
+from producers.gateway.ollama.requests import ChatRequest, GenerateRequest, ModelName
 from producers.gateway.reading import ClientGone
 from producers.gateway.responses import json_response
 from producers.gateway.visits import Visit
@@ -35,15 +35,14 @@ class ShowRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class Ollama:
-    """With `leave_out_tools` requests that offer tools are taken, and answered without."""
+    """Ollama's."""
 
     media_type = LINES
     error_schema = ERROR_SCHEMA
 
-    def __init__(self, *, leave_out_tools: bool = False) -> None:
-        chat = ChatWithoutTools if leave_out_tools else ChatRequest
+    def __init__(self) -> None:
         self.turns: Mapping[str, Turned] = {
-            "/api/chat": Turned(chat, "A chat's next turn; lines of JSON unless stream is false"),
+            "/api/chat": Turned(ChatRequest, "A chat's next turn; lines of JSON unless stream is false"),
             "/api/generate": Turned(GenerateRequest, "A prompt's answer, or what stands before a suffix"),
             "/api/embed": Turned(EmbedRequest, "The vectors of texts"),
             "/api/embeddings": Turned(EmbeddingsRequest, "The vector of a text, as earlier clients ask for it"),

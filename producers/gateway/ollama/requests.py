@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from broker.discovery import INFILL
 from broker.messages import Message, Sampling
 from broker.messages.turns import Thinking
 from producers.gateway.dialect import NOTHING, Asked, Offer
@@ -127,20 +126,6 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
         return Writer(self.model, is_chat=True, nothing=self.reason)
 
 
-class ChatWithoutTools(ChatRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The same for a gateway that leaves tools out."""
-
-    @property
-    def offer(self) -> Offer:
-        """Nothing."""
-        return NOTHING
-
-    @property
-    def ignored(self) -> list[str]:
-        """Tools besides."""
-        return super().ignored + (["tools"] if self.tools else [])
-
-
 class GenerateRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`POST /api/generate`: a prompt, by the model's template unless it is `raw`, or what stands before a suffix."""
 
@@ -187,8 +172,7 @@ class GenerateRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=T
             return ()
         prompt, sampling = (Message("user", self.prompt),), self._sampling()
         if self.suffix:
-            more, can = {"suffix": self.suffix}, frozenset({INFILL})
-            return (Asked(prompt, sampling, is_raw=True, more=more, can=can),)
+            return (Asked(prompt, sampling, is_raw=True, more={"suffix": self.suffix}),)
         return (Asked(prompt if self.raw else self._history, sampling, is_raw=self.raw),)
 
     def writer(self, turn: str, model: str) -> Writer:

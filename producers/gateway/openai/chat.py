@@ -7,9 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from broker.errors import InvalidMessage
-from broker.messages import Message, check_messages
-from broker.messages.tools import check_tools
+from broker.messages import Message
 from broker.messages.turns import Thinking
 from producers.gateway.dialect import NOTHING, Asked, Offer
 from producers.gateway.errors import ApiError, unsupported
@@ -52,12 +50,7 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
             if (missing := one.missing) is not None:
                 field = f"messages[{index}].{missing}"
                 raise ApiError(400, f"{field} is required", param=field, code="missing_required_parameter")
-        try:
-            check_messages(self.history)
-        except InvalidMessage as error:
-            raise ApiError(400, error.reason, param=param_of(error.field)) from None
         self._check_ending()
-        self._check_tools()
         if self.top_logprobs and self.logprobs in (None, False):
             raise ApiError(400, "top_logprobs wants logprobs: true", param="top_logprobs")
         if self.response_format is not None:
@@ -72,23 +65,13 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
             field = f"messages[{len(self.history) - 1}].role"
             raise ApiError(400, "two messages of the assistant's at the end: which one is gone on with?", param=field)
 
-    def _check_tools(self) -> None:
-        tools = tuple(one.tool for one in self.tools or ())
-        try:
-            check_tools(tools, choice_of(self.tool_choice))
-        except InvalidMessage as error:
-            param = param_of(error.field)
-            raise ApiError(400, f"{param}: {error.reason}", param=param) from None
-        if tools and self.grammar:
-            raise ApiError(400, "grammar: a grammar and tools cannot both be given", param="grammar")
-
     @property
     def offer(self) -> Offer:
         """The tools that the model may call."""
-        if not self.tools:
+        tools, choice = tuple(one.tool for one in self.tools or ()), choice_of(self.tool_choice)
+        if not tools and choice in ("auto", "none"):
             return NOTHING
-        is_parallel = self.parallel_tool_calls is not False
-        return Offer(tuple(one.tool for one in self.tools), choice_of(self.tool_choice), is_parallel)
+        return Offer(tools, choice, self.parallel_tool_calls is not False)
 
     @property
     def thinking(self) -> Thinking | None:
@@ -148,7 +131,7 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
     def asked(self) -> Sequence[Asked]:
         """So many answers as are wanted, each with a seed of its own; and the prompt, where it is to be told."""
         found = [
-            Asked(self.history, sampling, False, self.template_kwargs, self.offer, *self.with_progress)
+            Asked(self.history, sampling, False, self.template_kwargs, self.offer, self.progress, param_of)
             for sampling in self.samplings()
         ]
         return [*found, prompt_of(found[0])] if self.tells_prompt else found
@@ -170,21 +153,3 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
             has_timings=bool(self.timings_per_token),
             tells_prompt=self.tells_prompt,
         )
-
-
-class ChatWithoutTools(ChatRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The same for a gateway that leaves tools out: a model is free to call none where it need not."""
-
-    def _check_tools(self) -> None:
-        if self.tool_choice not in (None, "auto", "none"):
-            raise unsupported("tool_choice", "cannot demand a call: this gateway leaves tools out")
-
-    @property
-    def offer(self) -> Offer:
-        """Nothing."""
-        return NOTHING
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        """Tools besides."""
-        return (*(["tools"] if self.tools else []), *super().ignored)

@@ -70,12 +70,10 @@ class CompletionRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only
 
     def _one(self, prompt: str | tuple[str | int, ...], sampling: Any) -> Asked:
         more: dict[str, Any] = {"suffix": self.suffix} if self.suffix else {}
-        more |= {"echo": True} if self.echo else {}
-        progress, can = self.with_progress
-        more |= progress
+        more |= ({"echo": True} if self.echo else {}) | self.progress
         if isinstance(prompt, str):
-            return Asked((Message("user", prompt),), sampling, is_raw=True, more=more, can=can)
-        return Asked((), sampling, is_raw=True, more=more | {"prompt": prompt}, can=can)
+            return Asked((Message("user", prompt),), sampling, is_raw=True, more=more)
+        return Asked((), sampling, is_raw=True, more=more | {"prompt": prompt})
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of its answers."""

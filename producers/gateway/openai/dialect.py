@@ -9,36 +9,27 @@ from starlette.responses import Response
 
 from producers.gateway.dialect import Plain, Turned
 from producers.gateway.errors import ApiError
-from producers.gateway.openai.chat import ChatRequest, ChatWithoutTools
+from producers.gateway.openai.chat import ChatRequest
 from producers.gateway.openai.completions import CompletionRequest
 from producers.gateway.openai.embeddings import EmbeddingsRequest
 from producers.gateway.openai.errors import ERROR_SCHEMA, error_body
 from producers.gateway.openai.fields import HARMLESS, RESPONSES_HARMLESS
 from producers.gateway.openai.listing import entry
-from producers.gateway.openai.prompts import (
-    ChatCountRequest,
-    ChatCountWithoutTools,
-    TemplateRequest,
-    TemplateWithoutTools,
-)
-from producers.gateway.openai.response_counts import CountRequest, CountWithoutTools
+from producers.gateway.openai.prompts import ChatCountRequest, TemplateRequest
 from producers.gateway.openai.response_store import ResponseStore
-from producers.gateway.openai.responses import ResponsesRequest, ResponsesWithoutTools
+from producers.gateway.openai.responses import CountRequest, ResponsesRequest
 from producers.gateway.responses import json_response
 from producers.gateway.visits import Visit
 
 
 class OpenAi:
-    """With `leave_out_tools` requests that offer tools are taken, and answered without."""
+    """OpenAI's, chats, completions, vectors and responses."""
 
     media_type = "text/event-stream"
     error_schema = ERROR_SCHEMA
 
-    def __init__(self, *, leave_out_tools: bool, num_clients: int = 1) -> None:
-        def offered[T](with_tools: T, without: T) -> T:
-            return without if leave_out_tools else with_tools
-
-        chat = Turned(offered(ChatRequest, ChatWithoutTools), "A chat's next turn", HARMLESS)
+    def __init__(self, *, num_clients: int = 1) -> None:
+        chat = Turned(ChatRequest, "A chat's next turn", HARMLESS)
         completion = Turned(CompletionRequest, "Texts' continuations, without the model's template", HARMLESS)
         self.turns: dict[str, Turned] = {
             "/v1/chat/completions": chat,
@@ -46,19 +37,14 @@ class OpenAi:
             "/v1/completions": completion,
             "/v1/embeddings": Turned(EmbeddingsRequest, "The vectors of texts"),
         }
-        count = offered(ChatCountRequest, ChatCountWithoutTools)
-        counted = Turned(count, "How many tokens the prompt of a chat has", HARMLESS)
+        counted = Turned(ChatCountRequest, "How many tokens the prompt of a chat has", HARMLESS)
         self.turns |= {f"{prefix}/chat/completions/input_tokens": counted for prefix in ("/v1", "")}
-        template = offered(TemplateRequest, TemplateWithoutTools)
-        self.turns["/apply-template"] = Turned(template, "The prompt of a chat", HARMLESS)
+        self.turns["/apply-template"] = Turned(TemplateRequest, "The prompt of a chat", HARMLESS)
         store = ResponseStore(num_clients)
-        asked = offered(ResponsesRequest, ResponsesWithoutTools)
-        response = Turned(asked, "A response", RESPONSES_HARMLESS, store.before, store.after)
-        of_response = offered(CountRequest, CountWithoutTools)
-        summary = "How many tokens the prompt of a response has"
-        counted = Turned(of_response, summary, RESPONSES_HARMLESS, store.before)
+        response = Turned(ResponsesRequest, "A response", RESPONSES_HARMLESS, store.before, store.after)
+        count = Turned(CountRequest, "How many tokens the prompt of a response has", RESPONSES_HARMLESS, store.before)
         for prefix in ("/v1", ""):
-            self.turns |= {f"{prefix}/responses": response, f"{prefix}/responses/input_tokens": counted}
+            self.turns |= {f"{prefix}/responses": response, f"{prefix}/responses/input_tokens": count}
         listed, one = "Models and policies that are served", "One of them"
         self.plain: Sequence[Plain] = [
             *(Plain("GET", path, _models, listed) for path in ("/v1/models", "/models")),

@@ -16,14 +16,60 @@ from producers.gateway.embedding import VectorWriter, asked_to_embed
 from producers.gateway.errors import ApiError
 
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Pieces = tuple[str | TokenId, ...]
+"""Texts and tokens in a row."""
+
+
+class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a content."""
+
+    type: Literal["text"]
+    text: str
+
+
+class TextObject(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A text as llama-server takes it besides: by either name."""
+
+    prompt_string: str | Pieces | None = None
+    content: tuple[TextPart, ...] | None = None
+
+    @property
+    def text(self) -> EmbedText:
+        """Parts are one text, as they stand."""
+        if self.prompt_string is not None:
+            return self.prompt_string
+        return "".join(part.text for part in self.content or ())
+
+
+Given = str | TextObject | tuple[str | TokenId | Pieces | TextObject, ...]
+"""A text, or several: a list that has a token in it is one text."""
+
+
+def texts_of(given: Given, param: str = "input") -> tuple[EmbedText, ...]:
+    """Those to embed. Raises ApiError for an object that names none."""
+    if isinstance(given, tuple) and not any(isinstance(one, int) for one in given):
+        return tuple(_text(one, f"{param}[{index}]") for index, one in enumerate(given) if not isinstance(one, int))
+    if isinstance(given, tuple):
+        row = tuple(one for one in given if isinstance(one, int | str))
+        if len(row) < len(given):
+            raise ApiError(400, f"{param}: a list with tokens has only texts besides", param=param)
+        return (row,)
+    return (_text(given, param),)
+
+
+def _text(given: str | Pieces | TextObject, param: str) -> EmbedText:
+    if not isinstance(given, TextObject):
+        return given
+    if (given.prompt_string is None) == (given.content is None):
+        raise ApiError(400, f"{param}: an object has a prompt_string or a content", param=param)
+    return given.text
 
 
 class EmbeddingsRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Texts, or lists of tokens, of each a vector."""
+    """Texts, of each a vector."""
 
     model: Annotated[str, Meta(max_length=256)] = ""
-    input: str | tuple[str | TokenId | tuple[TokenId, ...], ...]
-    """A text, several, the tokens of one, or of several."""
+    input: Given
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1, le=MAX_DIMENSIONS)] | None = None
     """The first so many values, again of length 1: for models that were trained for that."""
@@ -40,21 +86,11 @@ class EmbeddingsRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only
         return ("user",) if self.user else ()
 
     def check(self) -> None:
-        """Raises ApiError for a list of some texts and some tokens."""
-        if isinstance(self.input, tuple) and 0 < sum(isinstance(one, int) for one in self.input) < len(self.input):
-            raise ApiError(400, "input: must be texts, or tokens, and not both", param="input")
-
-    @property
-    def texts(self) -> tuple[EmbedText, ...]:
-        """Those to embed."""
-        if isinstance(self.input, str):
-            return (self.input,)
-        tokens = tuple(one for one in self.input if isinstance(one, int))
-        return (tokens,) if tokens else tuple(one for one in self.input if not isinstance(one, int))
+        """Nothing that is understood must be refused."""
 
     def asked(self) -> Sequence[Asked]:
         """The turns. Raises ApiError."""
-        return asked_to_embed(self.texts, truncate=bool(self.truncate), dimensions=self.dimensions)
+        return asked_to_embed(texts_of(self.input), truncate=bool(self.truncate), dimensions=self.dimensions)
 
     def writer(self, turn: str, model: str) -> VectorWriter:
         """Of the answer."""

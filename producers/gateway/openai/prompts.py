@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from broker.discovery import PROMPT
 from broker.messages import Sampling
 from producers.gateway.dialect import Asked
-from producers.gateway.openai.chat import ChatRequest, ChatWithoutTools
+from producers.gateway.openai.chat import ChatRequest
 from producers.gateway.openai.errors import FIELDS
+from producers.gateway.openai.tools import param_of
 from producers.gateway.rendering import PromptWriter
 
 
@@ -29,7 +29,7 @@ class TemplateRequest(ChatRequest, frozen=True, forbid_unknown_fields=True, kw_o
         """The one turn."""
         more = {"kind": "prompt", "bare": self.add_generation_prompt is False}
         told = Sampling(thinking=self.thinking)
-        return [Asked(self.history, told, False, self.template_kwargs, self.offer, more, frozenset({PROMPT}))]
+        return [Asked(self.history, told, False, self.template_kwargs, self.offer, more, param_of)]
 
     def writer(self, turn: str, model: str) -> PromptWriter:  # type: ignore[override]
         """Of the prompt."""
@@ -42,11 +42,3 @@ class ChatCountRequest(TemplateRequest, frozen=True, forbid_unknown_fields=True,
     def writer(self, turn: str, model: str) -> PromptWriter:  # type: ignore[override]
         """Of their number."""
         return PromptWriter(lambda done: {"input_tokens": done.usage.prompt_tokens}, FIELDS)
-
-
-class TemplateWithoutTools(ChatWithoutTools, TemplateRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The prompt at a gateway that leaves tools out: none are told to the model."""
-
-
-class ChatCountWithoutTools(ChatWithoutTools, ChatCountRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How many tokens that one is."""

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from broker.discovery import PROGRESS
 from broker.errors import InvalidMessage
 from broker.messages import Sampling
 from broker.messages.turns import Thinking
@@ -126,9 +125,9 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return self.n or self.n_cmpl or 1
 
     @property
-    def with_progress(self) -> tuple[dict[str, Any], frozenset[str]]:
-        """What a turn is told, and a worker must be able to do, where the prompt's progress is wanted."""
-        return ({"progress": True}, frozenset({PROGRESS})) if self.return_progress else ({}, frozenset())
+    def progress(self) -> dict[str, Any]:
+        """What a turn is told where the prompt's progress is wanted."""
+        return {"progress": True} if self.return_progress else {}
 
     @property
     def thinking(self) -> Thinking | None:

@@ -214,11 +214,3 @@ def _content(part: Part, text: str) -> dict[str, Any]:
     if part.kind == "thoughts":
         return {"type": "reasoning_text", "text": text}
     return text_part(text, part.logprobs if text else ())
-
-
-class CountWriter(ResponseWriter):
-    """Tells how many tokens a prompt has."""
-
-    def whole(self, answers: Sequence[Finished]) -> dict[str, Any]:
-        """The number."""
-        return {"object": "response.input_tokens", "input_tokens": answers[0].done.usage.prompt_tokens}

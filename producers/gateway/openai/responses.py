@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -9,20 +10,24 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from broker.errors import InvalidMessage
-from broker.messages import Message, NamedTool, Sampling, ToolChoice, check_messages
-from broker.messages.tools import check_tools
+from broker.messages import Done, Message, NamedTool, Sampling, ToolChoice
 from broker.messages.turns import Thinking
 from producers.gateway.bodies import part
-from producers.gateway.dialect import NOTHING, Asked, Offer
+from producers.gateway.dialect import NOTHING, Asked, Offer, plain_name
 from producers.gateway.errors import ApiError, unsupported
 from producers.gateway.openai.chat import NumLogprobs
 from producers.gateway.openai.requests import Common, Limit
 from producers.gateway.openai.response_config import FunctionTool, ReasoningConfig, TextConfig
 from producers.gateway.openai.response_items import checked, items_of, messages_of
-from producers.gateway.openai.response_writer import ResponseWriter
+from producers.gateway.openai.response_writer import FIELDS, ResponseWriter
+from producers.gateway.rendering import PromptWriter
 
 LOGPROBS = "message.output_text.logprobs"
+
+
+def _param_of(field: str) -> str:
+    """The request's name of a turn's field: items become messages, some of them one."""
+    return "input" if field.startswith("messages") else plain_name(field)
 
 
 class ResponsesRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -59,16 +64,6 @@ class ResponsesRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=
         wanted = self.text.format if self.text is not None else None
         if wanted is not None and wanted.type == "json_schema" and wanted.schema is None:
             raise ApiError(400, "a schema is wanted", param="text.format.schema")
-        self._check_tools()
-
-    def _check_tools(self) -> None:
-        offer = self.offer
-        try:
-            check_tools(offer.tools, offer.choice)
-        except InvalidMessage as error:
-            raise ApiError(400, f"{error.field}: {error.reason}", param=error.field) from None
-        if offer.tools and self.grammar:
-            raise ApiError(400, "grammar: a grammar and tools cannot both be given", param="grammar")
 
     @property
     def said(self) -> tuple[Message, ...]:
@@ -215,12 +210,17 @@ class Continued:
         first = (Message("system", self.request.instructions),) if self.request.instructions else ()
         history = (*first, *self.messages)
         checked(history)
-        try:
-            check_messages(history)
-        except InvalidMessage as error:
-            raise ApiError(400, f"input: {error.reason}", param="input") from None
-        kwargs = self.request.chat_template_kwargs or None
-        return [Asked(history, self.request.sampling(), False, kwargs, self.request.offer, *self.request.with_progress)]
+        kwargs, offer = self.request.chat_template_kwargs or None, self.request.offer
+        return [
+            Asked(
+                history,
+                self.request.sampling(),
+                template_kwargs=kwargs,
+                offer=offer,
+                more=self.request.progress,
+                param_of=_param_of,
+            )
+        ]
 
     def writer(self, turn: str, model: str) -> ResponseWriter:
         """Of it."""
@@ -238,17 +238,31 @@ class Continued:
         )
 
 
-class ResponsesWithoutTools(ResponsesRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The same for a gateway that leaves tools out."""
+class CountRequest(ResponsesRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`POST /v1/responses/input_tokens`: how many tokens the prompt of a request has."""
 
     @property
-    def offer(self) -> Offer:
-        """Nothing."""
-        if self.tool_choice not in (None, "auto", "none"):
-            raise unsupported("tool_choice", "cannot demand a call: this gateway leaves tools out")
-        return NOTHING
+    def is_streamed(self) -> bool:
+        """A number has no pieces."""
+        return False
 
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        """Tools besides."""
-        return (*(["tools"] if self.tools else []), *super().ignored)
+    def going_on_from(self, earlier: Sequence[Message]) -> Continued:
+        """The same behind what was said before."""
+        return Counted(self, (*earlier, *self.said))
+
+
+class Counted(Continued):
+    """Its prompt is made, and nothing is generated."""
+
+    def asked(self) -> Sequence[Asked]:
+        """One prompt."""
+        (one,) = super().asked()
+        return [dataclasses.replace(one, more={"kind": "prompt"})]
+
+    def writer(self, turn: str, model: str) -> PromptWriter:  # type: ignore[override]
+        """Of their number."""
+        return PromptWriter(_count, FIELDS)
+
+
+def _count(done: Done) -> dict[str, Any]:
+    return {"object": "response.input_tokens", "input_tokens": done.usage.prompt_tokens}

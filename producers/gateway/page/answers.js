@@ -2,7 +2,7 @@
 import { announce, say } from "./dom.js";
 import { call, events } from "./events.js";
 import { thinking } from "./models.js";
-import { emit, save, sort, state, turnNode } from "./store.js";
+import { current, emit, on, running, save, sort, state, turnNode } from "./store.js";
 import { add, history } from "./tree.js";
 import { facts, place, rate } from "./words.js";
 
@@ -10,7 +10,7 @@ const STOP_PATIENCE = 3000; // milliseconds for a turn that waits to end once it
 const OTHER_TEMPERATURE = 0.7; // of another answer, which at 0 would be the same word for word
 const NUM_TRIES = 20; // to read on where the connection was lost, as a phone's that slept
 const MAX_DELAY = 15000; // milliseconds between two of them
-const running = new Map(); // conversation → { control, status, isStopping }
+const KEPT_EVERY = 1000; // milliseconds, of an answer that comes
 
 export function statusOf(conversation) { return running.get(conversation)?.status ?? ""; }
 
@@ -47,22 +47,36 @@ export function readOn(conversation) {
   const { id, model } = conversation.turn;
   const node = turnNode(conversation);
   if (id === "new" || !node) {
-    if (node) node.bad = "left before it was sent";
+    if (node) fail(node, "left before it was sent");
     conversation.turn = null;
     save(conversation);
     return;
   }
-  return read(conversation, async (signal) => {
-    const answered = await call(`/turns/${id}?model=${encodeURIComponent(model ?? "")}`, { signal });
-    forget(conversation, node); // not before: what came once is better than nothing
-    return answered;
-  });
+  return read(conversation, (signal) => call(`/turns/${id}?model=${encodeURIComponent(model ?? "")}`, { signal }), true);
+}
+
+// One that another tab reads, or has left.
+function join() {
+  const conversation = current();
+  if (conversation.turn && conversation.turn.id !== "new" && !running.has(conversation)) readOn(conversation);
+}
+
+function fail(node, text) {
+  node.bad = text;
+  if (node.content) node.cut = "lost";
 }
 
 function forget({ turn }, node) {
   Object.assign(node, { content: node.content.slice(0, turn.kept ?? 0), calls: [] });
   if (!turn.kept) node.reasoning = "";
 }
+
+function keep(conversation, run) {
+  run.due = performance.now() + KEPT_EVERY;
+  save(conversation);
+}
+
+function size({ content, reasoning = "", calls = [] }) { return content.length + reasoning.length + calls.length; }
 
 function take(node, delta) {
   node.content += delta.content ?? "";
@@ -75,27 +89,35 @@ function take(node, delta) {
   return Boolean(delta.content || delta.reasoning_content || delta.tool_calls);
 }
 
-async function read(conversation, request) {
+async function read(conversation, request, isAgain = false) {
   const node = turnNode(conversation);
   const tries = running.get(conversation)?.tries ?? 0;
-  const run = { tries, control: new AbortController(), status: "", isStopping: false, tokens: 0, first: 0 };
+  const run = { tries, control: new AbortController(), status: "", isStopping: false, tokens: 0, first: 0, due: 0 };
   running.set(conversation, run);
-  save(conversation);
+  keep(conversation, run);
   emit("begun", conversation);
   try {
     const answered = await request(run.control.signal);
     goesTo(conversation, answered.headers.get("turnpike-turn"), answered.headers.get("turnpike-model"));
+    let coming = node;
+    // What came once is seen until there is as much again.
+    if (isAgain) forget(conversation, coming = { ...node });
+    const settle = () => { coming = Object.assign(node, { ...coming, model: node.model }); };
     for await (const event of events(answered.body)) {
       run.tries = 0;
-      if (event.comment) hear(conversation, node, run, event.comment);
+      if (event.comment) hear(conversation, coming, run, event.comment);
       else if (event.data.error) throw new Error(event.data.error.message);
-      else if (take(node, event.data.choices?.[0]?.delta ?? {})) {
+      else if (take(coming, event.data.choices?.[0]?.delta ?? {})) {
         run.first ||= performance.now();
         run.tokens += 1;
         tell(conversation, run, run.tokens > 3 ? `${rate(run.tokens, run.first)} pieces/s` : "");
       }
+      if (coming !== node && size(coming) < size(node)) continue;
+      settle();
       emit("grown", conversation, node);
+      if (performance.now() > run.due) keep(conversation, run);
     }
+    settle();
     if (node.cut === undefined && run.isStopping) node.cut = "stopped";
     conversation.turn = null;
   } catch (error) {
@@ -109,7 +131,7 @@ async function read(conversation, request) {
       return;
     }
     if (error.name === "AbortError") node.cut = "stopped";
-    else node.bad = error.message;
+    else fail(node, error.message);
     conversation.turn = null;
   } finally {
     if (!run.isWaiting) running.delete(conversation);
@@ -179,5 +201,11 @@ async function sendStop(conversation) {
   }
 }
 
-export function leave(conversation) { running.get(conversation)?.control.abort(); }
+export function leave(conversation) {
+  if (!running.has(conversation)) return;
+  save(conversation);
+  running.get(conversation).control.abort();
+}
+
+on("opened", join);
 

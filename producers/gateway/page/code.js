@@ -3,7 +3,7 @@ import { announce, h } from "./dom.js";
 
 const GRAMMARS = {
   bash: "sh zsh", c: "h", cpp: "c++ cc hpp cxx", css: "", diff: "patch", dockerfile: "docker", go: "golang", ini: "toml", java: "",
-  javascript: "js jsx mjs cjs ts tsx typescript", json: "jsonc json5", lua: "", makefile: "make mk", markdown: "md", python: "py",
+  javascript: "js jsx mjs cjs ts tsx typescript", json: "jsonc json5", makefile: "make mk", markdown: "md", python: "py",
   rust: "rs", shell: "console shellsession", sql: "", xml: "html svg xhtml", yaml: "yml",
 };
 const WITHIN = { xml: ["css", "javascript"], markdown: ["xml"], shell: ["bash"] }; // what they embed

@@ -19,15 +19,18 @@ export function signed(sign, label, onclick, more = {}) {
   return h("button", { type: "button", "aria-label": label, title: label, onclick, ...more }, sign);
 }
 
-// The line below the conversation; `undo` is what takes the deed back.
+// The line below the conversation; `undo` is what takes the deed back, and stays until something else is said.
 let undone = 0;
 export function say(text, undo = null) {
+  if (!text && undone) return;
   clearTimeout(undone);
+  undone = 0;
   $("status").replaceChildren(text);
   if (!undo) return;
-  $("status").append(" ", h("button", { type: "button", onclick: () => { say(""); undo(); } }, "Undo"));
+  const close = () => { undone = 0; say(""); };
+  $("status").append(" ", h("button", { type: "button", onclick: () => { close(); undo(); } }, "Undo"));
   announce(text);
-  undone = setTimeout(() => say(""), 15000);
+  undone = setTimeout(close, 15000);
 }
 
 // For who does not see the page: once for a deed or an answer, never for each piece.

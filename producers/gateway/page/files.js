@@ -55,7 +55,7 @@ function conversation(found) {
   if (!Array.isArray(found?.nodes)) throw new Error("a conversation has no messages");
   const known = new Set([0]);
   const nodes = found.nodes.map((one) => {
-    if (!Number.isInteger(one?.id) || known.has(one.id) || !known.has(one.parent)) throw new Error("a message has no place");
+    if (!Number.isInteger(one?.id) || known.has(one.id) || !known.has(one.parent) || one.parent >= one.id) throw new Error("a message has no place");
     known.add(one.id);
     const node = { id: one.id, parent: one.parent, ...message(one) };
     for (const name of TEXTS) if (typeof one[name] === "string") node[name] = one[name];

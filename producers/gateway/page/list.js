@@ -4,6 +4,8 @@ import { $, h, say } from "./dom.js";
 import { current, draftOf, drop, emit, keepDraft, on, save, saveChoices, sort, state } from "./store.js";
 import { fresh, titleOf } from "./tree.js";
 
+const touched = matchMedia("(pointer: coarse)"); // where a focused field brings up a keyboard
+
 export function open(conversation, { focuses = true } = {}) {
   state.current = conversation.id;
   if (conversation.isUnread) { conversation.isUnread = false; save(conversation); }
@@ -34,7 +36,7 @@ export function dropCurrent() {
   if (!state.conversations.length) state.conversations.push(fresh());
   open(current());
   say(`Deleted: ${titleOf(conversation)}`, () => {
-    state.conversations.push(conversation);
+    if (!state.conversations.some((one) => one.id === conversation.id)) state.conversations.push(conversation); // another tab may have it
     sort();
     save(conversation);
     keepDraft(conversation, draft);
@@ -43,12 +45,14 @@ export function dropCurrent() {
 }
 
 export function rename() {
+  if ($("title").querySelector("input")) return; // just being done
   const conversation = current();
   const input = h("input", { "aria-label": "Name of the conversation", maxlength: 120 });
   input.value = titleOf(conversation);
   let isKept = true;
   const close = () => {
     if (isKept && input.value.trim() !== titleOf(conversation)) { conversation.title = input.value.trim(); save(conversation); }
+    $("title").textContent = "";
     emit("listed");
   };
   input.addEventListener("blur", close);
@@ -83,7 +87,7 @@ function has(conversation, words) {
 
 function row(conversation) {
   const isOpen = conversation === current();
-  const button = h("button", { type: "button", "aria-current": String(isOpen), onclick: () => open(conversation) }, h("span", { class: "name" }, titleOf(conversation)));
+  const button = h("button", { type: "button", "aria-current": String(isOpen), onclick: () => open(conversation, { focuses: !touched.matches }) }, h("span", { class: "name" }, titleOf(conversation)));
   const [kind, words] = standing(conversation);
   if (kind) button.append(h("span", { class: `standing ${kind}` }, words));
   return button;

@@ -1,5 +1,5 @@
 // An answer's Markdown as elements: block by block, so that what has not changed since stays as it is.
-import { Marked } from "./vendor/marked/marked.esm.js";
+import { Lexer, Marked } from "./vendor/marked/marked.esm.js";
 import "./vendor/dompurify/purify.min.js";
 import { dress } from "./code.js";
 import { h } from "./dom.js";
@@ -13,8 +13,11 @@ const ALLOWED = {
 };
 const OURS = /^(language-[\w+#-]+|d[1-6])$/; // classes that an answer may have
 const MARKS = /&#60;(\/?(?:b|br|del|details|em|i|ins|kbd|mark|p|s|small|strong|sub|summary|sup|u)\s*\/?)&#62;/gi;
+const MAX_WORD = 2000; // characters without a space, beyond which a text is no prose and shown as it stands
+let effort = 0; // characters that may still be looked through for the other end of an emphasis
 const marked = new Marked({
   gfm: true,
+  tokenizer: { emStrong: isWorth, del: isWorth },
   renderer: {
     // The page's own headings are above: an answer's come below them, at whatever depth it begins.
     heading({ tokens, depth }) { return `<h3 class="d${depth}">${this.parser.parseInline(tokens)}</h3>`; },
@@ -25,6 +28,17 @@ const marked = new Marked({
     image({ href, text }) { return `<a href="${escaped(href)}">${escaped(text || href)}</a>`; },
   },
 });
+
+// Some texts cost their length squared, as `*a_*a_…`: when that is spent, marks are shown as they were written.
+function isWorth(text) { return (effort -= text.length) > 0 ? false : undefined; } // false: as marked does it
+
+class Bounded extends Lexer {
+  inlineTokens(text, tokens = []) {
+    if (text.split(/\s/).every((word) => word.length < MAX_WORD)) return super.inlineTokens(text, tokens);
+    tokens.push({ type: "text", raw: text, text });
+    return tokens;
+  }
+}
 
 function escaped(text) { return text.replace(/[&<>"]/g, (one) => `&#${one.charCodeAt(0)};`); }
 
@@ -54,7 +68,8 @@ function blocksOf(text) {
 
 // The text's blocks, each with the blank lines behind it.
 function parsed(text) {
-  const tokens = marked.lexer(text);
+  effort = 50000 + 20 * text.length;
+  const tokens = new Bounded(marked.defaults).lex(text);
   const found = [];
   for (const token of tokens) {
     if (token.type === "space" && found.length) found.at(-1).raw += token.raw;

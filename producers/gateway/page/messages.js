@@ -4,7 +4,7 @@ import { copied } from "./code.js";
 import { $, h, say, signed } from "./dom.js";
 import { render } from "./markdown.js";
 import { current, emit, on, save, turnNode } from "./store.js";
-import { choose, nodeOf, path, remove } from "./tree.js";
+import { choose, nodeOf, path, remove, restore } from "./tree.js";
 import { CUTS } from "./words.js";
 
 const AT_ONCE = 8; // messages from the end whose Markdown is rendered before they are near
@@ -12,6 +12,7 @@ const AT_END = 80; // pixels from the end within which a growing answer is follo
 const drawn = new Map(); // node → its article, of the open conversation
 const folds = new WeakMap(); // node → which of its folded parts are open
 let waiting = null; // for a frame in which the grown answer is drawn
+let pause = 0; // milliseconds before it: what takes long is drawn less often
 
 const near = new IntersectionObserver((seen) => {
   for (const { target, isIntersecting } of seen) if (isIntersecting) { near.unobserve(target); target.fill(); }
@@ -95,12 +96,10 @@ function another(node) { answer(current(), nodeOf(current(), node.parent), { isA
 
 function drop(node) {
   const conversation = current();
-  const { nodes, chosen } = conversation;
-  conversation.chosen = { ...chosen };
-  remove(conversation, node);
+  const gone = remove(conversation, node);
   changed();
   $("text").focus();
-  say("Deleted.", () => { Object.assign(conversation, { nodes, chosen }); save(conversation); emit("opened"); });
+  say("Deleted.", () => { restore(conversation, gone); save(conversation); emit("opened"); });
 }
 
 // --- An answer that grows ---
@@ -160,7 +159,8 @@ export function toEnd() { $("messages").scrollTop = $("messages").scrollHeight; 
 
 on("grown", (conversation, node) => {
   if (waiting || conversation !== current()) return;
-  waiting = requestAnimationFrame(() => {
+  waiting = setTimeout(requestAnimationFrame, pause, () => {
+    const since = performance.now();
     waiting = null;
     const box = drawn.get(node);
     if (!box || conversation !== current()) return;
@@ -168,6 +168,7 @@ on("grown", (conversation, node) => {
     grow(node, box);
     showFacts(node, box);
     if (follows) toEnd();
+    pause = 3 * (performance.now() - since);
   });
 });
 on("begun", (conversation) => { if (conversation === current()) drawMessages(); });

@@ -8,9 +8,11 @@ const EARLIER = "turnpike"; // the one record of the page's first releases
 
 export const state = { conversations: [], current: null, model: "auto", key: "", thinking: {}, ...read(CHOICES) };
 const drafts = read(DRAFTS);
+export const running = new Map(); // conversation → how its answer is read here
 const listeners = new Map();
 const others = new BroadcastChannel("turnpike"); // the page in other tabs
 let database = null;
+let numWritten = 0;
 
 export function on(name, listener) {
   if (!listeners.has(name)) listeners.set(name, []);
@@ -67,6 +69,7 @@ export function drop(conversation) {
 
 function write(id, deed) {
   if (!database) return;
+  numWritten += 1;
   try {
     const conversations = table("readwrite");
     deed(conversations).onsuccess = () => others.postMessage(id);
@@ -81,14 +84,19 @@ function notKept(error) { say(`This browser does not keep it: ${error.message}. 
 // Another tab has changed or deleted it. Who reads an answer here has the better copy.
 async function hear(id) {
   if (!database) return;
+  const before = numWritten;
   const found = await done(table("readonly").get(id));
-  const at = state.conversations.findIndex((one) => one.id === id);
-  if (at >= 0 && state.conversations[at].turn) return;
-  if (at >= 0) state.conversations.splice(at, 1);
-  if (found) state.conversations.push(found);
+  if (numWritten !== before) return hear(id); // what was found may be older than what was changed here meanwhile
+  const there = state.conversations.find((one) => one.id === id);
+  if (running.has(there)) return;
+  const isOpen = there === current();
+  if (found && isOpen && document.hidden) found.isUnread = true; // drawn once it is seen
+  if (!found) state.conversations = state.conversations.filter((one) => one !== there);
+  else if (there) Object.assign(there, found); // whoever holds it, as an Undo, holds it on
+  else state.conversations.push(found);
   if (!state.conversations.length) state.conversations.push(fresh());
   sort();
-  emit(state.current === id || !found ? "opened" : "listed");
+  emit(isOpen && !(found && document.hidden) ? "opened" : "listed");
 }
 
 export function saveChoices() {

@@ -34,12 +34,30 @@ export function add(conversation, parent, role, content) {
 
 export function choose(conversation, node) { conversation.chosen[node.parent] = node.id; }
 
-// The message and all that came of it; its versions stay.
+// The message and all that came of it; its versions stay. What `restore` wants comes back.
 export function remove(conversation, node) {
   const gone = new Set([node.id]);
   for (const one of conversation.nodes) if (gone.has(one.parent)) gone.add(one.id); // parents come first
+  const found = { nodes: conversation.nodes.filter((one) => gone.has(one.id)), chosen: { [node.parent]: node.id } };
   conversation.nodes = conversation.nodes.filter((one) => !gone.has(one.id));
-  for (const id of [...gone, node.parent]) delete conversation.chosen[id];
+  for (const id of [...gone, node.parent]) {
+    if (conversation.chosen[id]) found.chosen[id] = conversation.chosen[id];
+    delete conversation.chosen[id];
+  }
+  return found;
+}
+
+// Beside what was said meanwhile, which stays; as far as what it was said to is still there.
+export function restore(conversation, { nodes, chosen }) {
+  const known = new Set([0, ...conversation.nodes.map((one) => one.id)]);
+  for (const node of nodes) {
+    if (known.has(node.id) || !known.has(node.parent)) continue;
+    known.add(node.id);
+    conversation.nodes.push(node);
+  }
+  conversation.nodes.sort((a, b) => a.id - b.id);
+  // An answer that comes just now stays in sight.
+  conversation.chosen = conversation.turn ? { ...chosen, ...conversation.chosen } : { ...conversation.chosen, ...chosen };
 }
 
 // What a turn says: the system prompt, and the messages down to that one. An answer without words is left out.

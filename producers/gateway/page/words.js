@@ -25,4 +25,4 @@ export function facts({ usage, timings, worker, node, celsius, is_throttled }) {
   return parts.join(" · ");
 }
 
-export const CUTS = { length: "cut at its limit of tokens", stopped: "stopped" };
+export const CUTS = { length: "cut at its limit of tokens", stopped: "stopped", lost: "cut" };
