@@ -7,13 +7,14 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from broker.messages.turns import FORBIDDEN, BiasedText, TokenId
+from broker.messages.turns import FORBIDDEN, TokenId
 from producers.gateway.errors import ApiError
 
 MAX_BIASES = 1024
+_Text = Annotated[str, Meta(max_length=256)]
 LogitBias = (
-    Annotated[dict[Annotated[str, Meta(max_length=256)], float | bool], Meta(max_length=MAX_BIASES)]
-    | Annotated[tuple[tuple[TokenId | BiasedText, float | bool], ...], Meta(max_length=MAX_BIASES)]
+    Annotated[dict[_Text, float | bool], Meta(max_length=MAX_BIASES)]
+    | Annotated[tuple[tuple[TokenId | _Text, float | bool], ...], Meta(max_length=MAX_BIASES)]
 )
 """An object of tokens' numbers, or pairs of a number or a text; a text stands for all tokens that it is made of, and
 false forbids."""

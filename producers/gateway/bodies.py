@@ -46,13 +46,13 @@ def part[T](value: Any, kind: type[T], place: str, unknown: list[str]) -> T:
         raise ApiError(400, message, param=param, code=wrong.code) from None
 
 
-def misfit(value: msgspec.Struct) -> ApiError | None:
-    """What who reads a struct that was made here would refuse of it, by its own field; None where nothing is."""
+def misfit(fields: Mapping[str, Any], kind: type[msgspec.Struct]) -> ApiError | None:
+    """What who reads a struct of these fields would refuse of it, by its own names; None where it is whole."""
     try:
-        built = msgspec.to_builtins(value)
-        msgspec.convert(built, type(value))
+        built = msgspec.to_builtins(fields)
+        msgspec.convert(built, kind)
     except msgspec.ValidationError as error:
-        return _refusal(str(error), built, type(value))
+        return _refusal(str(error), built, kind)
     except (ValueError, OverflowError, RecursionError, TypeError) as error:
         return ApiError(400, f"the request cannot be queued: {error}")
     return None

@@ -16,8 +16,8 @@ from producers.gateway.bodies import misfit
 from producers.gateway.dialect import NOTHING, Asked
 from producers.gateway.errors import ApiError, unsupported
 
-NOBODY = "nobody"
-"""Whose a turn is that is only looked at."""
+NOBODYS = {"id": "nobodys", "conversation": "nobodys"}
+"""Of a turn that is only looked at."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _left_out(all_asked: Sequence[Asked]) -> list[str]:
 def _check(asked: Asked) -> None:
     """Raises ApiError where no worker would understand the turn: it would only fill the dead letters."""
     try:
-        error = misfit(Turn(id=NOBODY, conversation=NOBODY, messages=asked.history, **asked.options))
+        error = misfit(NOBODYS | {"messages": asked.history} | asked.options, Turn)
     except InvalidMessage as refused:
         param = asked.param_of(refused.field)
         raise ApiError(400, f"{param}: {refused.reason}" if param else refused.reason, param=param or None) from None

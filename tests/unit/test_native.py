@@ -111,6 +111,24 @@ def test_several_answers_are_turns_of_their_own_seeds() -> None:
     ]
 
 
+def test_an_answer_tells_its_own_seed_also_a_random_one() -> None:
+    body = completion(["a", "b"], n=2)
+    told = body.writer("t", "m").whole([Finished(done()) for _ in range(4)])
+    assert [one["generation_settings"]["seed"] for one in told] == [one.sampling.seed for one in body.asked()]
+    assert completion().sampling.seed != completion().sampling.seed
+
+
+def test_of_many_answers_the_first_one_tells_a_long_grammar() -> None:
+    grammar = "root ::= " + '"a" ' * 10_000
+    body = completion(["x"] * 64, n=2, grammar=grammar)
+    told = body.writer("t", "m").whole([Finished(done()) for _ in range(128)])
+    assert told[0]["generation_settings"]["grammar"] == grammar
+    assert "grammar" not in told[1]["generation_settings"]
+    assert len(msgspec.json.encode(told)) < 400_000
+    (one,) = events(completion(grammar=grammar).writer("t", "m").end(0, done()))
+    assert one["generation_settings"]["grammar"] == grammar
+
+
 def test_what_a_request_leaves_open_is_as_llama_server_has_it() -> None:
     (asked,) = completion().asked()
     found = asked.sampling

@@ -20,9 +20,10 @@ from producers.gateway.naming import conversation_of
 from producers.gateway.ollama.answers import Writer
 from producers.gateway.ollama.errors import error_body, error_of
 from producers.gateway.ollama.memory import packed, unpacked
-from producers.gateway.ollama.options import MAX_TOKENS, MOST_TOKENS
+from producers.gateway.ollama.options import DEFAULTS
 from producers.gateway.ollama.requests import ChatRequest, GenerateRequest
 from producers.gateway.posted import posted
+from producers.gateway.sampling import MOST_TOKENS
 
 HI = {"role": "user", "content": "hi"}
 LAMP = {"type": "object", "properties": {"on": {"type": "boolean"}}}
@@ -33,7 +34,7 @@ def chat(messages: Any = (HI,), **more: Any) -> tuple[ChatRequest, list[str]]:
 
 
 def asked(messages: Any = (HI,), **more: Any) -> Asked:
-    (found,) = chat(messages, **more)[0].asked()
+    (found,), _ = Manners().kept(chat(messages, **more)[0].asked())
     return found
 
 
@@ -69,7 +70,7 @@ def test_an_answer_comes_in_pieces_unless_that_is_declined() -> None:
 def test_what_is_not_said_is_as_ollama_has_it() -> None:
     found = sampling()
     assert (found.temperature, found.top_k, found.top_p, found.min_p) == (0.8, 40, 0.9, 0.0)
-    assert (found.repeat_penalty, found.max_tokens, found.thinking) == (1.0, MAX_TOKENS, None)
+    assert (found.repeat_penalty, found.max_tokens, found.thinking) == (1.0, DEFAULTS.max_tokens, None)
     assert sampling().seed != sampling(seed=-1).seed
 
 
@@ -182,6 +183,11 @@ def test_results_are_matched_by_the_names_of_tools_and_by_ids_where_there_are_an
     assert [one.tool_call_id for one in history[2:]] == ["y", "x"]
     orphan = asked([HI, {"role": "tool", "content": "of nothing"}]).history[-1]
     assert orphan.tool_call_id
+
+
+def test_an_empty_answer_that_is_sent_back_asks_for_another() -> None:
+    assert asked([HI, {"role": "assistant", "content": " "}]).history == asked().history
+    assert asked([HI, {"role": "assistant", "content": "So"}]).history[-1].content == "So"
 
 
 def test_tools_are_offered_and_left_out() -> None:

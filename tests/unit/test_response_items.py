@@ -77,6 +77,12 @@ def test_functions_are_offered_and_chosen(more: dict[str, Any], names: list[str]
     assert ([one.name for one in offer.tools], offer.choice) == (names, choice)
 
 
+def test_an_empty_answer_that_is_sent_back_asks_for_another() -> None:
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": ""}]
+    (asked,) = request(input=said).asked()
+    assert asked.history == (Message("user", "hi"),)
+
+
 def test_a_gateway_that_leaves_tools_out_says_so() -> None:
     body = msgspec.json.encode({"input": "hi", "tools": [TOOL]})
     manners = Manners(leave_out_tools=True)

@@ -23,6 +23,7 @@ from producers.gateway.anthropic.blocks import (
     ToolResult,
     ToolUse,
 )
+from producers.gateway.endings import to_be_answered
 from producers.gateway.errors import ApiError
 
 _BLOCKS: dict[str, tuple[type, ...]] = {
@@ -95,14 +96,12 @@ def _texts(system: SystemText | None) -> list[str]:
 
 
 def history_of(system: SystemText | None, messages: Sequence[InputMessage]) -> tuple[Message, ...]:
-    """The conversation, the last message of which is to be answered, or gone on with where it is the assistant's. One
-    of the assistant's that says nothing is left out at its end. Raises ApiError."""
+    """The conversation, the last message of which is to be answered, or gone on with where it is the assistant's.
+    Raises ApiError."""
     given = [message for index, one in enumerate(messages) for message in one.messages(f"messages[{index}]")]
-    found = [*_joined(given)]
-    if len(found) > 1 and found[-1].role == "assistant" and not (found[-1].content.strip() or found[-1].tool_calls):
-        found.pop()
+    found = to_be_answered([*_joined(given)])
     text = system_text(system)
-    return (Message("system", text), *found) if text else tuple(found)
+    return (Message("system", text), *found) if text else found
 
 
 def _joined(messages: Iterable[Message]) -> Iterator[Message]:

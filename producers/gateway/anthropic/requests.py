@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from broker.errors import InvalidMessage
 from broker.messages import Message, Sampling
 from broker.messages.turns import Thinking
 from producers.gateway.anthropic.answers import CountWriter, Writer
@@ -16,12 +14,9 @@ from producers.gateway.anthropic.blocks import CacheControl, SystemText
 from producers.gateway.anthropic.history import InputMessage, billing_of, history_of
 from producers.gateway.anthropic.tools import Choice, ClientTool, param_of
 from producers.gateway.dialect import NOTHING, AnswerWriter, Asked, Offer
-from producers.gateway.errors import ApiError
+from producers.gateway.sampling import MAX_STOPS, MOST_TOKENS, Defaults, Share, Stop, sampling_of, stops_of
 
-MAX_TOKENS = 500
-MOST_TOKENS = 1_000_000
-"""What the wire takes; no context holds as many."""
-MAX_STOPS = 16
+DEFAULTS = Defaults(max_tokens=500)
 
 
 class ThinkingConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,11 +127,9 @@ class MessagesRequest(CountRequest, frozen=True, forbid_unknown_fields=True, kw_
 
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_p: Share | None = None
     top_k: Annotated[int, Meta(ge=-1)] | None = None
-    stop_sequences: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=MAX_STOPS)] | None = (
-        None
-    )
+    stop_sequences: Annotated[tuple[Stop, ...], Meta(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     metadata: Metadata | None = None
     service_tier: str | None = None
@@ -161,22 +154,18 @@ class MessagesRequest(CountRequest, frozen=True, forbid_unknown_fields=True, kw_
         return found.schema if found is not None else None
 
     def sampling(self) -> Sampling:
-        """How the API wants tokens chosen: by default with temperature 1 and a random seed. Raises ApiError."""
-        temperature = 1.0 if self.temperature is None else self.temperature
-        try:
-            return Sampling(
-                max_tokens=min(MAX_TOKENS if self.max_tokens is None else self.max_tokens, MOST_TOKENS),
-                temperature=temperature,
-                # No share of the probability at all is the likeliest token alone.
-                top_k=1 if self.top_p == 0 else min(max(0, self.top_k or 0), MOST_TOKENS),
-                top_p=self.top_p or 1.0,
-                seed=secrets.randbits(62),
-                stop=tuple(filter(None, self.stop_sequences or ())),
-                json_schema=self.schema,
-                thinking=super().sampling().thinking,
-            )
-        except InvalidMessage as error:
-            raise ApiError(400, str(error), param=param_of(error.field)) from None
+        """How the API wants tokens chosen, with a random seed. Raises ApiError."""
+        return sampling_of(
+            DEFAULTS,
+            limit=self.max_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            stop=stops_of(self.stop_sequences),
+            json_schema=self.schema,
+            thinking=super().sampling().thinking,
+            param_of=param_of,
+        )
 
     def asked(self) -> Sequence[Asked]:
         """The turn. Raises ApiError."""

@@ -21,6 +21,8 @@ from producers.gateway.rendering import spelled
 from producers.gateway.timings import Course, progress_of, timings
 
 EMPTY = Chunk(0, 0, "")
+LONG = ("grammar", "json_schema", "logit_bias")
+"""Of settings."""
 NO_SLOT = -1
 """Which of a worker's slots has a turn is its own business, and changes."""
 
@@ -31,6 +33,9 @@ class Asking:
 
     prompts: Sequence[str]
     settings: dict[str, Any]
+    """`generation_settings` of the first answer."""
+    num_answers: int = 1
+    """Of each prompt."""
     has_tokens: bool = False
     """Told with each answer."""
     has_timings: bool = False
@@ -39,6 +44,12 @@ class Asking:
     """The only ones that are wanted, where there are any: `a/b` is `b` of `a`."""
     is_list: bool = False
     """More than one answer: a list of them, where it is no stream."""
+
+    def settings_of(self, index: int) -> dict[str, Any]:
+        """Of one answer, with its own seed. What may be long the first one tells for all: of a hundred answers each
+        would repeat a whole grammar."""
+        told = self.settings | {"seed": self.settings["seed"] + index % self.num_answers}
+        return told if index == 0 else {name: value for name, value in told.items() if name not in LONG}
 
 
 class Writer:
@@ -144,7 +155,7 @@ class Writer:
             "model": self._model,
             "tokens_predicted": usage.completion_tokens,
             "tokens_evaluated": usage.prompt_tokens,
-            "generation_settings": self._asking.settings,
+            "generation_settings": self._asking.settings_of(index),
             "prompt": self._asking.prompts[index],
             "has_new_line": "\n" in done.text,
             "truncated": is_at_limit and not 0 <= limit <= usage.completion_tokens,

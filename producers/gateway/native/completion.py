@@ -16,9 +16,8 @@ from producers.gateway.errors import ApiError
 from producers.gateway.native.answers import Asking, Writer
 from producers.gateway.native.sampling import Chosen, settings_of
 from producers.gateway.rendering import prompt_of
+from producers.gateway.sampling import NumAnswers, counted_up
 
-MAX_ANSWERS = 8
-"""Of one prompt."""
 MAX_PROMPTS = 64
 
 Mixed = tuple[int | str, ...]
@@ -31,14 +30,14 @@ class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
     include_usage: bool | None = None
 
 
-class Answered(Chosen, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Answered(Chosen, frozen=True, dict=True, forbid_unknown_fields=True, kw_only=True):
     """What bodies of completions and of infills have in common."""
 
     model: Annotated[str, Meta(max_length=256)] = ""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Meta(ge=1, le=MAX_ANSWERS)] | None = None
-    n_cmpl: Annotated[int, Meta(ge=1, le=MAX_ANSWERS)] | None = None
+    n: NumAnswers | None = None
+    n_cmpl: NumAnswers | None = None
     return_tokens: bool | None = None
     return_progress: bool | None = None
     timings_per_token: bool | None = None
@@ -79,12 +78,18 @@ class Answered(Chosen, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """Of each prompt."""
         return self.n_cmpl or self.n or 1
 
-    def asking(self, sampling: Sampling, prompts: Sequence[str], *, is_list: bool) -> Asking:
+    @property
+    def samplings(self) -> Sequence[Sampling]:
+        """That of each answer to one prompt. Raises ApiError."""
+        return counted_up(self.sampling, self.num_answers)
+
+    def asking(self, prompts: Sequence[str], *, is_list: bool) -> Asking:
         """What an answer says of its request."""
         return Asking(
             prompts=prompts,
+            num_answers=self.num_answers,
             settings=settings_of(
-                sampling,
+                self.sampling,
                 is_streamed=self.is_streamed,
                 limit=self.limit,
                 more={
@@ -99,7 +104,7 @@ class Answered(Chosen, frozen=True, forbid_unknown_fields=True, kw_only=True):
         )
 
 
-class CompletionBody(Answered, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CompletionBody(Answered, frozen=True, dict=True, forbid_unknown_fields=True, kw_only=True):
     """A prompt, or several, without the model's template."""
 
     prompt: str | tuple[Any, ...] | dict[str, Any]
@@ -115,9 +120,8 @@ class CompletionBody(Answered, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def asked(self) -> Sequence[Asked]:
         """So many answers to each prompt as are wanted. Raises ApiError."""
-        samplings = self.samplings(self.num_answers)
         found = [
-            asked_of(prompt, sampling, self.progress) for prompt in self.prompts()[0] for sampling in samplings
+            asked_of(prompt, sampling, self.progress) for prompt in self.prompts()[0] for sampling in self.samplings
         ]
         return [*found, *map(prompt_of, found)] if self.tells_prompts else found
 
@@ -131,7 +135,7 @@ class CompletionBody(Answered, frozen=True, forbid_unknown_fields=True, kw_only=
         prompts, is_list = self.prompts()
         texts = ["".join(map(str, one)) if isinstance(one, tuple) else one for one in prompts]
         texts = [one for one in texts for _ in range(self.num_answers)]
-        asking = self.asking(self.samplings(1)[0], texts, is_list=is_list or len(texts) > 1)
+        asking = self.asking(texts, is_list=is_list or len(texts) > 1)
         return Writer(model, asking, tells_prompts=self.tells_prompts)
 
 

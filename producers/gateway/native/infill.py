@@ -22,7 +22,7 @@ class Snippet(Struct, frozen=True, forbid_unknown_fields=True):
     filename: str | None = None
 
 
-class InfillBody(Answered, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class InfillBody(Answered, frozen=True, dict=True, forbid_unknown_fields=True, kw_only=True):
     """The texts around the gap; `prompt` is what is there of what belongs into it."""
 
     input_prefix: str
@@ -35,10 +35,9 @@ class InfillBody(Answered, frozen=True, forbid_unknown_fields=True, kw_only=True
         history = (Message("user", self.input_prefix + self.prompt),)
         files = tuple((one.filename or NO_NAME, one.text) for one in self.input_extra)
         more = {"suffix": self.input_suffix, "files": files} | self.progress
-        samplings = self.samplings(self.num_answers)
-        return [Asked(history, sampling, is_raw=True, more=more) for sampling in samplings]
+        return [Asked(history, sampling, is_raw=True, more=more) for sampling in self.samplings]
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of the answers."""
         prompts = [self.input_prefix + self.prompt] * self.num_answers
-        return Writer(model, self.asking(self.samplings(1)[0], prompts, is_list=len(prompts) > 1))
+        return Writer(model, self.asking(prompts, is_list=len(prompts) > 1))

@@ -6,27 +6,24 @@ The defaults are llama-server's. What its other samplers would do is not done: a
 
 from __future__ import annotations
 
+import functools
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from broker.errors import InvalidMessage
 from broker.messages import Sampling
+from broker.messages.turns import FORBIDDEN
+from producers.gateway.biases import LogitBias, biases_of
 from producers.gateway.bodies import ANY_VALUE, Harmless
-from producers.gateway.errors import ApiError
+from producers.gateway.sampling import MAX_TOP_LOGPROBS, Defaults, sampling_of, stops_of
 
-MOST_TOKENS = 1_000_000
-"""What the wire takes; no context holds as many."""
-MOST_LOGPROBS = 20
-FORBIDDEN = -1e9
-"""A bias of a token that is never chosen."""
 UNSIGNED = 2**32
 """llama-server's seeds are 32 bits."""
 
-DEFAULTS: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
-"""llama-server's own, where a request does not say; the penalties are off."""
+DEFAULTS = Defaults(max_tokens=-1, temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
+"""llama-server's own."""
 OFF: dict[str, Any] = {
     "dynatemp_range": 0.0,
     "dynatemp_exponent": 1.0,
@@ -79,7 +76,7 @@ SAMPLERS = ["penalties", "top_k", "top_p", "min_p", "temperature"]
 """Those that there are, in their order."""
 
 
-class Chosen(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Chosen(Struct, frozen=True, dict=True, forbid_unknown_fields=True, kw_only=True):
     """The part of a body that says it."""
 
     n_predict: Annotated[int, Meta(ge=-1)] | None = None
@@ -92,7 +89,7 @@ class Chosen(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     repeat_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: dict[str, float | bool] | tuple[tuple[int | str, float | bool], ...] | None = None
+    logit_bias: LogitBias | None = None
     seed: int | None = None
     stop: str | tuple[str, ...] | None = None
     ignore_eos: bool | None = None
@@ -113,52 +110,33 @@ class Chosen(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         given = (self.n_predict, self.max_completion_tokens, self.max_tokens)
         return next((one for one in given if one is not None), -1)
 
-    def samplings(self, num_answers: int) -> list[Sampling]:
-        """That of each answer: seeds count up. Raises ApiError."""
-        seed = secrets.randbits(31) if self.seed is None or self.seed < 0 else self.seed % UNSIGNED
-        stops = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
-        limit = self.limit
-        found: dict[str, Any] = {
-            "max_tokens": MOST_TOKENS if limit < 0 else min(max(1, limit), MOST_TOKENS),
-            "temperature": max(0.0, _or(self.temperature, DEFAULTS["temperature"])),
-            "top_k": min(max(0, _or(self.top_k, DEFAULTS["top_k"])), MOST_TOKENS),
-            "top_p": min(1.0, _or(self.top_p, DEFAULTS["top_p"])),
-            "min_p": min(1.0, max(0.0, _or(self.min_p, DEFAULTS["min_p"]))),
-            "repeat_penalty": _or(self.repeat_penalty, 1.0),
-            "presence_penalty": _or(self.presence_penalty, 0.0),
-            "frequency_penalty": _or(self.frequency_penalty, 0.0),
-            "logit_bias": biases(self.logit_bias or ()),
-            "stop": tuple(one for one in stops if one),
-            "ignore_eos": bool(self.ignore_eos),
-            "grammar": (self.grammar or None) if self.json_schema is None or self.grammar else None,
-            "json_schema": (self.json_schema or {"type": "object"}) if self._is_by_schema else None,
-            "logprobs": min(self.num_probs, MOST_LOGPROBS) or None,
-        }
-        if found["top_p"] <= 0:  # no share of the probability at all is the likeliest token alone
-            found |= {"top_p": 1.0, "top_k": 1}
-        try:
-            return [Sampling(**found, seed=seed + place) for place in range(num_answers)]
-        except InvalidMessage as error:
-            field = error.field.removeprefix("sampling.")
-            raise ApiError(400, f"{field}: {error.reason}", param=field) from None
+    @functools.cached_property
+    def sampling(self) -> Sampling:
+        """That of the first answer, always the same, as a random seed is told with the answer. Raises ApiError."""
+        seed = self.seed % UNSIGNED if self.seed is not None and self.seed >= 0 else secrets.randbits(31)
+        return sampling_of(
+            DEFAULTS,
+            limit=self.limit,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repeat_penalty=self.repeat_penalty,
+            seed=seed,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=biases_of(self.logit_bias),
+            stop=stops_of(self.stop),
+            ignore_eos=bool(self.ignore_eos),
+            grammar=self.grammar or None,
+            json_schema=(self.json_schema or {"type": "object"}) if self._is_by_schema else None,
+            logprobs=min(self.num_probs, MAX_TOP_LOGPROBS) or None,
+        )
 
     @property
     def _is_by_schema(self) -> bool:
         """A grammar beside a schema is the one that counts, as in llama-server."""
         return self.json_schema is not None and not self.grammar
-
-
-def biases(
-    given: Mapping[str, float | bool] | Sequence[tuple[int | str, float | bool]],
-) -> tuple[tuple[int | str, float], ...]:
-    """As the queue has them: a token's number, or a text for all that it is made of; false forbids."""
-    pairs: list[tuple[int | str, float | bool]] = []
-    if isinstance(given, Mapping):
-        pairs = [(int(of) if of.isascii() and of.isdecimal() else of, bias) for of, bias in given.items()]
-    else:
-        pairs = [*given]
-    wanted = [(of, bias) for of, bias in pairs if of != "" and bias is not True]
-    return tuple((of, FORBIDDEN if bias is False else float(bias)) for of, bias in wanted)
 
 
 def settings_of(sampling: Sampling, *, is_streamed: bool, limit: int, more: dict[str, Any]) -> dict[str, Any]:
@@ -185,7 +163,3 @@ def settings_of(sampling: Sampling, *, is_streamed: bool, limit: int, more: dict
         "samplers": SAMPLERS,
     }
     return found | more
-
-
-def _or[T](value: T | None, default: T) -> T:
-    return default if value is None else value

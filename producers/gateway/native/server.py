@@ -6,18 +6,18 @@ from typing import Any
 
 from starlette.responses import Response
 
-from broker.messages import Sampling
 from producers.gateway.errors import ApiError
 from producers.gateway.models import Listed
 from producers.gateway.native.sampling import DEFAULTS, settings_of
 from producers.gateway.responses import json_response
+from producers.gateway.sampling import sampling_of
 from producers.gateway.visits import Visit
 
 
 async def props(visit: Visit) -> Response:
     """`GET /props`: of the model that `?model=` names, or of the first one that is served."""
     one = await _model(visit)
-    settings = settings_of(Sampling(**DEFAULTS), is_streamed=True, limit=-1, more={})
+    settings = settings_of(sampling_of(DEFAULTS, seed=0), is_streamed=True, limit=-1, more={})
     found: dict[str, Any] = {
         "default_generation_settings": {"id_task": -1, "n_ctx": one.num_ctx or 0, "params": settings},
         "total_slots": _num_slots(one),

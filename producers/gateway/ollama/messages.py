@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 
 from broker.messages import Message, Tool, ToolCall
 from broker.messages.tools import MAX_CALLS, CallId, ToolName
+from producers.gateway.endings import to_be_answered
 from producers.gateway.errors import ApiError
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
@@ -104,7 +105,7 @@ def history_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
                 found.append(Message("system", content))
             case _:
                 found.append(Message("user", content))
-    return tuple(found)
+    return to_be_answered(found)
 
 
 def _answered(message: ChatMessage, open_calls: list[ToolCall]) -> str | None:

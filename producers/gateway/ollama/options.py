@@ -3,24 +3,27 @@ Pure."""
 
 from __future__ import annotations
 
-import secrets
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
 from broker.messages import Sampling
 from producers.gateway.errors import ApiError
+from producers.gateway.ollama.errors import FIELDS
+from producers.gateway.sampling import (
+    Defaults,
+    Penalty,
+    RepeatPenalty,
+    Share,
+    Stop,
+    Temperature,
+    sampling_of,
+    stops_of,
+)
 
-MAX_TOKENS = 2048
-"""Where nobody says how many. Ollama would go on for ever; here an answer's tokens are reserved of the context that all
+DEFAULTS = Defaults(max_tokens=2048, temperature=0.8, top_k=40, top_p=0.9)
+"""Ollama's own, but for the tokens: it would go on for ever; here an answer's are reserved of the context that all
 turns share."""
-MOST_TOKENS = 1_000_000
-MAX_STOPS = 16
-TEMPERATURE, TOP_K, TOP_P = 0.8, 40, 0.9
-"""Ollama's own defaults."""
-
-Stop = Annotated[str, Meta(max_length=256)]
-"""An empty one stops nothing."""
 
 ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
     "num_keep": (0, 4, -1),
@@ -81,13 +84,13 @@ class Options(NotDone, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     num_predict: Annotated[int, Meta(ge=-2)] | None = None
     """-1 and -2: as many as the context holds."""
-    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
+    temperature: Temperature | None = None
     top_k: int | None = None
     top_p: Annotated[float, Meta(ge=0)] | None = None
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    repeat_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
-    presence_penalty: Annotated[float, Meta(ge=-100, le=100)] | None = None
-    frequency_penalty: Annotated[float, Meta(ge=-100, le=100)] | None = None
+    min_p: Share | None = None
+    repeat_penalty: RepeatPenalty | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
     seed: int | None = None
     stop: Stop | tuple[Stop, ...] | None = None
 
@@ -96,39 +99,26 @@ class Options(NotDone, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if self.num_predict == 0:
             message = "options.num_predict: must be at least 1, or -1 for as many as the context holds"
             raise ApiError(400, message, param="options.num_predict")
-        if len(self.stops) > MAX_STOPS:
-            raise ApiError(400, f"options.stop: must have at most {MAX_STOPS} entries", param="options.stop")
-
-    @property
-    def limit(self) -> int:
-        """Of the answer's tokens."""
-        if self.num_predict is None:
-            return MAX_TOKENS
-        return MOST_TOKENS if self.num_predict < 0 else min(self.num_predict, MOST_TOKENS)
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """The texts that end an answer."""
-        found = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
-        return tuple(one for one in found if one)
 
     def sampling(self, **more: Any) -> Sampling:
-        """How tokens are to be chosen, with Ollama's defaults for what is not said."""
-        top_p = TOP_P if self.top_p is None else min(self.top_p, 1.0)
-        top_k = TOP_K if self.top_k is None else min(max(0, self.top_k), MOST_TOKENS)
-        temperature = TEMPERATURE if self.temperature is None else self.temperature
-        seed = self.seed if self.seed is not None and self.seed >= 0 else secrets.randbits(62)
-        return Sampling(
-            max_tokens=self.limit,
-            temperature=temperature,
-            # No share of the probability at all is the likeliest token alone.
-            top_k=1 if top_p == 0 else top_k,
-            top_p=top_p or 1.0,
-            min_p=self.min_p or 0.0,
-            repeat_penalty=1.0 if self.repeat_penalty is None else self.repeat_penalty,
-            seed=seed % 2**63,
-            stop=self.stops,
+        """How tokens are to be chosen. Raises ApiError."""
+        return sampling_of(
+            DEFAULTS,
+            limit=self.num_predict,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repeat_penalty=self.repeat_penalty,
+            seed=None if self.seed is None or self.seed < 0 else self.seed,
+            stop=stops_of(self.stop),
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
+            param_of=param_of,
             **more,
         )
+
+
+def param_of(field: str) -> str:
+    """The request's name of a turn's field."""
+    return FIELDS.get(field) or field.replace("sampling.", "options.", 1)

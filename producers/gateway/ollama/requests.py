@@ -18,9 +18,9 @@ from producers.gateway.errors import ApiError
 from producers.gateway.ollama.answers import Writer
 from producers.gateway.ollama.memory import unpacked
 from producers.gateway.ollama.messages import ChatMessage, OfferedTool, history_of, no_images
-from producers.gateway.ollama.options import Options
+from producers.gateway.ollama.options import Options, param_of
+from producers.gateway.sampling import NumLogprobs
 
-MAX_TOP_LOGPROBS = 20
 NO_OPTIONS = Options()
 
 ModelName = Annotated[str, Meta(max_length=256)]
@@ -39,7 +39,7 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     truncate: bool | None = None
     shift: bool | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    top_logprobs: NumLogprobs | None = None
 
     @property
     def is_streamed(self) -> bool:
@@ -119,7 +119,7 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
         """The turn; none where nothing is asked. Raises ApiError."""
         if self.asks_nothing:
             return ()
-        return (Asked(history_of(self.messages), self._sampling(), offer=self.offer),)
+        return (Asked(history_of(self.messages), self._sampling(), offer=self.offer, param_of=param_of),)
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of its answer."""
@@ -172,8 +172,8 @@ class GenerateRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=T
             return ()
         prompt, sampling = (Message("user", self.prompt),), self._sampling()
         if self.suffix:
-            return (Asked(prompt, sampling, is_raw=True, more={"suffix": self.suffix}),)
-        return (Asked(prompt if self.raw else self._history, sampling, is_raw=self.raw),)
+            return (Asked(prompt, sampling, is_raw=True, more={"suffix": self.suffix}, param_of=param_of),)
+        return (Asked(prompt if self.raw else self._history, sampling, is_raw=self.raw, param_of=param_of),)
 
     def writer(self, turn: str, model: str) -> Writer:
         """Of its answer."""

@@ -10,17 +10,18 @@ from msgspec import Meta
 from broker.messages import Message
 from broker.messages.turns import Thinking
 from producers.gateway.dialect import NOTHING, Asked, Offer
+from producers.gateway.endings import to_be_answered
 from producers.gateway.errors import ApiError, unsupported
 from producers.gateway.openai.answers import Writer
 from producers.gateway.openai.chat_messages import ChatMessage
 from producers.gateway.openai.formats import ResponseFormat
-from producers.gateway.openai.requests import MAX_TOP_LOGPROBS, MOST_TOKENS, Common
+from producers.gateway.openai.requests import Common
 from producers.gateway.openai.tools import Choice, FunctionTool, choice_of, param_of
 from producers.gateway.rendering import prompt_of
+from producers.gateway.sampling import MOST_TOKENS, NumLogprobs
 
 ThoughtTokens = Annotated[int, Meta(ge=-1, le=MOST_TOKENS)]
 """-1 is as many as the model likes."""
-NumLogprobs = Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
@@ -93,14 +94,8 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     @property
     def history(self) -> tuple[Message, ...]:
-        """The chat, the last message of which is to be answered. An assistant's that say nothing are left out at its
-        end: there are clients that send an empty answer back, to get another."""
-        found = [one.message for one in self.messages]
-        while (
-            len(found) > 1 and found[-1].role == "assistant" and not (found[-1].content.strip() or found[-1].tool_calls)
-        ):
-            found.pop()
-        return tuple(found)
+        """The chat, the last message of which is to be answered, or gone on with."""
+        return to_be_answered([one.message for one in self.messages])
 
     @property
     def schema(self) -> dict[str, Any] | None:

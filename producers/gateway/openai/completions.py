@@ -12,10 +12,10 @@ from broker.messages.turns import TokenId
 from producers.gateway.dialect import Asked
 from producers.gateway.errors import ApiError, unsupported
 from producers.gateway.openai.answers import Writer
-from producers.gateway.openai.requests import MAX_TOP_LOGPROBS, Common
+from producers.gateway.openai.requests import Common
+from producers.gateway.sampling import NumLogprobs
 
 MAX_PROMPTS = 128
-NumLogprobs = Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)]
 Tokens = Annotated[tuple[TokenId | str, ...], Meta(min_length=1)]
 """A prompt of tokens, or of texts and tokens."""
 

@@ -7,37 +7,32 @@ without it. Beside the API's own fields some are known that other servers for lo
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta, Struct
 
-from broker.errors import InvalidMessage
 from broker.messages import Sampling
 from broker.messages.turns import Thinking
+from producers.gateway.biases import LogitBias, biases_of
 from producers.gateway.errors import ApiError, unsupported
-from producers.gateway.openai.biases import LogitBias, biases_of
 from producers.gateway.openai.fields import REFUSED
 from producers.gateway.openai.formats import StreamOptions
-from producers.gateway.openai.tools import param_of
+from producers.gateway.sampling import (
+    Defaults,
+    Limit,
+    NumAnswers,
+    Penalty,
+    RepeatPenalty,
+    Share,
+    Stop,
+    Temperature,
+    counted_up,
+    sampling_of,
+    stops_of,
+)
 
-MAX_TOKENS = 500
-MOST_TOKENS = 1_000_000
-"""What the wire takes; no context holds as many."""
-MAX_TOP_LOGPROBS = 20
-MAX_STOPS = 16
-MAX_ANSWERS = 8
-"""Of one prompt."""
-
-Stop = Annotated[str, Meta(max_length=256)]
-"""An empty one stops nothing."""
-Limit = Annotated[int, Meta(ge=-1)]
-"""Of tokens; -1 is as many as the context holds, and so is what no context holds."""
-Penalty = Annotated[float, Meta(ge=-100, le=100)]
-RepeatPenalty = Annotated[float, Meta(gt=0, le=100)]
-NumAnswers = Annotated[int, Meta(ge=1, le=MAX_ANSWERS)]
+DEFAULTS = Defaults(max_tokens=500)
 
 
 class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -50,10 +45,10 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_tokens: Limit | None = None
     max_completion_tokens: Limit | None = None
     n_predict: Limit | None = None
-    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
-    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    temperature: Temperature | None = None
+    top_p: Share | None = None
     top_k: Annotated[int, Meta(ge=-1)] | None = None
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    min_p: Share | None = None
     repeat_penalty: RepeatPenalty | None = None
     repetition_penalty: RepeatPenalty | None = None
     presence_penalty: Penalty | None = None
@@ -83,15 +78,6 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         options = self.stream_options
         if options is not None and (options.include_usage or options.continuous_usage_stats) and not self.stream:
             raise ApiError(400, "stream_options is for streams only", param="stream_options")
-        biases_of(self.logit_bias)
-        if len(self.stops) > MAX_STOPS:
-            raise ApiError(400, f"stop: must have at most {MAX_STOPS} entries", param="stop")
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """The texts that end an answer."""
-        found = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
-        return tuple(one for one in found if one)
 
     @property
     def wants_usage(self) -> bool:
@@ -156,40 +142,27 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return self.json_schema
 
     def samplings(self) -> Sequence[Sampling]:
-        """That of each answer: seeds count up. Raises ApiError."""
-        first = self.sampling()
-        seeds = [(first.seed + place) % 2**63 for place in range(self.num_answers)]
-        return [msgspec.structs.replace(first, seed=seed) for seed in seeds]
+        """That of each answer. Raises ApiError."""
+        return counted_up(self.sampling(), self.num_answers)
 
     def sampling(self) -> Sampling:
-        """How the API wants tokens chosen: by default with temperature 1 and a random seed. Raises ApiError."""
-        seed = self.seed if self.seed is not None and self.seed != -1 else secrets.randbits(62)
-        repeat_penalty = self.repeat_penalty if self.repeat_penalty is not None else self.repetition_penalty
-        try:
-            return Sampling(
-                max_tokens=_max_tokens(self.limit),
-                temperature=1.0 if self.temperature is None else self.temperature,
-                # No share of the probability at all is the likeliest token alone.
-                top_k=1 if self.top_p == 0 else min(max(0, self.top_k or 0), MOST_TOKENS),
-                top_p=self.top_p or 1.0,
-                min_p=self.min_p or 0.0,
-                repeat_penalty=repeat_penalty if repeat_penalty is not None else 1.0,
-                presence_penalty=self.presence_penalty or 0.0,
-                frequency_penalty=self.frequency_penalty or 0.0,
-                logit_bias=biases_of(self.logit_bias),
-                seed=seed % 2**63,
-                stop=self.stops,
-                ignore_eos=bool(self.ignore_eos),
-                grammar=self.grammar or None,
-                json_schema=self.schema,
-                logprobs=self.num_logprobs,
-                thinking=self.thinking,
-            )
-        except InvalidMessage as error:
-            raise ApiError(400, str(error), param=param_of(error.field)) from None
-
-
-def _max_tokens(limit: int | None) -> int:
-    if limit is None:
-        return MAX_TOKENS
-    return MOST_TOKENS if limit < 0 else min(max(limit, 1), MOST_TOKENS)
+        """How the API wants tokens chosen. Raises ApiError."""
+        return sampling_of(
+            DEFAULTS,
+            limit=self.limit,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repeat_penalty=self.repeat_penalty if self.repeat_penalty is not None else self.repetition_penalty,
+            seed=None if self.seed == -1 else self.seed,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=biases_of(self.logit_bias),
+            stop=stops_of(self.stop),
+            ignore_eos=bool(self.ignore_eos),
+            grammar=self.grammar or None,
+            json_schema=self.schema,
+            logprobs=self.num_logprobs,
+            thinking=self.thinking,
+        )

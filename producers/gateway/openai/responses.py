@@ -14,13 +14,14 @@ from broker.messages import Done, Message, NamedTool, Sampling, ToolChoice
 from broker.messages.turns import Thinking
 from producers.gateway.bodies import part
 from producers.gateway.dialect import NOTHING, Asked, Offer, plain_name
+from producers.gateway.endings import to_be_answered
 from producers.gateway.errors import ApiError, unsupported
-from producers.gateway.openai.chat import NumLogprobs
-from producers.gateway.openai.requests import Common, Limit
+from producers.gateway.openai.requests import Common
 from producers.gateway.openai.response_config import FunctionTool, ReasoningConfig, TextConfig
 from producers.gateway.openai.response_items import checked, items_of, messages_of
 from producers.gateway.openai.response_writer import FIELDS, ResponseWriter
 from producers.gateway.rendering import PromptWriter
+from producers.gateway.sampling import Limit, NumLogprobs
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -208,7 +209,7 @@ class Continued:
     def asked(self) -> Sequence[Asked]:
         """One answer. Raises ApiError."""
         first = (Message("system", self.request.instructions),) if self.request.instructions else ()
-        history = (*first, *self.messages)
+        history = to_be_answered((*first, *self.messages))
         checked(history)
         kwargs, offer = self.request.chat_template_kwargs or None, self.request.offer
         return [
