@@ -37,7 +37,7 @@ from producers.gateway.openapi import document
 from producers.gateway.origins import Doorkeeper, Origins
 from producers.gateway.page_files import PageFiles
 from producers.gateway.places import Places
-from producers.gateway.posted import posted
+from producers.gateway.posted import posted, shown
 from producers.gateway.responses import Endpoint, Handle, HeaderRoute, json_response, not_found
 from producers.gateway.seen import Seen
 from producers.gateway.turns import Turns
@@ -172,7 +172,10 @@ class Gateway:
             client = self._clients.of(self._account(request)) if plain.needs_key else None
             body = await body_of(request.headers, request.receive)
             visit = Visit(request, body, client, self._version, self._is_strict, self._models, self._seen)
-            await (await plain.handle(visit))(request.scope, receive, send)
+            answer = await plain.handle(visit)
+            if visit.ignored:
+                answer.headers["turnpike-ignored"] = ", ".join(shown(visit.ignored))
+            await answer(request.scope, receive, send)
 
         return handle
 

@@ -10,10 +10,12 @@ import pytest
 from broker import codec
 from broker.conversations import next_name
 from broker.messages import Message, NamedTool, Tool, ToolCall, Turn
-from producers.gateway.dialect import Offer
+from producers.gateway.dialect import Asked, Offer
 from producers.gateway.dialects import all_dialects
 from producers.gateway.errors import ApiError
+from producers.gateway.manners import Manners
 from producers.gateway.openai.chat import ChatRequest
+from producers.gateway.posted import posted
 from tests.unit.test_dialect import CALL, HI, chat, named, request, tool
 
 
@@ -133,29 +135,33 @@ COUNTED = {
 """Where a prompt is counted, or shown, and where the same body has its turn."""
 
 
+TURNED = {path: turned for one in all_dialects() for path, turned in one.turns.items()}
+
+
+def kept(path: str, body: Any, *, leave_out_tools: bool) -> tuple[Asked, list[str]]:
+    """The one turn that a gateway makes of a body, and what it ignores."""
+    request, _ = posted(msgspec.json.encode(body), TURNED[path].kind, TURNED[path].harmless)
+    (asked,), ignored = Manners(leave_out_tools=leave_out_tools).kept(request.asked())
+    return asked, ignored
+
+
 @pytest.mark.parametrize(("path", "turn", "body"), [(path, *of) for path, of in COUNTED.items()])
 @pytest.mark.parametrize("leave_out_tools", [False, True])
 def test_what_is_counted_is_what_the_turn_costs(path: str, turn: str, body: Any, leave_out_tools: bool) -> None:
     """With tools or, where a gateway leaves them out, without."""
-    turns = {of: turned for one in all_dialects(leave_out_tools=leave_out_tools) for of, turned in one.turns.items()}
-    asked = []
-    for one in (path, turn):
-        request, ignored = posted(msgspec.json.encode(body), turns[one].kind, turns[one].harmless)
-        assert ("tools" in ignored) is leave_out_tools
-        asked += request.asked()
-    counted, answered = asked
+    (counted, ignored), (answered, _) = (kept(one, body, leave_out_tools=leave_out_tools) for one in (path, turn))
     assert (counted.history, counted.offer) == (answered.history, answered.offer)
     assert (counted.sampling.thinking, counted.template_kwargs) == (
         answered.sampling.thinking,
         answered.template_kwargs,
     )
     assert [one.name for one in counted.offer.tools] == ([] if leave_out_tools else ["lamp"])
+    assert ignored == (["tools"] if leave_out_tools else [])
 
 
 @pytest.mark.parametrize(("path", "body"), [(path, body) for path, (_, body) in COUNTED.items()])
 def test_a_count_that_demands_a_call_is_refused_as_its_turn_is_where_tools_are_left_out(path: str, body: Any) -> None:
-    turns = {of: turned for one in all_dialects(leave_out_tools=True) for of, turned in one.turns.items()}
     choice = {"type": "any"} if "messages" in path else "required"
     with pytest.raises(ApiError) as caught:
-        posted(msgspec.json.encode(body | {"tool_choice": choice}), turns[path].kind)
+        kept(path, body | {"tool_choice": choice}, leave_out_tools=True)
     assert caught.value.param == "tool_choice"

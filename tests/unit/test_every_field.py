@@ -20,6 +20,7 @@ from producers.gateway.bodies import Harmless
 from producers.gateway.dialect import Finished, Turned
 from producers.gateway.dialects import all_dialects
 from producers.gateway.errors import ApiError
+from producers.gateway.manners import Manners
 from producers.gateway.native.completion import CompletionBody
 from producers.gateway.native.infill import InfillBody
 from producers.gateway.ollama.embeddings import EmbeddingsRequest, EmbedRequest
@@ -31,10 +32,10 @@ Path = tuple[str, ...]
 
 TURNED: dict[type, Turned] = {
     turned.kind: turned  # type: ignore[misc]
-    for one in (*all_dialects(), *all_dialects(leave_out_tools=True))
+    for one in all_dialects()
     for turned in one.turns.values()
 }
-KINDS = [kind for kind in TURNED if not any(word in kind.__name__ for word in ("Count", "Template", "WithoutTools"))]
+KINDS = [kind for kind in TURNED if not any(word in kind.__name__ for word in ("Count", "Template"))]
 USER = {"role": "user", "content": "hello"}
 OTHER = {"role": "user", "content": "other"}
 LAMP = {"name": "lamp", "parameters": {"type": "object"}}
@@ -77,9 +78,6 @@ TAKEN = {
     "content.type": "a text is one by any of its names",
     "tool_calls.index": "calls come in their order",
     "json_schema.name": "a label",
-    "format.name": "a label",
-    "previous_response_id": "the store's (tests/integration/test_responses.py)",
-    "function.index": "calls come in their order",
 }
 """Fields, by the ends of their paths, that ask for what is done in any case, and why."""
 TAKEN_OF = {
@@ -224,7 +222,7 @@ def outcome(kind: type, body: Any, harmless: dict[str, Harmless]) -> tuple[Any, 
         request, ignored = posted(msgspec.json.encode(body), kind, harmless)
         if hasattr(request, "going_on_from"):
             request = request.going_on_from(())
-        asked = request.asked()
+        asked, _ = Manners().kept(request.asked())
         writer = request.writer("t", "m")
         finished = [Finished(DONE, LOGPROBS)] * len(asked)
         told: Any = [writer.whole(finished)]
@@ -316,7 +314,7 @@ def test_what_is_said_to_ask_for_nothing_more_is_a_field_that_makes_no_differenc
         assert any(one is kind and name.startswith(beginning) for one, name in found), kind
 
 
-def test_counts_and_gateways_without_tools_take_the_fields_of_the_turn_itself() -> None:
+def test_counts_take_the_fields_of_the_turn_itself() -> None:
     """What of them makes a difference to a prompt is the turn's to know."""
     for kind in set(TURNED) - set(KINDS):
         own = {field.encode_name for field in inspect.type_info(kind).fields}  # type: ignore[attr-defined]
