@@ -194,7 +194,10 @@ async def test_a_response_whose_reader_leaves_is_kept_as_it_ends(
     start_worker: StartWorker, start_gateway: StartGateway, *, stream: bool, is_detached: bool
 ) -> None:
     """Whole, where the turn goes on without its reader; else as far as it came, and cancelled."""
-    engine = FakeEngine(answer="All is well. " * 9)
+    # What is to be stopped goes on for longer than it takes to be.
+    engine = (
+        FakeEngine(answer="All is well. " * 9) if is_detached else FakeEngine(answer="All. " * 99, step_seconds=0.02)
+    )
     engine.gate.clear()
     headers = {"Turnpike-Detached": "1"} if is_detached else {}
     body = {"model": "m", "input": "hello there", "stream": stream, "user": "who"}
