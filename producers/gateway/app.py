@@ -38,7 +38,7 @@ from producers.gateway.origins import Doorkeeper, Origins
 from producers.gateway.page_files import PageFiles
 from producers.gateway.places import Places
 from producers.gateway.posted import posted, shown
-from producers.gateway.responses import Endpoint, Handle, HeaderRoute, json_response, not_found
+from producers.gateway.responses import Endpoint, Handle, HeaderRoute, Straight, json_response, not_found
 from producers.gateway.seen import Seen
 from producers.gateway.turns import Turns
 from producers.gateway.visits import Visit
@@ -103,7 +103,9 @@ class Gateway:
             *self._page.routes(),
         ]
         missing = not_found(lambda path: nearest(self._dialects, path).error_body)
-        return Doorkeeper(Starlette(routes=routes, exception_handlers={404: missing, 405: missing}), self._origins)
+        others = Starlette(routes=routes, exception_handlers={404: missing, 405: missing})
+        posts = {route.path: route.app for route in spoken if route.methods == {"POST"} and not route.param_convertors}
+        return Doorkeeper(Straight(posts, others), self._origins)
 
     async def look(self) -> None:
         """Keeps what is known of the workers, and sends what was measured, until it is cancelled."""

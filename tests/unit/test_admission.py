@@ -27,6 +27,7 @@ from tests.turn_fakes import (
 from workers.engine.events import LoopSnapshot
 from workers.kv.fetcher import Offer
 from workers.prompts.history import History
+from workers.prompts.rendered import Rendered
 from workers.turns.admission import Admission, Admitted
 from workers.turns.jobs import ROOM_TOKENS, JobMaker, Overflow
 from workers.turns.outcomes import Dead, Over
@@ -35,6 +36,16 @@ from workers.turns.understanding import Understood
 
 MEASURED = LoopSnapshot(prefill_tokens_per_second=100.0, decode_tokens_per_second=10.0)
 DONE = Done("stop", "", (), Usage(1, 0, 0), Timings(0, 0, 0), "w0")
+
+
+class CountingRenderer(FakeRenderer):
+    """Notes how often it is asked."""
+
+    num_rendered = 0
+
+    async def render(self, messages: tuple[Message, ...], *more: Any) -> Rendered:
+        self.num_rendered += 1
+        return await super().render(messages, *more)
 
 
 class Desk:
@@ -52,7 +63,8 @@ class Desk:
         self.store = FakeTurnStore()
         self.peers = FakePeers(offer)
         self.recent = RecentTurns()
-        self.history = History(FakeRenderer(), FakeVocabulary())
+        self.renderer = CountingRenderer()
+        self.history = History(self.renderer, FakeVocabulary())
         jobs = JobMaker(self.history, NoGrammars(), max_tokens, overflow)
         engine = FakeEnginePort(snapshot)
         self.admission = Admission(
@@ -224,6 +236,19 @@ async def test_a_long_conversation_loses_its_oldest_turns_where_that_is_wanted()
     assert work.notes.num_dropped == len(long_conversation()) - 1 - kept > 0
     # As few as it takes: with the turn that was dropped last it would not fit.
     assert len(found.job.prompt) + 2 * 213 > 1024 - ROOM_TOKENS
+
+
+@pytest.mark.parametrize("num_turns", [*range(1, 20), 3000])
+async def test_the_turns_to_leave_out_are_found_by_few_renderings(num_turns: int) -> None:
+    desk = Desk(max_tokens=1024, overflow="drop")
+    turns = (Message("user", "x" * 50), Message("assistant", "y" * 50)) * num_turns
+    work = work_of(turn_of(messages=(Message("system", "be brief"), *turns, Message("user", "last"))))
+    found = await desk.admission.admit(work)
+    assert isinstance(found, Admitted)
+    size, head = 2 * 50 + len("user: \nassistant: \n"), 1 + len("system: be brief\nuser: last\nassistant: ")
+    num_kept = num_turns if head + num_turns * size < 1024 else (1024 - ROOM_TOKENS - 1 - head) // size
+    assert (work.notes.num_dropped, len(found.job.prompt)) == (2 * (num_turns - num_kept), head + num_kept * size)
+    assert desk.renderer.num_rendered <= 1 + 2 * num_turns.bit_length()
 
 
 async def test_a_long_conversation_is_refused_whole_where_it_is_not() -> None:

@@ -42,12 +42,24 @@ class Prompt:
     """Positions in the tokens that other conversations, or this one, come back to; empty where nobody asks for them."""
 
 
-def without_oldest(messages: tuple[Message, ...]) -> tuple[Message, ...] | None:
-    """A conversation without its oldest turn: what is said at its beginning by `system` stays. None when only the last
-    turn is left."""
-    begin = next((index for index, one in enumerate(messages) if one.role != "system"), len(messages))
-    users = [index for index in range(begin + 1, len(messages)) if messages[index].role == "user"]
-    return (*messages[:begin], *messages[users[0] :]) if users else None
+class Shortened:
+    """A conversation without its oldest turns: what is said at its beginning by `system` stays, and so does the last
+    turn."""
+
+    def __init__(self, messages: tuple[Message, ...]) -> None:
+        self._messages = messages
+        is_said = (index for index, one in enumerate(messages) if one.role != "system")
+        self._begin = next(is_said, len(messages))
+        self._users = [index for index in range(self._begin + 1, len(messages)) if messages[index].role == "user"]
+
+    @property
+    def num_turns(self) -> int:
+        """How many can be left out."""
+        return len(self._users)
+
+    def without(self, num_turns: int) -> tuple[Message, ...]:
+        """What is left without so many of them, 1 or more."""
+        return (*self._messages[: self._begin], *self._messages[self._users[num_turns - 1] :])
 
 
 def _num_told_anew(remembered: Remembered, num_messages: int) -> int:

@@ -12,7 +12,7 @@ from broker.messages import Sampling, Turn
 from broker.priorities import BATCH
 from workers.engine.events import Job
 from workers.prompts.begun import begun, schema_holds
-from workers.prompts.history import History, Prompt, without_oldest
+from workers.prompts.history import History, Prompt, Shortened
 from workers.prompts.off_loop import off_loop, size_of
 from workers.turns.answer_reader import ALL_TEXT, AnswerReaders
 from workers.turns.holding import Holding
@@ -111,20 +111,39 @@ class JobMaker:
 
     async def _prompt(self, work: Work) -> Prompt:
         """The turn's prompt, without its oldest turns where it is too long and the setting says so."""
-        turn, client, limit = work.turn, work.address.client, self._max_tokens
-        prompt = await self._history.prompt(client, turn)
-        while len(prompt.tokens) >= limit - (ROOM_TOKENS if work.notes.num_dropped else 0):
-            shorter = without_oldest(turn.messages) if self._overflow == "drop" and not turn.raw else None
-            if shorter is None:
-                if len(prompt.tokens) < limit:
-                    break  # the last turn fits, if without room to spare
-                raise TurnRejected(
-                    "prompt_too_long", f"messages: {len(prompt.tokens)} tokens, and the context holds {limit}"
-                )
-            work.notes.dropped(len(turn.messages) - len(shorter))
-            turn = msgspec.structs.replace(turn, messages=shorter)
-            prompt = await self._history.prompt(client, turn)
+        turn, limit = work.turn, self._max_tokens
+        prompt = await self._history.prompt(work.address.client, turn)
+        if len(prompt.tokens) >= limit and self._overflow == "drop" and not turn.raw:
+            prompt = await self._shortened(work, prompt)
+        if len(prompt.tokens) >= limit:
+            detail = f"messages: {len(prompt.tokens)} tokens, and the context holds {limit}"
+            raise TurnRejected("prompt_too_long", detail)
         return prompt
+
+    async def _shortened(self, work: Work, whole: Prompt) -> Prompt:
+        """Without as few of the oldest turns as leave room for an answer, or all that can go. Looked for in strides and
+        then between them, as each look is a rendering of what is left: a conversation may have thousands of turns."""
+        turn, shortened, prompt = work.turn, Shortened(work.turn.messages), whole
+
+        async def without(num_turns: int) -> Prompt:
+            left = msgspec.structs.replace(turn, messages=shortened.without(num_turns))
+            return await self._history.prompt(work.address.client, left)
+
+        too_few, enough = 0, min(1, shortened.num_turns)
+        while too_few < enough and not self._leaves_room(prompt := await without(enough)):
+            too_few, enough = enough, min(2 * enough, shortened.num_turns)
+        while enough - too_few > 1:
+            shorter = await without(middle := (too_few + enough) // 2)
+            if self._leaves_room(shorter):
+                enough, prompt = middle, shorter
+            else:
+                too_few = middle
+        if enough:
+            work.notes.dropped(len(turn.messages) - len(shortened.without(enough)))
+        return prompt
+
+    def _leaves_room(self, prompt: Prompt) -> bool:
+        return len(prompt.tokens) < self._max_tokens - ROOM_TOKENS
 
     def _continuations(self, turn: Turn, prompt: Prompt) -> tuple[tuple[tuple[int, ...], int], ...]:
         found = []

@@ -74,7 +74,7 @@ class TurnLife(ABC):
                 await self.settlement.settle(delivery, Faulted(error))
         finally:
             if is_aside(delivery.subject):
-                self.recent.num_aside += 1
+                self.recent.took_no_slot()
             else:
                 self.recent.took(time.perf_counter() - started)
 

@@ -39,6 +39,10 @@ class RecentTurns:
         self.longest_seconds = max(seconds, (1 - _FORGETTING) * self.longest_seconds)
         self.num_settled += 1
 
+    def took_no_slot(self) -> None:
+        """A delivery was settled that no other had to wait for."""
+        self.num_aside += 1
+
     @property
     def longest_expected_seconds(self) -> float | None:
         """What the longest one may take: that of a few is longer than the longest of them. None before the first."""
