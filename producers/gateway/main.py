@@ -47,7 +47,7 @@ async def serve(address: Address, options: GatewaySettings, version: str, stop: 
         version=version,
         leave_out_tools=options.leave_out_tools,
         is_strict=options.strict,
-        origins=Origins(options.origins, keys.are_wanted, is_private),
+        origins=Origins(options.origins, keys.are_wanted, (*hosts, *options.hosts)),
         thinking=options.thinking,
         has_page=not options.without_page,
         has_slots=not options.without_slots,
