@@ -10,8 +10,8 @@ from producers.gateway.openai.dialect import OpenAi
 
 
 def all_dialects(*, num_clients: int = 1, has_slots: bool = True) -> tuple[Dialect, ...]:
-    """Made anew: what one keeps is of its gateway. `num_clients` share the room for answers that are kept; without slots
-    llama-server's tells of none."""
+    """Made anew: what one keeps is of its gateway. `num_clients` share the room for answers that are kept; without
+    slots llama-server's tells of none."""
     return OpenAi(num_clients=num_clients), Anthropic(), Ollama(), Native(has_slots=has_slots)
 
 
