@@ -29,7 +29,11 @@ class EmbeddingsRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     is_streamed = False
     conversation = None
-    ignored = ()
+
+    @property
+    def ignored(self) -> Sequence[str]:
+        """Vectors are of no conversation."""
+        return ("user",) if self.user else ()
 
     def check(self) -> None:
         """Nothing that is understood must be refused."""
