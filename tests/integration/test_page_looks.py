@@ -23,6 +23,10 @@ from tests.support import ROOT
 
 AXE = ROOT / "tests/axe/node_modules/axe-core/axe.min.js"
 PHONE = {"width": 390, "height": 844}
+AT_END = """() => {
+    const { scrollHeight, scrollTop, clientHeight } = document.querySelector("#messages");
+    return scrollTop > 0 && scrollHeight - scrollTop - clientHeight < 2;
+}"""
 RICH = """# Heat
 
 Node 7 is *hot*, see [the log](https://example.org/log).
@@ -197,7 +201,8 @@ async def test_a_whole_answer_is_told_aloud_once_and_no_piece_of_it(
 async def test_many_conversations_fit_a_phone_and_a_line_can_be_begun_there(
     page: Page, start_worker: StartWorker, start_gateway: StartGateway
 ) -> None:
-    async with start_worker(FakeEngine(answer=RICH + f"\n\n{'wide' * 60}\n\n`{'code' * 60}`")), start_gateway() as url:
+    answer = RICH + f"\n\n{'wide' * 60}\n\n`{'code' * 60}`\n\n{'| words ' * 9}|\n{'|---' * 9}|\n{'| words ' * 9}|\n"
+    async with start_worker(FakeEngine(answer=answer)), start_gateway() as url:
         await page.set_viewport_size({"width": 360, "height": 640})
         await visit(page, url)
         for number in range(9):
@@ -207,6 +212,9 @@ async def test_many_conversations_fit_a_phone_and_a_line_can_be_begun_there(
         await ended(page)
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert await page.evaluate("document.querySelector('#messages').scrollWidth <= innerWidth")
+        assert await page.locator(".text td").last.evaluate("(cell) => cell.clientHeight") < 50  # no word is broken
+        await again(page)
+        await page.wait_for_function(AT_END)
         for name in ("Send", "New line", "Conversations"):
             box = await button(page, name).bounding_box()
             assert box is not None
