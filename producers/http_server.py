@@ -180,7 +180,8 @@ class _Server(uvicorn.Server):
 def listen(host: str, port: int) -> socket.socket:
     """Raises TurnpikeError in one line for what is wrong with the address."""
     try:
-        listening = socket.create_server((host, port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family)
     except OSError as error:
         raise TurnpikeError(f"{host}:{port}: {error.strerror}") from None
     # Inherited by connections. asyncio sets it where a socket's protocol is named, which create_server leaves out;
