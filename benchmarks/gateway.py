@@ -1,10 +1,13 @@
 """What does the gateway add, in each dialect? Time to first token against our own client, many streams at once, memory
 over requests.
 
-A worker whose engine computes nothing, an embedder that is none, one gateway process a dialect: what is measured is the
-way. Requests are streamed as the dialect's own clients stream them, with what those leave out left out (a response is
-stored). For memory 16 are in flight, the first token is asked for one by one, by our client and through the gateway in
-turns. Twelve minutes on two cores; `--requests 200 --pairs 10` for a first look.
+A worker whose engine computes nothing and an embedder that is none in a process of their own, one gateway process a
+dialect: what is measured is the way. Requests are streamed as the dialect's own clients stream them, with what those
+leave out left out (a response is stored). What reads over HTTP does no more than that: what a client adds is not the
+gateway's. For memory 16 are in flight, the first token is asked for one by one, by our client and through the gateway
+in turns. Two things are told of that: the difference of the percentiles, and the percentiles of the differences of
+pairs, whose p99 is also of what else the machine did to one of a pair. Twelve minutes on two cores; `--requests 200
+--pairs 10` for a first look.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,29 +23,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import httpx2
 import psutil
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.gateway_dialects import DIALECTS, MODEL, SLOW, VECTORS, Asked, Came
-from benchmarks.harness import Row, gateway, keep
-from broker.accounts import LOCAL, WORKER
+from benchmarks.gateway_workers import NUM_STREAMS, SHORT, STREAM_TOKENS
+from benchmarks.harness import ROOT, Row, gateway, keep
+from benchmarks.http_reader import HttpReader
+from broker.accounts import LOCAL, WORKER, write_credentials
 from broker.client import Client
-from broker.connection import connect
+from broker.process import spawn, terminate
 from broker.server import EmbeddedServer
-from tests.embedding_fakes import FakeEmbedder, embedding_worker
-from tests.fakes import FakeEngine, fake_worker
-from workers.worker_options import WorkerOptions
 
 NUM_PAIRS = 300
 NUM_WARM = 20
-NUM_STREAMS = 200
 NUM_REQUESTS = 10_000
 NUM_LOOKS = 10
 IN_FLIGHT = 16
-STREAM_TOKENS = 60
-SHORT = "abcd"
+SHARES = (0.5, 0.99)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class Figures:
         for name, share, target in (("p50", 0.5, 3.0), ("p99", 0.99, 10.0)):
             through, ours, added = (at(found, share) * 1000 for found in (self.through, self.ours, self.added))
             question = f"{self.name}: time to first token through the gateway − by our own client, {name}, ms"
-            rows.append(Row(question, f"{through:.2f}", f"{ours:.2f}", added, target, True))
+            rows.append(Row(question, f"{through:.2f}", f"{ours:.2f}", through - ours, target, True))
+            rows.append(Row(f"{self.name}: … {name} of the differences of pairs, ms", "", "", added, target, True))
         last, middle = max(self.ends), statistics.median(self.ends)
         question = f"{self.name}: {len(self.ends)} streams at once: the last one's end ÷ the median's"
         rows.append(Row(question, f"{last:.1f} s", f"{middle:.1f} s", last / middle, 2.0, True))
@@ -96,54 +97,27 @@ def at(values: Sequence[float], share: float) -> float:
 
 
 @asynccontextmanager
-async def working(server: EmbeddedServer, model: str, engine: FakeEngine) -> AsyncIterator[None]:
-    """A worker of that engine."""
-    nc = await connect(server.address(WORKER), name=f"w-{model}")
-    worker = fake_worker(
-        nc, engine, WorkerOptions(name=f"w-{model}", model=model, coalesce_seconds=0, pull_seconds=0.2)
-    )
-    stop = asyncio.Event()
-    serving = asyncio.create_task(worker.run(stop))
-    await worker.is_serving.wait()
-    try:
-        yield
-    finally:
-        stop.set()
-        await serving
-        await nc.close()
-
-
-@asynccontextmanager
-async def running(
-    engine: FakeEngine, slow: FakeEngine | None = None, embedder: FakeEmbedder | None = None
-) -> AsyncIterator[tuple[Client, httpx2.AsyncClient, psutil.Process]]:
-    """A broker, a worker of each, and a gateway process."""
+async def running() -> AsyncIterator[tuple[Client, HttpReader, psutil.Process]]:
+    """A broker, a process of workers, and a gateway process."""
     async with AsyncExitStack() as stack:
-        folder = stack.enter_context(TemporaryDirectory(prefix="turnpike-bench-"))
-        server = await stack.enter_async_context(EmbeddedServer(Path(folder)))
-        engines = {MODEL: engine} | ({SLOW: slow} if slow is not None else {})
-        await server.ensure([*engines, *([VECTORS] if embedder is not None else [])])
-        for model, one in engines.items():
-            await stack.enter_async_context(working(server, model, one))
-        if embedder is not None:
-            await stack.enter_async_context(embedding_worker(server, embedder, name="w-e", model=VECTORS))
-        url, process = await stack.enter_async_context(gateway(server))
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="turnpike-bench-")))
+        server = await stack.enter_async_context(EmbeddedServer(folder / "store"))
+        await server.ensure([MODEL, SLOW, VECTORS])
+        credentials = folder / "worker.credentials"
+        write_credentials(credentials, server.address(WORKER))
+        command = [sys.executable, "-m", "benchmarks.gateway_workers", str(credentials)]
+        stack.push_async_callback(terminate, await spawn(command, env={"PYTHONPATH": str(ROOT)}))
         client = await stack.enter_async_context(Client(server.address(LOCAL)))
-        limits = httpx2.Limits(max_connections=NUM_STREAMS + 10, max_keepalive_connections=NUM_STREAMS)
-        http = await stack.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=120, limits=limits))
+        async with asyncio.timeout(60):
+            while len(await client.workers()) < 3:
+                pass
+        url, process = await stack.enter_async_context(gateway(server))
+        http = HttpReader(url)
+        stack.callback(http.close)
         yield client, http, psutil.Process(process.pid)
 
 
-@asynccontextmanager
-async def running_for_all() -> AsyncIterator[tuple[Client, httpx2.AsyncClient, psutil.Process]]:
-    """With a worker that has a slot for each of many streams, so that it is the gateway that may starve one."""
-    slow = FakeEngine(num_slots=NUM_STREAMS, num_ctx=100_000, answer="x" * STREAM_TOKENS, step_seconds=0.02)
-    slow.max_batch_outputs = NUM_STREAMS
-    async with running(FakeEngine(answer=SHORT), slow, FakeEmbedder(max_text_tokens=512, max_batch_tokens=512)) as all_:
-        yield all_
-
-
-async def memory(dialect: Asked, http: httpx2.AsyncClient, process: psutil.Process, num_requests: int) -> list[float]:
+async def memory(dialect: Asked, http: HttpReader, process: psutil.Process, num_requests: int) -> list[float]:
     """Of the gateway's process, each tenth of the requests, a few at once."""
     numbers = iter(range(1, num_requests + 1))
     seen: list[float] = []
@@ -159,9 +133,7 @@ async def memory(dialect: Asked, http: httpx2.AsyncClient, process: psutil.Proce
     return seen
 
 
-async def pairs(
-    dialect: Asked, client: Client, http: httpx2.AsyncClient, num_pairs: int
-) -> tuple[list[float], list[float]]:
+async def pairs(dialect: Asked, client: Client, http: HttpReader, num_pairs: int) -> tuple[list[float], list[float]]:
     """Seconds to the first token by our client and through the gateway, one by one, so that what else the machine does
     falls on both; each is the first of every other pair."""
     ours: list[float] = []
@@ -190,7 +162,7 @@ async def at_once(ask: Callable[[int], Awaitable[Came]]) -> tuple[list[float], l
 
 async def measured(dialect: Asked, num_requests: int, num_pairs: int) -> Figures:
     """Memory first, while the process is young."""
-    async with running_for_all() as (client, http, process):
+    async with running() as (client, http, process):
         seen = await memory(dialect, http, process, num_requests)
         ours, through = await pairs(dialect, client, http, num_pairs)
         ours_at_once, ours_ends = await at_once(
@@ -204,19 +176,29 @@ async def measured(dialect: Asked, num_requests: int, num_pairs: int) -> Figures
 def show(all_figures: Sequence[Figures]) -> None:
     """One row a dialect."""
     table = Table(title="the gateway, by our client / through it; p50 and p99 in ms")
-    for name in ("dialect", "TTFT ours", "through", "added", f"{NUM_STREAMS} streams", "longest TTFT"):
+    for name in (
+        "dialect",
+        "TTFT ours",
+        "through",
+        "difference",
+        "pairs differ by",
+        f"{NUM_STREAMS} streams",
+        "longest TTFT",
+    ):
         table.add_column(name)
     num = all_figures[0].num_requests
     for name in (f"MiB at {num // NUM_LOOKS:,}", f"at {num:,}", "KiB / 1,000"):
         table.add_column(name, justify="right")
     for one in all_figures:
-        times = [
-            f"{at(found, 0.5) * 1000:.2f}, {at(found, 0.99) * 1000:.2f}" for found in (one.ours, one.through, one.added)
-        ]
+        ours, through, pairs_differ = (
+            [at(found, share) * 1000 for share in SHARES] for found in (one.ours, one.through, one.added)
+        )
+        differences = [late - early for early, late in zip(ours, through, strict=True)]
+        told = [", ".join(f"{value:.2f}" for value in found) for found in (ours, through, differences, pairs_differ)]
         took = f"{one.ours_took:.1f} / {max(one.ends):.1f} s"
         longest = f"{max(one.ours_at_once):.2f} / {max(one.through_at_once):.2f} s"
         grown = (f"{one.memory[0]:.1f}", f"{one.memory[-1]:.1f}", f"{one.slope:+.0f}")
-        table.add_row(one.name, *times, took, longest, *grown)
+        table.add_row(one.name, *told, took, longest, *grown)
     Console(width=160).print(table)
 
 

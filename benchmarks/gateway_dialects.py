@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx2
-
+from benchmarks.http_reader import HttpReader
 from broker.client import Client
 from broker.messages import Message, Sampling
 from broker.priorities import DEFAULT_PRIORITY
@@ -49,18 +48,17 @@ class Spoken:
         """The body."""
         return {"model": model, "stream": True, **self.asked(text), **self.limit(max_tokens)}
 
-    async def ask(self, http: httpx2.AsyncClient, model: str, text: str, max_tokens: int) -> Came:
+    async def ask(self, http: HttpReader, model: str, text: str, max_tokens: int) -> Came:
         """Through the gateway, read to its end."""
         body = self.request(model, text, max_tokens)
         began_at = time.perf_counter()
         first: float | None = None
         num = 0
-        async with http.stream("POST", self.path, json=body, headers=self.headers) as answer:
-            assert answer.status_code == 200, (await answer.aread()).decode()
-            async for line in answer.aiter_lines():
-                if not line.startswith(self.mark + "{"):
-                    continue
-                if piece := self.text(json.loads(line[len(self.mark) :])):
+        rest, mark = b"", self.mark.encode() + b"{"
+        async for part in http.post(self.path, body, self.headers):
+            *lines, rest = (rest + part).split(b"\n")
+            for line in lines:
+                if line.startswith(mark) and (piece := self.text(json.loads(line[len(mark) - 1 :]))):
                     first = first if first is not None else time.perf_counter() - began_at
                     num += len(piece)
         assert first is not None
@@ -86,12 +84,11 @@ class Embedded:
     name: str = "embeddings"
     path: str = "/v1/embeddings"
 
-    async def ask(self, http: httpx2.AsyncClient, model: str, text: str, max_tokens: int) -> Came:
+    async def ask(self, http: HttpReader, model: str, text: str, max_tokens: int) -> Came:
         """Through the gateway; a vector, whatever the number of tokens, and the model is that of vectors."""
         began_at = time.perf_counter()
-        answer = await http.post(self.path, json={"model": VECTORS, "input": text})
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["data"][0]["embedding"]
+        whole = b"".join([part async for part in http.post(self.path, {"model": VECTORS, "input": text})])
+        assert json.loads(whole)["data"][0]["embedding"]
         return Came(time.perf_counter() - began_at, max_tokens)
 
     async def ask_ourselves(self, client: Client, model: str, text: str, max_tokens: int) -> Came:

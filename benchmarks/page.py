@@ -11,7 +11,6 @@ from playwright.async_api import Browser, FilePayload, async_playwright
 
 from benchmarks.gateway import running
 from benchmarks.harness import Row, show
-from tests.fakes import FakeEngine
 from tests.pages import CHROMIUM
 
 NUM_VISITS = 15
@@ -69,10 +68,9 @@ async def opening(browser: Browser, url: str) -> float:
 
 async def measure() -> list[Row]:
     """All three."""
-    engine = FakeEngine(answer="```python\ndef mean(values):\n    return sum(values)\n```\n")
-    async with running(engine) as (_, http, _), async_playwright() as playwright:
+    async with running() as (_, http, _), async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        url = str(http.base_url)
+        url = http.url
         paints, num_bytes = await visits(browser, url)
         opened = await opening(browser, url)
         await browser.close()

@@ -123,8 +123,8 @@ async def measure(path: Path, *, num_ctx: int, num_slots: int, park_bytes: int, 
     repacked = round(sum(size for name, size in buffers.items() if "REPACK" in name or "AMX" in name))
     flags: list[str | int | float] = ["--num-ctx", num_ctx, "--num-slots", num_slots, "--park-bytes", park_bytes]
     flags += ["--threads", threads or max(1, CORES - 1)]
-    # A batch is as full, and has as many rows of logits, on a machine that is busy and gets little done in a second: the
-    # memory of what no step computed is never touched.
+    # A batch is as full, and has as many rows of logits, on a machine that is busy and gets little done in a second:
+    # the memory of what no step computed is never touched.
     flags += ["--step-budget-seconds", 60]
     async with system(*flags, model_file=path) as running:
         at_rest = sum(resident(running.worker.pid)) - repacked

@@ -17,6 +17,8 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.protocol.command import unsub_cmd
 
+from broker.waiting import Bell
+
 MAX_READ_AT_ONCE = 64
 """Messages, until others have their turn: a reader that catches up is not to hold up the whole process."""
 
@@ -37,11 +39,7 @@ class Mailbox:
         self._num_bytes = 0
         self._num_read_at_once = 0
         self._subscription: Subscription | None = None
-        self._reader: asyncio.Future[None] | None = None
-        self._waits_until = 0.0
-        """By the loop's clock: the reader."""
-        self._timer: asyncio.TimerHandle | None = None
-        """Made anew once it has gone off and not for each wait, of which most end long before."""
+        self._bell = Bell()
 
     @classmethod
     async def subscribed(cls, nc: NatsConnection, subject: str, *, max_messages: int, max_bytes: int) -> Self:
@@ -64,71 +62,43 @@ class Mailbox:
             return
         self._messages.append(message)
         self._num_bytes += size
-        self._wake()
+        self._bell.ring()
 
     def cancel(self) -> None:
         """Takes nats-py's word that the connection is closed for good."""
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        self._bell.ring()
 
     async def next_msg(self, timeout: float) -> Msg:
         """The next message; raises TimeoutError where none came within so many seconds, and ConnectionClosedError where
         none will come any more."""
         if not self._messages:
             self._num_read_at_once = 0
-            await self._wait(timeout)
+            if not self._is_over:
+                await self._bell.rung(timeout)
         elif self._num_read_at_once < MAX_READ_AT_ONCE:
             self._num_read_at_once += 1
         else:
             self._num_read_at_once = 0
             await asyncio.sleep(0)
         if not self._messages:
-            is_over = self._nc.is_closed or self._subscription is None
-            raise nats.errors.ConnectionClosedError if is_over else nats.errors.TimeoutError
+            raise nats.errors.ConnectionClosedError if self._is_over else nats.errors.TimeoutError
         message = self._messages.popleft()
         self._num_bytes -= len(message.data)
         return message
 
-    async def _wait(self, timeout: float) -> None:
-        if self._nc.is_closed or self._subscription is None:
-            return
-        loop = asyncio.get_running_loop()
-        self._reader = reader = loop.create_future()
-        self._waits_until = loop.time() + timeout
-        if self._timer is None or self._timer.when() > self._waits_until:
-            self._set_timer(loop)
-        try:
-            await reader
-        finally:
-            if self._reader is reader:
-                self._reader = None
-
-    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = loop.call_at(self._waits_until, self._time_is_up, loop)
-
-    def _time_is_up(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
-        if self._reader is None:
-            return
-        if loop.time() < self._waits_until:  # a later wait's
-            self._set_timer(loop)
-        else:
-            self._wake()
+    @property
+    def _is_over(self) -> bool:
+        """Whether nothing more will come."""
+        return self._nc.is_closed or self._subscription is None
 
     async def unsubscribe(self) -> None:
         """No more of it is wanted. The server hears of it with what is sent next, at the latest the next ping: a write
         of its own for each turn would cost more than what may still come."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._bell.close()
         if self._subscription is None:
             return
         subscription, self._subscription = self._subscription, None
-        self._wake()  # nobody is to wait for what cannot come
+        self._bell.ring()  # nobody is to wait for what cannot come
         self._nc._remove_sub(subscription._id)
         if self._nc.is_connected:
             await self._nc._send_command(unsub_cmd(subscription._id, 0))

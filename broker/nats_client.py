@@ -37,6 +37,18 @@ _STATUS_LINE = b"NATS/1.0 "
 """With which headers begin that say how a request went; those of a stored message never do."""
 _FIRST_LINE = len(b"NATS/1.0\r\n")
 _STATUS = ("Status", "Description")
+_USUAL = frozenset(
+    (
+        "Content-Type",
+        "Nats-Last-Sequence",
+        "Nats-Msg-Id",
+        "Nats-Sequence",
+        "Nats-Stream",
+        "Nats-Subject",
+        "Nats-Time-Stamp",
+    )
+)
+"""Which need not be looked at closely: nearly all names in the messages of an answer."""
 _BLANK = " \t\n\r\v\f"
 
 
@@ -101,8 +113,11 @@ def _own_headers(headers: bytes) -> dict[str, str] | None:
     found = {}
     for line in headers.decode("utf-8", "replace").split("\r\n"):
         name, colon, value = line.partition(":")
-        name = name.strip(_BLANK)
-        if colon and name.isascii() and "".join(name.split()) == name and name not in _STATUS:
+        if name not in _USUAL:
+            name = name.strip(_BLANK)
+            if not (name.isascii() and "".join(name.split()) == name and name not in _STATUS):
+                continue
+        if colon:
             found[name] = value.strip(_BLANK)
     return found or None
 

@@ -7,24 +7,33 @@ import contextlib
 import socket
 from collections.abc import Iterator, Sequence
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from broker.errors import TurnpikeError
 
 HEAD_SECONDS = 10.0
 """For a request's head to arrive, from the connection on."""
 MAX_HEAD_BYTES = 16 * 1024
+"""Of a head that is not whole, and of whatever else is no body."""
+MAX_PIPELINED = 16
+"""Requests of one connection that wait for others to be answered."""
 GRACE_SECONDS = 5
 
 
-class Patient(H11Protocol):
+class Patient(HttpToolsProtocol):
     """Half a head is not waited for without end: so many connections would be all that there are. Nor do those that
     ask for nothing keep out those that do: where there are too many, the one that was quiet longest is closed."""
 
     _giving_up: asyncio.TimerHandle | None = None
     _heard_at = 0.0
+    _answering: RequestResponseCycle | None = None
+    """Of the requests that came one behind the other, the one whose turn it is."""
+    _num_idle_bytes = 0
+    """That came since a head ended, or a part of a body came."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Makes room for the connection, and begins to wait for a request's head."""
@@ -44,21 +53,68 @@ class Patient(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Waits no longer once a request is being answered."""
+        if self.transport.is_closing():  # what was refused is not read on
+            return
         self._heard_at = self.loop.time()
-        super().data_received(data)
+        self._num_idle_bytes += len(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
+        if self._num_idle_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The request's head is too long.")
         if self._is_answering:
             self._forgive()
         elif self._giving_up is None:
             self._wait()
 
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            # Java's client offers HTTP/2 with each request. It is not taken up, but llhttp reads no body behind one:
+            # the request is read again without the offer.
+            head = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+            head += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+            self.parser = httptools.HttpRequestParser(self)
+            self._feed(b"\r\n".join([*head, b"", b""]) + data[offer.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def on_headers_complete(self) -> None:
+        """Begins to answer, or has the request wait until those before it are answered."""
+        self._num_idle_bytes = 0
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("this is no proxy")
+            return
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many requests at once")
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request has come, unless it is to be read again."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Takes a part of a body."""
+        self._num_idle_bytes = 0
+        super().on_body(body)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stops waiting."""
+        """Stops waiting, and tells whoever answers that nobody reads it: uvicorn tells the last request's alone."""
         self._forgive()
         super().connection_lost(exc)
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     @property
     def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        return self._answering is not None and not self._answering.response_complete
 
     def _wait(self) -> None:
         self._giving_up = self.loop.call_later(HEAD_SECONDS, self._give_up)
@@ -88,7 +144,8 @@ class _Server(uvicorn.Server):
 def listen(host: str, port: int) -> socket.socket:
     """Raises TurnpikeError in one line for what is wrong with the address."""
     try:
-        listening = socket.create_server((host, port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family)
     except OSError as error:
         raise TurnpikeError(f"{host}:{port}: {error.strerror}") from None
     # Inherited by connections. asyncio sets it where a socket's protocol is named, which create_server leaves out;
@@ -117,7 +174,7 @@ async def serve_http(
         server_header=False,
         lifespan="off",
         limit_concurrency=max_connections,
-        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        proxy_headers=False,
         timeout_graceful_shutdown=grace_seconds,
     )
     server = _Server(config)

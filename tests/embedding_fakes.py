@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 
-from broker.connection import close, connect
+from broker.connection import Address, close, connect
 from broker.discovery import EMBED
 from broker.server import EmbeddedServer
 from workers.embedding.assembly import EmbeddingParts, assemble_embedding
@@ -74,7 +74,16 @@ async def embedding_worker(
     server: EmbeddedServer, embedder: FakeEmbedder, name: str = "w1", model: str = "m", num_slots: int = 4
 ) -> AsyncIterator[tuple[Worker, asyncio.Task[None]]]:
     """A worker that serves, and its task."""
-    nc = await connect(server.address("worker"), name=name)
+    async with embedding_worker_at(server.address("worker"), embedder, name, model, num_slots) as found:
+        yield found
+
+
+@asynccontextmanager
+async def embedding_worker_at(
+    address: Address, embedder: FakeEmbedder, name: str, model: str, num_slots: int = 4
+) -> AsyncIterator[tuple[Worker, asyncio.Task[None]]]:
+    """The same, of a server in whatever process."""
+    nc = await connect(address, name=name)
     tags = TAGS | {"worker": name, "model": model}
     metrics = EmbeddingMetrics(tags, num_slots)
     loop = EmbeddingLoop(embedder, on_step=metrics.on_step)

@@ -38,7 +38,7 @@ from producers.gateway.origins import Doorkeeper, Origins
 from producers.gateway.page_files import PageFiles
 from producers.gateway.places import Places
 from producers.gateway.posted import posted
-from producers.gateway.responses import Endpoint, Handle, HeaderRoute, json_response, not_found
+from producers.gateway.responses import Endpoint, Handle, HeaderRoute, Straight, json_response, not_found
 from producers.gateway.seen import Seen
 from producers.gateway.turns import Turns
 from producers.gateway.visits import Visit
@@ -61,6 +61,8 @@ class Gateway:
         node: str,
         version: str,
         leave_out_tools: bool = False,
+        has_page: bool = True,
+        has_slots: bool = True,
         thinking: Thinking | None = None,
         is_strict: bool = False,
         origins: Origins | None = None,
@@ -76,12 +78,12 @@ class Gateway:
         self._rounds = Rounds()
         self._is_strict = is_strict
         self._origins = origins or Origins(are_keys_wanted=keys.are_wanted)
-        self._dialects = all_dialects() if dialects is None else dialects
+        self._dialects = all_dialects(has_slots=has_slots) if dialects is None else dialects
         self._models = Models(self._seen, (AUTO, *routes.policies))
         self._clients = Clients(nc)
         self._in_work = InWork()
         self._cluster = Cluster(nc, self._seen, self._in_work)
-        self._page = PageFiles()
+        self._page = PageFiles() if has_page else None
         manners = Manners(thinking, leave_out_tools, is_strict)
         chooser = Chooser(nc, routes, self._seen, self._recorder, node)
         self._turns = Turns(nc, self._clients, chooser, self._seen, self._places, self._in_work, manners)
@@ -100,10 +102,12 @@ class Gateway:
             Route("/ready", self._ready, methods=["GET"]),
             Route("/openapi.json", self._openapi, methods=["GET"]),
             Route("/cluster", Endpoint(self._look_at_cluster, self._dialects[0].error_body), methods=["GET"]),
-            *self._page.routes(),
+            *(self._page.routes() if self._page is not None else ()),
         ]
         missing = not_found(lambda path: nearest(self._dialects, path).error_body)
-        return Doorkeeper(Starlette(routes=routes, exception_handlers={404: missing, 405: missing}), self._origins)
+        others = Starlette(routes=routes, exception_handlers={404: missing, 405: missing})
+        posts = {route.path: route.app for route in spoken if route.methods == {"POST"} and not route.param_convertors}
+        return Doorkeeper(Straight(posts, others), self._origins)
 
     async def look(self) -> None:
         """Keeps what is known of the workers, and sends what was measured, until it is cancelled."""

@@ -147,8 +147,16 @@ def relaxed(value: Any, kind: inspect.Type, unknown: list[str], path: str = "") 
     return value
 
 
+@functools.cache
+def _fields_of(kind: type) -> dict[str, inspect.Type]:
+    """By their names in JSON."""
+    found = _info(kind)
+    assert isinstance(found, inspect.StructType)
+    return {field.encode_name: field.type for field in found.fields}
+
+
 def _relaxed_struct(value: dict[str, Any], kind: inspect.StructType, unknown: list[str], path: str) -> dict[str, Any]:
-    fields = {field.encode_name: field.type for field in kind.fields}
+    fields = _fields_of(kind.cls)
     found = {}
     for name, one in value.items():
         if one is None:

@@ -9,9 +9,9 @@ from producers.gateway.ollama.dialect import Ollama
 from producers.gateway.openai.dialect import OpenAi
 
 
-def all_dialects() -> tuple[Dialect, ...]:
+def all_dialects(*, has_slots: bool = True) -> tuple[Dialect, ...]:
     """Made anew: what one keeps is of its gateway."""
-    return OpenAi(), Anthropic(), Ollama(), Native()
+    return OpenAi(), Anthropic(), Ollama(), Native(has_slots=has_slots)
 
 
 def nearest(dialects: tuple[Dialect, ...], path: str) -> Dialect:

@@ -13,13 +13,13 @@ import nats.errors
 
 from broker.answer import Answer
 from broker.errors import TurnpikeError
-from broker.messages import Chunk
 from broker.model_status import ModelStatus
 from broker.place_in_line import PlaceInLine
+from producers.gateway.arrivals import Arrivals, Arrived
 from producers.gateway.dialect import AnswerWriter, Finished
 from producers.gateway.errors import ApiError
 from producers.gateway.patience import Patience
-from producers.gateway.reading import ClientGone, Receive, Send, beside_client, chunks_of
+from producers.gateway.reading import ClientGone, Receive, Send, chunks_of, until_gone
 from producers.gateway.strand import Strand, comment
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -30,6 +30,8 @@ FIRST_SECONDS = 0.25
 """A stream begins with what comes within so long: a turn that is refused at once is answered by its HTTP status."""
 PLACE_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 15.0
+MAX_WAITING = 256
+"""Chunks that a slow client has not taken."""
 SEND_SECONDS = 60.0
 """A client that takes nothing for so long is gone."""
 
@@ -44,14 +46,6 @@ class Comments:
     """Of a turn that waits: how many serve its model."""
     status: Callable[[Answer], ModelStatus | None] | None = None
     """And where nobody does, what boards do about it."""
-
-
-@dataclass(frozen=True)
-class _Arrived:
-    """What came of one answer: a chunk, the error that is its end, or nothing more."""
-
-    strand: Strand
-    what: Chunk | ApiError | None
 
 
 class Stream:
@@ -77,92 +71,96 @@ class Stream:
         self._strands = [
             Strand(index, answer, writer, reads_comments=reads_comments) for index, answer in enumerate(answers)
         ]
-        self._arrived: asyncio.Queue[_Arrived] = asyncio.Queue(maxsize=256)
+        self._arrivals = Arrivals(MAX_WAITING)
+        self._num_left = len(answers)
         self._said_at = 0.0
+        self._is_over = False
+        """Something was told that nothing follows."""
         self.is_referred = False
         """The client was told to read the turns elsewhere: they must go on."""
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Sends all of it; raises ApiError before anything was sent, ClientGone."""
         tasks = [asyncio.ensure_future(self._read(strand)) for strand in self._strands]
+        tasks.append(asyncio.ensure_future(self._watch(receive)))
         if self._patience is not None:
             tasks += [
                 asyncio.ensure_future(self._give_up(strand, self._patience(strand.answer))) for strand in self._strands
             ]
         try:
-            first = await beside_client(self._next(FIRST_SECONDS), receive)
-            if first is not None and isinstance(first.what, ApiError):
-                raise first.what
-            await beside_client(self._send_all(first, send), receive)
+            arrived = await self._arrivals.take(FIRST_SECONDS)
+            if arrived and isinstance(arrived[0].what, ApiError):
+                raise arrived[0].what
+            await self._send_all(arrived, send)
         finally:
+            self._arrivals.close()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _watch(self, receive: Receive) -> None:
+        await until_gone(receive)
+        self._arrivals.end()
+
     async def _give_up(self, strand: Strand, patience: Patience) -> None:
         error = await patience.until_hopeless()
         if strand.answer.end is None:
-            await self._arrived.put(_Arrived(strand, error))
+            await self._arrivals.put(strand, error)
 
     async def _read(self, strand: Strand) -> None:
-        """An answer's chunks as they come; the queue's bound holds it back where the client is slow, and what NATS
-        then drops is made up for from the store."""
+        """An answer's chunks as they come; where the client is slow it is held back, and what NATS then drops is made
+        up for from the store."""
         try:
             async for chunk in chunks_of(strand.answer, self._writer):
-                await self._arrived.put(_Arrived(strand, chunk))
-            await self._arrived.put(_Arrived(strand, None))
+                await self._arrivals.put(strand, chunk)
+            await self._arrivals.put(strand, None)
         except ApiError as error:
-            await self._arrived.put(_Arrived(strand, error))
+            await self._arrivals.put(strand, error)
 
-    async def _next(self, seconds: float) -> _Arrived | None:
-        """What comes within so long."""
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._arrived.get()
-        except TimeoutError:
-            return None
-
-    async def _send_all(self, first: _Arrived | None, send: Send) -> None:
+    async def _send_all(self, arrived: list[Arrived], send: Send) -> None:
         for strand in self._strands:
             strand.follow_model()
         own = [(b"content-type", self._writer.media_type.encode()), (b"cache-control", b"no-store")]
         headers = self._headers() if callable(self._headers) else self._headers
         await send({"type": "http.response.start", "status": 200, "headers": [*own, *headers]})
-        found = first
-        num_left = len(self._strands)
         self._said_at = time.monotonic()
         while True:
-            await self._send(send, b"".join(strand.moved() for strand in self._strands))
-            if found is None:
-                await self._send(send, b"".join(one.begin(has_arrived=False) for one in self._strands))
+            told = b"".join(strand.moved() for strand in self._strands)
+            if not arrived:
+                told += b"".join(one.begin(has_arrived=False) for one in self._strands)
+            for one in arrived:
+                told += self._told(one)
+                if self._is_over:
+                    return await self._send(send, told, last=True)
+                if not self._num_left:
+                    return await self._end(told, send)
+            await self._send(send, told)
+            if not arrived:
                 await self._wait(send)
-                found = await self._next(PLACE_SECONDS)
-                continue
-            strand, what = found.strand, found.what
-            if isinstance(what, ApiError):
-                await self._send(send, self._writer.broken_off(what), last=True)
-                return
-            begin = strand.begin(has_arrived=True)
-            if what is not None:
-                await self._send(send, begin + strand.chunk(what))
-                if strand.is_contradicted:
-                    return await self._refer(strand, send)
-            elif strand.is_behind:  # the new answer is shorter than what the client has
-                return await self._refer(strand, send)
-            elif num_left == 1:
-                ending = begin + strand.end()
-                if self._settle is not None:
-                    await self._settle(self._writer, [Finished(one.answer.done) for one in self._strands])
-                return await self._send(send, ending + self._ending(), last=True)
-            else:
-                num_left -= 1
-                await self._send(send, begin + strand.end())
-            found = await self._next(PLACE_SECONDS)
+            arrived = await self._arrivals.take(PLACE_SECONDS)
 
-    async def _refer(self, strand: Strand, send: Send) -> None:
-        """Ends a stream of whose answers one was begun anew as another one."""
-        self.is_referred = True
-        await self._send(send, self._writer.broken_off(_contradicted(strand.answer.turn.id)), last=True)
+    def _told(self, arrived: Arrived) -> bytes:
+        """What is sent for it."""
+        strand, what = arrived.strand, arrived.what
+        if isinstance(what, ApiError):
+            self._is_over = True
+            return self._writer.broken_off(what)
+        told = strand.begin(has_arrived=True)
+        if what is not None:
+            told += strand.chunk(what)
+        elif not strand.is_behind:
+            self._num_left -= 1
+            return told + strand.end()
+        if what is None or strand.is_contradicted:  # it is shorter than what the client has, or another one
+            self.is_referred = self._is_over = True
+            told += self._writer.broken_off(_contradicted(strand.answer.turn.id))
+        return told
+
+    async def _end(self, told: bytes, send: Send) -> None:
+        """Sends the last of what is told, once that is settled."""
+        if self._settle is not None:
+            await self._settle(self._writer, [Finished(one.answer.done) for one in self._strands])
+        await self._send(send, told + self._ending(), last=True)
 
     async def _wait(self, send: Send) -> None:
         """What is said while nothing comes: where the turn is in its line, or now and then that somebody is there."""

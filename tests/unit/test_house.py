@@ -40,6 +40,7 @@ ONLY_IMPORTER = {
     "httpx2": ["broker/hub.py"],
     "starlette": ["producers/models/mirror.py", "producers/gateway/", "producers/http_server.py"],
     "uvicorn": ["producers/http_server.py"],
+    "httptools": ["producers/http_server.py"],
     "prompt_toolkit": ["producers/terminal/editor.py"],
     "markdown_it": ["producers/terminal/markdown.py"],
 }

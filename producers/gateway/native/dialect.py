@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from producers.gateway.dialect import Plain, Turned
@@ -21,7 +22,8 @@ class Native:
     media_type = "text/event-stream"
     error_schema = ERROR_SCHEMA
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_slots: bool = True) -> None:
+        """Without slots nobody is told of them."""
         completion = Turned(CompletionBody, "A prompt's continuation, in llama-server's shape", HARMLESS)
         self.turns: Mapping[str, Turned] = {
             "/completion": completion,
@@ -30,9 +32,12 @@ class Native:
             "/tokenize": Turned(TokenizeBody, "A text's tokens"),
             "/detokenize": Turned(DetokenizeBody, "The text of tokens"),
         }
+        slots = server.slots if has_slots else server.no_slots
         self.plain: Sequence[Plain] = [
-            Plain("GET", "/props", server.props, "A model's settings", statuses=(404, 503)),
-            Plain("GET", "/slots", server.slots, "A model's slots", statuses=(404, 503)),
+            Plain(
+                "GET", "/props", partial(server.props, has_slots=has_slots), "A model's settings", statuses=(404, 503)
+            ),
+            Plain("GET", "/slots", slots, "A model's slots", statuses=(404, 501, 503)),
             Plain("GET", "/v1/health", server.health, "Whether it is well", needs_key=False),
         ]
 
