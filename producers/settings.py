@@ -113,6 +113,14 @@ class GatewaySettings(CommonSettings, frozen=True, kw_only=True):
             metavar="http://HOST:PORT",
         ),
     ] = ()
+    hosts: Annotated[
+        tuple[str, ...],
+        Setting(
+            "without keys it may be asked for by this name, too, .NAME all below it, * any; can be given again "
+            "(default: addresses and this machine's names)",
+            metavar="NAME",
+        ),
+    ] = ()
     leave_out_tools: Annotated[
         bool, Setting("answer requests that offer tools without them: for models that are too small for any")
     ] = False

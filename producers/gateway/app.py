@@ -37,7 +37,7 @@ from producers.gateway.openapi import document
 from producers.gateway.origins import Doorkeeper, Origins
 from producers.gateway.page_files import PageFiles
 from producers.gateway.places import Places
-from producers.gateway.posted import posted
+from producers.gateway.posted import posted, shown
 from producers.gateway.responses import Endpoint, Handle, HeaderRoute, Straight, json_response, not_found
 from producers.gateway.seen import Seen
 from producers.gateway.turns import Turns
@@ -78,7 +78,9 @@ class Gateway:
         self._rounds = Rounds()
         self._is_strict = is_strict
         self._origins = origins or Origins(are_keys_wanted=keys.are_wanted)
-        self._dialects = all_dialects(has_slots=has_slots) if dialects is None else dialects
+        if dialects is None:
+            dialects = all_dialects(num_clients=keys.num_clients, has_slots=has_slots)
+        self._dialects = dialects
         self._models = Models(self._seen, (AUTO, *routes.policies))
         self._clients = Clients(nc)
         self._in_work = InWork()
@@ -176,7 +178,10 @@ class Gateway:
             client = self._clients.of(self._account(request)) if plain.needs_key else None
             body = await body_of(request.headers, request.receive)
             visit = Visit(request, body, client, self._version, self._is_strict, self._models, self._seen)
-            await (await plain.handle(visit))(request.scope, receive, send)
+            answer = await plain.handle(visit)
+            if visit.ignored:
+                answer.headers["turnpike-ignored"] = ", ".join(shown(visit.ignored))
+            await answer(request.scope, receive, send)
 
         return handle
 

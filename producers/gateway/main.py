@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import socket
 from pathlib import Path
@@ -46,12 +47,15 @@ async def serve(address: Address, options: GatewaySettings, version: str, stop: 
         version=version,
         leave_out_tools=options.leave_out_tools,
         is_strict=options.strict,
-        origins=Origins(options.origins, keys.are_wanted, is_private),
+        origins=Origins(options.origins, keys.are_wanted, (*hosts, *options.hosts)),
         thinking=options.thinking,
         has_page=not options.without_page,
         has_slots=not options.without_slots,
     )
     app = gateway.app()
+    # What is there by now stays: no collection is to look through it, which takes 20 ms, while streams wait.
+    gc.collect()
+    gc.freeze()
     try:
         async with asyncio.TaskGroup() as group:
             beside = [group.create_task(gateway.look()), group.create_task(watch(nc))]

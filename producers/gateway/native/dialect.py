@@ -10,6 +10,7 @@ from producers.gateway.dialect import Plain, Turned
 from producers.gateway.errors import ApiError
 from producers.gateway.native import server
 from producers.gateway.native.completion import CompletionBody
+from producers.gateway.native.embeddings import EmbeddingBody
 from producers.gateway.native.errors import ERROR_SCHEMA, error_body
 from producers.gateway.native.infill import InfillBody
 from producers.gateway.native.sampling import HARMLESS
@@ -29,6 +30,7 @@ class Native:
             "/completion": completion,
             "/completions": completion,
             "/infill": Turned(InfillBody, "What stands between two texts", HARMLESS),
+            **dict.fromkeys(("/embedding", "/embeddings"), Turned(EmbeddingBody, "The vectors of texts")),
             "/tokenize": Turned(TokenizeBody, "A text's tokens"),
             "/detokenize": Turned(DetokenizeBody, "The text of tokens"),
         }
