@@ -22,6 +22,8 @@ from broker.retrying import retried
 
 ACK_WAIT_SECONDS = 30.0
 MAX_PAYLOAD_BYTES = 1024 * 1024
+KEPT_SECONDS = 24 * 3600.0
+"""Of answers that clients asked to be kept."""
 RETRY_SECONDS = 1.0
 OUTAGE_SECONDS = 60.0
 """How long a server that does not answer any more may take to come back: it is being restarted."""
@@ -148,7 +150,9 @@ def _kept(limits: Limits) -> dict[str, Any]:
         subjects.ALL_KEPT,
         limits.max_kept_bytes,
         max_msgs_per_subject=1,
-        max_age=_seconds(24 * 3600),
+        max_age=_seconds(KEPT_SECONDS),
+        # What takes an answer back goes by itself.
+        allow_msg_ttl=True,
         allow_rollup_hdrs=True,
         deny_delete=True,
         persist_mode="async",

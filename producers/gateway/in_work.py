@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,9 @@ NUM_LOOKS = 5
 """That a rate is of."""
 MAX_LEFT = 1000
 """Turns whose readers have left and that are followed to their ends."""
+
+Read = Callable[[Answer], Awaitable[object]]
+"""Reads an answer to its end, and does what is to be done then."""
 
 log = logging.getLogger(__name__)
 
@@ -121,28 +125,29 @@ class InWork:
         for answer in answers:
             self._entries[id(answer)] = Entry(client, answer, model)
 
-    def leave(self, *answers: Answer) -> None:
-        """Their reader is done with them; those that go on are followed."""
+    def leave(self, *answers: Answer, read: Read | None = None) -> None:
+        """Their reader is done with them; those that go on are followed, and with `read`, by it, also those that have
+        ended."""
         for answer in answers:
-            self._leave(answer)
+            self._leave(answer, read or _read)
 
-    def _leave(self, answer: Answer) -> None:
+    def _leave(self, answer: Answer, read: Read) -> None:
         entry = self._entries.pop(id(answer), None)
-        if entry is None or not entry.goes_on or self._group is None or self._num_left >= MAX_LEFT:
+        is_wanted = entry is not None and (entry.goes_on or (read is not _read and answer.end is not None))
+        if entry is None or not is_wanted or self._group is None or self._num_left >= MAX_LEFT:
             return
-        if self.knows(entry.client, answer.turn.id):
+        if read is _read and self.knows(entry.client, answer.turn.id):
             return
         reading = entry.client.follow(answer.turn.id)
         followed = Entry(entry.client, reading, entry.model or answer.model, entry.begun_at)
         self._entries[id(reading)] = followed
         self._num_left += 1
-        self._group.create_task(self._follow(followed))
+        self._group.create_task(self._follow(followed, read))
 
-    async def _follow(self, entry: Entry) -> None:
+    async def _follow(self, entry: Entry, read: Read) -> None:
         reading = entry.answer
         try:
-            async for _ in reading:
-                pass
+            await read(reading)
         except (TurnpikeError, nats.errors.Error) as error:
             log.info("turn not followed turn=%s error=%s", reading.turn.id, error)
         except Exception:
@@ -151,3 +156,8 @@ class InWork:
             self._num_left -= 1
             self._entries.pop(id(reading), None)
             await reading.close()
+
+
+async def _read(answer: Answer) -> None:
+    async for _ in answer:
+        pass

@@ -134,6 +134,11 @@ class Keys:
         self._accounts = {name: Account(name, limits) for name, limits in found.items()}
         self._by_digest = {digest: self._accounts[name] for name, limits in found.items() for digest in limits.sha256}
 
+    @property
+    def num_clients(self) -> int:
+        """How many there may be."""
+        return len(self._accounts)
+
     def account(self, headers: Mapping[str, str]) -> Account:
         """Of a request's head: `Authorization: Bearer`, or else `x-api-key`; raises ApiError."""
         if not self.are_wanted:

@@ -3,17 +3,16 @@ machine reaches: who needs no key must not become any website's model."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from producers.gateway.host_names import is_known, name_of
 
 LOOPBACK = r"https?://(localhost|[\w-]+\.localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?"
 APPLICATIONS = r"(app|file|tauri|vscode-webview|vscode-file|capacitor|chrome-extension|moz-extension)://.*"
@@ -27,6 +26,7 @@ EXPOSED = (
     "Turnpike-Ignored",
     "Retry-After",
     "x-should-retry",
+    *("request-id", "x-request-id", "WWW-Authenticate"),
 )
 METHODS = ("GET", "POST", "DELETE", "OPTIONS")
 MAY_NOT = "pages of that origin may not ask: see --origins"
@@ -36,12 +36,11 @@ MAY_NOT = "pages of that origin may not ask: see --origins"
 class Origins:
     """Which ones may. Without any that are named: pages of this machine; with keys all, as no page knows a key.
 
-    `is_private`: no key is wanted, and the gateway listens to its own machine alone. Then a name that somebody else's
-    name server may resolve to this machine is no name of it either (DNS rebinding)."""
+    `hosts` are names by which a gateway that wants no key may be asked for, beside its machine's own."""
 
     named: Sequence[str] = ()
     are_keys_wanted: bool = False
-    is_private: bool = True
+    hosts: Sequence[str] = ()
 
     @property
     def are_all(self) -> bool:
@@ -56,30 +55,9 @@ class Origins:
 
     def knows(self, host: str) -> bool:
         """Whether the gateway may be asked for by that name."""
-        if not self.is_private or self.are_all or not host:  # no browser leaves it out
+        if self.are_keys_wanted or self.are_all:
             return True
-        name = _name_of(host)
-        # Names that no public name server tells; `host.docker.internal` is how containers ask for their host.
-        if name and ("." not in name or name.endswith((".localhost", ".internal"))):
-            return True
-        if name == f"{socket.gethostname().lower()}.local":
-            return True
-        if any(urlsplit(one).hostname == name for one in self.named):
-            return True
-        try:
-            return bool(ipaddress.ip_address(name))
-        except ValueError:
-            return False
-
-
-def _name_of(host: str) -> str:
-    """Of a `Host` header, without its port; "" where it is none."""
-    if re.fullmatch(r"[\w.:\[\]-]{1,255}", host) is None:
-        return ""
-    try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
-    except ValueError:  # brackets that hold no address
-        return ""
+        return is_known(host, (*self.hosts, *(name_of(one.partition("://")[2]) for one in self.named)))
 
 
 class Doorkeeper:
@@ -103,9 +81,8 @@ class Doorkeeper:
         headers = Headers(scope=scope)
         origin, host = headers.get("origin"), headers.get("host", "")
         if not self._origins.knows(host):
-            await _refused(f"this gateway is not called {host[:100]!r}: ask for it as localhost, or see --origins")(
-                scope, receive, send
-            )
+            why = f"this gateway is not called {host[:100]!r}: ask for it by its address, or start it with --hosts NAME"
+            await _refused(why)(scope, receive, send)
         elif origin is None:
             await self._app(scope, receive, send)
         elif self._origins.may(origin, host):

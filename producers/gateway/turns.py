@@ -3,6 +3,7 @@ is gone."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from producers.gateway.clients import Clients
 from producers.gateway.dialect import After, AnswerWriter, Asked, Finished, TurnRequest
 from producers.gateway.errors import ApiError, no_such_model, unavailable
 from producers.gateway.heads import deadline_of, is_said, priority_of
-from producers.gateway.in_work import InWork
+from producers.gateway.in_work import InWork, Read
 from producers.gateway.keys import Account
 from producers.gateway.manners import Manners
 from producers.gateway.naming import beginning_of, conversation_of
@@ -73,6 +74,41 @@ class _Taken:
         return self.wanted.writer(self.answers[0].turn.id if self.answers else "", self.decision.model)
 
 
+class _Ending:
+    """What is done once all turns of a request have ended, whoever reads them then."""
+
+    def __init__(self, taken: _Taken, client: Client, after: After | None) -> None:
+        self._taken = taken
+        self._client = client
+        self._after = after
+        self._is_settled = False
+
+    async def settle(self, writer: AnswerWriter, finished: Sequence[Finished]) -> None:
+        """For the reader, before the end is told."""
+        if self._after is not None:
+            await self._after(writer, finished, self._client)
+        self._is_settled = True
+
+    def close(self) -> None:
+        """The reader was told how it ended, be it that it has failed."""
+        self._is_settled = True
+
+    @property
+    def without_reader(self) -> Read | None:
+        """How a turn that goes on, is being stopped or has just ended is read once its reader has left; None where it
+        does not matter. A request with an `after` is one turn."""
+        if self._after is None or self._is_settled or len(self._taken.answers) != 1:
+            return None
+        return self._read
+
+    async def _read(self, answer: Answer) -> None:
+        writer = self._taken.writer()
+        if isinstance(first := self._taken.answers[0], FallbackAnswer):
+            writer.goes_to(0, answer.turn.id, first.decision.model)
+        with contextlib.suppress(ApiError):  # it failed: nothing is to be kept
+            await self.settle(writer, [await collect(answer, writer)])
+
+
 class Turns:
     """The turns that are posted to a gateway, in whatever dialect."""
 
@@ -111,10 +147,7 @@ class Turns:
         client, priority = self._clients.of(account), priority_of(request.headers)
         taken = await self._taken(client, request, wanted, ignored)
 
-        async def settle(writer: AnswerWriter, finished: Sequence[Finished]) -> None:
-            if after is not None:
-                await after(writer, finished, client)
-
+        ending = _Ending(taken, client, after)
         is_detached = is_said(request.headers, "turnpike-detached")
         held = self._places.held(account, client.name, taken.answers, priority=priority)
         send = held.given_back_before_the_last(send)
@@ -124,12 +157,17 @@ class Turns:
                 for answer in taken.answers:
                     await published(answer, self._seen.choices)
                 if wanted.is_streamed:
-                    if await self._stream(taken, request, receive, send, settle):
+                    if await self._stream(taken, request, receive, send, ending.settle):
                         reading.detach()
+                    else:
+                        ending.close()
                 else:
-                    await self._send_whole(taken, request, receive, send, settle)
+                    await self._send_whole(taken, request, receive, send, ending.settle)
+        except ApiError:
+            ending.close()
+            raise
         finally:
-            self._in_work.leave(*taken.answers)
+            self._in_work.leave(*taken.answers, read=ending.without_reader)
             held.give_back()
 
     async def _taken(self, client: Client, request: HttpRequest, wanted: TurnRequest, ignored: Sequence[str]) -> _Taken:

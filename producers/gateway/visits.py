@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from starlette.requests import Request as HttpRequest
 
 from broker.client import Client
 from broker.discovery import WorkerInfo
 from broker.model_status import ModelStatus
-from producers.gateway.bodies import read
+from producers.gateway.bodies import Harmless, read
 from producers.gateway.errors import ApiError, no_such_model, unsupported
 from producers.gateway.models import Listed, Models
 from producers.gateway.naming import meant
@@ -29,6 +30,8 @@ class Visit:
     is_strict: bool
     _models: Models
     _seen: Seen
+    ignored: list[str] = field(default_factory=list)
+    """Fields of the body that ask for something that is not done; a header says so."""
 
     @property
     def client(self) -> Client:
@@ -62,11 +65,12 @@ class Visit:
         boards = self._seen.boards
         return boards.get(meant(model, {one: one for one in boards}))
 
-    def read[T](self, kind: type[T]) -> T:
-        """The body; raises ApiError, which names the field."""
-        found, unknown = read(self.body, kind)
+    def read[T](self, kind: type[T], harmless: Mapping[str, Harmless] | None = None) -> T:
+        """The body; raises ApiError, which names the field. `harmless` fields ask for nothing with some values."""
+        found, unknown = read(self.body, kind, harmless)
         if unknown and self.is_strict:
             raise unsupported(unknown[0])
+        self.ignored.extend(unknown)
         return found
 
     def path_parameter(self, name: str) -> str:

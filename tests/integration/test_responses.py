@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import httpx2
 import openai
 import pytest
+from nats.aio.client import Client as NatsConnection
 
+from broker import jetstream, subjects
+from broker.accounts import GATEWAY
+from broker.connection import connect
+from broker.keeping_answers import KeptAnswers
+from broker.messages import Message
+from broker.messages.kept import Kept
+from broker.server import EmbeddedServer
 from producers.gateway.keys import ClientKeys, new_key
 from tests.fakes import FakeEngine
 from tests.gateway import StartGateway, talk
@@ -177,3 +186,98 @@ async def test_a_failure_in_mid_stream_is_its_last_event(
         for stream in (False, True):
             answer = await plain.post("/v1/responses", json={"model": "m", "input": "x" * 300, "stream": stream})
             assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("is_detached", [False, True])
+async def test_a_response_whose_reader_leaves_is_kept_as_it_ends(
+    start_worker: StartWorker, start_gateway: StartGateway, *, stream: bool, is_detached: bool
+) -> None:
+    """Whole, where the turn goes on without its reader; else as far as it came, and cancelled."""
+    # What is to be stopped goes on for longer than it takes to be.
+    engine = (
+        FakeEngine(answer="All is well. " * 9) if is_detached else FakeEngine(answer="All. " * 99, step_seconds=0.02)
+    )
+    engine.gate.clear()
+    headers = {"Turnpike-Detached": "1"} if is_detached else {}
+    body = {"model": "m", "input": "hello there", "stream": stream, "user": "who"}
+    async with start_worker(engine), start_gateway() as url, httpx2.AsyncClient(base_url=url, timeout=30) as plain:
+        if stream:
+            async with plain.stream("POST", "/v1/responses", json=body, headers=headers) as left:
+                turn = left.headers["turnpike-turn"]
+        else:
+            asking = asyncio.create_task(plain.post("/v1/responses", json=body, headers=headers))
+            (turn,) = await turns_in_work(plain)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        if not is_detached:
+            await asyncio.to_thread(engine.entered.wait, 10)
+        engine.gate.set()
+        async with asyncio.timeout(20):
+            while (kept := await plain.get(f"/v1/responses/resp_{turn}")).status_code == 404:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)  # nothing tells when it is kept
+        found = kept.json()
+        assert found["id"] == f"resp_{turn}"
+        assert found["store"] is True
+        if is_detached:
+            assert (found["status"], found["output"][0]["content"][0]["text"]) == ("completed", "All is well. " * 9)
+        else:
+            assert (found["status"], found["completed_at"], found["incomplete_details"]) == ("cancelled", None, None)
+
+
+async def turns_in_work(plain: httpx2.AsyncClient) -> list[str]:
+    async with asyncio.timeout(20):
+        while not (found := (await plain.get("/cluster")).json()["turns"]):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    return [one["turn"] for one in found]
+
+
+async def test_llama_servers_telemetry_is_told_as_it_has_it(
+    start_worker: StartWorker, start_gateway: StartGateway
+) -> None:
+    """As `test_responses_stream_with_llama_telemetry` of its own tests, also where the answer is cut."""
+    more = {"stream": True, "timings_per_token": True, "return_progress": True, "max_output_tokens": 8}
+    async with start_worker(), start_gateway() as url, httpx2.AsyncClient(base_url=url, timeout=30) as plain:
+
+        async def told(**fields: object) -> list[dict[str, Any]]:
+            answer = await plain.post("/v1/responses", json={"model": "m", "input": "This is a test" * 10} | fields)
+            assert answer.status_code == 200
+            assert "turnpike-ignored" not in answer.headers
+            return [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+
+        events = await told(**more)
+        progress = [one for one in events if "prompt_progress" in one]
+        assert progress
+        for one in progress:
+            assert one["type"] == "response.in_progress"
+            assert one["prompt_progress"]["total"] >= one["prompt_progress"]["processed"] > 0
+            assert one["prompt_progress"]["processed"] >= one["prompt_progress"]["cache"]
+        deltas = [one for one in events if one["type"] == "response.output_text.delta"]
+        assert deltas
+        assert all(one["timings"]["predicted_n"] > 0 for one in deltas)
+        assert events[-1]["type"] == "response.completed"
+        assert (events[-1]["response"]["status"], events[-1]["timings"]["predicted_n"]) == ("incomplete", 8)
+        assert [one["sequence_number"] for one in events] == list(range(len(events)))
+
+        plainly = await told(stream=True, max_output_tokens=8, stream_options={"include_usage": True})
+        assert not any("timings" in one or "prompt_progress" in one for one in plainly)
+        assert plainly[-1]["type"] == "response.incomplete"
+        assert plainly[-1]["response"]["usage"]["output_tokens"] == 8
+
+
+async def test_a_client_that_keeps_much_pushes_out_its_own_oldest_answers_and_nobody_elses(
+    nats_server: EmbeddedServer, operator: NatsConnection
+) -> None:
+    answers = KeptAnswers(num_clients=24)
+    large = Kept((Message("user", "x" * 900_000),), b"{}")
+    nc = await connect(nats_server.address(GATEWAY), name="gateway")
+    assert await answers.keep(nc, "bob", "resp_1", Kept((Message("user", "hi"),), b"{}"))
+    for index in range(30):  # more than the bucket holds
+        assert await answers.keep(nc, "alice", f"resp_{index}", large)
+    assert await answers.read(nc, "bob", "resp_1") is not None
+    assert await answers.read(nc, "alice", "resp_29") == large
+    assert await answers.read(nc, "alice", "resp_28") is None
+    bucket = await jetstream.stream(operator, subjects.KV_ANSWERS)
+    assert bucket is not None
+    assert bucket.state.num_bytes < 1_000_000
+    await nc.close()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from broker.messages import Chunk, TokenLogprob
-from producers.gateway.openai.answers import AnswerObjects
+from producers.gateway.openai.answer_objects import AnswerObjects
 from tests.real.scripts import TEXTS, is_whole, literal
 from tests.real.vocabularies import SPECIMENS, specimen, streamed
 from workers.grammars.frames import IS_DONE

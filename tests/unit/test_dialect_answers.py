@@ -6,7 +6,8 @@ import pytest
 
 from broker.messages import Chunk, Failed, TokenLogprob
 from producers.gateway.failures import TOO_LONG, error_of
-from producers.gateway.openai.answers import AnswerObjects, Writer
+from producers.gateway.openai.answer_objects import AnswerObjects
+from producers.gateway.openai.answers import Writer
 from producers.gateway.openai.errors import FIELDS, error_body
 
 

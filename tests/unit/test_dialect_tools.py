@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from broker import codec
 from broker.conversations import next_name
 from broker.messages import Message, NamedTool, Tool, ToolCall, Turn
-from producers.gateway.dialect import Offer
+from producers.gateway.dialect import Asked, Offer
+from producers.gateway.dialects import all_dialects
 from producers.gateway.errors import ApiError
+from producers.gateway.manners import Manners
 from producers.gateway.openai.chat import ChatRequest
+from producers.gateway.posted import posted
 from tests.unit.test_dialect import CALL, HI, chat, named, request, tool
 
 
@@ -113,3 +117,51 @@ def test_a_conversations_calls_are_known_by_what_they_call_and_by_no_id() -> Non
 
     assert called() == called(id="b")
     assert called() != called(function={"name": "g", "arguments": "{}"})
+
+
+LAMP: Any = tool("lamp")
+CHAT_BODY: Any = {"messages": [{"role": "user", "content": "light!"}], "tools": [LAMP]}
+RESPONSE_BODY: Any = {"input": "light!", "tools": [{"type": "function", **LAMP["function"]}]}
+MESSAGE_BODY: Any = {"messages": CHAT_BODY["messages"], "tools": [{"name": "lamp", "input_schema": {"type": "object"}}]}
+COUNTED = {
+    "/v1/chat/completions/input_tokens": ("/v1/chat/completions", CHAT_BODY),
+    "/chat/completions/input_tokens": ("/chat/completions", CHAT_BODY),
+    "/apply-template": ("/v1/chat/completions", CHAT_BODY),
+    "/v1/responses/input_tokens": ("/v1/responses", RESPONSE_BODY),
+    "/responses/input_tokens": ("/responses", RESPONSE_BODY),
+    "/v1/messages/count_tokens": ("/v1/messages", MESSAGE_BODY),
+    "/messages/count_tokens": ("/messages", MESSAGE_BODY),
+}
+"""Where a prompt is counted, or shown, and where the same body has its turn."""
+
+
+TURNED = {path: turned for one in all_dialects() for path, turned in one.turns.items()}
+
+
+def kept(path: str, body: Any, *, leave_out_tools: bool) -> tuple[Asked, list[str]]:
+    """The one turn that a gateway makes of a body, and what it ignores."""
+    request, _ = posted(msgspec.json.encode(body), TURNED[path].kind, TURNED[path].harmless)
+    (asked,), ignored = Manners(leave_out_tools=leave_out_tools).kept(request.asked())
+    return asked, ignored
+
+
+@pytest.mark.parametrize(("path", "turn", "body"), [(path, *of) for path, of in COUNTED.items()])
+@pytest.mark.parametrize("leave_out_tools", [False, True])
+def test_what_is_counted_is_what_the_turn_costs(path: str, turn: str, body: Any, leave_out_tools: bool) -> None:
+    """With tools or, where a gateway leaves them out, without."""
+    (counted, ignored), (answered, _) = (kept(one, body, leave_out_tools=leave_out_tools) for one in (path, turn))
+    assert (counted.history, counted.offer) == (answered.history, answered.offer)
+    assert (counted.sampling.thinking, counted.template_kwargs) == (
+        answered.sampling.thinking,
+        answered.template_kwargs,
+    )
+    assert [one.name for one in counted.offer.tools] == ([] if leave_out_tools else ["lamp"])
+    assert ignored == (["tools"] if leave_out_tools else [])
+
+
+@pytest.mark.parametrize(("path", "body"), [(path, body) for path, (_, body) in COUNTED.items()])
+def test_a_count_that_demands_a_call_is_refused_as_its_turn_is_where_tools_are_left_out(path: str, body: Any) -> None:
+    choice = {"type": "any"} if "messages" in path else "required"
+    with pytest.raises(ApiError) as caught:
+        kept(path, body | {"tool_choice": choice}, leave_out_tools=True)
+    assert caught.value.param == "tool_choice"

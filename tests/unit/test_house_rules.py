@@ -29,6 +29,7 @@ from tests.house import (
 from tests.support import ROOT
 
 MAX_FILE_LINES = 400
+MAX_DIALECT_LINES = 300
 MAX_FUNCTION_LINES = 60
 LONG_FILES: dict[str, str] = {}
 """File → why it is one subject all the same."""
@@ -125,6 +126,15 @@ def test_a_circle_is_seen_through_submodules_and_not_where_it_is_for_types_alone
 def test_a_file_is_read_in_five_minutes() -> None:
     lengths = {name_of(path): len(path.read_text().splitlines()) for path in python_files(*FOLDERS)}
     hold({name for name, lines in lengths.items() if lines > MAX_FILE_LINES}, LONG_FILES)
+
+
+def test_a_dialects_module_is_shorter() -> None:
+    """A dialect is read by who knows its API and nothing of the gateway."""
+    folders = ("openai", "anthropic", "ollama", "native")
+    modules = [path for name in folders for path in (ROOT / "producers/gateway" / name).rglob("*.py")]
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in modules}
+    assert len(lengths) > 40
+    assert {name: lines for name, lines in lengths.items() if lines >= MAX_DIALECT_LINES} == {}
 
 
 def test_a_function_fits_on_a_page() -> None:

@@ -45,7 +45,7 @@ def test_without_keys_pages_and_programs_of_this_machine_may(origin: str) -> Non
 )
 def test_without_keys_no_website_may(origin: str) -> None:
     assert not Origins().may(origin, HERE)
-    assert not Origins(is_private=False).may(origin, "pi:8080")
+    assert not Origins().may(origin, "pi:8080")
 
 
 def test_with_keys_any_page_may_as_it_has_to_know_one_unless_some_are_named() -> None:
@@ -57,28 +57,62 @@ def test_with_keys_any_page_may_as_it_has_to_know_one_unless_some_are_named() ->
 
 
 def test_a_gateways_own_page_may_by_the_name_that_it_was_asked_for() -> None:
-    assert Origins(is_private=False).may("http://pi:8080", "pi:8080")
-    assert not Origins(is_private=False).may("http://pi:8080", "other:8080")
+    assert Origins().may("http://pi:8080", "pi:8080")
+    assert not Origins().may("http://pi:8080", "other:8080")
 
 
-def test_a_gateway_of_this_machine_alone_has_no_names_of_others() -> None:
-    """Else a website's name that is made to stand for this machine would make its page the gateway's own."""
-    names = ("evil.example:8080", "chat.local", "127.0.0.1.evil.example", "a b", "localhost.evil.example")
-    for host in (*names, "[", "[evil.example]:80"):
-        assert not Origins().knows(host), host
-        assert not Origins().may(f"http://{host}", host)
-    for host in (
-        "localhost:8080",
-        HERE,
-        "[::1]:8080",
-        "x.localhost",
-        "host.docker.internal:80",
-        socket.gethostname(),
-        "192.168.1.9:80",
-    ):
-        assert Origins().knows(host), host
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example:8080", "chat.local", "127.0.0.1.evil.example", "a b", "localhost.evil.example"),
+        *("[", "[evil.example]:80", "evil.example.", "internal.evil.example", "evil.examplelocalhost"),
+    ],
+)
+def test_without_keys_a_gateway_has_no_names_of_others(host: str) -> None:
+    """Else a website's name that is made to stand for this machine would make its page the gateway's own, whatever
+    address the gateway listens at."""
+    assert not Origins().knows(host)
+    assert not Origins().may(f"http://{host}", host)
+    assert not Origins(hosts=("0.0.0.0", "chat.example")).knows(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost:8080", HERE, "[::1]:8080", "192.168.1.9:80", "[fd00::9]", ""),
+        *("x.localhost", "host.docker.internal:80", "pi", "turnpike-gateway:8080", "pi.home.arpa", "Localhost"),
+        *(socket.gethostname(), f"{socket.gethostname().partition('.')[0].upper()}.local:8080"),
+    ],
+)
+def test_addresses_and_the_machines_own_names_are_known(host: str) -> None:
+    assert Origins().knows(host)
+
+
+def test_other_names_are_known_where_they_are_listed_or_a_key_is_wanted() -> None:
+    assert Origins(hosts=("chat.example",)).knows("Chat.example:8080")
+    assert not Origins(hosts=("chat.example",)).knows("x.chat.example")
+    assert Origins(hosts=(".turnpike.svc",)).knows("gateway.turnpike.svc:8080")
+    assert not Origins(hosts=(".turnpike.svc",)).knows("turnpike.svc.evil.example")
+    assert Origins(hosts=("*",)).knows("evil.example")
     assert Origins(("http://chat.example:3000",)).knows("chat.example")
-    assert Origins(is_private=False).knows("gateway.turnpike.svc")
+    assert Origins(are_keys_wanted=True).knows("gateway.example")
+    assert Origins(("https://chat.example",), are_keys_wanted=True).knows("gateway.example")
+
+
+async def test_a_request_by_an_unknown_name_is_told_which_setting_names_it() -> None:
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    async def never(*_: Any) -> Any:
+        raise AssertionError
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"host", b"evil.example:8080")]}
+    await Doorkeeper(never, Origins())(scope, never, send)
+    assert sent[0]["status"] == 403
+    assert b"'evil.example:8080'" in sent[1]["body"]
+    assert b"--hosts" in sent[1]["body"]
 
 
 async def asked(origins: Origins, method: str, **headers: str) -> tuple[int, dict[str, str], bool]:
@@ -132,4 +166,5 @@ async def test_a_page_that_may_not_is_not_heard_at_all_and_one_that_may_reads_th
     assert (await asked(Origins(), "POST"))[::2] == (200, True)
     status, told, has_heard = await asked(Origins(), "POST", origin="http://localhost:5173")
     assert (status, has_heard, told["access-control-allow-origin"]) == (200, True, "http://localhost:5173")
-    assert "Turnpike-Turn" in told["access-control-expose-headers"]
+    exposed = {one.strip().lower() for one in told["access-control-expose-headers"].split(",")}
+    assert {"turnpike-turn", "request-id", "x-request-id", "retry-after", "www-authenticate"} <= exposed

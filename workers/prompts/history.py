@@ -115,8 +115,8 @@ class History:
         answer = len(told.messages) - 1
         exact = [index for index in range(told.num_told_anew, answer + 1) if told.messages[index].role == "assistant"]
         whole = await rendered(self._renderer, turn, exact, self._thoughts)
-        prompt = await off_loop(len(whole.text), lambda: self._following(turn, known, told, whole))
-        return prompt if prompt is not None else await self._told_anew(turn)
+        following = await off_loop(len(whole.text), lambda: self._following(turn, known, told, whole))
+        return following if following is not None else await self._told_anew(turn)
 
     def _raw(self, turn: Turn) -> Prompt:
         is_text = turn.kind == "score" or self._raw_as_text

@@ -56,8 +56,19 @@ class Answered(Chosen, frozen=True, dict=True, forbid_unknown_fields=True, kw_on
 
     @property
     def ignored(self) -> Sequence[str]:
-        """Probabilities are the model's own, before any cut."""
-        return ("post_sampling_probs",) if self.post_sampling_probs else ()
+        """Probabilities are the model's own, before any cut; `verbose` tells the prompts of whole answers."""
+        asks = {"post_sampling_probs": self.post_sampling_probs, "verbose": self.verbose and not self.tells_prompts}
+        return tuple(name for name, is_asked in asks.items() if is_asked)
+
+    @property
+    def tells_prompts(self) -> bool:
+        """Whether prompts are told as the model gets them: as they came else."""
+        return False
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """What a turn is told where the prompt's progress is wanted."""
+        return {"progress": True} if self.return_progress else {}
 
     def check(self) -> None:
         """There is nothing that must be refused."""
@@ -110,9 +121,7 @@ class CompletionBody(Answered, frozen=True, dict=True, forbid_unknown_fields=Tru
     def asked(self) -> Sequence[Asked]:
         """So many answers to each prompt as are wanted. Raises ApiError."""
         found = [
-            asked_of(prompt, sampling, has_progress=bool(self.return_progress))
-            for prompt in self.prompts()[0]
-            for sampling in self.samplings
+            asked_of(prompt, sampling, self.progress) for prompt in self.prompts()[0] for sampling in self.samplings
         ]
         return [*found, *map(prompt_of, found)] if self.tells_prompts else found
 
@@ -130,9 +139,8 @@ class CompletionBody(Answered, frozen=True, dict=True, forbid_unknown_fields=Tru
         return Writer(model, asking, tells_prompts=self.tells_prompts)
 
 
-def asked_of(prompt: str | Mixed, sampling: Sampling, *, has_progress: bool) -> Asked:
+def asked_of(prompt: str | Mixed, sampling: Sampling, more: dict[str, Any]) -> Asked:
     """The turn of a prompt as it stands."""
-    more: dict[str, Any] = {"progress": True} if has_progress else {}
     if isinstance(prompt, str):
         return Asked((Message("user", prompt),), sampling, is_raw=True, more=more)
     return Asked((), sampling, is_raw=True, more=more | {"prompt": prompt})

@@ -34,7 +34,7 @@ class InfillBody(Answered, frozen=True, dict=True, forbid_unknown_fields=True, k
         """So many answers as are wanted. Raises ApiError."""
         history = (Message("user", self.input_prefix + self.prompt),)
         files = tuple((one.filename or NO_NAME, one.text) for one in self.input_extra)
-        more = {"suffix": self.input_suffix, "files": files}
+        more = {"suffix": self.input_suffix, "files": files} | self.progress
         return [Asked(history, sampling, is_raw=True, more=more) for sampling in self.samplings]
 
     def writer(self, turn: str, model: str) -> Writer:

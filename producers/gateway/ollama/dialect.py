@@ -32,7 +32,6 @@ class ShowRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     model: ModelName = ""
     name: ModelName = ""
-    verbose: bool | None = None
 
 
 class Ollama:
@@ -94,7 +93,7 @@ async def _running(visit: Visit) -> Response:
 
 
 async def _show(visit: Visit) -> Response:
-    wanted = visit.read(ShowRequest)
+    wanted = visit.read(ShowRequest, {"verbose": (False,)})
     if not (name := wanted.model or wanted.name):
         raise ApiError(400, "model is required", param="model", code="missing_required_parameter")
     if (found := await visit.meant(name)) is None:
@@ -106,7 +105,7 @@ async def _show(visit: Visit) -> Response:
 
 
 async def _pull(visit: Visit) -> Response:
-    wanted = visit.read(PullRequest)
+    wanted = visit.read(PullRequest, {"insecure": (False,)})
     if not (name := wanted.model or wanted.name):
         raise ApiError(400, "invalid model name", param="model", code="missing_required_parameter")
     if wanted.stream is not False:

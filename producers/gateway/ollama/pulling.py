@@ -27,7 +27,6 @@ class PullRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     model: ModelName = ""
     name: ModelName = ""
     stream: bool | None = None
-    insecure: bool | None = None
     username: str | None = None
     password: str | None = None
 

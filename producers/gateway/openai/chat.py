@@ -109,10 +109,19 @@ class ChatRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """The names of participants; tools are known by their calls."""
+        """The names of participants (tools are known by their calls), and what no turn has."""
         named = (index for index, one in enumerate(self.messages) if one.name and one.role != "tool")
         verbose = ("verbose",) if self.verbose and self.is_streamed else ()
-        return (*super().ignored, *verbose, *(f"messages[{index}].name" for index in named))
+        wanted = self.response_format.json_schema if self.response_format is not None else None
+        described = ("response_format.json_schema.description",) if wanted is not None and wanted.description else ()
+        names = (f"messages[{index}].name" for index in named)
+        return (*super().ignored, *verbose, *self._unbegun, *described, *names)
+
+    @property
+    def _unbegun(self) -> tuple[str, ...]:
+        """An answer begins as the template has it, unless it goes on with the assistant's message."""
+        begins = self.add_generation_prompt is not False or self.history[-1].role == "assistant"
+        return () if begins else ("add_generation_prompt",)
 
     def asked(self) -> Sequence[Asked]:
         """So many answers as are wanted, each with a seed of its own; and the prompt, where it is to be told."""

@@ -28,7 +28,7 @@ class OpenAi:
     media_type = "text/event-stream"
     error_schema = ERROR_SCHEMA
 
-    def __init__(self) -> None:
+    def __init__(self, *, num_clients: int = 1) -> None:
         chat = Turned(ChatRequest, "A chat's next turn", HARMLESS)
         completion = Turned(CompletionRequest, "Texts' continuations, without the model's template", HARMLESS)
         self.turns: dict[str, Turned] = {
@@ -40,7 +40,7 @@ class OpenAi:
         counted = Turned(ChatCountRequest, "How many tokens the prompt of a chat has", HARMLESS)
         self.turns |= {f"{prefix}/chat/completions/input_tokens": counted for prefix in ("/v1", "")}
         self.turns["/apply-template"] = Turned(TemplateRequest, "The prompt of a chat", HARMLESS)
-        store = ResponseStore()
+        store = ResponseStore(num_clients)
         response = Turned(ResponsesRequest, "A response", RESPONSES_HARMLESS, store.before, store.after)
         count = Turned(CountRequest, "How many tokens the prompt of a response has", RESPONSES_HARMLESS, store.before)
         for prefix in ("/v1", ""):

@@ -20,6 +20,11 @@ class TemplateRequest(ChatRequest, frozen=True, forbid_unknown_fields=True, kw_o
         """Never."""
         return False
 
+    @property
+    def _unbegun(self) -> tuple[str, ...]:
+        """A prompt alone may end as it likes."""
+        return ()
+
     def asked(self) -> Sequence[Asked]:
         """The one turn."""
         more = {"kind": "prompt", "bare": self.add_generation_prompt is False}

@@ -97,8 +97,13 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     @property
     def ignored(self) -> tuple[str, ...]:
         """Fields that ask for something that is not done."""
-        options = self.stream_options
-        return ("stream_options.include_obfuscation",) if options and options.include_obfuscation else ()
+        if (options := self.stream_options) is None:
+            return ()
+        asks = {
+            "include_obfuscation": options.include_obfuscation,
+            "continuous_usage_stats": options.continuous_usage_stats,
+        }
+        return tuple(f"stream_options.{name}" for name, is_asked in asks.items() if is_asked)
 
     @property
     def num_answers(self) -> int:

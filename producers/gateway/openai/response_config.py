@@ -27,6 +27,13 @@ class TextConfig(Struct, frozen=True, forbid_unknown_fields=True):
     format: TextFormat | None = None
     verbosity: str | None = None
 
+    @property
+    def ignored(self) -> list[str]:
+        """What of it is not done."""
+        is_described = self.format is not None and bool(self.format.description)
+        asks = {"verbosity": self.verbosity not in (None, "medium"), "format.description": is_described}
+        return [f"text.{name}" for name, is_asked in asks.items() if is_asked]
+
 
 class ReasoningConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """How to think. Thoughts are told as they are, so that a summary of them is nothing to ask for."""
@@ -34,6 +41,12 @@ class ReasoningConfig(Struct, frozen=True, forbid_unknown_fields=True):
     effort: Effort | None = None
     summary: str | None = None
     generate_summary: str | None = None
+
+    @property
+    def ignored(self) -> list[str]:
+        """The summaries: `auto` leaves it to us whether there is one."""
+        asks = {"summary": self.summary, "generate_summary": self.generate_summary}
+        return [f"reasoning.{name}" for name, wanted in asks.items() if wanted not in (None, "auto")]
 
 
 class FunctionTool(Struct, frozen=True, forbid_unknown_fields=True):

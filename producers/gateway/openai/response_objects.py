@@ -54,6 +54,11 @@ def item(turn: str, part: Part, status: str) -> dict[str, Any]:
     return found | {"type": "function_call", "call_id": part.id, "name": part.name, "arguments": part.text}
 
 
+def status_of(done: Done) -> str:
+    """Of a response with that end."""
+    return {"length": "incomplete", "cancelled": "cancelled"}.get(done.finish_reason, "completed")
+
+
 class ResponseObject:
     """One response: what was asked for is told back, as `asked` has it."""
 
@@ -78,10 +83,10 @@ class ResponseObject:
 
     def ended(self, done: Done, output: Sequence[dict[str, Any]], *, is_stored: bool) -> dict[str, Any]:
         """With its end."""
-        is_cut = done.finish_reason == "length"
-        found = self._object("incomplete" if is_cut else "completed", output)
-        found |= {"completed_at": None if is_cut else time.time(), "usage": usage_of(done.usage), "store": is_stored}
-        return found | {"incomplete_details": {"reason": "max_output_tokens"} if is_cut else None}
+        status = status_of(done)
+        found = self._object(status, output) | {"usage": usage_of(done.usage), "store": is_stored}
+        found["completed_at"] = time.time() if status == "completed" else None
+        return found | {"incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None}
 
     def failed(self, error: ApiError) -> dict[str, Any]:
         """Where something went wrong once it was begun."""

@@ -21,8 +21,8 @@ from producers.gateway.visits import Visit
 class ResponseStore:
     """In NATS, so that any gateway has them."""
 
-    def __init__(self) -> None:
-        self._answers = KeptAnswers()
+    def __init__(self, num_clients: int) -> None:
+        self._answers = KeptAnswers(num_clients)
 
     async def before(self, request: ResponsesRequest, client: Client) -> TurnRequest:
         """The request with all that was said before. Raises ApiError."""

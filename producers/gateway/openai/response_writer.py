@@ -8,26 +8,46 @@ from typing import Any
 import msgspec
 
 from broker.conversations import answered
-from broker.messages import Chunk, Done, Failed, Message, Started
+from broker.messages import Chunk, Done, Failed, Message, Progress, Started
 from broker.messages.kept import Kept
 from producers.gateway.dialect import Finished
 from producers.gateway.errors import ApiError
 from producers.gateway.failures import error_of
-from producers.gateway.openai.response_objects import ResponseObject, item, item_id, logprobs_of, text_part
+from producers.gateway.openai.response_objects import (
+    ResponseObject,
+    item,
+    item_id,
+    logprobs_of,
+    status_of,
+    text_part,
+)
 from producers.gateway.parts import Closed, Event, Grown, Opened, Part, Parts, parts_of
+from producers.gateway.timings import Course, progress_of, timings
 
 FIELDS = {"sampling.json_schema": "text.format.schema"}
 """Of a turn, by their names in a request."""
 
 
 class ResponseWriter:
-    """Tells one response, behind `messages`."""
+    """Tells one response, behind `messages`. With `has_timings` each piece of a stream tells them; with
+    `is_llama_servers` its end is called as llama-server calls all of its own, and tells them, too."""
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, turn: str, model: str, told_back: Mapping[str, Any], messages: Sequence[Message], *, is_stored: bool
+        self,
+        turn: str,
+        model: str,
+        told_back: Mapping[str, Any],
+        messages: Sequence[Message],
+        *,
+        is_stored: bool,
+        has_timings: bool = False,
+        is_llama_servers: bool = False,
     ) -> None:
+        self._has_timings = has_timings
+        self._is_llama_servers = is_llama_servers
+        self._course = Course()
         self._object = ResponseObject(turn, model, told_back)
         self._messages = tuple(messages)
         self.is_stored = is_stored
@@ -83,19 +103,34 @@ class ResponseWriter:
             self._attempt = chunk.attempt
             told = self._events(self._parts.end(), "incomplete")
             self._output = []
+        self._course.follow(chunk.attempt)
+        told += b"".join(map(self._progress, chunk.progress))
+        self._course.count(chunk)
         return told + self._events(self._parts.chunk(chunk))
+
+    def _progress(self, progress: Progress) -> bytes:
+        """How much of the prompt is computed, where that was asked for."""
+        self._course.has_computed(progress)
+        more = {"prompt_progress": progress_of(progress)} | self._timed
+        return self._event("response.in_progress", response=self._object.begun(), **more)
+
+    @property
+    def _timed(self) -> dict[str, Any]:
+        return {"timings": self._course.timings} if self._has_timings else {}
 
     def go_on_at(self, index: int, num_characters: int) -> None:
         """Events tell no places in the text."""
 
     def end(self, index: int, done: Done) -> bytes:
         """The end of the last item."""
-        return self._events(self._parts.end(), "incomplete" if done.finish_reason == "length" else "completed")
+        return self._events(self._parts.end(), "completed" if status_of(done) == "completed" else "incomplete")
 
     def finish(self, dones: Sequence[Done], details: bytes = b"") -> bytes:
         """The whole response again."""
         response = self._ended(Finished(dones[0]))
-        return details + self._event(f"response.{response['status']}", response=response)
+        if self._is_llama_servers:
+            return details + self._event("response.completed", response=response, timings=timings(dones[0]))
+        return details + self._event(_END_OF.get(response["status"], "response.completed"), response=response)
 
     def broken_off(self, error: ApiError) -> bytes:
         """That it has failed, and why."""
@@ -109,9 +144,8 @@ class ResponseWriter:
         output = self._output
         if output is None:
             parts = parts_of(finished.done, finished.logprobs)
-            is_cut = finished.done.finish_reason == "length"
             output = [item(self._object.turn, one, "completed") for one in parts]
-            if is_cut and output:
+            if output and status_of(finished.done) != "completed":
                 output[-1]["status"] = "incomplete"
         return self._object.ended(finished.done, output, is_stored=self.is_stored)
 
@@ -132,7 +166,7 @@ class ResponseWriter:
                     where = self._where(part)
                     if part.kind == "text":
                         where |= {"logprobs": logprobs_of(logprobs)}
-                    told.append(self._event(f"{_NAMES[part.kind]}.delta", delta=text, **where))
+                    told.append(self._event(f"{_NAMES[part.kind]}.delta", delta=text, **where, **self._timed))
                 case Closed(part):
                     told.append(self._closed(part, status))
         return b"".join(told)
@@ -170,6 +204,10 @@ _NAMES = {
     "text": "response.output_text",
     "call": "response.function_call_arguments",
 }
+
+
+_END_OF = {"incomplete": "response.incomplete", "cancelled": "response.incomplete"}
+"""The API has no event of its own for what was cancelled."""
 
 
 def _content(part: Part, text: str) -> dict[str, Any]:

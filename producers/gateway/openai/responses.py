@@ -59,7 +59,7 @@ class ResponsesRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=
         if self.prompt is not None:
             raise unsupported("prompt", "is not supported: templates of prompts are not kept here")
         if self.num_answers > 1:
-            raise unsupported("n", "is not supported: a response is one answer")
+            raise unsupported("n_cmpl" if self.n is None else "n", "is not supported: a response is one answer")
         if self.previous_response_id is None:
             checked(self.said)
         wanted = self.text.format if self.text is not None else None
@@ -86,8 +86,10 @@ class ResponsesRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=
             items_of(self.input, unknown)
         others = [f"tools[{place}]" for place, one in enumerate(self.tools or ()) if one.get("type") != "function"]
         told = [f"include.{one}" for one in self.include or () if one != LOGPROBS]
-        if self.text is not None and self.text.verbosity not in (None, "medium"):
-            told.append("text.verbosity")
+        if self.text is not None:
+            told += self.text.ignored
+        if self.reasoning is not None:
+            told += self.reasoning.ignored
         return (*super().ignored, *unknown, *others, *told)
 
     @property
@@ -210,13 +212,31 @@ class Continued:
         history = to_be_answered((*first, *self.messages))
         checked(history)
         kwargs, offer = self.request.chat_template_kwargs or None, self.request.offer
-        return [Asked(history, self.request.sampling(), template_kwargs=kwargs, offer=offer, param_of=_param_of)]
+        return [
+            Asked(
+                history,
+                self.request.sampling(),
+                template_kwargs=kwargs,
+                offer=offer,
+                more=self.request.progress,
+                param_of=_param_of,
+            )
+        ]
 
     def writer(self, turn: str, model: str) -> ResponseWriter:
         """Of it."""
         request = self.request
         told_back = request.told_back(request.sampling())
-        return ResponseWriter(turn, model, told_back, self.messages, is_stored=request.store is not False)
+        has_timings = bool(request.timings_per_token)
+        return ResponseWriter(
+            turn,
+            model,
+            told_back,
+            self.messages,
+            is_stored=request.store is not False,
+            has_timings=has_timings,
+            is_llama_servers=has_timings or bool(request.return_progress),
+        )
 
 
 class CountRequest(ResponsesRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
