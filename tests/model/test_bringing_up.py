@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -102,10 +103,11 @@ async def test_a_worker_that_dies_is_followed_by_another_one(tmp_path: Path) -> 
 
 def process_of(worker_name: str) -> int:
     """Whose command has that name in it."""
-    (found,) = (
-        path for path in Path("/proc").glob("[0-9]*/cmdline") if f"\0{worker_name}\0".encode() in path.read_bytes()
-    )
-    return int(found.parent.name)
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            if f"\0{worker_name}\0".encode() in path.read_bytes():
+                return int(path.parent.name)
+    raise AssertionError(worker_name)
 
 
 async def test_an_interrupt_while_a_model_loads_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:
