@@ -80,7 +80,7 @@ TAKEN = {
     "json_schema.name": "a label",
 }
 """Fields, by the ends of their paths, that ask for what is done in any case, and why."""
-TAKEN_OF = {
+TAKEN_OF: dict[type, tuple[str, str]] = {
     EmbedRequest: ("options", "vectors are not sampled"),
     EmbeddingsRequest: ("options", "vectors are not sampled"),
     ResponsesRequest: ("stream_options.include_usage", "each end tells the tokens"),
@@ -292,7 +292,7 @@ def _matters(name: str, comes_of: Any, around: dict[str, Any], values: list[Any]
 
 def taken(kind: type, name: str) -> bool:
     """Whether it is said above why it asks for nothing more."""
-    beginning, _ = TAKEN_OF.get(kind, (None, ""))
+    beginning = TAKEN_OF[kind][0] if kind in TAKEN_OF else None
     return any(f".{name}".endswith(f".{end}") for end in TAKEN) or (
         beginning is not None and name.startswith(beginning)
     )
