@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import statistics
 import sys
 import time
@@ -114,6 +115,8 @@ async def running() -> AsyncIterator[tuple[Client, HttpReader, psutil.Process]]:
         url, process = await stack.enter_async_context(gateway(server))
         http = HttpReader(url)
         stack.callback(http.close)
+        gc.collect()
+        gc.freeze()  # the pauses of who measures are not what is measured
         yield client, http, psutil.Process(process.pid)
 
 

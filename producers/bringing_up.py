@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -28,6 +29,10 @@ from producers.terminal.printing import waiting
 
 SIZE_IS_TOLD_BYTES = 10_000_000
 """Of a file that takes a moment to load."""
+MAX_DEATHS = 3
+"""How often a worker that has ended by itself is followed by another one."""
+
+log = logging.getLogger(__name__)
 
 
 class LocalModel(Struct, frozen=True):
@@ -67,6 +72,7 @@ class ForTheWhile:
         self._accounts = dict(accounts)
         self._numbers = itertools.count(1)
         self._stack = AsyncExitStack()
+        self._keeping: list[asyncio.Future[None]] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,6 +80,9 @@ class ForTheWhile:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        for task in self._keeping:
+            task.cancel()
+        await asyncio.gather(*self._keeping, return_exceptions=True)
         await self._stack.aclose()
 
     async def serve(self, name: str) -> str:
@@ -89,7 +98,10 @@ class ForTheWhile:
             nc = await connect(self.address, name="turnpike-probe")
         except ServerUnavailable as error:
             # A broker that does not let us in is one all the same, and holds the port.
-            if not self._may_start or isinstance(error, Refused) or (found := found or self._find(name)) is None:
+            if not self._may_start or isinstance(error, Refused):
+                raise
+            if (found := found or self._find(name)) is None:
+                self._say(f"no model of this machine is called {name}: `turnpike models list` lists them")
                 raise
             self._say(f"no broker runs here: starting one for the while, and {_told(found)}")
             await self._start_broker()
@@ -119,8 +131,23 @@ class ForTheWhile:
                 await ensure(nc, [found.model])
         finally:
             await close(nc)
+        worker = await self._worker(found)
+        async with Client(self.address) as client:
+            with waiting(f"loading {found.model}; ^C ends"):
+                await _until_served(worker, client)
+        self._keeping.append(asyncio.ensure_future(self._keep(found, worker)))
+
+    async def _keep(self, found: LocalModel, worker: StartedWorker) -> None:
+        """Where the worker ends by itself another one goes on with its turns: who waits for them is told by the queue,
+        and nothing is written into an answer."""
+        for _ in range(MAX_DEATHS):
+            code = await worker.process.wait()
+            log.info("worker ended worker=%s code=%s: %s", worker.name, code, worker.last_line)
+            worker = await self._worker(found)
+
+    async def _worker(self, found: LocalModel) -> StartedWorker:
         folder = self._stack.enter_context(temporary_folder("turnpike-worker-"))
-        worker = await started_worker(
+        return await started_worker(
             self._stack,
             self._entry,
             folder,
@@ -128,9 +155,6 @@ class ForTheWhile:
             name=f"local-{os.getpid()}-{next(self._numbers)}",
             flags=("--model", found.model, *found.flags),
         )
-        async with Client(self.address) as client:
-            with waiting(f"loading {found.model}; ^C ends"):
-                await _until_served(worker, client)
 
 
 async def _until_served(worker: StartedWorker, client: Client) -> None:

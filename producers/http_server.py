@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import httptools
 import uvicorn
@@ -21,7 +22,40 @@ MAX_HEAD_BYTES = 16 * 1024
 """Of a head that is not whole, and of whatever else is no body."""
 MAX_PIPELINED = 16
 """Requests of one connection that wait for others to be answered."""
+MAX_JOINED_BYTES = 64 * 1024
 GRACE_SECONDS = 5
+
+
+class _Joining:
+    """A connection's transport, by which all that is written in one round of the event loop goes out as one: a head and
+    the first piece behind it. Each write wakes its reader, who then has half of it, and the processor that wrote."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._waiting: list[bytes] = []
+        self._num_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        if not self._waiting:
+            self._loop.call_soon(self._flush)
+        self._waiting.append(data)
+        self._num_bytes += len(data)
+        if self._num_bytes > MAX_JOINED_BYTES:  # so that whoever writes hears that it is to wait
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            joined = b"".join(self._waiting)
+            self._waiting, self._num_bytes = [], 0
+            self._transport.write(joined)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class Patient(HttpToolsProtocol):
@@ -38,6 +72,7 @@ class Patient(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Makes room for the connection, and begins to wait for a request's head."""
         super().connection_made(transport)
+        self.transport = cast(asyncio.Transport, _Joining(transport, self.loop))
         self._heard_at = self.loop.time()
         self._make_room()
         self._wait()
@@ -75,6 +110,7 @@ class Patient(HttpToolsProtocol):
             head = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
             head += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
             self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
             self._feed(b"\r\n".join([*head, b"", b""]) + data[offer.args[0] :])
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
@@ -144,7 +180,8 @@ class _Server(uvicorn.Server):
 def listen(host: str, port: int) -> socket.socket:
     """Raises TurnpikeError in one line for what is wrong with the address."""
     try:
-        listening = socket.create_server((host, port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family)
     except OSError as error:
         raise TurnpikeError(f"{host}:{port}: {error.strerror}") from None
     # Inherited by connections. asyncio sets it where a socket's protocol is named, which create_server leaves out;

@@ -94,7 +94,7 @@ class GatewaySettings(CommonSettings, frozen=True, kw_only=True):
 
     routes: RoutesFile = None
     log_level: Level = "INFO"
-    gateway_host: Annotated[str, Setting("the interface to listen at")] = "127.0.0.1"
+    gateway_host: Annotated[str, Setting("the interface to listen at; several with commas between")] = "127.0.0.1"
     gateway_port: GatewayPort = 8080
     ollama_port: Annotated[
         int | None,
@@ -129,6 +129,10 @@ class GatewaySettings(CommonSettings, frozen=True, kw_only=True):
         Setting("refuse fields that are unknown or ask for what is not done, which are ignored and named without"),
     ] = False
     thinking: ThinkingSetting = None
+    without_page: Annotated[bool, Setting("serve no page at /")] = False
+    without_slots: Annotated[
+        bool, Setting("tell nobody at /slots how many turns are in work, as llama-server's --no-slots")
+    ] = False
     node: Node = None
     new_key: Annotated[bool, Setting("print a new key, and do no more")] = False
 

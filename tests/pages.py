@@ -21,10 +21,10 @@ from broker.server import EmbeddedServer
 from tests.fakes import END, FIRST, FakeEngine
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = (
+needs_chromium = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here"),
     pytest.mark.asyncio(loop_scope="session"),
-)
+]
 """Marks of a module whose tests have a page; it imports `nats_server` from here."""
 ARGUMENTS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-port=0")
 REFUSED = re.compile("Failed to load resource: (the server responded with a status of 4|net::ERR_FAILED)")

@@ -44,6 +44,8 @@ KEYS = (
     ("^C", "stops an answer; at the prompt clears the line, twice ends"),
     ("^D", "ends"),
 )
+PLAIN_KEYS = (("Enter", "sends; behind \\ it begins a new line"), *KEYS[-2:])
+"""Where a terminal can do no more than write lines."""
 _ALSO = {"": "help", "quit": "exit", "bye": "exit", "?": "help", "clear": "new"}
 
 
@@ -73,9 +75,10 @@ def parsed(text: str) -> tuple[Order, str] | None:
     return order, (found[2] or "").strip()
 
 
-def help_rows() -> list[tuple[str, str]]:
-    """All commands and keys, with what they do."""
-    return [*((one.usage, one.help) for one in ORDERS), ("", ""), *KEYS]
+def help_rows(*, has_editor: bool) -> list[tuple[str, str]]:
+    """All commands and keys, with what they do; without an editor those that any line has."""
+    keys = KEYS if has_editor else PLAIN_KEYS
+    return [*((one.usage, one.help) for one in ORDERS), ("", ""), *keys]
 
 
 def words(models: Callable[[], Sequence[str]]) -> Callable[[str], Sequence[str]]:

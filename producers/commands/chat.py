@@ -31,7 +31,7 @@ from producers.routing.policies import Routes
 from producers.routing.waiting import choosable, ready
 from producers.terminal.calls import Permission
 from producers.terminal.keyboard import Keyboard, Left, Typist
-from producers.terminal.printing import Printer, counted, is_dumb, shown
+from producers.terminal.printing import Printer, counted, folded, is_dumb, shown
 from producers.terminal.tables import print_columns
 
 Serve = Callable[[str], Awaitable[str]]
@@ -74,7 +74,7 @@ async def chat(
     models: list[str] = []
     typist = _typist(history, lambda: models)
     how = "/help lists commands, ^C stops an answer, ^D ends" if typist.is_a_terminal else "^C stops an answer"
-    sys.stderr.write(f"talking to {model}; {how}\n")
+    sys.stderr.write(folded(f"talking to {model}; {how}") + "\n")
     talk = Conversation(model, sampling, system)
     chat = Chat(address, talk, typist, stop, is_seeded, functions, is_allowed, is_plain, routes, serve, models)
     return await chat.run()
@@ -222,7 +222,7 @@ class Chat:
         """Raises TurnpikeError."""
         match order.name:
             case "help":
-                print_columns(orders.help_rows())
+                print_columns(orders.help_rows(has_editor=not is_dumb()))
             case "exit":
                 self._is_left = True
             case "new":

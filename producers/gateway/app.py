@@ -61,6 +61,8 @@ class Gateway:
         node: str,
         version: str,
         leave_out_tools: bool = False,
+        has_page: bool = True,
+        has_slots: bool = True,
         thinking: Thinking | None = None,
         is_strict: bool = False,
         origins: Origins | None = None,
@@ -76,12 +78,14 @@ class Gateway:
         self._rounds = Rounds()
         self._is_strict = is_strict
         self._origins = origins or Origins(are_keys_wanted=keys.are_wanted)
-        self._dialects = all_dialects(num_clients=keys.num_clients) if dialects is None else dialects
+        if dialects is None:
+            dialects = all_dialects(num_clients=keys.num_clients, has_slots=has_slots)
+        self._dialects = dialects
         self._models = Models(self._seen, (AUTO, *routes.policies))
         self._clients = Clients(nc)
         self._in_work = InWork()
         self._cluster = Cluster(nc, self._seen, self._in_work)
-        self._page = PageFiles()
+        self._page = PageFiles() if has_page else None
         manners = Manners(thinking, leave_out_tools, is_strict)
         chooser = Chooser(nc, routes, self._seen, self._recorder, node)
         self._turns = Turns(nc, self._clients, chooser, self._seen, self._places, self._in_work, manners)
@@ -100,7 +104,7 @@ class Gateway:
             Route("/ready", self._ready, methods=["GET"]),
             Route("/openapi.json", self._openapi, methods=["GET"]),
             Route("/cluster", Endpoint(self._look_at_cluster, self._dialects[0].error_body), methods=["GET"]),
-            *self._page.routes(),
+            *(self._page.routes() if self._page is not None else ()),
         ]
         missing = not_found(lambda path: nearest(self._dialects, path).error_body)
         others = Starlette(routes=routes, exception_handlers={404: missing, 405: missing})

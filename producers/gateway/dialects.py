@@ -9,9 +9,10 @@ from producers.gateway.ollama.dialect import Ollama
 from producers.gateway.openai.dialect import OpenAi
 
 
-def all_dialects(*, num_clients: int = 1) -> tuple[Dialect, ...]:
-    """Made anew: what one keeps is of its gateway. `num_clients` share the room for answers that are kept."""
-    return OpenAi(num_clients=num_clients), Anthropic(), Ollama(), Native()
+def all_dialects(*, num_clients: int = 1, has_slots: bool = True) -> tuple[Dialect, ...]:
+    """Made anew: what one keeps is of its gateway. `num_clients` share the room for answers that are kept; without
+    slots llama-server's tells of none."""
+    return OpenAi(num_clients=num_clients), Anthropic(), Ollama(), Native(has_slots=has_slots)
 
 
 def nearest(dialects: tuple[Dialect, ...], path: str) -> Dialect:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
+import socket
 from pathlib import Path
 
 from broker import subjects
@@ -24,15 +26,17 @@ async def serve(address: Address, options: GatewaySettings, version: str, stop: 
     """Raises TurnpikeError in one line for what is wrong."""
     keys = Keys(read_keys(Path(options.keys).expanduser()) if options.keys else None)
     routes = read_routes(options.routes)
-    if not keys.are_wanted and not _is_loopback(options.gateway_host) and not options.allow_anyone:
+    hosts = options.gateway_host.split(",")
+    is_private = all(map(_is_loopback, hosts))
+    if not keys.are_wanted and not is_private and not options.allow_anyone:
         raise SettingsError(
             [
                 f"--gateway-host {options.gateway_host}: others could use it without a key: give --keys FILE "
                 "(turnpike gateway --new-key makes one), or say --allow-anyone"
             ]
         )
-    listening = listen(options.gateway_host, options.gateway_port)
-    of_ollama = [listen(options.gateway_host, options.ollama_port)] if options.ollama_port else []
+    listening = [listen(host, options.gateway_port) for host in hosts]
+    of_ollama = [listen(host, options.ollama_port) for host in hosts] if options.ollama_port else []
     nc = await connect(address, name="turnpike-gateway")
     node = subjects.node_name(options.node)
     gateway = Gateway(
@@ -43,24 +47,35 @@ async def serve(address: Address, options: GatewaySettings, version: str, stop: 
         version=version,
         leave_out_tools=options.leave_out_tools,
         is_strict=options.strict,
-        origins=Origins(options.origins, keys.are_wanted, (options.gateway_host, *options.hosts)),
+        origins=Origins(options.origins, keys.are_wanted, (*hosts, *options.hosts)),
         thinking=options.thinking,
+        has_page=not options.without_page,
+        has_slots=not options.without_slots,
     )
     app = gateway.app()
-    host, port = listening.getsockname()[:2]
+    # What is there by now stays: no collection is to look through it, which takes 20 ms, while streams wait.
+    gc.collect()
+    gc.freeze()
     try:
         async with asyncio.TaskGroup() as group:
             beside = [group.create_task(gateway.look()), group.create_task(watch(nc))]
-            print(f"gateway at http://{host}:{port}", flush=True)  # noqa: T201
+            for one in listening:
+                print(f"gateway at {_url(one)}", flush=True)  # noqa: T201
             for one in of_ollama:
                 app = OllamaPort(app, one.getsockname()[1])
-                print(f"ollama at http://{host}:{one.getsockname()[1]}", flush=True)  # noqa: T201
-            await serve_http(app, listening, stop, also=of_ollama, max_connections=MAX_CONNECTIONS)
+                print(f"ollama at {_url(one)}", flush=True)  # noqa: T201
+            also = [*listening[1:], *of_ollama]
+            await serve_http(app, listening[0], stop, also=also, max_connections=MAX_CONNECTIONS)
             for task in beside:
                 task.cancel()
     finally:
         await close(nc)
     return 0
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _is_loopback(host: str) -> bool:

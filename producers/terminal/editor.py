@@ -63,7 +63,7 @@ class Editor:
             input=self._input,
             # It is not asked where the cursor is: an answer that comes late would be typed into the next message.
             output=Vt100_Output(sys.stderr, _size, term=os.environ.get("TERM"), enable_cpr=False),
-            color_depth=ColorDepth.DEPTH_4_BIT,
+            color_depth=ColorDepth.from_env() or ColorDepth.DEPTH_4_BIT,  # none with NO_COLOR
         )
 
     async def message(self, is_pressed: bool = False) -> str | None:

@@ -135,11 +135,11 @@ class Drawn:
         self._is_first, self._text = True, ""
 
     def note(self, line: str) -> None:
-        """Writes a line above the block that is being written."""
+        """Writes a line, or several, above the block that is being written."""
         lines, self._lines = self._lines, []
         if lines:
             self._rise(lines, 0)
-            self._file.write(_cleared([line]) + "\n")
+            self._file.write(_cleared(line.split("\n")) + "\n")
         else:
             self._file.write(f"{line}\n")
         self._replace(lines)

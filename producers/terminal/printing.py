@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from broker.answer import Answer
 from broker.messages import Chunk, Done, Failed
@@ -112,13 +113,33 @@ class Printer:
 
     def note(self, text: str) -> None:
         """A line on stderr, which leaves what stdout has as it is: somebody may read that."""
-        line = f"[{shown(text)}]"
+        line = folded(f"[{shown(text)}]")
         is_seen_together = self._is_seen and sys.stderr.isatty()
         if is_seen_together and self._drawn is not None and self._drawn.is_within_line:
             self._drawn.note(line)
             return
         sys.stderr.write(f"{'\n' if is_seen_together and self._is_within_line else ''}{line}\n")
         sys.stderr.flush()
+
+
+def folded(text: str) -> str:
+    """Between words where a terminal's line ends, which would break them."""
+    width = _columns(sys.stderr)
+    if not width:
+        return text
+    lines = text.split("\n")
+    return "\n".join(
+        textwrap.fill(one, width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False)
+        for one in lines
+    )
+
+
+def _columns(file: TextIO) -> int:
+    """How many fit into a terminal's line; 0 where it is none, or does not say."""
+    try:
+        return os.get_terminal_size(file.fileno()).columns
+    except (OSError, ValueError, AttributeError):
+        return 0
 
 
 def counted(number: int, noun: str) -> str:

@@ -105,7 +105,8 @@ async def run_program(name: str, url: str) -> str:
 
 async def run_features(url: str, folder: Path) -> list[str]:
     """What failed of what the clients can, all of which goes into the table."""
-    await asyncio.to_thread(make_python)
+    for make in (make_python, make_node):
+        await asyncio.to_thread(make)
     accounts, failed = [], []
     async with AsyncExitStack() as stack:
         embedder, embedder_url = "", url

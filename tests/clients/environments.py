@@ -4,6 +4,7 @@ client in JavaScript finds its packages beside itself, tests/clients/programs/no
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -26,8 +27,15 @@ def has_python() -> bool:
 
 
 def has_node() -> bool:
-    """Whether there is Node, and the client in JavaScript."""
-    return shutil.which("node") is not None and (NODE_MODULES / "ai").is_dir()
+    """Whether there is Node, and the clients in JavaScript, as they are pinned."""
+    if shutil.which("node") is None:
+        return False
+    pinned: dict[str, str] = json.loads((PROGRAMS / "package.json").read_text())["dependencies"]
+    manifests = {name: NODE_MODULES / name / "package.json" for name in pinned}
+    return all(
+        manifests[name].is_file() and json.loads(manifests[name].read_text())["version"] == wanted
+        for name, wanted in pinned.items()
+    )
 
 
 def make_python() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.clients.environments import PROGRAMS, PYTHON
-from tests.clients.programs import house
+from tests.clients.programs import features, house
 
 FILES = {
     "openai": "openai_chat.py",
@@ -21,6 +21,7 @@ FILES = {
 }
 FEATURES = {
     "openai": ("openai_features.py",),
+    "openai-responses": ("openai_responses_features.py",),
     "anthropic": ("anthropic_features.py",),
     "ollama": ("ollama_features.py",),
     "litellm": ("litellm_features.py", "openai"),
@@ -29,6 +30,10 @@ FEATURES = {
     "pydantic-ai": ("pydantic_ai_features.py",),
     "instructor": ("instructor_features.py",),
     "llm": ("llm_features.py",),
+    "openai-agents": ("openai_agents_features.py", "responses"),
+    "openai-agents-chats": ("openai_agents_features.py", "chats"),
+    "ai-sdk": ("ai_sdk_features.mjs", "openai-compatible"),
+    "ai-sdk-openai": ("ai_sdk_features.mjs", "openai"),
 }
 """Programs that try what a client has, one after the other, with their arguments."""
 SECONDS = 300.0
@@ -46,18 +51,23 @@ async def account_of(name: str, url: str, model: str, *, python: Path = PYTHON /
     told |= {"max_tokens": house.MAX_TOKENS, "max_rounds": house.MAX_ROUNDS}
     own = {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "none", "TURNPIKE_MODEL": model}
     own |= {"TURNPIKE_HOUSE": json.dumps(told)}
-    return await _last_line(name, ["node" if program.suffix == ".mjs" else python, program], own)
+    return await _last_line(name, [_interpreter(program, python), program], own)
 
 
 async def features_of(name: str, url: str, model: str, embedder: str = "", embedder_url: str = "") -> dict[str, Any]:
     """What a client can, as its program tells at its end. `url` is the gateway's; `embedder` a model of embeddings,
     where there is one, maybe at another one. Raises AssertionError with its last words."""
-    program, *arguments = FEATURES[name]
-    own = {"TURNPIKE_URL": url, "TURNPIKE_MODEL": model}
+    file, *arguments = FEATURES[name]
+    program = PROGRAMS / file
+    own = {"TURNPIKE_URL": url, "TURNPIKE_MODEL": model, "TURNPIKE_ASKED": json.dumps(features.ASKED)}
     own |= {"TURNPIKE_EMBEDDER": embedder, "TURNPIKE_EMBEDDER_URL": embedder_url or url}
     # It would ask elsewhere what models cost.
     own |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    return await _last_line(name, [PYTHON / "bin" / "python", PROGRAMS / program, *arguments], own)
+    return await _last_line(name, [_interpreter(program, PYTHON / "bin" / "python"), program, *arguments], own)
+
+
+def _interpreter(program: Path, python: Path) -> str | Path:
+    return "node" if program.suffix == ".mjs" else python
 
 
 async def _last_line(name: str, command: Sequence[str | Path], own: Mapping[str, str]) -> dict[str, Any]:

@@ -26,27 +26,32 @@ SCRIPT = [
 
 CITY = '{"name": "Oslo", "population": 700000}'
 KNOWN = {
-    "Call it.": called("City", name="Oslo", population=700000),
+    features.CALLED_SCHEMA: called("City", name="Oslo", population=700000),
     features.SCHEMA: CITY,
     features.CHAT: "Oslo.",
     features.STREAM: "one, two, three, four, five",
     features.TOOLS: called("read_temperature", room="attic"),
     features.THOUGHTS: "<think>\nNothing divides it.\n</think>\n\nYes.",
 }
-TAKEN = {("langchain", "thoughts"): "taken"}
+TAKEN = {("langchain", "thoughts"): "taken", ("ai-sdk-openai", "thoughts"): "taken"}
 """What a client asks for, and drops when it comes."""
 
 
 def interpreter_for(name: str) -> Path:
     """The test is skipped where the client's packages are not there."""
-    if FILES[name].endswith(".mjs"):
+    if name == "openai":  # that one is ours too
+        return Path(sys.executable)
+    skip_without(FILES[name])
+    return environments.PYTHON / "bin" / "python"
+
+
+def skip_without(program: str) -> None:
+    """Skips the test where the packages of a client's program are not there."""
+    if program.endswith(".mjs"):
         if not environments.has_node():
             pytest.skip("no Node, or its packages are not installed: npm ci in tests/clients/programs")
-    elif name != "openai":  # that one is ours too
-        if not environments.has_python():
-            pytest.skip("its packages are not installed: `make e2e-clients` does it")
-        return environments.PYTHON / "bin" / "python"
-    return Path(sys.executable)
+    elif not environments.has_python():
+        pytest.skip("its packages are not installed: `make e2e-clients` does it")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -65,8 +70,7 @@ async def test_a_client_runs_every_call_and_gets_its_answer(
 async def test_a_client_can_what_it_offers(
     nats_server: EmbeddedServer, start_worker: StartWorker, start_gateway: StartGateway, name: str
 ) -> None:
-    if not environments.has_python():
-        pytest.skip("its packages are not installed: `make e2e-clients` does it")
+    skip_without(FEATURES[name][0])
     engine = Knowing(KNOWN, f"It is {features.CELSIUS}.")
     await nats_server.ensure(["m", "e"])
     async with (

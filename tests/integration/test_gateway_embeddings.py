@@ -41,6 +41,26 @@ async def test_the_openai_package_gets_vectors_in_order_of_more_texts_than_a_tur
     assert (by_base64.object, by_base64.model) == ("list", "m")
 
 
+async def test_llama_servers_own_path_gives_each_text_a_list_of_vectors(
+    nats_server: EmbeddedServer, start_gateway: StartGateway
+) -> None:
+    fake = FakeEmbedder()
+    await nats_server.ensure(["m"])
+    async with (
+        embedding_worker(nats_server, fake),
+        start_gateway() as url,
+        httpx2.AsyncClient(base_url=url) as http,
+    ):
+        wanted = [{"index": index, "embedding": [fake.vector(text).tolist()]} for index, text in enumerate("ab")]
+        for path, name in (("/embedding", "content"), ("/embeddings", "input")):
+            answer = await http.post(path, json={"model": "m", name: ["a", "b"], "embd_normalize": -1})
+            assert answer.json() == wanted
+            assert answer.headers["Turnpike-Ignored"] == "embd_normalize"
+            error = (await http.post(path, json={"model": "m", name: [[]]})).json()["error"]
+            assert (error["code"], error["message"]) == (400, f"{name}[0]: must not be empty")
+        assert (await http.post("/embedding", json={"model": "m"})).status_code == 400
+
+
 async def test_base64_is_the_vectors_bytes(nats_server: EmbeddedServer, start_gateway: StartGateway) -> None:
     embedder = FakeEmbedder()
     body = {"model": "m", "input": ["a b"], "encoding_format": "base64"}

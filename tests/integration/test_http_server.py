@@ -113,3 +113,28 @@ async def test_who_answers_hears_that_its_client_is_gone_also_where_another_requ
         await begun.wait()
         writer.close()
         await heard.wait()
+
+
+async def test_a_head_and_the_piece_behind_it_come_as_one() -> None:
+    async with served() as (reader, writer), asyncio.timeout(5):
+        writer.write(POST + b"Content-Length: 5\r\n\r\nhello")
+        assert (await reader.read(1000)).endswith(b"\r\n\r\n5")
+
+
+async def test_who_sends_much_at_once_is_held_back_by_who_does_not_read_it() -> None:
+    num_sent = 0
+
+    async def pouring(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal num_sent
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"x" * 10_000, "more_body": True})
+            num_sent += 10_000
+            if num_sent > 100_000_000:
+                await send({"type": "http.response.body"})
+                return
+
+    async with served(pouring) as (reader, writer), asyncio.timeout(5):
+        writer.write(POST + b"Content-Length: 0\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        assert num_sent < 100_000_000

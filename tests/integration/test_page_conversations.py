@@ -301,7 +301,7 @@ async def test_what_the_page_kept_before_is_taken_over(
     said = [{"role": "user", "content": "Old?"}, {"role": "assistant", "content": "Yes.", "facts": "9 tokens"}]
     kept = {"conversations": [{"id": "c", "messages": said, "turn": None}], "current": "c", "model": "m", "key": "k"}
     async with start_worker(), start_gateway() as url:
-        await page.goto(url)
+        await visit(page, url)
         await page.evaluate("(kept) => localStorage.setItem('turnpike', JSON.stringify(kept))", kept)
         for _ in range(2):  # and once only
             await again(page)

@@ -90,4 +90,7 @@ def door(server: Any) -> Door:
         flags += ["--thinking", server.reasoning]
     for origin in (server.cors_origins or "*").split(","):
         flags += ["--origins", "http://localhost" if origin == "localhost" else origin]
+    flags += ["--gateway-host", server.server_host] if "," in server.server_host else []
+    flags += ["--without-page"] if server.no_ui else []
+    flags += [] if server.server_slots else ["--without-slots"]
     return Door(tuple(flags), server.api_key)

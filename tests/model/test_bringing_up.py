@@ -8,12 +8,15 @@ import pty
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from broker.accounts import DEFAULTS, write_credentials
+from broker.accounts import DEFAULTS, LOCAL, OPERATOR, WORKER, write_credentials
+from broker.client import Client
 from broker.server import EmbeddedServer
+from producers.bringing_up import ForTheWhile, LocalModel
 from tests.model.test_commands import OF_TESTS, run, worker
 from tests.support import ROOT, eventually
 from tests.terminal import INTERRUPTED, on_a_terminal
@@ -54,6 +57,7 @@ def test_a_name_that_is_locked_is_talked_to_and_one_that_is_not_here_is_told_how
         missing = run("chat", name, *where, environment=environment(tmp_path))
         assert (missing.returncode, command in missing.stderr) == (1, True), missing.stderr
     unknown = run("chat", "nobody", *where, environment=environment(tmp_path))
+    assert unknown.stderr.startswith("no model of this machine is called nobody: `turnpike models list`")
     assert "no NATS server answers" in unknown.stderr
     broken = run("chat", str(tmp_path / "lock.gguf"), environment=environment(tmp_path))
     assert (broken.returncode, "lock.gguf" in broken.stderr) == (1, True), broken.stderr
@@ -78,6 +82,34 @@ async def test_a_broker_that_is_there_is_used_and_a_worker_started_only_where_no
     assert left_in(tmp_path) == []
 
 
+async def test_a_worker_that_dies_is_followed_by_another_one(tmp_path: Path) -> None:
+    async with EmbeddedServer(tmp_path / "server") as server:
+        accounts = {user: server.address(user) for user in (LOCAL, OPERATOR, WORKER)}
+        where, found = accounts[LOCAL], LocalModel("demo")
+        async with (
+            ForTheWhile(
+                where, ROOT / "turnpike", find=lambda _: found, may_start=True, accounts=accounts, say=lambda _: None
+            ) as own,
+            Client(where) as client,
+            asyncio.timeout(90),
+        ):
+            assert await own.serve("demo") == "demo"
+            (first,) = await client.workers()
+            os.kill(process_of(first.worker), signal.SIGKILL)
+            while {one.worker for one in await client.workers()} <= {first.worker}:
+                pass
+    assert left_in(tmp_path) == []
+
+
+def process_of(worker_name: str) -> int:
+    """Whose command has that name in it."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            if f"\0{worker_name}\0".encode() in path.read_bytes():
+                return int(path.parent.name)
+    raise AssertionError(worker_name)
+
+
 async def test_an_interrupt_while_a_model_loads_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:
     async with on_a_terminal(["chat", "demo"], environment(tmp_path)) as chat:
         await chat.until_it_says("loading demo")
@@ -86,15 +118,18 @@ async def test_an_interrupt_while_a_model_loads_ends_at_once_and_leaves_nothing(
         assert "Traceback" not in chat.said
 
 
-async def test_what_a_chat_starts_writes_nothing_into_its_terminal(tmp_path: Path) -> None:
-    async with on_a_terminal(["chat", "demo"], environment(tmp_path)) as chat:
+async def test_what_a_chat_starts_writes_nothing_into_its_terminal_and_no_colour_unasked_for(tmp_path: Path) -> None:
+    async with on_a_terminal(["chat", "demo"], environment(tmp_path) | {"NO_COLOR": "1"}) as chat:
         await chat.until_it_prompts()
         mark = len(chat.said)
         chat.type("Hello. My name is Torvik and I am new here.\r")
         await chat.until_it_says("[stop: ")
         await chat.until_it_prompts()
+        chat.type("half a line\x03")
+        await chat.until_it_says("[^C again, or ^D, ends]", behind=mark)
         chat.type("\x04")
         assert await chat.ends() == 0
+        assert "\x1b[90m" not in chat.said
         assert " I workers" not in chat.said[mark:]
         assert "Thank you" in chat.said
     assert left_in(tmp_path) == []

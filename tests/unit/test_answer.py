@@ -15,7 +15,7 @@ from broker.answer import Answer, Followed, TurnFailed
 from broker.errors import InvalidMessage, NotAcknowledged, NotStored, QueueFull, ReplayUnavailable, ServerError
 from broker.messages import Cancel, Chunk, Done, End, Failed, Message, Replay, Reply, Started, Timings, Turn, Usage
 from broker.place_in_line import Line
-from broker.priorities import Priority
+from broker.priorities import Lane, Priority
 from broker.subjects import CancelAddress
 from tests.fake_jetstream import FakeMessages, message
 
@@ -73,7 +73,7 @@ class FakeClient:
             raise ReplayUnavailable(turn, "no worker")
         return Replay(tuple(codec.encode(one) for one in self.stored if one.index >= index), True)
 
-    async def line(self, model: str, priority: Priority, sequence: int) -> Line | None:
+    async def line(self, model: str, lane: Lane, sequence: int) -> Line | None:
         return self.lines.pop(0) if self.lines else None
 
     def says(self, *said: Reply | End) -> None:

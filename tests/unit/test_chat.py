@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import struct
+import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -11,6 +17,7 @@ from broker.messages import Message, ToolCall
 from producers.chat import orders
 from producers.chat.conversation import Conversation
 from producers.chat.saved import NotSaved, load, save
+from producers.terminal.printing import Printer
 
 TALK = (
     Message("user", "Is it dark?\n\nLook."),
@@ -128,6 +135,24 @@ def test_any_other_text_is_a_message(text: str) -> None:
 def test_what_may_have_been_meant_is_told() -> None:
     with pytest.raises(orders.UnknownOrder, match=r"there is no /sytem \(did you mean system\?\): /help lists"):
         orders.parsed("/sytem Be brief.")
+
+
+def test_help_tells_of_no_key_that_a_plain_line_has_not() -> None:
+    assert {"Tab", "^D"} <= dict(orders.help_rows(has_editor=True)).keys()
+    plain = dict(orders.help_rows(has_editor=False))
+    assert "^D" in plain
+    assert not plain.keys() & {"Tab", "Alt-Enter", "Up, ^R"}
+
+
+def test_a_note_folds_between_words_where_the_terminal_is_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 20, 0, 0))
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        Printer(is_plain=True).note("the turn waits for a worker; /a/path/longer/than/a/line")
+    said = os.read(ours, 1000).decode().splitlines()
+    os.close(ours)
+    assert said == ["[the turn waits for", "a worker;", "/a/path/longer/than/a/line]"]
 
 
 def test_words_complete_commands_files_and_models() -> None:

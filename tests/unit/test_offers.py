@@ -161,7 +161,7 @@ def test_a_vocabulary_with_the_marks_around_a_gap_tells_that_its_model_fills_it(
     content, marks = DEMO.path.read_bytes(), (b"<PRE>", b"<SUF>", b"<MID>")
     at, end = header(DEMO.path).places[TOKENS_KEY]
     at += 12
-    changed = []
+    changed: list[slice] = []
     while len(changed) < len(marks) and at < end:
         (length,) = struct.unpack_from("<Q", content, at)
         if length == len(marks[0]):

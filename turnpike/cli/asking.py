@@ -190,9 +190,10 @@ async def _served(
 ) -> AsyncIterator[tuple[Address, str, Callable[[str], Awaitable[str]]] | None]:
     """Where the model is served, what it is called there, and who has others served; None where `stop` came before."""
     from broker.waiting import unless
+    from producers.terminal.printing import folded
     from turnpike.cli.local_models import for_the_while
 
-    async with for_the_while(options, num_ctx, lambda text: print(text, file=sys.stderr)) as own:
+    async with for_the_while(options, num_ctx, lambda text: print(folded(text), file=sys.stderr)) as own:
         model = name
 
         async def serve() -> None:

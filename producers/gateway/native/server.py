@@ -14,7 +14,7 @@ from producers.gateway.sampling import sampling_of
 from producers.gateway.visits import Visit
 
 
-async def props(visit: Visit) -> Response:
+async def props(visit: Visit, *, has_slots: bool) -> Response:
     """`GET /props`: of the model that `?model=` names, or of the first one that is served."""
     one = await _model(visit)
     settings = settings_of(sampling_of(DEFAULTS, seed=0), is_streamed=True, limit=-1, more={})
@@ -25,7 +25,7 @@ async def props(visit: Visit) -> Response:
         "model_path": f"{one.name}.gguf",
         "model_ftype": one.workers[0].quantization if one.workers else "",
         "modalities": {"vision": False, "video": False, "audio": False},
-        "endpoint_slots": True,
+        "endpoint_slots": has_slots,
         "endpoint_props": False,
         "endpoint_metrics": False,
         "chat_template": "",  # workers tell where theirs is from, not what it says: /apply-template tells what it makes
@@ -47,6 +47,11 @@ async def slots(visit: Visit) -> Response:
             for index in range(_num_slots(one))
         ]
     )
+
+
+async def no_slots(visit: Visit) -> Response:
+    """`GET /slots` where they are not told. Raises ApiError."""
+    raise ApiError(501, "this gateway tells no slots: it was started with --without-slots", kind="not_supported_error")
 
 
 async def health(visit: Visit) -> Response:

@@ -9,60 +9,10 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from broker.embedding import Vectors
-from broker.messages import Done, EmbedText
+from broker.messages import Done
 from broker.messages.turns import MAX_DIMENSIONS
 from producers.gateway.dialect import Asked
-from producers.gateway.embedding import VectorWriter, asked_to_embed
-from producers.gateway.errors import ApiError
-
-TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-Pieces = tuple[str | TokenId, ...]
-"""Texts and tokens in a row."""
-
-
-class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a content."""
-
-    type: Literal["text"]
-    text: str
-
-
-class TextObject(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A text as llama-server takes it besides: by either name."""
-
-    prompt_string: str | Pieces | None = None
-    content: tuple[TextPart, ...] | None = None
-
-    @property
-    def text(self) -> EmbedText:
-        """Parts are one text, as they stand."""
-        if self.prompt_string is not None:
-            return self.prompt_string
-        return "".join(part.text for part in self.content or ())
-
-
-Given = str | TextObject | tuple[str | TokenId | Pieces | TextObject, ...]
-"""A text, or several: a list that has a token in it is one text."""
-
-
-def texts_of(given: Given, param: str = "input") -> tuple[EmbedText, ...]:
-    """Those to embed. Raises ApiError for an object that names none."""
-    if isinstance(given, tuple) and not any(isinstance(one, int) for one in given):
-        return tuple(_text(one, f"{param}[{index}]") for index, one in enumerate(given) if not isinstance(one, int))
-    if isinstance(given, tuple):
-        row = tuple(one for one in given if isinstance(one, int | str))
-        if len(row) < len(given):
-            raise ApiError(400, f"{param}: a list with tokens has only texts besides", param=param)
-        return (row,)
-    return (_text(given, param),)
-
-
-def _text(given: str | Pieces | TextObject, param: str) -> EmbedText:
-    if not isinstance(given, TextObject):
-        return given
-    if (given.prompt_string is None) == (given.content is None):
-        raise ApiError(400, f"{param}: an object has a prompt_string or a content", param=param)
-    return given.text
+from producers.gateway.embedding import Given, VectorWriter, asked_to_embed, texts_of
 
 
 class EmbeddingsRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -14,6 +14,7 @@ const ALLOWED = {
 const OURS = /^(language-[\w+#-]+|d[1-6])$/; // classes that an answer may have
 const MARKS = /&#60;(\/?(?:b|br|del|details|em|i|ins|kbd|mark|p|s|small|strong|sub|summary|sup|u)\s*\/?)&#62;/gi;
 const MAX_WORD = 2000; // characters without a space, beyond which a text is no prose and shown as it stands
+const DEEP = /^(?:[ \t]*(?:>|[-*+][ \t]|\d{1,9}[.)][ \t])){60}/m; // quotes and lists that nest so in one line
 let effort = 0; // characters that may still be looked through for the other end of an emphasis
 const marked = new Marked({
   gfm: true,
@@ -60,10 +61,8 @@ export function render(box, text, isWhole) {
 
 // As it was written, where it nests too deeply to be read: a model that repeats itself may write `>` for ever.
 function blocksOf(text) {
-  try { return parsed(text); } catch (error) {
-    if (!(error instanceof RangeError)) throw error;
-    return [{ raw: text, html: `<p>${escaped(text)}</p>` }];
-  }
+  try { if (!DEEP.test(text)) return parsed(text); } catch (error) { if (!(error instanceof RangeError)) throw error; }
+  return [{ raw: text, html: `<p>${escaped(text)}</p>` }];
 }
 
 // The text's blocks, each with the blank lines behind it.

@@ -1,36 +1,33 @@
-"""What a client is asked for its row of the table in docs/clients.md, and an account of what came of it.
+"""What clients are asked for their rows of the table in docs/clients.md, and how they tell what came of it: each is
+asked the same, greedily where it has a word for that, and a tool is called for once where it has a word for that.
 
-Nothing but the standard library, as each program runs in the clients' own environment.
+Nothing but the standard library and pydantic, as each program runs in the clients' own environment. Those in
+JavaScript are told what to ask by whoever starts them.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
+
+from pydantic import BaseModel
 
 CHAT = "Which city is the capital of Norway?"
 STREAM = "Count from one to five, in words."
 TOOLS = "How warm is it in the attic?"
 SCHEMA = "Tell me of Oslo as JSON, with its name and its population."
+CALLED_SCHEMA = f"Call it. {SCHEMA}"
+"""Where the schema is a tool's."""
 THOUGHTS = "Is seven a prime number?"
 EMBEDDED = ["a cat on the roof", "a dog in the garden"]
-CITY: dict[str, Any] = {
-    "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 40}, "population": {"type": "integer"}},
-    "required": ["name", "population"],
-    "additionalProperties": False,
-}
-ROOM: dict[str, Any] = {
-    "type": "object",
-    "properties": {"room": {"type": "string", "enum": ["attic", "kitchen"]}},
-    "required": ["room"],
-}
 CELSIUS = "31 degrees"
+ROOMS = ["attic", "kitchen"]
 MAX_TOKENS = 120
-MAX_ROUNDS = 5
+TEMPERATURE = 0.0
+MAX_ROUNDS = 3
 """Of calls with their results, where a client lets a model go on."""
 
 URL = os.environ.get("TURNPIKE_URL", "")
@@ -39,6 +36,39 @@ MODEL = os.environ.get("TURNPIKE_MODEL", "")
 EMBEDDER = os.environ.get("TURNPIKE_EMBEDDER", "")
 """A model of embeddings, where one is served, and where."""
 EMBEDDER_URL = os.environ.get("TURNPIKE_EMBEDDER_URL", "")
+
+
+class City(BaseModel):
+    """A city, and how many live in it."""
+
+    name: str
+    population: int
+
+
+NAME, DESCRIPTION = "read_temperature", "Measures how warm a room is."
+ROOM: dict[str, Any] = {
+    "type": "object",
+    "properties": {"room": {"type": "string", "enum": ROOMS}},
+    "required": ["room"],
+}
+FUNCTION: dict[str, Any] = {"name": NAME, "description": DESCRIPTION, "parameters": ROOM}
+TOOL: dict[str, Any] = {"type": "function", "function": FUNCTION}
+"""As OpenAI's chats have it."""
+ASKED: Mapping[str, Any] = {
+    "chat": CHAT,
+    "stream": STREAM,
+    "tools": TOOLS,
+    "schema": SCHEMA,
+    "thoughts": THOUGHTS,
+    "embedded": EMBEDDED,
+    "celsius": CELSIUS,
+    "rooms": ROOMS,
+    "name": NAME,
+    "description": DESCRIPTION,
+    "max_tokens": MAX_TOKENS,
+    "temperature": TEMPERATURE,
+}
+"""For programs that are not in Python."""
 
 
 def read_temperature(room: str) -> str:
@@ -50,9 +80,15 @@ def read_temperature(room: str) -> str:
     return f"It is {CELSIUS} in the {room}."
 
 
+def question(text: str) -> list[Any]:
+    """The messages of a conversation that begins, as all APIs have them."""
+    return [{"role": "user", "content": text}]
+
+
 def is_city(found: Any) -> bool:
-    """Whether it is what the schema asks for."""
-    return isinstance(found["name"], str) and isinstance(found["population"], int)
+    """Whether it is what the schema asks for: its fields, or an object of its class."""
+    fields = found.model_dump() if isinstance(found, BaseModel) else found
+    return isinstance(fields["name"], str) and isinstance(fields["population"], int)
 
 
 def is_stream(pieces: Iterable[str]) -> bool:
@@ -70,24 +106,20 @@ def are_vectors(found: Any) -> bool:
     return len(found) == len(EMBEDDED) and all(len(one) > 1 and isinstance(one[0], float) for one in found)
 
 
-class Features:
-    """What one client can: printed as a line of JSON, which tests/clients/running.py reads."""
+def tell(package: str, form: str = "", **features: Callable[[], bool | str]) -> None:
+    """Tries each feature and prints what the client can as a line of JSON, which tests/clients/running.py reads.
+    `form` tells how it was used, where there are several ways."""
+    name = f"{package} {version(package)}"
+    if not EMBEDDER:
+        features.pop("embeddings", None)
+    found = {feature: _came(work) for feature, work in features.items()}
+    print(json.dumps({"client": f"{name}, {form}" if form else name, "features": found}))  # noqa: T201
 
-    def __init__(self, package: str, form: str = "") -> None:
-        """`form` tells how it was used, where there are several ways."""
-        name = f"{package} {version(package)}"
-        self._client = f"{name}, {form}" if form else name
-        self._found: dict[str, str] = {}
 
-    def attempt(self, feature: str, work: Callable[[], bool | str]) -> None:
-        """Notes what came of it: `yes`, another word, or why not."""
-        try:
-            came = work()
-        except Exception as error:  # noqa: BLE001
-            self._found[feature] = f"no: {type(error).__name__}: {error}"[:500]
-            return
-        self._found[feature] = came if isinstance(came, str) else "yes" if came else "no: nothing came"
-
-    def tell(self) -> None:
-        """To whoever started the program."""
-        print(json.dumps({"client": self._client, "features": self._found}))  # noqa: T201
+def _came(work: Callable[[], bool | str]) -> str:
+    """`yes`, another word, or why not."""
+    try:
+        came = work()
+    except Exception as error:  # noqa: BLE001
+        return f"no: {type(error).__name__}: {error}"[:500]
+    return came if isinstance(came, str) else "yes" if came else "no: nothing came"

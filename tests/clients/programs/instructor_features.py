@@ -1,36 +1,31 @@
 """instructor over the openai package: objects by a call, by a schema, and while they are written."""
 
+from typing import Any
+
+import features as asked
 import instructor
 import openai
-from features import MAX_TOKENS, MODEL, SCHEMA, URL, Features, is_city
-from pydantic import BaseModel
+from instructor import Mode
 
-api = openai.OpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0)
-
-
-class City(BaseModel):
-    """A city, and how many live in it."""
-
-    name: str
-    population: int
+api = openai.OpenAI(base_url=f"{asked.URL}/v1", api_key="none", max_retries=0)
+CHOSEN: Any = {"model": asked.MODEL, "max_tokens": asked.MAX_TOKENS, "temperature": asked.TEMPERATURE}
 
 
-def by(mode: instructor.Mode, question: str) -> bool:
+def by(mode: Mode, text: str) -> bool:
     client = instructor.from_openai(api, mode=mode)
-    messages = [{"role": "user", "content": question}]
-    found = client.create(model=MODEL, messages=messages, response_model=City, max_tokens=MAX_TOKENS, max_retries=0)
-    return is_city(found.model_dump())
+    found = client.create(messages=asked.question(text), response_model=asked.City, max_retries=0, **CHOSEN)
+    return asked.is_city(found)
 
 
 def stream() -> bool:
-    client = instructor.from_openai(api, mode=instructor.Mode.JSON_SCHEMA)
-    messages = [{"role": "user", "content": SCHEMA}]
-    found = [*client.create_partial(model=MODEL, messages=messages, response_model=City, max_tokens=MAX_TOKENS)]
-    return len(found) > 1 and is_city(found[-1].model_dump())
+    client = instructor.from_openai(api, mode=Mode.JSON_SCHEMA)
+    found = [*client.create_partial(messages=asked.question(asked.SCHEMA), response_model=asked.City, **CHOSEN)]
+    return len(found) > 1 and asked.is_city(found[-1])
 
 
-features = Features("instructor")
-features.attempt("stream", stream)
-features.attempt("tools", lambda: by(instructor.Mode.TOOLS, f"Call it. {SCHEMA}"))
-features.attempt("schema", lambda: by(instructor.Mode.JSON_SCHEMA, SCHEMA))
-features.tell()
+asked.tell(
+    "instructor",
+    stream=stream,
+    tools=lambda: by(Mode.TOOLS, asked.CALLED_SCHEMA),
+    schema=lambda: by(Mode.JSON_SCHEMA, asked.SCHEMA),
+)

@@ -4,88 +4,68 @@ import json
 import sys
 from typing import Any
 
+import features as asked
 import litellm
-from features import (
-    CHAT,
-    EMBEDDED,
-    EMBEDDER,
-    EMBEDDER_URL,
-    MAX_TOKENS,
-    MODEL,
-    ROOM,
-    SCHEMA,
-    STREAM,
-    THOUGHTS,
-    TOOLS,
-    URL,
-    Features,
-    are_vectors,
-    is_city,
-    is_stream,
-    read_temperature,
-    told,
-)
-from pydantic import BaseModel
 
 litellm.telemetry = False
 API = sys.argv[1]
-BASE = f"{URL}/v1" if API == "openai" else URL
-TOOL: Any = {
-    "type": "function",
-    "function": {"name": "read_temperature", "description": "Measures how warm a room is.", "parameters": ROOM},
+IS_OPENAI = API == "openai"
+COMMON: Any = {
+    "model": f"{API}/{asked.MODEL}",
+    "api_base": f"{asked.URL}/v1" if IS_OPENAI else asked.URL,
+    "api_key": "none",
+    "max_tokens": asked.MAX_TOKENS,
+    "temperature": asked.TEMPERATURE,
+    "num_retries": 0,
 }
 
 
-class City(BaseModel):
-    name: str
-    population: int
-
-
 def ask(text: str, **more: Any) -> Any:
-    messages = more.pop("messages", [{"role": "user", "content": text}])
-    common: Any = {"api_base": BASE, "api_key": "none", "max_tokens": MAX_TOKENS, "num_retries": 0}
-    return litellm.completion(model=f"{API}/{MODEL}", messages=messages, **common, **more)
+    return litellm.completion(**COMMON | {"messages": asked.question(text)} | more)
 
 
 def chat() -> bool:
-    return bool(ask(CHAT).choices[0].message.content)
+    return bool(ask(asked.CHAT).choices[0].message.content)
 
 
 def stream() -> bool:
-    return is_stream(chunk.choices[0].delta.content or "" for chunk in ask(STREAM, stream=True))
+    return asked.is_stream(one.choices[0].delta.content or "" for one in ask(asked.STREAM, stream=True))
 
 
 def tools() -> bool:
-    said = ask(TOOLS, tools=[TOOL], tool_choice="required").choices[0].message
-    (call, *_) = said.tool_calls
-    result = read_temperature(**json.loads(call.function.arguments))
-    messages = [{"role": "user", "content": TOOLS}, said]
-    messages += [{"role": "tool", "tool_call_id": one.id, "content": result} for one in said.tool_calls]
-    second = ask(TOOLS, messages=messages, tools=[TOOL], tool_choice="none")
+    said = ask(asked.TOOLS, tools=[asked.TOOL], tool_choice="required").choices[0].message
+    messages = [*asked.question(asked.TOOLS), said]
+    for call in said.tool_calls:
+        result = asked.read_temperature(**json.loads(call.function.arguments))
+        messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
+    second = ask(asked.TOOLS, messages=messages, tools=[asked.TOOL], tool_choice="none")
     return bool(second.choices[0].message.content)
 
 
 def schema() -> bool:
-    return is_city(json.loads(ask(SCHEMA, response_format=City).choices[0].message.content))
+    return asked.is_city(json.loads(ask(asked.SCHEMA, response_format=asked.City).choices[0].message.content))
 
 
 def thoughts() -> str | bool:
-    more: Any = {"thinking": {"type": "enabled", "budget_tokens": 60}}
-    if API == "openai":
-        more = {"reasoning_effort": "low"}
+    more: Any = {"reasoning_effort": "low"} if IS_OPENAI else {"thinking": {"type": "enabled", "budget_tokens": 60}}
     # It knows by a model's name whether it thinks, and ours is none that it knows.
-    message = ask(THOUGHTS, **more, allowed_openai_params=[*more]).choices[0].message
-    return told(message.content, getattr(message, "reasoning_content", None))
+    message = ask(asked.THOUGHTS, **more, allowed_openai_params=[*more]).choices[0].message
+    return asked.told(message.content, getattr(message, "reasoning_content", None))
 
 
 def embeddings() -> bool:
-    found = litellm.embedding(model=f"openai/{EMBEDDER}", input=EMBEDDED, api_base=f"{EMBEDDER_URL}/v1", api_key="none")
-    return are_vectors([one["embedding"] for one in found.data])
+    own = {"api_base": f"{asked.EMBEDDER_URL}/v1", "api_key": "none"}
+    found = litellm.embedding(model=f"openai/{asked.EMBEDDER}", input=asked.EMBEDDED, **own)
+    return asked.are_vectors([one["embedding"] for one in found.data])
 
 
-features = Features("litellm", f"`{API}/`")
-for name, work in (("chat", chat), ("stream", stream), ("tools", tools), ("schema", schema), ("thoughts", thoughts)):
-    features.attempt(name, work)
-if EMBEDDER and API == "openai":
-    features.attempt("embeddings", embeddings)
-features.tell()
+asked.tell(
+    "litellm",
+    f"`{API}/`",
+    chat=chat,
+    stream=stream,
+    tools=tools,
+    schema=schema,
+    thoughts=thoughts,
+    **({"embeddings": embeddings} if IS_OPENAI else {}),
+)

@@ -4,29 +4,16 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from features import (
-    CHAT,
-    CITY,
-    MAX_ROUNDS,
-    MAX_TOKENS,
-    MODEL,
-    SCHEMA,
-    STREAM,
-    TOOLS,
-    URL,
-    Features,
-    is_city,
-    is_stream,
-    read_temperature,
-)
+import features as asked
 
 folder = tempfile.TemporaryDirectory(prefix="turnpike-llm-")
 os.environ["LLM_USER_PATH"] = folder.name
 entry = {
     "model_id": "turnpike",
-    "model_name": MODEL,
-    "api_base": f"{URL}/v1",
+    "model_name": asked.MODEL,
+    "api_base": f"{asked.URL}/v1",
     "supports_schema": True,
     "supports_tools": True,
 }
@@ -36,32 +23,32 @@ import llm  # noqa: E402
 
 model = llm.get_model("turnpike")
 model.key = "none"
+OPTIONS: Any = {"max_tokens": asked.MAX_TOKENS, "temperature": asked.TEMPERATURE}
 
 
 def chat() -> bool:
-    return bool(model.prompt(CHAT, max_tokens=MAX_TOKENS, stream=False).text())
+    return bool(model.prompt(asked.CHAT, stream=False, **OPTIONS).text())
 
 
 def stream() -> bool:
-    return is_stream(model.prompt(STREAM, max_tokens=MAX_TOKENS))
+    return asked.is_stream(model.prompt(asked.STREAM, **OPTIONS))
 
 
 def tools() -> bool | str:
-    chain = model.chain(TOOLS, tools=[read_temperature], options={"max_tokens": MAX_TOKENS})
+    chain = model.chain(asked.TOOLS, tools=[asked.read_temperature], options=OPTIONS)
     text, has_called = "", False
-    for number, one in enumerate(chain.responses()):
-        text, has_called = one.text(), has_called or bool(one.tool_calls())
-        if number == MAX_ROUNDS:
-            return "calls on" if has_called else False
-    return has_called and bool(text)
+    for number, one in enumerate(chain.responses(), 1):
+        text, calls = one.text(), one.tool_calls()
+        if calls and number == asked.MAX_ROUNDS:
+            return "calls on"
+        has_called = has_called or bool(calls)
+    return ("yes" if has_called else "taken") if text else False
 
 
 def schema() -> bool:
-    return is_city(json.loads(model.prompt(SCHEMA, schema=CITY, max_tokens=MAX_TOKENS).text()))
+    schema = asked.City.model_json_schema()
+    return asked.is_city(json.loads(model.prompt(asked.SCHEMA, schema=schema, **OPTIONS).text()))
 
 
-features = Features("llm")
-for name, work in (("chat", chat), ("stream", stream), ("tools", tools), ("schema", schema)):
-    features.attempt(name, work)
-features.tell()
+asked.tell("llm", chat=chat, stream=stream, tools=tools, schema=schema)
 folder.cleanup()
