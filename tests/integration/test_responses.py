@@ -250,7 +250,8 @@ async def test_llama_servers_telemetry_is_told_as_it_has_it(
         assert progress
         for one in progress:
             assert one["type"] == "response.in_progress"
-            assert one["prompt_progress"]["total"] >= one["prompt_progress"]["processed"] > 0
+            assert one["prompt_progress"]["total"] >= one["prompt_progress"]["processed"]
+            assert one["prompt_progress"]["total"] > 0
             assert one["prompt_progress"]["processed"] >= one["prompt_progress"]["cache"]
         deltas = [one for one in events if one["type"] == "response.output_text.delta"]
         assert deltas

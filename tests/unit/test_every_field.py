@@ -80,7 +80,7 @@ TAKEN = {
     "json_schema.name": "a label",
 }
 """Fields, by the ends of their paths, that ask for what is done in any case, and why."""
-TAKEN_OF = {
+TAKEN_OF: dict[type, tuple[str, str]] = {
     EmbedRequest: ("options", "vectors are not sampled"),
     EmbeddingsRequest: ("options", "vectors are not sampled"),
     ResponsesRequest: ("stream_options.include_usage", "each end tells the tokens"),
@@ -252,9 +252,10 @@ def silent(kind: type) -> set[str]:
     info = inspect.type_info(kind)
     assert isinstance(info, inspect.StructType)
     names = {field.encode_name for field in info.fields}
-    base = {
-        name: value for name, value in BASE.items() if name in names and (name, "input" in names) != ("prompt", True)
-    }
+    # One of several names for the same thing, of which a body has one.
+    others = {"prompt"} & names if "input" in names else set()
+    others |= {"input"} & names if "content" in names else set()
+    base = {name: value for name, value in BASE.items() if name in names - others}
     around = [base | one for one in AROUND if set(one) <= names]
     known: dict[str, tuple[Any, list[str], str | None]] = {}
 
