@@ -60,6 +60,12 @@ def imported(tree: ast.AST, known: frozenset[str] = frozenset()) -> set[str]:
     return found
 
 
+@functools.cache
+def imports_of(path: Path) -> set[str]:
+    """Modules that are imported anywhere in a file, looked for once."""
+    return imported(tree_of(path))
+
+
 def imported_at_once(tree: ast.Module, known: frozenset[str] = frozenset()) -> set[str]:
     """What is imported when the module is: not inside of functions, and not for types alone."""
     found = set()

@@ -26,6 +26,8 @@ what it starts is replaced by [tests/llama_server](../tests/llama_server), and s
   ([counts.py](../tests/llama_server/counts.py)).
 - **what llama-server's command line says of all requests** and no flag of a gateway does (`--temp`, `--seed`,
   `--n-predict`, `--verbose`): each request says it that leaves it open.
+- **what it says of the server**: `--origins` for `--cors-origins`, all where it says nothing, `--without-slots`,
+  `--without-page`, `--gateway-host` ([models.py](../tests/llama_server/models.py)).
 - **names of models that are not there** (`gpt-3.5-turbo`, `davinci-002`, `test`, …), which llama-server answers to with
   its one model and a gateway refuses: its file of routes has a policy for each, and `auto` as the default
   ([serving.py](../tests/llama_server/serving.py)).

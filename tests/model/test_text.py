@@ -14,6 +14,7 @@ from workers.llama import random_model
 from workers.llama.backend import missing_features
 from workers.llama.context import LlamaModel
 from workers.llama.random_model import IM_END, IM_START, vocabulary
+from workers.llama.vocabulary import MAX_RUN, in_pieces
 from workers.model_file import ModelFileError
 from workers.prompts.history import History
 from workers.prompts.renderer import TemplateRenderer
@@ -24,6 +25,21 @@ USER_DEFINED = 4
 
 def user(text: str) -> tuple[Message, ...]:
     return (Message("user", text),)
+
+
+@pytest.mark.parametrize(
+    ("text", "lengths"),
+    [
+        ("a b" * MAX_RUN, [3 * MAX_RUN]),
+        ("a" * MAX_RUN, [MAX_RUN]),
+        ("a" * (MAX_RUN + 1), [MAX_RUN, 1]),
+        ("b " + "a" * (2 * MAX_RUN + 1), [2 + MAX_RUN, MAX_RUN, 1]),
+        ("a" + " " * (MAX_RUN + 2) + "a", [1 + MAX_RUN, 3]),
+    ],
+)
+def test_a_text_is_cut_within_what_has_no_end_and_nowhere_else(text: str, lengths: list[int]) -> None:
+    assert [len(piece) for piece in in_pieces(text)] == lengths
+    assert "".join(in_pieces(text)) == text
 
 
 async def tokens_of(renderer: TemplateRenderer, model: LlamaModel, text: str) -> list[int]:

@@ -58,6 +58,15 @@ def test_a_text_has_the_tokens_that_llama_cpps_authors_say(file: Path, vocabular
         assert without_bos(vocabulary, as_prompt) == tokens, text
 
 
+@pytest.mark.parametrize("character", ["a", "中"])
+def test_a_word_without_end_is_made_tokens_and_ends_nobody(vocabulary: LlamaVocabulary, character: str) -> None:
+    if is_of_words(vocabulary):
+        pytest.skip("an embedding model's vocabulary: its tokens do not give a text back")
+    text = character * 30_000
+    tokens = vocabulary.tokenize(text, template_spans=[], add_bos=False)
+    assert b"".join(map(vocabulary.piece, tokens)).decode().endswith(text)
+
+
 def test_a_content_between_control_tokens_has_the_tokens_that_llama_cpp_gives_it(
     file: Path, vocabulary: LlamaVocabulary
 ) -> None:

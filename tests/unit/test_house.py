@@ -13,7 +13,7 @@ from tests.house import (
     FOLDERS,
     MODULES,
     PACKAGES,
-    imported,
+    imports_of,
     name_of,
     tree_of,
 )
@@ -63,7 +63,7 @@ UNSTORED = {
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_go_down(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
-    tops = {name.partition(".")[0] for name in imported(tree_of(path))}
+    tops = {name.partition(".")[0] for name in imports_of(path)}
     assert tops & set(FOLDERS) <= MAY_IMPORT[package]
 
 
@@ -71,7 +71,7 @@ def test_imports_go_down(path: Path) -> None:
 def test_a_library_has_its_one_importer(library: str, importers: list[str]) -> None:
     for path in MODULES:
         name = name_of(path)
-        if library in {module.partition(".")[0] for module in imported(tree_of(path))}:
+        if library in {module.partition(".")[0] for module in imports_of(path)}:
             assert any(name.startswith(importer) for importer in importers), f"{name} imports {library}"
 
 
@@ -86,7 +86,7 @@ def test_only_the_entry_point_and_the_process_import_llama() -> None:
     for path in MODULES:
         name = name_of(path)
         if not name.startswith("workers/llama/") and name not in READS_MODELS:
-            assert not any(module.startswith("workers.llama") for module in imported(tree_of(path))), name
+            assert not any(module.startswith("workers.llama") for module in imports_of(path)), name
 
 
 def test_a_plain_client_imports_nothing_heavy() -> None:

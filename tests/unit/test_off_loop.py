@@ -10,11 +10,13 @@ import pytest
 
 from broker.messages import Done, Message, Sampling, Turn
 from tests.fakes import FakeRenderer, FakeVocabulary, NoGrammars
-from tests.turn_fakes import CLIENT, WORKER, turn_of, work_of
+from tests.turn_fakes import CLIENT, WORKER, FakeEnginePort, FakePeers, turn_of, work_of
+from workers.engine.events import Finished
 from workers.prompts.history import History
-from workers.prompts.off_loop import MAX_TOKENIZED, off_loop
+from workers.prompts.off_loop import MAX_READ, MAX_TOKENIZED, off_loop
 from workers.turns.jobs import JobMaker
 from workers.turns.prompt_questions import PromptQuestions
+from workers.turns.remembering import Remembering
 
 LONG = "x" * (MAX_TOKENIZED + 1)
 QUESTION = Message("user", "?")
@@ -79,6 +81,19 @@ async def test_the_loop_is_free_while_a_long_prompt_is_told() -> None:
     end = await questions.answer(work_of(turn_of(LONG, kind="prompt")))
     assert isinstance(end, Done)
     assert (len(end.pieces), vocabulary.num_held) == (len(end.tokens), 1)
+
+
+async def test_the_loop_is_free_while_an_answer_to_a_long_history_is_noted() -> None:
+    vocabulary, peers = HeldVocabulary(), FakePeers()
+    history = History(FakeRenderer(), vocabulary)
+    work = work_of(turn_of("x" * MAX_READ))
+    prompt = await history.prompt(CLIENT, work.turn)
+    vocabulary.num_held = 0
+    tokens = (*prompt.tokens, *(5,) * len(LONG))  # which do not spell what was sent: that is made tokens
+    end = Finished(work.job, "stop", len(prompt.tokens), 0, len(LONG), 0.1, 0.1, tokens)
+    await Remembering(history, FakeEnginePort(), peers).keep(work, prompt, end, LONG)
+    assert vocabulary.num_held == 1
+    assert history.recall(CLIENT, work.turn.conversation) is not None
 
 
 async def test_what_is_short_is_made_at_once_and_an_error_is_its_callers() -> None:

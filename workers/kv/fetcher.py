@@ -24,6 +24,7 @@ from workers.kv.checks import StateLayout, WrongState
 from workers.kv.engine_port import EnginePort, num_tokens_here
 from workers.kv.index import Key, KvEntry
 from workers.prompts.history import History
+from workers.prompts.off_loop import MAX_READ, off_loop, size_of
 
 WINDOW = 8
 """Parts that are asked for at once."""
@@ -148,7 +149,7 @@ class Fetcher:
         Its memory of the conversation becomes ours, so that the prompt is made of the very tokens that it computed. A
         new conversation may be offered another one that begins alike.
         """
-        if self._history.is_current(client, turn):
+        if await off_loop(size_of(turn), lambda: self._history.is_current(client, turn), at_most=MAX_READ):
             return None
         key = Key(client, turn.conversation)
         holding = await self._held(key) if len(turn.messages) > 1 else None

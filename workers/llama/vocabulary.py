@@ -6,6 +6,7 @@ import ctypes
 import re
 import sys
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,35 @@ _LSTRIP = lib.LLAMA_TOKEN_ATTR_LSTRIP
 _RSTRIP = lib.LLAMA_TOKEN_ATTR_RSTRIP
 
 
+MAX_RUN = 4096
+"""Characters of a word, or of blanks: many vocabularies are cut into words by std::regex, which goes a call deeper with
+each, and with some 20,000 through the end of the stack (DeepSeek's)."""
+_RUN = re.compile(r"\S+|\s+")
+
+
 def _is_markup(text: str) -> bool:
     """Whether it is no plain word and no white space, and can be broken."""
     return len(text) > 1 and not all(character.isalnum() or character.isspace() for character in text)
 
 
+def in_pieces(text: str) -> list[str]:
+    """The text, cut where MAX_RUN characters follow each other with no blank among them, or are all blanks."""
+    if len(text) <= MAX_RUN:
+        return [text]
+    cuts = [0]
+    for run in _RUN.finditer(text):
+        cuts += range(run.start() + MAX_RUN, run.end(), MAX_RUN)
+    return [text[start:end] for start, end in pairwise([*cuts, len(text)])]
+
+
 def tokens_of(vocab: Any, text: str, *, parse_special: bool) -> list[int]:
-    """As llama.cpp tokenises a text, without BOS."""
+    """As llama.cpp tokenises a text, without BOS; one of MAX_RUN characters in a row is tokenised in pieces."""
+    if lib.llama_vocab_type(vocab) != lib.LLAMA_VOCAB_TYPE_BPE:
+        return _tokens_of(vocab, text, parse_special)
+    return [token for piece in in_pieces(text) for token in _tokens_of(vocab, piece, parse_special)]
+
+
+def _tokens_of(vocab: Any, text: str, parse_special: bool) -> list[int]:
     data = text.encode()
     capacity = len(data) + 16
     buffer = (lib.llama_token * capacity)()

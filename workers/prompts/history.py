@@ -42,6 +42,18 @@ class Prompt:
     """Positions in the tokens that other conversations, or this one, come back to; empty where nobody asks for them."""
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """An answer as it is noted."""
+
+    known: Known
+    said: str
+    """By what it is found."""
+    before: tuple[str, ...]
+    """What the conversation was by then. The last answer but this one is not among it, and kept for one turn more:
+    another chat may say the same so far, or this one go back."""
+
+
 class Shortened:
     """A conversation without its oldest turns: what is said at its beginning by `system` stays, and so does the last
     turn."""
@@ -190,19 +202,18 @@ class History:
         text = begun(turn)
         return tuple(self._vocabulary.tokenize(text, template_spans=[], add_bos=False)) if text else ()
 
-    def remember(
+    def recorded(
         self,
-        client: str,
         turn: Turn,
         prompt: Prompt,
         tokens: list[int],
         text: str,
         calls: tuple[ToolCall, ...] = (),
         written: str | None = None,
-    ) -> str:
-        """Notes an answer: `tokens` are the prompt's and the answer's, `text` and `calls` what the client was sent,
-        `written` what the answer's tokens spell, marks and thoughts too, where that is more than its text. Returns the
-        name of the conversation that goes on from it."""
+    ) -> Recorded:
+        """An answer as it is noted: `tokens` are the prompt's and the answer's, `text` and `calls` what the client was
+        sent, `written` what the answer's tokens spell, marks and thoughts too, where that is more than its text. For
+        any thread."""
         num_prompt, before = len(prompt.tokens), begun(turn)
         as_written = None if written is None else Written(before + written, packed(tokens[num_prompt:]), num_prompt)
         tokens = tokens[:num_prompt] + as_spoken(self._vocabulary, tokens[num_prompt:], text)
@@ -214,14 +225,31 @@ class History:
             as_written,
         )
         conversation = next_name(turn.conversation, turn.messages, text, calls)
-        # What it was before is kept for one turn more: another chat may say the same so far, or this one go back.
-        for _, name in chain(turn.messages)[:-1]:
+        known = Known.of(told, array("i", tokens).tobytes(), conversation)
+        return Recorded(known, name_of(told.messages), tuple(name for _, name in chain(turn.messages)[:-1]))
+
+    def remember(
+        self,
+        client: str,
+        turn: Turn,
+        prompt: Prompt,
+        tokens: list[int],
+        text: str,
+        calls: tuple[ToolCall, ...] = (),
+        written: str | None = None,
+    ) -> str:
+        """`recorded`, and `note` of it."""
+        return self.note(client, self.recorded(turn, prompt, tokens, text, calls, written))
+
+    def note(self, client: str, recorded: Recorded) -> str:
+        """Remembers an answer; the name of the conversation that goes on from it."""
+        for name in recorded.before:
             self._forget((client, name))
-        self._keep(client, Known.of(told, array("i", tokens).tobytes(), conversation), told)
-        return conversation
+        self._keep(client, recorded.known, recorded.said)
+        return recorded.known.conversation
 
     def is_current(self, client: str, turn: Turn) -> bool:
-        """Whether the last answer before this turn was given here."""
+        """Whether the last answer before this turn was given here. From any thread."""
         answers = chain(turn.messages)
         return bool(answers) and (client, answers[-1][1]) in self._known
 
@@ -287,10 +315,9 @@ class History:
         numbers = array("i", tokens)
         # What does not end with its answer is an older release's, which remembered stop texts too.
         if told.messages and self._has_all(numbers) and ends_with(self._vocabulary, numbers, told.messages[-1].content):
-            self._keep(client, Known.of(told, tokens, conversation), told)
+            self._keep(client, Known.of(told, tokens, conversation), name_of(told.messages))
 
-    def _keep(self, client: str, known: Known, told: Told) -> None:
-        said = name_of(told.messages)
+    def _keep(self, client: str, known: Known, said: str) -> None:
         self._forget((client, said))
         self._known[client, said] = known
         self._latest[client, known.conversation] = said

@@ -10,6 +10,8 @@ from broker.messages import Message, Turn
 MAX_TOKENIZED = 1024
 """Characters, or tokens. A vocabulary takes 0.2 to 3 µs for a character, on a Pi some four times as long; to ask a
 thread takes 0.1 ms."""
+AROUND_MESSAGE = 32
+"""Characters: a message costs as much, however short it is."""
 MAX_READ = 32 * 1024
 """Characters that are only read, compared or written as JSON."""
 
@@ -27,7 +29,8 @@ def size_of(turn: Turn) -> int:
 
 
 def characters_of(messages: Iterable[Message]) -> int:
-    """How many characters messages have, of texts, thoughts and calls."""
+    """How many characters messages have, of texts, thoughts and calls, and of what stands around each."""
     return sum(
-        len(one.content) + len(one.reasoning) + sum(len(call.arguments) for call in one.tool_calls) for one in messages
+        AROUND_MESSAGE + len(one.content) + len(one.reasoning) + sum(len(call.arguments) for call in one.tool_calls)
+        for one in messages
     )

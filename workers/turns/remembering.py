@@ -7,6 +7,7 @@ from workers.engine.events import Finished
 from workers.kv.beginnings import beginning_of
 from workers.kv.index import Key
 from workers.prompts.history import History, Prompt
+from workers.prompts.off_loop import MAX_READ, off_loop
 from workers.turns.ports import Announcer, EnginePort
 from workers.turns.work import Work
 
@@ -34,7 +35,12 @@ class Remembering:
         is_none = end.reason == "cancelled" and not answer and not calls
         if is_none or turn.continuations or turn.raw:
             return
-        name = self._history.remember(client, turn, prompt, list(end.tokens), answer, calls, written)
+        recorded = await off_loop(
+            len(prompt.rendered.text) + len(answer),
+            lambda: self._history.recorded(turn, prompt, list(end.tokens), answer, calls, written),
+            at_most=MAX_READ,
+        )
+        name = self._history.note(client, recorded)
         if name != turn.conversation:
             self._engine.rename(Key(client, turn.conversation), name, list(end.tokens))
         await self._directory.announce(client, name, len(end.tokens) - 1)

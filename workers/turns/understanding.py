@@ -13,6 +13,7 @@ from broker.messages import End, Failed, Turn
 from broker.priorities import ASIDE, DEFAULT_PRIORITY, lane_of
 from broker.queued_ends import past_deadline, stopped
 from broker.subjects import TurnAddress
+from workers.prompts.off_loop import MAX_READ, off_loop
 from workers.turns.outcomes import Dead, Outcome, Over
 from workers.turns.ports import CancelLookup, TurnStore
 from workers.turns.work import Work
@@ -47,7 +48,8 @@ class Understanding:
         if delivery.num_delivered > 1 and await self._store.read_end(address.client, address.turn):
             return Over()
         try:
-            turn = codec.decode(delivery.payload, Turn, delivery.headers)
+            payload, headers = delivery.payload, delivery.headers
+            turn = await off_loop(len(payload), lambda: codec.decode(payload, Turn, headers), at_most=MAX_READ)
             if turn.id != address.turn:
                 raise InvalidMessage("id", f"{turn.id!r} is not the subject's turn {address.turn!r}")
             if address.priority == ASIDE != lane_of(turn.kind, DEFAULT_PRIORITY):

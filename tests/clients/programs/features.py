@@ -27,7 +27,7 @@ CELSIUS = "31 degrees"
 ROOMS = ["attic", "kitchen"]
 MAX_TOKENS = 120
 TEMPERATURE = 0.0
-MAX_ROUNDS = 5
+MAX_ROUNDS = 3
 """Of calls with their results, where a client lets a model go on."""
 
 URL = os.environ.get("TURNPIKE_URL", "")
