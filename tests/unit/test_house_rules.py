@@ -68,6 +68,7 @@ SET_FROM_OUTSIDE = {
     "workers/prompts/provenance.py: change": "a method for each of str's",
     "producers/terminal/markdown.py: child": _LIBRARY,
     "producers/terminal/markdown.py: shown": _LIBRARY,
+    "producers/http_server.py: self._answering": _LIBRARY,
     "telemetry/database.py: found": _LIBRARY,
     "telemetry/influx.py: self.client.api_client": _LIBRARY,
     "telemetry/resources.py: psutil": _LIBRARY,
