@@ -20,6 +20,7 @@ _ERRORS = {
     413: "Too large",
     429: "Too many turns or tokens, or the queue is full: see Retry-After",
     500: "The turn was given up",
+    501: "Switched off here",
     503: "No worker, or no queue just now",
 }
 _TURN_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
