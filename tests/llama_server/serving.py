@@ -75,8 +75,9 @@ class Systems:
         self._thread.start()
         self._running: dict[Behind, _System] = {}
 
-    def port_of(self, behind: Behind, door: Door, *, is_fresh: bool = False) -> int:
-        """Of a gateway that is ready. A fresh one has nothing in its caches."""
+    def port_of(self, behind: Behind, door: Door, before: int | None = None, *, is_fresh: bool = False) -> int:
+        """Of a gateway that is ready, in the place of another one that had the port `before`. A fresh one has nothing
+        in its caches."""
         if is_fresh and behind in self._running:
             self._close(behind)
         found = self._running.pop(behind, None)
@@ -86,7 +87,9 @@ class Systems:
             found = self._await(self._open(behind))
         self._running[behind] = found
         if door not in found.gateways:
-            found.gateways[door] = self._gateway(found, door)
+            if before is not None:
+                self._close_gateway(before)
+            found.gateways[door] = self._gateway(found, door, before or free_port())
         return found.gateways[door][1]
 
     def close(self) -> None:
@@ -117,8 +120,14 @@ class Systems:
         found.close_gateways()
         self._await(found.stack.aclose())
 
-    def _gateway(self, system: _System, door: Door) -> tuple[subprocess.Popen[bytes], int]:
-        port = free_port()
+    def _close_gateway(self, at: int) -> None:
+        for system in self._running.values():
+            for door in [door for door, (_, port) in system.gateways.items() if port == at]:
+                process, _ = system.gateways.pop(door)
+                process.terminate()
+                process.wait(30)
+
+    def _gateway(self, system: _System, door: Door, port: int) -> tuple[subprocess.Popen[bytes], int]:
         write_credentials(system.folder / "gateway.credentials", system.system.gateway_address)
         command = [*TURNPIKE, "gateway", "--credentials", str(system.folder / "gateway.credentials")]
         command += ["--gateway-port", str(port), "--routes", str(self._routes(system)), *door.flags]
