@@ -1,6 +1,6 @@
 """The least that reads a stream over HTTP: sends a request, and takes the frames of what comes.
 
-A client of many talents (httpx2, say) takes longer for one request than the gateway: it would be measured in its place.
+What a client of many talents computes for a request, on the same cores, would be measured as the gateway's.
 """
 
 from __future__ import annotations
