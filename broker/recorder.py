@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 from collections import deque
@@ -29,6 +30,7 @@ class Recorder:
         self._max_buffered = max_buffered
         self._batch_points = MAX_BATCH_POINTS
         self._last_time = 0
+        self._sending = asyncio.Lock()
         self.num_sent = 0
         self.num_dropped = 0
 
@@ -44,7 +46,12 @@ class Recorder:
         return self._last_time
 
     async def flush(self) -> bool:
-        """Sends all that is there; False when the server did not take it, which keeps it for the next time."""
+        """Sends all that is there; False when the server did not take it, which keeps it for the next time. One at a
+        time: whoever flushes beside another has what is left then."""
+        async with self._sending:
+            return await self._flush()
+
+    async def _flush(self) -> bool:
         while self._buffer:
             batch = tuple(itertools.islice(self._buffer, self._batch_points))
             num_dropped = self.num_dropped

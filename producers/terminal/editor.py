@@ -32,6 +32,8 @@ CONTINUED = ". "
 """Before the further lines of a message."""
 MAX_HISTORY_BYTES = 1024 * 1024
 _ENTERS = (Keys.ControlM, Keys.ControlJ)
+_ENDS = (Keys.ControlD, Keys.ControlAt)
+"""^D, and as what it is read where it was typed while the terminal read by lines, between an answer and a message."""
 _LFLAG, _CC = 3, 6
 
 Words = Callable[[str], Sequence[str]]
@@ -134,7 +136,7 @@ class Editor:
     def _take_keys(self) -> None:
         keys = self._input.read_keys()
         for number, key in enumerate(keys):
-            if key.key == Keys.ControlD:
+            if key.key in _ENDS:
                 self.ended.set()
                 keys = keys[:number]
                 break
@@ -163,6 +165,11 @@ class Editor:
         @keys.add("escape", "enter")
         def _(event: KeyPressEvent) -> None:
             event.current_buffer.insert_text("\n")
+
+        @keys.add(Keys.ControlAt)
+        def _(event: KeyPressEvent) -> None:
+            if not event.current_buffer.text:
+                event.app.exit(exception=EOFError, style="class:exiting")
 
         @keys.add("c-c")
         def _(event: KeyPressEvent) -> None:

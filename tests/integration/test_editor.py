@@ -110,6 +110,18 @@ async def test_an_interrupt_clears_the_line_and_two_of_them_or_an_end_of_input_l
             assert await third.ends() == 0
 
 
+async def test_an_end_of_input_between_an_answer_and_the_prompt_leaves(bench: Bench, start_worker: StartWorker) -> None:
+    """The terminal reads by lines for that moment, and gives a ^D of then as a zero to who reads on by characters."""
+    async with start_worker(), bench.terminal("chat", "m") as chat:
+        await chat.until_it_prompts()
+        chat.type("hello\n")
+        await chat.until_it_says("echo hello")
+        await chat.until_it_prompts()
+        chat.type("kept\x00")
+        chat.type("\x03\x00")
+        assert await chat.ends() == 0
+
+
 async def test_an_interrupt_keeps_what_came_of_an_answer(
     bench: Bench, start_worker: StartWorker, queued: Queued
 ) -> None:

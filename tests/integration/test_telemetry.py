@@ -96,6 +96,17 @@ async def test_points_wait_for_a_writer_that_is_not_there_yet(
     await nc.close()
 
 
+async def test_points_that_two_send_at_once_are_sent_once(nats_server: EmbeddedServer, influx: InfluxServer) -> None:
+    nc = await connect(nats_server.address(SIDECAR), name="source")
+    recorder = Recorder(nc, "n")
+    recorder.record(*(point(number) for number in range(100)))
+    assert await asyncio.gather(recorder.flush(), recorder.flush(), recorder.flush()) == [True] * 3
+    assert (recorder.num_sent, recorder.num_dropped) == (100, 0)
+    async with writing(nc, influx):
+        await until_rows(influx, 100)
+    await nc.close()
+
+
 async def test_while_nats_is_away_the_newest_points_are_kept_and_the_others_counted(
     nats_server: EmbeddedServer, influx: InfluxServer
 ) -> None:

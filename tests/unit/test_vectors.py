@@ -39,7 +39,7 @@ def test_a_turn_of_texts_and_its_vectors_pass_the_wire() -> None:
     ("changes", "field"),
     [
         ({"texts": ()}, "texts"),
-        ({"texts": ("",)}, "texts[0]"),
+        ({"texts": (None,)}, "texts[0]"),
         ({"texts": ("a",) * 257}, "texts"),
         ({"texts": ((-1,),)}, "texts[0][0]"),
         ({"dimensions": 0}, "dimensions"),
