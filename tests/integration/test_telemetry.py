@@ -100,7 +100,7 @@ async def test_points_that_two_send_at_once_are_sent_once(nats_server: EmbeddedS
     nc = await connect(nats_server.address(SIDECAR), name="source")
     recorder = Recorder(nc, "n")
     recorder.record(*(point(number) for number in range(100)))
-    assert await asyncio.gather(recorder.flush(), recorder.flush(), recorder.flush()) == [True] * 3
+    assert all(await asyncio.gather(recorder.flush(), recorder.flush(), recorder.flush()))
     assert (recorder.num_sent, recorder.num_dropped) == (100, 0)
     async with writing(nc, influx):
         await until_rows(influx, 100)
