@@ -297,11 +297,13 @@ def keep_the_heap_small() -> None:
         mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
-async def terminate(process: asyncio.subprocess.Process, grace: float = 10.0) -> int:
-    """SIGTERM, then SIGKILL after `grace` seconds, soon where somebody has pressed ^C; returns the exit code."""
+async def terminate(
+    process: asyncio.subprocess.Process, grace: float = 10.0, number: signal.Signals = signal.SIGTERM
+) -> int:
+    """That signal, then SIGKILL after `grace` seconds, soon where somebody has pressed ^C; returns the exit code."""
     grace = min(grace, HURRY_SECONDS) if _interrupts.is_in_a_hurry else grace
     if process.returncode is None:
-        signal_child(process, signal.SIGTERM)
+        signal_child(process, number)
         try:
             await asyncio.wait_for(process.wait(), grace)
         except TimeoutError:

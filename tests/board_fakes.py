@@ -51,8 +51,8 @@ READY, DONE = signal.SIGUSR1, signal.SIGUSR2
 
 WORKER = """
 import json, os, select, signal, socket, sys
-TERM, READY, DONE = signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
-signal.pthread_sigmask(signal.SIG_BLOCK, {TERM, READY, DONE})
+TERM, INT, READY, DONE = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2
+signal.pthread_sigmask(signal.SIG_BLOCK, {TERM, INT, READY, DONE})
 model, manner = sys.argv[1:3]
 line = socket.socket(fileno=int(sys.argv[sys.argv.index("--board-fd") + 1]))
 def say(**what): line.send(json.dumps(what).encode())
@@ -75,8 +75,8 @@ say(state="serving", **taken)
 while not signal.sigtimedwait({TERM}, 0.1 if manner == "steady" else 600):
     say(state="serving", **taken)
 if manner == "busy":
-    say(state="draining", **taken | dict(num_in_hand=2))  # a second signal before this would be one with the first
-    if signal.sigwait({TERM, DONE}) == TERM:
+    say(state="draining", **taken | dict(num_in_hand=2))
+    if signal.sigwait({INT, DONE}) == INT:
         print("handed back", flush=True)
         sys.exit(130)
 print("drained", flush=True)

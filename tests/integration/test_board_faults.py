@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from nats.aio.client import Client as NatsConnection
 
@@ -258,6 +260,34 @@ async def test_a_model_whose_worker_is_killed_is_waited_for_until_that_is_no_acc
         status = model_status.status_of("a", watch.placement().boards)
         assert status is not None
         assert status.is_servable
+
+
+async def test_two_signals_of_which_a_worker_hears_late_are_two_to_it(
+    nats_server: EmbeddedServer, operator: NatsConnection, watch: Watch, tmp_path: Path
+) -> None:
+    async with board_process(nats_server, tmp_path, {"a": "busy"}) as process:
+        await until(watch, state_of)
+        await placing.order(operator, Order("a", load=True, sent_at=time.time()))
+        await until(watch, is_in("a", SERVING))
+        (worker,) = psutil.Process(process.pid).children()
+        worker.suspend()
+        process.terminate()
+        await until(watch, is_in("a", DRAINING))
+        process.terminate()
+        async with asyncio.timeout(SECONDS):
+            while not pending(worker.pid, signal.SIGTERM, signal.SIGINT):
+                await watch.changed(0.02)
+        worker.resume()
+        async with asyncio.timeout(SECONDS):
+            assert await process.wait() == EXIT_INTERRUPTED
+    assert "a | handed back" in (tmp_path / "b1.log").read_text()
+
+
+def pending(pid: int, *numbers: signal.Signals) -> bool:
+    """Whether the process has all of these signals before it (proc_pid_status(5))."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (mask,) = re.findall(r"^ShdPnd:\s*([0-9a-f]+)$", status, re.M)
+    return all(int(mask, 16) >> (number - 1) & 1 for number in numbers)
 
 
 async def test_the_second_signal_ends_a_board_soon_also_while_the_server_is_away(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.embedding_fakes import FakeEmbedder
-from workers.embedding.loop import LOWEST, EmbeddingLoop
+from workers.embedding.loop import LOWEST, NUM_CONTENDED, EmbeddingLoop
 from workers.embedding.packing import EmbedJob
 from workers.embedding.protocol import Tokens
 from workers.engine.protocol import EngineError
@@ -84,25 +84,35 @@ class Contended:
         return CpuTime(self._num_asked * self._ran, 3 * self._num_asked * self._ran)
 
 
-def test_what_nobody_waits_for_rests_after_a_step_that_waited_for_its_core_and_who_waits_does_not() -> None:
+def test_what_nobody_waits_for_rests_after_steps_that_waited_for_their_core_and_who_waits_does_not() -> None:
     embedder = FakeEmbedder()
     hours = 3600.0  # it rests until the loop ends
     with running(embedder, cpu_time=Contended(ran=hours)) as loop:
-        first = loop.submit(job("a", embedder.max_batch_texts, is_batch=True))
-        second = loop.submit(job("b", is_batch=True))
-        assert first.result(SECONDS).is_done
+        steps = [loop.submit(job(f"{at}", embedder.max_batch_texts, is_batch=True)) for at in range(NUM_CONTENDED)]
+        last = loop.submit(job("last", is_batch=True))
+        assert all(one.result(SECONDS).is_done for one in steps)
         assert all(loop.submit(job(f"query {at}")).result(SECONDS).is_done for at in range(3))
-        assert not second.done()
-    assert isinstance(second.exception(SECONDS), EngineError)
+        assert not last.done()
+    assert isinstance(last.exception(SECONDS), EngineError)
 
 
 def test_a_rest_is_as_long_as_leaves_a_tenth_of_the_cores_and_ends() -> None:
     embedder = FakeEmbedder()
+    num_steps = NUM_CONTENDED + 2
     with running(embedder, cpu_time=Contended(ran=0.001)) as loop:
-        jobs = [loop.submit(job(f"{at}", embedder.max_batch_texts, is_batch=True)) for at in range(3)]
+        jobs = [loop.submit(job(f"{at}", embedder.max_batch_texts, is_batch=True)) for at in range(num_steps)]
         began_at = time.monotonic()
         assert all(one.result(SECONDS).is_done for one in jobs)
-        assert time.monotonic() - began_at >= 2 * 0.009
+        assert time.monotonic() - began_at >= (num_steps - NUM_CONTENDED) * 0.009
+
+
+def test_one_step_that_waited_for_its_core_among_others_is_no_reason_to_rest() -> None:
+    embedder, hour = FakeEmbedder(), 3600.0
+    ran = itertools.count(hour, hour)
+    waited = itertools.accumulate(itertools.cycle([0.0, 0.0, 0.0, hour]))  # before and after two steps
+    with running(embedder, cpu_time=lambda: CpuTime(next(ran), next(waited))) as loop:
+        jobs = [loop.submit(job(f"{at}", embedder.max_batch_texts, is_batch=True)) for at in range(6)]
+        assert all(one.result(SECONDS).is_done for one in jobs)
 
 
 def test_a_step_that_nobody_waits_for_is_as_short_as_the_last_ones_speed_says() -> None:

@@ -170,9 +170,12 @@ class Child:
         signal_child(self._process, signal.SIGKILL)
 
     async def end(self) -> None:
-        """The second signal: what is in hand is handed back."""
+        """The second signal: what is in hand is handed back. It is another one than the first, as two of a kind are one
+        to a process that has not looked at the first yet, which then drains until it is killed."""
+        if not self.is_leaving:
+            signal_child(self._process, signal.SIGTERM)
         self.is_leaving = True
-        await terminate(self._process, GRACE_SECONDS)
+        await terminate(self._process, GRACE_SECONDS, signal.SIGINT)
 
     def limit_threads(self, num: int | None) -> None:
         """A step of it takes no more threads than these."""

@@ -36,6 +36,9 @@ CONTENDED = 0.25
 """Of the time that a step wanted a core, what it waited for one where others compute beside it: half of it, where they
 have as many threads as cores. What a worker's own messages take of its cores is below a tenth."""
 
+NUM_CONTENDED = 2
+"""Steps in a row: one now and then waits for a message, a log, a neighbour's moment."""
+
 SHARE = 0.1
 """Of the cores, that such steps take beside others."""
 
@@ -71,6 +74,8 @@ class EmbeddingLoop:
         self._began_at: float | None = None
         """Of the step that runs."""
         self._tokens_per_second: float | None = None
+        self._num_contended = 0
+        """Of the last steps that nobody waited for, those in a row that waited for a core."""
         self._lost: Callable[[str], None] = lambda reason: None
         self._threads = [
             threading.Thread(target=self._run, args=(is_batch,), name=name, daemon=True)
@@ -188,7 +193,9 @@ class EmbeddingLoop:
                 if job.is_done and (found := self._running.pop(job.id, None)) is not None:
                     found[1].set_result(job)
             self._changed.notify_all()
-        return took.ran * (1 / SHARE - 1) if is_contended else 0.0
+        if step.is_batch:
+            self._num_contended = self._num_contended + 1 if is_contended else 0
+        return took.ran * (1 / SHARE - 1) if is_contended and self._num_contended >= NUM_CONTENDED else 0.0
 
     def _rest(self, seconds: float) -> None:
         if seconds > 0:
