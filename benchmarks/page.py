@@ -6,8 +6,9 @@ import asyncio
 import json
 import statistics
 import sys
+from collections.abc import Mapping, Sequence
 
-from playwright.async_api import Browser, FilePayload, async_playwright
+from playwright.async_api import Browser, FilePayload, Page, async_playwright
 
 from benchmarks.gateway import running
 from benchmarks.harness import Row, show
@@ -15,6 +16,7 @@ from tests.pages import CHROMIUM
 
 NUM_VISITS = 15
 NUM_MESSAGES = 800
+CODE = "```python\ndef answer():\n    return 42\n```"
 PAINT = "performance.getEntriesByName('first-contentful-paint').map((one) => one.startTime)[0]"
 BYTES = (
     "[...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]"
@@ -26,6 +28,12 @@ OPENED = """async () => {
     await new Promise((seen) => requestAnimationFrame(() => setTimeout(seen)));
     return performance.now() - begun;
 }"""
+
+
+async def taken_in(page: Page, said: Sequence[Mapping[str, str]]) -> None:
+    """The page takes the conversation from a file."""
+    file = FilePayload(name="said.json", mimeType="application/json", buffer=json.dumps({"messages": said}).encode())
+    await page.set_input_files("#file", files=[file])
 
 
 async def visits(browser: Browser, url: str) -> tuple[list[float], float]:
@@ -40,8 +48,7 @@ async def visits(browser: Browser, url: str) -> tuple[list[float], float]:
         await page.wait_for_selector("body[data-ready]")
         paints.append(await page.evaluate(PAINT))
         if len(paints) == 1:
-            await page.fill("#text", "Well?")
-            await page.keyboard.press("Enter")
+            await taken_in(page, [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": CODE}])
             await page.wait_for_selector(".hljs-keyword")
             num_bytes = await page.evaluate(BYTES)
         await context.close()
@@ -58,8 +65,7 @@ async def opening(browser: Browser, url: str) -> float:
     page = await browser.new_page()
     await page.goto(url)
     await page.wait_for_selector("body[data-ready]")
-    file = FilePayload(name="long.json", mimeType="application/json", buffer=json.dumps({"messages": said}).encode())
-    await page.set_input_files("#file", files=[file])
+    await taken_in(page, said)
     await page.wait_for_selector(f"article:nth-of-type({NUM_MESSAGES})")
     found: list[float] = [await page.evaluate(OPENED) for _ in range(9)]
     await page.close()
