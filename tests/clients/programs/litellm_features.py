@@ -6,6 +6,7 @@ from typing import Any
 
 import features as asked
 import litellm
+from chats import Chats
 
 litellm.telemetry = False
 API = sys.argv[1]
@@ -24,22 +25,7 @@ def ask(text: str, **more: Any) -> Any:
     return litellm.completion(**COMMON | {"messages": asked.question(text)} | more)
 
 
-def chat() -> bool:
-    return bool(ask(asked.CHAT).choices[0].message.content)
-
-
-def stream() -> bool:
-    return asked.is_stream(one.choices[0].delta.content or "" for one in ask(asked.STREAM, stream=True))
-
-
-def tools() -> bool:
-    said = ask(asked.TOOLS, tools=[asked.TOOL], tool_choice="required").choices[0].message
-    messages = [*asked.question(asked.TOOLS), said]
-    for call in said.tool_calls:
-        result = asked.read_temperature(**json.loads(call.function.arguments))
-        messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
-    second = ask(asked.TOOLS, messages=messages, tools=[asked.TOOL], tool_choice="none")
-    return bool(second.choices[0].message.content)
+of = Chats(ask)
 
 
 def schema() -> bool:
@@ -49,8 +35,7 @@ def schema() -> bool:
 def thoughts() -> str | bool:
     more: Any = {"reasoning_effort": "low"} if IS_OPENAI else {"thinking": {"type": "enabled", "budget_tokens": 60}}
     # It knows by a model's name whether it thinks, and ours is none that it knows.
-    message = ask(asked.THOUGHTS, **more, allowed_openai_params=[*more]).choices[0].message
-    return asked.told(message.content, getattr(message, "reasoning_content", None))
+    return of.thoughts(**more, allowed_openai_params=[*more])
 
 
 def embeddings() -> bool:
@@ -62,9 +47,9 @@ def embeddings() -> bool:
 asked.tell(
     "litellm",
     f"`{API}/`",
-    chat=chat,
-    stream=stream,
-    tools=tools,
+    chat=of.chat,
+    stream=of.stream,
+    tools=of.tools,
     schema=schema,
     thoughts=thoughts,
     **({"embeddings": embeddings} if IS_OPENAI else {}),

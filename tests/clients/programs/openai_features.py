@@ -1,10 +1,10 @@
 """The openai package: its chats."""
 
-import json
 from typing import Any
 
 import features as asked
 import openai
+from chats import Chats
 
 client = openai.OpenAI(base_url=f"{asked.URL}/v1", api_key="none", max_retries=0)
 
@@ -18,22 +18,7 @@ def ask(text: str, **more: Any) -> Any:
     return client.chat.completions.create(**fields(text) | more)
 
 
-def chat() -> bool:
-    return bool(ask(asked.CHAT).choices[0].message.content)
-
-
-def stream() -> bool:
-    return asked.is_stream(one.choices[0].delta.content or "" for one in ask(asked.STREAM, stream=True))
-
-
-def tools() -> bool:
-    said = ask(asked.TOOLS, tools=[asked.TOOL], tool_choice="required").choices[0].message
-    messages = [*asked.question(asked.TOOLS), said]
-    for call in said.tool_calls:
-        result = asked.read_temperature(**json.loads(call.function.arguments))
-        messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
-    second = ask(asked.TOOLS, messages=messages, tools=[asked.TOOL], tool_choice="none")
-    return bool(second.choices[0].message.content)
+of = Chats(ask)
 
 
 def schema() -> bool:
@@ -42,8 +27,7 @@ def schema() -> bool:
 
 
 def thoughts() -> str | bool:
-    message = ask(asked.THOUGHTS, reasoning_effort="low").choices[0].message
-    return asked.told(message.content, getattr(message, "reasoning_content", None))
+    return of.thoughts(reasoning_effort="low")
 
 
 def embeddings() -> bool:
@@ -54,9 +38,9 @@ def embeddings() -> bool:
 asked.tell(
     "openai",
     "chats",
-    chat=chat,
-    stream=stream,
-    tools=tools,
+    chat=of.chat,
+    stream=of.stream,
+    tools=of.tools,
     schema=schema,
     thoughts=thoughts,
     embeddings=embeddings,
