@@ -9,7 +9,7 @@ import re
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -262,13 +262,22 @@ async def test_a_model_whose_worker_is_killed_is_waited_for_until_that_is_no_acc
         assert status.is_servable
 
 
-async def test_two_signals_of_which_a_worker_hears_late_are_two_to_it(
+@asynccontextmanager
+async def busy_board(
     nats_server: EmbeddedServer, operator: NatsConnection, watch: Watch, tmp_path: Path
-) -> None:
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process that serves `a`, with a turn in hand."""
     async with board_process(nats_server, tmp_path, {"a": "busy"}) as process:
         await until(watch, state_of)
         await placing.order(operator, Order("a", load=True, sent_at=time.time()))
         await until(watch, is_in("a", SERVING))
+        yield process
+
+
+async def test_two_signals_of_which_a_worker_hears_late_are_two_to_it(
+    nats_server: EmbeddedServer, operator: NatsConnection, watch: Watch, tmp_path: Path
+) -> None:
+    async with busy_board(nats_server, operator, watch, tmp_path) as process:
         (worker,) = psutil.Process(process.pid).children()
         worker.suspend()
         process.terminate()
@@ -293,10 +302,7 @@ def pending(pid: int, *numbers: signal.Signals) -> bool:
 async def test_the_second_signal_ends_a_board_soon_also_while_the_server_is_away(
     nats_server: EmbeddedServer, operator: NatsConnection, watch: Watch, tmp_path: Path
 ) -> None:
-    async with board_process(nats_server, tmp_path, {"a": "busy"}) as process:
-        await until(watch, state_of)
-        await placing.order(operator, Order("a", load=True, sent_at=time.time()))
-        await until(watch, is_in("a", SERVING))
+    async with busy_board(nats_server, operator, watch, tmp_path) as process:
         process.terminate()
         await until(watch, is_in("a", DRAINING))
         await nats_server.kill()
