@@ -61,8 +61,9 @@ async def serve(address: Address, options: GatewaySettings, version: str, stop: 
             beside = [group.create_task(gateway.look()), group.create_task(watch(nc))]
             for one in listening:
                 print(f"gateway at {_url(one)}", flush=True)  # noqa: T201
+            if options.ollama_port:
+                app = OllamaPort(app, options.ollama_port)
             for one in of_ollama:
-                app = OllamaPort(app, one.getsockname()[1])
                 print(f"ollama at {_url(one)}", flush=True)  # noqa: T201
             also = [*listening[1:], *of_ollama]
             await serve_http(app, listening[0], stop, also=also, max_connections=MAX_CONNECTIONS)
