@@ -55,6 +55,9 @@ def sampling_of(
     top_p: float | None = None,
     min_p: float | None = None,
     repeat_penalty: float | None = None,
+    presence_penalty: float | None = None,
+    frequency_penalty: float | None = None,
+    stop: str | tuple[str, ...] | None = None,
     seed: int | None = None,
     param_of: Callable[[str], str] = plain_name,
     **more: Any,
@@ -70,6 +73,9 @@ def sampling_of(
             top_p=share if share > 0 else 1.0,
             min_p=min(1.0, max(0.0, _or(min_p, defaults.min_p))),
             repeat_penalty=_or(repeat_penalty, 1.0),
+            presence_penalty=_or(presence_penalty, 0.0),
+            frequency_penalty=_or(frequency_penalty, 0.0),
+            stop=_stops_of(stop),
             seed=secrets.randbits(62) if seed is None else seed % 2**63,
             **more,
         )
@@ -83,14 +89,14 @@ def num_tokens(limit: int) -> int:
     return MOST_TOKENS if limit < 0 else min(max(limit, 1), MOST_TOKENS)
 
 
-def stops_of(given: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """The texts that end an answer."""
-    return tuple(one for one in ((given,) if isinstance(given, str) else given or ()) if one)
-
-
 def counted_up(first: Sampling, num_answers: int) -> list[Sampling]:
     """That of each answer to one prompt: seeds count up."""
     return [replace(first, seed=(first.seed + place) % 2**63) for place in range(num_answers)]
+
+
+def _stops_of(given: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The texts that end an answer."""
+    return tuple(one for one in ((given,) if isinstance(given, str) else given or ()) if one)
 
 
 def _or[T](value: T | None, default: T) -> T:

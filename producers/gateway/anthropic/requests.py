@@ -14,7 +14,7 @@ from producers.gateway.anthropic.blocks import CacheControl, SystemText
 from producers.gateway.anthropic.history import InputMessage, billing_of, history_of
 from producers.gateway.anthropic.tools import Choice, ClientTool, param_of
 from producers.gateway.dialect import NOTHING, AnswerWriter, Asked, Offer
-from producers.gateway.sampling import MAX_STOPS, MOST_TOKENS, Defaults, Share, Stop, sampling_of, stops_of
+from producers.gateway.sampling import MAX_STOPS, MOST_TOKENS, Defaults, Share, Stop, sampling_of
 
 DEFAULTS = Defaults(max_tokens=500)
 
@@ -161,7 +161,7 @@ class MessagesRequest(CountRequest, frozen=True, forbid_unknown_fields=True, kw_
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
-            stop=stops_of(self.stop_sequences),
+            stop=self.stop_sequences,
             json_schema=self.schema,
             thinking=super().sampling().thinking,
             param_of=param_of,

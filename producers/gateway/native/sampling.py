@@ -17,7 +17,7 @@ from broker.messages import Sampling
 from broker.messages.turns import FORBIDDEN
 from producers.gateway.biases import LogitBias, biases_of
 from producers.gateway.bodies import ANY_VALUE, Harmless
-from producers.gateway.sampling import MAX_TOP_LOGPROBS, Defaults, sampling_of, stops_of
+from producers.gateway.sampling import MAX_TOP_LOGPROBS, Defaults, sampling_of
 
 UNSIGNED = 2**32
 """llama-server's seeds are 32 bits."""
@@ -123,10 +123,10 @@ class Chosen(Struct, frozen=True, dict=True, forbid_unknown_fields=True, kw_only
             min_p=self.min_p,
             repeat_penalty=self.repeat_penalty,
             seed=seed,
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
             logit_bias=biases_of(self.logit_bias),
-            stop=stops_of(self.stop),
+            stop=self.stop,
             ignore_eos=bool(self.ignore_eos),
             grammar=self.grammar or None,
             json_schema=(self.json_schema or {"type": "object"}) if self._is_by_schema else None,

@@ -18,7 +18,6 @@ from producers.gateway.sampling import (
     Stop,
     Temperature,
     sampling_of,
-    stops_of,
 )
 
 DEFAULTS = Defaults(max_tokens=2048, temperature=0.8, top_k=40, top_p=0.9)
@@ -111,9 +110,9 @@ class Options(NotDone, frozen=True, forbid_unknown_fields=True, kw_only=True):
             min_p=self.min_p,
             repeat_penalty=self.repeat_penalty,
             seed=None if self.seed is None or self.seed < 0 else self.seed,
-            stop=stops_of(self.stop),
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
+            stop=self.stop,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
             param_of=param_of,
             **more,
         )

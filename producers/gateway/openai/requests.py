@@ -29,7 +29,6 @@ from producers.gateway.sampling import (
     Temperature,
     counted_up,
     sampling_of,
-    stops_of,
 )
 
 DEFAULTS = Defaults(max_tokens=500)
@@ -156,10 +155,10 @@ class Common(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             min_p=self.min_p,
             repeat_penalty=self.repeat_penalty if self.repeat_penalty is not None else self.repetition_penalty,
             seed=None if self.seed == -1 else self.seed,
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
             logit_bias=biases_of(self.logit_bias),
-            stop=stops_of(self.stop),
+            stop=self.stop,
             ignore_eos=bool(self.ignore_eos),
             grammar=self.grammar or None,
             json_schema=self.schema,

@@ -13,7 +13,7 @@ from msgspec import Meta
 from broker.messages import Done, Message, NamedTool, Sampling, ToolChoice
 from broker.messages.turns import Thinking
 from producers.gateway.bodies import part
-from producers.gateway.dialect import NOTHING, Asked, Offer, plain_name
+from producers.gateway.dialect import NOTHING, AnswerWriter, Asked, Offer, plain_name
 from producers.gateway.endings import to_be_answered
 from producers.gateway.errors import ApiError, unsupported
 from producers.gateway.openai.requests import Common
@@ -144,7 +144,7 @@ class ResponsesRequest(Common, frozen=True, forbid_unknown_fields=True, kw_only=
         """One answer."""
         return self.going_on_from(()).asked()
 
-    def writer(self, turn: str, model: str) -> ResponseWriter:
+    def writer(self, turn: str, model: str) -> AnswerWriter:
         """Of it."""
         return self.going_on_from(()).writer(turn, model)
 
@@ -223,7 +223,7 @@ class Continued:
             )
         ]
 
-    def writer(self, turn: str, model: str) -> ResponseWriter:
+    def writer(self, turn: str, model: str) -> AnswerWriter:
         """Of it."""
         request = self.request
         told_back = request.told_back(request.sampling())
@@ -260,7 +260,7 @@ class Counted(Continued):
         (one,) = super().asked()
         return [dataclasses.replace(one, more={"kind": "prompt"})]
 
-    def writer(self, turn: str, model: str) -> PromptWriter:  # type: ignore[override]
+    def writer(self, turn: str, model: str) -> PromptWriter:
         """Of their number."""
         return PromptWriter(_count, FIELDS)
 
